@@ -1,0 +1,139 @@
+/* kernels.h - the list of operations: math on one device. Knows no network, no request, no model name.
+ *
+ * A backend is a table of functions ("ref", "avx2", "avx512"; later "cuda" from a plugin) over buffers it allocated and a
+ * stream. The CPU's stream is a thread team: calls return when done; others may only enqueue, and `sync` waits.
+ *
+ * What every implementation keeps:
+ *  - Batch invariance: the result for one row has the same bits however many rows are computed with it, in whatever order,
+ *    on however many threads. So: one fixed K-loop order per output element, no split that depends on T or on threads.
+ *  - Attention visits keys in pages at absolute multiples of the page size, in ascending order, in prefill and decode alike.
+ *  - Outputs never alias inputs unless a line here says so. Zero rows are legal everywhere.
+ *  - Arguments are ours, not the network's: a violated precondition is a BUG, not an error.
+ * Shapes: T tokens (rows), H hidden, N outputs, K inputs of a product, E experts, k experts per token, V vocabulary,
+ * Q query heads, G key/value heads, D head dimension. All activations are f32, row-major, rows contiguous unless a stride says else.
+ * Owner: the thread that opened the backend calls everything. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+enum fmt { FMT_F32, FMT_BF16, FMT_COUNT };
+size_t      fmt_bytes(enum fmt f);           /* per element */
+const char *fmt_name(enum fmt f);            /* "f32" */
+int         fmt_parse(const char *name);     /* enum fmt or ERR_INVALID */
+float       bf16_to_f32(uint16_t b);
+uint16_t    bf16_from_f32(float f);          /* round to nearest even; NaN stays NaN */
+
+/* A weight matrix as nn.Linear stores it: [rows = N outputs, cols = K inputs], row-major, rows contiguous. Borrowed. */
+struct mat {
+    const void *data; /* device memory */
+    enum fmt fmt;
+    int rows, cols;
+};
+
+/* How a flat gate turns logits into (expert, weight) pairs; reference/routing-and-placement A.1 in the fields' order:
+ * score -> selection bias -> (group rule) -> select -> weights -> normalise -> scale. Filled from config.json by model/. */
+enum gate_score { GATE_SOFTMAX, GATE_SIGMOID, GATE_RAW };
+enum gate_norm { GATE_NORM_NONE, GATE_NORM_SUM, GATE_NORM_SOFTMAX };
+enum gate_weight { GATE_WEIGHT_SCORE, GATE_WEIGHT_ONE }; /* ONE: every selected expert counts fully (sliced dense FFNs) */
+struct gate_rule {
+    enum gate_score score;    /* over all E logits */
+    enum gate_weight weight;  /* from the unbiased score of the selected */
+    enum gate_norm norm;      /* over the selected */
+    float norm_eps;           /* added to the sum of GATE_NORM_SUM */
+    float scale;              /* multiplies the final weights */
+    int experts, k;           /* E, 1 <= k <= E */
+};
+
+/* One expert or dense FFN: y = down(silu(gate x) * up x). gate, up [I,H]; down [H,I]. */
+struct ffn {
+    struct mat gate, up, down;
+};
+struct ffn_group {        /* rows [first, first + count) of x and y go through *weights */
+    const struct ffn *weights;
+    int first, count;
+};
+
+/* KV pages of one layer: page p holds page_tokens keys then page_tokens values, each [G, D] per token:
+ *   key(p, i)   = base + ((p * 2    ) * page_tokens + i) * G * D elements of fmt
+ *   value(p, i) = base + ((p * 2 + 1) * page_tokens + i) * G * D */
+struct kv_layer {
+    void *base;
+    enum fmt fmt;
+    int page_tokens, heads, head_dim; /* page_tokens, G, D */
+};
+
+struct attention {
+    const float *q;           /* [T, Q, D], roped */
+    float *out;               /* [T, Q, D] */
+    int tokens, q_heads;      /* T, Q; Q % G == 0, query head h reads kv head h / (Q / G) */
+    float scale;
+    int window;               /* keys older than window are not seen: pos - key_pos < window; 0 = all */
+    const int32_t *pos;       /* [T] position of the row; it sees keys 0..pos. Host-visible */
+    const int32_t *seq;       /* [T] row of `pages` it belongs to. Host-visible */
+    const int32_t *pages;     /* [S, max_pages] page numbers in order of position. Host-visible */
+    int max_pages;
+};
+
+struct logit_stats { /* of one row of logits */
+    float max, lse;  /* largest logit; log of the sum of exp(logit) over the row */
+    int32_t argmax;  /* lowest index among equals */
+};
+
+enum mem_kind { MEM_DEVICE, MEM_HOST_VISIBLE }; /* device-only, or readable and writable by host code after sync */
+
+struct backend; /* opaque state: device, stream, thread team */
+struct ops {
+    const char *name; /* part of the numeric class */
+
+    /* Memory. Zeroed, 64-byte aligned; NULL when out of memory. */
+    void *(*alloc)(struct backend *b, size_t bytes, enum mem_kind kind);
+    void (*release)(struct backend *b, void *p); /* NULL is fine */
+    void (*upload)(struct backend *b, void *dst, const void *src_host, size_t bytes);
+    void (*download)(struct backend *b, void *dst_host, const void *src, size_t bytes);
+    void (*sync)(struct backend *b);
+
+    /* out[t] = table[ids[t]] as f32. table [V,H]; ids [T] in 0..V-1, host-visible. */
+    void (*embed)(struct backend *b, float *out, struct mat table, const int32_t *ids, int T);
+    /* out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight; rows of N, x and out with their own row strides (elements).
+     * out may be x. weight f32 [N]. */
+    void (*rmsnorm)(struct backend *b, float *out, int64_t out_stride, const float *x, int64_t x_stride, const float *weight,
+                    float eps, int T, int N);
+    /* y[t] = W x[t] (+ bias) (+ y[t] when add). y [T,N], x [T,K], bias f32 [N] or NULL. */
+    void (*linear)(struct backend *b, float *y, const float *x, struct mat w, const float *bias, bool add, int T);
+    /* Rotates pairs (i, i + rot/2) of the first `rot` of D elements of each head, in place. x [T, heads, D].
+     * table [positions, rot/2, 2] = cos, sin; pos [T] host-visible. */
+    void (*rope)(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, int T, int heads, int D);
+    void (*clamp)(struct backend *b, float *x, float limit, int64_t n); /* to [-limit, limit], in place */
+    /* Stores k, v [T, G, D] at (page, slot): at[t] = page * page_tokens + slot. at [T] host-visible; all distinct. */
+    void (*kv_store)(struct backend *b, const struct kv_layer *kv, const float *k, const float *v, const int32_t *at, int T);
+    void (*attention)(struct backend *b, const struct kv_layer *kv, const struct attention *a);
+    /* Groups do not overlap; rows in no group are left untouched. x, y [rows, H]. Scratch is the backend's. */
+    void (*ffn)(struct backend *b, float *y, const float *x, const struct ffn_group *groups, int n_groups, int H);
+    /* logits [T,E] -> ids, weights [T,k], score descending (biased score where there is a selection bias), equal scores by
+     * lower id. sel_bias f32 [E] or NULL. ids and weights host-visible. */
+    void (*gate_select)(struct backend *b, int32_t *ids, float *weights, const float *logits, const float *sel_bias,
+                        const struct gate_rule *rule, int T);
+    /* out[i] = x[rows[i]]; rows host-visible [n]. */
+    void (*gather)(struct backend *b, float *out, const float *x, const int32_t *rows, int n, int H);
+    /* y[t] = sum over j = 0..k-1, in this order, f32, of weights[t,j] * rows[t*k + j][0..H). rows: pointers, host-visible. */
+    void (*combine)(struct backend *b, float *y, const float *const *rows, const float *weights, int T, int k, int H);
+    /* y += x, or y[t] += sigmoid(gate[t]) * x[t] when gate [T] is given. */
+    void (*add)(struct backend *b, float *y, const float *x, const float *gate, int T, int H);
+    void (*logit_stats)(struct backend *b, struct logit_stats *out, const float *logits, int T, int V); /* out host-visible */
+};
+
+struct backend_options {
+    const char *isa; /* "auto", "ref", "avx2", "avx512" */
+    int threads;     /* size of the team, >= 1; the caller is one of them */
+};
+/* The table every caller goes through: ops of the chosen implementation. */
+struct backend {
+    const struct ops *ops;
+    int threads;
+};
+
+int  backend_open(const struct backend_options *o, struct backend **out, struct why *why);
+void backend_close(struct backend *b);

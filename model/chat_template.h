@@ -1,0 +1,27 @@
+/* chat_template.h - a checkpoint's chat template (Jinja), compiled once and rendered per request.
+ *
+ * The subset that published checkpoints use, with transformers' settings (trim_blocks, lstrip_blocks, tojson without escaping).
+ * An unknown construct is an error at load that names line and construct, never a wrong prompt. Rendering is bounded in output
+ * size, steps and depth. Immutable after open: any number of threads may render. */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "model/tokenizer.h"
+
+struct chat_template;
+/* From tokenizer_config.json's chat_template (string, or list with a "default") or chat_template.jinja in dir. ERR_NOT_FOUND
+ * when the checkpoint has none. bos_token, eos_token etc. come from tokenizer_config.json. */
+int  chat_template_open(const char *dir, struct chat_template **out, struct why *why);
+int  chat_template_compile(const char *source, size_t len, struct chat_template **out, struct why *why);
+void chat_template_close(struct chat_template *t);
+
+struct chat_message {
+    const char *role, *content; /* UTF-8, NUL-free; checked by the caller */
+};
+/* Appends the prompt. ERR_INVALID with the template's own raise_exception message in why. now: seconds since 1970, for strftime_now. */
+int  chat_template_render(const struct chat_template *t, const struct chat_message *messages, int n, bool add_generation_prompt,
+                          int64_t now, struct text_buf *out, struct why *why);
+/* The same with any variables: a JSON object (messages, tools, add_generation_prompt, ...). For fixtures and richer requests. */
+int  chat_template_render_json(const struct chat_template *t, const char *json, size_t len, int64_t now, struct text_buf *out,
+                               struct why *why);

@@ -1,0 +1,30 @@
+/* checkpoint.h - a model directory, opened and checked: config.json + tensors, shapes verified once and strictly.
+ *
+ * checkpoint_open verifies that every tensor the config asks for exists with the wanted shape and a float dtype, naming tensor,
+ * wanted and found; nothing downstream checks again. Extra tensors are reported by a single log line. Reading converts:
+ * F32, F16 and BF16 on disk to f32 or bf16 in memory, round to nearest even. Any thread after open. */
+#pragma once
+#include "model/config.h"
+#include "model/safetensors.h"
+
+struct checkpoint {
+    struct model_config config;
+    struct st_set *tensors;
+    uint64_t fingerprint;       /* XXH3 of config.json and of all tensors' names, dtypes and shapes plus file sizes: two workers must agree */
+};
+int  checkpoint_open(const char *dir, struct checkpoint *out, struct why *why);
+void checkpoint_close(struct checkpoint *c);
+
+/* Copies a tensor, converted, to dst[rows * max(cols, 1)] of fmt. The tensor is known to exist with that shape (BUG otherwise). */
+void checkpoint_read(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt, void *dst);
+/* The tensor's own bytes if they already are `fmt` and 2- or 4-byte aligned for it, else NULL: then checkpoint_read. Valid until close. */
+const void *checkpoint_map(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt);
+
+/* Sizes, from the config alone. */
+struct model_sizes {
+    uint64_t params_total, params_active;   /* per token */
+    uint64_t expert_params;                 /* of one expert */
+    uint64_t resident_params;               /* everything but routed experts: what every worker holds */
+    uint64_t kv_elements_per_token;         /* 2 * L * G * D */
+};
+void model_sizes(const struct model_config *c, struct model_sizes *out);

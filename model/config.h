@@ -1,0 +1,67 @@
+/* config.h - what a checkpoint is, read from its config.json: the one place that knows families by name.
+ *
+ * Every family is turned into the same description (sizes, attention flags, gate rule, tensor names); nothing else in Cadre
+ * asks for a model name. A config that names an unknown architecture, has absurd or missing sizes, or sets a key that changes
+ * semantics and that Cadre does not implement is refused, with the key, the value and what would be accepted.
+ * Borrow-only plain data after reading; any thread. */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+
+enum { MODEL_MAX_LAYERS = 512, MODEL_MAX_EOS = 8 };
+
+enum qk_norm { QK_NORM_NONE, QK_NORM_HEAD, QK_NORM_FULL }; /* per head over D (Qwen3); over the whole vector (OLMoE) */
+enum shared_kind { SHARED_NONE, SHARED_PLAIN, SHARED_SIGMOID }; /* SIGMOID: times sigmoid(w_s . x) (Qwen2-MoE) */
+
+struct model_config {
+    char family[32];               /* model_type */
+    int hidden, layers, vocab;     /* H, L, V */
+    int q_heads, kv_heads, head_dim; /* Q, G, D */
+    int max_positions;
+    float norm_eps;
+    double rope_theta;
+    int rope_dims;                 /* rotated elements per head, even, <= D */
+    float attention_scale;         /* D^-1/2 */
+    int window;                    /* sliding window in tokens, 0 = none */
+    enum qk_norm qk_norm;
+    bool qkv_bias, o_bias;
+    float clip_qkv;                /* 0 = none */
+    bool tied_embeddings;          /* lm_head is embed_tokens */
+
+    int dense_ffn;                 /* I of dense layers; 0 when there are none */
+    int expert_ffn;                /* I of an expert; 0 for a dense model */
+    int shared_ffn;                /* width of the shared expert, 0 = none */
+    enum shared_kind shared;
+    bool gate_bias, gate_sel_bias; /* tensors beside the gate's weight */
+    struct gate_rule gate;         /* experts = 0 for a dense model */
+    int moe_layers;                /* number of layers with experts */
+    int16_t moe_index[MODEL_MAX_LAYERS]; /* layer -> 0.. among MoE layers, or -1 for a dense one */
+
+    int bos, eos[MODEL_MAX_EOS], n_eos; /* bos -1 = none; eos from config.json and generation_config.json together */
+    enum fmt stored;               /* torch_dtype, a hint only */
+};
+
+int model_config_read(const char *dir, struct model_config *out, struct why *why);
+/* From text, for fuzzing: config.json and generation_config.json (may be NULL). */
+int model_config_parse(const char *json, size_t len, const char *generation_json, size_t generation_len,
+                       struct model_config *out, struct why *why);
+
+/* Names of this family's tensors, so that nobody else spells one. Writes "model.layers.3.mlp.experts.7.up_proj.weight". */
+enum tensor_role {
+    T_EMBED, T_FINAL_NORM, T_LM_HEAD,
+    T_ATTN_NORM, T_FFN_NORM,                        /* per layer from here on */
+    T_Q, T_K, T_V, T_O, T_Q_BIAS, T_K_BIAS, T_V_BIAS, T_O_BIAS, T_Q_NORM, T_K_NORM,
+    T_DENSE_GATE, T_DENSE_UP, T_DENSE_DOWN,
+    T_ROUTER, T_ROUTER_BIAS, T_ROUTER_SEL_BIAS,
+    T_EXPERT_GATE, T_EXPERT_UP, T_EXPERT_DOWN,      /* per expert */
+    T_SHARED_GATE, T_SHARED_UP, T_SHARED_DOWN, T_SHARED_SCALE,
+    T_ROLE_COUNT
+};
+struct tensor_want {               /* what must be on disk */
+    char name[160];
+    int rows, cols;                /* [rows, cols]; cols 0 = a vector of `rows` */
+};
+/* false: this model has no such tensor (e.g. T_Q_BIAS without biases, T_EXPERT_UP in a dense layer). */
+bool model_tensor(const struct model_config *c, enum tensor_role role, int layer, int expert, struct tensor_want *out);

@@ -1,0 +1,57 @@
+/* bus.h - moves small messages between named processes. Opens no message, as the fabric opens no token.
+ *
+ * A server bus talks to many peers, each known by an opaque id; a client bus to its one server (ids are ignored).
+ * A message is a head and a body (either may be empty). Sending never blocks: ERR_AGAIN when that peer's queue is full,
+ * ERR_GONE when the peer is not there (any more). Backends: ZeroMQ (ROUTER/DEALER) and mem (one process; tests, simulator).
+ * Owner: one thread per bus. */
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+enum { BUS_ID_BYTES = 32, BUS_HARD_LIMIT = 64 << 20 /* a peer that sends more is disconnected by the transport */ };
+
+struct bus_id {
+    uint8_t len, bytes[BUS_ID_BYTES];
+};
+struct bus_msg {                  /* valid until the next bus_recv or bus_close on this bus */
+    struct bus_id from;
+    const uint8_t *head, *body;   /* body NULL when the message has one part */
+    size_t head_len, body_len;
+};
+
+struct bus {
+    const struct bus_ops *ops;
+};
+struct bus_ops {
+    int (*send)(struct bus *b, const struct bus_id *to, const void *head, size_t head_len, const void *body, size_t body_len);
+    int (*recv)(struct bus *b, struct bus_msg *out);
+    int (*fd)(struct bus *b);
+    const char *(*endpoint)(struct bus *b);
+    void (*close)(struct bus *b);
+};
+static inline int bus_send(struct bus *b, const struct bus_id *to, const void *head, size_t head_len, const void *body,
+                           size_t body_len) {
+    return b->ops->send(b, to, head, head_len, body, body_len);
+}
+/* 0 with *out set, or ERR_AGAIN. Messages with more than two parts or an id that does not fit are dropped and counted as noise. */
+static inline int bus_recv(struct bus *b, struct bus_msg *out) { return b->ops->recv(b, out); }
+/* Readable when there may be something to receive. EDGE triggered: after it fires (and after every send) receive until ERR_AGAIN. */
+static inline int bus_fd(struct bus *b) { return b->ops->fd(b); }
+static inline const char *bus_endpoint(struct bus *b) { return b->ops->endpoint(b); } /* as bound, with the real port */
+static inline void bus_close(struct bus *b) { if (b) b->ops->close(b); }
+
+/* ZeroMQ. The context is shared by the buses of a process; close every bus before it. */
+struct bus_context;
+int  bus_context_open(struct bus_context **out, struct why *why);
+void bus_context_close(struct bus_context *c);
+int  bus_zmq_bind(struct bus_context *c, const char *endpoint, struct bus **out, struct why *why);    /* "tcp://127.0.0.1:*" */
+int  bus_zmq_connect(struct bus_context *c, const char *endpoint, struct bus **out, struct why *why); /* connects in the background */
+
+/* mem: a named place inside one process. Threads may share the hub; each bus has one owner. */
+struct bus_hub;
+struct bus_hub *bus_hub_new(void);
+void bus_hub_free(struct bus_hub *h);
+int  bus_mem_bind(struct bus_hub *h, const char *name, struct bus **out, struct why *why);
+int  bus_mem_connect(struct bus_hub *h, const char *name, struct bus **out, struct why *why);
