@@ -94,6 +94,9 @@ struct ops {
     void (*upload)(struct backend *b, void *dst, const void *src_host, size_t bytes);
     void (*download)(struct backend *b, void *dst_host, const void *src, size_t bytes);
     void (*sync)(struct backend *b);
+    /* Host memory that this device can read where it is: the pointer to use in a mat; NULL when it must be uploaded. May be a
+     * NULL function: never. The memory stays the caller's and must stay readable. */
+    const void *(*adopt)(struct backend *b, const void *host, size_t bytes);
 
     /* out[t] = table[ids[t]] as f32. table [V,H]; ids [T] in 0..V-1, host-visible. */
     void (*embed)(struct backend *b, float *out, struct mat table, const int32_t *ids, int T);

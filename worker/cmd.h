@@ -1,0 +1,107 @@
+/* cmd.h - plain structs that cross between a worker's control thread (port, bus) and its engine thread. Nothing else does.
+ *
+ * Plans and reports live in small fixed pools: the producer takes one, fills it (its arrays from its own arena), pushes the
+ * pointer through a ring; the consumer is done with it when it puts it back. So nobody frees what another thread reads, and in
+ * steady state nobody allocates. */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "fabric/fabric.h"
+#include "kernels/kernels.h"
+#include "router/placement.h"
+
+/* What the coordinator says before anything can be loaded. */
+struct worker_setup {
+    uint32_t epoch;
+    char model_dir[1024];
+    enum fmt weights;
+    char isa[16];
+    int step_tokens, max_seqs, max_context, page_tokens, kv_pages;
+    struct placement placement; /* owned */
+};
+
+struct sampling {
+    float temperature, top_p, min_p; /* off at 0; top_p also at 1 */
+    int top_k;                       /* off at 0 */
+    uint64_t seed;
+    int logprobs;                    /* 0 none; n + 1: chosen and n top */
+};
+
+enum { MAX_STOP_IDS = 32, MAX_TOP_LOGPROBS = 20 };
+
+struct plan_start {
+    uint64_t seq;
+    const int32_t *ids;
+    int n_ids, prompt_tokens, max_tokens;
+    const int32_t *stop_ids;
+    int n_stop_ids;
+    struct sampling sampling;
+};
+struct plan_run {
+    uint64_t seq;
+    int first, count;     /* positions */
+    bool sample;
+    const uint32_t *new_pages;
+    int n_new_pages;
+};
+struct plan {
+    struct arena arena;   /* holds the arrays below */
+    uint32_t epoch, placement_version;
+    uint64_t step;
+    int32_t tokens[FABRIC_MAX_RANKS];
+    int workers;
+    struct plan_start *start;
+    struct plan_run *run;
+    const uint64_t *drop;
+    int n_start, n_run, n_drop;
+    int64_t patience_us;
+};
+
+struct top_logprob {
+    int32_t id;
+    float logprob;
+};
+enum seq_finish { SEQ_RUNNING, SEQ_STOP, SEQ_LENGTH };
+struct seq_out {
+    uint64_t seq;
+    int position;
+    int32_t token;
+    float logprob;
+    int n_top;
+    struct top_logprob top[MAX_TOP_LOGPROBS];
+    enum seq_finish finish;
+};
+struct step_report {
+    uint32_t epoch;
+    uint64_t step;
+    struct seq_out *out;  /* [max_seqs] allocated once */
+    int n_out;
+    uint32_t *rows;       /* [slots of this worker, all layers] allocated once */
+    int n_rows;
+    int64_t step_us;
+    uint64_t wait_us[FABRIC_MAX_RANKS];
+    int workers;
+};
+
+struct ready_report {
+    uint64_t fingerprint;
+    char numeric_class[96];
+    uint64_t weight_bytes, resident_bytes, kv_bytes;
+    int slots;
+};
+
+/* engine -> control */
+enum event_kind { EVENT_READY, EVENT_STEP, EVENT_TROUBLE, EVENT_FAILED };
+struct event {
+    enum event_kind kind;
+    union {
+        struct ready_report ready;
+        struct step_report *step;
+        struct {
+            uint64_t step, late;
+        } trouble;
+        struct why failed;   /* the engine has ended */
+    };
+};

@@ -1,0 +1,128 @@
+/* weights.c - walks the tensor roles once and binds each to device memory. Shapes were checked when the checkpoint was opened. */
+#include "worker/weights.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+struct loader {
+    struct weights *w;
+    const struct checkpoint *c;
+    enum fmt fmt;
+    atomic_ullong *progress;
+    bool out_of_memory;
+};
+
+static void *own(struct loader *ld, size_t bytes) {
+    struct weights *w = ld->w;
+    if (w->n_owned == w->cap_owned) {
+        int cap = w->cap_owned ? 2 * w->cap_owned : 64;
+        void **grown = realloc(w->owned, sizeof *grown * (size_t)cap);
+        if (!grown) return ld->out_of_memory = true, NULL;
+        w->owned = grown;
+        w->cap_owned = cap;
+    }
+    void *p = w->backend->ops->alloc(w->backend, bytes, MEM_DEVICE);
+    if (!p) return ld->out_of_memory = true, NULL;
+    w->owned[w->n_owned++] = p;
+    return p;
+}
+
+/* The tensor as `fmt` in device memory: in place when possible, else converted. NULL when the model has none. */
+static const void *load(struct loader *ld, enum tensor_role role, int layer, enum fmt fmt, struct tensor_want *want) {
+    if (ld->out_of_memory || !model_tensor(&ld->c->config, role, layer, 0, want)) return NULL;
+    struct backend *b = ld->w->backend;
+    size_t bytes = (size_t)want->rows * (size_t)(want->cols ? want->cols : 1) * fmt_bytes(fmt);
+    ld->w->bytes += bytes;
+    atomic_fetch_add(ld->progress, bytes);
+    const void *mapped = checkpoint_map(ld->c, role, layer, 0, fmt);
+    if (mapped && b->ops->adopt && (mapped = b->ops->adopt(b, mapped, bytes))) return mapped;
+    void *host = malloc(bytes), *dev = own(ld, bytes);
+    if (!host) ld->out_of_memory = true;
+    if (host && dev) {
+        checkpoint_read(ld->c, role, layer, 0, fmt, host);
+        b->ops->upload(b, dev, host, bytes);
+    }
+    free(host);
+    return dev;
+}
+
+static const float *load_vector(struct loader *ld, enum tensor_role role, int layer) {
+    struct tensor_want want;
+    return load(ld, role, layer, FMT_F32, &want);
+}
+
+static struct mat load_matrix(struct loader *ld, enum tensor_role role, int layer, enum fmt fmt) {
+    struct tensor_want want = {0};
+    const void *data = load(ld, role, layer, fmt, &want);
+    return (struct mat){data, fmt, data ? want.rows : 0, data ? want.cols : 0};
+}
+
+static void load_layer(struct loader *ld, int i) {
+    *(ld->w->layer + i) = (struct layer_weights){
+        .attn_norm = load_vector(ld, T_ATTN_NORM, i),
+        .ffn_norm = load_vector(ld, T_FFN_NORM, i),
+        .q = load_matrix(ld, T_Q, i, ld->fmt),
+        .k = load_matrix(ld, T_K, i, ld->fmt),
+        .v = load_matrix(ld, T_V, i, ld->fmt),
+        .o = load_matrix(ld, T_O, i, ld->fmt),
+        .q_bias = load_vector(ld, T_Q_BIAS, i),
+        .k_bias = load_vector(ld, T_K_BIAS, i),
+        .v_bias = load_vector(ld, T_V_BIAS, i),
+        .o_bias = load_vector(ld, T_O_BIAS, i),
+        .q_norm = load_vector(ld, T_Q_NORM, i),
+        .k_norm = load_vector(ld, T_K_NORM, i),
+        .dense = {load_matrix(ld, T_DENSE_GATE, i, ld->fmt), load_matrix(ld, T_DENSE_UP, i, ld->fmt), load_matrix(ld, T_DENSE_DOWN, i, ld->fmt)},
+        .router = load_matrix(ld, T_ROUTER, i, FMT_F32),
+        .router_bias = load_vector(ld, T_ROUTER_BIAS, i),
+        .router_sel_bias = load_vector(ld, T_ROUTER_SEL_BIAS, i),
+        .shared = {load_matrix(ld, T_SHARED_GATE, i, ld->fmt), load_matrix(ld, T_SHARED_UP, i, ld->fmt), load_matrix(ld, T_SHARED_DOWN, i, ld->fmt)},
+        .shared_scale = load_matrix(ld, T_SHARED_SCALE, i, FMT_F32),
+    };
+}
+
+/* inv_freq[i] = theta^(-2i / rot), in f32 like the reference implementations; the angle's cos and sin in f64. */
+static const float *make_rope(struct loader *ld, int positions) {
+    const struct model_config *c = &ld->c->config;
+    int half = c->rope_dims / 2;
+    size_t bytes = (size_t)positions * (size_t)half * 2 * sizeof(float);
+    float *host = malloc(bytes), *dev = own(ld, bytes);
+    if (!host) ld->out_of_memory = true;
+    if (host && dev) {
+        for (int i = 0; i < half; i++) {
+            float inv_freq = 1.0f / (float)pow(c->rope_theta, (double)(2 * i) / c->rope_dims);
+            for (int p = 0; p < positions; p++) {
+                float angle = (float)p * inv_freq;
+                float *pair = host + ((size_t)p * (size_t)half + (size_t)i) * 2;
+                pair[0] = (float)cos((double)angle);
+                pair[1] = (float)sin((double)angle);
+            }
+        }
+        ld->w->backend->ops->upload(ld->w->backend, dev, host, bytes);
+    }
+    free(host);
+    return dev;
+}
+
+int weights_open(struct weights *w, struct backend *b, const struct checkpoint *c, enum fmt fmt, int max_context, atomic_ullong *progress,
+                 struct why *why) {
+    *w = (struct weights){.backend = b};
+    struct loader ld = {.w = w, .c = c, .fmt = fmt, .progress = progress};
+    w->layer = calloc((size_t)c->config.layers, sizeof *w->layer);
+    ld.out_of_memory = !w->layer;
+    w->embed = load_matrix(&ld, T_EMBED, 0, fmt);
+    w->lm_head = c->config.tied_embeddings ? w->embed : load_matrix(&ld, T_LM_HEAD, 0, fmt);
+    w->final_norm = load_vector(&ld, T_FINAL_NORM, 0);
+    for (int i = 0; i < c->config.layers && !ld.out_of_memory; i++) load_layer(&ld, i);
+    w->rope = make_rope(&ld, max_context);
+    if (!ld.out_of_memory) return 0;
+    size_t mib = w->bytes >> 20;
+    weights_close(w);
+    return fail(why, ERR_NOMEM, "out of memory after %zu MiB of attention and embedding weights", mib);
+}
+
+void weights_close(struct weights *w) {
+    for (int i = 0; i < w->n_owned; i++) w->backend->ops->release(w->backend, w->owned[i]);
+    free(w->owned);
+    free(w->layer);
+    *w = (struct weights){0};
+}
