@@ -116,7 +116,8 @@ struct ops {
     /* Groups do not overlap; rows in no group are left untouched. x, y [rows, H]. Scratch is the backend's. */
     void (*ffn)(struct backend *b, float *y, const float *x, const struct ffn_group *groups, int n_groups, int H);
     /* logits [T,E] -> ids, weights [T,k], score descending (biased score where there is a selection bias), equal scores by
-     * lower id. sel_bias f32 [E] or NULL. ids and weights host-visible. */
+     * lower id. Without bias the logits themselves are compared, so rounding a score cannot make a tie; NaN counts as the
+     * lowest. WEIGHT_ONE ignores norm. sel_bias f32 [E] or NULL. ids and weights host-visible. */
     void (*gate_select)(struct backend *b, int32_t *ids, float *weights, const float *logits, const float *sel_bias,
                         const struct gate_rule *rule, int T);
     /* out[i] = x[rows[i]]; rows host-visible [n]. */
@@ -126,6 +127,8 @@ struct ops {
     /* y += x, or y[t] += sigmoid(gate[t]) * x[t] when gate [T] is given. */
     void (*add)(struct backend *b, float *y, const float *x, const float *gate, int T, int H);
     void (*logit_stats)(struct backend *b, struct logit_stats *out, const float *logits, int T, int V); /* out host-visible */
+
+    void (*close)(struct backend *b); /* for backend_close alone */
 };
 
 struct backend_options {
@@ -138,5 +141,7 @@ struct backend {
     int threads;
 };
 
+/* "auto" takes the best implementation this processor can run and "avx2"/"avx512" give the same bits as each other; "ref" uses
+ * one thread whatever is asked. ERR_INVALID: unknown name or threads < 1; ERR_UNSUPPORTED: this processor or build lacks it. */
 int  backend_open(const struct backend_options *o, struct backend **out, struct why *why);
-void backend_close(struct backend *b);
+void backend_close(struct backend *b); /* buffers of alloc must have been released; NULL is fine */

@@ -1,0 +1,33 @@
+/* ffn.c - down(silu(gate x) * up x) for groups of rows, neuron by neuron.
+ *
+ * A neuron's activation is computed and at once spread over the outputs, so no row of activations is ever kept. */
+#include <math.h>
+
+#include "kernels/ref/ref.h"
+
+static double dot_row(struct mat w, int row, const float *x) {
+    double sum = 0;
+    for (int k = 0; k < w.cols; k++) sum += (double)x[k] * ref_get(w.data, w.fmt, (int64_t)row * w.cols + k);
+    return sum;
+}
+
+static void one_row(const struct ffn *f, float *y, const float *x, int H) {
+    for (int h = 0; h < H; h++) y[h] = 0;
+    for (int i = 0; i < f->gate.rows; i++) {
+        double gate = dot_row(f->gate, i, x), up = dot_row(f->up, i, x);
+        double act = gate / (1 + exp(-gate)) * up;
+        for (int h = 0; h < H; h++) {
+            y[h] += (float)(act * ref_get(f->down.data, f->down.fmt, (int64_t)h * f->down.cols + i));
+        }
+    }
+}
+
+void ref_ffn(struct backend *b, float *y, const float *x, const struct ffn_group *groups, int n_groups, int H) {
+    (void)b;
+    for (int g = 0; g < n_groups; g++) {
+        for (int i = 0; i < groups[g].count; i++) {
+            int64_t row = (int64_t)(groups[g].first + i) * H;
+            one_row(groups[g].weights, y + row, x + row, H);
+        }
+    }
+}

@@ -1,0 +1,47 @@
+/* ref.c - the "ref" backend: the table of the operations and nothing else; it keeps no state. */
+#include "kernels/ref/ref.h"
+
+#include <stdlib.h>
+
+#include "kernels/host_mem.h"
+
+static void ref_close(struct backend *b) {
+    free(b);
+}
+
+static const struct ops ref_ops = {
+    .name = "ref",
+    .alloc = host_alloc,
+    .release = host_release,
+    .upload = host_upload,
+    .download = host_download,
+    .sync = host_sync,
+    .adopt = host_adopt,
+    .embed = ref_embed,
+    .rmsnorm = ref_rmsnorm,
+    .linear = ref_linear,
+    .rope = ref_rope,
+    .clamp = ref_clamp,
+    .kv_store = ref_kv_store,
+    .attention = ref_attention,
+    .ffn = ref_ffn,
+    .gate_select = ref_gate_select,
+    .gather = ref_gather,
+    .combine = ref_combine,
+    .add = ref_add,
+    .logit_stats = ref_logit_stats,
+    .close = ref_close,
+};
+
+int ref_open(struct backend **out, struct why *why) {
+    struct backend *b = calloc(1, sizeof *b);
+    if (!b) return fail(why, ERR_NOMEM, "out of memory opening the ref backend");
+    b->ops = &ref_ops;
+    b->threads = 1;
+    *out = b;
+    return 0;
+}
+
+float ref_get(const void *data, enum fmt fmt, int64_t i) {
+    return fmt == FMT_F32 ? ((const float *)data)[i] : bf16_to_f32(((const uint16_t *)data)[i]);
+}

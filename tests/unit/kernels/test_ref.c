@@ -1,0 +1,199 @@
+/* test_ref.c - the reference kernels against values worked out by hand: the fast kernels are tested against these, so these
+ * are tested against arithmetic. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "kernels/kernels.h"
+
+#include <check.h> /* last: it has a macro called fail */
+
+static struct backend *b;
+
+static void setup(void) {
+    struct why why = {0};
+    struct backend_options o = {.isa = "ref", .threads = 1};
+    ck_assert_msg(backend_open(&o, &b, &why) == 0, "%s", why.text);
+}
+
+static void teardown(void) {
+    backend_close(b);
+}
+
+START_TEST(formats) {
+    ck_assert_uint_eq(fmt_bytes(FMT_F32), 4);
+    ck_assert_uint_eq(fmt_bytes(FMT_BF16), 2);
+    ck_assert_int_eq(fmt_parse("f32"), FMT_F32);
+    ck_assert_int_eq(fmt_parse("bf16"), FMT_BF16);
+    ck_assert_int_eq(fmt_parse("f16"), ERR_INVALID);
+    ck_assert_str_eq(fmt_name(FMT_BF16), "bf16");
+}
+END_TEST
+
+START_TEST(bf16_rounding) {
+    ck_assert_uint_eq(bf16_from_f32(1.0f), 0x3f80);
+    ck_assert_uint_eq(bf16_from_f32(1.0f + 0x1p-8f), 0x3f80);           /* half way, to even: down */
+    ck_assert_uint_eq(bf16_from_f32(1.0f + 0x1p-8f + 0x1p-20f), 0x3f81); /* just above half way */
+    ck_assert_uint_eq(bf16_from_f32(1.0f + 0x1p-7f + 0x1p-8f), 0x3f82); /* half way, to even: up */
+    ck_assert_uint_eq(bf16_from_f32(-2.0f), 0xc000);
+    ck_assert_uint_eq(bf16_from_f32(INFINITY), 0x7f80);
+    ck_assert_uint_eq(bf16_from_f32(3.4e38f), 0x7f80); /* rounds up to infinity */
+    ck_assert(isnan(bf16_to_f32(bf16_from_f32(NAN))));
+    for (uint32_t i = 0; i < 0x10000; i++) {
+        float f = bf16_to_f32((uint16_t)i);
+        if (!isnan(f)) ck_assert_uint_eq(bf16_from_f32(f), i);
+    }
+}
+END_TEST
+
+START_TEST(open_refuses) {
+    struct why why = {0};
+    struct backend *none = NULL;
+    ck_assert_int_eq(backend_open(&(struct backend_options){.isa = "sse9", .threads = 1}, &none, &why) < 0, 1);
+    ck_assert_ptr_null(none);
+    ck_assert_int_eq(backend_open(&(struct backend_options){.isa = "ref", .threads = 0}, &none, &why), ERR_INVALID);
+    backend_close(NULL);
+}
+END_TEST
+
+START_TEST(linear_by_hand) {
+    float w[] = {1, 2, 3, 4, 5, 6}, x[] = {1, 0, -1, 2, 2, 2}, bias[] = {10, 20}, y[4] = {1, 1, 1, 1};
+    struct mat m = {w, FMT_F32, 2, 3};
+    b->ops->linear(b, y, x, m, bias, true, 2);
+    float want[] = {1 + 10 - 2, 1 + 20 - 2, 1 + 10 + 12, 1 + 20 + 30};
+    for (int i = 0; i < 4; i++) ck_assert_float_eq(y[i], want[i]);
+}
+END_TEST
+
+START_TEST(norm_by_hand) {
+    float x[] = {3, 4}, w[] = {1, 2}, y[2];
+    b->ops->rmsnorm(b, y, 2, x, 2, w, 0, 1, 2);
+    ck_assert_float_eq_tol(y[0], 3 / sqrt(12.5), 1e-6);
+    ck_assert_float_eq_tol(y[1], 8 / sqrt(12.5), 1e-6);
+}
+END_TEST
+
+START_TEST(rope_by_hand) {
+    float table[] = {1, 0, 1, 0, 0, 1, 0.6f, 0.8f}; /* position 1: a quarter turn, and (0.6, 0.8) */
+    float x[] = {1, 2, 3, 4, 5};
+    int32_t pos = 1;
+    b->ops->rope(b, x, &pos, table, 4, 1, 1, 5);
+    float want[] = {-3, 2 * 0.6f - 4 * 0.8f, 1, 4 * 0.6f + 2 * 0.8f, 5};
+    for (int i = 0; i < 5; i++) ck_assert_float_eq_tol(x[i], want[i], 1e-6);
+}
+END_TEST
+
+START_TEST(attention_by_hand) {
+    /* Two pages of two keys used in the order 1, 0; one head of one dimension; scores ln 1, ln 2, ln 3. */
+    float kv[8] = {NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN}, k[] = {0, logf(2), logf(3)}, v[] = {1, 10, 100};
+    struct kv_layer layer = {kv, FMT_F32, 2, 1, 1};
+    int32_t at[] = {2, 3, 0}, pages[] = {1, 0}, pos[] = {2, 2, 1}, seq[] = {0, 0, 0};
+    b->ops->kv_store(b, &layer, k, v, at, 3);
+    float q[] = {1, 0, 1}, out[3];
+    struct attention a = {q, out, 3, 1, 1, 0, pos, seq, pages, 2};
+    b->ops->attention(b, &layer, &a);
+    ck_assert_float_eq_tol(out[0], (1 + 20 + 300) / 6.0, 1e-4);
+    ck_assert_float_eq_tol(out[1], 37, 1e-4);
+    ck_assert_float_eq_tol(out[2], 7, 1e-5);
+    a.window = 1;
+    b->ops->attention(b, &layer, &a);
+    ck_assert_float_eq(out[0], 100);
+    ck_assert_float_eq(out[2], 10);
+}
+END_TEST
+
+START_TEST(ffn_by_hand) {
+    float gate[] = {1, 0, 0, 1}, up[] = {2, 0, 0, 3}, down[] = {1, 1, 1, -1}, x[] = {9, 9, 1, 2}, y[] = {7, 7, 0, 0};
+    struct ffn f = {{gate, FMT_F32, 2, 2}, {up, FMT_F32, 2, 2}, {down, FMT_F32, 2, 2}};
+    struct ffn_group g = {&f, 1, 1};
+    b->ops->ffn(b, y, x, &g, 1, 2);
+    double a0 = 1 / (1 + exp(-1)) * 2, a1 = 2 / (1 + exp(-2)) * 6;
+    ck_assert_float_eq_tol(y[2], a0 + a1, 1e-5);
+    ck_assert_float_eq_tol(y[3], a0 - a1, 1e-5);
+    ck_assert_float_eq(y[0], 7); /* a row in no group */
+}
+END_TEST
+
+START_TEST(gate_by_hand) {
+    float logits[] = {0, logf(4), logf(4), logf(1)}, weights[3], bias[] = {0, 0, 1, 2};
+    int32_t ids[3];
+    struct gate_rule rule = {GATE_SOFTMAX, GATE_WEIGHT_SCORE, GATE_NORM_NONE, 0, 1, 4, 3};
+    b->ops->gate_select(b, ids, weights, logits, NULL, &rule, 1);
+    ck_assert(ids[0] == 1 && ids[1] == 2 && ids[2] == 0); /* ties: the lower id */
+    ck_assert_float_eq_tol(weights[0], 0.4, 1e-6);
+    ck_assert_float_eq_tol(weights[2], 0.1, 1e-6);
+    rule.norm = GATE_NORM_SUM;
+    rule.scale = 9;
+    b->ops->gate_select(b, ids, weights, logits, NULL, &rule, 1);
+    ck_assert_float_eq_tol(weights[0], 4, 1e-5);
+    b->ops->gate_select(b, ids, weights, logits, bias, &rule, 1);
+    ck_assert(ids[0] == 3 && ids[1] == 2 && ids[2] == 1); /* the bias chooses, */
+    ck_assert_float_eq_tol(weights[0], 1, 1e-5);          /* the score weighs */
+    rule = (struct gate_rule){GATE_RAW, GATE_WEIGHT_SCORE, GATE_NORM_SOFTMAX, 0, 1, 4, 2};
+    b->ops->gate_select(b, ids, weights, logits, NULL, &rule, 1);
+    ck_assert_float_eq_tol(weights[0], 0.5, 1e-6);
+    rule.weight = GATE_WEIGHT_ONE;
+    b->ops->gate_select(b, ids, weights, logits, NULL, &rule, 1);
+    ck_assert_float_eq(weights[1], 1);
+    float bad[] = {NAN, NAN, NAN, -INFINITY};
+    rule.k = 4;
+    int32_t four[4];
+    float w4[4];
+    b->ops->gate_select(b, four, w4, bad, NULL, &rule, 1);
+    for (int i = 0; i < 4; i++) ck_assert_int_eq(four[i], i);
+}
+END_TEST
+
+START_TEST(rows_by_hand) {
+    float a[] = {1, 2}, c[] = {10, 20}, weights[] = {2, 0.5f}, y[2], picked[4], gate[] = {0};
+    const float *rows[] = {a, c};
+    b->ops->combine(b, y, rows, weights, 1, 2, 2);
+    ck_assert(y[0] == 7 && y[1] == 14);
+    b->ops->add(b, y, a, NULL, 1, 2);
+    ck_assert(y[0] == 8 && y[1] == 16);
+    b->ops->add(b, y, a, gate, 1, 2);
+    ck_assert(y[0] == 8.5f && y[1] == 17);
+    b->ops->clamp(b, y, 10, 2);
+    ck_assert(y[0] == 8.5f && y[1] == 10);
+    int32_t order[] = {1, 0};
+    float two[] = {1, 2, 3, 4};
+    b->ops->gather(b, picked, two, order, 2, 2);
+    ck_assert(picked[0] == 3 && picked[3] == 2);
+    uint16_t table[] = {0x3f80, 0x4000, 0xbf80, 0x0000};
+    b->ops->embed(b, picked, (struct mat){table, FMT_BF16, 2, 2}, order, 1);
+    ck_assert(picked[0] == -1 && picked[1] == 0);
+}
+END_TEST
+
+START_TEST(stats_by_hand) {
+    float logits[] = {0, logf(3), logf(3), logf(1)};
+    struct logit_stats s;
+    b->ops->logit_stats(b, &s, logits, 1, 4);
+    ck_assert_int_eq(s.argmax, 1);
+    ck_assert_float_eq(s.max, logf(3));
+    ck_assert_float_eq_tol(s.lse, log(8), 1e-6);
+}
+END_TEST
+
+int main(void) {
+    Suite *s = suite_create("ref");
+    TCase *plain = tcase_create("plain"), *ops = tcase_create("ops");
+    tcase_add_test(plain, formats);
+    tcase_add_test(plain, bf16_rounding);
+    tcase_add_test(plain, open_refuses);
+    tcase_add_checked_fixture(ops, setup, teardown);
+    tcase_add_test(ops, linear_by_hand);
+    tcase_add_test(ops, norm_by_hand);
+    tcase_add_test(ops, rope_by_hand);
+    tcase_add_test(ops, attention_by_hand);
+    tcase_add_test(ops, ffn_by_hand);
+    tcase_add_test(ops, gate_by_hand);
+    tcase_add_test(ops, rows_by_hand);
+    tcase_add_test(ops, stats_by_hand);
+    suite_add_tcase(s, plain);
+    suite_add_tcase(s, ops);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed != 0;
+}
