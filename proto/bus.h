@@ -30,6 +30,7 @@ struct bus_ops {
     int (*fd)(struct bus *b);
     const char *(*endpoint)(struct bus *b);
     void (*close)(struct bus *b);
+    uint64_t (*noise)(struct bus *b); /* messages dropped because they were none; may be NULL */
 };
 static inline int bus_send(struct bus *b, const struct bus_id *to, const void *head, size_t head_len, const void *body,
                            size_t body_len) {
@@ -40,6 +41,7 @@ static inline int bus_recv(struct bus *b, struct bus_msg *out) { return b->ops->
 /* Readable when there may be something to receive. EDGE triggered: after it fires (and after every send) receive until ERR_AGAIN. */
 static inline int bus_fd(struct bus *b) { return b->ops->fd(b); }
 static inline const char *bus_endpoint(struct bus *b) { return b->ops->endpoint(b); } /* as bound, with the real port */
+static inline uint64_t bus_noise(struct bus *b) { return b->ops->noise ? b->ops->noise(b) : 0; }
 static inline void bus_close(struct bus *b) { if (b) b->ops->close(b); }
 
 /* ZeroMQ. The context is shared by the buses of a process; close every bus before it. */

@@ -6,7 +6,10 @@
  * Flow control: a Data frame costs one credit; call_send returns ERR_AGAIN without one, and on_credit tells when to try again: the
  * handler keeps (and may merge) what it could not send, so a slow client never holds memory or time of others.
  * A call ends once: by call_end, or, from the other side (cancel, deadline, client gone), by on_gone, after which
- * the handler must not touch it. Owner: one thread. */
+ * the handler must not touch it: status CALL_CANCELLED, CALL_DEADLINE_EXCEEDED, CALL_ABORTED (the client vanished), CALL_INVALID_ARGUMENT
+ * (it broke the protocol) or CALL_UNAVAILABLE (call_server_free). When a client vanishes, the call in hand is told inside call_send, its
+ * other calls at the next poll, so a handler may walk its own list while it sends.
+ * After sending outside a callback, poll once more before sleeping on the bus' fd (it is edge triggered). Owner: one thread. */
 #pragma once
 #include <stdbool.h>
 
@@ -43,9 +46,12 @@ struct call_server;
 int  call_server_new(struct bus *bus, const struct call_limits *limits, const struct call_method *methods, int n_methods, void *ctx,
                      struct call_server **out); /* bus borrowed */
 void call_server_free(struct call_server *s);   /* live calls get UNAVAILABLE */
-/* Receives everything there is, expires deadlines, pings. Returns when (clk time) it wants to run again at the latest. */
+/* Receives everything there is, expires deadlines, pings. Returns when (clk time) it wants to run again at the latest;
+ * INT64_MAX when only a message can give it work. */
 int64_t call_server_poll(struct call_server *s, int64_t now_us);
 int  call_send(struct call_server *s, struct call *c, const void *payload, size_t len); /* 0, ERR_AGAIN, ERR_GONE (on_gone was called) */
+/* A value of the Open's metadata, or NULL; only inside on_open, and valid only there. */
+const void *call_metadata(const struct call_server *s, const char *key, size_t *len);
 bool call_can_send(const struct call *c);
 void call_end(struct call_server *s, struct call *c, int status, const char *message); /* frees c */
 const struct call_stats *call_server_stats(const struct call_server *s);

@@ -1,0 +1,207 @@
+/* bus_zmq.c - the bus over ZeroMQ: ROUTER where we listen, DEALER where we connect.
+ *
+ * A ROUTER by default drops silently what it cannot deliver. ROUTER_MANDATORY turns both cases into answers, given on the
+ * first (identity) part: EAGAIN when that peer's queue is full, EHOSTUNREACH when it is not connected. Later parts of the same
+ * message cannot fail, because ZeroMQ counts whole messages.
+ * A killed peer closes its TCP connection and is unreachable within milliseconds; a stopped one is found by ZeroMQ's
+ * heartbeats, a lost host by them too. A DEALER reconnects by itself and queues meanwhile; its new connection is a new peer
+ * id to the server.
+ * Closing lets queued messages go out for LINGER_MS, so that a last reply is not lost; bus_context_close waits for that. */
+#include "base/log.h"
+#include "proto/bus.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <zmq.h>
+
+enum {
+    LINGER_MS = 300,
+    BEAT_MS = 500, BEAT_TIMEOUT_MS = 2500, /* a stopped peer is gone after about 3 s */
+    QUEUE_MESSAGES = 1000,                 /* per peer and direction */
+    HANDSHAKE_MS = 5000,
+};
+
+struct bus_context {
+    void *zmq;
+};
+struct bus_zmq {
+    struct bus bus;
+    void *socket;
+    bool server;
+    int fd;
+    uint64_t noise;
+    char endpoint[256];
+    bool holds;               /* head and body hold the last message given out */
+    zmq_msg_t head, body;
+};
+
+static struct bus_zmq *zmq_of(struct bus *b) { return (struct bus_zmq *)((char *)b - offsetof(struct bus_zmq, bus)); }
+
+int bus_context_open(struct bus_context **out, struct why *why) {
+    struct bus_context *c = calloc(1, sizeof *c);
+    if (!c) return fail(why, ERR_NOMEM, "out of memory while opening the bus");
+    c->zmq = zmq_ctx_new();
+    if (!c->zmq) {
+        free(c);
+        return fail(why, ERR_IO, "cannot open ZeroMQ: %s", zmq_strerror(errno));
+    }
+    *out = c;
+    return 0;
+}
+
+void bus_context_close(struct bus_context *c) {
+    if (!c) return;
+    while (zmq_ctx_term(c->zmq) < 0 && errno == EINTR) continue;
+    free(c);
+}
+
+static int send_to(struct bus *b, const struct bus_id *to, const void *head, size_t head_len, const void *body, size_t body_len) {
+    struct bus_zmq *z = zmq_of(b);
+    int more = body ? ZMQ_SNDMORE : 0, rc = 0;
+    if (z->server) {
+        do rc = zmq_send(z->socket, to->bytes, to->len, ZMQ_DONTWAIT | ZMQ_SNDMORE);
+        while (rc < 0 && errno == EINTR);
+    }
+    if (rc >= 0) {
+        do rc = zmq_send(z->socket, head, head_len, ZMQ_DONTWAIT | more);
+        while (rc < 0 && errno == EINTR);
+    }
+    if (rc >= 0 && body) {
+        do rc = zmq_send(z->socket, body, body_len, ZMQ_DONTWAIT);
+        while (rc < 0 && errno == EINTR);
+    }
+    if (rc >= 0) return 0;
+    if (errno == EAGAIN) return ERR_AGAIN;
+    if (errno == EHOSTUNREACH) return ERR_GONE;
+    log_error("bus %s: sending %zu + %zu bytes failed: %s", z->endpoint, head_len, body_len, zmq_strerror(errno));
+    return ERR_IO;
+}
+
+static bool more_parts(zmq_msg_t *m) { return zmq_msg_more(m) != 0; }
+
+static int recv_part(struct bus_zmq *z, zmq_msg_t *m) {
+    int rc;
+    do rc = zmq_msg_recv(m, z->socket, ZMQ_DONTWAIT);
+    while (rc < 0 && errno == EINTR);
+    return rc;
+}
+
+static void skip_parts(struct bus_zmq *z) {
+    zmq_msg_t m;
+    zmq_msg_init(&m);
+    while (recv_part(z, &m) >= 0 && more_parts(&m)) continue;
+    zmq_msg_close(&m);
+    z->noise++;
+}
+
+static void drop_held(struct bus_zmq *z) {
+    if (!z->holds) return;
+    zmq_msg_close(&z->head);
+    zmq_msg_close(&z->body);
+    z->holds = false;
+}
+
+/* Reads one message, good or bad: 1 good, 0 noise, negative none. Parts of a message always arrive together. */
+static int recv_one(struct bus_zmq *z, struct bus_msg *out) {
+    zmq_msg_init(&z->head);
+    zmq_msg_init(&z->body);
+    z->holds = true;
+    struct bus_id from = {0};
+    if (z->server) {
+        if (recv_part(z, &z->head) < 0) return -1;
+        size_t len = zmq_msg_size(&z->head);
+        if (!more_parts(&z->head)) return z->noise++, 0;
+        if (len > BUS_ID_BYTES) return skip_parts(z), 0;
+        from.len = (uint8_t)len;
+        memcpy(from.bytes, zmq_msg_data(&z->head), len);
+    }
+    if (recv_part(z, &z->head) < 0) return -1;
+    *out = (struct bus_msg){.from = from, .head = zmq_msg_data(&z->head), .head_len = zmq_msg_size(&z->head)};
+    if (!more_parts(&z->head)) return 1;
+    if (recv_part(z, &z->body) < 0) return -1;
+    out->body = zmq_msg_data(&z->body);
+    out->body_len = zmq_msg_size(&z->body);
+    if (!more_parts(&z->body)) return 1;
+    skip_parts(z);
+    return 0;
+}
+
+static int recv_from(struct bus *b, struct bus_msg *out) {
+    struct bus_zmq *z = zmq_of(b);
+    for (;;) {
+        drop_held(z);
+        struct bus_msg m;
+        int rc = recv_one(z, &m);
+        if (rc > 0) return *out = m, 0;
+        if (rc < 0) return drop_held(z), ERR_AGAIN;
+    }
+}
+
+static int fd_of(struct bus *b) { return zmq_of(b)->fd; }
+static const char *endpoint_of(struct bus *b) { return zmq_of(b)->endpoint; }
+static uint64_t noise_of(struct bus *b) { return zmq_of(b)->noise; }
+
+static void close_bus(struct bus *b) {
+    struct bus_zmq *z = zmq_of(b);
+    drop_held(z);
+    zmq_close(z->socket);
+    free(z);
+}
+
+static const struct bus_ops zmq_ops = {send_to, recv_from, fd_of, endpoint_of, close_bus, noise_of};
+
+static void set_options(struct bus_zmq *z, const char *endpoint) {
+    const struct { int name, value; } table[] = {
+        {ZMQ_LINGER, LINGER_MS}, {ZMQ_SNDHWM, QUEUE_MESSAGES}, {ZMQ_RCVHWM, QUEUE_MESSAGES}, {ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS},
+        {ZMQ_TCP_KEEPALIVE, 1}, {ZMQ_TCP_KEEPALIVE_IDLE, 10}, {ZMQ_TCP_KEEPALIVE_INTVL, 5}, {ZMQ_TCP_KEEPALIVE_CNT, 3},
+        {ZMQ_RECONNECT_IVL, 50}, {ZMQ_RECONNECT_IVL_MAX, 1000}, {ZMQ_IPV6, strchr(endpoint, '[') != NULL},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if (zmq_setsockopt(z->socket, table[i].name, &table[i].value, sizeof table[i].value) < 0)
+            BUG("bus: ZeroMQ refuses option %d", table[i].name);
+    int64_t limit = BUS_HARD_LIMIT;
+    zmq_setsockopt(z->socket, ZMQ_MAXMSGSIZE, &limit, sizeof limit);
+    if (!z->server) return;
+    int one = 1, beat = BEAT_MS, timeout = BEAT_TIMEOUT_MS;
+    if (zmq_setsockopt(z->socket, ZMQ_ROUTER_MANDATORY, &one, sizeof one) < 0) BUG("bus: no ROUTER_MANDATORY");
+    zmq_setsockopt(z->socket, ZMQ_HEARTBEAT_IVL, &beat, sizeof beat);
+    zmq_setsockopt(z->socket, ZMQ_HEARTBEAT_TIMEOUT, &timeout, sizeof timeout);
+}
+
+static int open_failed(struct bus_zmq *z, const char *what, const char *endpoint, struct why *why) {
+    int e = errno, code = e == EADDRINUSE ? ERR_EXISTS : e == EINVAL || e == EPROTONOSUPPORT || e == ENODEV ? ERR_INVALID : ERR_IO;
+    const char *hint = e == EADDRINUSE ? "; another program has this port, stop it or choose another port"
+                       : code == ERR_INVALID ? "; wanted something like tcp://127.0.0.1:5770" : "";
+    if (z->socket) zmq_close(z->socket);
+    free(z);
+    return fail(why, code, "cannot %s %s: %s%s", what, endpoint, zmq_strerror(e), hint);
+}
+
+static int open_bus(struct bus_context *c, bool server, const char *endpoint, struct bus **out, struct why *why) {
+    const char *what = server ? "listen on" : "connect to";
+    struct bus_zmq *z = calloc(1, sizeof *z);
+    if (!z) return fail(why, ERR_NOMEM, "cannot %s %s: out of memory", what, endpoint);
+    z->bus.ops = &zmq_ops;
+    z->server = server;
+    z->socket = zmq_socket(c->zmq, server ? ZMQ_ROUTER : ZMQ_DEALER);
+    if (!z->socket) return open_failed(z, what, endpoint, why);
+    set_options(z, endpoint);
+    int rc = server ? zmq_bind(z->socket, endpoint) : zmq_connect(z->socket, endpoint);
+    if (rc < 0) return open_failed(z, what, endpoint, why);
+    size_t len = sizeof z->endpoint, fd_len = sizeof z->fd;
+    if (zmq_getsockopt(z->socket, ZMQ_LAST_ENDPOINT, z->endpoint, &len) < 0 ||
+        zmq_getsockopt(z->socket, ZMQ_FD, &z->fd, &fd_len) < 0)
+        return open_failed(z, what, endpoint, why);
+    *out = &z->bus;
+    return 0;
+}
+
+int bus_zmq_bind(struct bus_context *c, const char *endpoint, struct bus **out, struct why *why) {
+    return open_bus(c, true, endpoint, out, why);
+}
+
+int bus_zmq_connect(struct bus_context *c, const char *endpoint, struct bus **out, struct why *why) {
+    return open_bus(c, false, endpoint, out, why);
+}
