@@ -1,0 +1,119 @@
+/* forward.c - reads like the paper: norm, attention, residual, norm, FFN or experts, residual; final norm, logits. */
+#include "worker/forward.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void *device(struct forward *f, size_t bytes) { return f->backend->ops->alloc(f->backend, bytes, MEM_DEVICE); }
+static void *visible(struct forward *f, size_t bytes) { return f->backend->ops->alloc(f->backend, bytes, MEM_HOST_VISIBLE); }
+
+int forward_init(struct forward *f, const struct forward_limits *limits, struct why *why) {
+    const struct model_config *c = f->config;
+    size_t T = (size_t)limits->max_tokens, S = (size_t)limits->max_seqs, H = (size_t)c->hidden;
+    size_t Q = (size_t)(c->q_heads * c->head_dim), G = (size_t)(c->kv_heads * c->head_dim);
+    f->limits = *limits;
+    f->rows = (struct step_rows){.ids = visible(f, T * 4), .pos = visible(f, T * 4), .seq = visible(f, T * 4), .kv_at = visible(f, T * 4),
+                                 .seq_id = visible(f, T * 8), .pages = visible(f, S * (size_t)limits->max_pages * 4), .sampled = visible(f, S * 4)};
+    f->x = device(f, T * H * 4);
+    f->norm = device(f, T * H * 4);
+    f->q = device(f, T * Q * 4);
+    f->k = device(f, T * G * 4);
+    f->v = device(f, T * G * 4);
+    f->attended = device(f, T * Q * 4);
+    f->mlp = device(f, T * H * 4);
+    f->last = device(f, S * H * 4);
+    f->logits = visible(f, S * (size_t)c->vocab * 4);
+    f->stats = visible(f, S * sizeof *f->stats);
+    const struct step_rows *r = &f->rows;
+    if (r->ids && r->pos && r->seq && r->kv_at && r->seq_id && r->pages && r->sampled && f->x && f->norm && f->q && f->k && f->v &&
+        f->attended && f->mlp && f->last && f->logits && f->stats)
+        return 0;
+    forward_clear(f);
+    return fail(why, ERR_NOMEM, "out of memory for the activations of %d tokens and %d sequences", limits->max_tokens, limits->max_seqs);
+}
+
+void forward_clear(struct forward *f) {
+    if (!f->backend) return;
+    const struct step_rows *r = &f->rows;
+    void *all[] = {r->ids, r->pos, r->seq, r->kv_at, r->seq_id, r->pages, r->sampled, f->x, f->norm, f->q, f->k, f->v, f->attended, f->mlp,
+                   f->last, f->logits, f->stats};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) f->backend->ops->release(f->backend, all[i]);
+    *f = (struct forward){0};
+}
+
+/* out rows are [heads, D] each; normalised per head, or over the whole vector. */
+static void norm_heads(struct forward *f, float *x, const float *weight, int heads) {
+    const struct ops *ops = f->backend->ops;
+    int D = f->config->head_dim, T = f->rows.T;
+    if (f->config->qk_norm == QK_NORM_HEAD) ops->rmsnorm(f->backend, x, D, x, D, weight, f->config->norm_eps, T * heads, D);
+    if (f->config->qk_norm == QK_NORM_FULL)
+        ops->rmsnorm(f->backend, x, heads * D, x, heads * D, weight, f->config->norm_eps, T, heads * D);
+}
+
+static void attention(struct forward *f, int layer) {
+    const struct model_config *c = f->config;
+    const struct layer_weights *w = &f->weights->layer[layer];
+    const struct step_rows *r = &f->rows;
+    struct backend *b = f->backend;
+    const struct ops *ops = b->ops;
+    const struct kv_layer *kv = &f->kv->layer[layer];
+    int T = r->T, D = c->head_dim;
+    ops->rmsnorm(b, f->norm, c->hidden, f->x, c->hidden, w->attn_norm, c->norm_eps, T, c->hidden);
+    ops->linear(b, f->q, f->norm, w->q, w->q_bias, false, T);
+    ops->linear(b, f->k, f->norm, w->k, w->k_bias, false, T);
+    ops->linear(b, f->v, f->norm, w->v, w->v_bias, false, T);
+    norm_heads(f, f->q, w->q_norm, c->q_heads);
+    norm_heads(f, f->k, w->k_norm, c->kv_heads);
+    if (c->clip_qkv > 0) { /* after the norms, as OLMoE has it */
+        ops->clamp(b, f->q, c->clip_qkv, (int64_t)T * c->q_heads * D);
+        ops->clamp(b, f->k, c->clip_qkv, (int64_t)T * c->kv_heads * D);
+        ops->clamp(b, f->v, c->clip_qkv, (int64_t)T * c->kv_heads * D);
+    }
+    ops->rope(b, f->q, r->pos, f->weights->rope, c->rope_dims, T, c->q_heads, D);
+    ops->rope(b, f->k, r->pos, f->weights->rope, c->rope_dims, T, c->kv_heads, D);
+    ops->kv_store(b, kv, f->k, f->v, r->kv_at, T);
+    struct attention a = {.q = f->q, .out = f->attended, .tokens = T, .q_heads = c->q_heads, .scale = c->attention_scale, .window = c->window,
+                          .pos = r->pos, .seq = r->seq, .pages = r->pages, .max_pages = f->limits.max_pages};
+    ops->attention(b, kv, &a);
+    ops->linear(b, f->x, f->attended, w->o, w->o_bias, true, T);
+}
+
+static int ffn_layer(struct forward *f, int layer) {
+    const struct model_config *c = f->config;
+    const struct layer_weights *w = &f->weights->layer[layer];
+    struct backend *b = f->backend;
+    int T = f->rows.T, H = c->hidden;
+    bool moe = c->moe_index[layer] >= 0;
+    if (T) b->ops->rmsnorm(b, f->norm, H, f->x, H, w->ffn_norm, c->norm_eps, T, H);
+    if (moe) return moe_layer(f->moe, layer, w, f->x, f->norm, f->rows.seq_id, f->rows.pos, T);
+    if (!T) return 0;
+    struct ffn_group all = {&w->dense, 0, T};
+    b->ops->ffn(b, f->mlp, f->norm, &all, 1, H);
+    b->ops->add(b, f->x, f->mlp, NULL, T, H);
+    return 0;
+}
+
+static void sampled_logits(struct forward *f) {
+    const struct model_config *c = f->config;
+    struct backend *b = f->backend;
+    int n = f->rows.n_sampled, H = c->hidden;
+    if (!n) return;
+    b->ops->gather(b, f->last, f->x, f->rows.sampled, n, H);
+    b->ops->rmsnorm(b, f->last, H, f->last, H, f->weights->final_norm, c->norm_eps, n, H);
+    b->ops->linear(b, f->logits, f->last, f->weights->lm_head, NULL, false, n);
+    b->ops->logit_stats(b, f->stats, f->logits, n, c->vocab);
+    b->ops->sync(b);
+}
+
+int forward_step(struct forward *f) {
+    struct backend *b = f->backend;
+    if (f->rows.T) b->ops->embed(b, f->x, f->weights->embed, f->rows.ids, f->rows.T);
+    for (int layer = 0; layer < f->config->layers; layer++) {
+        if (f->rows.T) attention(f, layer);
+        int rc = ffn_layer(f, layer);
+        if (rc < 0) return rc;
+        atomic_fetch_add_explicit(f->progress, 1, memory_order_relaxed);
+    }
+    sampled_logits(f);
+    return 0;
+}

@@ -1,0 +1,142 @@
+/* moe.c - the road of design.md 5 for one layer. The shared expert runs while the dispatched rows travel.
+ *
+ * y = sum over k of w_k * row_k in k order, f32; then the shared expert; then the residual: in this order whatever the placement. */
+#include "worker/moe.h"
+
+#include "base/clk.h"
+
+#include <stdlib.h>
+
+enum { WAIT_SLICE_US = 50000 }; /* how long a stop may go unnoticed */
+
+int moe_init(struct moe *m, int max_tokens, struct why *why) {
+    const struct ops *ops = m->backend->ops;
+    size_t T = (size_t)max_tokens, k = (size_t)m->config->gate.k, H = (size_t)m->config->hidden, E = (size_t)m->config->gate.experts;
+    int slots = 1;
+    for (int l = 0; l < m->store->layers; l++)
+        if (m->store->first[l + 1] - m->store->first[l] > slots) slots = m->store->first[l + 1] - m->store->first[l];
+    m->logits = ops->alloc(m->backend, T * E * sizeof(float), MEM_DEVICE);
+    m->ids = ops->alloc(m->backend, T * k * sizeof(int32_t), MEM_HOST_VISIBLE);
+    m->weights = ops->alloc(m->backend, T * k * sizeof(float), MEM_HOST_VISIBLE);
+    m->routed = ops->alloc(m->backend, T * H * sizeof(float), MEM_DEVICE);
+    m->shared = ops->alloc(m->backend, T * H * sizeof(float), MEM_DEVICE);
+    m->scale = ops->alloc(m->backend, T * sizeof(float), MEM_DEVICE);
+    m->worker = malloc(T * k * sizeof *m->worker);
+    m->slot = malloc(T * k * sizeof *m->slot);
+    m->rows = malloc(T * k * sizeof *m->rows);
+    m->groups = malloc((size_t)slots * sizeof *m->groups);
+    if (m->logits && m->ids && m->weights && m->routed && m->shared && m->scale && m->worker && m->slot && m->rows && m->groups) return 0;
+    moe_clear(m);
+    return fail(why, ERR_NOMEM, "out of memory for the exchange buffers of %d tokens", max_tokens);
+}
+
+void moe_clear(struct moe *m) {
+    if (!m->backend) return;
+    void *device[] = {m->logits, m->ids, m->weights, m->routed, m->shared, m->scale};
+    for (size_t i = 0; i < sizeof device / sizeof *device; i++) m->backend->ops->release(m->backend, device[i]);
+    free(m->worker);
+    free(m->slot);
+    free(m->rows);
+    free(m->groups);
+    *m = (struct moe){0};
+}
+
+static void gate(struct moe *m, const struct layer_weights *w, const float *x, int T) {
+    struct backend *b = m->backend;
+    b->ops->linear(b, m->logits, x, w->router, w->router_bias, false, T);
+    b->ops->gate_select(b, m->ids, m->weights, m->logits, w->router_sel_bias, &m->config->gate, T);
+    b->ops->sync(b);
+}
+
+static void route(struct moe *m, int moe_index, const uint64_t *seq_id, const int32_t *pos, int T) {
+    int k = m->config->gate.k;
+    for (int t = 0; t < T; t++)
+        for (int j = t * k; j < (t + 1) * k; j++) {
+            const struct replica *r = placement_pick(m->placement, moe_index, m->ids[j], seq_id[t], pos[t]);
+            m->worker[j] = r->worker;
+            m->slot[j] = r->slot;
+        }
+}
+
+static void shared_expert(struct moe *m, const struct layer_weights *w, const float *x, int T) {
+    struct backend *b = m->backend;
+    if (m->config->shared == SHARED_NONE || !T) return;
+    struct ffn_group all = {&w->shared, 0, T};
+    b->ops->ffn(b, m->shared, x, &all, 1, m->config->hidden);
+    if (m->config->shared == SHARED_SIGMOID) b->ops->linear(b, m->scale, x, w->shared_scale, NULL, false, T);
+}
+
+static void run_experts(struct moe *m, int moe_index, const struct ep_work *work) {
+    struct expert_slot *slots = expert_slots(m->store, moe_index);
+    int n = 0;
+    for (int s = 0; s < work->slots; s++) {
+        int count = work->first[s + 1] - work->first[s];
+        if (!count) continue;
+        m->groups[n++] = (struct ffn_group){&slots[s].ffn, work->first[s], count};
+        slots[s].rows += (uint64_t)count;
+    }
+    if (n) m->backend->ops->ffn(m->backend, work->y, work->x, m->groups, n, m->config->hidden);
+    m->backend->ops->sync(m->backend);
+}
+
+/* Both waits: in slices, so that a stop is noticed; a peer that outlasts the patience is reported, and waited for still, because
+ * only the coordinator may declare it dead. */
+struct patience {
+    struct moe *m;
+    int64_t reported_us;
+};
+
+static int keep_waiting(struct patience *p, int rc, uint64_t late) {
+    if (atomic_load_explicit(p->m->stop, memory_order_relaxed)) return ERR_CANCELLED;
+    if (rc != ERR_LATE) return rc;
+    int64_t now = clk_now_us();
+    if (now - p->reported_us >= p->m->patience_us) {
+        p->reported_us = now;
+        p->m->on_late(p->m->ctx, late);
+    }
+    return 0;
+}
+
+static int await_dispatch(struct moe *m, struct ep_work *work) {
+    struct patience p = {m, clk_now_us()};
+    for (;;) {
+        uint64_t late = 0;
+        int rc = ep_dispatch_wait(m->ep, work, clk_now_us() + WAIT_SLICE_US, &late);
+        if (rc >= 0) return 0;
+        if ((rc = keep_waiting(&p, rc, late)) < 0) return rc;
+    }
+}
+
+static int await_combine(struct moe *m) {
+    struct patience p = {m, clk_now_us()};
+    for (;;) {
+        uint64_t late = 0;
+        int rc = ep_combine_wait(m->ep, m->rows, clk_now_us() + WAIT_SLICE_US, &late);
+        if (rc >= 0) return 0;
+        if ((rc = keep_waiting(&p, rc, late)) < 0) return rc;
+    }
+}
+
+int moe_layer(struct moe *m, int layer, const struct layer_weights *w, float *out, const float *x, const uint64_t *seq_id,
+              const int32_t *pos, int T) {
+    struct backend *b = m->backend;
+    int index = m->config->moe_index[layer], H = m->config->hidden;
+    if (T) {
+        gate(m, w, x, T);
+        route(m, index, seq_id, pos, T);
+    }
+    struct ep_send send = {T, x, m->worker, m->slot};
+    int rc = ep_dispatch_post(m->ep, layer, &send, m->store->first[index + 1] - m->store->first[index], clk_now_us() + m->patience_us);
+    if (rc < 0) return rc;
+    shared_expert(m, w, x, T);
+    struct ep_work work;
+    if ((rc = await_dispatch(m, &work)) < 0) return rc;
+    run_experts(m, index, &work);
+    if ((rc = ep_combine_post(m->ep, clk_now_us() + m->patience_us)) < 0) return rc;
+    if ((rc = await_combine(m)) < 0) return rc;
+    if (!T) return 0;
+    b->ops->combine(b, m->routed, m->rows, m->weights, T, m->config->gate.k, H);
+    if (m->config->shared != SHARED_NONE) b->ops->add(b, m->routed, m->shared, m->config->shared == SHARED_SIGMOID ? m->scale : NULL, T, H);
+    b->ops->add(b, out, m->routed, NULL, T, H);
+    return 0;
+}

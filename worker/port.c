@@ -1,0 +1,254 @@
+/* port.c - packs and unpacks with protobuf-c over two arenas (one message each way at a time), so that nothing is freed piece
+ * by piece and, once the largest message has been seen, nothing is allocated. */
+#include "worker/port.h"
+
+#include "base/log.h"
+#include "proto/control.pb-c.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef Cadre__Control__V1__Control pb_control; /* the generator's names are too long for a line */
+typedef Cadre__Control__V1__Welcome pb_welcome;
+typedef Cadre__Control__V1__Plan pb_plan;
+
+enum { PROTOCOL = 1, MAX_WORKERS = FABRIC_MAX_RANKS };
+
+struct port {
+    struct bus *bus;
+    struct arena in, out;
+    ProtobufCAllocator allocator; /* over `in` */
+};
+
+static void *in_alloc(void *ctx, size_t bytes) { return arena_alloc(&((struct port *)ctx)->in, bytes); }
+static void in_free(void *ctx, void *p) { (void)ctx, (void)p; }
+
+int port_new(struct bus *bus, struct port **out) {
+    struct port *p = calloc(1, sizeof *p);
+    if (!p) return ERR_NOMEM;
+    p->bus = bus;
+    arena_init(&p->in, 1 << 16);
+    arena_init(&p->out, 1 << 16);
+    p->allocator = (ProtobufCAllocator){.alloc = in_alloc, .free = in_free, .allocator_data = p};
+    *out = p;
+    return 0;
+}
+
+void port_free(struct port *p) {
+    if (!p) return;
+    arena_clear(&p->in);
+    arena_clear(&p->out);
+    free(p);
+}
+
+/* --- in --- */
+
+static int read_placement(const Cadre__Control__V1__Placement *m, struct placement *out, struct why *why) {
+    if (!m) return fail(why, ERR_PROTOCOL, "the coordinator's Welcome has no placement");
+    if (m->workers < 1 || m->workers > MAX_WORKERS || m->layers > 4096 || m->experts > 65536 || m->n_hosts != (size_t)m->layers * m->experts)
+        return fail(why, ERR_PROTOCOL, "the placement has %zu entries for %u layers of %u experts on %u workers", m->n_hosts, m->layers, m->experts, m->workers);
+    int rc = placement_from_hosts(out, (int)m->workers, (int)m->layers, (int)m->experts, m->hosts, why);
+    if (rc >= 0) out->version = m->version;
+    return rc;
+}
+
+static int read_welcome(const pb_welcome *m, struct worker_setup *s, struct why *why) {
+    *s = (struct worker_setup){.epoch = m->epoch, .step_tokens = (int)m->step_tokens, .max_seqs = (int)m->max_seqs, .max_context = (int)m->max_context,
+                               .page_tokens = (int)m->page_tokens, .kv_pages = (int)m->kv_pages};
+    int fmt = fmt_parse(m->weights);
+    if (fmt < 0) return fail(why, ERR_PROTOCOL, "the coordinator wants weights '%s', which this worker does not know", m->weights);
+    s->weights = (enum fmt)fmt;
+    snprintf(s->model_dir, sizeof s->model_dir, "%s", m->model_dir);
+    snprintf(s->isa, sizeof s->isa, "%s", m->isa[0] ? m->isa : "auto");
+    if (m->step_tokens < 1 || m->step_tokens > 1 << 20 || m->max_seqs < 1 || m->max_seqs > 1 << 16 || m->max_context < 1 || m->max_context > 1 << 24 ||
+        m->page_tokens < 1 || m->page_tokens > 1024 || m->kv_pages < 1 || m->kv_pages > 1 << 28)
+        return fail(why, ERR_PROTOCOL, "the coordinator's limits make no sense: %u step tokens, %u sequences, context %u, %u pages of %u", m->step_tokens,
+                    m->max_seqs, m->max_context, m->kv_pages, m->page_tokens);
+    return read_placement(m->placement, &s->placement, why);
+}
+
+static int read_starts(const pb_plan *m, struct plan *p) {
+    p->start = arena_array(&p->arena, struct plan_start, m->n_start);
+    if (!p->start) return ERR_NOMEM;
+    for (size_t i = 0; i < m->n_start; i++) {
+        const Cadre__Control__V1__SeqStart *s = m->start[i];
+        int32_t *ids = arena_array(&p->arena, int32_t, s->n_ids), *stops = arena_array(&p->arena, int32_t, s->n_stop_ids);
+        if (!ids || !stops) return ERR_NOMEM;
+        if (s->n_ids) memcpy(ids, s->ids, sizeof *ids * s->n_ids);
+        if (s->n_stop_ids) memcpy(stops, s->stop_ids, sizeof *stops * s->n_stop_ids);
+        p->start[p->n_start++] = (struct plan_start){
+            .seq = s->seq, .ids = ids, .n_ids = (int)s->n_ids, .prompt_tokens = (int)s->prompt_tokens, .max_tokens = (int)s->max_tokens,
+            .stop_ids = stops, .n_stop_ids = (int)s->n_stop_ids,
+            .sampling = {.temperature = s->temperature, .top_p = s->top_p, .min_p = s->min_p, .top_k = (int)s->top_k, .seed = s->seed,
+                         .logprobs = s->logprobs > MAX_TOP_LOGPROBS + 1 ? MAX_TOP_LOGPROBS + 1 : (int)s->logprobs}};
+    }
+    return 0;
+}
+
+static int read_runs(const pb_plan *m, struct plan *p) {
+    p->run = arena_array(&p->arena, struct plan_run, m->n_run);
+    if (!p->run) return ERR_NOMEM;
+    for (size_t i = 0; i < m->n_run; i++) {
+        const Cadre__Control__V1__SeqRun *r = m->run[i];
+        uint32_t *pages = arena_array(&p->arena, uint32_t, r->n_new_pages);
+        if (!pages) return ERR_NOMEM;
+        if (r->n_new_pages) memcpy(pages, r->new_pages, sizeof *pages * r->n_new_pages);
+        p->run[p->n_run++] = (struct plan_run){.seq = r->seq, .first = (int)r->first, .count = (int)r->count, .sample = r->sample, .new_pages = pages,
+                                               .n_new_pages = (int)r->n_new_pages};
+    }
+    return 0;
+}
+
+static int read_plan(const pb_plan *m, struct plan *p, struct why *why) {
+    if (!p) return fail(why, ERR_PROTOCOL, "more plans in flight than the protocol allows");
+    if (m->n_tokens < 1 || m->n_tokens > MAX_WORKERS) return fail(why, ERR_PROTOCOL, "plan %llu is for %zu workers", (unsigned long long)m->step, m->n_tokens);
+    p->epoch = m->epoch;
+    p->placement_version = m->placement_version;
+    p->step = m->step;
+    p->workers = (int)m->n_tokens;
+    p->patience_us = m->patience_us < 60000000 ? (int64_t)m->patience_us : 60000000;
+    for (size_t w = 0; w < m->n_tokens; w++) p->tokens[w] = (int32_t)m->tokens[w];
+    uint64_t *drop = arena_array(&p->arena, uint64_t, m->n_drop);
+    if (!drop || read_starts(m, p) < 0 || read_runs(m, p) < 0) return fail(why, ERR_NOMEM, "out of memory for plan %llu", (unsigned long long)m->step);
+    if (m->n_drop) memcpy(drop, m->drop, sizeof *drop * m->n_drop);
+    p->drop = drop;
+    p->n_drop = (int)m->n_drop;
+    return 0;
+}
+
+static int read_message(const pb_control *m, struct port_message *out, struct plan *(*take)(void *), void *ctx, struct plan **plan, struct why *why) {
+    switch (m->kind_case) {
+    case CADRE__CONTROL__V1__CONTROL__KIND_WELCOME:
+        out->kind = PORT_WELCOME;
+        return read_welcome(m->welcome, &out->setup, why);
+    case CADRE__CONTROL__V1__CONTROL__KIND_REFUSE:
+        out->kind = PORT_REFUSE;
+        snprintf(out->reason, sizeof out->reason, "%s", m->refuse->reason);
+        return 0;
+    case CADRE__CONTROL__V1__CONTROL__KIND_PLAN:
+        out->kind = PORT_PLAN;
+        *plan = take(ctx);
+        return read_plan(m->plan, *plan, why);
+    case CADRE__CONTROL__V1__CONTROL__KIND_SHUTDOWN:
+        out->kind = PORT_SHUTDOWN;
+        out->abort = m->shutdown->abort;
+        snprintf(out->reason, sizeof out->reason, "%s", m->shutdown->reason);
+        return 0;
+    default: return fail(why, ERR_PROTOCOL, "the coordinator sent a message of kind %d, which a worker does not take", (int)m->kind_case);
+    }
+}
+
+int port_recv(struct port *p, struct port_message *out, struct plan *(*take)(void *ctx), void *ctx, struct plan **plan, struct why *why) {
+    struct bus_msg msg;
+    int rc = bus_recv(p->bus, &msg);
+    if (rc < 0) return rc;
+    *out = (struct port_message){.kind = PORT_NONE};
+    arena_reset(&p->in);
+    pb_control *m = cadre__control__v1__control__unpack(&p->allocator, msg.head_len, msg.head);
+    if (!m) return fail(why, ERR_PROTOCOL, "the coordinator sent %zu bytes that are no control message", msg.head_len);
+    return read_message(m, out, take, ctx, plan, why);
+}
+
+/* --- out --- */
+
+static int send(struct port *p, const pb_control *m) {
+    size_t len = cadre__control__v1__control__get_packed_size(m);
+    uint8_t *buf = arena_alloc(&p->out, len);
+    if (!buf) return ERR_NOMEM;
+    cadre__control__v1__control__pack(m, buf);
+    int rc = bus_send(p->bus, NULL, buf, len, NULL, 0);
+    arena_reset(&p->out);
+    return rc;
+}
+
+#define CONTROL(KIND, field, value) \
+    { .base = PROTOBUF_C_MESSAGE_INIT(&cadre__control__v1__control__descriptor), .kind_case = CADRE__CONTROL__V1__CONTROL__KIND_##KIND, .field = (value) }
+
+int port_send_hello(struct port *p, const struct port_hello *h) {
+    Cadre__Control__V1__Hello hello = CADRE__CONTROL__V1__HELLO__INIT;
+    hello.protocol = PROTOCOL;
+    hello.rank = (uint32_t)h->rank;
+    hello.size = (uint32_t)h->size;
+    hello.host = (char *)h->host;
+    hello.fabric = (char *)h->fabric;
+    hello.pid = h->pid;
+    pb_control m = CONTROL(HELLO, hello, &hello);
+    return send(p, &m);
+}
+
+int port_send_progress(struct port *p, uint64_t done_bytes, uint64_t total_bytes) {
+    Cadre__Control__V1__Progress progress = CADRE__CONTROL__V1__PROGRESS__INIT;
+    progress.done_bytes = done_bytes;
+    progress.total_bytes = total_bytes;
+    pb_control m = CONTROL(PROGRESS, progress, &progress);
+    return send(p, &m);
+}
+
+int port_send_ready(struct port *p, const struct ready_report *r) {
+    Cadre__Control__V1__Ready ready = CADRE__CONTROL__V1__READY__INIT;
+    ready.model_fingerprint = r->fingerprint;
+    ready.numeric_class = (char *)r->numeric_class;
+    ready.weight_bytes = r->weight_bytes;
+    ready.resident_bytes = r->resident_bytes;
+    ready.kv_bytes = r->kv_bytes;
+    ready.slots = (uint32_t)r->slots;
+    pb_control m = CONTROL(READY, ready, &ready);
+    return send(p, &m);
+}
+
+static bool pack_out(struct port *p, const struct seq_out *o, Cadre__Control__V1__SeqOut *m) {
+    cadre__control__v1__seq_out__init(m);
+    m->seq = o->seq;
+    m->position = (uint32_t)o->position;
+    m->token = o->token;
+    m->logprob = o->logprob;
+    m->finish = (uint32_t)o->finish;
+    m->top = arena_array(&p->out, Cadre__Control__V1__TopToken *, o->n_top);
+    Cadre__Control__V1__TopToken *tops = arena_array(&p->out, Cadre__Control__V1__TopToken, o->n_top);
+    if (!m->top || !tops) return false;
+    for (int i = 0; i < o->n_top; i++) {
+        cadre__control__v1__top_token__init(&tops[i]);
+        tops[i].id = o->top[i].id;
+        tops[i].logprob = o->top[i].logprob;
+        m->top[m->n_top++] = &tops[i];
+    }
+    return true;
+}
+
+int port_send_step(struct port *p, const struct step_report *r) {
+    Cadre__Control__V1__StepDone done = CADRE__CONTROL__V1__STEP_DONE__INIT;
+    done.epoch = r->epoch;
+    done.step = r->step;
+    done.step_us = (uint64_t)r->step_us;
+    done.rows = r->rows;
+    done.n_rows = (size_t)r->n_rows;
+    done.wait_us = (uint64_t *)r->wait_us;
+    done.n_wait_us = (size_t)r->workers;
+    done.out = arena_array(&p->out, Cadre__Control__V1__SeqOut *, r->n_out);
+    Cadre__Control__V1__SeqOut *outs = arena_array(&p->out, Cadre__Control__V1__SeqOut, r->n_out);
+    if (!done.out || !outs) return ERR_NOMEM;
+    for (int i = 0; i < r->n_out; i++) {
+        if (!pack_out(p, &r->out[i], &outs[i])) return ERR_NOMEM;
+        done.out[done.n_out++] = &outs[i];
+    }
+    pb_control m = CONTROL(STEP_DONE, step_done, &done);
+    return send(p, &m);
+}
+
+int port_send_beat(struct port *p, uint64_t progress, bool busy) {
+    Cadre__Control__V1__Beat beat = CADRE__CONTROL__V1__BEAT__INIT;
+    beat.progress = progress;
+    beat.busy = busy;
+    pb_control m = CONTROL(BEAT, beat, &beat);
+    return send(p, &m);
+}
+
+int port_send_trouble(struct port *p, const char *reason, uint64_t step, uint64_t late) {
+    Cadre__Control__V1__Trouble trouble = CADRE__CONTROL__V1__TROUBLE__INIT;
+    trouble.reason = (char *)reason;
+    trouble.step = step;
+    trouble.late_mask = late;
+    pb_control m = CONTROL(TROUBLE, trouble, &trouble);
+    return send(p, &m);
+}

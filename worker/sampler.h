@@ -1,0 +1,20 @@
+/* sampler.h - one row of logits -> one token, and log-probabilities.
+ *
+ * Order: temperature, top-k, top-p, min-p, draw. The random number is a counter-based function of (seed, position) (Philox
+ * 4x32-10, Salmon et al. 2011), so a token depends on nothing that happened before in the process. Ties go to the lower id.
+ * Log-probabilities are of the raw logits, before temperature. Owner: the engine thread. */
+#pragma once
+#include "worker/cmd.h"
+
+struct sampler {
+    int vocab;
+    float *weight;              /* [V] scratch */
+    int32_t *order;             /* [V] scratch */
+};
+
+int  sampler_init(struct sampler *s, int vocab); /* 0 or ERR_NOMEM */
+void sampler_clear(struct sampler *s);
+/* Fills token, logprob and top of *out. stats are of this row. */
+void sampler_pick(struct sampler *s, const float *logits, const struct logit_stats *stats, const struct sampling *how, int position,
+                  struct seq_out *out);
+double sampler_uniform(uint64_t seed, uint64_t position); /* in [0, 1) */

@@ -1,0 +1,185 @@
+/* worker.c - the control loop: bus in, engine events out, a beat every 100 ms. */
+#include "worker/worker.h"
+
+#include "base/clk.h"
+#include "base/log.h"
+#include "worker/port.h"
+
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { BEAT_US = 100000 };
+enum state { JOINING, LOADING, SERVING, LEAVING };
+
+struct worker {
+    struct worker_options options;
+    struct bus *bus;
+    struct port *port;
+    struct engine *engine;
+    struct bell kill_bell;
+    atomic_bool killed;
+    enum state state;
+    int64_t next_beat_us, join_by_us;
+    uint64_t reported_bytes;
+    int result;                /* of worker_run once LEAVING */
+};
+
+int worker_new(const struct worker_options *o, struct bus *bus, struct worker **out) {
+    struct worker *w = calloc(1, sizeof *w);
+    if (!w) return ERR_NOMEM;
+    w->options = *o;
+    w->bus = bus;
+    w->kill_bell.fd = -1;
+    if (bell_open(&w->kill_bell) < 0 || port_new(bus, &w->port) < 0 || engine_new(&o->engine, &w->engine) < 0) {
+        worker_free(w);
+        return ERR_NOMEM;
+    }
+    *out = w;
+    return 0;
+}
+
+void worker_free(struct worker *w) {
+    if (!w) return;
+    engine_free(w->engine);
+    port_free(w->port);
+    bell_close(&w->kill_bell);
+    free(w);
+}
+
+void worker_kill(struct worker *w) {
+    atomic_store(&w->killed, true);
+    engine_stop(w->engine);
+    bell_ring(&w->kill_bell);
+}
+
+static int say_hello(struct worker *w) {
+    char host[256] = "unknown";
+    gethostname(host, sizeof host - 1);
+    struct port_hello h = {.rank = w->options.engine.rank, .size = w->options.engine.workers, .host = host, .fabric = w->options.engine.fabric_name,
+                           .pid = (uint64_t)getpid()};
+    return port_send_hello(w->port, &h);
+}
+
+static struct plan *take_plan(void *ctx) { return engine_plan_take(((struct worker *)ctx)->engine); }
+
+static void leave(struct worker *w, int result) {
+    w->state = LEAVING;
+    w->result = result;
+}
+
+static int on_welcome(struct worker *w, struct worker_setup *setup, struct why *why) {
+    if (w->state != JOINING) {
+        placement_clear(&setup->placement);
+        return fail(why, ERR_PROTOCOL, "the coordinator welcomed this worker twice");
+    }
+    if (w->options.model_dir) snprintf(setup->model_dir, sizeof setup->model_dir, "%s", w->options.model_dir);
+    if (w->options.isa) snprintf(setup->isa, sizeof setup->isa, "%s", w->options.isa);
+    w->state = LOADING;
+    int rc = engine_start(w->engine, setup);
+    return rc < 0 ? fail(why, rc, "cannot start the engine thread: %s", status_text(rc)) : 0;
+}
+
+static int on_message(struct worker *w, struct port_message *m, struct plan *plan, struct why *why) {
+    switch (m->kind) {
+    case PORT_WELCOME: return on_welcome(w, &m->setup, why);
+    case PORT_REFUSE: return fail(why, ERR_DENIED, "the coordinator refuses this worker: %s", m->reason);
+    case PORT_PLAN:
+        if (w->state != SERVING) return fail(why, ERR_PROTOCOL, "a plan came before this worker was ready");
+        engine_plan_push(w->engine, plan);
+        return 0;
+    case PORT_SHUTDOWN:
+        if (m->abort) return fail(why, ERR_CANCELLED, "the coordinator ends this cluster: %s", m->reason);
+        leave(w, 0);
+        return 0;
+    case PORT_NONE: return 0;
+    }
+    BUG("port message of kind %d", (int)m->kind);
+}
+
+static int drain_bus(struct worker *w, struct why *why) {
+    while (w->state != LEAVING) {
+        struct port_message m;
+        struct plan *plan = NULL;
+        int rc = port_recv(w->port, &m, take_plan, w, &plan, why);
+        if (rc == ERR_AGAIN) return 0;
+        if (rc >= 0) rc = on_message(w, &m, plan, why);
+        if (rc < 0) return rc;
+    }
+    return 0;
+}
+
+static int on_event(struct worker *w, const struct event *ev, struct why *why) {
+    switch (ev->kind) {
+    case EVENT_READY:
+        w->state = SERVING;
+        return port_send_ready(w->port, &ev->ready);
+    case EVENT_STEP: {
+        int rc = port_send_step(w->port, ev->step);
+        engine_report_done(w->engine, ev->step);
+        return rc < 0 ? fail(why, rc, "cannot report a step to the coordinator: %s", status_text(rc)) : 0;
+    }
+    case EVENT_TROUBLE:
+        log_warn("step %llu: peers %#llx are late", (unsigned long long)ev->trouble.step, (unsigned long long)ev->trouble.late);
+        return port_send_trouble(w->port, "peers are late", ev->trouble.step, ev->trouble.late);
+    case EVENT_FAILED:
+        *why = ev->failed;
+        return ERR_IO;
+    }
+    BUG("engine event of kind %d", (int)ev->kind);
+}
+
+static int drain_events(struct worker *w, struct why *why) {
+    struct event ev;
+    engine_event_clear(w->engine);
+    while (engine_event_pop(w->engine, &ev)) {
+        int rc = on_event(w, &ev, why);
+        if (rc < 0) return rc;
+    }
+    return 0;
+}
+
+static void report_load(struct worker *w) {
+    uint64_t done, total;
+    engine_load_state(w->engine, &done, &total);
+    if (!total || done == w->reported_bytes) return;
+    w->reported_bytes = done;
+    port_send_progress(w->port, done, total);
+}
+
+static int beat(struct worker *w, int64_t now_us, struct why *why) {
+    if (w->state == JOINING && now_us > w->join_by_us)
+        return fail(why, ERR_DEADLINE, "no coordinator answers; is cadre-coordinator running at the address given with --connect?");
+    if (now_us < w->next_beat_us) return 0;
+    w->next_beat_us = now_us + BEAT_US;
+    if (w->state == LOADING) report_load(w);
+    bool busy;
+    uint64_t progress = engine_progress(w->engine, &busy);
+    if (w->state != JOINING) port_send_beat(w->port, progress, busy); /* a lost beat is what leases are for */
+    return 0;
+}
+
+static void sleep_until(struct worker *w, int64_t until_us) {
+    struct pollfd fds[] = {{.fd = bus_fd(w->bus), .events = POLLIN}, {.fd = engine_event_fd(w->engine), .events = POLLIN}, {.fd = w->kill_bell.fd, .events = POLLIN}};
+    int64_t left_ms = (until_us - clk_now_us() + 999) / 1000;
+    poll(fds, 3, left_ms > 0 ? (int)left_ms : 0);
+}
+
+int worker_run(struct worker *w, struct why *why) {
+    w->join_by_us = clk_now_us() + w->options.join_timeout_us;
+    int rc = say_hello(w);
+    if (rc < 0) fail(why, rc, "cannot send to the coordinator: %s", status_text(rc));
+    while (rc >= 0 && w->state != LEAVING && !atomic_load(&w->killed)) {
+        rc = drain_bus(w, why);
+        if (rc >= 0) rc = drain_events(w, why);
+        if (rc >= 0) rc = beat(w, clk_now_us(), why);
+        if (rc >= 0 && w->state != LEAVING) sleep_until(w, w->next_beat_us ? w->next_beat_us : clk_now_us() + BEAT_US);
+    }
+    if (rc < 0 && rc != ERR_CANCELLED && rc != ERR_DENIED && !atomic_load(&w->killed)) port_send_trouble(w->port, why->text, 0, 0);
+    engine_stop(w->engine);
+    engine_join(w->engine);
+    if (atomic_load(&w->killed)) return fail(why, ERR_GONE, "killed");
+    return rc < 0 ? rc : w->result;
+}

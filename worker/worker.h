@@ -1,0 +1,23 @@
+/* worker.h - one worker: a control thread (this API's caller: bus, beats) and an engine thread it starts (tensors, fabric).
+ *
+ *   JOINING --Welcome--> LOADING --engine ready--> SERVING --Shutdown--> gone
+ *
+ * Several workers may run in one process, each with a bus and a rank of its own; they share nothing else. */
+#pragma once
+#include "proto/bus.h"
+#include "worker/engine.h"
+
+struct worker_options {
+    struct engine_options engine;
+    const char *model_dir;   /* NULL: where the coordinator says */
+    const char *isa;         /* NULL: what the coordinator says */
+    int64_t join_timeout_us; /* how long to wait for a Welcome */
+};
+
+struct worker;
+int  worker_new(const struct worker_options *o, struct bus *bus, struct worker **out); /* bus borrowed */
+void worker_free(struct worker *w);
+/* Runs until told to leave. 0 after an orderly Shutdown; else a negative code with the reason. */
+int  worker_run(struct worker *w, struct why *why);
+/* From any thread: die here and now, without a word to anybody, as kill -9 would. worker_run returns ERR_GONE. For tests. */
+void worker_kill(struct worker *w);
