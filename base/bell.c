@@ -2,6 +2,7 @@
 #include "base/bell.h"
 #include "base/status.h"
 
+#include <poll.h>
 #include <stdint.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -26,4 +27,10 @@ void bell_clear(struct bell *b) {
     uint64_t count;
     ssize_t n = read(b->fd, &count, sizeof count);
     (void)n;
+}
+
+void bell_wait(struct bell *b) {
+    struct pollfd fd = {.fd = b->fd, .events = POLLIN};
+    poll(&fd, 1, -1);
+    bell_clear(b);
 }

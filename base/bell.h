@@ -9,3 +9,4 @@ int  bell_open(struct bell *b);    /* 0 or ERR_IO */
 void bell_close(struct bell *b);
 void bell_ring(struct bell *b);    /* any thread */
 void bell_clear(struct bell *b);   /* the sleeper, after waking and before looking at its rings */
+void bell_wait(struct bell *b);    /* sleeps until rung, then clears */

@@ -172,9 +172,9 @@ int worker_run(struct worker *w, struct why *why) {
     int rc = say_hello(w);
     if (rc < 0) fail(why, rc, "cannot send to the coordinator: %s", status_text(rc));
     while (rc >= 0 && w->state != LEAVING && !atomic_load(&w->killed)) {
-        rc = drain_bus(w, why);
-        if (rc >= 0) rc = drain_events(w, why);
+        rc = drain_events(w, why);
         if (rc >= 0) rc = beat(w, clk_now_us(), why);
+        if (rc >= 0) rc = drain_bus(w, why); /* last: a send may swallow the edge of the bus's fd */
         if (rc >= 0 && w->state != LEAVING) sleep_until(w, w->next_beat_us ? w->next_beat_us : clk_now_us() + BEAT_US);
     }
     if (rc < 0 && rc != ERR_CANCELLED && rc != ERR_DENIED && !atomic_load(&w->killed)) port_send_trouble(w->port, why->text, 0, 0);

@@ -1,0 +1,182 @@
+/* main.c - cadre-worker: one process per worker (mpi), or all workers as threads of one process (mem).
+ *
+ * Everything about the model comes from the coordinator; the command line says where that is and what this host lends. */
+#include "base/conf.h"
+#include "base/log.h"
+#include "worker/worker.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct options {
+    char *connect, *fabric, *model, *isa, *log_level;
+    int64_t workers, threads, join_timeout;
+};
+
+#define AT(field) offsetof(struct options, field)
+static const struct conf_option table[] = {
+    {"", CONF_FLAG, 0, .help = "Cluster"},
+    {"connect", CONF_STRING, AT(connect), .def = "tcp://127.0.0.1:5771", .arg = "ENDPOINT", .help = "the coordinator's control endpoint"},
+    {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|mpi", .help = "how workers exchange tokens"},
+    {"workers", CONF_INT, AT(workers), .def = "1", .min = 1, .max = FABRIC_MAX_RANKS, .arg = "N", .help = "mem: run this many workers in this process; mpi: mpirun decides"},
+    {"join-timeout", CONF_INT, AT(join_timeout), .def = "30", .min = 1, .max = 86400, .arg = "SECONDS", .help = "give up when no coordinator answers"},
+    {"", CONF_FLAG, 0, .help = "This host"},
+    {"threads", CONF_INT, AT(threads), .def = "1", .min = 1, .max = 1024, .arg = "N", .help = "compute threads per worker"},
+    {"model", CONF_STRING, AT(model), .arg = "DIR", .help = "where the model is on this host, if not where the coordinator has it"},
+    {"isa", CONF_CHOICE, AT(isa), .choices = "auto|avx512|avx2|ref", .help = "force a kernel path (must be equal on all workers)"},
+    {"log-level", CONF_CHOICE, AT(log_level), .def = "info", .choices = "error|warn|info|debug", .help = "how much to say"},
+    {0}};
+static const struct conf_command command = {
+    .name = "cadre-worker",
+    .usage = "--connect ENDPOINT [options]",
+    .about = "Holds a shard of a model's experts and the attention state of its own sequences, and exchanges tokens with the other\n"
+             "workers. Joins the cluster of the coordinator it connects to; model, formats and limits come from there.",
+    .footer = "Examples:\n"
+              "  cadre-worker --connect tcp://127.0.0.1:5771 --fabric mem --workers 4\n"
+              "  mpirun -np 4 --bind-to none --mca mpi_yield_when_idle 1 cadre-worker --connect tcp://head:5771 --fabric mpi\n\n"
+              "Exit status: 0 after the coordinator ended the cluster in order, 1 otherwise.",
+    .options = table};
+
+/* --- mem: the hub is made when the first worker knows how large frames are --- */
+
+struct process {
+    const struct options *o;
+    int size;
+    pthread_mutex_t lock;     /* start-up only */
+    struct fabric_hub *hub;
+    struct bell ended;
+    struct member *members;
+};
+struct member {
+    struct process *process;
+    struct worker *worker;
+    struct bus *bus;
+    pthread_t thread;
+    int rank, rc;
+    atomic_bool done;
+    struct why why;
+};
+
+static int open_mem(void *ctx, int rank, size_t frame_bytes, struct fabric **out, struct why *why) {
+    struct process *p = ctx;
+    pthread_mutex_lock(&p->lock);
+    int rc = p->hub ? 0 : fabric_hub_new(p->size, frame_bytes, NULL, &p->hub, why);
+    pthread_mutex_unlock(&p->lock);
+    return rc < 0 ? rc : fabric_mem_open(p->hub, rank, out, why);
+}
+
+static int open_mpi(void *ctx, int rank, size_t frame_bytes, struct fabric **out, struct why *why) {
+    (void)ctx, (void)rank;
+    return fabric_mpi_open(frame_bytes, out, why);
+}
+
+static struct worker_options describe(const struct options *o, int rank, int size, struct process *p) {
+    return (struct worker_options){
+        .engine = {.rank = rank, .workers = size, .threads = (int)o->threads, .fabric_name = o->fabric, .open_fabric = p ? open_mem : open_mpi, .fabric_ctx = p},
+        .model_dir = o->model, .isa = o->isa, .join_timeout_us = o->join_timeout * 1000000};
+}
+
+static void *member_main(void *arg) {
+    struct member *m = arg;
+    char name[32];
+    snprintf(name, sizeof name, "worker %d", m->rank);
+    log_set_name(name);
+    m->rc = worker_run(m->worker, &m->why);
+    atomic_store(&m->done, true);
+    bell_ring(&m->process->ended);
+    return NULL;
+}
+
+/* Waits for all; the first that fails takes the others with it, as one process they stand and fall together. */
+static int wait_members(struct process *p) {
+    int first_bad = -1;
+    for (int left = p->size; left > 0;) {
+        left = 0;
+        for (int i = 0; i < p->size; i++) {
+            struct member *m = &p->members[i];
+            if (!atomic_load(&m->done)) left++;
+            else if (m->rc < 0 && first_bad < 0) first_bad = i;
+        }
+        if (first_bad >= 0)
+            for (int i = 0; i < p->size; i++) worker_kill(p->members[i].worker);
+        if (left) bell_wait(&p->ended);
+    }
+    for (int i = 0; i < p->size; i++) pthread_join(p->members[i].thread, NULL);
+    if (first_bad < 0) return 0;
+    log_error("worker %d: %s", first_bad, p->members[first_bad].why.text);
+    return 1;
+}
+
+static int run_mem(const struct options *o) {
+    struct process p = {.o = o, .size = (int)o->workers, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct bus_context *context;
+    struct why why;
+    if (bell_open(&p.ended) < 0 || !(p.members = calloc((size_t)p.size, sizeof *p.members))) die("out of memory");
+    if (bus_context_open(&context, &why) < 0) die("%s", why.text);
+    for (int i = 0; i < p.size; i++) {
+        struct member *m = &p.members[i];
+        m->process = &p;
+        m->rank = i;
+        struct worker_options wo = describe(o, i, p.size, &p);
+        if (bus_zmq_connect(context, o->connect, &m->bus, &why) < 0) die("%s", why.text);
+        if (worker_new(&wo, m->bus, &m->worker) < 0) die("out of memory for worker %d", i);
+    }
+    for (int i = 0; i < p.size; i++)
+        if (pthread_create(&p.members[i].thread, NULL, member_main, &p.members[i])) die("cannot start a thread for worker %d", i);
+    int status = wait_members(&p);
+    for (int i = 0; i < p.size; i++) {
+        worker_free(p.members[i].worker);
+        bus_close(p.members[i].bus);
+    }
+    fabric_hub_free(p.hub);
+    bus_context_close(context);
+    bell_close(&p.ended);
+    free(p.members);
+    return status;
+}
+
+static int run_mpi(const struct options *o) {
+    struct bus_context *context;
+    struct bus *bus;
+    struct worker *w;
+    struct why why;
+    int rank, size;
+    if (fabric_mpi_init(&rank, &size, &why) < 0) die("%s", why.text);
+    char name[32];
+    snprintf(name, sizeof name, "worker %d", rank);
+    log_set_name(name);
+    struct worker_options wo = describe(o, rank, size, NULL);
+    if (bus_context_open(&context, &why) < 0 || bus_zmq_connect(context, o->connect, &bus, &why) < 0) die("%s", why.text);
+    if (worker_new(&wo, bus, &w) < 0) die("out of memory");
+    int rc = worker_run(w, &why);
+    if (rc < 0) log_error("%s", why.text);
+    worker_free(w);
+    bus_close(bus);
+    bus_context_close(context);
+    fabric_mpi_finalize(rc >= 0);
+    return rc < 0;
+}
+
+int main(int argc, char **argv) {
+    struct options o = {0};
+    struct conf_args args;
+    struct why why;
+    int rc = conf_parse(&command, &o, argc, argv, &args, &why);
+    if (rc < 0) {
+        fprintf(stderr, "cadre-worker: %s\n", why.text);
+        return 2;
+    }
+    if (rc == 0) {
+        log_set_level((enum log_level)log_level_parse(o.log_level));
+        signal(SIGINT, SIG_IGN); /* Ctrl-C is for the coordinator, which drains and then tells us */
+        rc = strcmp(o.fabric, "mem") ? run_mpi(&o) : run_mem(&o);
+    } else {
+        rc = 0;
+    }
+    conf_clear(&command, &o, &args);
+    return rc;
+}
