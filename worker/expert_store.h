@@ -21,7 +21,7 @@ struct blob_header {                 /* 128 bytes; little endian */
     uint64_t payload_bytes;          /* what follows the header */
     uint64_t gate_at, up_at, down_at; /* offsets from the header's start */
     uint64_t checksum;               /* XXH3-64 of the payload */
-    uint8_t reserved[40];
+    uint8_t reserved[48];
 };
 
 struct expert_slot {
