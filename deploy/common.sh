@@ -11,10 +11,11 @@ say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
 [ -t 2 ] || say() { printf '%s\n' "$*" >&2; }
 fail() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
 
-# install_packages [NAME ...]: the base list and the given ones; silent and instant when all are there.
+
+# install_packages: silent and instant when all are there.
 install_packages() {
   local missing=() p
-  for p in "${PACKAGES[@]}" "$@"; do
+  for p in "${PACKAGES[@]}"; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
   done
   [ ${#missing[@]} -eq 0 ] && return

@@ -20,7 +20,7 @@ $XDG_CACHE_HOME/cadre (or ~/.cache/cadre): a few minutes. Later runs take second
 TEXT
 }
 
-prompt="What is a mixture of experts? Answer in two sentences." max_tokens=96 workers=4 keep=
+prompt="What is a mixture of experts? Answer in two sentences." max_tokens=96 workers=4 keep=""
 while [ $# -gt 0 ]; do
   case $1 in
     --prompt) prompt=${2?--prompt needs a value}; shift 2 ;;

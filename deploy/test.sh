@@ -16,7 +16,7 @@ Ends with a line 'N passed, N failed, N skipped' and exit status 0 when nothing 
 TEXT
 }
 
-soak= quick=
+soak="" quick=""
 while [ $# -gt 0 ]; do
   case $1 in
     --soak) soak=1; shift ;;

@@ -22,7 +22,8 @@ static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Cluster"},
     {"connect", CONF_STRING, AT(connect), .def = "tcp://127.0.0.1:5771", .arg = "ENDPOINT", .help = "the coordinator's control endpoint"},
     {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|mpi", .help = "how workers exchange tokens"},
-    {"workers", CONF_INT, AT(workers), .def = "1", .min = 1, .max = FABRIC_MAX_RANKS, .arg = "N", .help = "mem: run this many workers in this process; mpi: mpirun decides"},
+    {"workers", CONF_INT, AT(workers), .def = "1", .min = 1, .max = FABRIC_MAX_RANKS, .arg = "N", 
+     .help = "mem: run this many workers in this process; mpi: mpirun decides"},
     {"join-timeout", CONF_INT, AT(join_timeout), .def = "30", .min = 1, .max = 86400, .arg = "SECONDS", .help = "give up when no coordinator answers"},
     {"", CONF_FLAG, 0, .help = "This host"},
     {"threads", CONF_INT, AT(threads), .def = "1", .min = 1, .max = 1024, .arg = "N", .help = "compute threads per worker"},
@@ -76,7 +77,8 @@ static int open_mpi(void *ctx, int rank, size_t frame_bytes, struct fabric **out
 
 static struct worker_options describe(const struct options *o, int rank, int size, struct process *p) {
     return (struct worker_options){
-        .engine = {.rank = rank, .workers = size, .threads = (int)o->threads, .fabric_name = o->fabric, .open_fabric = p ? open_mem : open_mpi, .fabric_ctx = p},
+        .engine = {.rank = rank, .workers = size, .threads = (int)o->threads, .fabric_name = o->fabric,
+                   .open_fabric = p ? open_mem : open_mpi, .fabric_ctx = p},
         .model_dir = o->model, .isa = o->isa, .join_timeout_us = o->join_timeout * 1000000};
 }
 

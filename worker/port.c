@@ -47,7 +47,8 @@ void port_free(struct port *p) {
 static int read_placement(const Cadre__Control__V1__Placement *m, struct placement *out, struct why *why) {
     if (!m) return fail(why, ERR_PROTOCOL, "the coordinator's Welcome has no placement");
     if (m->workers < 1 || m->workers > MAX_WORKERS || m->layers > 4096 || m->experts > 65536 || m->n_hosts != (size_t)m->layers * m->experts)
-        return fail(why, ERR_PROTOCOL, "the placement has %zu entries for %u layers of %u experts on %u workers", m->n_hosts, m->layers, m->experts, m->workers);
+        return fail(why, ERR_PROTOCOL, "the placement has %zu entries for %u layers of %u experts on %u workers", m->n_hosts, m->layers,
+                    m->experts, m->workers);
     int rc = placement_from_hosts(out, (int)m->workers, (int)m->layers, (int)m->experts, m->hosts, why);
     if (rc >= 0) out->version = m->version;
     return rc;

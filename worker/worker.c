@@ -162,7 +162,9 @@ static int beat(struct worker *w, int64_t now_us, struct why *why) {
 }
 
 static void sleep_until(struct worker *w, int64_t until_us) {
-    struct pollfd fds[] = {{.fd = bus_fd(w->bus), .events = POLLIN}, {.fd = engine_event_fd(w->engine), .events = POLLIN}, {.fd = w->kill_bell.fd, .events = POLLIN}};
+    struct pollfd fds[] = {{.fd = bus_fd(w->bus), .events = POLLIN},
+                           {.fd = engine_event_fd(w->engine), .events = POLLIN},
+                           {.fd = w->kill_bell.fd, .events = POLLIN}};
     int64_t left_ms = (until_us - clk_now_us() + 999) / 1000;
     poll(fds, 3, left_ms > 0 ? (int)left_ms : 0);
 }
