@@ -12,7 +12,10 @@
 
 #include "base/status.h"
 
-enum { FABRIC_MAX_RANKS = 64 };
+enum {
+    FABRIC_MAX_RANKS = 64,
+    FABRIC_DEPTH = 4 /* frames a stream holds before reserve says full. ep needs 2, and 2 more for a step that was given up */
+};
 
 struct fabric {
     const struct fabric_ops *ops;
@@ -38,7 +41,8 @@ static inline void fabric_commit(struct fabric *f, int peer, size_t bytes) { f->
 static inline const void *fabric_peek(struct fabric *f, int peer, size_t *bytes) { return f->ops->peek(f, peer, bytes); }
 static inline void fabric_release(struct fabric *f, int peer) { f->ops->release(f, peer); }
 /* Waits until something may have changed (a frame arrived, room was made, a wake) or the deadline (clk_now_us) passed: spins
- * briefly, yields, then sleeps. 0 or ERR_DEADLINE. Spurious returns are allowed. */
+ * briefly, yields, then sleeps. 0, ERR_DEADLINE, or ERR_GONE when this rank itself was killed. "Changed" counts from the last
+ * return, so look at every peer between two waits. Spurious returns are allowed. */
 static inline int fabric_wait(struct fabric *f, int64_t deadline_us) { return f->ops->wait(f, deadline_us); }
 static inline void fabric_close(struct fabric *f) { if (f) f->ops->close(f); }
 

@@ -1,0 +1,19 @@
+/* ep_case.h - exchanges made up from a seed, which every rank can compute whole: so each checks what it gets against what the
+ * others must have sent, bit for bit, without asking them. Used over threads and over processes. */
+#pragma once
+#include "fabric/ep.h"
+
+struct ep_case {
+    uint64_t seed;
+    int ranks, layers;
+    struct ep_limits lim;
+};
+
+/* Shapes follow from the seed: k 1..8, H 1..40, tokens up to 1..24, 1..3 layers. */
+void ep_case_make(struct ep_case *c, uint64_t seed, int ranks);
+/* Tokens of each worker in a step: none for all but one, none at all for some, full for all, or random. */
+void ep_case_tokens(const struct ep_case *c, uint64_t step, int32_t *tokens);
+/* Runs one step as `rank`, up to but without `stop_at` (2 * layer + half; < 0: whole), and checks grouped rows and answers.
+ * 0, ERR_* of the exchange (*late as it said), or ERR_CORRUPT with why for a wrong result. */
+int ep_case_step(const struct ep_case *c, struct ep *ep, int rank, uint32_t epoch, uint64_t step, int stop_at,
+                 int64_t patience_us, uint64_t *late, struct why *why);
