@@ -10,7 +10,7 @@
 struct checkpoint {
     struct model_config config;
     struct st_set *tensors;
-    uint64_t fingerprint;       /* XXH3 of config.json and of all tensors' names, dtypes and shapes plus file sizes: two workers must agree */
+    uint64_t fingerprint;       /* XXH3 of both config files, all tensors' names, dtypes and shapes, and file sizes: two workers must agree */
 };
 int  checkpoint_open(const char *dir, struct checkpoint *out, struct why *why);
 void checkpoint_close(struct checkpoint *c);

@@ -1,0 +1,151 @@
+/* config_moe.c - which layers have experts, how wide everything is, and the gate's rule.
+ *
+ * The published families need three facts: the number of experts, how many are chosen, and whether the chosen weights are
+ * divided by their sum; their gates are a softmax over all experts. cadre_moe spells the whole rule in moe_router, whose
+ * members are closed: an unknown one is refused, for it would change the choice of experts. */
+#include "model/config_parts.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* Some writers call it num_local_experts, some num_experts, some both. */
+static int read_expert_count(const json_t *root, struct model_config *out, struct why *why) {
+    int64_t experts = 0, local = 0;
+    int rc = json_get_int(root, "num_experts", 1, MAX_EXPERTS, &experts, why);
+    if (rc >= 0) rc = json_get_int(root, "num_local_experts", 1, MAX_EXPERTS, &local, why);
+    if (rc < 0) return rc;
+    if (experts && local && experts != local)
+        return fail(why, ERR_INVALID, "num_experts is %lld and num_local_experts is %lld; wanted one value", (long long)experts,
+                    (long long)local);
+    out->gate.experts = (int)(experts ? experts : local);
+    if (!out->gate.experts)
+        return fail(why, ERR_INVALID, "num_experts (or num_local_experts) is missing; wanted a whole number from 1 to %d", MAX_EXPERTS);
+    rc = config_need_int(root, "num_experts_per_tok", MAX_TOP_K, &out->gate.k, why);
+    if (rc >= 0 && out->gate.k > out->gate.experts)
+        rc = fail(why, ERR_INVALID, "num_experts_per_tok is %d; wanted at most the number of experts, %d", out->gate.k, out->gate.experts);
+    return rc;
+}
+
+/* Sets *out to the index of the member's word in `words` (ends with NULL). */
+static int read_word(const json_t *obj, const char *key, const char *const *words, int *out, struct why *why) {
+    const char *s = NULL;
+    char list[96];
+    size_t n = 0;
+    int rc = json_get_string(obj, key, &s, why);
+    if (rc < 0) return rc;
+    for (int i = 0; words[i]; i++) {
+        if (s && !strcmp(s, words[i])) return *out = i, 0;
+        n += (size_t)snprintf(list + n, sizeof list - n, "%s\"%s\"", i ? ", " : "", words[i]);
+    }
+    if (!s) return fail(why, ERR_INVALID, "%s is missing; wanted one of %s", key, list);
+    struct json_shown shown;
+    return fail(why, ERR_UNSUPPORTED, "%s is %s; accepted: %s", key, json_show_text(s, &shown), list);
+}
+
+static int check_router_members(const json_t *router, struct why *why) {
+    static const char *const known[] = {"kind", "score", "k", "norm", "scale", "weight", "bias", "sel_bias"};
+    const char *key;
+    const json_t *v;
+    json_object_foreach((json_t *)router, key, v) {
+        bool found = json_is_null(v);
+        for (size_t i = 0; !found && i < sizeof known / sizeof *known; i++) found = !strcmp(key, known[i]);
+        struct json_shown shown, shown_key;
+        if (!found)
+            return fail(why, ERR_UNSUPPORTED, "%s is %s, which Cadre does not implement; accepted: null", json_show_text(key, &shown_key),
+                        json_show(v, &shown));
+    }
+    return 0;
+}
+
+static int read_router(const json_t *router, struct model_config *out, struct why *why) {
+    static const char *const kinds[] = {"flat", NULL}, *const scores[] = {"softmax", "sigmoid", "raw", NULL},
+                             *const norms[] = {"none", "sum", "softmax", NULL}, *const weights[] = {"score", "one", NULL};
+    int kind = 0, score = 0, norm = 0, weight = 0, k = 0;
+    double scale = 1;
+    int rc = check_router_members(router, why);
+    if (rc >= 0) rc = read_word(router, "kind", kinds, &kind, why);
+    if (rc >= 0) rc = read_word(router, "score", scores, &score, why);
+    if (rc >= 0) rc = read_word(router, "norm", norms, &norm, why);
+    if (rc >= 0) rc = read_word(router, "weight", weights, &weight, why);
+    if (rc >= 0) rc = json_get_real(router, "scale", 1e-6, 1e6, &scale, why);
+    if (rc >= 0) rc = json_get_bool(router, "bias", &out->gate_bias, why);
+    if (rc >= 0) rc = json_get_bool(router, "sel_bias", &out->gate_sel_bias, why);
+    if (rc >= 0) rc = config_need_int(router, "k", MAX_TOP_K, &k, why);
+    if (rc < 0) return rc;
+    if (k != out->gate.k) return fail(why, ERR_INVALID, "k is %d; wanted num_experts_per_tok, %d", k, out->gate.k);
+    out->gate.score = score == 0 ? GATE_SOFTMAX : score == 1 ? GATE_SIGMOID : GATE_RAW;
+    out->gate.norm = norm == 0 ? GATE_NORM_NONE : norm == 1 ? GATE_NORM_SUM : GATE_NORM_SOFTMAX;
+    out->gate.weight = weight == 0 ? GATE_WEIGHT_SCORE : GATE_WEIGHT_ONE;
+    out->gate.scale = (float)scale;
+    return 0;
+}
+
+static int read_gate(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
+    out->gate.score = GATE_SOFTMAX;
+    out->gate.weight = GATE_WEIGHT_SCORE;
+    out->gate.scale = 1;
+    int rc = read_expert_count(root, out, why);
+    if (rc < 0) return rc;
+    if (f->norm == NORM_RULE) {
+        const json_t *router = NULL;
+        rc = json_get_object(root, "moe_router", &router, why);
+        if (rc == 0) return fail(why, ERR_INVALID, "moe_router is missing; wanted an object with kind, score, k, norm, weight");
+        if (rc > 0 && (rc = read_router(router, out, why)) < 0) rc = fail_in(why, rc, "moe_router");
+        return rc;
+    }
+    bool divide = f->norm == NORM_ALWAYS;
+    if (f->norm == NORM_KEY) rc = json_get_bool(root, "norm_topk_prob", &divide, why);
+    out->gate.norm = divide ? GATE_NORM_SUM : GATE_NORM_NONE;
+    return rc;
+}
+
+/* moe_index: a layer has experts iff (i + 1) % decoder_sparse_step == 0 and it is not in mlp_only_layers. */
+static int read_layer_kinds(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
+    int64_t step = 1;
+    const json_t *dense = NULL;
+    bool is_dense[MODEL_MAX_LAYERS] = {false};
+    int rc = json_get_int(root, "decoder_sparse_step", 1, 1 << 30, &step, why);
+    if (rc >= 0) rc = json_get_array(root, "mlp_only_layers", &dense, why);
+    if (rc < 0) return rc;
+    for (size_t i = 0; i < json_array_size(dense); i++) {
+        const json_t *v = json_array_get(dense, i);
+        int64_t layer = json_integer_value(v);
+        struct json_shown shown;
+        if (!json_is_integer(v) || layer < 0 || layer >= out->layers)
+            return fail(why, ERR_INVALID, "mlp_only_layers has %s; wanted layers from 0 to %d", json_show(v, &shown), out->layers - 1);
+        is_dense[layer] = true;
+    }
+    if (!f->sparse_step && (step != 1 || json_array_size(dense)))
+        return fail(why, ERR_UNSUPPORTED, "%s is set, which model_type %s does not have; accepted: %s",
+                    step != 1 ? "decoder_sparse_step" : "mlp_only_layers", f->model_type, step != 1 ? "null, 1" : "null, []");
+    out->moe_layers = 0;
+    for (int i = 0; i < out->layers; i++) {
+        bool moe = f->moe && !is_dense[i] && (i + 1) % step == 0;
+        out->moe_index[i] = (int16_t)(moe ? out->moe_layers++ : -1);
+    }
+    return 0;
+}
+
+static int read_widths(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
+    int64_t shared = 0;
+    int rc = 0;
+    if (out->moe_layers < out->layers) rc = config_need_int(root, "intermediate_size", MAX_FFN, &out->dense_ffn, why);
+    if (rc < 0 || !out->moe_layers) return rc;
+    rc = config_need_int(root, f->expert_ffn_key, MAX_FFN, &out->expert_ffn, why);
+    if (rc >= 0 && f->shared != SHARED_NONE) {
+        rc = json_get_int(root, "shared_expert_intermediate_size", 0, MAX_FFN, &shared, why);
+        if (rc == 0 && f->shared == SHARED_SIGMOID)
+            rc = fail(why, ERR_INVALID, "shared_expert_intermediate_size is missing; wanted a whole number from 0 to %d", MAX_FFN);
+    }
+    if (rc < 0) return rc;
+    out->shared_ffn = (int)shared;
+    out->shared = shared ? f->shared : SHARED_NONE;
+    return 0;
+}
+
+int config_layers(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
+    int rc = read_layer_kinds(root, f, out, why);
+    if (rc >= 0 && out->moe_layers) rc = read_gate(root, f, out, why);
+    if (rc >= 0) rc = read_widths(root, f, out, why);
+    return rc < 0 ? rc : 0;
+}

@@ -1,0 +1,27 @@
+/* config_parts.h - the stages of reading config.json. Internal to model/.
+ *
+ * Each takes the parsed object and the family's row and fills its part of *out, in the order written here: later stages
+ * use what earlier ones filled. 0 or ERR_* with why. */
+#pragma once
+#include "model/family.h"
+#include "model/json_read.h"
+
+/* Bounds. With these no product of sizes reaches 2^62, and no table sized by one of them is absurd. */
+enum {
+    MAX_HIDDEN = 1 << 16, MAX_VOCAB = 1 << 20, MAX_HEADS = 1024, MAX_HEAD_DIM = 1024, MAX_QUERY = 1 << 17 /* Q * D */,
+    MAX_POSITIONS = 1 << 24, MAX_FFN = 1 << 18, MAX_EXPERTS = 4096, MAX_TOP_K = 256
+};
+
+int config_refuse(const json_t *root, const struct family *f, struct why *why);    /* keys that mean something we do not do */
+int config_sizes(const json_t *root, const struct family *f, struct model_config *out, struct why *why);
+int config_attention(const json_t *root, const struct family *f, struct model_config *out, struct why *why);
+int config_rope(const json_t *root, const struct family *f, struct model_config *out, struct why *why);
+int config_layers(const json_t *root, const struct family *f, struct model_config *out, struct why *why); /* FFNs, experts, gate */
+int config_tokens(const json_t *root, const json_t *generation, struct model_config *out, struct why *why);
+void config_note_unknown(json_t *root); /* one debug line */
+
+/* As json_get_int, but absence is an error. */
+int config_need_int(const json_t *root, const char *key, int64_t max, int *out, struct why *why);
+
+/* The two files' texts, malloc'ed; generation is NULL when there is none. On an error nothing is left to free. */
+int model_config_texts(const char *dir, char **config, size_t *config_len, char **generation, size_t *generation_len, struct why *why);

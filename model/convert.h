@@ -1,0 +1,12 @@
+/* convert.h - float formats on disk to float formats in memory, in bulk. Internal to model/. */
+#pragma once
+#include "kernels/kernels.h"
+#include "model/safetensors.h"
+
+/* Whether convert() knows the dtype: F32, F16, BF16. */
+bool convert_knows(enum st_dtype from);
+/* The memory format that holds the same bits, or -1. */
+int convert_same(enum st_dtype from);
+/* dst[n] of `to` from src[n] of `from`; src may be unaligned, dst is aligned for its format. Widening is exact, narrowing
+ * rounds to nearest even, NaN stays NaN. BUG when !convert_knows(from). */
+void convert(void *dst, enum fmt to, const void *src, enum st_dtype from, size_t n);

@@ -1,0 +1,42 @@
+/* family.h - what the model families differ in, as data: one row per model_type. Internal to model/.
+ *
+ * A new family of the Llama line is a new row (and perhaps a new tensor name below it), never a new branch elsewhere. */
+#pragma once
+#include "model/config.h"
+
+enum family_bias {     /* biases of the attention projections */
+    BIAS_KEY,          /* q, k, v and o iff attention_bias */
+    BIAS_QKV,          /* q, k and v always (or as qkv_bias says), o never */
+    BIAS_NONE          /* never */
+};
+enum family_window {   /* who decides on a sliding window */
+    WINDOW_NEVER,
+    WINDOW_LENGTH,     /* sliding_window: null or its length, for all layers */
+    WINDOW_SWITCH      /* use_sliding_window, then layer_types */
+};
+enum family_norm {     /* what happens to the weights of the selected experts */
+    NORM_ALWAYS,       /* divided by their sum */
+    NORM_KEY,          /* iff norm_topk_prob */
+    NORM_RULE          /* the moe_router object says it all */
+};
+
+struct family {
+    const char *model_type, *architecture;
+    double theta, eps;             /* rope_theta and rms_norm_eps when config.json has none */
+    enum family_bias bias;
+    enum family_window window;
+    enum qk_norm qk_norm;
+    bool kv_heads_optional;        /* absent num_key_value_heads means one per query head */
+    bool clip_qkv;                 /* reads the key of that name */
+
+    bool moe;                      /* the rest is zero for dense families */
+    bool sparse_step;              /* reads decoder_sparse_step and mlp_only_layers; else every layer has experts */
+    const char *expert_ffn_key;
+    enum family_norm norm;
+    enum shared_kind shared;
+    bool block_names;              /* block_sparse_moe.experts.{j}.w1 instead of mlp.experts.{j}.gate_proj */
+};
+
+const struct family *family_find(const char *model_type); /* NULL: unknown */
+/* All model_types in one line, for the message that refuses one. */
+const char *family_list(char *buf, size_t cap);
