@@ -33,7 +33,7 @@ static int slurp(FILE *f, const char *path, size_t max_bytes, char **text, size_
 
 int json_read_bytes(const char *path, size_t max_bytes, char **text, size_t *len, struct why *why) {
     FILE *f = fopen(path, "re");
-    if (!f) return fail(why, errno == ENOENT ? ERR_NOT_FOUND : ERR_IO, "cannot open %s: %s", path, strerror(errno));
+    if (!f) return fail(why, errno == ENOENT || errno == ENOTDIR ? ERR_NOT_FOUND : ERR_IO, "cannot open %s: %s", path, strerror(errno));
     int rc = slurp(f, path, max_bytes, text, len, why);
     fclose(f);
     return rc;

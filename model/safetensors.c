@@ -62,7 +62,7 @@ static int map_file(struct st_set *s, const char *dir, const char *name, struct 
     char *kept = arena_strdup(&s->arena, path, (size_t)len);
     if (!kept) return fail(why, ERR_NOMEM, "out of memory for a path");
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return fail(why, errno == ENOENT ? ERR_NOT_FOUND : ERR_IO, "cannot open %s: %s", path, strerror(errno));
+    if (fd < 0) return fail(why, errno == ENOENT || errno == ENOTDIR ? ERR_NOT_FOUND : ERR_IO, "cannot open %s: %s", path, strerror(errno));
     int rc = map_fd(fd, kept, m, why);
     close(fd);
     if (rc < 0) return rc;
