@@ -11,7 +11,7 @@ from pathlib import Path
 MAX_LINES = 700
 MAX_COLUMNS = 160
 FOREIGN = {
-    "zmq.h": r"_zmq\.c$",
+    "zmq.h": r"_zmq\.c$|^tests/",
     "mpi.h": r"_mpi\.c$",
     "ucp/": r"_ucx\.c$",
     "nccl.h": r"_nccl\.(c|cu)$",

@@ -1,0 +1,36 @@
+/* runner.h - one worker's forward pass without a cluster: what the golden tests drive. */
+#pragma once
+#include "worker/forward.h"
+
+enum { RUNNER_PAGE_TOKENS = 16, RUNNER_MAX_TOKENS = 64 };
+
+struct runner_options {
+    const char *isa;
+    int threads;
+    enum fmt weights;
+    /* Called at the three moments when a mistake can be planted; each may be NULL. */
+    void (*mutate_config)(struct model_config *c);
+    void (*mutate_weights)(struct weights *w, struct expert_store *s);
+    void (*mutate_ops)(struct ops *ops);
+};
+
+struct runner {
+    struct checkpoint checkpoint;
+    struct backend *backend;
+    const struct ops *real_ops;
+    struct ops ops;           /* the table in use, perhaps mutated */
+    struct placement placement;
+    struct weights weights;
+    struct expert_store store;
+    struct kv kv;
+    struct ep *ep;
+    struct moe moe;
+    struct forward forward;
+    atomic_ullong progress;
+    atomic_bool stop;
+};
+
+int  runner_open(struct runner *r, const char *dir, const struct runner_options *o, struct why *why);
+void runner_close(struct runner *r);
+/* Runs ids[T] as one sequence in chunks of `chunk` rows (0: all at once) and writes logits [T,V]. T <= RUNNER_MAX_TOKENS. */
+int  runner_logits(struct runner *r, const int32_t *ids, int T, int chunk, float *logits);

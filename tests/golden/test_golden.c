@@ -1,0 +1,395 @@
+/* test_golden.c - logits of tiny checkpoints of every family against an independent implementation, in f32: the largest
+ * difference is at most 1e-4 of the logits' standard deviation and the argmax is the same everywhere, on every kernel path, with
+ * the prompt in one go, in chunks of 3 and 7, and token by token; and those forms agree among themselves to the bit.
+ *
+ * Then the test tests itself: every mistake of the table below, planted in config, weights or kernels, must make it fail.
+ *
+ * usage: test_golden DATA_DIR */
+#include "tests/golden/runner.h"
+
+#include "base/log.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const double TOLERANCE = 1e-4;
+static const char *const checkpoints[] = {"llama", "llama_tied", "mixtral", "mixtral_sharded", "qwen2_moe", "qwen3_moe", "olmoe",
+                                          "cadre_moe_all", "cadre_moe_one", "cadre_moe_score", "cadre_moe_raw"};
+enum { CHECKPOINTS = sizeof checkpoints / sizeof *checkpoints, PROMPTS = 3 };
+
+struct reference {          /* of one checkpoint */
+    struct st_set *set;
+    int T[PROMPTS], V;
+    const int32_t *ids[PROMPTS];  /* aligned copies */
+    float *logits[PROMPTS];
+    double std[PROMPTS];
+};
+
+static void *aligned_copy(const struct st_tensor *t) {
+    void *p = malloc(t->bytes);
+    return p ? memcpy(p, t->data, t->bytes) : NULL;
+}
+
+static double standard_deviation(const float *x, size_t n) {
+    double sum = 0, squares = 0;
+    for (size_t i = 0; i < n; i++) sum += (double)x[i];
+    for (size_t i = 0; i < n; i++) squares += ((double)x[i] - sum / (double)n) * ((double)x[i] - sum / (double)n);
+    return sqrt(squares / (double)n);
+}
+
+/* The logits file has the safetensors format under another name, so it is read whole and parsed from memory. */
+static void read_reference(const char *dir, struct reference *r, void **file) {
+    char path[1100];
+    snprintf(path, sizeof path, "%s/logits.safetensors", dir);
+    FILE *f = fopen(path, "rb");
+    if (!f) die("%s is missing", path);
+    fseek(f, 0, SEEK_END);
+    size_t bytes = (size_t)ftell(f);
+    rewind(f);
+    *file = malloc(bytes);
+    struct why why;
+    if (!*file || fread(*file, 1, bytes, f) != bytes || st_open_memory(*file, bytes, &r->set, &why) < 0) die("%s cannot be read", path);
+    fclose(f);
+    for (int p = 0; p < PROMPTS; p++) {
+        char name[32];
+        snprintf(name, sizeof name, "ids.%d", p);
+        const struct st_tensor *ids = st_find(r->set, name);
+        snprintf(name, sizeof name, "logits.%d", p);
+        const struct st_tensor *logits = st_find(r->set, name);
+        if (!ids || !logits) die("%s lacks prompt %d", path, p);
+        r->T[p] = (int)ids->shape[0];
+        r->V = (int)logits->shape[1];
+        r->ids[p] = aligned_copy(ids);
+        r->logits[p] = aligned_copy(logits);
+        r->std[p] = standard_deviation(r->logits[p], (size_t)r->T[p] * (size_t)r->V);
+    }
+}
+
+static void free_reference(struct reference *r, void *file) {
+    for (int p = 0; p < PROMPTS; p++) {
+        free((void *)r->ids[p]);
+        free(r->logits[p]);
+    }
+    st_close(r->set);
+    free(file);
+}
+
+static int argmax(const float *x, int n) {
+    int best = 0;
+    for (int i = 1; i < n; i++)
+        if (x[i] > x[best]) best = i;
+    return best;
+}
+
+/* The largest difference in standard deviations; infinite when an argmax differs or a logit is not a number. */
+static double distance(const struct reference *r, int p, const float *got) {
+    double worst = 0;
+    for (int t = 0; t < r->T[p]; t++) {
+        const float *a = got + (size_t)t * (size_t)r->V, *b = r->logits[p] + (size_t)t * (size_t)r->V;
+        if (argmax(a, r->V) != argmax(b, r->V)) return INFINITY;
+        for (int v = 0; v < r->V; v++) {
+            double d = fabs((double)a[v] - (double)b[v]) / r->std[p];
+            if (!(d <= worst)) worst = isnan(d) ? INFINITY : d;
+        }
+    }
+    return worst;
+}
+
+/* --- the mistakes --- */
+
+static const struct ops *real; /* of the backend under mutation: the wrappers below call through it */
+
+static void m_theta(struct model_config *c) { c->rope_theta *= 1.1; }
+static void m_eps_larger(struct model_config *c) { c->norm_eps *= 10; }
+static void m_eps_zero(struct model_config *c) { c->norm_eps = 0; }
+static void m_attention_scale(struct model_config *c) { c->attention_scale *= 1.1f; }
+static void m_qk_norm(struct model_config *c) { c->qk_norm = QK_NORM_NONE; }
+static void m_clip(struct model_config *c) { c->clip_qkv = 0; }
+static void m_topk_norm(struct model_config *c) { c->gate.norm = c->gate.norm == GATE_NORM_NONE ? GATE_NORM_SUM : GATE_NORM_NONE; }
+static void m_scale(struct model_config *c) { c->gate.scale *= 1.05f; }
+static void m_k_minus(struct model_config *c) { c->gate.k--; }
+static void m_score(struct model_config *c) { c->gate.score = c->gate.score == GATE_SOFTMAX ? GATE_SIGMOID : GATE_SOFTMAX; }
+static void m_shared_gate(struct model_config *c) { c->shared = SHARED_PLAIN; }
+static void m_shared(struct model_config *c) { c->shared = SHARED_NONE; }
+static void m_window(struct model_config *c) { c->window = 9; }
+
+static void m_swap_gate_up(struct weights *w, struct expert_store *s) {
+    int n = s->first ? s->first[s->layers] : 0;
+    for (int i = 0; i < n; i++) {
+        struct mat gate = s->slots[i].ffn.gate;
+        s->slots[i].ffn.gate = s->slots[i].ffn.up;
+        s->slots[i].ffn.up = gate;
+    }
+    if (!n) {
+        struct mat gate = w->layer[0].dense.gate;
+        w->layer[0].dense.gate = w->layer[0].dense.up;
+        w->layer[0].dense.up = gate;
+    }
+}
+static void m_expert_order(struct weights *w, struct expert_store *s) {
+    (void)w;
+    struct ffn first = s->slots[0].ffn;
+    s->slots[0].ffn = s->slots[1].ffn;
+    s->slots[1].ffn = first;
+}
+static void m_qkv_bias(struct weights *w, struct expert_store *s) {
+    (void)s;
+    w->layer[0].q_bias = w->layer[0].k_bias = w->layer[0].v_bias = NULL;
+}
+static void m_router_bias(struct weights *w, struct expert_store *s) {
+    for (int l = 0; l < 2; l++) w->layer[l].router_bias = NULL;
+    (void)s;
+}
+static void m_sel_bias(struct weights *w, struct expert_store *s) {
+    for (int l = 0; l < 2; l++) w->layer[l].router_sel_bias = NULL;
+    (void)s;
+}
+static void m_qk_norm_swapped(struct weights *w, struct expert_store *s) {
+    (void)s;
+    const float *q = w->layer[0].q_norm;
+    if (w->layer[0].q.rows != w->layer[0].k.rows) w->layer[0].q_norm += 1; /* of different lengths: shift instead */
+    else w->layer[0].q_norm = w->layer[0].k_norm, w->layer[0].k_norm = q;
+}
+static void m_norm_input(struct weights *w, struct expert_store *s) {
+    (void)s;
+    w->layer[0].attn_norm = w->layer[1].attn_norm;
+}
+static void m_norm_post(struct weights *w, struct expert_store *s) {
+    (void)s;
+    w->layer[0].ffn_norm = w->layer[0].attn_norm;
+}
+static void m_norm_final(struct weights *w, struct expert_store *s) {
+    (void)s;
+    w->final_norm = w->layer[0].attn_norm;
+}
+
+static void rope_interleaved(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, int T, int heads, int D) {
+    (void)b;
+    for (int t = 0; t < T; t++)
+        for (int h = 0; h < heads; h++)
+            for (int i = 0; i < rot / 2; i++) {
+                float *pair = x + ((size_t)t * (size_t)heads + (size_t)h) * (size_t)D + 2 * i;
+                const float *cs = table + ((size_t)pos[t] * (size_t)(rot / 2) + (size_t)i) * 2;
+                float a = pair[0], c = pair[1];
+                pair[0] = a * cs[0] - c * cs[1];
+                pair[1] = c * cs[0] + a * cs[1];
+            }
+}
+/* Keys are one position ahead of where they are: seen as a table shifted by one row for the call with fewer heads. */
+static void rope_shifted(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, int T, int heads, int D) {
+    static _Thread_local bool key; /* calls alternate: q, then k */
+    real->rope(b, x, pos, key ? table + rot : table, rot, T, heads, D);
+    key = !key;
+}
+static void kv_second_page_shifted(struct backend *b, const struct kv_layer *kv, const float *k, const float *v, const int32_t *at, int T) {
+    int32_t moved[RUNNER_MAX_TOKENS];
+    for (int t = 0; t < T; t++) moved[t] = at[t] % kv->page_tokens == 0 ? at[t] + 1 : at[t] % kv->page_tokens == 1 ? at[t] - 1 : at[t];
+    real->kv_store(b, kv, k, v, moved, T); /* two tokens of each page exchanged */
+}
+static void attention_early(struct backend *b, const struct kv_layer *kv, const struct attention *a) {
+    int32_t pos[RUNNER_MAX_TOKENS];
+    for (int t = 0; t < a->tokens; t++) pos[t] = a->pos[t] + 1;
+    struct attention wrong = *a;
+    wrong.pos = pos;
+    real->attention(b, kv, &wrong);
+}
+static void attention_late(struct backend *b, const struct kv_layer *kv, const struct attention *a) {
+    int32_t pos[RUNNER_MAX_TOKENS];
+    for (int t = 0; t < a->tokens; t++) pos[t] = a->pos[t] ? a->pos[t] - 1 : 0;
+    struct attention wrong = *a;
+    wrong.pos = pos;
+    real->attention(b, kv, &wrong);
+}
+static void linear_no_residual(struct backend *b, float *y, const float *x, struct mat w, const float *bias, bool add, int T) {
+    (void)add; /* the attention's output replaces the residual stream */
+    real->linear(b, y, x, w, bias, false, T);
+}
+static void add_nothing(struct backend *b, float *y, const float *x, const float *gate, int T, int H) {
+    (void)b, (void)y, (void)x, (void)gate, (void)T, (void)H; /* neither shared expert nor FFN reaches the stream */
+}
+static void embed_late(struct backend *b, float *out, struct mat table, const int32_t *ids, int T) {
+    int32_t shifted[RUNNER_MAX_TOKENS];
+    for (int t = 0; t < T; t++) shifted[t] = t ? ids[t - 1] : ids[0];
+    real->embed(b, out, table, shifted, T);
+}
+static void combine_reversed(struct backend *b, float *y, const float *const *rows, const float *weights, int T, int k, int H) {
+    const float *swapped[RUNNER_MAX_TOKENS * 16];
+    for (int t = 0; t < T; t++)
+        for (int j = 0; j < k; j++) swapped[t * k + j] = rows[t * k + k - 1 - j];
+    real->combine(b, y, swapped, weights, T, k, H);
+}
+
+static void o_rope_interleaved(struct ops *o) { o->rope = rope_interleaved; }
+static void o_rope_shifted(struct ops *o) { o->rope = rope_shifted; }
+static void o_kv_position(struct ops *o) { o->kv_store = kv_second_page_shifted; }
+static void o_causal_early(struct ops *o) { o->attention = attention_early; }
+static void o_causal_late(struct ops *o) { o->attention = attention_late; }
+static void o_residual(struct ops *o) { o->linear = linear_no_residual; }
+static void o_ffn(struct ops *o) { o->add = add_nothing; }
+static void o_last_token(struct ops *o) { o->embed = embed_late; }
+static void o_combine(struct ops *o) { o->combine = combine_reversed; }
+
+static bool any(const struct model_config *c) { return c->layers > 0; }
+static bool has_moe(const struct model_config *c) { return c->moe_layers > 0; }
+static bool has_moe_first(const struct model_config *c) { return c->moe_layers > 0 || c->layers > 0; }
+static bool has_scores(const struct model_config *c) { return c->moe_layers > 0 && c->gate.weight == GATE_WEIGHT_SCORE; }
+static bool has_sum_choice(const struct model_config *c) { return has_scores(c) && c->gate.score != GATE_RAW; }
+static bool has_qk_norm(const struct model_config *c) { return c->qk_norm != QK_NORM_NONE; }
+static bool has_clip(const struct model_config *c) { return c->clip_qkv > 0; }
+static bool has_shared_gate(const struct model_config *c) { return c->shared == SHARED_SIGMOID; }
+static bool has_shared(const struct model_config *c) { return c->shared != SHARED_NONE; }
+static bool has_qkv_bias(const struct model_config *c) { return c->qkv_bias; }
+static bool has_router_bias(const struct model_config *c) { return c->gate_bias; }
+static bool has_sel_bias(const struct model_config *c) { return c->gate_sel_bias; }
+
+static const struct mutation {
+    const char *name, *meaning;
+    bool (*applies)(const struct model_config *c);
+    struct runner_options plant;
+} mutations[] = {
+    {"theta", "RoPE base 10 % larger", any, {.mutate_config = m_theta}},
+    {"eps_larger", "RMSNorm epsilon ten times", any, {.mutate_config = m_eps_larger}},
+    {"eps_zero", "RMSNorm epsilon left out", any, {.mutate_config = m_eps_zero}},
+    {"attention_scale", "attention scores 10 % too large", any, {.mutate_config = m_attention_scale}},
+    {"window", "a sliding window where there is none", any, {.mutate_config = m_window}},
+    {"qk_norm", "q/k norms left out", has_qk_norm, {.mutate_config = m_qk_norm}},
+    {"qk_norm_swapped", "weights of the q and k norms exchanged or shifted", has_qk_norm, {.mutate_weights = m_qk_norm_swapped}},
+    {"clip", "clip_qkv left out", has_clip, {.mutate_config = m_clip}},
+    {"topk_norm", "weights of the selected experts normalised or not, the other way round", has_sum_choice, {.mutate_config = m_topk_norm}},
+    {"routed_scale", "routed weights 5 % too large", has_moe, {.mutate_config = m_scale}},
+    {"k_minus", "one expert less", has_moe, {.mutate_config = m_k_minus}},
+    {"score_other", "sigmoid instead of softmax scores or the other way round", has_scores, {.mutate_config = m_score}},
+    {"shared_gate", "sigmoid gate of the shared expert left out", has_shared_gate, {.mutate_config = m_shared_gate}},
+    {"shared", "shared expert left out", has_shared, {.mutate_config = m_shared}},
+    {"gate_up_swapped", "gate and up projections exchanged", has_moe_first, {.mutate_weights = m_swap_gate_up}},
+    {"expert_order", "two experts exchanged", has_scores, {.mutate_weights = m_expert_order}},
+    {"bias", "biases of the attention projections left out", has_qkv_bias, {.mutate_weights = m_qkv_bias}},
+    {"router_bias", "bias of the gate left out", has_router_bias, {.mutate_weights = m_router_bias}},
+    {"sel_bias", "selection bias left out", has_sel_bias, {.mutate_weights = m_sel_bias}},
+    {"norm_input", "input norm of the wrong layer", any, {.mutate_weights = m_norm_input}},
+    {"norm_post", "input norm instead of the post-attention norm", any, {.mutate_weights = m_norm_post}},
+    {"norm_final", "an input norm instead of the final norm", any, {.mutate_weights = m_norm_final}},
+    {"rope_interleaved", "RoPE pairs 2j, 2j+1 instead of the half split", any, {.mutate_ops = o_rope_interleaved}},
+    {"kv_rope_position", "keys rotated one position too far", any, {.mutate_ops = o_rope_shifted}},
+    {"kv_position", "the first two tokens of each KV page exchanged", any, {.mutate_ops = o_kv_position}},
+    {"causal_early", "a token sees one token of the future", any, {.mutate_ops = o_causal_early}},
+    {"causal_late", "a token does not see itself", any, {.mutate_ops = o_causal_late}},
+    {"residual_attention", "residual around the attention left out", any, {.mutate_ops = o_residual}},
+    {"ffn_dropped", "the FFN's output never added", any, {.mutate_ops = o_ffn}},
+    {"last_token_id", "embedding of the previous id", any, {.mutate_ops = o_last_token}},
+    {"combine_order", "expert rows paired with each other's weights", has_scores, {.mutate_ops = o_combine}},
+};
+enum { MUTATIONS = sizeof mutations / sizeof *mutations };
+
+/* --- the tests --- */
+
+static int passed, failed;
+static void report(bool ok, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void report(bool ok, const char *fmt, ...) {
+    char text[400];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    printf("%s %d - %s\n", ok ? "ok" : "not ok", passed + failed + 1, text);
+    *(ok ? &passed : &failed) += 1;
+}
+
+/* The worst distance over all prompts with the given chunking; *same tells whether the bits equal those in `whole`. */
+static double run_all(struct runner *r, const struct reference *ref, int chunk, float *const *whole, bool *same) {
+    double worst = 0;
+    *same = true;
+    for (int p = 0; p < PROMPTS; p++) {
+        size_t n = (size_t)ref->T[p] * (size_t)ref->V;
+        float *got = malloc(n * sizeof *got);
+        if (!got || runner_logits(r, ref->ids[p], ref->T[p], chunk, got) < 0) die("the forward pass failed");
+        double d = distance(ref, p, got);
+        if (d > worst) worst = d;
+        if (!chunk) memcpy(whole[p], got, n * sizeof *got);
+        else if (memcmp(whole[p], got, n * sizeof *got)) *same = false;
+        free(got);
+    }
+    return worst;
+}
+
+static void test_path(const char *name, const char *dir, const struct reference *ref, const char *isa) {
+    static const int chunks[] = {0, 1, 3, 7};
+    struct runner r;
+    struct why why;
+    float *whole[PROMPTS];
+    struct runner_options o = {.isa = isa, .threads = 2, .weights = FMT_F32};
+    if (runner_open(&r, dir, &o, &why) < 0) {
+        report(false, "%s %s opens: %s", name, isa, why.text);
+        return;
+    }
+    for (int p = 0; p < PROMPTS; p++) whole[p] = malloc((size_t)ref->T[p] * (size_t)ref->V * sizeof(float));
+    for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
+        bool same;
+        double d = run_all(&r, ref, chunks[i], whole, &same);
+        report(d <= TOLERANCE, "%s %s chunks of %d: %.2e standard deviations", name, isa, chunks[i], d);
+        if (chunks[i]) report(same, "%s %s chunks of %d: the same bits as in one go", name, isa, chunks[i]);
+    }
+    for (int p = 0; p < PROMPTS; p++) free(whole[p]);
+    runner_close(&r);
+}
+
+static void test_mutations(const char *name, const char *dir, const struct reference *ref) {
+    struct runner plain;
+    struct why why;
+    if (runner_open(&plain, dir, &(struct runner_options){.isa = "ref", .threads = 1}, &why) < 0) die("%s: %s", dir, why.text);
+    struct model_config config = plain.checkpoint.config;
+    real = plain.real_ops;
+    for (int i = 0; i < MUTATIONS; i++) {
+        if (!mutations[i].applies(&config)) continue;
+        struct runner r;
+        struct runner_options o = mutations[i].plant;
+        o.isa = "ref";
+        o.threads = 1;
+        o.weights = FMT_F32;
+        double worst = INFINITY;
+        float *got = malloc((size_t)RUNNER_MAX_TOKENS * (size_t)ref->V * sizeof *got);
+        if (runner_open(&r, dir, &o, &why) >= 0) {
+            worst = 0;
+            for (int p = 0; p < PROMPTS; p++) {
+                if (!got || runner_logits(&r, ref->ids[p], ref->T[p], 0, got) < 0) die("the forward pass failed");
+                double d = distance(ref, p, got);
+                if (d > worst) worst = d;
+            }
+        }
+        runner_close(&r);
+        free(got);
+        report(worst > 3 * TOLERANCE, "%s notices: %s (%.2g)", name, mutations[i].meaning, worst);
+    }
+    runner_close(&plain);
+}
+
+int main(int argc, char **argv) {
+    static const char *const isas[] = {"ref", "avx2", "avx512"};
+    if (argc != 2) die("usage: test_golden DATA_DIR");
+    for (int c = 0; c < CHECKPOINTS; c++) {
+        char dir[1024];
+        void *file;
+        struct reference ref = {0};
+        snprintf(dir, sizeof dir, "%s/%s", argv[1], checkpoints[c]);
+        read_reference(dir, &ref, &file);
+        for (int p = 0; p < PROMPTS; p++)
+            if (ref.std[p] < 1) report(false, "%s prompt %d: standard deviation %.2f is below 1", checkpoints[c], p, ref.std[p]);
+        for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
+            struct backend *b;
+            struct why why;
+            if (backend_open(&(struct backend_options){.isa = isas[i], .threads = 1}, &b, &why) < 0) {
+                printf("# %s is not tested here: %s\n", isas[i], why.text);
+                continue;
+            }
+            backend_close(b);
+            test_path(checkpoints[c], dir, &ref, isas[i]);
+        }
+        test_mutations(checkpoints[c], dir, &ref);
+        free_reference(&ref, file);
+    }
+    printf("1..%d\n# %d passed, %d failed\n", passed + failed, passed, failed);
+    return failed > 0;
+}
