@@ -18,8 +18,8 @@ static int check_sizes(int workers, int layers, int experts, struct why *why) {
         return fail(why, ERR_INVALID, "placement: %d workers, expected 1..%d", workers, MAX_WORKERS);
     if (layers < 0 || layers > MAX_LAYERS)
         return fail(why, ERR_INVALID, "placement: %d MoE layers, expected 0..%d", layers, MAX_LAYERS);
-    if (experts < 1 || experts > MAX_EXPERTS)
-        return fail(why, ERR_INVALID, "placement: %d experts, expected 1..%d", experts, MAX_EXPERTS);
+    if (experts < (layers > 0) || experts > MAX_EXPERTS) /* a dense model has no layers of experts, and no experts */
+        return fail(why, ERR_INVALID, "placement: %d experts, expected %d..%d", experts, layers > 0, MAX_EXPERTS);
     return 0;
 }
 
