@@ -1,0 +1,335 @@
+/* fabric_mpi.c - ranks are the processes of one MPI world; frames travel point to point on a communicator of our own.
+ *
+ * Each ordered pair has FABRIC_DEPTH buffers at either end. The receiver keeps all of its buffers posted, in ring order, with
+ * persistent receives; MPI matches messages of one sender in the order sent, so they fill the ring in order. The sender uses
+ * synchronous sends (Issend): one completes only when its receive was matched, so a sender is at most FABRIC_DEPTH frames
+ * ahead of a receiver that stands still, and nothing piles up inside MPI. Nothing here blocks in MPI: every completion is
+ * learned by MPI_Testsome over one array that holds all requests.
+ *
+ * MPI has no file descriptor to sleep on, and a call that blocks would also block on a dead rank; so waiting is poll, then
+ * yield, then short naps that grow to NAP_MAX_US. Run with mpi_yield_when_idle=1, or polling inside MPI starves the others.
+ *
+ * A world is static and a dead rank is only silence: receives from it stay posted, sends to it never complete, MPI_Finalize
+ * would hang. Errors are returned by MPI (MPI_ERRORS_RETURN), logged once per peer, and turn that peer silent as well.
+ * Processes share no state with us, and MPI itself is the only global. */
+#include <limits.h>
+#include <mpi.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "base/clk.h"
+#include "base/log.h"
+#include "fabric/fabric.h"
+
+enum {
+    LINE = 64,
+    POLLS = 64,          /* looks before yielding */
+    YIELD_US = 200,      /* yields for so long before napping: most waits inside a step are shorter */
+    NAP_MIN_US = 10,
+    NAP_MAX_US = 100,
+    CLOSE_US = 1000000   /* how long close waits for frames that were sent but not taken */
+};
+
+struct lane {                        /* both streams between this rank and one peer */
+    unsigned head;                   /* receives: ring position of the oldest unreleased frame */
+    unsigned next;                   /* sends: ring position of the next frame */
+    bool arrived[FABRIC_DEPTH];      /* the frame in this receive buffer is whole */
+    size_t bytes[FABRIC_DEPTH];      /* of arrived frames */
+    size_t reserved;                 /* bytes of the open reservation + 1; 0 = none */
+    bool broken;                     /* MPI reported an error: treated as silent from then on */
+};
+
+struct mpi_rank {
+    struct fabric base;
+    MPI_Comm comm;
+    struct lane *lanes;              /* [size] */
+    int n;                           /* requests: size * 2 * DEPTH */
+    MPI_Request *requests;           /* [peer][in, out][DEPTH]; our own entries stay null */
+    MPI_Status *statuses;            /* [n] scratch */
+    int *indices;                    /* [n] scratch */
+    unsigned char *map;              /* buffers, same order as requests, of slot_bytes each */
+    size_t slot_bytes, map_bytes;
+    bool starved;                    /* a reserve failed since the last wait: a completed send is news */
+    int idle_peeks;                  /* peeks that found nothing since MPI was polled */
+};
+
+static struct mpi_rank *mpi_of(struct fabric *f) { return (struct mpi_rank *)f; }
+static int in_index(int peer, unsigned i) { return (peer * 2) * FABRIC_DEPTH + (int)(i % FABRIC_DEPTH); }
+static int out_index(int peer, unsigned i) { return (peer * 2 + 1) * FABRIC_DEPTH + (int)(i % FABRIC_DEPTH); }
+static void *buffer(struct mpi_rank *m, int index) { return m->map + (size_t)index * m->slot_bytes; }
+
+static void check_peer(const struct fabric *f, int peer) {
+    if (peer < 0 || peer >= f->size || peer == f->rank) BUG("fabric mpi: rank %d names peer %d of %d", f->rank, peer, f->size);
+}
+
+static const char *mpi_text(int code, char *buf) {
+    int len = 0;
+    if (MPI_Error_string(code, buf, &len) != MPI_SUCCESS) return "unknown error";
+    return buf;
+}
+
+static void broken(struct mpi_rank *m, int peer, const char *doing, int code) {
+    char text[MPI_MAX_ERROR_STRING];
+    if (!m->lanes[peer].broken) log_error("fabric mpi: %s rank %d: %s; it counts as silent now", doing, peer, mpi_text(code, text));
+    m->lanes[peer].broken = true;
+}
+
+/* Notes one completed request. Returns whether the owner may care: a frame, or room for one who asked for room. */
+static bool complete(struct mpi_rank *m, int index, MPI_Status *status, bool has_error) {
+    int peer = index / (2 * FABRIC_DEPTH), i = index % FABRIC_DEPTH;
+    bool in = index / FABRIC_DEPTH % 2 == 0;
+    if (has_error && status->MPI_ERROR != MPI_SUCCESS && status->MPI_ERROR != MPI_ERR_PENDING) {
+        broken(m, peer, in ? "receiving from" : "sending to", status->MPI_ERROR);
+        return false;
+    }
+    if (!in) return m->starved;
+    int count = 0;
+    MPI_Get_count(status, MPI_BYTE, &count);
+    m->lanes[peer].bytes[i] = count > 0 ? (size_t)count : 0;
+    m->lanes[peer].arrived[i] = true;
+    return true;
+}
+
+/* Lets MPI work and takes in what completed. */
+static bool progress(struct mpi_rank *m) {
+    int done = 0;
+    int rc = MPI_Testsome(m->n, m->requests, &done, m->indices, m->statuses);
+    m->idle_peeks = 0;
+    if (done == MPI_UNDEFINED) return false; /* nothing is pending */
+    if (rc != MPI_SUCCESS && rc != MPI_ERR_IN_STATUS) {
+        char text[MPI_MAX_ERROR_STRING];
+        log_error("fabric mpi: MPI_Testsome: %s", mpi_text(rc, text));
+        return false;
+    }
+    bool news = false;
+    for (int i = 0; i < done; i++) news |= complete(m, m->indices[i], &m->statuses[i], rc == MPI_ERR_IN_STATUS);
+    return news;
+}
+
+static void *mpi_reserve(struct fabric *f, int peer, size_t bytes) {
+    struct mpi_rank *m = mpi_of(f);
+    check_peer(f, peer);
+    struct lane *l = &m->lanes[peer];
+    if (bytes > f->frame_bytes) BUG("fabric mpi: a frame of %zu bytes, the largest is %zu", bytes, f->frame_bytes);
+    if (l->reserved) BUG("fabric mpi: second reservation to peer %d", peer);
+    int index = out_index(peer, l->next);
+    if (m->requests[index] != MPI_REQUEST_NULL) progress(m);
+    if (m->requests[index] != MPI_REQUEST_NULL || l->broken) {
+        m->starved = true;
+        return NULL;
+    }
+    l->reserved = bytes + 1;
+    return buffer(m, index);
+}
+
+static void mpi_commit(struct fabric *f, int peer, size_t bytes) {
+    struct mpi_rank *m = mpi_of(f);
+    check_peer(f, peer);
+    struct lane *l = &m->lanes[peer];
+    if (!l->reserved || bytes > l->reserved - 1) BUG("fabric mpi: commit of %zu bytes to peer %d without room reserved", bytes, peer);
+    l->reserved = 0;
+    int index = out_index(peer, l->next++);
+    int rc = MPI_Issend(buffer(m, index), (int)bytes, MPI_BYTE, peer, 0, m->comm, &m->requests[index]);
+    if (rc != MPI_SUCCESS) {
+        m->requests[index] = MPI_REQUEST_NULL;
+        broken(m, peer, "sending to", rc);
+    }
+}
+
+/* MPI is polled once per round of fruitless peeks at everyone, not once per peek: polling costs, and may yield the core. */
+static const void *mpi_peek(struct fabric *f, int peer, size_t *bytes) {
+    struct mpi_rank *m = mpi_of(f);
+    check_peer(f, peer);
+    struct lane *l = &m->lanes[peer];
+    unsigned i = l->head % FABRIC_DEPTH;
+    if (!l->arrived[i] && ++m->idle_peeks >= f->size) progress(m);
+    if (!l->arrived[i]) return NULL;
+    *bytes = l->bytes[i];
+    return buffer(m, in_index(peer, i));
+}
+
+static void mpi_release(struct fabric *f, int peer) {
+    struct mpi_rank *m = mpi_of(f);
+    check_peer(f, peer);
+    struct lane *l = &m->lanes[peer];
+    unsigned i = l->head % FABRIC_DEPTH;
+    if (!l->arrived[i]) BUG("fabric mpi: release without a frame from %d", peer);
+    l->arrived[i] = false;
+    l->head++;
+    int rc = MPI_Start(&m->requests[in_index(peer, i)]); /* joins the queue behind the other buffers of this peer */
+    if (rc != MPI_SUCCESS) broken(m, peer, "receiving from", rc);
+}
+
+static void nap(int64_t us) {
+    struct timespec ts = {.tv_nsec = us * 1000};
+    nanosleep(&ts, NULL);
+}
+
+static int mpi_wait(struct fabric *f, int64_t deadline_us) {
+    struct mpi_rank *m = mpi_of(f);
+    int64_t start_us = 0, nap_us = NAP_MIN_US;
+    for (int turn = 0;; turn++) {
+        if (progress(m)) break;
+        if (turn < POLLS) continue;
+        int64_t now = clk_now_us();
+        if (now >= deadline_us) return ERR_DEADLINE;
+        if (!start_us) start_us = now;
+        if (now - start_us < YIELD_US) {
+            sched_yield();
+            continue;
+        }
+        nap(deadline_us - now < nap_us ? deadline_us - now : nap_us);
+        nap_us = nap_us * 2 < NAP_MAX_US ? nap_us * 2 : NAP_MAX_US;
+    }
+    m->starved = false;
+    return 0;
+}
+
+/* ---- life ---- */
+
+static bool sends_pending(const struct mpi_rank *m) {
+    for (int peer = 0; peer < m->base.size; peer++)
+        for (unsigned i = 0; i < FABRIC_DEPTH; i++)
+            if (m->requests[out_index(peer, i)] != MPI_REQUEST_NULL) return true;
+    return false;
+}
+
+/* Takes back the posted receives. Cancelling one is local, unless a message is just coming in; then a little patience. */
+static bool cancel_receives(struct mpi_rank *m, int64_t deadline_us) {
+    bool all = true;
+    for (int peer = 0; peer < m->base.size; peer++) {
+        for (unsigned i = 0; i < FABRIC_DEPTH; i++) {
+            MPI_Request *r = &m->requests[in_index(peer, i)];
+            if (*r == MPI_REQUEST_NULL) continue;
+            int done = m->lanes[peer].arrived[i];
+            if (!done) MPI_Cancel(r);
+            while (!done) { /* a persistent request that is complete stays, inactive, until freed */
+                if (MPI_Test(r, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS || (!done && clk_now_us() >= deadline_us)) break;
+            }
+            if (done)
+                MPI_Request_free(r);
+            else
+                all = false;
+        }
+    }
+    return all;
+}
+
+static void free_memory(struct mpi_rank *m) {
+    if (m->map) munmap(m->map, m->map_bytes);
+    free(m->lanes);
+    free(m->requests);
+    free(m->statuses);
+    free(m->indices);
+    free(m);
+}
+
+static void mpi_close(struct fabric *f) {
+    struct mpi_rank *m = mpi_of(f);
+    int64_t deadline_us = clk_now_us() + CLOSE_US;
+    while (sends_pending(m) && clk_now_us() < deadline_us) {
+        if (!progress(m)) sched_yield();
+    }
+    bool clean = !sends_pending(m);
+    if (!cancel_receives(m, deadline_us) || !clean) {
+        log_warn("fabric mpi: rank %d closes with unfinished frames; their memory stays with MPI", f->rank);
+        return; /* MPI may still write or read the buffers */
+    }
+    MPI_Comm_free(&m->comm);
+    free_memory(m);
+}
+
+static const struct fabric_ops mpi_ops = {
+    .name = "mpi", .reserve = mpi_reserve, .commit = mpi_commit, .peek = mpi_peek, .release = mpi_release, .wait = mpi_wait,
+    .close = mpi_close,
+};
+
+static int mpi_failed(struct why *why, const char *call, int code) {
+    char text[MPI_MAX_ERROR_STRING];
+    return fail(why, ERR_IO, "fabric mpi: %s: %s", call, mpi_text(code, text));
+}
+
+int fabric_mpi_init(int *rank, int *size, struct why *why) {
+    int provided = 0, rc = MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &provided);
+    if (rc != MPI_SUCCESS) return fail(why, ERR_IO, "fabric mpi: MPI_Init_thread failed with %d; start workers with mpirun", rc);
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    if (provided < MPI_THREAD_SERIALIZED)
+        return fail(why, ERR_UNSUPPORTED, "fabric mpi: this MPI gives thread level %d, needs MPI_THREAD_SERIALIZED (%d)", provided,
+                    MPI_THREAD_SERIALIZED);
+    if ((rc = MPI_Comm_rank(MPI_COMM_WORLD, rank)) != MPI_SUCCESS) return mpi_failed(why, "MPI_Comm_rank", rc);
+    if ((rc = MPI_Comm_size(MPI_COMM_WORLD, size)) != MPI_SUCCESS) return mpi_failed(why, "MPI_Comm_size", rc);
+    if (*size > FABRIC_MAX_RANKS)
+        return fail(why, ERR_TOO_LARGE, "fabric mpi: a world of %d ranks, at most %d", *size, FABRIC_MAX_RANKS);
+    return 0;
+}
+
+static int allocate(struct mpi_rank *m, struct why *why) {
+    size_t n = (size_t)m->n;
+    m->slot_bytes = (m->base.frame_bytes + LINE - 1) / LINE * LINE;
+    m->map_bytes = n * m->slot_bytes;
+    m->lanes = calloc((size_t)m->base.size, sizeof *m->lanes);
+    m->requests = calloc(n, sizeof *m->requests);
+    m->statuses = calloc(n, sizeof *m->statuses);
+    m->indices = calloc(n, sizeof *m->indices);
+    void *map = mmap(NULL, m->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (map != MAP_FAILED) m->map = map;
+    if (!m->map || !m->lanes || !m->requests || !m->statuses || !m->indices)
+        return fail(why, ERR_NOMEM, "fabric mpi: no memory for %d buffers of %zu bytes", m->n, m->slot_bytes);
+    for (int i = 0; i < m->n; i++) m->requests[i] = MPI_REQUEST_NULL;
+    return 0;
+}
+
+static int post_receives(struct mpi_rank *m, struct why *why) {
+    for (int peer = 0; peer < m->base.size; peer++) {
+        if (peer == m->base.rank) continue;
+        for (unsigned i = 0; i < FABRIC_DEPTH; i++) {
+            int index = in_index(peer, i);
+            int rc = MPI_Recv_init(buffer(m, index), (int)m->base.frame_bytes, MPI_BYTE, peer, 0, m->comm, &m->requests[index]);
+            if (rc == MPI_SUCCESS) rc = MPI_Start(&m->requests[index]);
+            if (rc != MPI_SUCCESS) return mpi_failed(why, "posting receives", rc);
+        }
+    }
+    return 0;
+}
+
+/* Collective: returns when every rank of the world has called it. */
+int fabric_mpi_open(size_t frame_bytes, struct fabric **out, struct why *why) {
+    if (frame_bytes < 1 || frame_bytes > INT_MAX)
+        return fail(why, ERR_TOO_LARGE, "fabric mpi: frames of %zu bytes, MPI counts to %d; lower the largest step", frame_bytes, INT_MAX);
+    struct mpi_rank *m = calloc(1, sizeof *m);
+    if (!m) return fail(why, ERR_NOMEM, "fabric mpi: out of memory for a handle");
+    int rc = MPI_Comm_dup(MPI_COMM_WORLD, &m->comm);
+    if (rc != MPI_SUCCESS) {
+        free(m);
+        return mpi_failed(why, "MPI_Comm_dup", rc);
+    }
+    MPI_Comm_set_errhandler(m->comm, MPI_ERRORS_RETURN);
+    m->base = (struct fabric){.ops = &mpi_ops, .frame_bytes = frame_bytes};
+    MPI_Comm_rank(m->comm, &m->base.rank);
+    MPI_Comm_size(m->comm, &m->base.size);
+    m->n = m->base.size * 2 * FABRIC_DEPTH;
+    rc = allocate(m, why);
+    if (rc < 0) goto free_memory;
+    rc = post_receives(m, why);
+    if (rc < 0) goto cancel_receives;
+    *out = &m->base;
+    return 0;
+
+cancel_receives:
+    cancel_receives(m, clk_now_us() + CLOSE_US);
+free_memory:
+    MPI_Comm_free(&m->comm);
+    free_memory(m);
+    return rc;
+}
+
+/* Unclean: a rank may be dead and MPI_Finalize would wait for it for ever. There is nothing to do instead: the process must end
+ * with _exit, because MPI's own exit handlers are no safer; the launcher takes the world down. */
+void fabric_mpi_finalize(bool clean) {
+    int started = 0, ended = 0;
+    if (MPI_Initialized(&started) != MPI_SUCCESS || !started) return;
+    if (MPI_Finalized(&ended) != MPI_SUCCESS || ended || !clean) return;
+    MPI_Finalize();
+}

@@ -1,0 +1,145 @@
+/* test_ep_mpi.c - the fabric's contract and the exchange over processes. Started plainly it runs itself under mpirun, once per
+ * number of ranks; with a verb it is one rank. Exits with 77 where MPI is missing. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clk.h"
+#include "base/log.h"
+#include "tests/unit/fabric/ep_case.h"
+#include "tests/unit/fabric/fabric_case.h"
+
+enum { SKIP = 77, PATIENCE_US = 20000000 };
+#define TOLD "all as expected" /* what a rank says at its end: mpirun's status does not tell how survivors of a death fared */
+
+static const struct ep_limits death_limits = {.max_tokens = 4, .max_slots = 1, .hidden = 2048, .topk = 1};
+
+/* One fabric for all cases: frames of the largest case fit. */
+static size_t largest_frame(int ranks) {
+    size_t most = ep_frame_bytes(&death_limits);
+    for (uint64_t seed = 1; seed <= 30; seed++) {
+        struct ep_case c;
+        ep_case_make(&c, seed, ranks);
+        if (ep_frame_bytes(&c.lim) > most) most = ep_frame_bytes(&c.lim);
+    }
+    return most;
+}
+
+static int run_exchanges(struct fabric *f, struct why *why) {
+    for (uint64_t seed = 1; seed <= 30; seed++) {
+        struct ep_case c;
+        struct ep *ep;
+        uint64_t late = 0;
+        ep_case_make(&c, seed, f->size);
+        int rc = ep_new(f, &c.lim, &ep, why);
+        /* a new ep goes on where the last one left the streams, with a later epoch */
+        for (uint64_t step = 0; step < 4 && rc == 0; step++)
+            rc = ep_case_step(&c, ep, f->rank, (uint32_t)seed, step, -1, PATIENCE_US, &late, why);
+        if (rc == 0 && ep_counters(ep)->frames_bad) rc = fail(why, ERR_CORRUPT, "%d bad frames", (int)ep_counters(ep)->frames_bad);
+        if (rc < 0) fail_in(why, rc, "seed %d: %s, late %llx", (int)seed, status_name(rc), (unsigned long long)late);
+        ep_free(ep);
+        if (rc < 0) return rc;
+    }
+    return 0;
+}
+
+/* The last rank dies by SIGKILL in the middle of an exchange; every other one must be told so in time and get away. */
+static int run_death(struct fabric *f, struct why *why) {
+    enum { SHORT_US = 400000 };
+    int victim = f->size - 1;
+    struct ep *ep;
+    struct ep_work work;
+    uint64_t late = 0;
+    int rc = ep_new(f, &death_limits, &ep, why);
+    if (rc < 0) return rc;
+    static float x[4 * 2048];
+    int16_t worker[4], slot[4] = {0};
+    int32_t tokens[FABRIC_MAX_RANKS];
+    for (int i = 0; i < 4; i++) worker[i] = (int16_t)(i % f->size);
+    for (int i = 0; i < f->size; i++) tokens[i] = 4;
+    struct ep_send send = {.tokens = 4, .x = x, .worker = worker, .slot = slot};
+    ep_step_begin(ep, 1000, 1, tokens);
+    if (f->rank == victim) raise(SIGKILL);
+    int64_t start_us = clk_now_us();
+    rc = ep_dispatch_post(ep, 0, &send, 1, start_us + SHORT_US);
+    if (rc == 0) rc = ep_dispatch_wait(ep, &work, start_us + SHORT_US, &late);
+    int64_t took_us = clk_now_us() - start_us;
+    if (rc != ERR_LATE || late != UINT64_C(1) << victim)
+        return fail(why, ERR_CORRUPT, "after a death: %s, late %llx", status_name(rc), (unsigned long long)late);
+    if (took_us < SHORT_US || took_us > SHORT_US + 1000000) return fail(why, ERR_CORRUPT, "told after %lld us", (long long)took_us);
+    return 0;
+}
+
+static int run_rank(const char *verb) {
+    struct why why = {0};
+    struct fabric *f = NULL;
+    int rank, size, rc = fabric_mpi_init(&rank, &size, &why);
+    if (rc < 0) {
+        fprintf(stderr, "%s\n", why.text);
+        return rc == ERR_UNSUPPORTED ? SKIP : 1;
+    }
+    rc = fabric_mpi_open(largest_frame(size), &f, &why);
+    bool death = strcmp(verb, "death") == 0;
+    if (rc == 0 && death) rc = run_death(f, &why);
+    if (rc == 0 && !death) rc = fabric_case_run(f, 7, 300, false, PATIENCE_US, &why);
+    if (rc == 0 && !death) rc = run_exchanges(f, &why);
+    if (rc < 0) fprintf(stderr, "rank %d of %d: %s\n", rank, size, why.text);
+    bool clean = rc == 0 && !death;
+    if (clean) fabric_close(f);
+    fabric_mpi_finalize(clean);
+    if (rc == 0) printf(TOLD "\n");
+    fflush(stdout);
+    if (!clean) _exit(rc < 0);
+    return 0;
+}
+
+static void exec_mpirun(const char *self, const char *ranks, const char *verb) {
+    execlp("mpirun", "mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np", ranks, "--timeout", "60",
+           "--mca", "mpi_yield_when_idle", "1", "--mca", "pml", "ob1", "--mca", "btl", "vader,self", "--enable-recovery", self, verb,
+           (char *)NULL);
+    fprintf(stderr, "cannot run mpirun: %s\n", strerror(errno));
+    _exit(errno == ENOENT ? SKIP : 1);
+}
+
+static int count_told(int fd) {
+    FILE *in = fdopen(fd, "r");
+    char line[512];
+    int told = 0;
+    while (in && fgets(line, sizeof line, in)) told += strstr(line, TOLD) != NULL;
+    if (in) fclose(in);
+    return told;
+}
+
+/* 0 when `expected` ranks said that all was as expected; SKIP without mpirun. mpirun ends a run that does not end by itself. */
+static int launch(const char *self, const char *ranks, const char *verb, int expected) {
+    int out[2], status;
+    fflush(stdout);
+    if (pipe(out) < 0) return 1;
+    pid_t pid = fork();
+    if (pid < 0) return 1;
+    if (pid == 0) {
+        dup2(out[1], STDOUT_FILENO);
+        close(out[0]);
+        close(out[1]);
+        exec_mpirun(self, ranks, verb);
+    }
+    close(out[1]);
+    int told = count_told(out[0]);
+    if (waitpid(pid, &status, 0) < 0) return 1;
+    if (WIFEXITED(status) && WEXITSTATUS(status) == SKIP) return SKIP;
+    printf("%s on %s ranks: %d of %d as expected\n", verb, ranks, told, expected);
+    bool ended_well = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    return told == expected && ended_well ? 0 : 1;
+}
+
+int main(int argc, char **argv) {
+    if (argc > 1) return run_rank(argv[1]);
+    int rc = launch(argv[0], "1", "exact", 1);
+    if (rc == 0) rc = launch(argv[0], "2", "exact", 2);
+    if (rc == 0) rc = launch(argv[0], "4", "exact", 4);
+    if (rc == 0) rc = launch(argv[0], "4", "death", 3);
+    return rc;
+}
