@@ -1,0 +1,69 @@
+/* test_expert_store.c - blobs say what they are, hold what the checkpoint has, and a flipped byte is noticed.
+ *
+ * usage: test_expert_store DATA_DIR */
+#include "worker/expert_store.h"
+
+#include <check.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char *data_dir;
+
+START_TEST(blobs) {
+    static const enum fmt formats[] = {FMT_F32, FMT_BF16};
+    enum fmt fmt = formats[_i];
+    char dir[1024];
+    struct why why = {""};
+    struct checkpoint c;
+    struct backend *b;
+    struct placement p;
+    struct expert_store s;
+    atomic_ullong progress = 0;
+    snprintf(dir, sizeof dir, "%s/qwen2_moe", data_dir); /* layer 1 is dense */
+    ck_assert_msg(checkpoint_open(dir, &c, &why) >= 0, "%s", why.text);
+    ck_assert_int_eq(backend_open(&(struct backend_options){.isa = "ref", .threads = 1}, &b, &why), 0);
+    ck_assert_int_eq(placement_contiguous(&p, 2, c.config.moe_layers, c.config.gate.experts, &why), 0);
+    ck_assert_msg(expert_store_open(&s, b, &c, fmt, &p, 1, &progress, &why) >= 0, "%s", why.text);
+    int n = s.first[s.layers];
+    ck_assert_int_eq(n, c.config.moe_layers * (c.config.gate.experts - c.config.gate.experts / 2));
+    ck_assert_uint_eq(progress, s.bytes);
+    for (int i = 0; i < n; i++) {
+        const struct blob_header *h = &s.slots[i].header;
+        ck_assert_uint_eq(h->magic, BLOB_MAGIC);
+        ck_assert_uint_eq(h->hidden, (uint32_t)c.config.hidden);
+        ck_assert_int_ge(c.config.moe_index[h->layer], 0);
+        float up[256 * 64], first[256 * 64];
+        ck_assert_int_lt(c.config.hidden * c.config.expert_ffn, 256 * 64);
+        checkpoint_read(&c, T_EXPERT_UP, (int)h->layer, (int)h->expert, fmt, up);
+        b->ops->download(b, first, s.slots[i].ffn.up.data, (size_t)(c.config.hidden * c.config.expert_ffn) * fmt_bytes(fmt));
+        ck_assert_mem_eq(up, first, (size_t)(c.config.hidden * c.config.expert_ffn) * fmt_bytes(fmt));
+        ck_assert_int_eq(expert_store_verify(&s, i, &why), 0);
+    }
+    unsigned char byte, *victim = (unsigned char *)s.memory + s.stride + 200; /* inside slot 1's payload */
+    b->ops->download(b, &byte, victim, 1);
+    byte ^= 4;
+    b->ops->upload(b, victim, &byte, 1);
+    ck_assert_int_eq(expert_store_verify(&s, 0, &why), 0);
+    ck_assert_int_eq(expert_store_verify(&s, 1, &why), ERR_CORRUPT);
+    ck_assert_ptr_nonnull(strstr(why.text, "expert"));
+    expert_store_close(&s);
+    placement_clear(&p);
+    backend_close(b);
+    checkpoint_close(&c);
+}
+END_TEST
+
+int main(int argc, char **argv) {
+    if (argc != 2) return 2;
+    data_dir = argv[1];
+    Suite *s = suite_create("expert_store");
+    TCase *t = tcase_create("expert_store");
+    tcase_add_loop_test(t, blobs, 0, 2);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    srunner_set_fork_status(r, CK_NOFORK);
+    srunner_run_all(r, CK_NORMAL);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed > 0;
+}
