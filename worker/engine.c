@@ -46,6 +46,7 @@ struct engine {
     uint64_t step;
     uint64_t *rows_before; /* [slots] */
     struct seq **sampled;  /* [max_seqs] of the step under way */
+    int granted;           /* rows the plan gives this worker */
 };
 
 /* --- the two rings --- */
@@ -244,7 +245,7 @@ static void report_ready(struct engine *e) {
 static int add_row(struct engine *e, struct seq *s, int table_row, int pos, struct why *why) {
     struct step_rows *r = &e->forward.rows;
     unsigned long long id = s->id;
-    if (r->T == e->setup.step_tokens) return fail(why, ERR_PROTOCOL, "the plan grants more than the agreed %d rows", e->setup.step_tokens);
+    if (r->T == e->granted) return fail(why, ERR_PROTOCOL, "the plan's runs have more than the %d rows it grants", e->granted);
     if (pos < 0 || pos >= s->n_ids) return fail(why, ERR_PROTOCOL, "sequence %llu is granted position %d; %d tokens are known", id, pos, s->n_ids);
     int page = pos / e->setup.page_tokens;
     if (page >= s->n_pages) return fail(why, ERR_PROTOCOL, "sequence %llu is granted position %d but has %d pages", id, pos, s->n_pages);
@@ -282,8 +283,12 @@ static int prepare(struct engine *e, const struct plan *p, struct why *why) {
         return fail(why, ERR_EPOCH, "the plan is for epoch %u of %d workers; this is epoch %u of %d", p->epoch, p->workers, e->setup.epoch, e->options.workers);
     if (p->placement_version != e->setup.placement.version)
         return fail(why, ERR_PROTOCOL, "the plan names placement %u; this worker has %u", p->placement_version, e->setup.placement.version);
+    for (int w = 0; w < p->workers; w++)
+        if (p->tokens[w] < 0 || p->tokens[w] > e->setup.step_tokens)
+            return fail(why, ERR_PROTOCOL, "the plan grants worker %d %d rows, at most %d", w, p->tokens[w], e->setup.step_tokens);
     struct step_rows *r = &e->forward.rows;
     r->T = r->n_seqs = r->n_sampled = 0;
+    e->granted = p->tokens[e->options.rank];
     for (int i = 0; i < p->n_drop; i++) seq_drop(&e->seqs, p->drop[i]);
     for (int i = 0; i < p->n_start; i++) {
         for (int j = 0; j < p->start[i].n_ids; j++)
