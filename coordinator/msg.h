@@ -1,0 +1,115 @@
+/* msg.h - what crosses the coordinator's two doors, as plain structs: the ports (client_port, worker_port) turn them into and
+ * out of wire messages, everything else here knows only these. Pointers inside a received message are borrowed: valid until
+ * the next one is unpacked by the same port. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    MSG_MAX_WORKERS = 64, /* workers are named in 64-bit masks */
+    MSG_MAX_TOP = 20,     /* alternatives reported beside a sampled token */
+    MSG_HOST_BYTES = 64,
+    MSG_CLASS_BYTES = 160
+};
+
+/* ---- sequences, as workers see them ---- */
+struct sampling {
+    float temperature, top_p, min_p; /* temperature 0 = greedy; top_p 1 and min_p 0 = off */
+    uint32_t top_k;                  /* 0 = off */
+    uint64_t seed;
+    uint32_t logprobs;               /* 0 none; n + 1: the token's own and the n most likely */
+};
+struct top_token {
+    int32_t id;
+    float logprob;
+};
+enum step_finish { STEP_GOES_ON = 0, STEP_STOP_ID = 1, STEP_LENGTH = 2 };
+struct step_out { /* one sampled token */
+    uint64_t seq;
+    uint32_t position; /* of the token in its sequence */
+    int32_t token;
+    float logprob;
+    enum step_finish finish;
+    int n_top;
+    struct top_token top[MSG_MAX_TOP];
+};
+
+/* ---- from workers ---- */
+enum worker_msg_kind { WORKER_HELLO, WORKER_PROGRESS, WORKER_IS_READY, WORKER_STEP_DONE, WORKER_BEAT, WORKER_TROUBLE, WORKER_REFUSES };
+struct worker_hello {
+    uint32_t protocol, rank, size;
+    char host[MSG_HOST_BYTES], fabric[16];
+    uint64_t pid;
+};
+struct worker_ready {
+    uint64_t fingerprint;
+    char numeric_class[MSG_CLASS_BYTES];
+    uint64_t weight_bytes, resident_bytes, kv_bytes;
+    uint32_t slots;
+};
+struct worker_step_done {
+    uint32_t epoch;
+    uint64_t step, step_us;
+    const struct step_out *out;
+    int n_out;
+    const uint32_t *rows;    /* [slots of that worker over all layers] in (layer, slot) order */
+    int n_rows;
+    const uint64_t *wait_us; /* [workers] */
+    int n_wait;
+};
+struct worker_msg {
+    enum worker_msg_kind kind;
+    union {
+        struct worker_hello hello;
+        struct { uint64_t done_bytes, total_bytes; } progress;
+        struct worker_ready ready;
+        struct worker_step_done done;
+        struct { uint64_t progress; bool busy; } beat;
+        struct { uint64_t step, late_mask; char reason[256]; } trouble; /* also WORKER_REFUSES: reason only */
+    };
+};
+
+/* ---- to workers ---- */
+struct worker_welcome {
+    uint32_t epoch;
+    const char *model_dir, *weights, *isa;
+    uint32_t step_tokens, max_seqs, max_context, page_tokens, kv_pages;
+    uint32_t placement_version, workers, layers, experts;
+    const uint64_t *hosts; /* [layers * experts] masks */
+};
+
+/* ---- from clients ---- */
+enum generate_input { INPUT_NONE, INPUT_TEXT, INPUT_IDS, INPUT_CHAT };
+struct text_slice {
+    const char *data;
+    size_t len;
+};
+struct chat_turn {
+    struct text_slice role, content;
+};
+struct generate_request {
+    enum generate_input input;
+    struct text_slice prompt;
+    const int32_t *ids;
+    size_t n_ids;
+    const struct chat_turn *turns;
+    size_t n_turns;
+    struct sampling sampling;
+    bool has_seed;
+    uint32_t max_tokens;
+    bool has_max_tokens;
+    const struct text_slice *stop;
+    size_t n_stop;
+    const int32_t *stop_ids;
+    size_t n_stop_ids;
+    bool ignore_eos;
+    struct text_slice tag, tenant;
+    int32_t priority;
+};
+struct tokenize_request {
+    enum generate_input input; /* INPUT_TEXT or INPUT_CHAT */
+    struct text_slice text;
+    const struct chat_turn *turns;
+    size_t n_turns;
+};

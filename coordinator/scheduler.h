@@ -1,0 +1,94 @@
+/* scheduler.h - which tokens run where, step by step. Pure: (state, event, now) in, plans and committed tokens out; no I/O, no
+ * clock, no log. The same code runs in the simulator.
+ *
+ *   submit ──► waiting ──► plan S ──► (workers run it) ──► done × workers ──► commit S ──► tokens to their owners
+ *
+ * Continuous batching: sequences join and leave at every step. One budget of rows per worker and step: decode rows first, then
+ * prompt chunks, best sequence first. Up to `ahead` plans are in flight: a plan grants positions, and the home worker feeds its
+ * own tokens to itself, ends at stop ids and at the length, and skips rows granted beyond that.
+ * A step commits when every worker has reported it, in order; only then are its tokens told.
+ * Pages: a sequence gets pages as it grows. When a worker has none left, its worst sequences (lowest priority, latest) are
+ * evicted: they wait again and later recompute prompt and answer so far. The best sequence of a worker is never evicted and
+ * always fits alone, so there is always progress. Pages return when the last plan that names their sequence has committed.
+ * Owner: one thread. */
+#pragma once
+#include "coordinator/pages.h"
+#include "coordinator/plan.h"
+
+enum { SCHEDULER_MAX_AHEAD = 4 };
+
+struct scheduler_limits {
+    int workers;
+    int step_tokens;   /* rows one worker runs in a step; >= max_seqs, so that every decoding sequence moves in every step */
+    int prefill_chunk; /* most prompt rows of one sequence in a step; 0 = whatever the budget leaves */
+    int max_seqs;      /* sequences one worker is home to */
+    int max_batch;     /* sequences running in all */
+    int max_context;   /* tokens of prompt and answer */
+    int page_tokens, pages; /* tokens per page; pages per worker */
+    int max_queue;     /* sequences waiting; more are refused */
+    int vocab;
+    int ahead;         /* plans in flight, 1 .. SCHEDULER_MAX_AHEAD */
+};
+struct scheduler_counts {
+    uint64_t submitted, ended, preemptions, prompt_tokens, tokens; /* prompt rows granted (recomputation included), tokens committed */
+};
+
+struct step_slot {     /* one plan in flight */
+    uint64_t step;     /* 0 = unused */
+    uint64_t reported; /* mask of workers */
+    struct step_out *out; /* [workers][max_seqs] */
+    int n_out[MSG_MAX_WORKERS];
+    uint64_t *expect;  /* [workers * max_seqs] sequences that owe a token */
+    int n_expect;
+};
+struct pending_drop {
+    uint64_t seq, after; /* may be told in any plan later than `after` */
+};
+struct home {          /* one worker, as the scheduler sees it */
+    struct list running;  /* best first */
+    int n_running;
+    struct pending_drop *drop; /* [2 * max_seqs] */
+    int n_drop;
+    int coming;        /* pages that return when their sequences settle */
+};
+
+struct scheduler {
+    struct scheduler_limits limits;
+    struct pages pages;
+    struct list waiting, leaving; /* waiting: best first; leaving: EVICTED and ENDED until settled */
+    struct home home[MSG_MAX_WORKERS];
+    int n_waiting, n_running, n_leaving;
+    uint64_t numbers, planned, committed; /* last number given out, last step planned, last step committed */
+    struct step_slot slot[SCHEDULER_MAX_AHEAD]; /* step S in slot S % ahead */
+    struct seq **bucket; /* number -> sequence */
+    size_t bucket_mask;
+    struct plan plan;
+    struct commit commit;
+    struct scheduler_counts counts;
+    int faulty;        /* worker blamed by the last ERR_PROTOCOL */
+};
+
+int  scheduler_init(struct scheduler *s, const struct scheduler_limits *l, struct why *why);
+void scheduler_clear(struct scheduler *s); /* sequences still there are freed untold */
+
+/* The longest answer a prompt of this length may get here, or ERR_TOO_LARGE with the reason: it can never fit. */
+int scheduler_room(const struct scheduler_limits *l, int prompt, struct why *why);
+/* Copies r. ERR_TOO_LARGE: can never fit; ERR_EXHAUSTED: the queue is full; ERR_NOMEM. */
+int scheduler_submit(struct scheduler *s, const struct seq_request *r, int64_t now_us, struct seq **out, struct why *why);
+/* The owner wants no more of it (cancelled, deadline, stop string found). The caller lets go of q; later tokens are dropped. */
+void scheduler_end(struct scheduler *s, struct seq *q);
+
+/* The next plan to send, or NULL: nothing to run, or enough in flight. Call again until NULL. */
+const struct plan *scheduler_plan(struct scheduler *s, int64_t now_us);
+/* A worker's report. 0, or ERR_PROTOCOL with why (s->faulty is set). Copies d->out. */
+int scheduler_done(struct scheduler *s, int worker, const struct worker_step_done *d, struct why *why);
+/* 1 and *out: the oldest step in flight is complete and has been committed. 0: not yet. ERR_PROTOCOL: a report was wrong; the
+ * scheduler must not be used further (s->faulty is set). */
+int scheduler_commit(struct scheduler *s, int64_t now_us, const struct commit **out, struct why *why);
+
+static inline int scheduler_in_flight(const struct scheduler *s) { return (int)(s->planned - s->committed); }
+static inline bool scheduler_idle(const struct scheduler *s) { return !s->n_running && !s->n_waiting && s->planned == s->committed; }
+
+/* Shared by scheduler.c (events) and batch.c (plans) only. */
+void scheduler_settle(struct scheduler *s);             /* pages back, evicted ones wait again, ended ones are freed */
+void scheduler_leave(struct scheduler *s, struct seq *q, enum seq_state to); /* RUNNING -> EVICTED or ENDED */
