@@ -1,11 +1,93 @@
-/* cpu.c - which vector kernels a backend gets. */
+/* cpu.c - opens the fast backend: picks the vector routines, starts the team, takes the scratch memory. */
 #include "kernels/cpu/cpu.h"
 
+#include <stdlib.h>
 #include <string.h>
 
+#include "kernels/host_mem.h"
 #include "kernels/ref/ref.h"
 
+#ifdef KERNELS_X86
+static bool can_avx2(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+static bool can_avx512(void) {
+    return can_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+static void cpu_close(struct backend *b) {
+    struct cpu *c = cpu_of(b);
+    team_close(c->team);
+    host_release(b, c->scratch);
+    host_release(b, c->thread_scratch);
+    free(c);
+}
+
+#define CPU_OPS(isa)                                                                                                           \
+    {                                                                                                                          \
+        .name = isa, .alloc = host_alloc, .release = host_release, .upload = host_upload, .download = host_download,           \
+        .sync = host_sync, .adopt = host_adopt, .embed = cpu_embed, .rmsnorm = cpu_rmsnorm, .linear = cpu_linear,              \
+        .rope = cpu_rope, .clamp = cpu_clamp, .kv_store = cpu_kv_store, .attention = cpu_attention, .ffn = cpu_ffn,            \
+        .gate_select = cpu_gate_select, .gather = cpu_gather, .combine = cpu_combine, .add = cpu_add,                          \
+        .logit_stats = cpu_logit_stats, .close = cpu_close,                                                                    \
+    }
+static const struct ops avx2_ops = CPU_OPS("avx2"), avx512_ops = CPU_OPS("avx512");
+
+static int open_with(const struct ops *ops, const struct vec *vec, int threads, struct backend **out, struct why *why) {
+    struct cpu *c = calloc(1, sizeof *c);
+    if (!c) return fail(why, ERR_NOMEM, "out of memory opening the %s backend", ops->name);
+    c->base = (struct backend){.ops = ops, .threads = threads};
+    c->vec = vec;
+    c->scratch = host_alloc(&c->base, CPU_SCRATCH_BYTES, MEM_DEVICE);
+    c->thread_scratch = host_alloc(&c->base, (size_t)threads * CPU_THREAD_BYTES, MEM_DEVICE);
+    int rc = c->scratch && c->thread_scratch ? team_open(&c->team, threads, why)
+                                             : fail(why, ERR_NOMEM, "out of memory for the %s backend's scratch", ops->name);
+    if (rc < 0) {
+        cpu_close(&c->base);
+        return rc;
+    }
+    *out = &c->base;
+    return 0;
+}
+
 int cpu_open(const struct backend_options *o, struct backend **out, struct why *why) {
-    if (!strcmp(o->isa, "auto")) return ref_open(out, why);
-    return fail(why, ERR_UNSUPPORTED, "kernels \"%s\" are not in this build: use auto or ref", o->isa);
+    bool any = !strcmp(o->isa, "auto"), avx2 = !strcmp(o->isa, "avx2"), avx512 = !strcmp(o->isa, "avx512");
+    if (!any && !avx2 && !avx512) return fail(why, ERR_INVALID, "unknown kernels \"%s\": use auto, ref, avx2 or avx512", o->isa);
+#ifdef KERNELS_X86
+    if ((any || avx512) && can_avx512()) return open_with(&avx512_ops, &vec_avx512, o->threads, out, why);
+    if ((any || avx2) && can_avx2()) return open_with(&avx2_ops, &vec_avx2, o->threads, out, why);
+#else
+    (void)open_with;
+    (void)avx2_ops;
+    (void)avx512_ops;
+#endif
+    if (any) return ref_open(out, why);
+    return fail(why, ERR_UNSUPPORTED, "this processor cannot run the %s kernels: use auto", o->isa);
+}
+
+struct rows_job {
+    cpu_rows_fn *fn;
+    void *arg;
+    int T, each;
+};
+
+static void rows_task(void *arg, int task, int thread) {
+    const struct rows_job *j = arg;
+    (void)thread;
+    j->fn(j->arg, task * j->each, imin(j->each, j->T - task * j->each));
+}
+
+void cpu_rows(struct cpu *c, cpu_rows_fn *fn, void *arg, int T, int64_t elements) {
+    const int64_t worth = 32 * 1024; /* elements of a task: some microseconds */
+    int each = elements >= worth ? 1 : (int)(worth / (elements > 0 ? elements : 1));
+    if (T <= 0) return;
+    if (T <= each || c->base.threads == 1) {
+        fn(arg, 0, T);
+        return;
+    }
+    struct rows_job job = {fn, arg, T, each};
+    team_run(c->team, rows_task, &job, (T + each - 1) / each);
 }

@@ -1,0 +1,20 @@
+/* vec.c - the table of one instruction set. */
+#include "kernels/cpu/simd.h"
+#include "kernels/cpu/vec_list.h"
+
+const struct vec ISA(vec) = {
+    .products = ISA(products),
+    .attend = ISA(attend),
+    .silu_mul = ISA(silu_mul),
+    .rmsnorm = ISA(rmsnorm),
+    .rope = ISA(rope),
+    .widen = ISA(widen),
+    .narrow = ISA(narrow),
+    .clamp = ISA(clamp),
+    .axpy = ISA(axpy),
+    .combine = ISA(combine),
+    .softmax = ISA(softmax),
+    .sigmoid = ISA(sigmoid),
+    .argmax = ISA(argmax),
+    .sum_exp = ISA(sum_exp),
+};

@@ -1,0 +1,53 @@
+/* vec.h - the vector routines behind the CPU's operations: what one thread does to some rows, without knowing of tasks.
+ *
+ * Two tables hold the same routines built for AVX2 and for AVX-512; they give the same bits. Each routine's result for a row
+ * (or element) is a fixed sequence of operations on that row's data alone: neighbours, tile shapes and formats of the call
+ * change nothing. Rows are at element alignment only (weights may be mapped from a file). No routine reads outside its rows. */
+#pragma once
+#include "kernels/kernels.h"
+
+/* out[i, j] = x[i] . w[j] (+ bias[j]) (+ out[i, j] when add), i < rows, j < cols.
+ * The dot product: 16 partial sums, lane l takes k = l, l+16, ... with one fused step each, then the tree of simd.h. */
+struct products {
+    float *out;
+    const float *x;     /* [rows, K] */
+    const void *w;      /* [cols, K] of fmt */
+    const float *bias;  /* [cols] or NULL */
+    int64_t out_stride, x_stride, w_stride; /* elements from row to row */
+    enum fmt fmt;
+    int rows, cols, K;
+    bool add;
+};
+
+/* Softmax(q k) v for some query heads that read one key/value head. Queries of one row are adjacent. */
+enum { ATTEND_QUERIES = 24, ATTEND_TILE = 64 }; /* queries at a time; keys at a time at most */
+struct attend {
+    const struct kv_layer *kv;
+    const struct attention *a;
+    int first_row, rows;  /* of the batch, all of one sequence */
+    int first_head, heads; /* rows * heads <= ATTEND_QUERIES; all heads read key/value head g */
+    int g;
+    float *scratch; /* attend_scratch(D) floats */
+};
+static inline size_t attend_scratch(int D) { /* queries and sums padded to whole vectors, scores */
+    return (size_t)ATTEND_QUERIES * (size_t)(2 * ((D + 15) / 16 * 16) + ATTEND_TILE);
+}
+
+struct vec {
+    void (*products)(const struct products *p);
+    void (*attend)(const struct attend *a);
+    void (*silu_mul)(float *gate, const float *up, int64_t n);                  /* gate = silu(gate) * up */
+    void (*rmsnorm)(float *out, const float *x, const float *weight, float eps, int N);
+    void (*rope)(float *head, const float *cos_sin, int half);                 /* one head of one row */
+    void (*widen)(float *out, const void *in, enum fmt fmt, int64_t n);
+    void (*narrow)(void *out, enum fmt fmt, const float *in, int64_t n);       /* bf16: nearest even */
+    void (*clamp)(float *x, float limit, int64_t n);
+    void (*axpy)(float *y, float factor, const float *x, int64_t n);           /* y += factor * x, fused */
+    void (*combine)(float *y, const float *const *rows, const float *weights, int k, int H);
+    void (*softmax)(float *out, const float *x, int n);                        /* out may be x; n >= 1 */
+    void (*sigmoid)(float *out, const float *x, int n);
+    int  (*argmax)(const float *x, int n);                     /* lowest index of the largest; NaN never wins; -1 if all NaN */
+    float (*sum_exp)(const float *x, float max, int n);                        /* of exp(x - max) */
+};
+
+extern const struct vec vec_avx2, vec_avx512;

@@ -1,0 +1,213 @@
+/* vec_attend.c - softmax(q k) v over paged keys, for a block of query heads that share one key/value head.
+ *
+ * Keys are taken in tiles that start at absolute multiples of the page size (and, in a page longer than ATTEND_TILE, at
+ * multiples of ATTEND_TILE inside it). A query keeps a running maximum, sum and weighted value sum ("online softmax",
+ * arXiv 1805.02867): per tile, the scores of the keys it sees, one rescale, and one fused step per key and element in key
+ * order. What a query does in a tile depends on its own position and window alone; the block only shares the loads. Keys
+ * past a query's own position are never in its sums, and keys past the block's last position are never read. */
+#include "kernels/cpu/simd.h"
+#include "kernels/cpu/vec_list.h"
+
+enum { GROUP = 4, CHUNK = 4 }; /* value sums: 4 queries by 4 vectors of the head in registers */
+
+struct query { /* running state of one query head of one row */
+    int first, last; /* keys it sees */
+    int lo, hi;      /* the same in the current tile: [lo, hi) */
+    float max, sum;
+};
+
+struct block {
+    const struct attend *task;
+    int n, D, stride;        /* queries, head dimension, D in whole vectors */
+    float *q, *acc, *scores; /* [n, stride], [n, stride], [n, ATTEND_TILE] */
+    struct query query[ATTEND_QUERIES];
+};
+
+struct tile_keys { /* some keys of one page */
+    const char *keys, *values; /* of its first key, head g */
+    int start, count;          /* absolute position of the first key; keys to the end of the tile */
+};
+
+INLINE float lane_exp(float x) {
+    float out[16];
+    v16_store(out, v16_exp(v16_set(x)));
+    return out[0];
+}
+
+static void load_queries(struct block *b) {
+    const struct attention *a = b->task->a;
+    for (int i = 0; i < b->n; i++) {
+        int row = b->task->first_row + i / b->task->heads, head = b->task->first_head + i % b->task->heads;
+        const float *q = a->q + ((int64_t)row * a->q_heads + head) * b->D;
+        for (int d = 0; d < b->D; d += 16) {
+            v16_store(b->q + i * b->stride + d, v16_load_first(q + d, b->D - d));
+            v16_store(b->acc + i * b->stride + d, v16_zero());
+        }
+        int pos = a->pos[row];
+        int first = a->window && pos >= a->window ? pos - a->window + 1 : 0;
+        b->query[i] = (struct query){.first = first, .last = pos, .max = -INFINITY, .sum = 0};
+    }
+}
+
+static void store_outputs(const struct block *b) {
+    const struct attention *a = b->task->a;
+    for (int i = 0; i < b->n; i++) {
+        int row = b->task->first_row + i / b->task->heads, head = b->task->first_head + i % b->task->heads;
+        float *out = a->out + ((int64_t)row * a->q_heads + head) * b->D;
+        struct v16 sum = v16_set(b->query[i].sum);
+        for (int d = 0; d < b->D; d += 16) v16_store_first(out + d, b->D - d, v16_div(v16_load(b->acc + i * b->stride + d), sum));
+    }
+}
+
+/* Scores of one query in the tile -> weights relative to the new maximum, in place; rescales what was summed so far. */
+static void soften(struct block *b, int i) {
+    struct query *q = &b->query[i];
+    float *s = b->scores + i * ATTEND_TILE, *acc = b->acc + i * b->stride;
+    struct v16 scale = v16_set(b->task->a->scale), top = v16_set(-INFINITY), sum = v16_zero();
+    for (int k = 0; k < q->hi; k += 16) {
+        struct v16 v = v16_pick(m16_range(q->lo - k < 0 ? 0 : q->lo - k > 16 ? 16 : q->lo - k, q->hi - k > 16 ? 16 : q->hi - k),
+                                v16_mul(v16_load(s + k), scale), v16_set(-INFINITY));
+        v16_store(s + k, v);
+        top = v16_max(top, v);
+    }
+    float max = fmaxf(q->max, v16_largest(top)), factor = lane_exp(q->max - max);
+    struct v16 m = v16_set(max), f = v16_set(factor);
+    for (int k = 0; k < q->hi; k += 16) {
+        struct v16 p = v16_exp(v16_sub(v16_load(s + k), m));
+        v16_store(s + k, p);
+        sum = v16_add(sum, p);
+    }
+    q->sum = fmaf(q->sum, factor, v16_sum(sum));
+    q->max = max;
+    for (int d = 0; d < b->stride; d += 16) v16_store(acc + d, v16_mul(v16_load(acc + d), f));
+}
+
+/* acc[i] += weight * value, keys [from, to) in order, for R queries at once and C vectors of the head from element d. */
+INLINE void add_values(const struct block *b, const struct tile_keys *t, int i, int from, int to, int d, const enum fmt f,
+                       const int R, const int C) {
+    const int64_t size = f == FMT_F32 ? 4 : 2, step = (int64_t)b->task->kv->heads * b->D * size;
+    const char *value = t->values + from * step + d * size;
+    const float *p = b->scores + i * ATTEND_TILE;
+    float *at = b->acc + i * b->stride + d;
+    const int rest = b->D - d - 16 * (C - 1); /* elements in the last vector: 16 or more when it is whole */
+    struct v16 acc[GROUP][CHUNK], v[CHUNK];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+#pragma GCC unroll 4
+        for (int c = 0; c < C; c++) acc[r][c] = v16_load(at + r * b->stride + 16 * c);
+    }
+    for (int k = from; k < to; k++, value += step) {
+#pragma GCC unroll 4
+        for (int c = 0; c < C; c++) {
+            const void *e = value + 16 * c * size;
+            v[c] = c < C - 1 || rest >= 16 ? v16_load_fmt(f, e) : v16_load_fmt_first(f, e, rest);
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+            struct v16 weight = v16_set(p[r * ATTEND_TILE + k]);
+#pragma GCC unroll 4
+            for (int c = 0; c < C; c++) acc[r][c] = v16_fma(weight, v[c], acc[r][c]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+#pragma GCC unroll 4
+        for (int c = 0; c < C; c++) v16_store(at + r * b->stride + 16 * c, acc[r][c]);
+    }
+}
+
+INLINE void add_values_chunks(const struct block *b, const struct tile_keys *t, int i, int from, int to, const enum fmt f, const int R) {
+    for (int d = 0; d < b->stride; d += 16 * CHUNK) {
+        switch (b->stride - d >= 16 * CHUNK ? CHUNK : (b->stride - d) / 16) {
+        case 4: add_values(b, t, i, from, to, d, f, R, 4); break;
+        case 3: add_values(b, t, i, from, to, d, f, R, 3); break;
+        case 2: add_values(b, t, i, from, to, d, f, R, 2); break;
+        case 1: add_values(b, t, i, from, to, d, f, R, 1); break;
+        }
+    }
+}
+
+/* Queries [i, i + n), n <= GROUP. */
+static void add_values_rows(const struct block *b, const struct tile_keys *t, int i, int from, int to, int n) {
+    const bool f32 = b->task->kv->fmt == FMT_F32;
+    if (from >= to) return;
+    switch (n) {
+    case 4: f32 ? add_values_chunks(b, t, i, from, to, FMT_F32, 4) : add_values_chunks(b, t, i, from, to, FMT_BF16, 4); break;
+    case 3: f32 ? add_values_chunks(b, t, i, from, to, FMT_F32, 3) : add_values_chunks(b, t, i, from, to, FMT_BF16, 3); break;
+    case 2: f32 ? add_values_chunks(b, t, i, from, to, FMT_F32, 2) : add_values_chunks(b, t, i, from, to, FMT_BF16, 2); break;
+    case 1: f32 ? add_values_chunks(b, t, i, from, to, FMT_F32, 1) : add_values_chunks(b, t, i, from, to, FMT_BF16, 1); break;
+    }
+}
+
+/* Queries of a group share the loads of the keys that all of them see; each takes its other keys alone, before and after. */
+static void weigh_values(const struct block *b, const struct tile_keys *t) {
+    for (int i = 0; i < b->n; i += GROUP) {
+        int n = b->n - i < GROUP ? b->n - i : GROUP, lo = 0, hi = ATTEND_TILE;
+        for (int r = 0; r < n; r++) {
+            if (b->query[i + r].lo > lo) lo = b->query[i + r].lo;
+            if (b->query[i + r].hi < hi) hi = b->query[i + r].hi;
+        }
+        if (lo > hi) lo = hi; /* nothing in common: all keys of a query come after hi, or before it, alone */
+        for (int r = 0; r < n; r++) {
+            const struct query *q = &b->query[i + r];
+            add_values_rows(b, t, i + r, q->lo, q->hi < lo ? q->hi : lo, 1);
+        }
+        add_values_rows(b, t, i, lo, hi, n);
+        for (int r = 0; r < n; r++) {
+            const struct query *q = &b->query[i + r];
+            add_values_rows(b, t, i + r, q->lo > hi ? q->lo : hi, q->hi, 1);
+        }
+    }
+}
+
+static void visit_tile(struct block *b, const struct tile_keys *t) {
+    const struct kv_layer *kv = b->task->kv;
+    int lo = t->count, hi = 0; /* keys of the tile that any query sees */
+    for (int i = 0; i < b->n; i++) {
+        struct query *q = &b->query[i];
+        q->lo = q->first > t->start ? q->first - t->start : 0;
+        q->hi = q->last - t->start + 1 < t->count ? q->last - t->start + 1 : t->count;
+        if (q->lo >= q->hi) q->lo = q->hi = 0;
+        else {
+            if (q->lo < lo) lo = q->lo;
+            if (q->hi > hi) hi = q->hi;
+        }
+    }
+    if (lo >= hi) return;
+    int64_t step = (int64_t)kv->heads * kv->head_dim;
+    struct products scores = {.out = b->scores + lo, .out_stride = ATTEND_TILE, .x = b->q, .x_stride = b->stride,
+                              .w = t->keys + (size_t)(lo * step) * fmt_bytes(kv->fmt), .fmt = kv->fmt, .w_stride = step,
+                              .rows = b->n, .cols = hi - lo, .K = b->D};
+    ISA(products)(&scores);
+    for (int i = 0; i < b->n; i++) {
+        if (b->query[i].hi) soften(b, i);
+    }
+    weigh_values(b, t);
+}
+
+void ISA(attend)(const struct attend *task) {
+    const struct kv_layer *kv = task->kv;
+    const struct attention *a = task->a;
+    struct block b = {.task = task, .n = task->rows * task->heads, .D = kv->head_dim, .stride = (kv->head_dim + 15) / 16 * 16};
+    b.q = task->scratch;
+    b.acc = b.q + ATTEND_QUERIES * b.stride;
+    b.scores = b.acc + ATTEND_QUERIES * b.stride;
+    load_queries(&b);
+
+    int first = b.query[0].first, last = b.query[0].last, P = kv->page_tokens;
+    for (int i = 1; i < b.n; i++) {
+        if (b.query[i].first < first) first = b.query[i].first;
+        if (b.query[i].last > last) last = b.query[i].last;
+    }
+    const int32_t *pages = a->pages + (int64_t)a->seq[task->first_row] * a->max_pages;
+    size_t size = fmt_bytes(kv->fmt), token = (size_t)kv->heads * (size_t)kv->head_dim * size, head = (size_t)task->g * (size_t)kv->head_dim * size;
+    for (int page = first / P; page <= last / P; page++) {
+        const char *keys = (const char *)kv->base + (size_t)pages[page] * 2 * (size_t)P * token + head;
+        for (int at = 0; at < P; at += ATTEND_TILE) {
+            struct tile_keys t = {.keys = keys + (size_t)at * token, .values = keys + (size_t)(P + at) * token,
+                                  .start = page * P + at, .count = P - at < ATTEND_TILE ? P - at : ATTEND_TILE};
+            visit_tile(&b, &t);
+        }
+    }
+    store_outputs(&b);
+}

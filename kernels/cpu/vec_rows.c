@@ -1,0 +1,136 @@
+/* vec_rows.c - routines that pass once or twice over a row: norms, rotations, copies between formats, weighted sums,
+ * exponentials. Elements are independent except where a sum is named; those use 16 lanes and the tree of simd.h. */
+#include "kernels/cpu/simd.h"
+#include "kernels/cpu/vec_list.h"
+
+void ISA(silu_mul)(float *gate, const float *up, int64_t n) {
+    for (int64_t i = 0; i < n; i += 16) {
+        int left = n - i < 16 ? (int)(n - i) : 16;
+        struct v16 g = v16_load_first(gate + i, left), u = v16_load_first(up + i, left);
+        struct v16 silu = v16_div(g, v16_add(v16_set(1), v16_exp(v16_sub(v16_zero(), g))));
+        v16_store_first(gate + i, left, v16_mul(silu, u));
+    }
+}
+
+void ISA(rmsnorm)(float *out, const float *x, const float *weight, float eps, int N) {
+    struct v16 squares = v16_zero();
+    for (int i = 0; i < N; i += 16) {
+        struct v16 v = v16_load_first(x + i, N - i);
+        squares = v16_fma(v, v, squares);
+    }
+    struct v16 inv = v16_set(1 / sqrtf(v16_sum(squares) / (float)N + eps));
+    for (int i = 0; i < N; i += 16) {
+        struct v16 v = v16_mul(v16_load_first(x + i, N - i), inv);
+        v16_store_first(out + i, N - i, v16_mul(v, v16_load_first(weight + i, N - i)));
+    }
+}
+
+/* Pair i: elements i and i + half. Both ways of writing it below do the same two operations per element. */
+void ISA(rope)(float *head, const float *cos_sin, int half) {
+    float *lo = head, *hi = head + half;
+    int i = 0;
+    for (; i + 16 <= half; i += 16) {
+        struct v16 c, s, a = v16_load(lo + i), b = v16_load(hi + i);
+        v16_load_pairs(cos_sin + 2 * i, &c, &s);
+        v16_store(lo + i, v16_fnma(b, s, v16_mul(a, c)));
+        v16_store(hi + i, v16_fma(a, s, v16_mul(b, c)));
+    }
+    for (; i < half; i++) {
+        float c = cos_sin[2 * i], s = cos_sin[2 * i + 1], a = lo[i], b = hi[i];
+        lo[i] = fmaf(-b, s, a * c);
+        hi[i] = fmaf(a, s, b * c);
+    }
+}
+
+void ISA(widen)(float *out, const void *in, enum fmt fmt, int64_t n) {
+    if (fmt == FMT_F32) {
+        memcpy(out, in, (size_t)n * sizeof *out);
+        return;
+    }
+    const uint16_t *h = in;
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) v16_store(out + i, v16_load_fmt(FMT_BF16, h + i));
+    if (i < n) v16_store_first(out + i, (int)(n - i), v16_load_fmt_first(FMT_BF16, h + i, (int)(n - i)));
+}
+
+void ISA(narrow)(void *out, enum fmt fmt, const float *in, int64_t n) {
+    if (fmt == FMT_F32) {
+        memcpy(out, in, (size_t)n * sizeof *in);
+        return;
+    }
+    uint16_t *h = out;
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) _mm256_storeu_si256((__m256i *)(h + i), v16_to_bf16(v16_load(in + i)));
+    if (i < n) bf16_store_first(h + i, (int)(n - i), v16_to_bf16(v16_load_first(in + i, (int)(n - i))));
+}
+
+void ISA(clamp)(float *x, float limit, int64_t n) {
+    for (int64_t i = 0; i < n; i += 16) {
+        int left = n - i < 16 ? (int)(n - i) : 16;
+        struct v16 v = v16_load_first(x + i, left);
+        v16_store_first(x + i, left, v16_min(v16_set(limit), v16_max(v16_set(-limit), v)));
+    }
+}
+
+void ISA(axpy)(float *y, float factor, const float *x, int64_t n) {
+    struct v16 f = v16_set(factor);
+    for (int64_t i = 0; i < n; i += 16) {
+        int left = n - i < 16 ? (int)(n - i) : 16;
+        v16_store_first(y + i, left, v16_fma(f, v16_load_first(x + i, left), v16_load_first(y + i, left)));
+    }
+}
+
+void ISA(combine)(float *y, const float *const *rows, const float *weights, int k, int H) {
+    for (int i = 0; i < H; i += 16) {
+        struct v16 sum = v16_zero();
+        for (int j = 0; j < k; j++) sum = v16_fma(v16_set(weights[j]), v16_load_first(rows[j] + i, H - i), sum);
+        v16_store_first(y + i, H - i, sum);
+    }
+}
+
+/* Lowest index among equals: each lane keeps its first, and the lowest of the lanes that hold the maximum wins. */
+int ISA(argmax)(const float *x, int n) {
+    struct v16 best = v16_set(-INFINITY);
+    int block[16], lowest = -1;
+    for (int l = 0; l < 16; l++) block[l] = -1;
+    for (int i = 0; i < n; i += 16) {
+        struct v16 v = i + 16 <= n ? v16_load(x + i) : v16_pick(m16_first(n - i), v16_load_first(x + i, n - i), v16_set(-INFINITY));
+        struct m16 more = v16_less(best, v);
+        uint32_t bits = m16_bits(more);
+        best = v16_pick(more, v, best);
+        for (; bits; bits &= bits - 1) block[__builtin_ctz(bits)] = i;
+    }
+    uint32_t winners = v16_equal_bits(best, v16_set(v16_largest(best)));
+    for (; winners; winners &= winners - 1) {
+        int l = __builtin_ctz(winners);
+        if (block[l] >= 0 && (lowest < 0 || block[l] + l < lowest)) lowest = block[l] + l;
+    }
+    for (int i = 0; lowest < 0 && i < n; i++) { /* nothing above -inf: the first that is a number */
+        if (!isnan(x[i])) lowest = i;
+    }
+    return lowest;
+}
+
+float ISA(sum_exp)(const float *x, float max, int n) {
+    struct v16 m = v16_set(max), sum = v16_zero();
+    int i = 0;
+    for (; i + 16 <= n; i += 16) sum = v16_add(sum, v16_exp(v16_sub(v16_load(x + i), m)));
+    if (i < n) sum = v16_add(sum, v16_pick(m16_first(n - i), v16_exp(v16_sub(v16_load_first(x + i, n - i), m)), v16_zero()));
+    return v16_sum(sum);
+}
+
+void ISA(softmax)(float *out, const float *x, int n) {
+    int top = ISA(argmax)(x, n);
+    struct v16 m = v16_set(top < 0 ? NAN : x[top]), sum = v16_zero();
+    for (int i = 0; i < n; i += 16) {
+        struct v16 e = v16_exp(v16_sub(v16_load_first(x + i, n - i), m));
+        v16_store_first(out + i, n - i, e);
+        sum = v16_add(sum, n - i >= 16 ? e : v16_pick(m16_first(n - i), e, v16_zero()));
+    }
+    struct v16 total = v16_set(v16_sum(sum));
+    for (int i = 0; i < n; i += 16) v16_store_first(out + i, n - i, v16_div(v16_load_first(out + i, n - i), total));
+}
+
+void ISA(sigmoid)(float *out, const float *x, int n) {
+    for (int i = 0; i < n; i += 16) v16_store_first(out + i, n - i, v16_sigmoid(v16_load_first(x + i, n - i)));
+}

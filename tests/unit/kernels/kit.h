@@ -1,0 +1,96 @@
+/* kit.h - what the kernel tests share: backends of every instruction set this processor has, random data, and rooms.
+ *
+ * A room is memory whose last byte lies before a page that may not be touched and whose front is watched; it starts as NaN.
+ * So reading or writing past the end crashes, writing before the start is found, and using what was never written shows.
+ * Its start is at element alignment only, as weights mapped from a file are. */
+#pragma once
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "kernels/kernels.h"
+
+#include <check.h> /* last: it has a macro called fail */
+
+enum { KIT_ROOMS = 64, KIT_FRONT = 64 };
+
+struct kit_room {
+    char *map, *data;
+    size_t map_bytes;
+};
+static struct kit_room kit_rooms[KIT_ROOMS];
+static int kit_n_rooms;
+static uint64_t kit_seed = 1;
+
+static inline void *kit_bytes(size_t bytes) {
+    ck_assert_int_lt(kit_n_rooms, KIT_ROOMS);
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), whole = (bytes + KIT_FRONT + page - 1) / page * page;
+    char *map = mmap(NULL, whole + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ck_assert(map != MAP_FAILED);
+    ck_assert_int_eq(mprotect(map + whole, page, PROT_NONE), 0);
+    char *data = map + whole - bytes;
+    memset(data - KIT_FRONT, 0xa5, KIT_FRONT);
+    memset(data, 0xff, bytes);
+    kit_rooms[kit_n_rooms++] = (struct kit_room){map, data, whole + page};
+    return data;
+}
+static inline float *kit_floats(int64_t n) { return kit_bytes((size_t)n * sizeof(float)); }
+
+/* Gives back the rooms taken since kit_n_rooms was `keep`, checking their fronts. */
+static inline void kit_clear(int keep) {
+    while (kit_n_rooms > keep) {
+        struct kit_room *r = &kit_rooms[--kit_n_rooms];
+        for (int i = 1; i <= KIT_FRONT; i++) ck_assert_msg((unsigned char)r->data[-i] == 0xa5, "written before the start");
+        munmap(r->map, r->map_bytes);
+    }
+}
+
+static inline uint32_t kit_random(void) { /* splitmix64 */
+    uint64_t z = kit_seed += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return (uint32_t)(z >> 32);
+}
+static inline float kit_uniform(float low, float high) { return low + (high - low) * (float)(kit_random() >> 8) * 0x1p-24f; }
+
+static inline float *kit_random_floats(int64_t n, float scale) {
+    float *p = kit_floats(n);
+    for (int64_t i = 0; i < n; i++) p[i] = kit_uniform(-scale, scale);
+    return p;
+}
+static inline struct mat kit_matrix(enum fmt fmt, int rows, int cols, float scale) {
+    int64_t n = (int64_t)rows * cols;
+    struct mat m = {.fmt = fmt, .rows = rows, .cols = cols};
+    if (fmt == FMT_F32) {
+        m.data = kit_random_floats(n, scale);
+        return m;
+    }
+    uint16_t *p = kit_bytes((size_t)n * sizeof *p);
+    for (int64_t i = 0; i < n; i++) p[i] = bf16_from_f32(kit_uniform(-scale, scale));
+    m.data = p;
+    return m;
+}
+static inline double kit_weight(struct mat m, int row, int col) {
+    int64_t i = (int64_t)row * m.cols + col;
+    return m.fmt == FMT_F32 ? ((const float *)m.data)[i] : bf16_to_f32(((const uint16_t *)m.data)[i]);
+}
+
+/* The fast backends that this processor can run; NULL for those it cannot. */
+static const char *const kit_isas[] = {"avx2", "avx512"};
+enum { KIT_ISAS = 2 };
+static inline struct backend *kit_open(const char *isa, int threads) {
+    struct why why;
+    struct backend *b = NULL;
+    struct backend_options o = {.isa = isa, .threads = threads};
+    int rc = backend_open(&o, &b, &why);
+    ck_assert_msg(rc == 0 || rc == ERR_UNSUPPORTED, "%s: %s", isa, why.text);
+    return b;
+}
+
+/* Largest error of a sum of n products whose magnitudes add to `magnitude`, taken in 16 lanes and then a tree: every partial
+ * sum rounds once (Higham, Accuracy and Stability, 3.1). */
+static inline double kit_sum_error(int n, double magnitude) { return (n / 16 + 8) * 0x1p-24 * magnitude + 1e-38; }

@@ -1,0 +1,415 @@
+/* test_ops.c - every operation of every instruction set against ref, over odd shapes, with error bounds from the arithmetic.
+ *
+ * A bound is what rounding alone may cost (kit_sum_error, carried through the operation), so a wrong element cannot hide in a
+ * tolerance chosen by hand. */
+#include "tests/unit/kernels/kit.h"
+
+static struct backend *ref, *fast; /* fast: of the instruction set that the loop test names; NULL: cannot run here */
+
+static void open_isa(int i) {
+    kit_seed = 12345;
+    ref = kit_open("ref", 1);
+    fast = kit_open(kit_isas[i], 2);
+}
+
+static void close_isa(void) {
+    backend_close(ref);
+    backend_close(fast);
+    kit_clear(0);
+}
+
+#define NEAR(got, want, bound, ...)                                                                                      \
+    do {                                                                                                                 \
+        double got_ = (got), want_ = (want), bound_ = (bound);                                                           \
+        if (!(fabs(got_ - want_) <= bound_)) {                                                                           \
+            char text_[256];                                                                                             \
+            snprintf(text_, sizeof text_, __VA_ARGS__);                                                                  \
+            ck_abort_msg("%s: got %.9g, want %.9g within %.3g", text_, got_, want_, bound_);                             \
+        }                                                                                                                \
+    } while (0)
+
+static void check_linear(enum fmt fmt, int T, int N, int K, bool with_bias, bool add) {
+    int keep = kit_n_rooms;
+    struct mat w = kit_matrix(fmt, N, K, 1);
+    float *x = kit_random_floats((int64_t)T * K, 1), *bias = with_bias ? kit_random_floats(N, 1) : NULL;
+    float *got = kit_floats((int64_t)T * N), *want = kit_floats((int64_t)T * N);
+    for (int64_t i = 0; add && i < (int64_t)T * N; i++) got[i] = want[i] = kit_uniform(-1, 1);
+    ref->ops->linear(ref, want, x, w, bias, add, T);
+    fast->ops->linear(fast, got, x, w, bias, add, T);
+    for (int t = 0; t < T; t++) {
+        for (int n = 0; n < N; n++) {
+            double magnitude = 2;
+            for (int k = 0; k < K; k++) magnitude += fabs(x[(int64_t)t * K + k] * kit_weight(w, n, k));
+            int64_t i = (int64_t)t * N + n;
+            NEAR(got[i], want[i], kit_sum_error(K, magnitude), "linear %s T %d N %d K %d at %d,%d", fmt_name(fmt), T, N, K, t, n);
+        }
+    }
+    kit_clear(keep);
+}
+
+START_TEST(linear) {
+    open_isa(_i);
+    static const int Ts[] = {0, 1, 2, 3, 4, 5, 6, 7, 13}, Ns[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 17, 33}, Ks[] = {1, 2, 8, 15, 16, 17, 31, 72, 97};
+    for (int f = 0; fast && f < FMT_COUNT; f++) {
+        for (unsigned t = 0; t < sizeof Ts / sizeof *Ts; t++) {
+            for (unsigned n = 0; n < sizeof Ns / sizeof *Ns; n++) {
+                for (unsigned k = 0; k < sizeof Ks / sizeof *Ks; k++) {
+                    check_linear((enum fmt)f, Ts[t], Ns[n], Ks[k], (t + n + k) & 1, (t + n) & 2);
+                }
+            }
+        }
+        check_linear((enum fmt)f, 1, 1000, 576, false, false);
+        check_linear((enum fmt)f, 150, 100, 577, true, true); /* several row blocks and strips */
+        check_linear((enum fmt)f, 3, 5, 8192, false, false);
+        check_linear((enum fmt)f, 1, 0, 16, false, false);
+    }
+    close_isa();
+}
+END_TEST
+
+START_TEST(rmsnorm) {
+    open_isa(_i);
+    for (int N = 1; fast && N < 200; N += N < 40 ? 1 : 53) {
+        int T = N % 4, keep = kit_n_rooms, stride = N + 3;
+        float *x = kit_random_floats((int64_t)T * stride, 2), *w = kit_random_floats(N, 1);
+        float *got = kit_floats((int64_t)T * N), *want = kit_floats((int64_t)T * N);
+        ref->ops->rmsnorm(ref, want, N, x, stride, w, 1e-5f, T, N);
+        fast->ops->rmsnorm(fast, got, N, x, stride, w, 1e-5f, T, N);
+        for (int i = 0; i < T * N; i++) NEAR(got[i], want[i], (N / 16 + 12) * 0x1p-24 * fabs(want[i]), "rmsnorm N %d", N);
+        fast->ops->rmsnorm(fast, x, stride, x, stride, w, 1e-5f, T, N); /* in place */
+        for (int t = 0; t < T; t++) ck_assert(!memcmp(x + t * stride, got + t * N, (size_t)N * sizeof *x));
+        kit_clear(keep);
+    }
+    close_isa();
+}
+END_TEST
+
+START_TEST(rope) {
+    open_isa(_i);
+    for (int half = 0; fast && half < 70; half += half < 34 ? 1 : 11) {
+        int keep = kit_n_rooms, T = 3, heads = 2, D = 2 * half + half % 3, positions = 9;
+        if (D == 0) continue;
+        float *got = kit_random_floats((int64_t)T * heads * D, 1), *want = kit_floats((int64_t)T * heads * D);
+        float *table = kit_random_floats((int64_t)positions * half * 2, 1);
+        int32_t pos[] = {8, 0, 5};
+        memcpy(want, got, (size_t)(T * heads * D) * sizeof *got);
+        ref->ops->rope(ref, want, pos, table, 2 * half, T, heads, D);
+        fast->ops->rope(fast, got, pos, table, 2 * half, T, heads, D);
+        for (int i = 0; i < T * heads * D; i++) NEAR(got[i], want[i], 4 * 0x1p-24, "rope half %d at %d", half, i);
+        kit_clear(keep);
+    }
+    close_isa();
+}
+END_TEST
+
+static void check_attention(enum fmt fmt, int Q, int G, int D, int P, int window) {
+    enum { S = 3, MAX_PAGES = 40, T = 23 };
+    int keep = kit_n_rooms, pages_used = S * MAX_PAGES;
+    int64_t token = (int64_t)G * D, cells = (int64_t)pages_used * 2 * P * token;
+    struct kv_layer kv = {.fmt = fmt, .page_tokens = P, .heads = G, .head_dim = D};
+    kv.base = kit_bytes((size_t)cells * fmt_bytes(fmt));
+    int32_t pages[S * MAX_PAGES];
+    for (int i = 0; i < pages_used; i++) pages[i] = (i * 7 + 3) % pages_used; /* 7 does not divide 120: all distinct */
+    /* Sequence 0 has rows up to 16 (a chunk of 11 rows), 1 a chunk of 10 from the start, 2 a lone row at its last slot. */
+    int ends[S] = {17, 10, MAX_PAGES * P};
+    if (ends[0] > MAX_PAGES * P) ends[0] = MAX_PAGES * P;
+    if (ends[1] > MAX_PAGES * P) ends[1] = MAX_PAGES * P;
+    for (int s = 0; s < S; s++) {
+        int inner = kit_n_rooms; /* keys past a sequence's end stay NaN */
+        float *k = kit_random_floats(ends[s] * token, 1), *v = kit_random_floats(ends[s] * token, 1);
+        int32_t *at = kit_bytes((size_t)ends[s] * sizeof *at);
+        for (int i = 0; i < ends[s]; i++) at[i] = pages[s * MAX_PAGES + i / P] * P + i % P;
+        fast->ops->kv_store(fast, &kv, k, v, at, ends[s]);
+        kit_clear(inner);
+    }
+    int32_t pos[T], seq[T];
+    int n = 0;
+    for (int i = ends[0] - 11; i < ends[0]; i++, n++) pos[n] = i, seq[n] = 0;
+    pos[n] = ends[2] - 1, seq[n++] = 2;
+    for (int i = 0; i < ends[1]; i++, n++) pos[n] = i, seq[n] = 1;
+    float *q = kit_random_floats((int64_t)n * Q * D, 2), *got = kit_floats((int64_t)n * Q * D), *want = kit_floats((int64_t)n * Q * D);
+    struct attention a = {q, got, n, Q, 1 / sqrtf((float)D), window, pos, seq, pages, MAX_PAGES};
+    fast->ops->attention(fast, &kv, &a);
+    a.out = want;
+    ref->ops->attention(ref, &kv, &a);
+    /* |q.k| <= 2 D; a score is off by the sum's error, a weight by twice that, an output (|v| <= 1) by the weights' error. */
+    double score = kit_sum_error(D, 2.0 * D) * a.scale + 0x1p-22 * 2 * D * a.scale;
+    double bound = 4 * score + (MAX_PAGES * P + 32) * 0x1p-23;
+    for (int64_t i = 0; i < (int64_t)n * Q * D; i++) {
+        NEAR(got[i], want[i], bound, "attention %s Q %d G %d D %d P %d window %d at %d", fmt_name(fmt), Q, G, D, P, window, (int)i);
+    }
+    kit_clear(keep);
+}
+
+START_TEST(attention) {
+    open_isa(_i);
+    static const int shapes[][4] = {/* Q G D P */ {1, 1, 1, 1}, {3, 3, 5, 3}, {9, 3, 64, 16}, {4, 1, 16, 7}, {6, 2, 33, 32}, {8, 1, 80, 5},
+                                    {16, 4, 128, 16}, {30, 1, 24, 100}, {2, 2, 200, 64}, {5, 5, 48, 65}};
+    for (unsigned i = 0; fast && i < sizeof shapes / sizeof *shapes; i++) {
+        for (int f = 0; f < FMT_COUNT; f++) {
+            static const int windows[] = {0, 1, 5, 16, 1000};
+            for (int w = 0; w < 5; w++) check_attention((enum fmt)f, shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], windows[w]);
+        }
+    }
+    close_isa();
+}
+END_TEST
+
+/* The down product's rounding, plus what the rounding of gate and up products does to the activations. */
+static double ffn_bound(const struct ffn *f, const float *x, int h) {
+    double spread = 0, magnitude = 0;
+    int H = f->gate.cols, I = f->gate.rows;
+    for (int i = 0; i < I; i++) {
+        double g = 0, u = 0, ga = 0, ua = 0;
+        for (int k = 0; k < H; k++) {
+            g += x[k] * kit_weight(f->gate, i, k), ga += fabs(x[k] * kit_weight(f->gate, i, k));
+            u += x[k] * kit_weight(f->up, i, k), ua += fabs(x[k] * kit_weight(f->up, i, k));
+        }
+        double silu = g / (1 + exp(-g)), down = fabs(kit_weight(f->down, h, i));
+        double error = 1.2 * kit_sum_error(H, ga) * fabs(u) + fabs(silu) * kit_sum_error(H, ua) + 16 * 0x1p-24 * fabs(silu * u);
+        spread += down * error;
+        magnitude += down * fabs(silu * u);
+    }
+    return spread + kit_sum_error(I, magnitude) + 1e-30 + I * 0x1p-23 * magnitude; /* ref itself adds in f32 */
+}
+
+START_TEST(ffn) {
+    open_isa(_i);
+    static const int shapes[][2] = {/* H I */ {1, 1}, {16, 16}, {17, 5}, {40, 72}, {64, 33}, {96, 130}};
+    for (unsigned s = 0; fast && s < sizeof shapes / sizeof *shapes; s++) {
+        for (int f = 0; f < FMT_COUNT; f++) {
+            enum { GROUPS = 5, ROWS = 90 };
+            int keep = kit_n_rooms, H = shapes[s][0], I = shapes[s][1];
+            struct ffn experts[GROUPS];
+            struct ffn_group groups[GROUPS] = {{&experts[0], 60, 1}, {&experts[1], 0, 50}, {&experts[2], 55, 0}, {&experts[3], 61, 13}, {&experts[4], 50, 2}};
+            for (int e = 0; e < GROUPS; e++) {
+                experts[e] = (struct ffn){kit_matrix((enum fmt)f, I, H, 1), kit_matrix((enum fmt)f, I, H, 1), kit_matrix((enum fmt)f, H, I, 1)};
+            }
+            float *x = kit_random_floats((int64_t)ROWS * H, 1), *got = kit_floats((int64_t)ROWS * H), *want = kit_floats((int64_t)ROWS * H);
+            fast->ops->ffn(fast, got, x, groups, GROUPS, H);
+            ref->ops->ffn(ref, want, x, groups, GROUPS, H);
+            for (int g = 0; g < GROUPS; g++) {
+                for (int r = groups[g].first; r < groups[g].first + groups[g].count; r++) {
+                    for (int h = 0; h < H; h++) {
+                        int64_t i = (int64_t)r * H + h;
+                        NEAR(got[i], want[i], ffn_bound(groups[g].weights, x + (int64_t)r * H, h), "ffn H %d I %d row %d", H, I, r);
+                        got[i] = NAN;
+                    }
+                }
+            }
+            for (int64_t i = 0; i < (int64_t)ROWS * H; i++) ck_assert_msg(isnan(got[i]), "a row in no group was written");
+            fast->ops->ffn(fast, got, x, groups, 0, H);
+            kit_clear(keep);
+        }
+    }
+    close_isa();
+}
+END_TEST
+
+START_TEST(ffn_in_rounds) { /* more activations than the scratch holds: 3000 rows of 1000 neurons */
+    open_isa(_i);
+    if (fast) {
+        enum { H = 4, I = 1000, ROWS = 3000 };
+        struct ffn e = {kit_matrix(FMT_BF16, I, H, 1), kit_matrix(FMT_BF16, I, H, 1), kit_matrix(FMT_BF16, H, I, 1)};
+        float *x = kit_random_floats((int64_t)ROWS * H, 1), *all = kit_floats((int64_t)ROWS * H), *one = kit_floats(H);
+        struct ffn_group g[] = {{&e, 0, 1}, {&e, 1, ROWS - 1}};
+        fast->ops->ffn(fast, all, x, g, 2, H);
+        for (int r = 0; r < ROWS; r += 97) {
+            struct ffn_group alone = {&e, 0, 1};
+            fast->ops->ffn(fast, one, x + (int64_t)r * H, &alone, 1, H);
+            ck_assert(!memcmp(one, all + (int64_t)r * H, sizeof(float) * H));
+        }
+    }
+    close_isa();
+}
+END_TEST
+
+static void check_gate(struct gate_rule rule, bool biased, int T) {
+    int keep = kit_n_rooms, E = rule.experts, k = rule.k;
+    float *logits = kit_floats((int64_t)T * E), *bias = biased ? kit_floats(E) : NULL;
+    /* Logits on a coarse grid: many exact ties, and different scores far apart compared with rounding. The bias keeps ties. */
+    for (int i = 0; i < T * E; i++) logits[i] = (float)((int)(kit_random() % 17) - 8) / 4;
+    for (int e = 0; biased && e < E; e++) bias[e] = (float)(kit_random() % 2) * 16;
+    int32_t *got = kit_bytes((size_t)(T * k) * 4), *want = kit_bytes((size_t)(T * k) * 4);
+    float *gw = kit_floats((int64_t)T * k), *ww = kit_floats((int64_t)T * k);
+    fast->ops->gate_select(fast, got, gw, logits, bias, &rule, T);
+    ref->ops->gate_select(ref, want, ww, logits, bias, &rule, T);
+    for (int i = 0; i < T * k; i++) {
+        if (!biased || rule.score == GATE_RAW) ck_assert_int_eq(got[i], want[i]);
+        NEAR(gw[i], ww[i], (E / 16 + 40) * 0x1p-24 * fabs(ww[i]) + (rule.score == GATE_RAW ? 1e-5 : 1e-30), "gate weight %d of E %d k %d", i, E, k);
+        for (int j = i / k * k; j < i; j++) ck_assert_int_ne(got[i], got[j]);
+    }
+    kit_clear(keep);
+}
+
+START_TEST(gate_select) {
+    open_isa(_i);
+    static const int sizes[][2] = {{1, 1}, {8, 2}, {15, 15}, {60, 4}, {64, 8}, {128, 8}, {257, 33}, {1024, 32}};
+    for (unsigned i = 0; fast && i < sizeof sizes / sizeof *sizes; i++) {
+        for (int score = GATE_SOFTMAX; score <= GATE_RAW; score++) {
+            for (int norm = GATE_NORM_NONE; norm <= GATE_NORM_SOFTMAX; norm++) {
+                if (score == GATE_RAW && norm == GATE_NORM_SUM) continue; /* a sum that may cancel: no such family */
+                struct gate_rule rule = {(enum gate_score)score, GATE_WEIGHT_SCORE, (enum gate_norm)norm, 1e-20f, 2.5f, sizes[i][0], sizes[i][1]};
+                check_gate(rule, false, i % 2 ? 3 : 11);
+                if (score == GATE_RAW) check_gate(rule, true, 2);
+                rule.weight = GATE_WEIGHT_ONE;
+                check_gate(rule, false, 1);
+            }
+        }
+    }
+    close_isa();
+}
+END_TEST
+
+START_TEST(gate_biased_and_broken) {
+    open_isa(_i);
+    if (fast) {
+        float logits[40], bias[40], weights[40];
+        int32_t ids[40];
+        for (int e = 0; e < 40; e++) logits[e] = (float)e / 8, bias[e] = e % 2 ? -2 : 0;
+        struct gate_rule rule = {GATE_SIGMOID, GATE_WEIGHT_SCORE, GATE_NORM_SUM, 0, 1, 40, 20};
+        fast->ops->gate_select(fast, ids, weights, logits, bias, &rule, 1);
+        for (int i = 0; i < 20; i++) ck_assert_int_eq(ids[i], 38 - 2 * i);
+        for (int i = 1; i < 20; i++) ck_assert_float_lt(weights[i], weights[i - 1]);
+        for (int e = 0; e < 40; e++) logits[e] = e % 3 ? NAN : -INFINITY;
+        rule = (struct gate_rule){GATE_RAW, GATE_WEIGHT_ONE, GATE_NORM_NONE, 0, 1, 40, 40};
+        fast->ops->gate_select(fast, ids, weights, logits, NULL, &rule, 1);
+        for (int i = 0; i < 40; i++) ck_assert_int_eq(ids[i], i); /* each once, whatever came in */
+        fast->ops->gate_select(fast, ids, weights, logits, NULL, &rule, 0);
+    }
+    close_isa();
+}
+END_TEST
+
+START_TEST(sums_and_copies) {
+    open_isa(_i);
+    for (int H = 1; fast && H < 140; H += H < 35 ? 1 : 37) {
+        int keep = kit_n_rooms, T = 3, k = H % 5;
+        float *pool = kit_random_floats((int64_t)T * 5 * H, 1), *weights = kit_random_floats(T * 5, 1), *gate = kit_random_floats(T, 9);
+        const float *rows[15];
+        for (int i = 0; i < T * k; i++) rows[i] = pool + (int64_t)(T * k - 1 - i) * H;
+        float *got = kit_floats((int64_t)T * H), *want = kit_floats((int64_t)T * H);
+        fast->ops->combine(fast, got, rows, weights, T, k, H);
+        ref->ops->combine(ref, want, rows, weights, T, k, H);
+        for (int i = 0; i < T * H; i++) NEAR(got[i], want[i], (k + 1) * 0x1p-23 * 5, "combine k %d H %d", k, H);
+        for (int with = 0; with < 2; with++) {
+            memcpy(want, got, (size_t)(T * H) * sizeof *got);
+            fast->ops->add(fast, got, pool, with ? gate : NULL, T, H);
+            ref->ops->add(ref, want, pool, with ? gate : NULL, T, H);
+            for (int i = 0; i < T * H; i++) NEAR(got[i], want[i], 0x1p-20, "add H %d", H);
+        }
+        float before[3 * 140];
+        memcpy(before, got, (size_t)(T * H) * sizeof *got);
+        fast->ops->clamp(fast, got, 0.25f, (int64_t)T * H);
+        for (int i = 0; i < T * H; i++) want[i] = fminf(0.25f, fmaxf(-0.25f, before[i]));
+        ck_assert(!memcmp(got, want, (size_t)(T * H) * sizeof *got));
+        int32_t order[] = {2, 0, 1};
+        fast->ops->gather(fast, got, pool, order, 3, H);
+        for (int t = 0; t < 3; t++) ck_assert(!memcmp(got + t * H, pool + order[t] * H, (size_t)H * sizeof *got));
+        for (int f = 0; f < FMT_COUNT; f++) {
+            struct mat table = kit_matrix((enum fmt)f, 3, H, 1);
+            fast->ops->embed(fast, got, table, order, 3);
+            for (int i = 0; i < 3 * H; i++) ck_assert_float_eq(got[i], kit_weight(table, order[i / H], i % H));
+        }
+        kit_clear(keep);
+    }
+    close_isa();
+}
+END_TEST
+
+START_TEST(kv_store) { /* every bit pattern of note is rounded as bf16_from_f32 does */
+    open_isa(_i);
+    enum { G = 3, D = 11, P = 4, PAGES = 3 };
+    for (int f = 0; fast && f < FMT_COUNT; f++) {
+        static const float odd[] = {0, -0.0f, 1, 1 + 0x1p-8f, 1 + 0x1p-7f + 0x1p-8f, 3.4e38f, 1e-40f, 0x1p-126f, NAN, INFINITY, -INFINITY};
+        struct kv_layer kv = {.fmt = (enum fmt)f, .page_tokens = P, .heads = G, .head_dim = D};
+        kv.base = kit_bytes(PAGES * 2 * P * G * D * fmt_bytes(kv.fmt));
+        float *k = kit_random_floats(2 * G * D, 3), *v = kit_random_floats(2 * G * D, 3);
+        memcpy(k, odd, sizeof odd);
+        int32_t at[] = {2 * P + 3, 1};
+        fast->ops->kv_store(fast, &kv, k, v, at, 2);
+        for (int t = 0; t < 2; t++) {
+            for (int i = 0; i < G * D; i++) {
+                for (int which = 0; which < 2; which++) {
+                    int64_t cell = ((at[t] / P * 2 + which) * P + at[t] % P) * G * D + i;
+                    float in = which ? v[t * G * D + i] : k[t * G * D + i];
+                    if (f == FMT_F32) ck_assert(!memcmp((float *)kv.base + cell, &in, sizeof in));
+                    else ck_assert_uint_eq(((uint16_t *)kv.base)[cell], bf16_from_f32(in));
+                }
+            }
+        }
+    }
+    close_isa();
+}
+END_TEST
+
+START_TEST(logit_stats) {
+    open_isa(_i);
+    static const int sizes[] = {1, 2, 15, 16, 17, 100, 4095, 4096, 4097, 49152, 262144};
+    for (unsigned i = 0; fast && i < sizeof sizes / sizeof *sizes; i++) {
+        int keep = kit_n_rooms, V = sizes[i], T = V > 10000 ? 2 : 5;
+        float *logits = kit_random_floats((int64_t)T * V, 12);
+        if (V > 3) logits[V - 1] = logits[V / 2] = 12.5f; /* a tie: the lower index wins */
+        struct logit_stats got[5], want[5];
+        fast->ops->logit_stats(fast, got, logits, T, V);
+        ref->ops->logit_stats(ref, want, logits, T, V);
+        for (int t = 0; t < T; t++) {
+            ck_assert_int_eq(got[t].argmax, want[t].argmax);
+            ck_assert_float_eq(got[t].max, want[t].max);
+            NEAR(got[t].lse, want[t].lse, 1e-5, "lse of %d", V); /* (V/16/4096 + 256 + 8) roundings of 6e-8, relative */
+        }
+        kit_clear(keep);
+    }
+    close_isa();
+}
+END_TEST
+
+START_TEST(memory) {
+    open_isa(_i);
+    struct backend *all[] = {ref, fast};
+    for (int i = 0; i < 2 && all[i]; i++) {
+        const struct ops *ops = all[i]->ops;
+        for (size_t bytes = 0; bytes < 300000; bytes = bytes * 3 + 1) {
+            unsigned char *p = ops->alloc(all[i], bytes, MEM_HOST_VISIBLE), back[256];
+            ck_assert_ptr_nonnull(p);
+            ck_assert_uint_eq((uintptr_t)p % 64, 0);
+            for (size_t j = 0; j < bytes; j++) ck_assert_uint_eq(p[j], 0);
+            memset(p, 0xee, bytes);
+            size_t n = bytes < sizeof back ? bytes : sizeof back;
+            ops->upload(all[i], p, "some bytes to be copied there and back", n < 16 ? n : 16);
+            ops->download(all[i], back, p, n);
+            ck_assert(!memcmp(back, "some bytes to be", n < 16 ? n : 16));
+            ops->sync(all[i]);
+            ck_assert_ptr_eq(ops->adopt(all[i], back, sizeof back), back);
+            ops->release(all[i], p);
+        }
+        ck_assert_ptr_null(ops->alloc(all[i], SIZE_MAX - 10, MEM_DEVICE));
+        ops->release(all[i], NULL);
+    }
+    close_isa();
+}
+END_TEST
+
+int main(void) {
+    Suite *s = suite_create("ops");
+    TCase *c = tcase_create("ops");
+    tcase_set_timeout(c, 100);
+    tcase_add_loop_test(c, linear, 0, KIT_ISAS);
+    tcase_add_loop_test(c, rmsnorm, 0, KIT_ISAS);
+    tcase_add_loop_test(c, rope, 0, KIT_ISAS);
+    tcase_add_loop_test(c, attention, 0, KIT_ISAS);
+    tcase_add_loop_test(c, ffn, 0, KIT_ISAS);
+    tcase_add_loop_test(c, ffn_in_rounds, 0, KIT_ISAS);
+    tcase_add_loop_test(c, gate_select, 0, KIT_ISAS);
+    tcase_add_loop_test(c, gate_biased_and_broken, 0, KIT_ISAS);
+    tcase_add_loop_test(c, sums_and_copies, 0, KIT_ISAS);
+    tcase_add_loop_test(c, kv_store, 0, KIT_ISAS);
+    tcase_add_loop_test(c, logit_stats, 0, KIT_ISAS);
+    tcase_add_loop_test(c, memory, 0, KIT_ISAS);
+    suite_add_tcase(s, c);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed != 0;
+}
