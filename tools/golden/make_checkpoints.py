@@ -239,6 +239,38 @@ def write_model(name, directory):
     return logits
 
 
+def same_as_published(name, directory, logits):
+    """Two cadre_moe checkpoints are published families in disguise; transformers must see the same logits in them."""
+    c = json.loads((directory / "config.json").read_text())
+    tensors = {n: t.float() for n, t in load_file(directory / "model.safetensors").items()}
+    layers, experts = range(c["num_hidden_layers"]), range(c["num_experts"])
+    if name == "cadre_moe_all":                   # all experts with weight one: one wide dense FFN
+        c |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"],
+              "intermediate_size": c["num_experts"] * c["moe_intermediate_size"]}
+        for i in layers:
+            for part, side in (("gate", 0), ("up", 0), ("down", 1)):
+                old = [tensors.pop(f"model.layers.{i}.mlp.experts.{j}.{part}_proj.weight") for j in experts]
+                tensors[f"model.layers.{i}.mlp.{part}_proj.weight"] = torch.cat(old, side)
+            del tensors[f"model.layers.{i}.mlp.gate.weight"]
+    elif name == "cadre_moe_raw":                 # softmax over the selected is Mixtral's softmax, normalised over them
+        c |= {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "num_local_experts": c["num_experts"],
+              "intermediate_size": c["moe_intermediate_size"]}
+        names = {".mlp.": ".block_sparse_moe.", "gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+        for old in list(tensors):
+            new = old
+            for a, b in names.items():
+                new = new.replace(a, b)
+            tensors[new] = tensors.pop(old)
+    else:
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / "config.json").write_text(json.dumps(c | {"torch_dtype": "float32"}))
+        save_file(tensors, Path(scratch) / "model.safetensors", metadata={"format": "pt"})
+        ids = np.random.default_rng(1).integers(0, c["vocab_size"], 40).tolist()
+        want, got = reference_logits(load_reference(scratch), ids), logits(ids)
+        assert (got - want).abs().max() < TOLERANCE / 4 * want.std(), (got - want).abs().max()
+
+
 def write_sharded(model, directory, single):
     size = (single / "model.safetensors").stat().st_size
     directory.mkdir(exist_ok=True)
@@ -368,6 +400,7 @@ def main():
             directory = Path(scratch) / name
             directory.mkdir()
             logits = write_model(name, directory)
+            same_as_published(name, directory, logits)
             data, worst = choose_prompts(name, directory, logits)
             rows, weak = mutation_table(name, directory, data)
             spread = attention_spread(directory, data)
