@@ -1,0 +1,202 @@
+/* cadre.h - the C client library of Cadre: text and tokens from a cluster, as they are made.
+ *
+ *     struct cadre_client *client;
+ *     struct cadre_stream *stream;
+ *     struct cadre_request request = {.prompt = "The sea is", .max_tokens = 40, .has_max_tokens = 1};
+ *     struct cadre_event event;
+ *     if (cadre_open("tcp://127.0.0.1:5770", NULL, &client) || cadre_generate(client, &request, &stream)) ...cadre_error(client)
+ *     while (!cadre_next(stream, -1, &event) && event.kind != CADRE_END) ...
+ *     cadre_stream_close(stream);
+ *     cadre_close(client);
+ *
+ * Results are int: CADRE_OK, one of the codes below, or CADRE_TIMEOUT. cadre_error(client) tells the last failure in one line.
+ * A client may carry any number of streams at once, but belongs to one thread; threads open one client each.
+ * Structs that you fill must be zeroed first: zero is the default of every field. Strings are UTF-8. What you pass in is
+ * copied before a function returns. Link with `pkg-config --cflags --libs cadre`. */
+#ifndef CADRE_H
+#define CADRE_H
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define CADRE_API __attribute__((visibility("default")))
+#define CADRE_DEFAULT_ENDPOINT "tcp://127.0.0.1:5770"
+
+enum cadre_code { /* gRPC's status codes */
+    CADRE_OK = 0,
+    CADRE_CANCELLED = 1,
+    CADRE_UNKNOWN = 2,
+    CADRE_INVALID_ARGUMENT = 3,
+    CADRE_DEADLINE_EXCEEDED = 4,
+    CADRE_NOT_FOUND = 5,
+    CADRE_ALREADY_EXISTS = 6,
+    CADRE_PERMISSION_DENIED = 7,
+    CADRE_RESOURCE_EXHAUSTED = 8,
+    CADRE_FAILED_PRECONDITION = 9,
+    CADRE_ABORTED = 10,
+    CADRE_OUT_OF_RANGE = 11,
+    CADRE_UNIMPLEMENTED = 12,
+    CADRE_INTERNAL = 13,
+    CADRE_UNAVAILABLE = 14,
+    CADRE_DATA_LOSS = 15,
+    CADRE_UNAUTHENTICATED = 16,
+    CADRE_TIMEOUT = -1 /* not a failure: nothing came within the time given, or a signal arrived */
+};
+CADRE_API const char *cadre_code_name(int code); /* "INVALID_ARGUMENT" */
+CADRE_API const char *cadre_version(void);
+
+struct cadre_client;
+struct cadre_stream;
+
+/* ---- client ---- */
+struct cadre_options {
+    uint32_t connect_timeout_ms; /* a call nobody answers at all ends UNAVAILABLE after this; 0 = 5000 */
+    uint32_t silence_timeout_ms; /* so does a call the server stopped talking about; 0 = 15000. Servers ping every second */
+    uint32_t window;             /* events the server may send ahead of you, per stream; 0 = 64 */
+};
+/* Connects in the background: whether a server is there shows with the first call. options may be NULL. *out is set even when
+ * this fails, so that cadre_error can say why (NULL only without memory); close it in any case. */
+CADRE_API int  cadre_open(const char *endpoint, const struct cadre_options *options, struct cadre_client **out);
+CADRE_API void cadre_close(struct cadre_client *client);              /* its streams are cancelled and closed; NULL is fine */
+CADRE_API const char *cadre_error(const struct cadre_client *client); /* valid until the next call on this client */
+/* For a poll set. Readable once when something arrives: then, and before every sleep, cadre_wait(client, 0, ...) until it
+ * says CADRE_TIMEOUT. */
+CADRE_API int cadre_fd(const struct cadre_client *client);
+
+/* ---- generate ---- */
+struct cadre_message {
+    const char *role;        /* "system", "user", "assistant" */
+    const char *content;
+    size_t content_len;      /* bytes; 0 = up to the NUL */
+};
+struct cadre_request {
+    /* Exactly one of these three: text used as it is, token ids, or messages through the model's chat template. */
+    const char *prompt;
+    size_t prompt_len;       /* bytes; 0 = up to the NUL */
+    const int32_t *ids;
+    size_t n_ids;
+    const struct cadre_message *messages;
+    size_t n_messages;
+
+    float temperature;       /* 0 = greedy */
+    float top_p;             /* 0 or 1 = off */
+    float min_p;             /* 0 = off */
+    uint32_t top_k;          /* 0 = off */
+    uint64_t seed;
+    int has_seed;            /* 0: the server draws one and reports it */
+    uint32_t max_tokens;
+    int has_max_tokens;      /* 0: up to the model's context */
+    const char *const *stop; /* stop strings: the text ends before the first one */
+    size_t n_stop;
+    const int32_t *stop_ids;
+    size_t n_stop_ids;
+    int ignore_eos;
+    uint32_t logprobs;       /* 0 none; n + 1: the chosen token's and those of the n most likely, n <= 20 */
+    uint64_t timeout_ms;     /* the whole call's deadline; 0 = none */
+    int32_t priority;        /* lower runs earlier */
+    const char *tag, *tenant; /* may be NULL */
+};
+
+enum cadre_event_kind { CADRE_STARTED, CADRE_TOKENS, CADRE_FINISHED, CADRE_END };
+struct cadre_top {
+    int32_t id;
+    float logprob;
+    const char *text;        /* the token's bytes: not always whole UTF-8, not NUL-terminated */
+    size_t text_len;
+};
+struct cadre_token {
+    int32_t id;
+    float logprob;           /* natural log; 0 unless asked for */
+    const struct cadre_top *top;
+    size_t n_top;
+};
+/* A stream is STARTED, TOKENS*, FINISHED, END; after a failure END comes early. Fields of other kinds are zero. */
+struct cadre_event {
+    enum cadre_event_kind kind;
+    /* CADRE_STARTED */
+    uint64_t request;        /* the cluster's own number of the request */
+    uint64_t seed;
+    const char *model;
+    /* CADRE_STARTED, CADRE_FINISHED */
+    uint32_t prompt_tokens;
+    /* CADRE_TOKENS, CADRE_FINISHED: append to the answer. Whole UTF-8; may lag behind the tokens */
+    const char *text;
+    size_t text_len;
+    /* CADRE_TOKENS */
+    uint32_t first;          /* index of tokens[0] in the answer */
+    const struct cadre_token *tokens;
+    size_t n_tokens;
+    /* CADRE_FINISHED */
+    const char *reason;      /* "stop", "length" */
+    uint32_t completion_tokens, cached_tokens, preemptions;
+    uint64_t queue_us, prefill_us, decode_us; /* on the server's clock: until scheduled, first token, last token */
+    /* CADRE_END */
+    int status;              /* CADRE_OK or why not */
+    const char *message;
+};
+/* Checks the request, sends it and returns at once. */
+CADRE_API int cadre_generate(struct cadre_client *client, const struct cadre_request *request, struct cadre_stream **out);
+/* The stream's next event, valid until the next cadre_next or cadre_stream_close of this stream: CADRE_OK, or CADRE_TIMEOUT
+ * after timeout_ms (0 = only look, -1 = wait as long as it takes). Repeats END once that has been reached. */
+CADRE_API int cadre_next(struct cadre_stream *stream, int timeout_ms, struct cadre_event *event);
+/* Waits until any stream of the client has an event for cadre_next, in fair turns; *ready says which. A stream whose END was
+ * taken is not reported again. */
+CADRE_API int cadre_wait(struct cadre_client *client, int timeout_ms, struct cadre_stream **ready);
+/* Asks the cluster to stop working on it; END (CADRE_CANCELLED, or CADRE_OK if it was faster) still comes. */
+CADRE_API void cadre_cancel(struct cadre_stream *stream);
+CADRE_API void cadre_stream_close(struct cadre_stream *stream); /* cancels if need be; NULL is fine */
+CADRE_API void  cadre_stream_set_user(struct cadre_stream *stream, void *user);
+CADRE_API void *cadre_stream_user(const struct cadre_stream *stream);
+
+/* ---- the cluster; each waits for the answer. timeout_ms 0 = as the client's options say ---- */
+struct cadre_worker {
+    uint32_t rank;
+    const char *host;
+    uint64_t pid;
+    const char *state;       /* "expected", "loading", "ready", "dead", "left" */
+    uint32_t load_percent;
+    uint64_t weight_bytes;   /* routed experts */
+    uint64_t resident_bytes; /* attention, embeddings, shared experts */
+    uint64_t kv_bytes;
+    uint32_t kv_pages, kv_pages_used, sequences;
+    uint32_t experts;        /* slots over all layers */
+    uint64_t rows;           /* expert rows executed */
+    uint64_t beat_age_us, wait_us, busy_us;
+    const char *placement;   /* "0-3": experts held, the same in every layer; else how many */
+};
+struct cadre_cluster {
+    const char *version, *model, *family;
+    const char *state;       /* "loading", "serving", "draining", "failed" */
+    const char *reason;      /* why it is not serving */
+    const char *numeric_class, *fabric, *listen, *control;
+    uint64_t uptime_us, steps, finished, cancelled, failed, preemptions, prompt_tokens, generated_tokens;
+    uint32_t epoch, placement_version, waiting, running, max_context, max_batch;
+    uint32_t layers, experts, topk; /* MoE layers, experts in each, experts per token */
+    const struct cadre_worker *workers;
+    size_t n_workers;
+};
+CADRE_API int  cadre_status(struct cadre_client *client, uint32_t timeout_ms, struct cadre_cluster **out);
+CADRE_API void cadre_cluster_free(struct cadre_cluster *cluster);
+
+struct cadre_load {          /* expert rows executed, as the workers counted them */
+    uint32_t layers, experts;
+    const uint64_t *rows;         /* [layers * experts] */
+    const int32_t *model_layer;   /* [layers] the layer's index in the model */
+    const uint32_t *hosts;        /* [layers * experts] first worker that holds it */
+    const uint64_t *worker_rows;  /* [n_workers] */
+    size_t n_workers;
+};
+CADRE_API int  cadre_experts(struct cadre_client *client, uint32_t timeout_ms, struct cadre_load **out);
+CADRE_API void cadre_load_free(struct cadre_load *load);
+
+/* Token ids of request->prompt or request->messages (other fields are ignored). Free *ids with cadre_ids_free. */
+CADRE_API int  cadre_tokenize(struct cadre_client *client, const struct cadre_request *request, uint32_t timeout_ms, int32_t **ids, size_t *n);
+CADRE_API void cadre_ids_free(int32_t *ids);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

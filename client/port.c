@@ -1,0 +1,247 @@
+/* port.c - the library's structs to and from protobuf; the only file here that sees generated code. */
+#include "client/client.h"
+#include "proto/client.pb-c.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static ProtobufCBinaryData bytes_of(const char *text, size_t len) {
+    return (ProtobufCBinaryData){.len = len ? len : strlen(text), .data = (uint8_t *)text};
+}
+
+/* ---- requests ---- */
+struct chat_box { /* what a Chat message points to */
+    Cadre__V1__Chat chat;
+    Cadre__V1__ChatMessage *messages;
+    Cadre__V1__ChatMessage **list;
+};
+
+static int fill_chat(struct chat_box *box, const struct cadre_request *r) {
+    *box = (struct chat_box){.chat = CADRE__V1__CHAT__INIT};
+    if (!r->messages) return 0;
+    box->messages = calloc(r->n_messages, sizeof *box->messages);
+    box->list = calloc(r->n_messages, sizeof *box->list);
+    if (!box->messages || !box->list) return -1;
+    for (size_t i = 0; i < r->n_messages; i++) {
+        Cadre__V1__ChatMessage *m = box->list[i] = &box->messages[i];
+        *m = (Cadre__V1__ChatMessage)CADRE__V1__CHAT_MESSAGE__INIT;
+        m->role = (char *)r->messages[i].role;
+        m->content = bytes_of(r->messages[i].content, r->messages[i].content_len);
+    }
+    box->chat.messages = box->list;
+    box->chat.n_messages = r->n_messages;
+    return 0;
+}
+
+static void clear_chat(struct chat_box *box) {
+    free(box->messages);
+    free(box->list);
+}
+
+static uint8_t *pack(const ProtobufCMessage *m, size_t *len) {
+    *len = protobuf_c_message_get_packed_size(m);
+    uint8_t *out = malloc(*len + 1);
+    if (out) protobuf_c_message_pack(m, out);
+    return out;
+}
+
+static uint8_t *pack_generate(const struct cadre_request *r, struct chat_box *chat, ProtobufCBinaryData *stops, size_t *len) {
+    Cadre__V1__GenerateRequest m;
+    Cadre__V1__TokenIds ids = CADRE__V1__TOKEN_IDS__INIT;
+    Cadre__V1__Sampling sampling = CADRE__V1__SAMPLING__INIT;
+    cadre__v1__generate_request__init(&m);
+    if (r->prompt) {
+        m.input_case = CADRE__V1__GENERATE_REQUEST__INPUT_PROMPT;
+        m.prompt = bytes_of(r->prompt, r->prompt_len);
+    } else if (r->messages) {
+        m.input_case = CADRE__V1__GENERATE_REQUEST__INPUT_CHAT;
+        m.chat = &chat->chat;
+    } else {
+        m.input_case = CADRE__V1__GENERATE_REQUEST__INPUT_IDS;
+        m.ids = &ids;
+        ids.ids = (int32_t *)r->ids;
+        ids.n_ids = r->n_ids;
+    }
+    sampling.temperature = r->temperature;
+    sampling.top_p = r->top_p;
+    sampling.top_k = r->top_k;
+    sampling.min_p = r->min_p;
+    sampling.seed = r->seed;
+    sampling.has_seed = r->has_seed != 0;
+    m.sampling = &sampling;
+    m.max_tokens = r->max_tokens;
+    m.has_max_tokens = r->has_max_tokens != 0;
+    for (size_t i = 0; i < r->n_stop; i++) stops[i] = bytes_of(r->stop[i], 0);
+    m.stop = stops;
+    m.n_stop = r->n_stop;
+    m.stop_ids = (int32_t *)r->stop_ids;
+    m.n_stop_ids = r->n_stop_ids;
+    m.ignore_eos = r->ignore_eos != 0;
+    m.logprobs = r->logprobs;
+    if (r->tag) m.tag = (char *)r->tag;
+    if (r->tenant) m.tenant = (char *)r->tenant;
+    m.priority = r->priority;
+    return pack(&m.base, len);
+}
+
+uint8_t *port_encode_generate(const struct cadre_request *r, size_t *len) {
+    struct chat_box chat;
+    ProtobufCBinaryData *stops = calloc(r->n_stop + 1, sizeof *stops);
+    uint8_t *out = fill_chat(&chat, r) < 0 || !stops ? NULL : pack_generate(r, &chat, stops, len);
+    clear_chat(&chat);
+    free(stops);
+    return out;
+}
+
+uint8_t *port_encode_tokenize(const struct cadre_request *r, size_t *len) {
+    struct chat_box chat;
+    Cadre__V1__TokenizeRequest m = CADRE__V1__TOKENIZE_REQUEST__INIT;
+    int rc = fill_chat(&chat, r);
+    if (r->messages) m.chat = &chat.chat;
+    else m.text = bytes_of(r->prompt, r->prompt_len);
+    uint8_t *out = rc < 0 ? NULL : pack(&m.base, len);
+    clear_chat(&chat);
+    return out;
+}
+
+/* ---- events ---- */
+static int copy_text(struct arena *arena, ProtobufCBinaryData text, struct cadre_event *e) {
+    e->text = arena_strdup(arena, text.data ? (const char *)text.data : "", text.len);
+    e->text_len = text.len;
+    return e->text ? CADRE_OK : CADRE_RESOURCE_EXHAUSTED;
+}
+
+static int fill_tokens(const Cadre__V1__Tokens *m, struct arena *arena, struct cadre_event *e) {
+    struct cadre_token *tokens = arena_array(arena, struct cadre_token, m->n_token + 1);
+    if (!tokens) return CADRE_RESOURCE_EXHAUSTED;
+    for (size_t i = 0; i < m->n_token; i++) {
+        const Cadre__V1__TokenInfo *t = m->token[i];
+        struct cadre_top *top = arena_array(arena, struct cadre_top, t->n_top + 1);
+        if (!top) return CADRE_RESOURCE_EXHAUSTED;
+        for (size_t j = 0; j < t->n_top; j++)
+            top[j] = (struct cadre_top){t->top[j]->id, t->top[j]->logprob, (const char *)t->top[j]->text.data, t->top[j]->text.len};
+        tokens[i] = (struct cadre_token){t->id, t->logprob, top, t->n_top};
+    }
+    e->first = m->first;
+    e->tokens = tokens;
+    e->n_tokens = m->n_token;
+    return copy_text(arena, m->text, e);
+}
+
+static int fill_finished(const Cadre__V1__Finished *m, struct arena *arena, struct cadre_event *e) {
+    e->reason = m->reason;
+    if (m->usage) {
+        e->prompt_tokens = m->usage->prompt_tokens;
+        e->completion_tokens = m->usage->completion_tokens;
+        e->cached_tokens = m->usage->cached_tokens;
+    }
+    if (m->timing) {
+        e->queue_us = m->timing->queue_us;
+        e->prefill_us = m->timing->prefill_us;
+        e->decode_us = m->timing->decode_us;
+        e->preemptions = m->timing->preemptions;
+    }
+    return copy_text(arena, m->text, e);
+}
+
+static int fill_event(const Cadre__V1__GenerateEvent *m, struct arena *arena, struct cadre_event *e) {
+    *e = (struct cadre_event){.kind = CADRE_STARTED};
+    switch (m->kind_case) {
+    case CADRE__V1__GENERATE_EVENT__KIND_STARTED:
+        e->request = m->started->request;
+        e->seed = m->started->seed;
+        e->model = m->started->model;
+        e->prompt_tokens = m->started->prompt_tokens;
+        return CADRE_OK;
+    case CADRE__V1__GENERATE_EVENT__KIND_TOKENS: e->kind = CADRE_TOKENS; return fill_tokens(m->tokens, arena, e);
+    case CADRE__V1__GENERATE_EVENT__KIND_FINISHED: e->kind = CADRE_FINISHED; return fill_finished(m->finished, arena, e);
+    default: return CADRE_INTERNAL;
+    }
+}
+
+int port_decode_event(const uint8_t *bytes, size_t len, struct arena *arena, struct cadre_event *e, void **hold) {
+    Cadre__V1__GenerateEvent *m = cadre__v1__generate_event__unpack(NULL, len, bytes);
+    if (!m) return CADRE_INTERNAL;
+    *hold = m;
+    return fill_event(m, arena, e);
+}
+
+void port_release(void *hold) {
+    if (hold) protobuf_c_message_free_unpacked(hold, NULL);
+}
+
+/* ---- replies: a box owns the public struct and the message its strings live in ---- */
+struct cluster_box {
+    struct cadre_cluster pub;
+    Cadre__V1__StatusReply *m;
+    struct cadre_worker workers[];
+};
+struct load_box {
+    struct cadre_load pub;
+    Cadre__V1__ExpertsReply *m;
+};
+
+struct cadre_cluster *port_decode_status(const uint8_t *bytes, size_t len) {
+    Cadre__V1__StatusReply *m = cadre__v1__status_reply__unpack(NULL, len, bytes);
+    struct cluster_box *box = m ? calloc(1, sizeof *box + m->n_workers * sizeof *box->workers) : NULL;
+    if (!box) {
+        port_release(m);
+        return NULL;
+    }
+    box->m = m;
+    for (size_t i = 0; i < m->n_workers; i++) {
+        const Cadre__V1__WorkerStatus *w = m->workers[i];
+        box->workers[i] = (struct cadre_worker){.rank = w->rank, .host = w->host, .pid = w->pid, .state = w->state,
+            .load_percent = w->load_percent, .weight_bytes = w->weight_bytes, .resident_bytes = w->resident_bytes,
+            .kv_bytes = w->kv_bytes, .kv_pages = w->kv_pages, .kv_pages_used = w->kv_pages_used, .sequences = w->sequences,
+            .experts = w->experts, .rows = w->rows, .beat_age_us = w->beat_age_us, .wait_us = w->wait_us, .busy_us = w->busy_us,
+            .placement = w->placement};
+    }
+    box->pub = (struct cadre_cluster){.version = m->version, .model = m->model, .family = m->family, .state = m->state,
+        .reason = m->reason, .numeric_class = m->numeric_class, .fabric = m->fabric, .listen = m->listen, .control = m->control,
+        .uptime_us = m->uptime_us, .steps = m->steps, .finished = m->finished, .cancelled = m->cancelled, .failed = m->failed,
+        .preemptions = m->preemptions, .prompt_tokens = m->prompt_tokens, .generated_tokens = m->generated_tokens,
+        .epoch = m->epoch, .placement_version = m->placement_version, .waiting = m->waiting, .running = m->running,
+        .max_context = m->max_context, .max_batch = m->max_batch, .layers = m->layers, .experts = m->experts, .topk = m->topk,
+        .workers = box->workers, .n_workers = m->n_workers};
+    return &box->pub;
+}
+
+void cadre_cluster_free(struct cadre_cluster *c) {
+    if (!c) return;
+    struct cluster_box *box = (struct cluster_box *)((char *)c - offsetof(struct cluster_box, pub));
+    port_release(box->m);
+    free(box);
+}
+
+struct cadre_load *port_decode_experts(const uint8_t *bytes, size_t len) {
+    Cadre__V1__ExpertsReply *m = cadre__v1__experts_reply__unpack(NULL, len, bytes);
+    size_t cells = m ? (size_t)m->layers * m->experts : 0;
+    struct load_box *box = NULL;
+    if (m && m->n_rows == cells && m->n_hosts == cells && m->n_model_layer == m->layers) box = calloc(1, sizeof *box);
+    if (!box) {
+        port_release(m);
+        return NULL;
+    }
+    box->m = m;
+    box->pub = (struct cadre_load){.layers = m->layers, .experts = m->experts, .rows = m->rows, .model_layer = m->model_layer,
+        .hosts = m->hosts, .worker_rows = m->worker_rows, .n_workers = m->n_worker_rows};
+    return &box->pub;
+}
+
+void cadre_load_free(struct cadre_load *l) {
+    if (!l) return;
+    struct load_box *box = (struct load_box *)((char *)l - offsetof(struct load_box, pub));
+    port_release(box->m);
+    free(box);
+}
+
+int port_decode_ids(const uint8_t *bytes, size_t len, int32_t **ids, size_t *n) {
+    Cadre__V1__TokenizeReply *m = cadre__v1__tokenize_reply__unpack(NULL, len, bytes);
+    if (!m) return CADRE_INTERNAL;
+    *ids = malloc(sizeof **ids * (m->n_ids + 1));
+    *n = m->n_ids;
+    if (*ids && m->n_ids) memcpy(*ids, m->ids, sizeof **ids * m->n_ids);
+    port_release(m);
+    return *ids ? CADRE_OK : CADRE_INTERNAL;
+}

@@ -1,0 +1,199 @@
+/* stream.c - calls as the client sees them: opened, fed by frames, ended exactly once.
+ *
+ * One bus serves all streams of a client. Whoever waits pumps it for all: frames are sorted by call id into their streams'
+ * queues, as bytes; decoding waits until the event is taken. A queue cannot outgrow the stream's window, because the server
+ * needs a credit per Data and credits are granted as events are taken.
+ * A stream ends by the server's End, or here: when nobody ever answered (connect timeout), when the server stopped talking
+ * about the call (it pings every open call each second, so silence means that it died, restarted or forgot us), or when
+ * frames are missing. */
+#include "base/clk.h"
+#include "base/hash.h"
+#include "client/client.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+enum { SLICE_MS = 100 }; /* how often silence is looked for */
+
+int client_fail(struct cadre_client *c, int code, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(c->why.text, sizeof c->why.text, fmt, ap);
+    va_end(ap);
+    return code;
+}
+
+static struct list *bucket(struct cadre_client *c, const uint8_t *id) { return &c->table[hash_bytes(id, FRAME_CALL_ID_BYTES) % CLIENT_BUCKETS]; }
+
+static struct cadre_stream *find(struct cadre_client *c, const uint8_t *id) {
+    struct list *i, *tmp, *b = bucket(c, id);
+    list_for(i, tmp, b) {
+        struct cadre_stream *s = list_entry(i, struct cadre_stream, in_table);
+        if (!memcmp(s->id, id, sizeof s->id)) return s;
+    }
+    return NULL;
+}
+
+static int send_frame(struct cadre_stream *s, struct frame f, const void *payload, size_t len) {
+    uint8_t head[512];
+    f.version = FRAME_VERSION;
+    f.call_id = s->id;
+    f.call_id_len = sizeof s->id;
+    int n = frame_encode(&f, head, sizeof head);
+    return n < 0 ? n : bus_send(s->client->bus, NULL, head, (size_t)n, len ? payload : "", len);
+}
+
+/* The only place where a stream ends. */
+static void end(struct cadre_stream *s, int status, const char *message) {
+    if (s->ended) return;
+    s->ended = true;
+    s->status = status;
+    s->message = strdup(message);
+    list_remove(&s->in_table);
+    list_remove(&s->in_ready);
+    list_append(&s->client->ready, &s->in_ready);
+}
+
+/* Ends it here, and tells the server, should it still be there, not to go on. */
+static void abandon(struct cadre_stream *s, int status, const char *message) {
+    send_frame(s, (struct frame){.kind = FRAME_CANCEL}, NULL, 0);
+    end(s, status, message);
+}
+
+static void take_data(struct cadre_stream *s, uint64_t index, const struct bus_msg *m) {
+    char text[160];
+    if (index < s->next_index) return; /* seen */
+    if (index > s->next_index) {
+        snprintf(text, sizeof text, "frames were lost on the way: expected frame %llu, got %llu", (unsigned long long)s->next_index,
+                 (unsigned long long)index);
+        return abandon(s, CADRE_DATA_LOSS, text);
+    }
+    struct item *item = malloc(sizeof *item + m->body_len);
+    if (!item) return abandon(s, CADRE_RESOURCE_EXHAUSTED, "the client is out of memory");
+    item->len = m->body_len;
+    if (m->body_len) memcpy(item->bytes, m->body, m->body_len);
+    s->next_index++;
+    if (list_empty(&s->items)) {
+        list_remove(&s->in_ready);
+        list_append(&s->client->ready, &s->in_ready);
+    }
+    list_append(&s->items, &item->node);
+}
+
+static void handle(struct cadre_client *c, const struct bus_msg *m) {
+    struct frame f;
+    if (frame_decode(m->head, m->head_len, &f) < 0) return;
+    struct cadre_stream *s = f.call_id_len == FRAME_CALL_ID_BYTES ? find(c, f.call_id) : NULL;
+    if (s) { /* frames of calls we have given up are none of our business */
+        s->heard_us = clk_now_us();
+        if (f.kind == FRAME_DATA) take_data(s, f.index, m);
+        else if (f.kind == FRAME_END) end(s, (int)f.status, f.message);
+    }
+    frame_clear(&f);
+}
+
+static void look_for_silence(struct cadre_client *c) {
+    int64_t now = clk_now_us();
+    char text[400];
+    if (now - c->checked_us < SLICE_MS * 1000 / 2) return;
+    c->checked_us = now;
+    struct list *i, *tmp;
+    list_for(i, tmp, &c->streams) {
+        struct cadre_stream *s = list_entry(i, struct cadre_stream, node);
+        if (s->ended) continue;
+        uint32_t ms = s->heard_us ? c->options.silence_timeout_ms : c->options.connect_timeout_ms;
+        if (now - (s->heard_us ? s->heard_us : s->opened_us) < (int64_t)ms * 1000) continue;
+        if (s->heard_us) snprintf(text, sizeof text, "the server at %s has said nothing for %.3g s; it died or was restarted", c->endpoint, ms / 1e3);
+        else snprintf(text, sizeof text, "no server answers at %s (is `cadre serve` running?)", c->endpoint);
+        abandon(s, CADRE_UNAVAILABLE, text);
+    }
+}
+
+void stream_pump(struct cadre_client *c) {
+    struct bus_msg m;
+    while (bus_recv(c->bus, &m) >= 0) handle(c, &m);
+    look_for_silence(c);
+}
+
+bool stream_wait(struct cadre_client *c, const struct cadre_stream *s, int64_t timeout_ms) {
+    int64_t until = timeout_ms < 0 ? INT64_MAX : clk_now_us() + timeout_ms * 1000;
+    for (;;) {
+        if (s ? !list_empty(&s->items) || s->ended : !list_empty(&c->ready)) return true;
+        stream_pump(c);
+        if (s ? !list_empty(&s->items) || s->ended : !list_empty(&c->ready)) return true;
+        int64_t left_us = until - clk_now_us();
+        if (left_us <= 0) return false;
+        struct pollfd p = {.fd = bus_fd(c->bus), .events = POLLIN};
+        int ms = left_us > SLICE_MS * 1000 ? SLICE_MS : (int)((left_us + 999) / 1000);
+        if (poll(&p, 1, ms) < 0 && errno == EINTR) return false;
+    }
+}
+
+int stream_open(struct cadre_client *c, const char *method, const void *payload, size_t len, uint64_t timeout_ms, uint32_t window,
+                struct cadre_stream **out) {
+    *out = NULL;
+    if (!c->bus) return CADRE_INVALID_ARGUMENT; /* cadre_open failed and said why */
+    if (len >= BUS_HARD_LIMIT) return client_fail(c, CADRE_RESOURCE_EXHAUSTED, "the request has %zu bytes; the protocol carries less than %d", len, BUS_HARD_LIMIT);
+    struct cadre_stream *s = calloc(1, sizeof *s);
+    if (!s) return client_fail(c, CADRE_RESOURCE_EXHAUSTED, "the client is out of memory");
+    if (getrandom(s->id, sizeof s->id, 0) != sizeof s->id) {
+        free(s);
+        return client_fail(c, CADRE_INTERNAL, "the system gives no random numbers: %s", strerror(errno));
+    }
+    s->client = c;
+    s->window = window;
+    s->opened_us = clk_now_us();
+    list_init(&s->items);
+    list_init(&s->in_ready);
+    arena_init(&s->arena, 16 << 10);
+    int rc = send_frame(s, (struct frame){.kind = FRAME_OPEN, .method = method, .timeout_ms = timeout_ms, .credits = window}, payload, len);
+    if (rc < 0) {
+        arena_clear(&s->arena);
+        free(s);
+        return client_fail(c, CADRE_UNAVAILABLE, rc == ERR_AGAIN ? "too many requests wait for the server at %s to answer" : "cannot send to the server at %s", c->endpoint);
+    }
+    list_append(&c->streams, &s->node);
+    list_append(bucket(c, s->id), &s->in_table);
+    *out = s;
+    return CADRE_OK;
+}
+
+struct item *stream_take(struct cadre_stream *s) {
+    if (list_empty(&s->items)) return NULL;
+    struct item *item = list_entry(s->items.next, struct item, node);
+    list_remove(&item->node);
+    list_remove(&s->in_ready);
+    if (!list_empty(&s->items) || s->ended) list_append(&s->client->ready, &s->in_ready); /* at the tail: turns are fair */
+    s->consumed++;
+    if (!s->ended && s->consumed * 2 >= s->window &&
+        send_frame(s, (struct frame){.kind = FRAME_CREDIT, .credits = s->consumed}, NULL, 0) >= 0)
+        s->consumed = 0;
+    return item;
+}
+
+void cadre_cancel(struct cadre_stream *s) {
+    if (s->ended || s->cancelled) return;
+    if (send_frame(s, (struct frame){.kind = FRAME_CANCEL}, NULL, 0) >= 0) s->cancelled = true;
+}
+
+void cadre_stream_close(struct cadre_stream *s) {
+    if (!s) return;
+    cadre_cancel(s);
+    struct list *i, *tmp;
+    list_for(i, tmp, &s->items) free(list_entry(i, struct item, node));
+    list_remove(&s->node);
+    if (!s->ended) list_remove(&s->in_table);
+    list_remove(&s->in_ready);
+    port_release(s->hold);
+    arena_clear(&s->arena);
+    free(s->message);
+    free(s);
+}
+
+void cadre_stream_set_user(struct cadre_stream *s, void *user) { s->user = user; }
+void *cadre_stream_user(const struct cadre_stream *s) { return s->user; }
