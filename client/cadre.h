@@ -13,8 +13,7 @@
  * A client may carry any number of streams at once, but belongs to one thread; threads open one client each.
  * Structs that you fill must be zeroed first: zero is the default of every field. Strings are UTF-8. What you pass in is
  * copied before a function returns. Link with `pkg-config --cflags --libs cadre`. */
-#ifndef CADRE_H
-#define CADRE_H
+#pragma once
 #include <stddef.h>
 #include <stdint.h>
 
@@ -198,5 +197,4 @@ CADRE_API void cadre_ids_free(int32_t *ids);
 
 #ifdef __cplusplus
 }
-#endif
 #endif

@@ -209,7 +209,7 @@ static struct place *place_by_name(struct bus_hub *h, const char *name) {
     }
     struct place *p = calloc(1, sizeof *p);
     if (!p || strlen(name) >= sizeof p->name || inbox_open(&p->inbox) < 0) return free(p), NULL;
-    strcpy(p->name, name);
+    memcpy(p->name, name, strlen(name) + 1);
     list_init(&p->clients);
     list_append(&h->places, &p->node);
     return p;

@@ -1,0 +1,126 @@
+/* cli.c - see cli.h. */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { FILE_LIMIT = 64 << 20 }; /* what the protocol can carry at all */
+
+static volatile sig_atomic_t signals, last_signal;
+
+static void on_signal(int number) {
+    signals++;
+    last_signal = number;
+}
+
+void cli_catch_signals(void) {
+    struct sigaction a = {.sa_handler = on_signal}; /* no SA_RESTART: reads and polls return early */
+    sigaction(SIGINT, &a, NULL);
+    sigaction(SIGTERM, &a, NULL);
+}
+int cli_signals(void) { return signals; }
+void cli_forget_signals(void) { signals = 0; }
+int cli_exit_signal(void) { return 128 + last_signal; }
+
+bool cli_parse(const struct conf_command *cmd, const char *const *shorts, void *target, int argc, char **argv, struct conf_args *args,
+               int *exit_status) {
+    struct why why;
+    char **spelled = calloc((size_t)argc + 1, sizeof *spelled);
+    if (!spelled) return *exit_status = EXIT_FAILED, false;
+    for (int i = 0; i < argc; i++) {
+        spelled[i] = argv[i];
+        for (const char *const *s = shorts; s && *s && i; s += 2)
+            if (!strcmp(argv[i], s[0])) spelled[i] = (char *)s[1];
+    }
+    int rc = conf_parse(cmd, target, argc, spelled, args, &why);
+    free(spelled);
+    if (rc < 0) fprintf(stderr, "%s: %s\n", cmd->name, why.text);
+    *exit_status = rc < 0 ? EXIT_USAGE : EXIT_DONE;
+    return rc == 0;
+}
+
+struct cadre_client *cli_connect(const char *verb, const char *endpoint) {
+    struct cadre_client *c;
+    int code = cadre_open(endpoint, NULL, &c);
+    if (!code) return c;
+    cli_complain(verb, code, cadre_error(c));
+    cadre_close(c);
+    return NULL;
+}
+
+int cli_complain(const char *verb, int code, const char *message) {
+    fprintf(stderr, "cadre %s: %s: %s\n", verb, cadre_code_name(code), message);
+    return EXIT_FAILED;
+}
+
+static char *read_stream(FILE *f, size_t *len) {
+    size_t cap = 64 << 10, n = 0;
+    char *text = malloc(cap);
+    while (text) {
+        n += fread(text + n, 1, cap - n - 1, f);
+        if (n + 1 < cap) break;
+        if (n > FILE_LIMIT) {
+            errno = EFBIG;
+            free(text);
+            return NULL;
+        }
+        char *more = realloc(text, cap *= 2);
+        if (!more) free(text);
+        text = more;
+    }
+    if (!text) return NULL;
+    if (ferror(f)) return free(text), NULL;
+    text[n] = 0;
+    *len = n;
+    return text;
+}
+
+char *cli_read_file(const char *verb, const char *path, size_t *len) {
+    bool std = !strcmp(path, "-");
+    FILE *f = std ? stdin : fopen(path, "re");
+    char *text = f ? read_stream(f, len) : NULL;
+    if (!text) fprintf(stderr, "cadre %s: cannot read %s: %s\n", verb, std ? "standard input" : path, strerror(errno));
+    if (f && !std) fclose(f);
+    return text;
+}
+
+/* Bytes of the UTF-8 character at s, or 0 when there is none. */
+static size_t utf8_length(const unsigned char *s, size_t left) {
+    size_t n = s[0] < 0x80 ? 1 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : (s[0] & 0xf0) == 0xe0 ? 3 : s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0;
+    if (!n || n > left) return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((s[i] & 0xc0) != 0x80) return 0;
+    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f)) return 0;
+    return n;
+}
+
+void cli_json_string(FILE *f, const char *text, size_t len) {
+    const unsigned char *s = (const unsigned char *)text;
+    putc('"', f);
+    for (size_t i = 0; i < len;) {
+        size_t n = utf8_length(s + i, len - i);
+        if (!n) fputs("\\ufffd", f);
+        else if (s[i] == '"' || s[i] == '\\') fprintf(f, "\\%c", s[i]);
+        else if (s[i] == '\n') fputs("\\n", f);
+        else if (s[i] < 0x20 || s[i] == 0x7f) fprintf(f, "\\u%04x", s[i]);
+        else fwrite(s + i, 1, n, f);
+        i += n ? n : 1;
+    }
+    putc('"', f);
+}
+
+const char *cli_bytes(double bytes) {
+    static char buffers[4][32];
+    static int turn;
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    char *b = buffers[turn++ & 3];
+    int u = 0;
+    while (bytes >= 1024 && u < 4) {
+        bytes /= 1024;
+        u++;
+    }
+    snprintf(b, sizeof buffers[0], u ? "%.2f %s" : "%.0f %s", bytes, units[u]);
+    return b;
+}

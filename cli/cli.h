@@ -1,0 +1,44 @@
+/* cli.h - what the verbs of `cadre` share: exit statuses, signals, and small ways of printing. */
+#pragma once
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "base/conf.h"
+#include "client/cadre.h"
+
+enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_UNHEALTHY = 3, EXIT_INTERRUPTED = 130 };
+
+struct cli_verb {
+    const char *name, *summary;
+    int (*run)(int argc, char **argv); /* argv[0] is the verb; returns the exit status */
+};
+int generate_main(int argc, char **argv);
+int chat_main(int argc, char **argv);
+int status_main(int argc, char **argv);
+int experts_main(int argc, char **argv);
+int tokenize_main(int argc, char **argv);
+int serve_main(int argc, char **argv);
+
+/* conf_parse with the manners of a command: prints help or the complaint. True: go on; false: leave with *exit_status.
+ * Short forms ("-q" -> "--quiet") come as pairs ending with NULL; may be NULL. */
+bool cli_parse(const struct conf_command *cmd, const char *const *shorts, void *target, int argc, char **argv, struct conf_args *args,
+               int *exit_status);
+
+/* Connects or complains; NULL: it complained. */
+struct cadre_client *cli_connect(const char *verb, const char *endpoint);
+/* One line on stderr about a failed call; returns EXIT_FAILED. */
+int cli_complain(const char *verb, int code, const char *message);
+
+/* Counts SIGINT and SIGTERM instead of dying from them; waits end early. */
+void cli_catch_signals(void);
+int  cli_signals(void);        /* how many came since cli_forget_signals */
+void cli_forget_signals(void);
+int  cli_exit_signal(void);    /* 128 + the last one's number */
+
+/* The whole of a file, or of stdin for "-": malloc'ed, NUL-terminated, *len without the NUL. NULL: it complained. */
+char *cli_read_file(const char *verb, const char *path, size_t *len);
+
+/* A JSON string with quotes; bytes that are not UTF-8 become U+FFFD. */
+void cli_json_string(FILE *f, const char *text, size_t len);
+/* "1.25 GiB" in one of four rotating static buffers. */
+const char *cli_bytes(double bytes);

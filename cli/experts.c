@@ -1,0 +1,163 @@
+/* experts.c - `cadre experts`: expert rows as the workers counted them where they were executed.
+ *
+ * imb is max/mean, balancedness mean/max, over workers or over experts of a layer; both are 1 when the load is even. */
+#include "cli/cli.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { BAR = 24 };
+
+struct options {
+    char *connect, *output;
+    int64_t layer;
+    bool json;
+};
+#define AT(member) offsetof(struct options, member)
+static const struct conf_option table[] = {
+    {"", CONF_FLAG, 0, .help = "Options"},
+    {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT", .help = "where the cluster listens"},
+    {"layer", CONF_INT, AT(layer), .min = 0, .max = 1e6, .arg = "L", .help = "every expert of this layer (the model's own numbering)"},
+    {"json", CONF_FLAG, AT(json), .def = "no", .help = "print one JSON object (also: -o json)"},
+    {"output", CONF_CHOICE, AT(output), .def = "table", .choices = "table|json", .help = "how to print"},
+    {NULL}};
+static const struct conf_command command = {
+    .name = "cadre experts",
+    .usage = "[options]",
+    .about = "Shows how many rows each expert and each worker has executed since the start.",
+    .options = table,
+    .footer = "imb = max/mean, balancedness = mean/max: both are 1 when the load is even.\n\n"
+              "Exit status: 0 shown, 1 failed, 2 wrong usage."};
+
+struct spread {
+    uint64_t sum, max, min;
+    size_t at_max, at_min;
+    double imb;            /* 0 when nothing was counted */
+};
+
+static struct spread spread_of(const uint64_t *x, size_t n) {
+    struct spread s = {.min = n ? x[0] : 0};
+    for (size_t i = 0; i < n; i++) {
+        s.sum += x[i];
+        if (x[i] > s.max) s.max = x[i], s.at_max = i;
+        if (x[i] < s.min) s.min = x[i], s.at_min = i;
+    }
+    s.imb = s.sum ? (double)s.max * (double)n / (double)s.sum : 0;
+    return s;
+}
+
+static double share(uint64_t part, uint64_t whole) { return whole ? 100. * (double)part / (double)whole : 0; }
+
+static void print_bar(uint64_t x, uint64_t max) {
+    int n = max ? (int)((double)x * BAR / (double)max + 0.5) : 0;
+    for (int i = 0; i < n; i++) putchar('#');
+    putchar('\n');
+}
+
+static void print_balance(const struct spread *s) {
+    if (s->sum) printf("imb %.3f, balancedness %.3f", s->imb, 1 / s->imb);
+    else printf("nothing executed yet");
+}
+
+static void print_workers(const struct cadre_load *l) {
+    struct spread s = spread_of(l->worker_rows, l->n_workers);
+    printf("%6s %14s %8s\n", "worker", "rows", "share");
+    for (size_t w = 0; w < l->n_workers; w++) {
+        printf("%6zu %14llu %7.2f%%  ", w, (unsigned long long)l->worker_rows[w], share(l->worker_rows[w], s.sum));
+        print_bar(l->worker_rows[w], s.max);
+    }
+    printf("%6s %14llu           ", "all", (unsigned long long)s.sum);
+    print_balance(&s);
+    printf("\n");
+}
+
+static void print_layers(const struct cadre_load *l) {
+    printf("\n%5s %14s  %-20s %-20s %7s %13s\n", "layer", "rows", "busiest", "idlest", "imb", "balancedness");
+    for (uint32_t i = 0; i < l->layers; i++) {
+        struct spread s = spread_of(l->rows + (size_t)i * l->experts, l->experts);
+        char busiest[32], idlest[32];
+        snprintf(busiest, sizeof busiest, "%zu (%.2f%%)", s.at_max, share(s.max, s.sum));
+        snprintf(idlest, sizeof idlest, "%zu (%.2f%%)", s.at_min, share(s.min, s.sum));
+        printf("%5d %14llu  %-20s %-20s %7.3f %13.3f\n", l->model_layer[i], (unsigned long long)s.sum, s.sum ? busiest : "-", s.sum ? idlest : "-", s.imb,
+               s.sum ? 1 / s.imb : 0);
+    }
+}
+
+static void print_experts(const struct cadre_load *l, uint32_t row) {
+    const uint64_t *rows = l->rows + (size_t)row * l->experts;
+    struct spread s = spread_of(rows, l->experts);
+    printf("\nlayer %d: ", l->model_layer[row]);
+    print_balance(&s);
+    printf("\n%6s %6s %14s %8s\n", "expert", "worker", "rows", "share");
+    for (uint32_t e = 0; e < l->experts; e++) {
+        printf("%6u %6u %14llu %7.2f%%  ", e, l->hosts[(size_t)row * l->experts + e], (unsigned long long)rows[e], share(rows[e], s.sum));
+        print_bar(rows[e], s.max);
+    }
+}
+
+static void print_array(const char *key, const uint64_t *x, size_t n) {
+    printf("\"%s\":[", key);
+    for (size_t i = 0; i < n; i++) printf("%s%llu", i ? "," : "", (unsigned long long)x[i]);
+    putchar(']');
+}
+
+static void print_json(const struct cadre_load *l, int64_t only) {
+    struct spread s = spread_of(l->worker_rows, l->n_workers);
+    printf("{\"experts\":%u,\"rows\":%llu,\"imb\":%.6g,\"balancedness\":%.6g,", l->experts, (unsigned long long)s.sum, s.imb, s.sum ? 1 / s.imb : 0);
+    print_array("worker_rows", l->worker_rows, l->n_workers);
+    printf(",\"layers\":[");
+    for (uint32_t i = 0, shown = 0; i < l->layers; i++) {
+        if (only >= 0 && only != l->model_layer[i]) continue;
+        struct spread of = spread_of(l->rows + (size_t)i * l->experts, l->experts);
+        printf("%s{\"layer\":%d,\"imb\":%.6g,\"balancedness\":%.6g,", shown++ ? "," : "", l->model_layer[i], of.imb, of.sum ? 1 / of.imb : 0);
+        print_array("rows", l->rows + (size_t)i * l->experts, l->experts);
+        printf(",\"workers\":[");
+        for (uint32_t e = 0; e < l->experts; e++) printf("%s%u", e ? "," : "", l->hosts[(size_t)i * l->experts + e]);
+        printf("]}");
+    }
+    printf("]}\n");
+}
+
+static int show(const struct options *o, const struct cadre_load *l) {
+    uint32_t row = 0;
+    while (o->layer >= 0 && row < l->layers && l->model_layer[row] != o->layer) row++;
+    if (o->layer >= 0 && row == l->layers) {
+        fprintf(stderr, "cadre experts: layer %lld has no experts; ", (long long)o->layer);
+        if (l->layers) fprintf(stderr, "the layers that have some are %d to %d\n", l->model_layer[0], l->model_layer[l->layers - 1]);
+        else fprintf(stderr, "no layer of this model has\n");
+        return EXIT_FAILED;
+    }
+    if (o->json || !strcmp(o->output, "json")) {
+        print_json(l, o->layer);
+    } else {
+        print_workers(l);
+        if (o->layer >= 0) print_experts(l, row);
+        else print_layers(l);
+    }
+    return EXIT_DONE;
+}
+
+static int run(const struct options *o) {
+    struct cadre_client *client = cli_connect("experts", o->connect);
+    struct cadre_load *load;
+    if (!client) return EXIT_FAILED;
+    int code = cadre_experts(client, 0, &load), status;
+    if (code) {
+        status = cli_complain("experts", code, cadre_error(client));
+    } else {
+        status = show(o, load);
+        cadre_load_free(load);
+    }
+    cadre_close(client);
+    return status;
+}
+
+int experts_main(int argc, char **argv) {
+    static const char *const shorts[] = {"-o", "--output", NULL};
+    struct options o = {.layer = -1};
+    struct conf_args args;
+    int status;
+    if (cli_parse(&command, shorts, &o, argc, argv, &args, &status)) status = run(&o);
+    conf_clear(&command, &o, &args);
+    return status;
+}

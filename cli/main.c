@@ -1,0 +1,72 @@
+/* main.c - `cadre`: finds the verb and runs it. Each verb is one file with one option table. */
+#include "cli/cli.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const struct cli_verb verbs[] = {
+    {"serve", "start a cluster for a model on this machine", serve_main},
+    {"generate", "send a prompt, print the answer as it is made", generate_main},
+    {"chat", "talk to the model, line by line", chat_main},
+    {"status", "workers, queue and memory of a running cluster", status_main},
+    {"experts", "how often each expert was used, and where", experts_main},
+    {"tokenize", "show the token ids of a text", tokenize_main},
+};
+enum { VERBS = sizeof verbs / sizeof *verbs };
+
+static void print_help(FILE *f) {
+    fprintf(f, "Usage: cadre VERB [options]\n\nServes Mixture-of-Experts language models from a cluster of worker processes.\n\n");
+    for (int i = 0; i < VERBS; i++) fprintf(f, "  %-10s %s\n", verbs[i].name, verbs[i].summary);
+    fprintf(f, "\n'cadre help VERB' tells about one of them. Exit status: 0 done, 1 failed, 2 wrong usage, 3 not healthy.\n");
+}
+
+static const struct cli_verb *find_verb(const char *name) {
+    for (int i = 0; i < VERBS; i++)
+        if (!strcmp(verbs[i].name, name)) return &verbs[i];
+    return NULL;
+}
+
+static size_t least(size_t a, size_t b) { return a < b ? a : b; }
+
+/* Edit distance; verbs are short. */
+static size_t distance(const char *a, const char *b) {
+    size_t row[32], n = strlen(a), m = strlen(b);
+    if (n > 31 || m > 31) return 32;
+    for (size_t j = 0; j <= m; j++) row[j] = j;
+    for (size_t i = 1; i <= n; i++) {
+        size_t corner = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= m; j++) {
+            size_t above = row[j];
+            row[j] = least(least(above, row[j - 1]) + 1, corner + (a[i - 1] != b[j - 1]));
+            corner = above;
+        }
+    }
+    return row[m];
+}
+
+static int unknown_verb(const char *name) {
+    const struct cli_verb *near = NULL;
+    size_t best = 4;
+    for (int i = 0; i < VERBS; i++) {
+        bool begins = strlen(name) >= 2 && !strncmp(verbs[i].name, name, strlen(name));
+        size_t d = begins ? 1 : distance(name, verbs[i].name);
+        if (d < best) best = d, near = &verbs[i];
+    }
+    if (near) fprintf(stderr, "cadre: there is no verb '%s'; did you mean '%s'?\n", name, near->name);
+    else fprintf(stderr, "cadre: there is no verb '%s'; 'cadre help' lists them\n", name);
+    return EXIT_USAGE;
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2) return print_help(stderr), EXIT_USAGE;
+    const char *name = argv[1];
+    bool help = !strcmp(name, "help") || !strcmp(name, "--help") || !strcmp(name, "-h");
+    if (help && argc < 3) return print_help(stdout), EXIT_DONE;
+    if (!strcmp(name, "--version") || !strcmp(name, "version")) return printf("cadre %s\n", CADRE_VERSION), EXIT_DONE;
+    const struct cli_verb *verb = find_verb(help ? argv[2] : name);
+    if (!verb) return unknown_verb(help ? argv[2] : name);
+    if (!help) return verb->run(argc - 1, argv + 1);
+    char *ask[] = {(char *)verb->name, (char *)"--help", NULL};
+    return verb->run(2, ask);
+}

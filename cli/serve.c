@@ -1,0 +1,398 @@
+/* serve.c - `cadre serve`: a supervisor. Starts a coordinator and its workers on this machine, shows how they load, and sees to
+ * it that they all end together.
+ *
+ *   STARTING --endpoints known--> LOADING --state "serving"--> SERVING --signal--> DRAINING --all ended--> exit 0
+ *       \_________________________/____________________________/___ a child ended: stop the rest, exit 1
+ *
+ * It talks to the coordinator like any other client. Settings of the model go to the coordinator only, which hands them to the
+ * workers; this machine's (threads) go to the workers. Everything waits in one place: a poll on the signals, on the workers'
+ * processes (so that the first to die is known by name even where mpirun then kills the others), and a short timeout. */
+#include "base/clk.h"
+#include "base/log.h"
+#include "cli/banner.h"
+#include "cli/child.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+    TICK_MS = 50,
+    STATUS_EVERY_US = 200000,
+    STATUS_MS = 1000,          /* how long the coordinator may take to answer */
+    END_US = 2000000,          /* from asking a child to end to killing it */
+    FOLLOW_US = 5000000,       /* workers, after the coordinator drained */
+    MOST_ARGS = 64,
+};
+
+struct options {
+    char *listen, *fabric, *weights, *config, *placement, *isa, *log_level;
+    int64_t workers, threads, max_batch, max_context, step_tokens, kv_tokens, startup, drain;
+};
+#define AT(member) offsetof(struct options, member)
+static const struct conf_option table[] = {
+    {"", CONF_FLAG, 0, .help = "Cluster"},
+    {"workers", CONF_INT, AT(workers), .def = "1", .min = 1, .max = BANNER_WORKERS, .arg = "N", .help = "how many workers share the experts"},
+    {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|mpi", .help = "mem: threads of one process; mpi: one process each, by mpirun"},
+    {"threads", CONF_INT, AT(threads), .min = 1, .max = 1024, .arg = "N", .help = "compute threads per worker; default: the CPUs divided by the workers"},
+    {"listen", CONF_STRING, AT(listen), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT", .help = "where clients come; port * takes any free one"},
+    {"placement", CONF_STRING, AT(placement), .arg = "FILE", .help = "which expert lives where; default: evenly, in order"},
+    {"", CONF_FLAG, 0, .help = "Numbers"},
+    {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32", .help = "format of the weights in memory"},
+    {"isa", CONF_CHOICE, AT(isa), .def = "auto", .choices = "auto|ref|avx2|avx512", .help = "kernels to use"},
+    {"", CONF_FLAG, 0, .help = "Limits"},
+    {"max-batch", CONF_INT, AT(max_batch), .min = 1, .max = 1e6, .arg = "N", .help = "sequences that run at once"},
+    {"max-context", CONF_INT, AT(max_context), .min = 1, .max = 1e9, .arg = "TOKENS", .help = "longest prompt and answer together"},
+    {"step-tokens", CONF_INT, AT(step_tokens), .min = 1, .max = 1e6, .arg = "N", .help = "most tokens one worker brings to a step"},
+    {"kv-tokens", CONF_INT, AT(kv_tokens), .min = 1, .max = 1e12, .arg = "N", .help = "tokens whose attention state one worker can hold"},
+    {"", CONF_FLAG, 0, .help = "Operation"},
+    {"config", CONF_STRING, AT(config), .arg = "FILE", .help = "read options from lines 'name = value'; the command line wins"},
+    {"startup", CONF_INT, AT(startup), .def = "600", .min = 1, .max = 86400, .arg = "SECONDS", .help = "give up when loading takes longer"},
+    {"drain", CONF_INT, AT(drain), .def = "30", .min = 0, .max = 86400, .arg = "SECONDS", .help = "time for running requests after SIGINT or SIGTERM"},
+    {"log-level", CONF_CHOICE, AT(log_level), .def = "info", .choices = "error|warn|info|debug", .help = "how much the daemons say"},
+    {NULL}};
+static const struct conf_command command = {
+    .name = "cadre serve",
+    .usage = "MODEL [options]",
+    .about = "Starts a coordinator and workers for the model in folder MODEL on this machine, and serves until SIGINT or SIGTERM. The first\n"
+             "signal finishes what is running, a second one stops at once.",
+    .options = table,
+    .footer = "Examples:\n  cadre serve ~/models/olmoe --workers 4\n  cadre serve ~/models/olmoe --workers 4 --fabric mpi --weights f32\n\n"
+              "The same by hand, also over several machines:\n"
+              "  cadre-coordinator MODEL --workers 4 --listen tcp://*:5770 --control tcp://*:5771\n"
+              "  mpirun -np 4 cadre-worker --fabric mpi --connect tcp://HEAD:5771\n\n"
+              "Exit status: 0 stopped in order, 1 could not start or something died, 2 wrong usage.",
+    .min_args = 1, .max_args = 1};
+
+enum state { STARTING, LOADING, SERVING, DRAINING };
+enum { COORDINATOR, FLEET, CHILDREN };
+struct supervisor {
+    const struct options *o;
+    const char *model;
+    enum state state;
+    struct child children[CHILDREN];
+    struct banner banner;
+    struct cadre_client *client;
+    char folder[64], listen[256], control[256]; /* folder "" before it exists */
+    int signals;                     /* signalfd */
+    int stops;                       /* SIGINT and SIGTERM so far */
+    int64_t started_us, asked_us, drain_us;
+    struct worker_process {
+        uint32_t rank;
+        uint64_t pid;
+        int fd;                      /* pidfd */
+    } workers[BANNER_WORKERS];
+    int n_workers;
+    struct why why;                  /* of a failure, for the last line; "" when a child has said it */
+};
+
+static void set_state(struct supervisor *s, enum state to) {
+    if (to <= s->state) BUG("serve: state %d to %d", (int)s->state, (int)to);
+    s->state = to;
+}
+
+/* ---- starting ---- */
+struct command_line {
+    char *argv[MOST_ARGS];
+    char numbers[16][24];
+    int n, n_numbers;
+};
+static void add(struct command_line *l, const char *word) {
+    if (l->n >= MOST_ARGS - 1) BUG("serve: a command line of more than %d words", MOST_ARGS);
+    l->argv[l->n++] = (char *)word;
+}
+static void add_text(struct command_line *l, const char *name, const char *value) {
+    if (!value) return;
+    add(l, name);
+    add(l, value);
+}
+static void add_number(struct command_line *l, const char *name, int64_t value) { /* < 0: not given, the daemon has its own default */
+    if (value < 0) return;
+    char *text = l->numbers[l->n_numbers++];
+    snprintf(text, sizeof l->numbers[0], "%lld", (long long)value);
+    add_text(l, name, text);
+}
+
+static int start_coordinator(struct supervisor *s) {
+    const struct options *o = s->o;
+    struct command_line l = {.n = 0};
+    char program[4096], file[128];
+    child_find("cadre-coordinator", "coordinator", program, sizeof program);
+    snprintf(file, sizeof file, "%s/endpoints", s->folder);
+    add(&l, program);
+    add(&l, s->model);
+    add_number(&l, "--workers", o->workers);
+    add_text(&l, "--listen", o->listen);
+    add_text(&l, "--control", "tcp://127.0.0.1:*");
+    add_text(&l, "--endpoint-file", file);
+    add_text(&l, "--fabric", o->fabric);
+    add_text(&l, "--weights", o->weights);
+    add_text(&l, "--isa", o->isa);
+    add_text(&l, "--placement", o->placement);
+    add_number(&l, "--max-batch", o->max_batch);
+    add_number(&l, "--max-context", o->max_context);
+    add_number(&l, "--step-tokens", o->step_tokens);
+    add_number(&l, "--kv-tokens", o->kv_tokens);
+    add_text(&l, "--log-level", o->log_level);
+    return child_start(&s->children[COORDINATOR], l.argv, SIGKILL, &s->why);
+}
+
+static int64_t threads_per_worker(const struct options *o) {
+    cpu_set_t set;
+    if (o->threads > 0) return o->threads;
+    int64_t cpus = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    return cpus > o->workers ? cpus / o->workers : 1;
+}
+
+/* mpirun as needed on one machine: root allowed if that is who we are, more ranks than cores, no binding (workers have threads),
+ * and yielding while waiting, which it would otherwise do only when it notices that there are too few cores. */
+static void add_mpirun(struct command_line *l, const struct options *o) {
+    static const char *const words[] = {"--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1", "--mca", "pml", "ob1",
+        "--mca", "btl", "vader,self", "--mca", "btl_vader_single_copy_mechanism", "none"};
+    add(l, "mpirun");
+    add_number(l, "-np", o->workers);
+    if (geteuid() == 0) add(l, "--allow-run-as-root");
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) add(l, words[i]);
+}
+
+static int start_fleet(struct supervisor *s) {
+    const struct options *o = s->o;
+    struct command_line l = {.n = 0};
+    char program[4096];
+    bool mpi = !strcmp(o->fabric, "mpi");
+    child_find("cadre-worker", "worker", program, sizeof program);
+    if (mpi) add_mpirun(&l, o);
+    add(&l, program);
+    add_text(&l, "--fabric", o->fabric);
+    add_text(&l, "--connect", s->control);
+    if (!mpi) add_number(&l, "--workers", o->workers);
+    add_number(&l, "--threads", threads_per_worker(o));
+    add_text(&l, "--log-level", o->log_level);
+    return child_start(&s->children[FLEET], l.argv, mpi ? SIGTERM : SIGKILL, &s->why);
+}
+
+/* True when the coordinator has written both of its endpoints. */
+static bool read_endpoints(struct supervisor *s) {
+    char path[128], text[600];
+    snprintf(path, sizeof path, "%s/endpoints", s->folder);
+    FILE *f = fopen(path, "re");
+    if (!f) return false;
+    size_t n = fread(text, 1, sizeof text - 1, f);
+    fclose(f);
+    text[n] = 0;
+    return n && text[n - 1] == '\n' && sscanf(text, "listen %255s control %255s", s->listen, s->control) == 2;
+}
+
+/* A wildcard is where to listen, not where to go. */
+static void local_endpoint(const char *listen, char *out, size_t cap) {
+    static const char *const any[] = {"tcp://0.0.0.0:", "tcp://*:", "tcp://[::]:"};
+    snprintf(out, cap, "%s", listen);
+    for (size_t i = 0; i < 3; i++)
+        if (!strncmp(listen, any[i], strlen(any[i]))) snprintf(out, cap, "tcp://127.0.0.1:%s", listen + strlen(any[i]));
+}
+
+static int begin_loading(struct supervisor *s) {
+    char endpoint[300];
+    int rc = start_fleet(s);
+    if (rc < 0) return rc;
+    local_endpoint(s->listen, endpoint, sizeof endpoint);
+    if (cadre_open(endpoint, NULL, &s->client)) return fail(&s->why, ERR_IO, "%s", cadre_error(s->client));
+    set_state(s, LOADING);
+    return 0;
+}
+
+/* ---- watching ---- */
+static void watch_worker(struct supervisor *s, const struct cadre_worker *w) {
+    for (int i = 0; i < s->n_workers; i++)
+        if (s->workers[i].rank == w->rank) return;
+    if (!w->pid || s->n_workers == BANNER_WORKERS) return;
+    int fd = (int)syscall(SYS_pidfd_open, (pid_t)w->pid, 0);
+    if (fd < 0) return;
+    s->workers[s->n_workers++] = (struct worker_process){w->rank, w->pid, fd};
+}
+
+static int look_at(struct supervisor *s, const struct cadre_cluster *c) {
+    for (size_t i = 0; i < c->n_workers; i++) watch_worker(s, &c->workers[i]);
+    if (!strcmp(c->state, "failed")) return fail(&s->why, ERR_IO, "%s", c->reason);
+    if (!strcmp(c->state, "loading")) return banner_progress(&s->banner, c), 0;
+    if (strcmp(c->state, "serving")) return 0;
+    banner_progress(&s->banner, c);
+    banner_break(&s->banner);
+    banner_serving(c, s->o->weights);
+    set_state(s, SERVING);
+    return 0;
+}
+
+static int ask_status(struct supervisor *s, int64_t now) {
+    if (now - s->asked_us < STATUS_EVERY_US) return 0;
+    struct cadre_cluster *c;
+    int rc = 0;
+    if (!cadre_status(s->client, STATUS_MS, &c)) {
+        rc = look_at(s, c);
+        cadre_cluster_free(c);
+    }
+    s->asked_us = clk_now_us();
+    return rc;
+}
+
+/* A fleet of one process is named by itself; of several, the first whose process ended. */
+static void name_the_dead(struct supervisor *s, int which) {
+    char fate[96], who[64] = "";
+    for (int i = 0; i < s->n_workers && !who[0]; i++) {
+        struct pollfd p = {.fd = s->workers[i].fd, .events = POLLIN};
+        if (which == FLEET && s->children[FLEET].pid != (pid_t)s->workers[i].pid && poll(&p, 1, 0) > 0)
+            snprintf(who, sizeof who, "worker rank %u (pid %llu) died; ", s->workers[i].rank, (unsigned long long)s->workers[i].pid);
+    }
+    fail(&s->why, ERR_GONE, "%s%s (pid %d) %s", who, s->children[which].name, (int)s->children[which].pid,
+         child_fate(&s->children[which], fate, sizeof fate));
+}
+
+/* One worker of several died: mpirun will end the others; say now which it was. */
+static int check_workers(struct supervisor *s) {
+    for (int i = 0; i < s->n_workers; i++) {
+        struct pollfd p = {.fd = s->workers[i].fd, .events = POLLIN};
+        if (poll(&p, 1, 0) > 0 && (pid_t)s->workers[i].pid != s->children[FLEET].pid)
+            return fail(&s->why, ERR_GONE, "worker rank %u (pid %llu) died", s->workers[i].rank, (unsigned long long)s->workers[i].pid);
+    }
+    return 0;
+}
+
+static int check_children(struct supervisor *s) {
+    child_collect(s->children, CHILDREN);
+    int rc = check_workers(s);
+    for (int i = 0; i < CHILDREN && rc >= 0; i++) {
+        if (!s->children[i].pid || !s->children[i].ended) continue;
+        name_the_dead(s, i);
+        rc = ERR_GONE;
+    }
+    return rc;
+}
+
+static void take_signals(struct supervisor *s) {
+    struct signalfd_siginfo info;
+    while (read(s->signals, &info, sizeof info) == sizeof info)
+        if (info.ssi_signo != SIGCHLD) s->stops++;
+}
+
+/* Until a signal, a worker's end, or the tick. */
+static void pause_a_tick(struct supervisor *s) {
+    struct pollfd p[1 + BANNER_WORKERS] = {{.fd = s->signals, .events = POLLIN}};
+    for (int i = 0; i < s->n_workers; i++) p[1 + i] = (struct pollfd){.fd = s->workers[i].fd, .events = POLLIN};
+    poll(p, s->state == DRAINING ? 1 : 1 + (nfds_t)s->n_workers, TICK_MS);
+    take_signals(s);
+}
+
+/* 0 when told to stop, negative with why when something went wrong. */
+static int watch(struct supervisor *s) {
+    while (!s->stops) {
+        pause_a_tick(s);
+        int64_t now = clk_now_us();
+        int rc = s->stops ? 0 : check_children(s);
+        if (rc >= 0 && s->state == STARTING && read_endpoints(s)) rc = begin_loading(s);
+        if (rc >= 0 && s->state == LOADING && !s->stops) rc = ask_status(s, now);
+        if (rc < 0) return rc;
+        if (s->state < SERVING && now - s->started_us > s->o->startup * 1000000)
+            return fail(&s->why, ERR_DEADLINE, "not serving after %lld s; --startup gives it longer", (long long)s->o->startup);
+    }
+    return 0;
+}
+
+/* ---- ending ---- */
+static bool all_ended(struct supervisor *s) {
+    child_collect(s->children, CHILDREN);
+    for (int i = 0; i < CHILDREN; i++)
+        if (s->children[i].pid && !s->children[i].ended) return false;
+    return true;
+}
+
+/* Waits until the child ended, `us` have passed, or a further stop signal came. */
+static void wait_for(struct supervisor *s, int which, int64_t us) {
+    int64_t until = clk_now_us() + us;
+    int stops = s->stops;
+    while (s->children[which].pid && !s->children[which].ended && clk_now_us() < until && s->stops == stops) {
+        pause_a_tick(s);
+        child_collect(s->children, CHILDREN);
+    }
+}
+
+/* Asks, then kills: whatever happened before, nothing of ours is left. */
+static void end_all(struct supervisor *s) {
+    for (int i = CHILDREN - 1; i >= 0; i--) child_signal(&s->children[i], SIGTERM);
+    for (int i = CHILDREN - 1; i >= 0; i--) wait_for(s, i, END_US / 2);
+    for (int i = CHILDREN - 1; i >= 0; i--) child_signal(&s->children[i], SIGKILL);
+    for (int i = 0; i < CHILDREN; i++) wait_for(s, i, END_US / 2);
+    while (child_kill_strays(s->children, CHILDREN)) child_collect(s->children, CHILDREN);
+}
+
+/* The coordinator finishes its requests and sends its workers home. */
+static int drain(struct supervisor *s) {
+    set_state(s, DRAINING);
+    banner_break(&s->banner);
+    fprintf(stderr, "cadre serve: finishing (at most %lld s; another signal stops at once)\n", (long long)s->o->drain);
+    child_signal(&s->children[COORDINATOR], SIGTERM);
+    wait_for(s, COORDINATOR, s->o->drain * 1000000);
+    if (s->children[COORDINATOR].ended) wait_for(s, FLEET, FOLLOW_US);
+    if (all_ended(s)) return 0;
+    fprintf(stderr, "cadre serve: %s; stopping what is left\n", s->stops > 1 ? "told to stop at once" : "not everything finished in time");
+    return 0;
+}
+
+static void close_all(struct supervisor *s) {
+    char path[128];
+    cadre_close(s->client);
+    for (int i = 0; i < s->n_workers; i++) close(s->workers[i].fd);
+    if (s->signals >= 0) close(s->signals);
+    if (!s->folder[0]) return;
+    snprintf(path, sizeof path, "%s/endpoints", s->folder);
+    unlink(path);
+    rmdir(s->folder);
+}
+
+static int open_all(struct supervisor *s) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    s->signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+    if (s->signals < 0) return fail(&s->why, ERR_IO, "cannot watch signals: %s", strerror(errno));
+    char folder[sizeof s->folder] = P_tmpdir "/cadre-XXXXXX";
+    if (!mkdtemp(folder)) return fail(&s->why, ERR_IO, "cannot make a folder in %s: %s", P_tmpdir, strerror(errno));
+    memcpy(s->folder, folder, sizeof folder);
+    child_adopt();
+    return start_coordinator(s);
+}
+
+static int run(const struct options *o, const char *model) {
+    struct supervisor s = {.o = o, .model = model, .signals = -1, .started_us = clk_now_us(), .banner.terminal = isatty(STDERR_FILENO),
+                           .children = {{.name = "the coordinator"}, {.name = !strcmp(o->fabric, "mpi") ? "mpirun" : "the worker process"}}};
+    int rc = open_all(&s);
+    if (rc >= 0) rc = watch(&s);
+    if (rc >= 0) rc = drain(&s);
+    banner_break(&s.banner);
+    if (rc < 0) fprintf(stderr, "cadre serve: %s\n", s.why.text);
+    bool drained = rc >= 0 && all_ended(&s);
+    if (!drained) end_all(&s);
+    close_all(&s);
+    if (rc >= 0 && !drained && s.stops < 2) return EXIT_FAILED;
+    return rc < 0 ? EXIT_FAILED : EXIT_DONE;
+}
+
+int serve_main(int argc, char **argv) {
+    struct options o = {.threads = -1, .max_batch = -1, .max_context = -1, .step_tokens = -1, .kv_tokens = -1};
+    struct conf_args args;
+    int status;
+    if (cli_parse(&command, NULL, &o, argc, argv, &args, &status)) status = run(&o, args.items[0]);
+    conf_clear(&command, &o, &args);
+    return status;
+}

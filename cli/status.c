@@ -1,0 +1,167 @@
+/* status.c - `cadre status`: is the cluster serving, and what is it doing. The table is for people, --json for programs (keys
+ * are only ever added), the exit status for scripts. */
+#include "base/clk.h"
+#include "cli/cli.h"
+
+#include <string.h>
+
+struct options {
+    char *connect, *output;
+    bool json, quiet;
+    int64_t wait;
+};
+#define AT(member) offsetof(struct options, member)
+static const struct conf_option table[] = {
+    {"", CONF_FLAG, 0, .help = "Options"},
+    {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT", .help = "where the cluster listens"},
+    {"json", CONF_FLAG, AT(json), .def = "no", .help = "print one JSON object (also: -o json)"},
+    {"output", CONF_CHOICE, AT(output), .def = "table", .choices = "table|json", .help = "how to print"},
+    {"quiet", CONF_FLAG, AT(quiet), .def = "no", .help = "print nothing, only exit (also: -q)"},
+    {"wait", CONF_INT, AT(wait), .def = "0", .min = 0, .max = 86400, .arg = "SECONDS", .help = "wait so long for the cluster to be serving"},
+    {NULL}};
+static const struct conf_command command = {
+    .name = "cadre status",
+    .usage = "[options]",
+    .about = "Shows the workers, the queue and the memory of a running cluster.",
+    .options = table,
+    .footer = "Columns: weights = routed experts, resident = attention, embeddings and shared experts; KV = pages used of all; rows = expert\n"
+              "rows executed; busy = time inside steps, wait = of which for peers; beat = age of the last sign of life.\n\n"
+              "Exit status: 0 serving, 1 failed, 2 wrong usage, 3 not serving or nobody answers."};
+
+static const char *duration(uint64_t us, char *buf, size_t cap) {
+    uint64_t s = us / 1000000;
+    if (s < 60) snprintf(buf, cap, "%.1fs", (double)us / 1e6);
+    else if (s < 3600) snprintf(buf, cap, "%llum%02llus", (unsigned long long)s / 60, (unsigned long long)s % 60);
+    else snprintf(buf, cap, "%lluh%02llum", (unsigned long long)s / 3600, (unsigned long long)s / 60 % 60);
+    return buf;
+}
+
+static void print_workers(const struct cadre_cluster *c) {
+    printf("\n%4s  %-14s %8s  %-9s %-12s %11s %11s %11s  %-13s %4s %12s %8s %8s %7s\n", "rank", "host", "pid", "state", "experts", "weights",
+           "resident", "KV", "pages", "seqs", "rows", "busy", "wait", "beat");
+    for (size_t i = 0; i < c->n_workers; i++) {
+        const struct cadre_worker *w = &c->workers[i];
+        char state[32], pages[32], busy[32], wait[32], beat[32];
+        bool loading = !strcmp(w->state, "loading");
+        if (loading) snprintf(state, sizeof state, "load %u%%", w->load_percent);
+        else snprintf(state, sizeof state, "%s", w->state);
+        snprintf(pages, sizeof pages, "%u/%u", w->kv_pages_used, w->kv_pages);
+        printf("%4u  %-14.14s %8llu  %-9.9s %-12.12s %11s %11s %11s  %-13s %4u %12llu %8s %8s %7s\n", w->rank, w->host, (unsigned long long)w->pid,
+               state, w->placement, cli_bytes((double)w->weight_bytes), cli_bytes((double)w->resident_bytes), cli_bytes((double)w->kv_bytes), pages,
+               w->sequences, (unsigned long long)w->rows, duration(w->busy_us, busy, sizeof busy), duration(w->wait_us, wait, sizeof wait),
+               duration(w->beat_age_us, beat, sizeof beat));
+    }
+}
+
+static void print_table(const struct cadre_cluster *c) {
+    char up[32];
+    printf("%s (%s) is %s%s%s, up %s\n", c->model, c->family, c->state, c->reason[0] ? ": " : "", c->reason, duration(c->uptime_us, up, sizeof up));
+    printf("  experts   %u in each of %u layers, %u per token\n", c->experts, c->layers, c->topk);
+    printf("  class     %s, fabric %s, epoch %u, placement %u\n", c->numeric_class, c->fabric, c->epoch, c->placement_version);
+    printf("  limits    %u sequences at once, %u tokens of context\n", c->max_batch, c->max_context);
+    printf("  requests  %u waiting, %u running, %llu finished, %llu cancelled, %llu failed, %llu preemptions\n", c->waiting, c->running,
+           (unsigned long long)c->finished, (unsigned long long)c->cancelled, (unsigned long long)c->failed, (unsigned long long)c->preemptions);
+    printf("  tokens    %llu read, %llu generated in %llu steps\n", (unsigned long long)c->prompt_tokens, (unsigned long long)c->generated_tokens,
+           (unsigned long long)c->steps);
+    printf("  listen    %s, control %s, version %s\n", c->listen, c->control, c->version);
+    print_workers(c);
+}
+
+static void json_pair(const char *comma, const char *key, const char *value) {
+    printf("%s\"%s\":", comma, key);
+    cli_json_string(stdout, value, strlen(value));
+}
+static void json_number(const char *key, uint64_t value) { printf(",\"%s\":%llu", key, (unsigned long long)value); }
+
+static void print_json(const struct cadre_cluster *c) {
+    json_pair("{", "state", c->state);
+    json_pair(",", "reason", c->reason);
+    json_pair(",", "model", c->model);
+    json_pair(",", "family", c->family);
+    json_pair(",", "version", c->version);
+    json_pair(",", "numeric_class", c->numeric_class);
+    json_pair(",", "fabric", c->fabric);
+    json_pair(",", "listen", c->listen);
+    json_pair(",", "control", c->control);
+    json_number("uptime_us", c->uptime_us);
+    json_number("epoch", c->epoch);
+    json_number("placement_version", c->placement_version);
+    json_number("steps", c->steps);
+    json_number("waiting", c->waiting);
+    json_number("running", c->running);
+    json_number("finished", c->finished);
+    json_number("cancelled", c->cancelled);
+    json_number("failed", c->failed);
+    json_number("preemptions", c->preemptions);
+    json_number("prompt_tokens", c->prompt_tokens);
+    json_number("generated_tokens", c->generated_tokens);
+    json_number("max_context", c->max_context);
+    json_number("max_batch", c->max_batch);
+    json_number("layers", c->layers);
+    json_number("experts", c->experts);
+    json_number("topk", c->topk);
+    printf(",\"workers\":[");
+    for (size_t i = 0; i < c->n_workers; i++) {
+        const struct cadre_worker *w = &c->workers[i];
+        printf("%s{\"rank\":%u", i ? "," : "", w->rank);
+        json_pair(",", "host", w->host);
+        json_number("pid", w->pid);
+        json_pair(",", "state", w->state);
+        json_number("load_percent", w->load_percent);
+        json_pair(",", "placement", w->placement);
+        json_number("experts", w->experts);
+        json_number("weight_bytes", w->weight_bytes);
+        json_number("resident_bytes", w->resident_bytes);
+        json_number("kv_bytes", w->kv_bytes);
+        json_number("kv_pages", w->kv_pages);
+        json_number("kv_pages_used", w->kv_pages_used);
+        json_number("sequences", w->sequences);
+        json_number("rows", w->rows);
+        json_number("busy_us", w->busy_us);
+        json_number("wait_us", w->wait_us);
+        json_number("beat_age_us", w->beat_age_us);
+        putchar('}');
+    }
+    printf("]}\n");
+}
+
+/* Asks until the cluster serves, fails, or the time is over. A cadre_code; *out is set when that is CADRE_OK. */
+static int ask(struct cadre_client *client, int64_t wait_s, struct cadre_cluster **out) {
+    int64_t until = clk_now_us() + wait_s * 1000000;
+    for (;;) {
+        int code = cadre_status(client, 0, out);
+        bool again = code ? code == CADRE_UNAVAILABLE : !strcmp((*out)->state, "loading");
+        if (!again || clk_now_us() >= until) return code;
+        if (!code) cadre_cluster_free(*out);
+        struct cadre_stream *none;
+        cadre_wait(client, 200, &none); /* there is no stream: a pause that a signal ends */
+    }
+}
+
+static int run(const struct options *o) {
+    struct cadre_client *client = cli_connect("status", o->connect);
+    struct cadre_cluster *cluster = NULL;
+    if (!client) return EXIT_FAILED;
+    int code = ask(client, o->wait, &cluster), status = EXIT_UNHEALTHY;
+    if (code) {
+        if (!o->quiet) cli_complain("status", code, cadre_error(client));
+        if (code != CADRE_UNAVAILABLE && code != CADRE_DEADLINE_EXCEEDED) status = EXIT_FAILED;
+    } else {
+        if (!strcmp(cluster->state, "serving")) status = EXIT_DONE;
+        if (!o->quiet && (o->json || !strcmp(o->output, "json"))) print_json(cluster);
+        else if (!o->quiet) print_table(cluster);
+        cadre_cluster_free(cluster);
+    }
+    cadre_close(client);
+    return status;
+}
+
+int status_main(int argc, char **argv) {
+    static const char *const shorts[] = {"-o", "--output", "-q", "--quiet", NULL};
+    struct options o = {0};
+    struct conf_args args;
+    int status;
+    if (cli_parse(&command, shorts, &o, argc, argv, &args, &status)) status = run(&o);
+    conf_clear(&command, &o, &args);
+    return status;
+}
