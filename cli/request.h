@@ -11,17 +11,26 @@ struct request_options {
 
 /* For a conf table whose struct T has a member `field` of type struct request_options. Zero the struct with REQUEST_DEFAULTS. */
 #define REQUEST_AT(T, field, member) (offsetof(T, field) + offsetof(struct request_options, member))
-#define REQUEST_OPTIONS(T, field)                                                                                                       \
-    {"", CONF_FLAG, 0, .help = "Request"},                                                                                              \
-    {"connect", CONF_STRING, REQUEST_AT(T, field, connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT", .help = "where the cluster listens"}, \
-    {"max-tokens", CONF_INT, REQUEST_AT(T, field, max_tokens), .min = 0, .max = 1e9, .arg = "N", .help = "longest answer; default: up to the model's context"}, \
-    {"temperature", CONF_REAL, REQUEST_AT(T, field, temperature), .def = "0", .min = 0, .max = 100, .arg = "X", .help = "0 = always the likeliest token"}, \
-    {"top-p", CONF_REAL, REQUEST_AT(T, field, top_p), .def = "1", .min = 0, .max = 1, .arg = "X", .help = "likeliest tokens up to this total probability; 1 = off"}, \
-    {"top-k", CONF_INT, REQUEST_AT(T, field, top_k), .def = "0", .min = 0, .max = 1e9, .arg = "N", .help = "the N likeliest tokens; 0 = off"}, \
-    {"min-p", CONF_REAL, REQUEST_AT(T, field, min_p), .def = "0", .min = 0, .max = 1, .arg = "X", .help = "at least this share of the likeliest's probability"}, \
-    {"seed", CONF_INT, REQUEST_AT(T, field, seed), .min = 0, .max = 9.2e18, .arg = "N", .help = "same seed, same answer; default: drawn by the server"}, \
-    {"stop", CONF_LIST, REQUEST_AT(T, field, stop), .arg = "TEXT", .help = "end the answer before this text; may be given several times"}, \
-    {"timeout", CONF_INT, REQUEST_AT(T, field, timeout), .def = "0", .min = 0, .max = 1e9, .arg = "MS", .help = "give the request up after so long; 0 = never"}
+#define REQUEST_OPTIONS(T, field) \
+    {"", CONF_FLAG, 0, .help = "Request"}, \
+    {"connect", CONF_STRING, REQUEST_AT(T, field, connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT", \
+     .help = "where the cluster listens"}, \
+    {"max-tokens", CONF_INT, REQUEST_AT(T, field, max_tokens), .min = 0, .max = 1e9, .arg = "N", \
+     .help = "longest answer; default: up to the model's context"}, \
+    {"temperature", CONF_REAL, REQUEST_AT(T, field, temperature), .def = "0", .min = 0, .max = 100, .arg = "X", \
+     .help = "0 = always the likeliest token"}, \
+    {"top-p", CONF_REAL, REQUEST_AT(T, field, top_p), .def = "1", .min = 0, .max = 1, .arg = "X", \
+     .help = "likeliest tokens up to this total probability; 1 = off"}, \
+    {"top-k", CONF_INT, REQUEST_AT(T, field, top_k), .def = "0", .min = 0, .max = 1e9, .arg = "N", \
+     .help = "the N likeliest tokens; 0 = off"}, \
+    {"min-p", CONF_REAL, REQUEST_AT(T, field, min_p), .def = "0", .min = 0, .max = 1, .arg = "X", \
+     .help = "at least this share of the likeliest's probability"}, \
+    {"seed", CONF_INT, REQUEST_AT(T, field, seed), .min = 0, .max = 9.2e18, .arg = "N", \
+     .help = "same seed, same answer; default: drawn by the server"}, \
+    {"stop", CONF_LIST, REQUEST_AT(T, field, stop), .arg = "TEXT", \
+     .help = "end the answer before this text; may be given several times"}, \
+    {"timeout", CONF_INT, REQUEST_AT(T, field, timeout), .def = "0", .min = 0, .max = 1e9, .arg = "MS", \
+     .help = "give the request up after so long; 0 = never"}
 #define REQUEST_DEFAULTS {.max_tokens = -1, .seed = -1}
 
 /* Sets everything of *out but its input. Borrows from o. */

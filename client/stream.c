@@ -138,7 +138,8 @@ int stream_open(struct cadre_client *c, const char *method, const void *payload,
                 struct cadre_stream **out) {
     *out = NULL;
     if (!c->bus) return CADRE_INVALID_ARGUMENT; /* cadre_open failed and said why */
-    if (len >= BUS_HARD_LIMIT) return client_fail(c, CADRE_RESOURCE_EXHAUSTED, "the request has %zu bytes; the protocol carries less than %d", len, BUS_HARD_LIMIT);
+    if (len >= BUS_HARD_LIMIT)
+        return client_fail(c, CADRE_RESOURCE_EXHAUSTED, "the request has %zu bytes; the protocol carries less than %d", len, BUS_HARD_LIMIT);
     struct cadre_stream *s = calloc(1, sizeof *s);
     if (!s) return client_fail(c, CADRE_RESOURCE_EXHAUSTED, "the client is out of memory");
     if (getrandom(s->id, sizeof s->id, 0) != sizeof s->id) {
@@ -155,7 +156,8 @@ int stream_open(struct cadre_client *c, const char *method, const void *payload,
     if (rc < 0) {
         arena_clear(&s->arena);
         free(s);
-        return client_fail(c, CADRE_UNAVAILABLE, rc == ERR_AGAIN ? "too many requests wait for the server at %s to answer" : "cannot send to the server at %s", c->endpoint);
+        return client_fail(c, CADRE_UNAVAILABLE, rc == ERR_AGAIN ? "too many requests wait for the server at %s" : "cannot send to the server at %s",
+                           c->endpoint);
     }
     list_append(&c->streams, &s->node);
     list_append(bucket(c, s->id), &s->in_table);
