@@ -242,6 +242,8 @@ def write_model(name, directory):
 def same_as_published(name, directory, logits):
     """Two cadre_moe checkpoints are published families in disguise; transformers must see the same logits in them."""
     c = json.loads((directory / "config.json").read_text())
+    if c["model_type"] != "cadre_moe":
+        return
     tensors = {n: t.float() for n, t in load_file(directory / "model.safetensors").items()}
     layers, experts = range(c["num_hidden_layers"]), range(c["num_experts"])
     if name == "cadre_moe_all":                   # all experts with weight one: one wide dense FFN
