@@ -30,7 +30,7 @@ int runner_open(struct runner *r, const char *dir, const struct runner_options *
     if (o->mutate_ops) o->mutate_ops(&r->ops);
     r->backend->ops = &r->ops;
     rc = placement_contiguous(&r->placement, 1, c->moe_layers, c->gate.experts, why);
-    if (rc >= 0) rc = weights_open(&r->weights, r->backend, &r->checkpoint, o->weights, c->max_positions, &loaded, why);
+    if (rc >= 0) rc = weights_open(&r->weights, r->backend, &r->checkpoint, o->weights, RUNNER_MAX_TOKENS + 1, &loaded, why);
     if (rc >= 0) rc = expert_store_open(&r->store, r->backend, &r->checkpoint, o->weights, &r->placement, 0, &loaded, why);
     if (rc >= 0 && o->mutate_weights) o->mutate_weights(&r->weights, &r->store);
     int pages = (RUNNER_MAX_TOKENS + RUNNER_PAGE_TOKENS - 1) / RUNNER_PAGE_TOKENS;
@@ -54,7 +54,7 @@ void runner_close(struct runner *r) {
     checkpoint_close(&r->checkpoint);
 }
 
-static int run_chunk(struct runner *r, const int32_t *ids, int first, int count) {
+int runner_chunk(struct runner *r, const int32_t *ids, int first, int count) {
     struct step_rows *rows = &r->forward.rows;
     int pages = r->forward.limits.max_pages;
     rows->T = rows->n_sampled = 0;
@@ -77,7 +77,7 @@ int runner_logits(struct runner *r, const int32_t *ids, int T, int chunk, float 
     size_t V = (size_t)r->checkpoint.config.vocab;
     for (int first = 0; first < T; first += chunk ? chunk : T) {
         int count = chunk && chunk < T - first ? chunk : T - first;
-        int rc = run_chunk(r, ids, first, count);
+        int rc = runner_chunk(r, ids, first, count);
         if (rc < 0) return rc;
         memcpy(logits + (size_t)first * V, r->forward.logits, (size_t)count * V * sizeof *logits);
     }

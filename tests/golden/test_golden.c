@@ -216,7 +216,7 @@ static void embed_late(struct backend *b, float *out, struct mat table, const in
     real->embed(b, out, table, shifted, T);
 }
 static void combine_reversed(struct backend *b, float *y, const float *const *rows, const float *weights, int T, int k, int H) {
-    const float *swapped[RUNNER_MAX_TOKENS * 16];
+    const float *swapped[RUNNER_MAX_TOKENS * 8];
     for (int t = 0; t < T; t++)
         for (int j = 0; j < k; j++) swapped[t * k + j] = rows[t * k + k - 1 - j];
     real->combine(b, y, swapped, weights, T, k, H);
