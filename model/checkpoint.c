@@ -68,7 +68,7 @@ static void note_extra(const struct st_set *s, const bool *used, const char *dir
         if (used[i]) continue;
         if (extra++ < 3) n += (size_t)snprintf(text + n, sizeof text - n, "%s%.100s", n ? ", " : "", st_at(s, i)->name);
     }
-    if (extra) log_info("%s: %d tensors that this model does not use: %s%s", dir, extra, text, extra > 3 ? ", ..." : "");
+    if (extra) log_info("%s: tensors that this model does not use: %d (%s%s)", dir, extra, text, extra > 3 ? ", ..." : "");
 }
 
 static int check_tensors(const struct checkpoint *c, const char *dir, struct why *why) {
