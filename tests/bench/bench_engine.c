@@ -1,0 +1,223 @@
+/* bench_engine.c - tokens per second of a whole cluster through its front door: coordinator, workers, ZeroMQ client.
+ *
+ * For each form of the cluster it starts `cadre serve`, decodes with one request and with several at once (random prompts that
+ * differ, so that different experts fire), and prints what that is of the machine's ceiling: the rate at which this machine
+ * reads memory, measured in the same run, over the bytes that a token must read. The baseline is one worker
+ * with all the threads; the ratio tells what spreading the experts costs on this machine.
+ *
+ * usage: bench_engine CADRE_BINARY MODEL_DIR [--check] [--fabric mem|mpi] [--workers N] [--concurrent N] [--tokens N]
+ * The last line is JSON. --check exits 1 below 25 tok/s for one request and 140 for sixteen. */
+#include "base/clk.h"
+#include "base/log.h"
+#include "client/cadre.h"
+#include "model/checkpoint.h"
+
+#include <errno.h>
+#include <math.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static const double FLOOR_ONE = 25, FLOOR_MANY = 140;
+enum { PROMPT_TOKENS = 32, MOST_CONCURRENT = 256, START_SECONDS = 120 };
+
+struct settings {
+    const char *cadre, *model, *fabric;
+    int workers, concurrent, tokens;
+    bool check;
+};
+struct form {                  /* of a cluster, and what was measured with it */
+    const char *name, *fabric;
+    int workers, threads;
+    double one, many, first_token_ms;
+};
+
+/* --- the ceiling: all CPUs reading, four streams each --- */
+
+struct reader {
+    const uint64_t *data;
+    size_t words;
+    uint64_t sum;
+};
+
+static void *read_all(void *arg) {
+    struct reader *r = arg;
+    size_t quarter = r->words / 4;
+    const uint64_t *a = r->data, *b = a + quarter, *c = b + quarter, *d = c + quarter;
+    uint64_t s[4] = {0};
+    for (size_t i = 0; i < quarter; i += 8) {
+        __builtin_prefetch(a + i + 160);
+        __builtin_prefetch(b + i + 160);
+        __builtin_prefetch(c + i + 160);
+        __builtin_prefetch(d + i + 160);
+        for (size_t j = i; j < i + 8; j++) s[0] += a[j], s[1] += b[j], s[2] += c[j], s[3] += d[j];
+    }
+    r->sum = s[0] + s[1] + s[2] + s[3];
+    return NULL;
+}
+
+static double read_gbs(int threads) {
+    size_t bytes = (size_t)256 << 20;
+    uint64_t *data = aligned_alloc(64, bytes);
+    struct reader readers[64];
+    pthread_t ids[64];
+    double best = 0;
+    if (!data) die("out of memory");
+    memset(data, 1, bytes);
+    if (threads > 64) threads = 64;
+    for (int round = 0; round < 5; round++) {
+        int64_t start_us = clk_now_us();
+        for (int t = 0; t < threads; t++) {
+            size_t share = bytes / 8 / (size_t)threads / 32 * 32;
+            readers[t] = (struct reader){data + share * (size_t)t, share, 0};
+            if (pthread_create(&ids[t], NULL, read_all, &readers[t])) die("cannot start a thread");
+        }
+        for (int t = 0; t < threads; t++) pthread_join(ids[t], NULL);
+        double gbs = (double)bytes / (double)(clk_now_us() - start_us) / 1e3;
+        if (gbs > best) best = gbs;
+    }
+    free(data);
+    return best;
+}
+
+/* Bytes that one token alone must read: every active weight once. */
+static double bytes_per_token(const char *model) {
+    struct checkpoint c;
+    struct model_sizes sizes;
+    struct why why;
+    if (checkpoint_open(model, &c, &why) < 0) die("%s", why.text);
+    model_sizes(&c.config, &sizes);
+    checkpoint_close(&c);
+    return (double)sizes.params_active * 2;
+}
+
+/* --- a cluster --- */
+
+static pid_t start(const struct settings *s, const struct form *f, const char *listen) {
+    char workers[16], threads[16];
+    snprintf(workers, sizeof workers, "%d", f->workers);
+    snprintf(threads, sizeof threads, "%d", f->threads);
+    pid_t pid = fork();
+    if (pid < 0) die("cannot fork: %s", strerror(errno));
+    if (pid) return pid;
+    if (!freopen("/dev/null", "w", stdout)) _exit(127);
+    execl(s->cadre, s->cadre, "serve", s->model, "--workers", workers, "--threads", threads, "--fabric", f->fabric, "--listen", listen,
+          "--log-level", "warn", (char *)NULL);
+    fprintf(stderr, "cannot run %s: %s\n", s->cadre, strerror(errno));
+    _exit(127);
+}
+
+static void wait_until_serving(struct cadre_client *client, pid_t pid) {
+    for (int64_t until = clk_now_us() + START_SECONDS * (int64_t)1000000; clk_now_us() < until;) {
+        struct cadre_cluster *c;
+        bool serving = false;
+        if (waitpid(pid, NULL, WNOHANG) == pid) die("cadre serve ended before it was serving");
+        if (cadre_status(client, 500, &c) == CADRE_OK) {
+            serving = !strcmp(c->state, "serving");
+            cadre_cluster_free(c);
+        }
+        if (serving) return;
+    }
+    die("not serving after %d s", START_SECONDS);
+}
+
+
+static struct cadre_stream *begin(struct cadre_client *client, int tokens, uint32_t seed) {
+    int32_t ids[PROMPT_TOKENS];
+    for (int i = 0; i < PROMPT_TOKENS; i++) ids[i] = (int32_t)(1000 + (seed = seed * 1664525u + 1013904223u) % 40000u);
+    struct cadre_request r = {.ids = ids, .n_ids = PROMPT_TOKENS, .max_tokens = (uint32_t)tokens, .has_max_tokens = 1, .ignore_eos = 1};
+    struct cadre_stream *stream;
+    if (cadre_generate(client, &r, &stream)) die("%s", cadre_error(client));
+    return stream;
+}
+
+/* n requests at once; decode speed counts from the moment the last stream has its first token. */
+static double measure(struct cadre_client *client, int n, int tokens, uint32_t seed, double *ttft_ms) {
+    struct cadre_stream *streams[MOST_CONCURRENT], *ready;
+    int64_t sent_us = clk_now_us(), all_started_us = 0, end_us = 0;
+    int started = 0, ended = 0, counted = 0;
+    *ttft_ms = 0;
+    for (int i = 0; i < n; i++) streams[i] = begin(client, tokens, seed + (uint32_t)i * 7919u);
+    while (ended < n) {
+        struct cadre_event e;
+        if (cadre_wait(client, 60000, &ready) || cadre_next(ready, 0, &e)) die("nothing came for a minute");
+        if (e.kind == CADRE_END && e.status != CADRE_OK) die("%s", e.message);
+        ended += e.kind == CADRE_END;
+        if (e.kind != CADRE_TOKENS) continue;
+        end_us = clk_now_us();
+        if (all_started_us) counted += (int)e.n_tokens;
+        if (e.first == 0) {
+            *ttft_ms += (double)(end_us - sent_us) / 1e3 / n;
+            if (++started == n) all_started_us = end_us;
+        }
+    }
+    for (int i = 0; i < n; i++) cadre_stream_close(streams[i]);
+    return counted / ((double)(end_us - all_started_us) / 1e6);
+}
+
+static void run_form(const struct settings *s, struct form *f) {
+    char listen[64];
+    snprintf(listen, sizeof listen, "tcp://127.0.0.1:%d", 20000 + (int)(getpid() % 20000));
+    pid_t pid = start(s, f, listen);
+    struct cadre_client *client;
+    double ignored;
+    if (cadre_open(listen, NULL, &client)) die("%s", cadre_error(client));
+    wait_until_serving(client, pid);
+    measure(client, 2, 8, 1, &ignored); /* first touch of pages and caches */
+    f->one = measure(client, 1, s->tokens, 2, &f->first_token_ms);
+    f->many = measure(client, s->concurrent, s->tokens, 3, &ignored);
+    cadre_close(client);
+    kill(pid, SIGTERM);
+    waitpid(pid, NULL, 0);
+}
+
+static int parse(int argc, char **argv, struct settings *s) {
+    if (argc < 3) return -1;
+    *s = (struct settings){.cadre = argv[1], .model = argv[2], .fabric = "mpi", .workers = 4, .concurrent = 16, .tokens = 64};
+    for (int i = 3; i < argc; i++) {
+        const char *value = i + 1 < argc ? argv[i + 1] : NULL;
+        if (!strcmp(argv[i], "--check")) s->check = true;
+        else if (!value) return -1;
+        else if (!strcmp(argv[i], "--fabric")) s->fabric = argv[++i];
+        else if (!strcmp(argv[i], "--workers")) s->workers = (int)strtol(argv[++i], NULL, 10);
+        else if (!strcmp(argv[i], "--concurrent")) s->concurrent = (int)strtol(argv[++i], NULL, 10);
+        else if (!strcmp(argv[i], "--tokens")) s->tokens = (int)strtol(argv[++i], NULL, 10);
+        else return -1;
+    }
+    return s->workers < 1 || s->concurrent < 1 || s->concurrent > MOST_CONCURRENT || s->tokens < 2 ? -1 : 0;
+}
+
+int main(int argc, char **argv) {
+    struct settings s;
+    if (parse(argc, argv, &s) < 0) {
+        fprintf(stderr, "usage: bench_engine CADRE_BINARY MODEL_DIR [--check] [--fabric mem|mpi] [--workers N] [--concurrent N] [--tokens N]\n");
+        return 2;
+    }
+    int cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    struct form forms[] = {{.name = "baseline", .fabric = "mem", .workers = 1, .threads = cpus},
+                           {.name = "cluster", .fabric = s.fabric, .workers = s.workers, .threads = cpus > s.workers ? cpus / s.workers : 1}};
+    double gbs = read_gbs(cpus), bytes = bytes_per_token(s.model), limit = gbs * 1e9 / bytes;
+    printf("%s: %.0f MB read per token alone; this machine reads %.1f GB/s on %d threads: at most %.0f tok/s for one request\n\n", s.model, bytes / 1e6,
+           gbs, cpus, limit);
+    printf("%-10s %-7s %7s %7s | %10s %9s %9s | %10s\n", "form", "fabric", "workers", "threads", "1: tok/s", "of limit", "TTFT ms", "many tok/s");
+    for (int i = 0; i < 2; i++) {
+        run_form(&s, &forms[i]);
+        printf("%-10s %-7s %7d %7d | %10.1f %8.0f%% %9.1f | %10.1f\n", forms[i].name, forms[i].fabric, forms[i].workers, forms[i].threads, forms[i].one,
+               100 * forms[i].one / limit, forms[i].first_token_ms, forms[i].many);
+        fflush(stdout);
+    }
+    bool ok = forms[1].one >= FLOOR_ONE && forms[1].many >= FLOOR_MANY;
+    printf("\n%d at once. cluster / baseline: one %.2f, many %.2f. Floors: one %.0f, many %.0f: %s\n", s.concurrent, forms[1].one / forms[0].one,
+           forms[1].many / forms[0].many, FLOOR_ONE, FLOOR_MANY, ok ? "met" : "missed");
+    printf("{\"bench\": \"engine\", \"workers\": %d, \"fabric\": \"%s\", \"concurrent\": %d, \"read_gbs\": %.2f, \"limit_one\": %.1f, \"one\": %.2f, "
+           "\"many\": %.2f, \"ttft_ms\": %.2f, \"baseline_one\": %.2f, \"baseline_many\": %.2f, \"ratio_one\": %.3f, \"ratio_many\": %.3f, "
+           "\"fraction_of_limit\": %.3f, \"baseline_fraction_of_limit\": %.3f}\n",
+           s.workers, s.fabric, s.concurrent, gbs, limit, forms[1].one, forms[1].many, forms[1].first_token_ms, forms[0].one, forms[0].many,
+           forms[1].one / forms[0].one, forms[1].many / forms[0].many, forms[1].one / limit, forms[0].one / limit);
+    return s.check && !ok;
+}
