@@ -26,7 +26,7 @@ struct sampling {
     float temperature, top_p, min_p; /* off at 0; top_p also at 1 */
     int top_k;                       /* off at 0 */
     uint64_t seed;
-    int logprobs;                    /* 0 none; n + 1: chosen and n top */
+    int logprobs; /* 0 none; n + 1: chosen and n top */
 };
 
 enum { MAX_STOP_IDS = 32, MAX_TOP_LOGPROBS = 20 };
@@ -41,13 +41,13 @@ struct plan_start {
 };
 struct plan_run {
     uint64_t seq;
-    int first, count;     /* positions */
+    int first, count; /* positions */
     bool sample;
     const uint32_t *new_pages;
     int n_new_pages;
 };
 struct plan {
-    struct arena arena;   /* holds the arrays below */
+    struct arena arena; /* holds the arrays below */
     uint32_t epoch, placement_version;
     uint64_t step;
     int32_t tokens[FABRIC_MAX_RANKS];
@@ -76,9 +76,9 @@ struct seq_out {
 struct step_report {
     uint32_t epoch;
     uint64_t step;
-    struct seq_out *out;  /* [max_seqs] allocated once */
+    struct seq_out *out; /* [max_seqs] allocated once */
     int n_out;
-    uint32_t *rows;       /* [slots of this worker, all layers] allocated once */
+    uint32_t *rows; /* [slots of this worker, all layers] allocated once */
     int n_rows;
     int64_t step_us;
     uint64_t wait_us[FABRIC_MAX_RANKS];
@@ -102,6 +102,6 @@ struct event {
         struct {
             uint64_t step, late;
         } trouble;
-        struct why failed;   /* the engine has ended */
+        struct why failed; /* the engine has ended */
     };
 };

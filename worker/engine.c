@@ -124,7 +124,8 @@ void engine_load_state(const struct engine *e, uint64_t *done_bytes, uint64_t *t
 }
 
 static void emit(struct engine *e, const struct event *ev) {
-    if (!ring_push(&e->event_out, ev)) log_error("the control thread does not take events; one of kind %d is lost", (int)ev->kind);
+    if (!ring_push(&e->event_out, ev))
+        log_error("the control thread does not take events; one of kind %d is lost", (int)ev->kind);
     bell_ring(&e->event_bell);
 }
 
@@ -153,9 +154,13 @@ static uint64_t bytes_to_load(const struct engine *e) {
 static int check_setup(const struct engine *e, struct why *why) {
     const struct worker_setup *s = &e->setup;
     const struct model_config *c = &e->checkpoint.config;
-    if (s->placement.layers != c->moe_layers || s->placement.experts != c->gate.experts || s->placement.workers != e->options.workers)
-        return fail(why, ERR_PROTOCOL, "the placement is for %d layers of %d experts on %d workers; this model has %d of %d, this cluster %d workers",
-                    s->placement.layers, s->placement.experts, s->placement.workers, c->moe_layers, c->gate.experts, e->options.workers);
+    if (s->placement.layers != c->moe_layers || s->placement.experts != c->gate.experts ||
+        s->placement.workers != e->options.workers)
+        return fail(
+            why, ERR_PROTOCOL,
+            "the placement is for %d layers of %d experts on %d workers; this model has %d of %d, this cluster %d workers",
+            s->placement.layers, s->placement.experts, s->placement.workers, c->moe_layers, c->gate.experts,
+            e->options.workers);
     if (s->max_context > c->max_positions)
         return fail(why, ERR_PROTOCOL, "context of %d tokens is longer than the model's %d", s->max_context, c->max_positions);
     return 0;
@@ -168,13 +173,23 @@ static int load_exchange(struct engine *e, struct why *why) {
     struct ep_limits limits = {.max_tokens = s->step_tokens, .max_slots = 1, .hidden = c->hidden, .topk = c->gate.k};
     for (int w = 0; w < s->placement.workers; w++)
         for (int l = 0; l < s->placement.layers; l++)
-            if (placement_slots(&s->placement, w, l) > limits.max_slots) limits.max_slots = placement_slots(&s->placement, w, l);
+            if (placement_slots(&s->placement, w, l) > limits.max_slots)
+                limits.max_slots = placement_slots(&s->placement, w, l);
     int rc = 0;
-    if (e->options.workers > 1) rc = e->options.open_fabric(e->options.fabric_ctx, e->options.rank, ep_frame_bytes(&limits), &e->fabric, why);
+    if (e->options.workers > 1)
+        rc = e->options.open_fabric(e->options.fabric_ctx, e->options.rank, ep_frame_bytes(&limits), &e->fabric, why);
     if (rc >= 0) rc = ep_new(e->fabric, &limits, &e->ep, why);
     if (rc < 0) return rc;
-    e->moe = (struct moe){.backend = e->backend, .config = c, .store = &e->store, .placement = &s->placement, .ep = e->ep, .rank = e->options.rank,
-                          .workers = e->options.workers, .stop = &e->stop, .on_late = on_late, .ctx = e};
+    e->moe = (struct moe){.backend = e->backend,
+                          .config = c,
+                          .store = &e->store,
+                          .placement = &s->placement,
+                          .ep = e->ep,
+                          .rank = e->options.rank,
+                          .workers = e->options.workers,
+                          .stop = &e->stop,
+                          .on_late = on_late,
+                          .ctx = e};
     return moe_init(&e->moe, s->step_tokens, why);
 }
 
@@ -201,14 +216,17 @@ static int load(struct engine *e, struct why *why) {
     if (rc < 0) return rc;
     atomic_store(&e->total_bytes, bytes_to_load(e));
     rc = weights_open(&e->weights, e->backend, &e->checkpoint, s->weights, s->max_context, &e->loaded_bytes, why);
-    if (rc >= 0) rc = expert_store_open(&e->store, e->backend, &e->checkpoint, s->weights, &s->placement, e->options.rank, &e->loaded_bytes, why);
+    if (rc >= 0)
+        rc = expert_store_open(&e->store, e->backend, &e->checkpoint, s->weights, &s->placement, e->options.rank,
+                               &e->loaded_bytes, why);
     if (rc >= 0) rc = kv_open(&e->kv, e->backend, c, s->weights, s->kv_pages, s->page_tokens, why);
     if (rc >= 0) rc = seq_table_init(&e->seqs, s, why);
     if (rc >= 0 && sampler_init(&e->sampler, c->vocab) < 0) rc = fail(why, ERR_NOMEM, "out of memory for the sampler");
     if (rc >= 0) rc = alloc_reports(e, why);
     if (rc >= 0) rc = load_exchange(e, why);
     if (rc < 0) return rc;
-    e->forward = (struct forward){.backend = e->backend, .config = c, .weights = &e->weights, .kv = &e->kv, .moe = &e->moe, .progress = &e->progress};
+    e->forward = (struct forward){
+        .backend = e->backend, .config = c, .weights = &e->weights, .kv = &e->kv, .moe = &e->moe, .progress = &e->progress};
     struct forward_limits limits = {s->step_tokens, s->max_seqs, e->seqs.max_pages};
     rc = forward_init(&e->forward, &limits, why);
     atomic_store(&e->loaded_bytes, atomic_load(&e->total_bytes));
@@ -234,8 +252,11 @@ static void unload(struct engine *e) {
 
 static void report_ready(struct engine *e) {
     struct event ev = {.kind = EVENT_READY};
-    ev.ready = (struct ready_report){.fingerprint = e->checkpoint.fingerprint, .weight_bytes = e->store.bytes, .resident_bytes = e->weights.bytes,
-                                     .kv_bytes = e->kv.bytes, .slots = e->store.first ? e->store.first[e->store.layers] : 0};
+    ev.ready = (struct ready_report){.fingerprint = e->checkpoint.fingerprint,
+                                     .weight_bytes = e->store.bytes,
+                                     .resident_bytes = e->weights.bytes,
+                                     .kv_bytes = e->kv.bytes,
+                                     .slots = e->store.first ? e->store.first[e->store.layers] : 0};
     numeric_class(e, ev.ready.numeric_class, sizeof ev.ready.numeric_class);
     emit(e, &ev);
 }
@@ -246,9 +267,11 @@ static int add_row(struct engine *e, struct seq *s, int table_row, int pos, stru
     struct step_rows *r = &e->forward.rows;
     unsigned long long id = s->id;
     if (r->T == e->granted) return fail(why, ERR_PROTOCOL, "the plan's runs have more than the %d rows it grants", e->granted);
-    if (pos < 0 || pos >= s->n_ids) return fail(why, ERR_PROTOCOL, "sequence %llu is granted position %d; %d tokens are known", id, pos, s->n_ids);
+    if (pos < 0 || pos >= s->n_ids)
+        return fail(why, ERR_PROTOCOL, "sequence %llu is granted position %d; %d tokens are known", id, pos, s->n_ids);
     int page = pos / e->setup.page_tokens;
-    if (page >= s->n_pages) return fail(why, ERR_PROTOCOL, "sequence %llu is granted position %d but has %d pages", id, pos, s->n_pages);
+    if (page >= s->n_pages)
+        return fail(why, ERR_PROTOCOL, "sequence %llu is granted position %d but has %d pages", id, pos, s->n_pages);
     r->ids[r->T] = s->ids[pos];
     r->pos[r->T] = pos;
     r->seq[r->T] = table_row;
@@ -264,7 +287,8 @@ static int add_run(struct engine *e, const struct plan_run *run, struct why *why
     if (!s) return fail(why, ERR_PROTOCOL, "the plan runs sequence %llu, which is not here", (unsigned long long)run->seq);
     int rc = seq_add_pages(&e->seqs, s, run->new_pages, run->n_new_pages, why);
     if (rc < 0 || s->finish != SEQ_RUNNING) return rc; /* granted beyond its end: a no-op */
-    if (r->n_seqs == e->setup.max_seqs || run->count < 1) return fail(why, ERR_PROTOCOL, "the plan has an empty or surplus run");
+    if (r->n_seqs == e->setup.max_seqs || run->count < 1)
+        return fail(why, ERR_PROTOCOL, "the plan has an empty or surplus run");
     memcpy(r->pages + (size_t)r->n_seqs * (size_t)e->seqs.max_pages, s->pages, sizeof *s->pages * (size_t)s->n_pages);
     for (int i = 0; i < run->count; i++)
         if ((rc = add_row(e, s, r->n_seqs, run->first + i, why)) < 0) return rc;
@@ -280,12 +304,15 @@ static int add_run(struct engine *e, const struct plan_run *run, struct why *why
 
 static int prepare(struct engine *e, const struct plan *p, struct why *why) {
     if (p->epoch != e->setup.epoch || p->workers != e->options.workers)
-        return fail(why, ERR_EPOCH, "the plan is for epoch %u of %d workers; this is epoch %u of %d", p->epoch, p->workers, e->setup.epoch, e->options.workers);
+        return fail(why, ERR_EPOCH, "the plan is for epoch %u of %d workers; this is epoch %u of %d", p->epoch, p->workers,
+                    e->setup.epoch, e->options.workers);
     if (p->placement_version != e->setup.placement.version)
-        return fail(why, ERR_PROTOCOL, "the plan names placement %u; this worker has %u", p->placement_version, e->setup.placement.version);
+        return fail(why, ERR_PROTOCOL, "the plan names placement %u; this worker has %u", p->placement_version,
+                    e->setup.placement.version);
     for (int w = 0; w < p->workers; w++)
         if (p->tokens[w] < 0 || p->tokens[w] > e->setup.step_tokens)
-            return fail(why, ERR_PROTOCOL, "the plan grants worker %d %d rows, at most %d", w, p->tokens[w], e->setup.step_tokens);
+            return fail(why, ERR_PROTOCOL, "the plan grants worker %d %d rows, at most %d", w, p->tokens[w],
+                        e->setup.step_tokens);
     struct step_rows *r = &e->forward.rows;
     r->T = r->n_seqs = r->n_sampled = 0;
     e->granted = p->tokens[e->options.rank];
@@ -293,8 +320,8 @@ static int prepare(struct engine *e, const struct plan *p, struct why *why) {
     for (int i = 0; i < p->n_start; i++) {
         for (int j = 0; j < p->start[i].n_ids; j++)
             if (p->start[i].ids[j] < 0 || p->start[i].ids[j] >= e->checkpoint.config.vocab)
-                return fail(why, ERR_PROTOCOL, "sequence %llu has token %d; the vocabulary has %d", (unsigned long long)p->start[i].seq,
-                            p->start[i].ids[j], e->checkpoint.config.vocab);
+                return fail(why, ERR_PROTOCOL, "sequence %llu has token %d; the vocabulary has %d",
+                            (unsigned long long)p->start[i].seq, p->start[i].ids[j], e->checkpoint.config.vocab);
         int rc = seq_start(&e->seqs, &p->start[i], why);
         if (rc < 0) return rc;
     }
@@ -310,7 +337,8 @@ static void sample(struct engine *e, struct step_report *out) {
         struct seq *s = e->sampled[i];
         struct seq_out *o = &out->out[out->n_out++];
         *o = (struct seq_out){.seq = s->id, .position = s->n_ids};
-        sampler_pick(&e->sampler, e->forward.logits + (size_t)i * (size_t)e->checkpoint.config.vocab, &e->forward.stats[i], &s->sampling, s->n_ids, o);
+        sampler_pick(&e->sampler, e->forward.logits + (size_t)i * (size_t)e->checkpoint.config.vocab, &e->forward.stats[i],
+                     &s->sampling, s->n_ids, o);
         seq_append(s, o->token);
         o->finish = s->finish;
     }

@@ -10,25 +10,25 @@
 
 struct engine_options {
     int rank, workers, threads;
-    const char *fabric_name;                 /* part of nothing but messages */
+    const char *fabric_name; /* part of nothing but messages */
     /* Opens this rank's fabric once the frame size is known. Called on the engine thread. Leaves *out NULL when workers == 1. */
     int (*open_fabric)(void *ctx, int rank, size_t frame_bytes, struct fabric **out, struct why *why);
     void *fabric_ctx;
 };
 
 struct engine;
-int  engine_new(const struct engine_options *o, struct engine **out); /* no thread yet */
-void engine_free(struct engine *e);                                   /* after engine_join */
-int  engine_start(struct engine *e, struct worker_setup *setup);      /* takes setup's placement; starts the thread */
-void engine_stop(struct engine *e);                                   /* finish soon, mid-step if need be */
+int engine_new(const struct engine_options *o, struct engine **out); /* no thread yet */
+void engine_free(struct engine *e);                                  /* after engine_join */
+int engine_start(struct engine *e, struct worker_setup *setup);      /* takes setup's placement; starts the thread */
+void engine_stop(struct engine *e);                                  /* finish soon, mid-step if need be */
 void engine_join(struct engine *e);
 
 /* Control thread's side. */
-struct plan *engine_plan_take(struct engine *e);                 /* an empty plan, or NULL: more plans in flight than allowed */
+struct plan *engine_plan_take(struct engine *e); /* an empty plan, or NULL: more plans in flight than allowed */
 void engine_plan_push(struct engine *e, struct plan *p);
 bool engine_event_pop(struct engine *e, struct event *out);
 void engine_report_done(struct engine *e, struct step_report *r); /* gives a report of EVENT_STEP back */
-int  engine_event_fd(struct engine *e);                          /* readable when events wait; then engine_event_clear, then pop all */
+int engine_event_fd(struct engine *e); /* readable when events wait; then engine_event_clear, then pop all */
 void engine_event_clear(struct engine *e);
-uint64_t engine_progress(const struct engine *e, bool *busy);    /* any thread */
+uint64_t engine_progress(const struct engine *e, bool *busy); /* any thread */
 void engine_load_state(const struct engine *e, uint64_t *done_bytes, uint64_t *total_bytes);

@@ -16,14 +16,23 @@ size_t blob_bytes(const struct model_config *c, enum fmt fmt) {
 
 static void describe(struct blob_header *h, const struct model_config *c, enum fmt fmt, int layer, int expert) {
     size_t matrix = round64((size_t)c->hidden * (size_t)c->expert_ffn * fmt_bytes(fmt));
-    *h = (struct blob_header){.magic = BLOB_MAGIC, .version = BLOB_VERSION, .layer = (uint32_t)layer, .expert = (uint32_t)expert,
-                              .format = (uint32_t)fmt, .layout = BLOB_LAYOUT_ROWS, .hidden = (uint32_t)c->hidden,
-                              .inner = (uint32_t)c->expert_ffn, .content_version = 1, .payload_bytes = 3 * matrix,
-                              .gate_at = sizeof *h, .up_at = sizeof *h + matrix, .down_at = sizeof *h + 2 * matrix};
+    *h = (struct blob_header){.magic = BLOB_MAGIC,
+                              .version = BLOB_VERSION,
+                              .layer = (uint32_t)layer,
+                              .expert = (uint32_t)expert,
+                              .format = (uint32_t)fmt,
+                              .layout = BLOB_LAYOUT_ROWS,
+                              .hidden = (uint32_t)c->hidden,
+                              .inner = (uint32_t)c->expert_ffn,
+                              .content_version = 1,
+                              .payload_bytes = 3 * matrix,
+                              .gate_at = sizeof *h,
+                              .up_at = sizeof *h + matrix,
+                              .down_at = sizeof *h + 2 * matrix};
 }
 
-static void load_slot(struct expert_store *s, const struct checkpoint *c, enum fmt fmt, int layer, int expert, unsigned char *staging,
-                      int slot) {
+static void load_slot(struct expert_store *s, const struct checkpoint *c, enum fmt fmt, int layer, int expert,
+                      unsigned char *staging, int slot) {
     struct expert_slot *e = &s->slots[slot];
     struct blob_header *h = &e->header;
     const struct model_config *m = &c->config;
@@ -47,8 +56,8 @@ static int model_layer(const struct model_config *c, int moe_layer) {
     return -1;
 }
 
-int expert_store_open(struct expert_store *s, struct backend *b, const struct checkpoint *c, enum fmt fmt, const struct placement *p,
-                      int worker, atomic_ullong *progress, struct why *why) {
+int expert_store_open(struct expert_store *s, struct backend *b, const struct checkpoint *c, enum fmt fmt,
+                      const struct placement *p, int worker, atomic_ullong *progress, struct why *why) {
     *s = (struct expert_store){.backend = b, .layers = p->layers, .stride = blob_bytes(&c->config, fmt)};
     s->first = calloc((size_t)p->layers + 1, sizeof *s->first);
     if (!s->first) return fail(why, ERR_NOMEM, "out of memory for the slot table");
@@ -62,7 +71,8 @@ int expert_store_open(struct expert_store *s, struct backend *b, const struct ch
     if (!s->slots || !s->memory || !staging) {
         free(staging);
         expert_store_close(s);
-        return fail(why, ERR_NOMEM, "out of memory: %zu experts need %zu MiB; use more workers or --weights bf16", n, s->bytes >> 20);
+        return fail(why, ERR_NOMEM, "out of memory: %zu experts need %zu MiB; use more workers or --weights bf16", n,
+                    s->bytes >> 20);
     }
     for (int l = 0; l < p->layers; l++) {
         const int16_t *experts = p->slot_expert + p->slot_first[worker * p->layers + l];
@@ -90,5 +100,6 @@ int expert_store_verify(const struct expert_store *s, int slot, struct why *why)
     bool same = !memcmp(copy, want, sizeof *want) && XXH3_64bits(copy + sizeof *want, want->payload_bytes) == want->checksum;
     free(copy);
     if (same) return 0;
-    return fail(why, ERR_CORRUPT, "layer %u expert %u: the blob in slot %d does not match its checksum", want->layer, want->expert, slot);
+    return fail(why, ERR_CORRUPT, "layer %u expert %u: the blob in slot %d does not match its checksum", want->layer,
+                want->expert, slot);
 }

@@ -12,8 +12,13 @@ int forward_init(struct forward *f, const struct forward_limits *limits, struct 
     size_t T = (size_t)limits->max_tokens, S = (size_t)limits->max_seqs, H = (size_t)c->hidden;
     size_t Q = (size_t)(c->q_heads * c->head_dim), G = (size_t)(c->kv_heads * c->head_dim);
     f->limits = *limits;
-    f->rows = (struct step_rows){.ids = visible(f, T * 4), .pos = visible(f, T * 4), .seq = visible(f, T * 4), .kv_at = visible(f, T * 4),
-                                 .seq_id = visible(f, T * 8), .pages = visible(f, S * (size_t)limits->max_pages * 4), .sampled = visible(f, S * 4)};
+    f->rows = (struct step_rows){.ids = visible(f, T * 4),
+                                 .pos = visible(f, T * 4),
+                                 .seq = visible(f, T * 4),
+                                 .kv_at = visible(f, T * 4),
+                                 .seq_id = visible(f, T * 8),
+                                 .pages = visible(f, S * (size_t)limits->max_pages * 4),
+                                 .sampled = visible(f, S * 4)};
     f->x = device(f, T * H * 4);
     f->norm = device(f, T * H * 4);
     f->q = device(f, T * Q * 4);
@@ -25,18 +30,19 @@ int forward_init(struct forward *f, const struct forward_limits *limits, struct 
     f->logits = visible(f, S * (size_t)c->vocab * 4);
     f->stats = visible(f, S * sizeof *f->stats);
     const struct step_rows *r = &f->rows;
-    if (r->ids && r->pos && r->seq && r->kv_at && r->seq_id && r->pages && r->sampled && f->x && f->norm && f->q && f->k && f->v &&
-        f->attended && f->mlp && f->last && f->logits && f->stats)
+    if (r->ids && r->pos && r->seq && r->kv_at && r->seq_id && r->pages && r->sampled && f->x && f->norm && f->q && f->k &&
+        f->v && f->attended && f->mlp && f->last && f->logits && f->stats)
         return 0;
     forward_clear(f);
-    return fail(why, ERR_NOMEM, "out of memory for the activations of %d tokens and %d sequences", limits->max_tokens, limits->max_seqs);
+    return fail(why, ERR_NOMEM, "out of memory for the activations of %d tokens and %d sequences", limits->max_tokens,
+                limits->max_seqs);
 }
 
 void forward_clear(struct forward *f) {
     if (!f->backend) return;
     const struct step_rows *r = &f->rows;
-    void *all[] = {r->ids, r->pos, r->seq, r->kv_at, r->seq_id, r->pages, r->sampled, f->x, f->norm, f->q, f->k, f->v, f->attended, f->mlp,
-                   f->last, f->logits, f->stats};
+    void *all[] = {r->ids, r->pos, r->seq, r->kv_at,    r->seq_id, r->pages, r->sampled, f->x,    f->norm,
+                   f->q,   f->k,   f->v,   f->attended, f->mlp,    f->last,  f->logits,  f->stats};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) f->backend->ops->release(f->backend, all[i]);
     *f = (struct forward){0};
 }
@@ -72,8 +78,16 @@ static void attention(struct forward *f, int layer) {
     ops->rope(b, f->q, r->pos, f->weights->rope, c->rope_dims, T, c->q_heads, D);
     ops->rope(b, f->k, r->pos, f->weights->rope, c->rope_dims, T, c->kv_heads, D);
     ops->kv_store(b, kv, f->k, f->v, r->kv_at, T);
-    struct attention a = {.q = f->q, .out = f->attended, .tokens = T, .q_heads = c->q_heads, .scale = c->attention_scale, .window = c->window,
-                          .pos = r->pos, .seq = r->seq, .pages = r->pages, .max_pages = f->limits.max_pages};
+    struct attention a = {.q = f->q,
+                          .out = f->attended,
+                          .tokens = T,
+                          .q_heads = c->q_heads,
+                          .scale = c->attention_scale,
+                          .window = c->window,
+                          .pos = r->pos,
+                          .seq = r->seq,
+                          .pages = r->pages,
+                          .max_pages = f->limits.max_pages};
     ops->attention(b, kv, &a);
     ops->linear(b, f->x, f->attended, w->o, w->o_bias, true, T);
 }

@@ -12,11 +12,11 @@ struct forward_limits {
 /* The rows of one step, filled by the engine. All host-visible. */
 struct step_rows {
     int T, n_seqs, n_sampled;
-    int32_t *ids, *pos, *seq;  /* [T] token, position, index into pages */
-    int32_t *kv_at;            /* [T] page * page_tokens + offset */
-    uint64_t *seq_id;          /* [T] */
-    int32_t *pages;            /* [n_seqs, max_pages] */
-    int32_t *sampled;          /* [n_sampled] rows whose logits are wanted */
+    int32_t *ids, *pos, *seq; /* [T] token, position, index into pages */
+    int32_t *kv_at;           /* [T] page * page_tokens + offset */
+    uint64_t *seq_id;         /* [T] */
+    int32_t *pages;           /* [n_seqs, max_pages] */
+    int32_t *sampled;         /* [n_sampled] rows whose logits are wanted */
 };
 
 struct forward {
@@ -24,19 +24,20 @@ struct forward {
     const struct model_config *config;
     const struct weights *weights;
     struct kv *kv;
-    struct moe *moe;           /* NULL for a dense model */
+    struct moe *moe; /* NULL for a dense model */
     struct forward_limits limits;
-    atomic_ullong *progress;   /* bumped per layer: health means progress */
+    atomic_ullong *progress; /* bumped per layer: health means progress */
 
     struct step_rows rows;
     float *x, *norm, *q, *k, *v, *attended, *mlp; /* [T, ...] */
-    float *last;               /* [n_sampled, H] */
-    float *logits;             /* [n_sampled, V] host-visible */
-    struct logit_stats *stats; /* [n_sampled] host-visible */
+    float *last;                                  /* [n_sampled, H] */
+    float *logits;                                /* [n_sampled, V] host-visible */
+    struct logit_stats *stats;                    /* [n_sampled] host-visible */
 };
 
-int  forward_init(struct forward *f, const struct forward_limits *limits, struct why *why); /* after the first six fields are set */
+int forward_init(struct forward *f, const struct forward_limits *limits,
+                 struct why *why); /* after the first six fields are set */
 void forward_clear(struct forward *f);
 /* Runs f->rows. With T = 0 it only serves the experts. Afterwards logits and stats hold the sampled rows. Returns 0 or what
  * moe_layer returned. */
-int  forward_step(struct forward *f);
+int forward_step(struct forward *f);

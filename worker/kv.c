@@ -3,20 +3,25 @@
 
 #include <stdlib.h>
 
-int kv_open(struct kv *kv, struct backend *b, const struct model_config *c, enum fmt fmt, int pages, int page_tokens, struct why *why) {
+int kv_open(struct kv *kv, struct backend *b, const struct model_config *c, enum fmt fmt, int pages, int page_tokens,
+            struct why *why) {
     *kv = (struct kv){.backend = b, .layers = c->layers, .pages = pages};
     kv->layer = calloc((size_t)c->layers, sizeof *kv->layer);
     size_t per_layer = (size_t)pages * 2 * (size_t)page_tokens * (size_t)c->kv_heads * (size_t)c->head_dim * fmt_bytes(fmt);
     for (int l = 0; kv->layer && l < c->layers; l++) {
-        kv->layer[l] = (struct kv_layer){.base = b->ops->alloc(b, per_layer, MEM_DEVICE), .fmt = fmt, .page_tokens = page_tokens,
-                                         .heads = c->kv_heads, .head_dim = c->head_dim};
+        kv->layer[l] = (struct kv_layer){.base = b->ops->alloc(b, per_layer, MEM_DEVICE),
+                                         .fmt = fmt,
+                                         .page_tokens = page_tokens,
+                                         .heads = c->kv_heads,
+                                         .head_dim = c->head_dim};
         if (!kv->layer[l].base) break;
         kv->bytes += per_layer;
     }
     if (kv->bytes == per_layer * (size_t)c->layers) return 0;
     kv_close(kv);
-    return fail(why, ERR_NOMEM, "out of memory: %d KV pages of %d tokens need %zu MiB; use a smaller --kv-tokens or --max-batch", pages, page_tokens,
-                per_layer * (size_t)c->layers >> 20);
+    return fail(why, ERR_NOMEM,
+                "out of memory: %d KV pages of %d tokens need %zu MiB; use a smaller --kv-tokens or --max-batch", pages,
+                page_tokens, per_layer * (size_t)c->layers >> 20);
 }
 
 void kv_close(struct kv *kv) {

@@ -11,5 +11,6 @@ struct kv {
     size_t bytes;
 };
 
-int  kv_open(struct kv *kv, struct backend *b, const struct model_config *c, enum fmt fmt, int pages, int page_tokens, struct why *why);
+int kv_open(struct kv *kv, struct backend *b, const struct model_config *c, enum fmt fmt, int pages, int page_tokens,
+            struct why *why);
 void kv_close(struct kv *kv);

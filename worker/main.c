@@ -20,26 +20,32 @@ struct options {
 #define AT(field) offsetof(struct options, field)
 static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Cluster"},
-    {"connect", CONF_STRING, AT(connect), .def = "tcp://127.0.0.1:5771", .arg = "ENDPOINT", .help = "the coordinator's control endpoint"},
+    {"connect", CONF_STRING, AT(connect), .def = "tcp://127.0.0.1:5771", .arg = "ENDPOINT",
+     .help = "the coordinator's control endpoint"},
     {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|mpi", .help = "how workers exchange tokens"},
-    {"workers", CONF_INT, AT(workers), .def = "1", .min = 1, .max = FABRIC_MAX_RANKS, .arg = "N", 
+    {"workers", CONF_INT, AT(workers), .def = "1", .min = 1, .max = FABRIC_MAX_RANKS, .arg = "N",
      .help = "mem: run this many workers in this process; mpi: mpirun decides"},
-    {"join-timeout", CONF_INT, AT(join_timeout), .def = "30", .min = 1, .max = 86400, .arg = "SECONDS", .help = "give up when no coordinator answers"},
+    {"join-timeout", CONF_INT, AT(join_timeout), .def = "30", .min = 1, .max = 86400, .arg = "SECONDS",
+     .help = "give up when no coordinator answers"},
     {"", CONF_FLAG, 0, .help = "This host"},
     {"threads", CONF_INT, AT(threads), .def = "1", .min = 1, .max = 1024, .arg = "N", .help = "compute threads per worker"},
-    {"model", CONF_STRING, AT(model), .arg = "DIR", .help = "where the model is on this host, if not where the coordinator has it"},
-    {"isa", CONF_CHOICE, AT(isa), .choices = "auto|avx512|avx2|ref", .help = "force a kernel path (must be equal on all workers)"},
+    {"model", CONF_STRING, AT(model), .arg = "DIR",
+     .help = "where the model is on this host, if not where the coordinator has it"},
+    {"isa", CONF_CHOICE, AT(isa), .choices = "auto|avx512|avx2|ref",
+     .help = "force a kernel path (must be equal on all workers)"},
     {"log-level", CONF_CHOICE, AT(log_level), .def = "info", .choices = "error|warn|info|debug", .help = "how much to say"},
     {0}};
 static const struct conf_command command = {
     .name = "cadre-worker",
     .usage = "--connect ENDPOINT [options]",
-    .about = "Holds a shard of a model's experts and the attention state of its own sequences, and exchanges tokens with the other\n"
-             "workers. Joins the cluster of the coordinator it connects to; model, formats and limits come from there.",
-    .footer = "Examples:\n"
-              "  cadre-worker --connect tcp://127.0.0.1:5771 --fabric mem --workers 4\n"
-              "  mpirun -np 4 --bind-to none --mca mpi_yield_when_idle 1 cadre-worker --connect tcp://head:5771 --fabric mpi\n\n"
-              "Exit status: 0 after the coordinator ended the cluster in order, 1 otherwise.",
+    .about =
+        "Holds a shard of a model's experts and the attention state of its own sequences, and exchanges tokens with the other\n"
+        "workers. Joins the cluster of the coordinator it connects to; model, formats and limits come from there.",
+    .footer =
+        "Examples:\n"
+        "  cadre-worker --connect tcp://127.0.0.1:5771 --fabric mem --workers 4\n"
+        "  mpirun -np 4 --bind-to none --mca mpi_yield_when_idle 1 cadre-worker --connect tcp://head:5771 --fabric mpi\n\n"
+        "Exit status: 0 after the coordinator ended the cluster in order, 1 otherwise.",
     .options = table};
 
 /* --- mem: the hub is made when the first worker knows how large frames are --- */
@@ -47,7 +53,7 @@ static const struct conf_command command = {
 struct process {
     const struct options *o;
     int size;
-    pthread_mutex_t lock;     /* start-up only */
+    pthread_mutex_t lock; /* start-up only */
     struct fabric_hub *hub;
     struct bell ended;
     struct member *members;
@@ -76,10 +82,15 @@ static int open_mpi(void *ctx, int rank, size_t frame_bytes, struct fabric **out
 }
 
 static struct worker_options describe(const struct options *o, int rank, int size, struct process *p) {
-    return (struct worker_options){
-        .engine = {.rank = rank, .workers = size, .threads = (int)o->threads, .fabric_name = o->fabric,
-                   .open_fabric = p ? open_mem : open_mpi, .fabric_ctx = p},
-        .model_dir = o->model, .isa = o->isa, .join_timeout_us = o->join_timeout * 1000000};
+    return (struct worker_options){.engine = {.rank = rank,
+                                              .workers = size,
+                                              .threads = (int)o->threads,
+                                              .fabric_name = o->fabric,
+                                              .open_fabric = p ? open_mem : open_mpi,
+                                              .fabric_ctx = p},
+                                   .model_dir = o->model,
+                                   .isa = o->isa,
+                                   .join_timeout_us = o->join_timeout * 1000000};
 }
 
 static void *member_main(void *arg) {
@@ -128,7 +139,8 @@ static int run_mem(const struct options *o) {
         if (worker_new(&wo, m->bus, &m->worker) < 0) die("out of memory for worker %d", i);
     }
     for (int i = 0; i < p.size; i++)
-        if (pthread_create(&p.members[i].thread, NULL, member_main, &p.members[i])) die("cannot start a thread for worker %d", i);
+        if (pthread_create(&p.members[i].thread, NULL, member_main, &p.members[i]))
+            die("cannot start a thread for worker %d", i);
     int status = wait_members(&p);
     for (int i = 0; i < p.size; i++) {
         worker_free(p.members[i].worker);

@@ -11,7 +11,8 @@ enum { WAIT_SLICE_US = 50000 }; /* how long a stop may go unnoticed */
 
 int moe_init(struct moe *m, int max_tokens, struct why *why) {
     const struct ops *ops = m->backend->ops;
-    size_t T = (size_t)max_tokens, k = (size_t)m->config->gate.k, H = (size_t)m->config->hidden, E = (size_t)m->config->gate.experts;
+    size_t T = (size_t)max_tokens, k = (size_t)m->config->gate.k, H = (size_t)m->config->hidden,
+           E = (size_t)m->config->gate.experts;
     int slots = 1;
     for (int l = 0; l < m->store->layers; l++)
         if (m->store->first[l + 1] - m->store->first[l] > slots) slots = m->store->first[l + 1] - m->store->first[l];
@@ -25,7 +26,8 @@ int moe_init(struct moe *m, int max_tokens, struct why *why) {
     m->slot = malloc(T * k * sizeof *m->slot);
     m->rows = malloc(T * k * sizeof *m->rows);
     m->groups = malloc((size_t)slots * sizeof *m->groups);
-    if (m->logits && m->ids && m->weights && m->routed && m->shared && m->scale && m->worker && m->slot && m->rows && m->groups) return 0;
+    if (m->logits && m->ids && m->weights && m->routed && m->shared && m->scale && m->worker && m->slot && m->rows && m->groups)
+        return 0;
     moe_clear(m);
     return fail(why, ERR_NOMEM, "out of memory for the exchange buffers of %d tokens", max_tokens);
 }
@@ -126,7 +128,8 @@ int moe_layer(struct moe *m, int layer, const struct layer_weights *w, float *ou
         route(m, index, seq_id, pos, T);
     }
     struct ep_send send = {T, x, m->worker, m->slot};
-    int rc = ep_dispatch_post(m->ep, layer, &send, m->store->first[index + 1] - m->store->first[index], clk_now_us() + m->patience_us);
+    int rc = ep_dispatch_post(m->ep, layer, &send, m->store->first[index + 1] - m->store->first[index],
+                              clk_now_us() + m->patience_us);
     if (rc < 0) return rc;
     shared_expert(m, w, x, T);
     struct ep_work work;
@@ -136,7 +139,8 @@ int moe_layer(struct moe *m, int layer, const struct layer_weights *w, float *ou
     if ((rc = await_combine(m)) < 0) return rc;
     if (!T) return 0;
     b->ops->combine(b, m->routed, m->rows, m->weights, T, m->config->gate.k, H);
-    if (m->config->shared != SHARED_NONE) b->ops->add(b, m->routed, m->shared, m->config->shared == SHARED_SIGMOID ? m->scale : NULL, T, H);
+    if (m->config->shared != SHARED_NONE)
+        b->ops->add(b, m->routed, m->shared, m->config->shared == SHARED_SIGMOID ? m->scale : NULL, T, H);
     b->ops->add(b, out, m->routed, NULL, T, H);
     return 0;
 }

@@ -16,23 +16,23 @@ struct moe {
     const struct placement *placement;
     struct ep *ep;
     int rank, workers;
-    const atomic_bool *stop;    /* set by the control thread: leave every wait soon */
+    const atomic_bool *stop;                        /* set by the control thread: leave every wait soon */
     void (*on_late)(void *ctx, uint64_t late_mask); /* a peer missed the patience; called again as long as it lasts */
     void *ctx;
-    int64_t patience_us;        /* of this step */
+    int64_t patience_us; /* of this step */
 
-    float *logits;              /* [T,E] */
-    int32_t *ids;               /* [T,k] host-visible */
-    float *weights;             /* [T,k] host-visible */
-    int16_t *worker, *slot;     /* [T,k] */
-    const float **rows;         /* [T,k] */
-    struct ffn_group *groups;   /* [max(slots, 1)] */
+    float *logits;                  /* [T,E] */
+    int32_t *ids;                   /* [T,k] host-visible */
+    float *weights;                 /* [T,k] host-visible */
+    int16_t *worker, *slot;         /* [T,k] */
+    const float **rows;             /* [T,k] */
+    struct ffn_group *groups;       /* [max(slots, 1)] */
     float *routed, *shared, *scale; /* [T,H] [T,H] [T] */
 };
 
-int  moe_init(struct moe *m, int max_tokens, struct why *why); /* after the public fields above are set */
+int moe_init(struct moe *m, int max_tokens, struct why *why); /* after the public fields above are set */
 void moe_clear(struct moe *m);
 /* out [T,H] += experts(x) + shared(x). seq_id[T], pos[T]: for the choice of replicas. Returns 0, ERR_CANCELLED when stop was
  * set, ERR_PROTOCOL or ERR_GONE. */
-int  moe_layer(struct moe *m, int layer, const struct layer_weights *w, float *out, const float *x, const uint64_t *seq_id,
-               const int32_t *pos, int T);
+int moe_layer(struct moe *m, int layer, const struct layer_weights *w, float *out, const float *x, const uint64_t *seq_id,
+              const int32_t *pos, int T);

@@ -46,26 +46,33 @@ void port_free(struct port *p) {
 
 static int read_placement(const Cadre__Control__V1__Placement *m, struct placement *out, struct why *why) {
     if (!m) return fail(why, ERR_PROTOCOL, "the coordinator's Welcome has no placement");
-    if (m->workers < 1 || m->workers > MAX_WORKERS || m->layers > 4096 || m->experts > 65536 || m->n_hosts != (size_t)m->layers * m->experts)
-        return fail(why, ERR_PROTOCOL, "the placement has %zu entries for %u layers of %u experts on %u workers", m->n_hosts, m->layers,
-                    m->experts, m->workers);
+    if (m->workers < 1 || m->workers > MAX_WORKERS || m->layers > 4096 || m->experts > 65536 ||
+        m->n_hosts != (size_t)m->layers * m->experts)
+        return fail(why, ERR_PROTOCOL, "the placement has %zu entries for %u layers of %u experts on %u workers", m->n_hosts,
+                    m->layers, m->experts, m->workers);
     int rc = placement_from_hosts(out, (int)m->workers, (int)m->layers, (int)m->experts, m->hosts, why);
     if (rc >= 0) out->version = m->version;
     return rc;
 }
 
 static int read_welcome(const pb_welcome *m, struct worker_setup *s, struct why *why) {
-    *s = (struct worker_setup){.epoch = m->epoch, .step_tokens = (int)m->step_tokens, .max_seqs = (int)m->max_seqs, .max_context = (int)m->max_context,
-                               .page_tokens = (int)m->page_tokens, .kv_pages = (int)m->kv_pages};
+    *s = (struct worker_setup){.epoch = m->epoch,
+                               .step_tokens = (int)m->step_tokens,
+                               .max_seqs = (int)m->max_seqs,
+                               .max_context = (int)m->max_context,
+                               .page_tokens = (int)m->page_tokens,
+                               .kv_pages = (int)m->kv_pages};
     int fmt = fmt_parse(m->weights);
-    if (fmt < 0) return fail(why, ERR_PROTOCOL, "the coordinator wants weights '%s', which this worker does not know", m->weights);
+    if (fmt < 0)
+        return fail(why, ERR_PROTOCOL, "the coordinator wants weights '%s', which this worker does not know", m->weights);
     s->weights = (enum fmt)fmt;
     snprintf(s->model_dir, sizeof s->model_dir, "%s", m->model_dir);
     snprintf(s->isa, sizeof s->isa, "%s", m->isa[0] ? m->isa : "auto");
-    if (m->step_tokens < 1 || m->step_tokens > 1 << 20 || m->max_seqs < 1 || m->max_seqs > 1 << 16 || m->max_context < 1 || m->max_context > 1 << 24 ||
-        m->page_tokens < 1 || m->page_tokens > 1024 || m->kv_pages < 1 || m->kv_pages > 1 << 28)
-        return fail(why, ERR_PROTOCOL, "the coordinator's limits make no sense: %u step tokens, %u sequences, context %u, %u pages of %u", m->step_tokens,
-                    m->max_seqs, m->max_context, m->kv_pages, m->page_tokens);
+    if (m->step_tokens < 1 || m->step_tokens > 1 << 20 || m->max_seqs < 1 || m->max_seqs > 1 << 16 || m->max_context < 1 ||
+        m->max_context > 1 << 24 || m->page_tokens < 1 || m->page_tokens > 1024 || m->kv_pages < 1 || m->kv_pages > 1 << 28)
+        return fail(why, ERR_PROTOCOL,
+                    "the coordinator's limits make no sense: %u step tokens, %u sequences, context %u, %u pages of %u",
+                    m->step_tokens, m->max_seqs, m->max_context, m->kv_pages, m->page_tokens);
     return read_placement(m->placement, &s->placement, why);
 }
 
@@ -79,9 +86,18 @@ static int read_starts(const pb_plan *m, struct plan *p) {
         if (s->n_ids) memcpy(ids, s->ids, sizeof *ids * s->n_ids);
         if (s->n_stop_ids) memcpy(stops, s->stop_ids, sizeof *stops * s->n_stop_ids);
         p->start[p->n_start++] = (struct plan_start){
-            .seq = s->seq, .ids = ids, .n_ids = (int)s->n_ids, .prompt_tokens = (int)s->prompt_tokens, .max_tokens = (int)s->max_tokens,
-            .stop_ids = stops, .n_stop_ids = (int)s->n_stop_ids,
-            .sampling = {.temperature = s->temperature, .top_p = s->top_p, .min_p = s->min_p, .top_k = (int)s->top_k, .seed = s->seed,
+            .seq = s->seq,
+            .ids = ids,
+            .n_ids = (int)s->n_ids,
+            .prompt_tokens = (int)s->prompt_tokens,
+            .max_tokens = (int)s->max_tokens,
+            .stop_ids = stops,
+            .n_stop_ids = (int)s->n_stop_ids,
+            .sampling = {.temperature = s->temperature,
+                         .top_p = s->top_p,
+                         .min_p = s->min_p,
+                         .top_k = (int)s->top_k,
+                         .seed = s->seed,
                          .logprobs = s->logprobs > MAX_TOP_LOGPROBS + 1 ? MAX_TOP_LOGPROBS + 1 : (int)s->logprobs}};
     }
     return 0;
@@ -95,7 +111,11 @@ static int read_runs(const pb_plan *m, struct plan *p) {
         uint32_t *pages = arena_array(&p->arena, uint32_t, r->n_new_pages);
         if (!pages) return ERR_NOMEM;
         if (r->n_new_pages) memcpy(pages, r->new_pages, sizeof *pages * r->n_new_pages);
-        p->run[p->n_run++] = (struct plan_run){.seq = r->seq, .first = (int)r->first, .count = (int)r->count, .sample = r->sample, .new_pages = pages,
+        p->run[p->n_run++] = (struct plan_run){.seq = r->seq,
+                                               .first = (int)r->first,
+                                               .count = (int)r->count,
+                                               .sample = r->sample,
+                                               .new_pages = pages,
                                                .n_new_pages = (int)r->n_new_pages};
     }
     return 0;
@@ -103,7 +123,8 @@ static int read_runs(const pb_plan *m, struct plan *p) {
 
 static int read_plan(const pb_plan *m, struct plan *p, struct why *why) {
     if (!p) return fail(why, ERR_PROTOCOL, "more plans in flight than the protocol allows");
-    if (m->n_tokens < 1 || m->n_tokens > MAX_WORKERS) return fail(why, ERR_PROTOCOL, "plan %llu is for %zu workers", (unsigned long long)m->step, m->n_tokens);
+    if (m->n_tokens < 1 || m->n_tokens > MAX_WORKERS)
+        return fail(why, ERR_PROTOCOL, "plan %llu is for %zu workers", (unsigned long long)m->step, m->n_tokens);
     p->epoch = m->epoch;
     p->placement_version = m->placement_version;
     p->step = m->step;
@@ -111,18 +132,18 @@ static int read_plan(const pb_plan *m, struct plan *p, struct why *why) {
     p->patience_us = m->patience_us < 60000000 ? (int64_t)m->patience_us : 60000000;
     for (size_t w = 0; w < m->n_tokens; w++) p->tokens[w] = (int32_t)m->tokens[w];
     uint64_t *drop = arena_array(&p->arena, uint64_t, m->n_drop);
-    if (!drop || read_starts(m, p) < 0 || read_runs(m, p) < 0) return fail(why, ERR_NOMEM, "out of memory for plan %llu", (unsigned long long)m->step);
+    if (!drop || read_starts(m, p) < 0 || read_runs(m, p) < 0)
+        return fail(why, ERR_NOMEM, "out of memory for plan %llu", (unsigned long long)m->step);
     if (m->n_drop) memcpy(drop, m->drop, sizeof *drop * m->n_drop);
     p->drop = drop;
     p->n_drop = (int)m->n_drop;
     return 0;
 }
 
-static int read_message(const pb_control *m, struct port_message *out, struct plan *(*take)(void *), void *ctx, struct plan **plan, struct why *why) {
+static int read_message(const pb_control *m, struct port_message *out, struct plan *(*take)(void *), void *ctx,
+                        struct plan **plan, struct why *why) {
     switch (m->kind_case) {
-    case CADRE__CONTROL__V1__CONTROL__KIND_WELCOME:
-        out->kind = PORT_WELCOME;
-        return read_welcome(m->welcome, &out->setup, why);
+    case CADRE__CONTROL__V1__CONTROL__KIND_WELCOME: out->kind = PORT_WELCOME; return read_welcome(m->welcome, &out->setup, why);
     case CADRE__CONTROL__V1__CONTROL__KIND_REFUSE:
         out->kind = PORT_REFUSE;
         snprintf(out->reason, sizeof out->reason, "%s", m->refuse->reason);
@@ -136,11 +157,14 @@ static int read_message(const pb_control *m, struct port_message *out, struct pl
         out->abort = m->shutdown->abort;
         snprintf(out->reason, sizeof out->reason, "%s", m->shutdown->reason);
         return 0;
-    default: return fail(why, ERR_PROTOCOL, "the coordinator sent a message of kind %d, which a worker does not take", (int)m->kind_case);
+    default:
+        return fail(why, ERR_PROTOCOL, "the coordinator sent a message of kind %d, which a worker does not take",
+                    (int)m->kind_case);
     }
 }
 
-int port_recv(struct port *p, struct port_message *out, struct plan *(*take)(void *ctx), void *ctx, struct plan **plan, struct why *why) {
+int port_recv(struct port *p, struct port_message *out, struct plan *(*take)(void *ctx), void *ctx, struct plan **plan,
+              struct why *why) {
     struct bus_msg msg;
     int rc = bus_recv(p->bus, &msg);
     if (rc < 0) return rc;
@@ -163,8 +187,11 @@ static int send(struct port *p, const pb_control *m) {
     return rc;
 }
 
-#define CONTROL(KIND, field, value) \
-    { .base = PROTOBUF_C_MESSAGE_INIT(&cadre__control__v1__control__descriptor), .kind_case = CADRE__CONTROL__V1__CONTROL__KIND_##KIND, .field = (value) }
+#define CONTROL(KIND, field, value)                                                                                            \
+    {                                                                                                                          \
+        .base = PROTOBUF_C_MESSAGE_INIT(&cadre__control__v1__control__descriptor),                                             \
+        .kind_case = CADRE__CONTROL__V1__CONTROL__KIND_##KIND, .field = (value)                                                \
+    }
 
 int port_send_hello(struct port *p, const struct port_hello *h) {
     Cadre__Control__V1__Hello hello = CADRE__CONTROL__V1__HELLO__INIT;

@@ -8,27 +8,28 @@
 enum port_kind { PORT_NONE, PORT_WELCOME, PORT_REFUSE, PORT_PLAN, PORT_SHUTDOWN };
 struct port_message {
     enum port_kind kind;
-    struct worker_setup setup;  /* WELCOME: the caller owns its placement */
-    char reason[512];           /* REFUSE, SHUTDOWN */
-    bool abort;                 /* SHUTDOWN */
+    struct worker_setup setup; /* WELCOME: the caller owns its placement */
+    char reason[512];          /* REFUSE, SHUTDOWN */
+    bool abort;                /* SHUTDOWN */
 };
 
 struct port;
-int  port_new(struct bus *bus, struct port **out); /* bus borrowed */
+int port_new(struct bus *bus, struct port **out); /* bus borrowed */
 void port_free(struct port *p);
 
 /* The next message, 0, or ERR_AGAIN when there is none. A plan is unpacked into the plan that `take` gives (its ctx first);
  * NULL from it is ERR_PROTOCOL. */
-int  port_recv(struct port *p, struct port_message *out, struct plan *(*take)(void *ctx), void *ctx, struct plan **plan, struct why *why);
+int port_recv(struct port *p, struct port_message *out, struct plan *(*take)(void *ctx), void *ctx, struct plan **plan,
+              struct why *why);
 
 struct port_hello {
     int rank, size;
     const char *host, *fabric;
     uint64_t pid;
 };
-int  port_send_hello(struct port *p, const struct port_hello *h);
-int  port_send_progress(struct port *p, uint64_t done_bytes, uint64_t total_bytes);
-int  port_send_ready(struct port *p, const struct ready_report *r);
-int  port_send_step(struct port *p, const struct step_report *r);
-int  port_send_beat(struct port *p, uint64_t progress, bool busy);
-int  port_send_trouble(struct port *p, const char *reason, uint64_t step, uint64_t late);
+int port_send_hello(struct port *p, const struct port_hello *h);
+int port_send_progress(struct port *p, uint64_t done_bytes, uint64_t total_bytes);
+int port_send_ready(struct port *p, const struct ready_report *r);
+int port_send_step(struct port *p, const struct step_report *r);
+int port_send_beat(struct port *p, uint64_t progress, bool busy);
+int port_send_trouble(struct port *p, const char *reason, uint64_t step, uint64_t late);

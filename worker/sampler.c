@@ -13,7 +13,8 @@ static const float BUCKETS_PER_NAT = 16; /* so the last bucket begins 32 nats be
 static const float COLDEST = 1e-5f;      /* below this a temperature means greedy */
 
 int sampler_init(struct sampler *s, int vocab) {
-    *s = (struct sampler){.vocab = vocab, .weight = malloc(sizeof(float) * (size_t)vocab), .order = malloc(sizeof(int32_t) * (size_t)vocab)};
+    *s = (struct sampler){
+        .vocab = vocab, .weight = malloc(sizeof(float) * (size_t)vocab), .order = malloc(sizeof(int32_t) * (size_t)vocab)};
     if (s->weight && s->order) return 0;
     sampler_clear(s);
     return ERR_NOMEM;
@@ -53,7 +54,6 @@ static int top_logits(const float *logits, int vocab, float lse, int n, struct t
     for (int i = 0; i < have; i++) top[i].logprob -= lse;
     return have;
 }
-
 
 static int heavier(const float *weight, int32_t a, int32_t b) {
     if (weight[a] != weight[b]) return weight[a] > weight[b] ? -1 : 1;
@@ -155,8 +155,8 @@ static int32_t draw(struct sampler *s, const float *logits, float max, const str
     return s->order[n - 1];
 }
 
-void sampler_pick(struct sampler *s, const float *logits, const struct logit_stats *stats, const struct sampling *how, int position,
-                  struct seq_out *out) {
+void sampler_pick(struct sampler *s, const float *logits, const struct logit_stats *stats, const struct sampling *how,
+                  int position, struct seq_out *out) {
     out->token = how->temperature > COLDEST ? draw(s, logits, stats->max, how, position) : stats->argmax;
     out->logprob = logits[out->token] - stats->lse;
     out->n_top = how->logprobs > 1 ? top_logits(logits, s->vocab, stats->lse, how->logprobs - 1, out->top) : 0;

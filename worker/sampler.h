@@ -8,13 +8,13 @@
 
 struct sampler {
     int vocab;
-    float *weight;              /* [V] scratch */
-    int32_t *order;             /* [V] scratch */
+    float *weight;  /* [V] scratch */
+    int32_t *order; /* [V] scratch */
 };
 
-int  sampler_init(struct sampler *s, int vocab); /* 0 or ERR_NOMEM */
+int sampler_init(struct sampler *s, int vocab); /* 0 or ERR_NOMEM */
 void sampler_clear(struct sampler *s);
 /* Fills token, logprob and top of *out. stats are of this row. */
-void sampler_pick(struct sampler *s, const float *logits, const struct logit_stats *stats, const struct sampling *how, int position,
-                  struct seq_out *out);
+void sampler_pick(struct sampler *s, const float *logits, const struct logit_stats *stats, const struct sampling *how,
+                  int position, struct seq_out *out);
 double sampler_uniform(uint64_t seed, uint64_t position); /* in [0, 1) */

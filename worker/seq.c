@@ -10,8 +10,12 @@
 int seq_table_init(struct seq_table *t, const struct worker_setup *s, struct why *why) {
     int max_pages = (s->max_context + s->page_tokens - 1) / s->page_tokens, buckets = 16;
     while (buckets < 4 * s->max_seqs) buckets *= 2;
-    *t = (struct seq_table){.mask = buckets - 1, .max_seqs = s->max_seqs, .max_context = s->max_context, .max_pages = max_pages,
-                            .page_tokens = s->page_tokens, .kv_pages = s->kv_pages};
+    *t = (struct seq_table){.mask = buckets - 1,
+                            .max_seqs = s->max_seqs,
+                            .max_context = s->max_context,
+                            .max_pages = max_pages,
+                            .page_tokens = s->page_tokens,
+                            .kv_pages = s->kv_pages};
     t->seqs = calloc((size_t)s->max_seqs, sizeof *t->seqs);
     t->ids = calloc((size_t)s->max_seqs * (size_t)s->max_context, sizeof *t->ids);
     t->pages = calloc((size_t)s->max_seqs * (size_t)max_pages, sizeof *t->pages);
@@ -62,15 +66,23 @@ int seq_start(struct seq_table *t, const struct plan_start *start, struct why *w
     unsigned long long id = start->seq;
     if (!id || seq_find(t, id)) return fail(why, ERR_PROTOCOL, "sequence %llu starts twice", id);
     if (start->n_ids < 1 || start->n_ids > t->max_context || start->prompt_tokens < 1 || start->prompt_tokens > start->n_ids)
-        return fail(why, ERR_PROTOCOL, "sequence %llu starts with %d tokens of which %d are prompt; room for %d", id, start->n_ids,
-                    start->prompt_tokens, t->max_context);
-    if (start->n_stop_ids > MAX_STOP_IDS) return fail(why, ERR_PROTOCOL, "sequence %llu has %d stop ids, at most %d", id, start->n_stop_ids, MAX_STOP_IDS);
-    if (t->n == t->max_seqs) return fail(why, ERR_PROTOCOL, "sequence %llu is one more than the %d this worker has room for", id, t->max_seqs);
+        return fail(why, ERR_PROTOCOL, "sequence %llu starts with %d tokens of which %d are prompt; room for %d", id,
+                    start->n_ids, start->prompt_tokens, t->max_context);
+    if (start->n_stop_ids > MAX_STOP_IDS)
+        return fail(why, ERR_PROTOCOL, "sequence %llu has %d stop ids, at most %d", id, start->n_stop_ids, MAX_STOP_IDS);
+    if (t->n == t->max_seqs)
+        return fail(why, ERR_PROTOCOL, "sequence %llu is one more than the %d this worker has room for", id, t->max_seqs);
     int entry = 0;
     while (t->seqs[entry].id) entry++;
     struct seq *s = &t->seqs[entry];
-    *s = (struct seq){.id = id, .n_ids = start->n_ids, .prompt_tokens = start->prompt_tokens, .max_tokens = start->max_tokens,
-                      .ids = s->ids, .pages = s->pages, .n_stop_ids = start->n_stop_ids, .sampling = start->sampling};
+    *s = (struct seq){.id = id,
+                      .n_ids = start->n_ids,
+                      .prompt_tokens = start->prompt_tokens,
+                      .max_tokens = start->max_tokens,
+                      .ids = s->ids,
+                      .pages = s->pages,
+                      .n_stop_ids = start->n_stop_ids,
+                      .sampling = start->sampling};
     memcpy(s->ids, start->ids, sizeof *s->ids * (size_t)start->n_ids);
     memcpy(s->stop_ids, start->stop_ids, sizeof *s->stop_ids * (size_t)start->n_stop_ids);
     insert(t, entry, id);
@@ -87,10 +99,12 @@ void seq_drop(struct seq_table *t, uint64_t id) {
 
 int seq_add_pages(struct seq_table *t, struct seq *s, const uint32_t *pages, int n, struct why *why) {
     if (n > t->max_pages - s->n_pages)
-        return fail(why, ERR_PROTOCOL, "sequence %llu is given page %d of at most %d", (unsigned long long)s->id, s->n_pages + n, t->max_pages);
+        return fail(why, ERR_PROTOCOL, "sequence %llu is given page %d of at most %d", (unsigned long long)s->id,
+                    s->n_pages + n, t->max_pages);
     for (int i = 0; i < n; i++) {
         if (pages[i] >= (uint32_t)t->kv_pages)
-            return fail(why, ERR_PROTOCOL, "sequence %llu is given page %u of %d", (unsigned long long)s->id, pages[i], t->kv_pages);
+            return fail(why, ERR_PROTOCOL, "sequence %llu is given page %u of %d", (unsigned long long)s->id, pages[i],
+                        t->kv_pages);
         s->pages[s->n_pages++] = (int32_t)pages[i];
     }
     return 0;

@@ -7,10 +7,10 @@
 #include "worker/cmd.h"
 
 struct seq {
-    uint64_t id;                 /* 0 = free entry */
+    uint64_t id; /* 0 = free entry */
     int n_ids, prompt_tokens, max_tokens;
-    int32_t *ids;                /* [max_context] known tokens */
-    int32_t *pages;              /* [max_pages] in order of position */
+    int32_t *ids;   /* [max_context] known tokens */
+    int32_t *pages; /* [max_pages] in order of position */
     int n_pages;
     int32_t stop_ids[MAX_STOP_IDS];
     int n_stop_ids;
@@ -19,20 +19,20 @@ struct seq {
 };
 
 struct seq_table {
-    struct seq *seqs;            /* [max_seqs] */
-    int32_t *ids, *pages;        /* backing of all */
-    int32_t *bucket;             /* open addressing: entry + 1, 0 empty, -1 removed */
+    struct seq *seqs;     /* [max_seqs] */
+    int32_t *ids, *pages; /* backing of all */
+    int32_t *bucket;      /* open addressing: entry + 1, 0 empty, -1 removed */
     int mask;
     int max_seqs, max_context, max_pages, page_tokens, kv_pages, n;
 };
 
-int  seq_table_init(struct seq_table *t, const struct worker_setup *s, struct why *why);
+int seq_table_init(struct seq_table *t, const struct worker_setup *s, struct why *why);
 void seq_table_clear(struct seq_table *t);
 struct seq *seq_find(struct seq_table *t, uint64_t id); /* NULL: unknown */
 
 /* What the coordinator grants is checked like any input: ERR_PROTOCOL with the sequence and the numbers. */
-int  seq_start(struct seq_table *t, const struct plan_start *start, struct why *why);
+int seq_start(struct seq_table *t, const struct plan_start *start, struct why *why);
 void seq_drop(struct seq_table *t, uint64_t id); /* unknown ids are fine: a drop may be repeated */
-int  seq_add_pages(struct seq_table *t, struct seq *s, const uint32_t *pages, int n, struct why *why);
+int seq_add_pages(struct seq_table *t, struct seq *s, const uint32_t *pages, int n, struct why *why);
 /* Appends the token sampled for position n_ids and decides whether the sequence ends with it. */
 void seq_append(struct seq *s, int32_t token);

@@ -71,11 +71,13 @@ static void load_layer(struct loader *ld, int i) {
         .o_bias = load_vector(ld, T_O_BIAS, i),
         .q_norm = load_vector(ld, T_Q_NORM, i),
         .k_norm = load_vector(ld, T_K_NORM, i),
-        .dense = {load_matrix(ld, T_DENSE_GATE, i, ld->fmt), load_matrix(ld, T_DENSE_UP, i, ld->fmt), load_matrix(ld, T_DENSE_DOWN, i, ld->fmt)},
+        .dense = {load_matrix(ld, T_DENSE_GATE, i, ld->fmt), load_matrix(ld, T_DENSE_UP, i, ld->fmt),
+                  load_matrix(ld, T_DENSE_DOWN, i, ld->fmt)},
         .router = load_matrix(ld, T_ROUTER, i, FMT_F32),
         .router_bias = load_vector(ld, T_ROUTER_BIAS, i),
         .router_sel_bias = load_vector(ld, T_ROUTER_SEL_BIAS, i),
-        .shared = {load_matrix(ld, T_SHARED_GATE, i, ld->fmt), load_matrix(ld, T_SHARED_UP, i, ld->fmt), load_matrix(ld, T_SHARED_DOWN, i, ld->fmt)},
+        .shared = {load_matrix(ld, T_SHARED_GATE, i, ld->fmt), load_matrix(ld, T_SHARED_UP, i, ld->fmt),
+                   load_matrix(ld, T_SHARED_DOWN, i, ld->fmt)},
         .shared_scale = load_matrix(ld, T_SHARED_SCALE, i, FMT_F32),
     };
 }
@@ -103,8 +105,8 @@ static const float *make_rope(struct loader *ld, int positions) {
     return dev;
 }
 
-int weights_open(struct weights *w, struct backend *b, const struct checkpoint *c, enum fmt fmt, int max_context, atomic_ullong *progress,
-                 struct why *why) {
+int weights_open(struct weights *w, struct backend *b, const struct checkpoint *c, enum fmt fmt, int max_context,
+                 atomic_ullong *progress, struct why *why) {
     *w = (struct weights){.backend = b};
     struct loader ld = {.w = w, .c = c, .fmt = fmt, .progress = progress};
     w->layer = calloc((size_t)c->config.layers, sizeof *w->layer);

@@ -10,29 +10,29 @@
 #include "model/checkpoint.h"
 
 struct layer_weights {
-    const float *attn_norm, *ffn_norm;            /* [H] */
-    struct mat q, k, v, o;                        /* [Q*D,H] [G*D,H] [G*D,H] [H,Q*D] */
+    const float *attn_norm, *ffn_norm;              /* [H] */
+    struct mat q, k, v, o;                          /* [Q*D,H] [G*D,H] [G*D,H] [H,Q*D] */
     const float *q_bias, *k_bias, *v_bias, *o_bias; /* NULL without */
-    const float *q_norm, *k_norm;                 /* NULL, [D], or [Q*D] and [G*D] */
-    struct ffn dense;                             /* dense layers; data NULL otherwise */
-    struct mat router;                            /* [E,H] f32 */
-    const float *router_bias, *router_sel_bias;   /* [E] or NULL */
-    struct ffn shared;                            /* data NULL without */
-    struct mat shared_scale;                      /* [1,H], data NULL without */
+    const float *q_norm, *k_norm;                   /* NULL, [D], or [Q*D] and [G*D] */
+    struct ffn dense;                               /* dense layers; data NULL otherwise */
+    struct mat router;                              /* [E,H] f32 */
+    const float *router_bias, *router_sel_bias;     /* [E] or NULL */
+    struct ffn shared;                              /* data NULL without */
+    struct mat shared_scale;                        /* [1,H], data NULL without */
 };
 
 struct weights {
     struct backend *backend;
-    struct mat embed, lm_head;                    /* [V,H]; the same matrix when tied */
-    const float *final_norm;                      /* [H] */
-    struct layer_weights *layer;                  /* [L] */
-    const float *rope;                            /* [max_context, rope_dims/2, 2] cos, sin */
-    void **owned;                                 /* device allocations */
+    struct mat embed, lm_head;   /* [V,H]; the same matrix when tied */
+    const float *final_norm;     /* [H] */
+    struct layer_weights *layer; /* [L] */
+    const float *rope;           /* [max_context, rope_dims/2, 2] cos, sin */
+    void **owned;                /* device allocations */
     int n_owned, cap_owned;
-    size_t bytes;                                 /* resident: own memory plus mapped */
+    size_t bytes; /* resident: own memory plus mapped */
 };
 
 /* `c` must outlive the weights (mapped tensors). */
-int  weights_open(struct weights *w, struct backend *b, const struct checkpoint *c, enum fmt fmt, int max_context, atomic_ullong *progress,
-                  struct why *why);
+int weights_open(struct weights *w, struct backend *b, const struct checkpoint *c, enum fmt fmt, int max_context,
+                 atomic_ullong *progress, struct why *why);
 void weights_close(struct weights *w);

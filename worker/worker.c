@@ -24,7 +24,7 @@ struct worker {
     enum state state;
     int64_t next_beat_us, join_by_us;
     uint64_t reported_bytes;
-    int result;                /* of worker_run once LEAVING */
+    int result; /* of worker_run once LEAVING */
 };
 
 int worker_new(const struct worker_options *o, struct bus *bus, struct worker **out) {
@@ -58,7 +58,10 @@ void worker_kill(struct worker *w) {
 static int say_hello(struct worker *w) {
     char host[256] = "unknown";
     gethostname(host, sizeof host - 1);
-    struct port_hello h = {.rank = w->options.engine.rank, .size = w->options.engine.workers, .host = host, .fabric = w->options.engine.fabric_name,
+    struct port_hello h = {.rank = w->options.engine.rank,
+                           .size = w->options.engine.workers,
+                           .host = host,
+                           .fabric = w->options.engine.fabric_name,
                            .pid = (uint64_t)getpid()};
     return port_send_hello(w->port, &h);
 }
@@ -113,9 +116,7 @@ static int drain_bus(struct worker *w, struct why *why) {
 
 static int on_event(struct worker *w, const struct event *ev, struct why *why) {
     switch (ev->kind) {
-    case EVENT_READY:
-        w->state = SERVING;
-        return port_send_ready(w->port, &ev->ready);
+    case EVENT_READY: w->state = SERVING; return port_send_ready(w->port, &ev->ready);
     case EVENT_STEP: {
         int rc = port_send_step(w->port, ev->step);
         engine_report_done(w->engine, ev->step);
@@ -124,9 +125,7 @@ static int on_event(struct worker *w, const struct event *ev, struct why *why) {
     case EVENT_TROUBLE:
         log_warn("step %llu: peers %#llx are late", (unsigned long long)ev->trouble.step, (unsigned long long)ev->trouble.late);
         return port_send_trouble(w->port, "peers are late", ev->trouble.step, ev->trouble.late);
-    case EVENT_FAILED:
-        *why = ev->failed;
-        return ERR_IO;
+    case EVENT_FAILED: *why = ev->failed; return ERR_IO;
     }
     BUG("engine event of kind %d", (int)ev->kind);
 }
@@ -151,7 +150,8 @@ static void report_load(struct worker *w) {
 
 static int beat(struct worker *w, int64_t now_us, struct why *why) {
     if (w->state == JOINING && now_us > w->join_by_us)
-        return fail(why, ERR_DEADLINE, "no coordinator answers; is cadre-coordinator running at the address given with --connect?");
+        return fail(why, ERR_DEADLINE,
+                    "no coordinator answers; is cadre-coordinator running at the address given with --connect?");
     if (now_us < w->next_beat_us) return 0;
     w->next_beat_us = now_us + BEAT_US;
     if (w->state == LOADING) report_load(w);
@@ -179,7 +179,8 @@ int worker_run(struct worker *w, struct why *why) {
         if (rc >= 0) rc = drain_bus(w, why); /* last: a send may swallow the edge of the bus's fd */
         if (rc >= 0 && w->state != LEAVING) sleep_until(w, w->next_beat_us ? w->next_beat_us : clk_now_us() + BEAT_US);
     }
-    if (rc < 0 && rc != ERR_CANCELLED && rc != ERR_DENIED && !atomic_load(&w->killed)) port_send_trouble(w->port, why->text, 0, 0);
+    if (rc < 0 && rc != ERR_CANCELLED && rc != ERR_DENIED && !atomic_load(&w->killed))
+        port_send_trouble(w->port, why->text, 0, 0);
     engine_stop(w->engine);
     engine_join(w->engine);
     if (atomic_load(&w->killed)) return fail(why, ERR_GONE, "killed");

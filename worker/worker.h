@@ -15,9 +15,9 @@ struct worker_options {
 };
 
 struct worker;
-int  worker_new(const struct worker_options *o, struct bus *bus, struct worker **out); /* bus borrowed */
+int worker_new(const struct worker_options *o, struct bus *bus, struct worker **out); /* bus borrowed */
 void worker_free(struct worker *w);
 /* Runs until told to leave. 0 after an orderly Shutdown; else a negative code with the reason. */
-int  worker_run(struct worker *w, struct why *why);
+int worker_run(struct worker *w, struct why *why);
 /* From any thread: die here and now, without a word to anybody, as kill -9 would. worker_run returns ERR_GONE. For tests. */
 void worker_kill(struct worker *w);

@@ -31,7 +31,7 @@ struct settings {
     int workers, concurrent, tokens;
     bool check;
 };
-struct form {                  /* of a cluster, and what was measured with it */
+struct form { /* of a cluster, and what was measured with it */
     const char *name, *fabric;
     int workers, threads;
     double one, many, first_token_ms;
@@ -106,8 +106,8 @@ static pid_t start(const struct settings *s, const struct form *f, const char *l
     if (pid < 0) die("cannot fork: %s", strerror(errno));
     if (pid) return pid;
     if (!freopen("/dev/null", "w", stdout)) _exit(127);
-    execl(s->cadre, s->cadre, "serve", s->model, "--workers", workers, "--threads", threads, "--fabric", f->fabric, "--listen", listen,
-          "--log-level", "warn", (char *)NULL);
+    execl(s->cadre, s->cadre, "serve", s->model, "--workers", workers, "--threads", threads, "--fabric", f->fabric, "--listen",
+          listen, "--log-level", "warn", (char *)NULL);
     fprintf(stderr, "cannot run %s: %s\n", s->cadre, strerror(errno));
     _exit(127);
 }
@@ -126,11 +126,11 @@ static void wait_until_serving(struct cadre_client *client, pid_t pid) {
     die("not serving after %d s", START_SECONDS);
 }
 
-
 static struct cadre_stream *begin(struct cadre_client *client, int tokens, uint32_t seed) {
     int32_t ids[PROMPT_TOKENS];
     for (int i = 0; i < PROMPT_TOKENS; i++) ids[i] = (int32_t)(1000 + (seed = seed * 1664525u + 1013904223u) % 40000u);
-    struct cadre_request r = {.ids = ids, .n_ids = PROMPT_TOKENS, .max_tokens = (uint32_t)tokens, .has_max_tokens = 1, .ignore_eos = 1};
+    struct cadre_request r = {
+        .ids = ids, .n_ids = PROMPT_TOKENS, .max_tokens = (uint32_t)tokens, .has_max_tokens = 1, .ignore_eos = 1};
     struct cadre_stream *stream;
     if (cadre_generate(client, &r, &stream)) die("%s", cadre_error(client));
     return stream;
@@ -195,29 +195,36 @@ static int parse(int argc, char **argv, struct settings *s) {
 int main(int argc, char **argv) {
     struct settings s;
     if (parse(argc, argv, &s) < 0) {
-        fprintf(stderr, "usage: bench_engine CADRE_BINARY MODEL_DIR [--check] [--fabric mem|mpi] [--workers N] [--concurrent N] [--tokens N]\n");
+        fprintf(stderr, "usage: bench_engine CADRE_BINARY MODEL_DIR [--check] [--fabric mem|mpi] [--workers N] [--concurrent "
+                        "N] [--tokens N]\n");
         return 2;
     }
     int cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
-    struct form forms[] = {{.name = "baseline", .fabric = "mem", .workers = 1, .threads = cpus},
-                           {.name = "cluster", .fabric = s.fabric, .workers = s.workers, .threads = cpus > s.workers ? cpus / s.workers : 1}};
+    struct form forms[] = {
+        {.name = "baseline", .fabric = "mem", .workers = 1, .threads = cpus},
+        {.name = "cluster", .fabric = s.fabric, .workers = s.workers, .threads = cpus > s.workers ? cpus / s.workers : 1}};
     double gbs = read_gbs(cpus), bytes = bytes_per_token(s.model), limit = gbs * 1e9 / bytes;
-    printf("%s: %.0f MB read per token alone; this machine reads %.1f GB/s on %d threads: at most %.0f tok/s for one request\n\n", s.model, bytes / 1e6,
-           gbs, cpus, limit);
-    printf("%-10s %-7s %7s %7s | %10s %9s %9s | %10s\n", "form", "fabric", "workers", "threads", "1: tok/s", "of limit", "TTFT ms", "many tok/s");
+    printf(
+        "%s: %.0f MB read per token alone; this machine reads %.1f GB/s on %d threads: at most %.0f tok/s for one request\n\n",
+        s.model, bytes / 1e6, gbs, cpus, limit);
+    printf("%-10s %-7s %7s %7s | %10s %9s %9s | %10s\n", "form", "fabric", "workers", "threads", "1: tok/s", "of limit",
+           "TTFT ms", "many tok/s");
     for (int i = 0; i < 2; i++) {
         run_form(&s, &forms[i]);
-        printf("%-10s %-7s %7d %7d | %10.1f %8.0f%% %9.1f | %10.1f\n", forms[i].name, forms[i].fabric, forms[i].workers, forms[i].threads, forms[i].one,
-               100 * forms[i].one / limit, forms[i].first_token_ms, forms[i].many);
+        printf("%-10s %-7s %7d %7d | %10.1f %8.0f%% %9.1f | %10.1f\n", forms[i].name, forms[i].fabric, forms[i].workers,
+               forms[i].threads, forms[i].one, 100 * forms[i].one / limit, forms[i].first_token_ms, forms[i].many);
         fflush(stdout);
     }
     bool ok = forms[1].one >= FLOOR_ONE && forms[1].many >= FLOOR_MANY;
-    printf("\n%d at once. cluster / baseline: one %.2f, many %.2f. Floors: one %.0f, many %.0f: %s\n", s.concurrent, forms[1].one / forms[0].one,
-           forms[1].many / forms[0].many, FLOOR_ONE, FLOOR_MANY, ok ? "met" : "missed");
-    printf("{\"bench\": \"engine\", \"workers\": %d, \"fabric\": \"%s\", \"concurrent\": %d, \"read_gbs\": %.2f, \"limit_one\": %.1f, \"one\": %.2f, "
-           "\"many\": %.2f, \"ttft_ms\": %.2f, \"baseline_one\": %.2f, \"baseline_many\": %.2f, \"ratio_one\": %.3f, \"ratio_many\": %.3f, "
+    printf("\n%d at once. cluster / baseline: one %.2f, many %.2f. Floors: one %.0f, many %.0f: %s\n", s.concurrent,
+           forms[1].one / forms[0].one, forms[1].many / forms[0].many, FLOOR_ONE, FLOOR_MANY, ok ? "met" : "missed");
+    printf("{\"bench\": \"engine\", \"workers\": %d, \"fabric\": \"%s\", \"concurrent\": %d, \"read_gbs\": %.2f, "
+           "\"limit_one\": %.1f, \"one\": %.2f, "
+           "\"many\": %.2f, \"ttft_ms\": %.2f, \"baseline_one\": %.2f, \"baseline_many\": %.2f, \"ratio_one\": %.3f, "
+           "\"ratio_many\": %.3f, "
            "\"fraction_of_limit\": %.3f, \"baseline_fraction_of_limit\": %.3f}\n",
-           s.workers, s.fabric, s.concurrent, gbs, limit, forms[1].one, forms[1].many, forms[1].first_token_ms, forms[0].one, forms[0].many,
-           forms[1].one / forms[0].one, forms[1].many / forms[0].many, forms[1].one / limit, forms[0].one / limit);
+           s.workers, s.fabric, s.concurrent, gbs, limit, forms[1].one, forms[1].many, forms[1].first_token_ms, forms[0].one,
+           forms[0].many, forms[1].one / forms[0].one, forms[1].many / forms[0].many, forms[1].one / limit,
+           forms[0].one / limit);
     return s.check && !ok;
 }

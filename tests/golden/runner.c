@@ -8,11 +8,19 @@ static void on_late(void *ctx, uint64_t late) { (void)ctx, (void)late; }
 static int open_exchange(struct runner *r, struct why *why) {
     const struct model_config *c = &r->checkpoint.config;
     if (!c->moe_layers) return 0;
-    struct ep_limits limits = {.max_tokens = RUNNER_MAX_TOKENS, .max_slots = c->gate.experts, .hidden = c->hidden, .topk = c->gate.k};
+    struct ep_limits limits = {
+        .max_tokens = RUNNER_MAX_TOKENS, .max_slots = c->gate.experts, .hidden = c->hidden, .topk = c->gate.k};
     int rc = ep_new(NULL, &limits, &r->ep, why);
     if (rc < 0) return rc;
-    r->moe = (struct moe){.backend = r->backend, .config = c, .store = &r->store, .placement = &r->placement, .ep = r->ep, .workers = 1,
-                          .stop = &r->stop, .on_late = on_late, .patience_us = 1000000};
+    r->moe = (struct moe){.backend = r->backend,
+                          .config = c,
+                          .store = &r->store,
+                          .placement = &r->placement,
+                          .ep = r->ep,
+                          .workers = 1,
+                          .stop = &r->stop,
+                          .on_late = on_late,
+                          .patience_us = 1000000};
     return moe_init(&r->moe, RUNNER_MAX_TOKENS, why);
 }
 
@@ -37,7 +45,8 @@ int runner_open(struct runner *r, const char *dir, const struct runner_options *
     if (rc >= 0) rc = kv_open(&r->kv, r->backend, c, o->weights, 2 * pages + 1, RUNNER_PAGE_TOKENS, why);
     if (rc >= 0) rc = open_exchange(r, why);
     if (rc < 0) return rc;
-    r->forward = (struct forward){.backend = r->backend, .config = c, .weights = &r->weights, .kv = &r->kv, .moe = &r->moe, .progress = &r->progress};
+    r->forward = (struct forward){
+        .backend = r->backend, .config = c, .weights = &r->weights, .kv = &r->kv, .moe = &r->moe, .progress = &r->progress};
     return forward_init(&r->forward, &(struct forward_limits){RUNNER_MAX_TOKENS, RUNNER_MAX_TOKENS, pages}, why);
 }
 

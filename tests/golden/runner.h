@@ -18,7 +18,7 @@ struct runner {
     struct checkpoint checkpoint;
     struct backend *backend;
     const struct ops *real_ops;
-    struct ops ops;           /* the table in use, perhaps mutated */
+    struct ops ops; /* the table in use, perhaps mutated */
     struct placement placement;
     struct weights weights;
     struct expert_store store;
@@ -30,9 +30,9 @@ struct runner {
     atomic_bool stop;
 };
 
-int  runner_open(struct runner *r, const char *dir, const struct runner_options *o, struct why *why);
+int runner_open(struct runner *r, const char *dir, const struct runner_options *o, struct why *why);
 void runner_close(struct runner *r);
 /* Runs positions first .. first + count - 1 of the one sequence; ids[0] is position 0. Logits of all of them are in r->forward.logits. */
-int  runner_chunk(struct runner *r, const int32_t *ids, int first, int count);
+int runner_chunk(struct runner *r, const int32_t *ids, int first, int count);
 /* Runs ids[T] in chunks of `chunk` rows (0: all at once) and writes logits [T,V]. T <= RUNNER_MAX_TOKENS. */
-int  runner_logits(struct runner *r, const int32_t *ids, int T, int chunk, float *logits);
+int runner_logits(struct runner *r, const int32_t *ids, int T, int chunk, float *logits);

@@ -52,15 +52,16 @@ int main(int argc, char **argv) {
     size_t i;
     struct runner r;
     struct why why;
-    if (runner_open(&r, argv[2], &(struct runner_options){.isa = "auto", .threads = 2, .weights = FMT_F32}, &why) < 0) die("%s", why.text);
+    if (runner_open(&r, argv[2], &(struct runner_options){.isa = "auto", .threads = 2, .weights = FMT_F32}, &why) < 0)
+        die("%s", why.text);
     json_array_foreach(cases, i, one) {
         int32_t ids[RUNNER_MAX_TOKENS], want[RUNNER_MAX_TOKENS];
         int n_prompt = read_ids(json_object_get(one, "prompt_ids"), ids), n_want = read_ids(json_object_get(one, "ids"), want);
         if (n_prompt + n_want > RUNNER_MAX_TOKENS) n_want = RUNNER_MAX_TOKENS - n_prompt;
         int64_t start_us = clk_now_us();
         int agreed = generate(&r, ids, n_prompt, want, n_want);
-        printf("%s %zu - prompt of %d tokens: %d of %d greedy tokens equal the dense model's (%.1f s)\n", agreed == n_want ? "ok" : "not ok", i + 1,
-               n_prompt, agreed, n_want, (double)(clk_now_us() - start_us) / 1e6);
+        printf("%s %zu - prompt of %d tokens: %d of %d greedy tokens equal the dense model's (%.1f s)\n",
+               agreed == n_want ? "ok" : "not ok", i + 1, n_prompt, agreed, n_want, (double)(clk_now_us() - start_us) / 1e6);
         failed += agreed != n_want;
     }
     printf("1..%zu\n", json_array_size(cases));

@@ -16,14 +16,15 @@
 #include <string.h>
 
 static const double TOLERANCE = 1e-4;
-static const char *const checkpoints[] = {"llama", "llama_tied", "mixtral", "mixtral_sharded", "qwen2_moe", "qwen3_moe", "olmoe",
-                                          "cadre_moe_all", "cadre_moe_one", "cadre_moe_score", "cadre_moe_raw"};
+static const char *const checkpoints[] = {"llama",         "llama_tied",      "mixtral",      "mixtral_sharded",
+                                          "qwen2_moe",     "qwen3_moe",       "olmoe",        "cadre_moe_all",
+                                          "cadre_moe_one", "cadre_moe_score", "cadre_moe_raw"};
 enum { CHECKPOINTS = sizeof checkpoints / sizeof *checkpoints, PROMPTS = 3 };
 
-struct reference {          /* of one checkpoint */
+struct reference { /* of one checkpoint */
     struct st_set *set;
     int T[PROMPTS], V;
-    const int32_t *ids[PROMPTS];  /* aligned copies */
+    const int32_t *ids[PROMPTS]; /* aligned copies */
     float *logits[PROMPTS];
     double std[PROMPTS];
 };
@@ -51,7 +52,8 @@ static void read_reference(const char *dir, struct reference *r, void **file) {
     rewind(f);
     *file = malloc(bytes);
     struct why why;
-    if (!*file || fread(*file, 1, bytes, f) != bytes || st_open_memory(*file, bytes, &r->set, &why) < 0) die("%s cannot be read", path);
+    if (!*file || fread(*file, 1, bytes, f) != bytes || st_open_memory(*file, bytes, &r->set, &why) < 0)
+        die("%s cannot be read", path);
     fclose(f);
     for (int p = 0; p < PROMPTS; p++) {
         char name[32];
@@ -108,7 +110,9 @@ static void m_eps_zero(struct model_config *c) { c->norm_eps = 0; }
 static void m_attention_scale(struct model_config *c) { c->attention_scale *= 1.1f; }
 static void m_qk_norm(struct model_config *c) { c->qk_norm = QK_NORM_NONE; }
 static void m_clip(struct model_config *c) { c->clip_qkv = 0; }
-static void m_topk_norm(struct model_config *c) { c->gate.norm = c->gate.norm == GATE_NORM_NONE ? GATE_NORM_SUM : GATE_NORM_NONE; }
+static void m_topk_norm(struct model_config *c) {
+    c->gate.norm = c->gate.norm == GATE_NORM_NONE ? GATE_NORM_SUM : GATE_NORM_NONE;
+}
 static void m_scale(struct model_config *c) { c->gate.scale *= 1.05f; }
 static void m_k_minus(struct model_config *c) { c->gate.k--; }
 static void m_score(struct model_config *c) { c->gate.score = c->gate.score == GATE_SOFTMAX ? GATE_SIGMOID : GATE_SOFTMAX; }
@@ -166,7 +170,8 @@ static void m_norm_final(struct weights *w, struct expert_store *s) {
     w->final_norm = w->layer[0].attn_norm;
 }
 
-static void rope_interleaved(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, int T, int heads, int D) {
+static void rope_interleaved(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, int T, int heads,
+                             int D) {
     (void)b;
     for (int t = 0; t < T; t++)
         for (int h = 0; h < heads; h++)
@@ -179,14 +184,17 @@ static void rope_interleaved(struct backend *b, float *x, const int32_t *pos, co
             }
 }
 /* Keys are one position ahead of where they are: seen as a table shifted by one row for the call with fewer heads. */
-static void rope_shifted(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, int T, int heads, int D) {
+static void rope_shifted(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, int T, int heads,
+                         int D) {
     static _Thread_local bool key; /* calls alternate: q, then k */
     real->rope(b, x, pos, key ? table + rot : table, rot, T, heads, D);
     key = !key;
 }
-static void kv_second_page_shifted(struct backend *b, const struct kv_layer *kv, const float *k, const float *v, const int32_t *at, int T) {
+static void kv_second_page_shifted(struct backend *b, const struct kv_layer *kv, const float *k, const float *v,
+                                   const int32_t *at, int T) {
     int32_t moved[RUNNER_MAX_TOKENS];
-    for (int t = 0; t < T; t++) moved[t] = at[t] % kv->page_tokens == 0 ? at[t] + 1 : at[t] % kv->page_tokens == 1 ? at[t] - 1 : at[t];
+    for (int t = 0; t < T; t++)
+        moved[t] = at[t] % kv->page_tokens == 0 ? at[t] + 1 : at[t] % kv->page_tokens == 1 ? at[t] - 1 : at[t];
     real->kv_store(b, kv, k, v, moved, T); /* two tokens of each page exchanged */
 }
 static void attention_early(struct backend *b, const struct kv_layer *kv, const struct attention *a) {
@@ -256,9 +264,15 @@ static const struct mutation {
     {"attention_scale", "attention scores 10 % too large", any, {.mutate_config = m_attention_scale}},
     {"window", "a sliding window where there is none", any, {.mutate_config = m_window}},
     {"qk_norm", "q/k norms left out", has_qk_norm, {.mutate_config = m_qk_norm}},
-    {"qk_norm_swapped", "weights of the q and k norms exchanged or shifted", has_qk_norm, {.mutate_weights = m_qk_norm_swapped}},
+    {"qk_norm_swapped",
+     "weights of the q and k norms exchanged or shifted",
+     has_qk_norm,
+     {.mutate_weights = m_qk_norm_swapped}},
     {"clip", "clip_qkv left out", has_clip, {.mutate_config = m_clip}},
-    {"topk_norm", "weights of the selected experts normalised or not, the other way round", has_sum_choice, {.mutate_config = m_topk_norm}},
+    {"topk_norm",
+     "weights of the selected experts normalised or not, the other way round",
+     has_sum_choice,
+     {.mutate_config = m_topk_norm}},
     {"routed_scale", "routed weights 5 % too large", has_moe, {.mutate_config = m_scale}},
     {"k_minus", "one expert less", has_moe, {.mutate_config = m_k_minus}},
     {"score_other", "sigmoid instead of softmax scores or the other way round", has_scores, {.mutate_config = m_score}},
@@ -376,7 +390,8 @@ int main(int argc, char **argv) {
         snprintf(dir, sizeof dir, "%s/%s", argv[1], checkpoints[c]);
         read_reference(dir, &ref, &file);
         for (int p = 0; p < PROMPTS; p++)
-            if (ref.std[p] < 1) report(false, "%s prompt %d: standard deviation %.2f is below 1", checkpoints[c], p, ref.std[p]);
+            if (ref.std[p] < 1)
+                report(false, "%s prompt %d: standard deviation %.2f is below 1", checkpoints[c], p, ref.std[p]);
         for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
             struct backend *b;
             struct why why;

@@ -46,7 +46,8 @@ START_TEST(greedy_and_ties) {
     logits[700] = logits[300] = 5;
     ck_assert_int_eq(pick(logits, V, (struct sampling){0}, 9, NULL), 300);
     ck_assert_int_eq(pick(logits, V, (struct sampling){.temperature = 1e-9f, .seed = 3}, 9, NULL), 300);
-    for (int p = 0; p < 50; p++) ck_assert_int_eq(pick(logits, V, (struct sampling){.temperature = 2, .top_k = 1, .seed = 3}, p, NULL), 300);
+    for (int p = 0; p < 50; p++)
+        ck_assert_int_eq(pick(logits, V, (struct sampling){.temperature = 2, .top_k = 1, .seed = 3}, p, NULL), 300);
 }
 END_TEST
 

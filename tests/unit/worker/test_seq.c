@@ -15,7 +15,8 @@ static void close_table(void) { seq_table_clear(&table); }
 
 static const int32_t ids[41] = {1, 2, 3, 4, 5}, stop_ids[1] = {9};
 static struct plan_start start(uint64_t id, int n) {
-    return (struct plan_start){.seq = id, .ids = ids, .n_ids = n, .prompt_tokens = n, .max_tokens = 2, .stop_ids = stop_ids, .n_stop_ids = 1};
+    return (struct plan_start){
+        .seq = id, .ids = ids, .n_ids = n, .prompt_tokens = n, .max_tokens = 2, .stop_ids = stop_ids, .n_stop_ids = 1};
 }
 
 START_TEST(start_find_drop) {
