@@ -113,3 +113,38 @@ struct tokenize_request {
     const struct chat_turn *turns;
     size_t n_turns;
 };
+
+/* ---- to clients ---- */
+struct generate_finished {
+    const char *reason;   /* "stop", "length" */
+    uint32_t prompt_tokens, completion_tokens;
+    uint64_t queue_us, prefill_us, decode_us;
+    uint32_t preemptions;
+    const char *text;     /* what was held back */
+    size_t text_len;
+};
+struct worker_report {
+    uint32_t rank;
+    const char *host, *state;
+    uint64_t pid;
+    uint32_t load_percent;
+    uint64_t weight_bytes, resident_bytes, kv_bytes;
+    uint32_t kv_pages, kv_pages_used, sequences, experts;
+    uint64_t rows, beat_age_us, wait_us, busy_us;
+    char placement[256];
+};
+struct status_report {
+    const char *model, *family, *state, *reason, *numeric_class, *listen, *control, *fabric;
+    uint64_t uptime_us, steps, finished, cancelled, failed, preemptions, prompt_tokens, generated_tokens;
+    uint32_t epoch, placement_version, waiting, running, max_context, max_batch, layers, experts, topk;
+    const struct worker_report *workers;
+    int n_workers;
+};
+struct experts_report {
+    uint32_t layers, experts;
+    const uint64_t *rows;        /* [layers * experts] */
+    const int32_t *model_layer;  /* [layers] */
+    const uint64_t *worker_rows; /* [n_workers] */
+    int n_workers;
+    const uint32_t *first_host;  /* [layers * experts] */
+};

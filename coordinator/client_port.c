@@ -1,0 +1,274 @@
+/* client_port.c - protobuf-c over two arenas. Decoding copies nothing it need not: slices point into what was unpacked. */
+#include "coordinator/client_port.h"
+
+#include "base/arena.h"
+#include "base/conf.h"
+#include "proto/client.pb-c.h"
+
+#include <stdlib.h>
+
+typedef Cadre__V1__GenerateEvent pb_event; /* the generator's names are too long for a line */
+
+struct client_port {
+    struct arena in, out;
+    ProtobufCAllocator allocator; /* over `in` */
+};
+
+static void *in_alloc(void *ctx, size_t bytes) { return arena_alloc(&((struct client_port *)ctx)->in, bytes); }
+static void in_free(void *ctx, void *p) { (void)ctx, (void)p; }
+
+int client_port_new(struct client_port **out) {
+    struct client_port *p = calloc(1, sizeof *p);
+    if (!p) return ERR_NOMEM;
+    arena_init(&p->in, 1 << 16);
+    arena_init(&p->out, 1 << 16);
+    p->allocator = (ProtobufCAllocator){.alloc = in_alloc, .free = in_free, .allocator_data = p};
+    *out = p;
+    return 0;
+}
+
+void client_port_free(struct client_port *p) {
+    if (!p) return;
+    arena_clear(&p->in);
+    arena_clear(&p->out);
+    free(p);
+}
+
+/* One huge request must not stay in memory for the life of the process. */
+static void reset(struct arena *a) {
+    if (a->held > 4 << 20) arena_clear(a);
+    else arena_reset(a);
+}
+
+/* ---- in ---- */
+static struct text_slice slice(ProtobufCBinaryData b) { return (struct text_slice){b.data ? (const char *)b.data : "", b.len}; }
+static struct text_slice string(const char *s) {
+    struct text_slice out = {s, 0};
+    while (s[out.len]) out.len++;
+    return out;
+}
+
+static int read_chat(struct client_port *p, const Cadre__V1__Chat *m, const struct chat_turn **out, size_t *n, struct why *why) {
+    struct chat_turn *turns = arena_array(&p->in, struct chat_turn, m->n_messages);
+    if (!turns) return fail(why, ERR_NOMEM, "out of memory for a chat of %zu messages", m->n_messages);
+    for (size_t i = 0; i < m->n_messages; i++) turns[i] = (struct chat_turn){string(m->messages[i]->role), slice(m->messages[i]->content)};
+    *out = turns;
+    *n = m->n_messages;
+    return 0;
+}
+
+static int read_stops(struct client_port *p, const Cadre__V1__GenerateRequest *m, struct generate_request *out, struct why *why) {
+    struct text_slice *stops = arena_array(&p->in, struct text_slice, m->n_stop);
+    if (!stops) return fail(why, ERR_NOMEM, "out of memory for %zu stop strings", m->n_stop);
+    for (size_t i = 0; i < m->n_stop; i++) stops[i] = slice(m->stop[i]);
+    out->stop = stops;
+    out->n_stop = m->n_stop;
+    return 0;
+}
+
+int client_port_read_generate(struct client_port *p, const uint8_t *payload, size_t len, struct generate_request *out, struct why *why) {
+    reset(&p->in);
+    const Cadre__V1__GenerateRequest *m = cadre__v1__generate_request__unpack(&p->allocator, len, payload);
+    if (!m) return fail(why, ERR_INVALID, "the payload of %zu bytes is no GenerateRequest", len);
+    *out = (struct generate_request){.max_tokens = m->max_tokens, .has_max_tokens = m->has_max_tokens, .stop_ids = m->stop_ids,
+                                     .n_stop_ids = m->n_stop_ids, .ignore_eos = m->ignore_eos, .tag = string(m->tag),
+                                     .tenant = string(m->tenant), .priority = m->priority};
+    const Cadre__V1__Sampling *s = m->sampling;
+    if (s) {
+        out->sampling = (struct sampling){.temperature = s->temperature, .top_p = s->top_p, .min_p = s->min_p, .top_k = s->top_k, .seed = s->seed};
+        out->has_seed = s->has_seed;
+    }
+    out->sampling.logprobs = m->logprobs;
+    int rc = 0;
+    switch (m->input_case) {
+    case CADRE__V1__GENERATE_REQUEST__INPUT_PROMPT:
+        out->input = INPUT_TEXT;
+        out->prompt = slice(m->prompt);
+        break;
+    case CADRE__V1__GENERATE_REQUEST__INPUT_IDS:
+        out->input = INPUT_IDS;
+        out->ids = m->ids->ids;
+        out->n_ids = m->ids->n_ids;
+        break;
+    case CADRE__V1__GENERATE_REQUEST__INPUT_CHAT:
+        out->input = INPUT_CHAT;
+        rc = read_chat(p, m->chat, &out->turns, &out->n_turns, why);
+        break;
+    default: break;
+    }
+    return rc < 0 ? rc : read_stops(p, m, out, why);
+}
+
+int client_port_read_tokenize(struct client_port *p, const uint8_t *payload, size_t len, struct tokenize_request *out, struct why *why) {
+    reset(&p->in);
+    const Cadre__V1__TokenizeRequest *m = cadre__v1__tokenize_request__unpack(&p->allocator, len, payload);
+    if (!m) return fail(why, ERR_INVALID, "the payload of %zu bytes is no TokenizeRequest", len);
+    *out = (struct tokenize_request){.input = m->chat ? INPUT_CHAT : INPUT_TEXT, .text = slice(m->text)};
+    return m->chat ? read_chat(p, m->chat, &out->turns, &out->n_turns, why) : 0;
+}
+
+/* ---- out ---- */
+static const uint8_t *pack(struct client_port *p, const ProtobufCMessage *m, size_t *len) {
+    *len = protobuf_c_message_get_packed_size(m);
+    uint8_t *buf = arena_alloc(&p->out, *len);
+    if (buf) protobuf_c_message_pack(m, buf);
+    return buf;
+}
+
+const uint8_t *client_port_started(struct client_port *p, uint64_t request, int prompt_tokens, uint64_t seed, const char *model, size_t *len) {
+    reset(&p->out);
+    Cadre__V1__Started started = CADRE__V1__STARTED__INIT;
+    started.request = request;
+    started.prompt_tokens = (uint32_t)prompt_tokens;
+    started.seed = seed;
+    started.model = (char *)model;
+    pb_event e = CADRE__V1__GENERATE_EVENT__INIT;
+    e.kind_case = CADRE__V1__GENERATE_EVENT__KIND_STARTED;
+    e.started = &started;
+    return pack(p, &e.base, len);
+}
+
+static bool pack_tops(struct client_port *p, const struct stream_token *t, const struct tokenizer *tokenizer, Cadre__V1__TokenInfo *m) {
+    m->top = arena_array(&p->out, Cadre__V1__TopLogprob *, t->n_top);
+    Cadre__V1__TopLogprob *tops = arena_array(&p->out, Cadre__V1__TopLogprob, t->n_top);
+    if (!m->top || !tops) return false;
+    for (int i = 0; i < t->n_top; i++) {
+        cadre__v1__top_logprob__init(&tops[i]);
+        tops[i].id = t->top[i].id;
+        tops[i].logprob = t->top[i].logprob;
+        size_t len = 0;
+        const char *text = tokenizer ? tokenizer_token(tokenizer, t->top[i].id, &len) : NULL;
+        if (text) tops[i].text = (ProtobufCBinaryData){len, (uint8_t *)text};
+        m->top[m->n_top++] = &tops[i];
+    }
+    return true;
+}
+
+const uint8_t *client_port_tokens(struct client_port *p, const struct stream_piece *piece, uint32_t logprobs, const struct tokenizer *tokenizer, size_t *len) {
+    reset(&p->out);
+    Cadre__V1__Tokens tokens = CADRE__V1__TOKENS__INIT;
+    tokens.token = arena_array(&p->out, Cadre__V1__TokenInfo *, piece->n);
+    Cadre__V1__TokenInfo *info = arena_array(&p->out, Cadre__V1__TokenInfo, piece->n);
+    if (!tokens.token || !info) return NULL;
+    tokens.first = piece->first;
+    for (int i = 0; i < piece->n; i++) {
+        cadre__v1__token_info__init(&info[i]);
+        info[i].id = piece->token[i].id;
+        if (logprobs) {
+            info[i].logprob = piece->token[i].logprob;
+            if (!pack_tops(p, &piece->token[i], tokenizer, &info[i])) return NULL;
+        }
+        tokens.token[tokens.n_token++] = &info[i];
+    }
+    tokens.text = (ProtobufCBinaryData){piece->text_len, (uint8_t *)piece->text};
+    pb_event e = CADRE__V1__GENERATE_EVENT__INIT;
+    e.kind_case = CADRE__V1__GENERATE_EVENT__KIND_TOKENS;
+    e.tokens = &tokens;
+    return pack(p, &e.base, len);
+}
+
+const uint8_t *client_port_finished(struct client_port *p, const struct generate_finished *f, size_t *len) {
+    reset(&p->out);
+    Cadre__V1__Usage usage = CADRE__V1__USAGE__INIT;
+    usage.prompt_tokens = f->prompt_tokens;
+    usage.completion_tokens = f->completion_tokens;
+    Cadre__V1__Timing timing = CADRE__V1__TIMING__INIT;
+    timing.queue_us = f->queue_us;
+    timing.prefill_us = f->prefill_us;
+    timing.decode_us = f->decode_us;
+    timing.preemptions = f->preemptions;
+    Cadre__V1__Finished finished = CADRE__V1__FINISHED__INIT;
+    finished.reason = (char *)f->reason;
+    finished.usage = &usage;
+    finished.timing = &timing;
+    finished.text = (ProtobufCBinaryData){f->text_len, (uint8_t *)f->text};
+    pb_event e = CADRE__V1__GENERATE_EVENT__INIT;
+    e.kind_case = CADRE__V1__GENERATE_EVENT__KIND_FINISHED;
+    e.finished = &finished;
+    return pack(p, &e.base, len);
+}
+
+static void pack_worker(const struct worker_report *r, Cadre__V1__WorkerStatus *m) {
+    cadre__v1__worker_status__init(m);
+    m->rank = r->rank;
+    m->host = (char *)r->host;
+    m->pid = r->pid;
+    m->state = (char *)r->state;
+    m->load_percent = r->load_percent;
+    m->weight_bytes = r->weight_bytes;
+    m->resident_bytes = r->resident_bytes;
+    m->kv_bytes = r->kv_bytes;
+    m->kv_pages = r->kv_pages;
+    m->kv_pages_used = r->kv_pages_used;
+    m->sequences = r->sequences;
+    m->experts = r->experts;
+    m->rows = r->rows;
+    m->beat_age_us = r->beat_age_us;
+    m->wait_us = r->wait_us;
+    m->busy_us = r->busy_us;
+    m->placement = (char *)r->placement;
+}
+
+const uint8_t *client_port_status(struct client_port *p, const struct status_report *r, size_t *len) {
+    reset(&p->out);
+    Cadre__V1__StatusReply m = CADRE__V1__STATUS_REPLY__INIT;
+    m.version = (char *)CADRE_VERSION;
+    m.model = (char *)r->model;
+    m.family = (char *)r->family;
+    m.state = (char *)r->state;
+    m.reason = (char *)r->reason;
+    m.uptime_us = r->uptime_us;
+    m.epoch = r->epoch;
+    m.placement_version = r->placement_version;
+    m.steps = r->steps;
+    m.waiting = r->waiting;
+    m.running = r->running;
+    m.finished = r->finished;
+    m.cancelled = r->cancelled;
+    m.failed = r->failed;
+    m.preemptions = r->preemptions;
+    m.prompt_tokens = r->prompt_tokens;
+    m.generated_tokens = r->generated_tokens;
+    m.numeric_class = (char *)r->numeric_class;
+    m.max_context = r->max_context;
+    m.max_batch = r->max_batch;
+    m.layers = r->layers;
+    m.experts = r->experts;
+    m.topk = r->topk;
+    m.listen = (char *)r->listen;
+    m.control = (char *)r->control;
+    m.fabric = (char *)r->fabric;
+    m.workers = arena_array(&p->out, Cadre__V1__WorkerStatus *, r->n_workers);
+    Cadre__V1__WorkerStatus *workers = arena_array(&p->out, Cadre__V1__WorkerStatus, r->n_workers);
+    if (!m.workers || !workers) return NULL;
+    for (int i = 0; i < r->n_workers; i++) {
+        pack_worker(&r->workers[i], &workers[i]);
+        m.workers[m.n_workers++] = &workers[i];
+    }
+    return pack(p, &m.base, len);
+}
+
+const uint8_t *client_port_experts(struct client_port *p, const struct experts_report *r, size_t *len) {
+    reset(&p->out);
+    size_t n = (size_t)r->layers * r->experts;
+    Cadre__V1__ExpertsReply m = CADRE__V1__EXPERTS_REPLY__INIT;
+    m.layers = r->layers;
+    m.experts = r->experts;
+    m.rows = (uint64_t *)r->rows;
+    m.n_rows = n;
+    m.model_layer = (int32_t *)r->model_layer;
+    m.n_model_layer = r->layers;
+    m.worker_rows = (uint64_t *)r->worker_rows;
+    m.n_worker_rows = (size_t)r->n_workers;
+    m.hosts = (uint32_t *)r->first_host;
+    m.n_hosts = n;
+    return pack(p, &m.base, len);
+}
+
+const uint8_t *client_port_ids(struct client_port *p, const int32_t *ids, size_t n, size_t *len) {
+    reset(&p->out);
+    Cadre__V1__TokenizeReply m = CADRE__V1__TOKENIZE_REPLY__INIT;
+    m.ids = (int32_t *)ids;
+    m.n_ids = n;
+    return pack(p, &m.base, len);
+}

@@ -1,0 +1,29 @@
+/* planner.h - which expert lives where: the initial placement, from a rule or from a file. Pure but for planner_read.
+ *
+ * A placement file has one rule per line; later lines override earlier ones for what they name:
+ *
+ *     # layers   experts   workers
+ *     *          0-3       0
+ *     *          4-7       1
+ *     3          2         0,2-3        replicas: each takes an even share of the expert's tokens
+ *
+ * Layers are numbered as in the model ('cadre experts' shows them); `*` means all that have experts, all experts, all workers.
+ * Every expert of every such layer must have at least one worker. */
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+struct planner_shape {
+    int workers, layers, experts; /* layers with experts */
+    const int *model_layer;       /* [layers] their index in the model, ascending */
+};
+
+/* hosts[layers * experts]: masks of workers, as in router/placement.h. */
+void planner_contiguous(const struct planner_shape *s, uint64_t *hosts);
+/* ERR_INVALID with file name and line number. */
+int  planner_parse(const struct planner_shape *s, const char *text, size_t len, const char *name, uint64_t *hosts, struct why *why);
+int  planner_read(const struct planner_shape *s, const char *path, uint64_t *hosts, struct why *why);
+/* What a worker holds: "0-3,7" when it is the same in every layer, else "61 experts in 30 layers". Returns the number of slots. */
+int  planner_describe(const struct planner_shape *s, const uint64_t *hosts, int worker, char *buf, size_t cap);

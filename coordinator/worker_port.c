@@ -1,0 +1,240 @@
+/* worker_port.c - protobuf-c over two arenas, one message each way at a time: nothing is freed piece by piece. What a worker says
+ * is only decoded here and its counts bounded; who may say what and when is judged by member and scheduler. */
+#include "coordinator/worker_port.h"
+
+#include "base/arena.h"
+#include "proto/control.pb-c.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef Cadre__Control__V1__Control pb_control; /* the generator's names are too long for a line */
+
+struct worker_port {
+    struct bus *bus;
+    struct arena in, out;
+    ProtobufCAllocator allocator; /* over `in` */
+};
+
+static void *in_alloc(void *ctx, size_t bytes) { return arena_alloc(&((struct worker_port *)ctx)->in, bytes); }
+static void in_free(void *ctx, void *p) { (void)ctx, (void)p; }
+
+int worker_port_new(struct bus *bus, struct worker_port **out) {
+    struct worker_port *p = calloc(1, sizeof *p);
+    if (!p) return ERR_NOMEM;
+    p->bus = bus;
+    arena_init(&p->in, 1 << 16);
+    arena_init(&p->out, 1 << 16);
+    p->allocator = (ProtobufCAllocator){.alloc = in_alloc, .free = in_free, .allocator_data = p};
+    *out = p;
+    return 0;
+}
+
+void worker_port_free(struct worker_port *p) {
+    if (!p) return;
+    arena_clear(&p->in);
+    arena_clear(&p->out);
+    free(p);
+}
+
+/* ---- in ---- */
+static int read_outs(struct worker_port *p, const Cadre__Control__V1__StepDone *m, struct worker_step_done *d, struct why *why) {
+    struct step_out *out = arena_array(&p->in, struct step_out, m->n_out);
+    if (!out) return fail(why, ERR_NOMEM, "out of memory for a report of %zu tokens", m->n_out);
+    for (size_t i = 0; i < m->n_out; i++) {
+        const Cadre__Control__V1__SeqOut *o = m->out[i];
+        if (o->n_top > MSG_MAX_TOP || o->finish > STEP_LENGTH)
+            return fail(why, ERR_PROTOCOL, "a token with %zu alternatives and finish %u", o->n_top, o->finish);
+        out[i] = (struct step_out){.seq = o->seq, .position = o->position, .token = o->token, .logprob = o->logprob,
+                                   .finish = (enum step_finish)o->finish, .n_top = (int)o->n_top};
+        for (size_t j = 0; j < o->n_top; j++) out[i].top[j] = (struct top_token){o->top[j]->id, o->top[j]->logprob};
+    }
+    d->out = out;
+    d->n_out = (int)m->n_out;
+    return 0;
+}
+
+static int read_done(struct worker_port *p, const Cadre__Control__V1__StepDone *m, struct worker_step_done *d, struct why *why) {
+    if (m->n_out > 1 << 20 || m->n_rows > 1 << 24 || m->n_wait_us > MSG_MAX_WORKERS)
+        return fail(why, ERR_PROTOCOL, "a report of %zu tokens, %zu slots and %zu waits", m->n_out, m->n_rows, m->n_wait_us);
+    *d = (struct worker_step_done){.epoch = m->epoch, .step = m->step, .step_us = m->step_us, .rows = m->rows, .n_rows = (int)m->n_rows,
+                                   .wait_us = m->wait_us, .n_wait = (int)m->n_wait_us};
+    return read_outs(p, m, d, why);
+}
+
+static void read_ready(const Cadre__Control__V1__Ready *m, struct worker_ready *r) {
+    *r = (struct worker_ready){.fingerprint = m->model_fingerprint, .weight_bytes = m->weight_bytes, .resident_bytes = m->resident_bytes,
+                               .kv_bytes = m->kv_bytes, .slots = m->slots};
+    snprintf(r->numeric_class, sizeof r->numeric_class, "%s", m->numeric_class);
+}
+
+static void read_hello(const Cadre__Control__V1__Hello *m, struct worker_hello *h) {
+    *h = (struct worker_hello){.protocol = m->protocol, .rank = m->rank, .size = m->size, .pid = m->pid};
+    snprintf(h->host, sizeof h->host, "%s", m->host);
+    snprintf(h->fabric, sizeof h->fabric, "%s", m->fabric);
+}
+
+static int read_message(struct worker_port *p, const pb_control *m, struct worker_msg *out, struct why *why) {
+    switch (m->kind_case) {
+    case CADRE__CONTROL__V1__CONTROL__KIND_HELLO:
+        out->kind = WORKER_HELLO;
+        read_hello(m->hello, &out->hello);
+        return 0;
+    case CADRE__CONTROL__V1__CONTROL__KIND_PROGRESS:
+        out->kind = WORKER_PROGRESS;
+        out->progress.done_bytes = m->progress->done_bytes;
+        out->progress.total_bytes = m->progress->total_bytes;
+        return 0;
+    case CADRE__CONTROL__V1__CONTROL__KIND_READY:
+        out->kind = WORKER_IS_READY;
+        read_ready(m->ready, &out->ready);
+        return 0;
+    case CADRE__CONTROL__V1__CONTROL__KIND_STEP_DONE:
+        out->kind = WORKER_STEP_DONE;
+        return read_done(p, m->step_done, &out->done, why);
+    case CADRE__CONTROL__V1__CONTROL__KIND_BEAT:
+        out->kind = WORKER_BEAT;
+        out->beat.progress = m->beat->progress;
+        out->beat.busy = m->beat->busy;
+        return 0;
+    case CADRE__CONTROL__V1__CONTROL__KIND_TROUBLE:
+        out->kind = WORKER_TROUBLE;
+        out->trouble.step = m->trouble->step;
+        out->trouble.late_mask = m->trouble->late_mask;
+        snprintf(out->trouble.reason, sizeof out->trouble.reason, "%s", m->trouble->reason);
+        return 0;
+    case CADRE__CONTROL__V1__CONTROL__KIND_REFUSE:
+        out->kind = WORKER_REFUSES;
+        snprintf(out->trouble.reason, sizeof out->trouble.reason, "%s", m->refuse->reason);
+        return 0;
+    default: return fail(why, ERR_PROTOCOL, "a control message of kind %d, which a coordinator does not take", (int)m->kind_case);
+    }
+}
+
+int worker_port_recv(struct worker_port *p, struct bus_id *from, struct worker_msg *out, struct why *why) {
+    struct bus_msg msg;
+    int rc = bus_recv(p->bus, &msg);
+    if (rc < 0) return rc;
+    *from = msg.from;
+    arena_reset(&p->in);
+    const pb_control *m = cadre__control__v1__control__unpack(&p->allocator, msg.head_len, msg.head);
+    if (!m) return fail(why, ERR_PROTOCOL, "%zu bytes that are no control message", msg.head_len);
+    return read_message(p, m, out, why);
+}
+
+/* ---- out ---- */
+static int send(struct worker_port *p, const struct bus_id *to, const pb_control *m) {
+    size_t len = cadre__control__v1__control__get_packed_size(m);
+    uint8_t *buf = arena_alloc(&p->out, len);
+    int rc = ERR_NOMEM;
+    if (buf) {
+        cadre__control__v1__control__pack(m, buf);
+        rc = bus_send(p->bus, to, buf, len, NULL, 0);
+    }
+    arena_reset(&p->out);
+    return rc;
+}
+
+#define CONTROL(KIND, field, value) \
+    { .base = PROTOBUF_C_MESSAGE_INIT(&cadre__control__v1__control__descriptor), .kind_case = CADRE__CONTROL__V1__CONTROL__KIND_##KIND, .field = (value) }
+
+int worker_port_welcome(struct worker_port *p, const struct bus_id *to, const struct worker_welcome *w) {
+    Cadre__Control__V1__Placement placement = CADRE__CONTROL__V1__PLACEMENT__INIT;
+    placement.version = w->placement_version;
+    placement.workers = w->workers;
+    placement.layers = w->layers;
+    placement.experts = w->experts;
+    placement.hosts = (uint64_t *)w->hosts;
+    placement.n_hosts = (size_t)w->layers * w->experts;
+    Cadre__Control__V1__Welcome welcome = CADRE__CONTROL__V1__WELCOME__INIT;
+    welcome.epoch = w->epoch;
+    welcome.model_dir = (char *)w->model_dir;
+    welcome.weights = (char *)w->weights;
+    welcome.isa = (char *)w->isa;
+    welcome.step_tokens = w->step_tokens;
+    welcome.max_seqs = w->max_seqs;
+    welcome.max_context = w->max_context;
+    welcome.page_tokens = w->page_tokens;
+    welcome.kv_pages = w->kv_pages;
+    welcome.placement = &placement;
+    pb_control m = CONTROL(WELCOME, welcome, &welcome);
+    return send(p, to, &m);
+}
+
+int worker_port_refuse(struct worker_port *p, const struct bus_id *to, const char *reason) {
+    Cadre__Control__V1__Refuse refuse = CADRE__CONTROL__V1__REFUSE__INIT;
+    refuse.reason = (char *)reason;
+    pb_control m = CONTROL(REFUSE, refuse, &refuse);
+    return send(p, to, &m);
+}
+
+int worker_port_shutdown(struct worker_port *p, const struct bus_id *to, bool abort, const char *reason) {
+    Cadre__Control__V1__Shutdown shutdown = CADRE__CONTROL__V1__SHUTDOWN__INIT;
+    shutdown.abort = abort;
+    shutdown.reason = (char *)reason;
+    pb_control m = CONTROL(SHUTDOWN, shutdown, &shutdown);
+    return send(p, to, &m);
+}
+
+static void pack_start(const struct seq *q, Cadre__Control__V1__SeqStart *m) {
+    cadre__control__v1__seq_start__init(m);
+    m->seq = q->number;
+    m->ids = q->ids;
+    m->n_ids = (size_t)q->given;
+    m->prompt_tokens = (uint32_t)q->prompt;
+    m->max_tokens = (uint32_t)(q->limit - q->prompt);
+    m->stop_ids = q->stop_ids;
+    m->n_stop_ids = (size_t)q->n_stop_ids;
+    m->temperature = q->sampling.temperature;
+    m->top_p = q->sampling.top_p;
+    m->top_k = q->sampling.top_k;
+    m->min_p = q->sampling.min_p;
+    m->seed = q->sampling.seed;
+    m->logprobs = q->sampling.logprobs;
+}
+
+static bool pack_work(struct worker_port *p, const struct plan_worker *w, Cadre__Control__V1__Plan *m) {
+    m->start = arena_array(&p->out, Cadre__Control__V1__SeqStart *, w->n_start);
+    m->run = arena_array(&p->out, Cadre__Control__V1__SeqRun *, w->n_run);
+    Cadre__Control__V1__SeqStart *start = arena_array(&p->out, Cadre__Control__V1__SeqStart, w->n_start);
+    Cadre__Control__V1__SeqRun *run = arena_array(&p->out, Cadre__Control__V1__SeqRun, w->n_run);
+    if (!m->start || !m->run || !start || !run) return false;
+    for (int i = 0; i < w->n_start; i++) {
+        pack_start(w->start[i], &start[i]);
+        m->start[m->n_start++] = &start[i];
+    }
+    for (int i = 0; i < w->n_run; i++) {
+        const struct plan_run *r = &w->run[i];
+        cadre__control__v1__seq_run__init(&run[i]);
+        run[i].seq = r->seq->number;
+        run[i].first = (uint32_t)r->first;
+        run[i].count = (uint32_t)r->count;
+        run[i].sample = r->sample;
+        run[i].new_pages = (uint32_t *)r->new_pages; /* page numbers are never negative */
+        run[i].n_new_pages = (size_t)r->n_new_pages;
+        m->run[m->n_run++] = &run[i];
+    }
+    m->drop = w->drop;
+    m->n_drop = (size_t)w->n_drop;
+    return true;
+}
+
+int worker_port_plan(struct worker_port *p, const struct bus_id *to, int worker, const struct plan *plan, uint32_t epoch, uint32_t placement_version,
+                     int64_t patience_us) {
+    uint32_t tokens[MSG_MAX_WORKERS];
+    Cadre__Control__V1__Plan m = CADRE__CONTROL__V1__PLAN__INIT;
+    for (int w = 0; w < plan->workers; w++) tokens[w] = (uint32_t)plan->worker[w].tokens;
+    m.epoch = epoch;
+    m.placement_version = placement_version;
+    m.step = plan->step;
+    m.tokens = tokens;
+    m.n_tokens = (size_t)plan->workers;
+    m.patience_us = (uint64_t)patience_us;
+    if (!pack_work(p, &plan->worker[worker], &m)) {
+        arena_reset(&p->out);
+        return ERR_NOMEM;
+    }
+    pb_control c = CONTROL(PLAN, plan, &m);
+    return send(p, to, &c);
+}
