@@ -31,8 +31,8 @@ static int check_tensor(const struct st_set *s, const struct tensor_want *w, boo
     want_text(w, wanted, sizeof wanted);
     if (!t) return fail(why, ERR_NOT_FOUND, "tensor %s is missing; config.json asks for it with shape %s", w->name, wanted);
     if (!same_shape(w, t))
-        return fail(why, ERR_INVALID, "tensor %s has the wrong shape: wanted %s (from config.json), found %s in %s", w->name, wanted,
-                    st_shape_text(t, found, sizeof found), t->file);
+        return fail(why, ERR_INVALID, "tensor %s has the wrong shape: wanted %s (from config.json), found %s in %s", w->name,
+                    wanted, st_shape_text(t, found, sizeof found), t->file);
     if (!convert_knows(t->dtype))
         return fail(why, ERR_UNSUPPORTED, "tensor %s has the wrong dtype: wanted F32, F16 or BF16, found %s in %s", w->name,
                     st_dtype_name(t->dtype), t->file);

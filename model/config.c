@@ -80,7 +80,8 @@ static int read_heads(const json_t *root, const struct family *f, struct model_c
     if (!dim) {
         dim = out->hidden / out->q_heads;
         if (out->hidden % out->q_heads || dim < 2 || dim > MAX_HEAD_DIM)
-            return fail(why, ERR_INVALID, "hidden_size %d cannot be split over num_attention_heads %d; wanted 2 to %d each, or head_dim",
+            return fail(why, ERR_INVALID,
+                        "hidden_size %d cannot be split over num_attention_heads %d; wanted 2 to %d each, or head_dim",
                         out->hidden, out->q_heads, MAX_HEAD_DIM);
     }
     if (dim % 2) return fail(why, ERR_INVALID, "head_dim is %lld; wanted an even number, RoPE turns pairs", (long long)dim);
@@ -108,7 +109,8 @@ static int read_layer_types(const json_t *root, int layers, bool *given, struct 
     *given = rc > 0;
     if (rc <= 0) return rc;
     if (json_array_size(types) != (size_t)layers)
-        return fail(why, ERR_INVALID, "layer_types has %zu entries; wanted num_hidden_layers, %d", json_array_size(types), layers);
+        return fail(why, ERR_INVALID, "layer_types has %zu entries; wanted num_hidden_layers, %d", json_array_size(types),
+                    layers);
     int sliding = 0;
     for (int i = 0; i < layers; i++) {
         const char *s = json_string_value(json_array_get(types, (size_t)i));
@@ -121,7 +123,8 @@ static int read_layer_types(const json_t *root, int layers, bool *given, struct 
         sliding += slides;
     }
     if (sliding && sliding < layers)
-        return fail(why, ERR_UNSUPPORTED, "layer_types mixes full and sliding attention, which Cadre does not implement; accepted: "
+        return fail(why, ERR_UNSUPPORTED,
+                    "layer_types mixes full and sliding attention, which Cadre does not implement; accepted: "
                     "one kind for all layers");
     return sliding > 0;
 }
@@ -136,17 +139,20 @@ static int read_window(const json_t *root, const struct family *f, struct model_
     if (rc < 0) return rc;
     if (f->window == WINDOW_LENGTH) {
         if (given && (slides > 0) != (length > 0))
-            return fail(why, ERR_INVALID, "layer_types and sliding_window contradict each other; wanted both or neither to slide");
+            return fail(why, ERR_INVALID,
+                        "layer_types and sliding_window contradict each other; wanted both or neither to slide");
         out->window = (int)length;
         return 0;
     }
     if (slides > 0 && !on)
-        return fail(why, ERR_UNSUPPORTED, "layer_types asks for sliding attention, but use_sliding_window is not true; accepted: \"full_attention\"");
+        return fail(why, ERR_UNSUPPORTED,
+                    "layer_types asks for sliding attention, but use_sliding_window is not true; accepted: \"full_attention\"");
     if (on && !given)
         return fail(why, ERR_UNSUPPORTED, "use_sliding_window is true, but nothing says for which layers; accepted: false, or "
                     "layer_types with one kind for all layers");
     if (slides > 0 && length < 1)
-        return fail(why, ERR_INVALID, "sliding_window is missing although use_sliding_window is true; wanted its length in tokens");
+        return fail(why, ERR_INVALID,
+                    "sliding_window is missing although use_sliding_window is true; wanted its length in tokens");
     out->window = slides > 0 ? (int)length : 0;
     return 0;
 }
@@ -176,8 +182,8 @@ static int read_rope_object(const json_t *root, const char *name, double *theta,
         if (!strcmp(key, "rope_theta") || json_is_null(v) || (type && word && !strcmp(word, "default")) ||
             (one && json_is_number(v) && json_number_value(v) == 1))
             continue;
-        return fail(why, ERR_UNSUPPORTED, "%s has %s = %s, which Cadre does not implement; accepted: rope_type \"default\"%s", name,
-                    json_show_text(key, &shown_key), json_show(v, &shown), one ? " with factor 1" : "");
+        return fail(why, ERR_UNSUPPORTED, "%s has %s = %s, which Cadre does not implement; accepted: rope_type \"default\"%s",
+                    name, json_show_text(key, &shown_key), json_show(v, &shown), one ? " with factor 1" : "");
     }
     rc = json_get_real(rope, "rope_theta", 1.0, 1e12, theta, why);
     return rc < 0 ? fail_in(why, rc, "%s", name) : rc;
@@ -191,7 +197,8 @@ int config_rope(const json_t *root, const struct family *f, struct model_config 
     if (rc < 0) return rc;
     if (!nested) nested = scaling;
     if (top && nested && top != nested)
-        return fail(why, ERR_INVALID, "rope_theta is %g, but %g in rope_parameters or rope_scaling; wanted one value", top, nested);
+        return fail(why, ERR_INVALID, "rope_theta is %g, but %g in rope_parameters or rope_scaling; wanted one value", top,
+                    nested);
     out->rope_theta = nested ? nested : top ? top : f->theta;
     out->rope_dims = out->head_dim;
     return 0;
@@ -201,10 +208,12 @@ static int add_eos(const json_t *v, struct model_config *out, struct why *why) {
     struct json_shown shown;
     int64_t id = json_integer_value(v);
     if (!json_is_integer(v) || id < 0 || id >= out->vocab)
-        return fail(why, ERR_INVALID, "eos_token_id is %s; wanted ids from 0 to vocab_size - 1, %d", json_show(v, &shown), out->vocab - 1);
+        return fail(why, ERR_INVALID, "eos_token_id is %s; wanted ids from 0 to vocab_size - 1, %d", json_show(v, &shown),
+                    out->vocab - 1);
     for (int i = 0; i < out->n_eos; i++)
         if (out->eos[i] == id) return 0;
-    if (out->n_eos == MODEL_MAX_EOS) return fail(why, ERR_TOO_LARGE, "eos_token_id has too many ids; wanted at most %d", MODEL_MAX_EOS);
+    if (out->n_eos == MODEL_MAX_EOS)
+        return fail(why, ERR_TOO_LARGE, "eos_token_id has too many ids; wanted at most %d", MODEL_MAX_EOS);
     out->eos[out->n_eos++] = (int)id;
     return 0;
 }
@@ -249,7 +258,8 @@ int model_config_parse(const char *json, size_t len, const char *generation_json
     json_t *root = NULL, *generation = NULL;
     struct model_config c = {.bos = -1};
     int rc = json_read_object("config.json", json, len, &root, why);
-    if (rc >= 0 && generation_json) rc = json_read_object("generation_config.json", generation_json, generation_len, &generation, why);
+    if (rc >= 0 && generation_json)
+        rc = json_read_object("generation_config.json", generation_json, generation_len, &generation, why);
     if (rc >= 0) {
         rc = read_root(root, &c, why);
         if (rc < 0) fail_in(why, rc, "config.json");
@@ -261,10 +271,12 @@ int model_config_parse(const char *json, size_t len, const char *generation_json
     return rc < 0 ? rc : 0;
 }
 
-int model_config_texts(const char *dir, char **config, size_t *config_len, char **generation, size_t *generation_len, struct why *why) {
+int model_config_texts(const char *dir, char **config, size_t *config_len, char **generation, size_t *generation_len,
+                       struct why *why) {
     char path[4096];
     if (snprintf(path, sizeof path, "%s/generation_config.json", dir) >= (int)sizeof path)
-        return fail(why, ERR_TOO_LARGE, "the model directory's path is too long; wanted fewer than %zu bytes", sizeof path - 32);
+        return fail(why, ERR_TOO_LARGE, "the model directory's path is too long; wanted fewer than %zu bytes",
+                    sizeof path - 32);
     *config = *generation = NULL;
     *config_len = *generation_len = 0;
     int rc = json_read_bytes(path, MAX_CONFIG_BYTES, generation, generation_len, why);

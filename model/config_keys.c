@@ -40,13 +40,14 @@ static const struct refusal refusals[] = {
 };
 
 static const char *const harmless[] = {
-    "architectures", "model_type", "_name_or_path", "name_or_path", "transformers_version", "auto_map", "torch_dtype", "dtype",
-    "use_cache", "initializer_range", "attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "pad_token_id",
-    "output_router_logits", "router_aux_loss_coef", "router_jitter_noise", "router_z_loss_coef", "output_attentions",
-    "output_hidden_states", "return_dict", "use_return_dict", "is_decoder", "tokenizer_class", "problem_type", "id2label",
-    "label2id", "num_labels", "chunk_size_feed_forward", "gradient_checkpointing", "unsloth_version", "unsloth_fixed",
-    "use_flash_attention", "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "task_specific_params",
-    "transformers.js_config", "max_window_layers", "is_llama_config", "num_nextn_predict_layers",
+    "architectures", "model_type", "_name_or_path", "name_or_path", "transformers_version", "auto_map", "torch_dtype",
+    "dtype", "use_cache", "initializer_range", "attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop",
+    "pad_token_id", "output_router_logits", "router_aux_loss_coef", "router_jitter_noise", "router_z_loss_coef",
+    "output_attentions", "output_hidden_states", "return_dict", "use_return_dict", "is_decoder", "tokenizer_class",
+    "problem_type", "id2label", "label2id", "num_labels", "chunk_size_feed_forward", "gradient_checkpointing",
+    "unsloth_version", "unsloth_fixed", "use_flash_attention", "_attn_implementation", "_attn_implementation_autoset",
+    "attn_implementation", "task_specific_params", "transformers.js_config", "max_window_layers", "is_llama_config",
+    "num_nextn_predict_layers",
 };
 
 static const char *const read_elsewhere[] = {
@@ -67,7 +68,8 @@ static bool accepted(const json_t *v, unsigned accept) {
 
 static int refuse(const char *key, const json_t *v, const char *accepts, struct why *why) {
     struct json_shown shown;
-    return fail(why, ERR_UNSUPPORTED, "%s is %s, which Cadre does not implement; accepted: %s", key, json_show(v, &shown), accepts);
+    return fail(why, ERR_UNSUPPORTED, "%s is %s, which Cadre does not implement; accepted: %s", key, json_show(v, &shown),
+                accepts);
 }
 
 static int check_refusals(const json_t *root, struct why *why) {
@@ -76,8 +78,9 @@ static int check_refusals(const json_t *root, struct why *why) {
         const json_t *v = json_object_get(root, r->key);
         if (!v || accepted(v, r->accept)) continue;
         char text[64];
-        snprintf(text, sizeof text, "null%s%s%s%s", r->accept & ACCEPT_FALSE ? ", false" : "", r->accept & ACCEPT_ZERO ? ", 0" : "",
-                 r->accept & ACCEPT_ONE ? ", 1" : "", r->accept & ACCEPT_EMPTY ? ", []" : "");
+        snprintf(text, sizeof text, "null%s%s%s%s", r->accept & ACCEPT_FALSE ? ", false" : "",
+                 r->accept & ACCEPT_ZERO ? ", 0" : "", r->accept & ACCEPT_ONE ? ", 1" : "",
+                 r->accept & ACCEPT_EMPTY ? ", []" : "");
         return refuse(r->key, v, text, why);
     }
     return 0;
@@ -103,9 +106,14 @@ static int check_family(const json_t *root, const struct family *f, struct why *
         const char *key;
         bool read;
     } numbers[] = {
-        {"clip_qkv", f->clip_qkv}, {"sliding_window", f->window != WINDOW_NEVER}, {"num_experts", f->moe},
-        {"num_local_experts", f->moe}, {"num_experts_per_tok", f->moe}, {"moe_intermediate_size", f->moe && strcmp(f->expert_ffn_key, "moe_intermediate_size") == 0},
-        {"shared_expert_intermediate_size", f->shared != SHARED_NONE}, {"moe_router", f->norm == NORM_RULE},
+        {"clip_qkv", f->clip_qkv},
+        {"sliding_window", f->window != WINDOW_NEVER},
+        {"num_experts", f->moe},
+        {"num_local_experts", f->moe},
+        {"num_experts_per_tok", f->moe},
+        {"moe_intermediate_size", f->moe && strcmp(f->expert_ffn_key, "moe_intermediate_size") == 0},
+        {"shared_expert_intermediate_size", f->shared != SHARED_NONE},
+        {"moe_router", f->norm == NORM_RULE},
     };
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         const json_t *v = json_object_get(root, numbers[i].key);

@@ -19,10 +19,12 @@ static int read_expert_count(const json_t *root, struct model_config *out, struc
                     (long long)local);
     out->gate.experts = (int)(experts ? experts : local);
     if (!out->gate.experts)
-        return fail(why, ERR_INVALID, "num_experts (or num_local_experts) is missing; wanted a whole number from 1 to %d", MAX_EXPERTS);
+        return fail(why, ERR_INVALID, "num_experts (or num_local_experts) is missing; wanted a whole number from 1 to %d",
+                    MAX_EXPERTS);
     rc = config_need_int(root, "num_experts_per_tok", MAX_TOP_K, &out->gate.k, why);
     if (rc >= 0 && out->gate.k > out->gate.experts)
-        rc = fail(why, ERR_INVALID, "num_experts_per_tok is %d; wanted at most the number of experts, %d", out->gate.k, out->gate.experts);
+        rc = fail(why, ERR_INVALID, "num_experts_per_tok is %d; wanted at most the number of experts, %d", out->gate.k,
+                  out->gate.experts);
     return rc;
 }
 
@@ -51,8 +53,8 @@ static int check_router_members(const json_t *router, struct why *why) {
         for (size_t i = 0; !found && i < sizeof known / sizeof *known; i++) found = !strcmp(key, known[i]);
         struct json_shown shown, shown_key;
         if (!found)
-            return fail(why, ERR_UNSUPPORTED, "%s is %s, which Cadre does not implement; accepted: null", json_show_text(key, &shown_key),
-                        json_show(v, &shown));
+            return fail(why, ERR_UNSUPPORTED, "%s is %s, which Cadre does not implement; accepted: null",
+                        json_show_text(key, &shown_key), json_show(v, &shown));
     }
     return 0;
 }
@@ -112,7 +114,8 @@ static int read_layer_kinds(const json_t *root, const struct family *f, struct m
         int64_t layer = json_integer_value(v);
         struct json_shown shown;
         if (!json_is_integer(v) || layer < 0 || layer >= out->layers)
-            return fail(why, ERR_INVALID, "mlp_only_layers has %s; wanted layers from 0 to %d", json_show(v, &shown), out->layers - 1);
+            return fail(why, ERR_INVALID, "mlp_only_layers has %s; wanted layers from 0 to %d", json_show(v, &shown),
+                        out->layers - 1);
         is_dense[layer] = true;
     }
     if (!f->sparse_step && (step != 1 || json_array_size(dense)))
@@ -135,7 +138,8 @@ static int read_widths(const json_t *root, const struct family *f, struct model_
     if (rc >= 0 && f->shared != SHARED_NONE) {
         rc = json_get_int(root, "shared_expert_intermediate_size", 0, MAX_FFN, &shared, why);
         if (rc == 0 && f->shared == SHARED_SIGMOID)
-            rc = fail(why, ERR_INVALID, "shared_expert_intermediate_size is missing; wanted a whole number from 0 to %d", MAX_FFN);
+            rc = fail(why, ERR_INVALID, "shared_expert_intermediate_size is missing; wanted a whole number from 0 to %d",
+                      MAX_FFN);
     }
     if (rc < 0) return rc;
     out->shared_ffn = (int)shared;

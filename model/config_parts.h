@@ -1,7 +1,7 @@
 /* config_parts.h - the stages of reading config.json. Internal to model/.
  *
- * Each takes the parsed object and the family's row and fills its part of *out, in the order written here: later stages
- * use what earlier ones filled. 0 or ERR_* with why. */
+ * Each takes the parsed object and the family's row and fills its part of *out, in the order written here: later stages use
+ * what earlier ones filled (config_layers: FFNs, experts and gate). 0 or ERR_* with why. */
 #pragma once
 #include "model/family.h"
 #include "model/json_read.h"
@@ -16,7 +16,7 @@ int config_refuse(const json_t *root, const struct family *f, struct why *why); 
 int config_sizes(const json_t *root, const struct family *f, struct model_config *out, struct why *why);
 int config_attention(const json_t *root, const struct family *f, struct model_config *out, struct why *why);
 int config_rope(const json_t *root, const struct family *f, struct model_config *out, struct why *why);
-int config_layers(const json_t *root, const struct family *f, struct model_config *out, struct why *why); /* FFNs, experts, gate */
+int config_layers(const json_t *root, const struct family *f, struct model_config *out, struct why *why);
 int config_tokens(const json_t *root, const json_t *generation, struct model_config *out, struct why *why);
 void config_note_unknown(json_t *root); /* one debug line */
 
@@ -24,4 +24,5 @@ void config_note_unknown(json_t *root); /* one debug line */
 int config_need_int(const json_t *root, const char *key, int64_t max, int *out, struct why *why);
 
 /* The two files' texts, malloc'ed; generation is NULL when there is none. On an error nothing is left to free. */
-int model_config_texts(const char *dir, char **config, size_t *config_len, char **generation, size_t *generation_len, struct why *why);
+int model_config_texts(const char *dir, char **config, size_t *config_len, char **generation, size_t *generation_len,
+                       struct why *why);

@@ -33,7 +33,9 @@ static int slurp(FILE *f, const char *path, size_t max_bytes, char **text, size_
 
 int json_read_bytes(const char *path, size_t max_bytes, char **text, size_t *len, struct why *why) {
     FILE *f = fopen(path, "re");
-    if (!f) return fail(why, errno == ENOENT || errno == ENOTDIR ? ERR_NOT_FOUND : ERR_IO, "cannot open %s: %s", path, strerror(errno));
+    if (!f)
+        return fail(why, errno == ENOENT || errno == ENOTDIR ? ERR_NOT_FOUND : ERR_IO, "cannot open %s: %s", path,
+                    strerror(errno));
     int rc = slurp(f, path, max_bytes, text, len, why);
     fclose(f);
     return rc;
@@ -49,6 +51,8 @@ int json_read_object(const char *what, const char *text, size_t len, json_t **ou
     json_error_t e;
     json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &e);
     if (!root) {
+        if (!e.text[0] || json_error_code(&e) == json_error_out_of_memory)
+            return fail(why, ERR_NOMEM, "%s: out of memory", what);
         mask_controls(e.text);
         return fail(why, ERR_CORRUPT, "%s, line %d, column %d: %s", what, e.line, e.column, e.text);
     }
@@ -75,9 +79,9 @@ const char *json_show(const json_t *v, struct json_shown *buf) {
     case JSON_STRING: return json_show_text(json_string_value(v), buf);
     case JSON_INTEGER: snprintf(buf->text, sizeof buf->text, "%lld", (long long)json_integer_value(v)); break;
     case JSON_REAL: snprintf(buf->text, sizeof buf->text, "%.9g", json_real_value(v)); break;
-    case JSON_TRUE: return strcpy(buf->text, "true");
-    case JSON_FALSE: return strcpy(buf->text, "false");
-    case JSON_NULL: return strcpy(buf->text, "null");
+    case JSON_TRUE: return "true";
+    case JSON_FALSE: return "false";
+    case JSON_NULL: return "null";
     }
     return buf->text;
 }

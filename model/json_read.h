@@ -22,7 +22,7 @@ int json_get_string(const json_t *obj, const char *key, const char **out, struct
 int json_get_array(const json_t *obj, const char *key, const json_t **out, struct why *why);
 int json_get_object(const json_t *obj, const char *key, const json_t **out, struct why *why);
 
-/* A value as one short printable line for an error message. Returns buf. */
+/* A value as one short printable line for an error message, in buf or a constant. */
 struct json_shown {
     char text[96];
 };

@@ -48,7 +48,8 @@ static int map_fd(int fd, const char *path, struct mapped *m, struct why *why) {
     if (fstat(fd, &st) < 0) return fail(why, ERR_IO, "cannot look at %s: %s", path, strerror(errno));
     if (!S_ISREG(st.st_mode)) return fail(why, ERR_IO, "%s is not a regular file", path);
     if (st.st_size < 8)
-        return fail(why, ERR_CORRUPT, "%s: %lld bytes long; wanted at least the 8 of the header's length", path, (long long)st.st_size);
+        return fail(why, ERR_CORRUPT, "%s: %lld bytes long; wanted at least the 8 of the header's length", path,
+                    (long long)st.st_size);
     void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
     if (p == MAP_FAILED) return fail(why, ERR_IO, "cannot map %s: %s", path, strerror(errno));
     *m = (struct mapped){.path = path, .data = p, .bytes = (size_t)st.st_size};
@@ -62,7 +63,9 @@ static int map_file(struct st_set *s, const char *dir, const char *name, struct 
     char *kept = arena_strdup(&s->arena, path, (size_t)len);
     if (!kept) return fail(why, ERR_NOMEM, "out of memory for a path");
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return fail(why, errno == ENOENT || errno == ENOTDIR ? ERR_NOT_FOUND : ERR_IO, "cannot open %s: %s", path, strerror(errno));
+    if (fd < 0)
+        return fail(why, errno == ENOENT || errno == ENOTDIR ? ERR_NOT_FOUND : ERR_IO, "cannot open %s: %s", path,
+                    strerror(errno));
     int rc = map_fd(fd, kept, m, why);
     close(fd);
     if (rc < 0) return rc;
@@ -87,8 +90,8 @@ static int collect(struct st_set *s, struct why *why) {
     for (int i = 0; i < s->n; i++) {
         s->total_bytes += s->tensors[i].bytes;
         if (i && !by_name(&s->tensors[i - 1], &s->tensors[i]))
-            return fail(why, ERR_CORRUPT, "tensor %s is in %s and in %s; wanted it once", s->tensors[i].name, s->tensors[i - 1].file,
-                        s->tensors[i].file);
+            return fail(why, ERR_CORRUPT, "tensor %s is in %s and in %s; wanted it once", s->tensors[i].name,
+                        s->tensors[i - 1].file, s->tensors[i].file);
     }
     return 0;
 }
@@ -139,9 +142,12 @@ static int check_promises(const struct st_set *s, json_t *map, struct why *why) 
         struct json_shown shown;
         const struct st_tensor *t = st_find(s, tensor);
         const char *shard = json_string_value(v), *base = t ? strrchr(t->file, '/') : NULL;
-        if (!t) return fail(why, ERR_NOT_FOUND, "tensor %s is not in %s, where weight_map puts it", json_show_text(tensor, &shown), shard);
+        if (!t)
+            return fail(why, ERR_NOT_FOUND, "tensor %s is not in %s, where weight_map puts it", json_show_text(tensor, &shown),
+                        shard);
         if (!base || strcmp(base + 1, shard))
-            return fail(why, ERR_CORRUPT, "tensor %s is in %s; weight_map puts it in %s", json_show_text(tensor, &shown), t->file, shard);
+            return fail(why, ERR_CORRUPT, "tensor %s is in %s; weight_map puts it in %s", json_show_text(tensor, &shown),
+                        t->file, shard);
     }
     return 0;
 }
@@ -168,7 +174,8 @@ static int open_index(struct st_set *s, const char *dir, struct why *why) {
     free(text);
     if (rc < 0) return rc;
     json_t *map = json_object_get(root, "weight_map");
-    rc = json_is_object(map) ? open_map(s, dir, map, why) : fail(why, ERR_CORRUPT, "weight_map is missing; wanted {tensor: file}");
+    rc = json_is_object(map) ? open_map(s, dir, map, why)
+                             : fail(why, ERR_CORRUPT, "weight_map is missing; wanted {tensor: file}");
     json_decref(root);
     return rc < 0 ? fail_in(why, rc, "%s", path) : 0;
 }

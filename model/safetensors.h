@@ -11,7 +11,21 @@
 #include "base/status.h"
 
 enum st_dtype {
-    ST_F32, ST_F16, ST_BF16, ST_F64, ST_I64, ST_I32, ST_I16, ST_I8, ST_U64, ST_U32, ST_U16, ST_U8, ST_BOOL, ST_F8_E4M3, ST_F8_E5M2,
+    ST_F32,
+    ST_F16,
+    ST_BF16,
+    ST_F64,
+    ST_I64,
+    ST_I32,
+    ST_I16,
+    ST_I8,
+    ST_U64,
+    ST_U32,
+    ST_U16,
+    ST_U8,
+    ST_BOOL,
+    ST_F8_E4M3,
+    ST_F8_E5M2,
     ST_DTYPE_COUNT
 };
 const char *st_dtype_name(enum st_dtype t);
@@ -30,7 +44,8 @@ struct st_tensor {
 
 struct st_set;
 int  st_open(const char *dir, struct st_set **out, struct why *why); /* finds the single file, else the index */
-int  st_open_memory(const void *file, size_t bytes, struct st_set **out, struct why *why); /* one file's bytes, borrowed: fuzzing */
+int st_open_memory(const void *file, size_t bytes, struct st_set **out,
+                   struct why *why); /* one file's bytes, borrowed: fuzzing */
 void st_close(struct st_set *s);
 const struct st_tensor *st_find(const struct st_set *s, const char *name); /* NULL: not there */
 int  st_count(const struct st_set *s);

@@ -34,7 +34,8 @@ static int read_dtype(const json_t *info, struct st_tensor *t, struct why *why) 
     for (int i = 0; i < ST_DTYPE_COUNT; i++)
         if (!strcmp(dtypes[i].name, s)) return t->dtype = (enum st_dtype)i, 0;
     struct json_shown shown;
-    return fail(why, ERR_UNSUPPORTED, "dtype is %s; known are F32, F16, BF16, F64, F8_E4M3, F8_E5M2, I8 to I64, U8 to U64, BOOL",
+    return fail(why, ERR_UNSUPPORTED,
+                "dtype is %s; known are F32, F16, BF16, F64, F8_E4M3, F8_E5M2, I8 to I64, U8 to U64, BOOL",
                 json_show_text(s, &shown));
 }
 
@@ -70,8 +71,10 @@ static int read_offsets(const json_t *info, const uint8_t *data, size_t data_byt
         return fail(why, ERR_CORRUPT, "data_offsets is missing or malformed; wanted [begin, end]");
     long long begin = json_integer_value(b), end = json_integer_value(e);
     if (begin < 0 || end < begin || (unsigned long long)end > data_bytes)
-        return fail(why, ERR_CORRUPT, "data_offsets are [%lld, %lld]; wanted them ordered and within the %zu bytes of data that the "
-                    "file has (is it cut short?)", begin, end, data_bytes);
+        return fail(why, ERR_CORRUPT,
+                    "data_offsets are [%lld, %lld]; wanted them ordered and within the %zu bytes of data that the "
+                    "file has (is it cut short?)",
+                    begin, end, data_bytes);
     if ((size_t)(end - begin) != t->bytes) {
         char shape[128];
         return fail(why, ERR_CORRUPT, "data_offsets span %lld bytes; wanted %zu for %s of %s", end - begin, t->bytes,
@@ -99,7 +102,8 @@ static int read_tensor(json_t *info, const uint8_t *data, size_t data_bytes, str
     json_object_foreach(info, key, v) {
         struct json_shown shown;
         if (strcmp(key, "dtype") && strcmp(key, "shape") && strcmp(key, "data_offsets"))
-            return fail(why, ERR_UNSUPPORTED, "unknown member %s; wanted dtype, shape, data_offsets", json_show_text(key, &shown));
+            return fail(why, ERR_UNSUPPORTED, "unknown member %s; wanted dtype, shape, data_offsets",
+                        json_show_text(key, &shown));
     }
     int rc = read_dtype(info, t, why);
     if (rc >= 0) rc = read_shape(info, t, why);
@@ -129,12 +133,14 @@ static int check_cover(const struct st_tensor *t, int n, const uint8_t *data, si
     for (int i = 0; i < n; i++) {
         size_t begin = (size_t)((const uint8_t *)t[i].data - data);
         if (begin != at)
-            return fail(why, ERR_CORRUPT, "tensor %s begins at byte %zu of the data; wanted %zu, where the one before it ends (%s)",
-                        t[i].name, begin, at, begin < at ? "they overlap" : "there is a hole");
+            return fail(why, ERR_CORRUPT,
+                        "tensor %s begins at byte %zu of the data; wanted %zu, where the one before it ends (%s)", t[i].name,
+                        begin, at, begin < at ? "they overlap" : "there is a hole");
         at += t[i].bytes;
     }
     if (at != data_bytes)
-        return fail(why, ERR_CORRUPT, "the tensors end at byte %zu of the data, but the file has %zu bytes of data", at, data_bytes);
+        return fail(why, ERR_CORRUPT, "the tensors end at byte %zu of the data, but the file has %zu bytes of data", at,
+                    data_bytes);
     return 0;
 }
 

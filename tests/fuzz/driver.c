@@ -25,7 +25,7 @@ enum { HANG_SECONDS = 20, MAX_CUTS = 1 << 12 };
 static struct {
     uint8_t data[INPUT_MAX];
     size_t size;
-    const char *program;
+    char crash_path[256];
     char origin[64]; /* "--only 17" or "seed 3 cut at 5" */
 } now;
 
@@ -34,12 +34,9 @@ static void say(const char *s) {
     (void)n;
 }
 
-/* Async-signal-safe: only open, write, close. */
+/* Async-signal-safe: only open, write, close, strlen. */
 static void save_input(void) {
-    char path[256] = "./";
-    const char *base = strrchr(now.program, '/');
-    strncat(path, base ? base + 1 : now.program, 200);
-    strcat(path, ".crash");
+    const char *path = now.crash_path;
     say("\nfailing input: ");
     say(now.origin);
     say(", written to ");
@@ -98,9 +95,9 @@ static void replace(size_t at, size_t old, const void *bytes, size_t size) {
 }
 
 static const char *const words[] = {
-    "0", "-1", "1e999", "1e-999", "9223372036854775807", "-9223372036854775808", "18446744073709551616", "4294967296", "2147483648",
-    "65536", "null", "true", "false", "{}", "[]", "\"\"", "[[[[[[[[", "{\"a\":", "\\u0000", "\\ud800", "\xff", "\xc3", "\xf0\x9f\x98\x80",
-    "\"__metadata__\":", "../", "/", "%s%n", "\r\n", "\t",
+    "0", "-1", "1e999", "1e-999", "9223372036854775807", "-9223372036854775808", "18446744073709551616", "4294967296",
+    "2147483648", "65536", "null", "true", "false", "{}", "[]", "\"\"", "[[[[[[[[", "{\"a\":", "\\u0000", "\\ud800", "\xff",
+    "\xc3", "\xf0\x9f\x98\x80", "\"__metadata__\":", "../", "/", "%s%n", "\r\n", "\t",
 };
 
 static void put_word(struct dice *d, size_t at) {
@@ -202,7 +199,7 @@ static int parse(int argc, char **argv, struct run *r) {
             continue;
         }
         if (!value) return fprintf(stderr, "%s needs a value\n", argv[i]), -1;
-        if (!strcmp(argv[i], "--seconds")) r->seconds = atof(value);
+        if (!strcmp(argv[i], "--seconds")) r->seconds = strtod(value, NULL);
         else if (!strcmp(argv[i], "--seed")) r->seed = strtoull(value, NULL, 0);
         else if (!strcmp(argv[i], "--iterations")) r->iterations = strtoull(value, NULL, 0);
         else if (!strcmp(argv[i], "--only")) r->only = strtoull(value, NULL, 0), r->has_only = 1;
@@ -217,7 +214,8 @@ int main(int argc, char **argv) {
     fuzz_seeds(corpus_add);
     if (parse(argc, argv, &r) < 0) return 2;
     if (!corpus.n) corpus_add("", 0);
-    now.program = argv[0];
+    const char *base = strrchr(argv[0], '/');
+    snprintf(now.crash_path, sizeof now.crash_path, "./%s.crash", base ? base + 1 : argv[0]);
     catch_crashes();
     double start = seconds();
     uint64_t n = 0, i = 0;
@@ -227,8 +225,8 @@ int main(int argc, char **argv) {
         n = test_corpus(start + r.seconds / 2);
         for (; i < r.iterations && seconds() < start + r.seconds; i++) test_mutation(r.seed, i);
     }
-    printf("%d corpus items, %llu inputs from them as they are or cut, %llu mutations, %.1f s\n", corpus.n, (unsigned long long)n,
-           (unsigned long long)i, seconds() - start);
+    printf("%d corpus items, %llu inputs from them as they are or cut, %llu mutations, %.1f s\n", corpus.n,
+           (unsigned long long)n, (unsigned long long)i, seconds() - start);
     corpus_clear();
     return 0;
 }

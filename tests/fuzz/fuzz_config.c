@@ -12,7 +12,8 @@ static void check_tensors(const struct model_config *c) {
     for (int layer = 0; layer < c->layers; layer += c->layers > 8 ? 7 : 1)
         for (int role = 0; role < T_ROLE_COUNT; role++)
             if (model_tensor(c, (enum tensor_role)role, layer, experts - 1, &w))
-                FUZZ_CHECK(w.rows > 0 && w.cols >= 0 && w.rows <= 1 << 20 && w.cols <= 1 << 18 && strlen(w.name) < sizeof w.name - 1);
+                FUZZ_CHECK(w.rows > 0 && w.cols >= 0 && w.rows <= 1 << 20 && w.cols <= 1 << 18 &&
+                           strlen(w.name) < sizeof w.name - 1);
     FUZZ_CHECK(!model_tensor(c, T_ATTN_NORM, c->layers, 0, &w) && !model_tensor(c, T_EXPERT_UP, 0, experts, &w));
 }
 
@@ -22,7 +23,8 @@ static void check_config(const struct model_config *c) {
     FUZZ_CHECK(c->q_heads % c->kv_heads == 0 && c->head_dim % 2 == 0 && c->rope_dims <= c->head_dim);
     FUZZ_CHECK(c->norm_eps > 0 && isfinite(c->attention_scale) && c->rope_theta >= 1 && c->window >= 0);
     FUZZ_CHECK(c->bos < c->vocab && c->n_eos <= MODEL_MAX_EOS && c->moe_layers <= c->layers);
-    FUZZ_CHECK(c->moe_layers ? c->gate.k >= 1 && c->gate.k <= c->gate.experts && c->expert_ffn > 0 : !c->gate.experts && !c->expert_ffn);
+    FUZZ_CHECK(c->moe_layers ? c->gate.k >= 1 && c->gate.k <= c->gate.experts && c->expert_ffn > 0
+                             : !c->gate.experts && !c->expert_ffn);
     FUZZ_CHECK(c->moe_layers == c->layers || c->dense_ffn > 0);
     model_sizes(c, &s);
     FUZZ_CHECK(s.params_active <= s.params_total && s.resident_params <= s.params_total && s.params_total < (uint64_t)1 << 62);
@@ -41,24 +43,30 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     return 0;
 }
 
-#define SIZES "\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":300," \
-              "\"max_position_embeddings\":128,\"rms_norm_eps\":1e-5,\"hidden_act\":\"silu\","
+#define SIZES \
+    "\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":300," \
+    "\"max_position_embeddings\":128,\"rms_norm_eps\":1e-5,\"hidden_act\":\"silu\","
 
 void fuzz_seeds(fuzz_add add) {
     static const char *const seeds[] = {
-        "{\"model_type\":\"llama\"," SIZES "\"intermediate_size\":96,\"rope_theta\":10000,\"attention_bias\":true,\"mlp_bias\":false,"
+        "{\"model_type\":\"llama\"," SIZES
+        "\"intermediate_size\":96,\"rope_theta\":10000,\"attention_bias\":true,\"mlp_bias\":false,"
         "\"pretraining_tp\":1,\"rope_scaling\":null,\"tie_word_embeddings\":true,\"eos_token_id\":[1,2],\"bos_token_id\":0}",
         "{\"model_type\":\"mixtral\"," SIZES "\"intermediate_size\":96,\"num_local_experts\":8,\"num_experts_per_tok\":2,"
         "\"sliding_window\":64,\"rope_parameters\":{\"rope_theta\":1e6,\"rope_type\":\"default\"},\"head_dim\":null}",
         "{\"model_type\":\"qwen2_moe\"," SIZES "\"intermediate_size\":96,\"moe_intermediate_size\":32,\"num_experts\":6,"
         "\"num_experts_per_tok\":4,\"shared_expert_intermediate_size\":48,\"norm_topk_prob\":false,\"decoder_sparse_step\":2,"
-        "\"mlp_only_layers\":[1],\"use_sliding_window\":false,\"sliding_window\":4096,\"max_window_layers\":21,\"qkv_bias\":true,"
+        "\"mlp_only_layers\":[1],\"use_sliding_window\":false,\"sliding_window\":4096,\"max_window_layers\":21,\"qkv_bias\":"
+        "true,"
         "\"layer_types\":[\"full_attention\",\"full_attention\",\"full_attention\",\"full_attention\"]}",
-        "{\"model_type\":\"qwen3_moe\",\"architectures\":[\"Qwen3MoeForCausalLM\"]," SIZES "\"head_dim\":32,\"moe_intermediate_size\":32,"
+        "{\"model_type\":\"qwen3_moe\",\"architectures\":[\"Qwen3MoeForCausalLM\"]," SIZES
+        "\"head_dim\":32,\"moe_intermediate_size\":32,"
         "\"num_experts\":8,\"num_experts_per_tok\":8,\"norm_topk_prob\":true,\"torch_dtype\":\"bfloat16\"}",
-        "{\"model_type\":\"olmoe\"," SIZES "\"intermediate_size\":32,\"num_experts\":8,\"num_experts_per_tok\":3,\"clip_qkv\":8.0}",
+        "{\"model_type\":\"olmoe\"," SIZES
+        "\"intermediate_size\":32,\"num_experts\":8,\"num_experts_per_tok\":3,\"clip_qkv\":8.0}",
         "{\"model_type\":\"cadre_moe\"," SIZES "\"moe_intermediate_size\":32,\"num_experts\":8,\"num_experts_per_tok\":3,"
-        "\"shared_expert_intermediate_size\":16,\"moe_router\":{\"kind\":\"flat\",\"score\":\"sigmoid\",\"k\":3,\"norm\":\"sum\",\"scale\":1.5,"
+        "\"shared_expert_intermediate_size\":16,\"moe_router\":{\"kind\":\"flat\",\"score\":\"sigmoid\",\"k\":3,\"norm\":"
+        "\"sum\",\"scale\":1.5,"
         "\"weight\":\"score\",\"bias\":true,\"sel_bias\":true}}",
         "{\"model_type\":\"mistral\"," SIZES "\"intermediate_size\":96,\"sliding_window\":null}",
         "{\"model_type\":\"qwen3\"," SIZES "\"intermediate_size\":96,\"use_sliding_window\":true,\"sliding_window\":8,"

@@ -48,9 +48,14 @@ static void add_file(fuzz_add add, const char *header, size_t data_bytes) {
 void fuzz_seeds(fuzz_add add) {
     add_file(add, "{}", 0);
     add_file(add, "{\"a\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]}}", 24);
-    add_file(add, "{\"__metadata__\":{\"format\":\"pt\"},\"w\":{\"dtype\":\"BF16\",\"shape\":[4],\"data_offsets\":[6,14]},"
-                  "\"b\":{\"dtype\":\"F16\",\"shape\":[3,1],\"data_offsets\":[0,6]},\"none\":{\"dtype\":\"I64\",\"shape\":[0,7],"
-                  "\"data_offsets\":[6,6]},\"scalar\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[14,15]}}    ", 15);
-    add_file(add, "{\"f\":{\"shape\":[1,1,1,1,1,1,1,1],\"dtype\":\"F8_E4M3\",\"data_offsets\":[0,1]},\"g\":{\"dtype\":\"F64\",\"shape\":[2],"
-                  "\"data_offsets\":[1,17]},\"h\":{\"dtype\":\"BOOL\",\"shape\":[2],\"data_offsets\":[17,19]}}", 19);
+    add_file(add,
+             "{\"__metadata__\":{\"format\":\"pt\"},\"w\":{\"dtype\":\"BF16\",\"shape\":[4],\"data_offsets\":[6,14]},"
+             "\"b\":{\"dtype\":\"F16\",\"shape\":[3,1],\"data_offsets\":[0,6]},\"none\":{\"dtype\":\"I64\",\"shape\":[0,7],"
+             "\"data_offsets\":[6,6]},\"scalar\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[14,15]}}    ",
+             15);
+    add_file(add,
+             "{\"f\":{\"shape\":[1,1,1,1,1,1,1,1],\"dtype\":\"F8_E4M3\",\"data_offsets\":[0,1]},\"g\":{\"dtype\":\"F64\","
+             "\"shape\":[2],"
+             "\"data_offsets\":[1,17]},\"h\":{\"dtype\":\"BOOL\",\"shape\":[2],\"data_offsets\":[17,19]}}",
+             19);
 }

@@ -8,19 +8,25 @@
 
 #include <check.h>
 
-#define SIZES "\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":300," \
-              "\"max_position_embeddings\":128,"
+#define SIZES \
+    "\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":300," \
+    "\"max_position_embeddings\":128,"
 #define LLAMA "\"model_type\":\"llama\"," SIZES "\"intermediate_size\":96,"
 #define MISTRAL "\"model_type\":\"mistral\"," SIZES "\"intermediate_size\":96,"
-#define MIXTRAL "\"model_type\":\"mixtral\"," SIZES "\"intermediate_size\":96,\"num_local_experts\":8,\"num_experts_per_tok\":2,"
+#define MIXTRAL \
+    "\"model_type\":\"mixtral\"," SIZES "\"intermediate_size\":96,\"num_local_experts\":8,\"num_experts_per_tok\":2,"
 #define QWEN2 "\"model_type\":\"qwen2\"," SIZES "\"intermediate_size\":96,"
-#define QWEN2_MOE "\"model_type\":\"qwen2_moe\"," SIZES "\"intermediate_size\":96,\"moe_intermediate_size\":32,\"num_experts\":6," \
-                  "\"num_experts_per_tok\":4,\"shared_expert_intermediate_size\":48,"
-#define QWEN3_MOE "\"model_type\":\"qwen3_moe\"," SIZES "\"intermediate_size\":96,\"moe_intermediate_size\":32,\"num_experts\":8," \
-                  "\"num_experts_per_tok\":3,"
+#define QWEN2_MOE \
+    "\"model_type\":\"qwen2_moe\"," SIZES "\"intermediate_size\":96,\"moe_intermediate_size\":32,\"num_experts\":6," \
+    "\"num_experts_per_tok\":4,\"shared_expert_intermediate_size\":48,"
+#define QWEN3_MOE \
+    "\"model_type\":\"qwen3_moe\"," SIZES "\"intermediate_size\":96,\"moe_intermediate_size\":32,\"num_experts\":8," \
+    "\"num_experts_per_tok\":3,"
 #define OLMOE "\"model_type\":\"olmoe\"," SIZES "\"intermediate_size\":32,\"num_experts\":8,\"num_experts_per_tok\":3,"
-#define CADRE_SIZES "\"model_type\":\"cadre_moe\"," SIZES "\"moe_intermediate_size\":32,\"num_experts\":8,\"num_experts_per_tok\":3,"
-#define ROUTER(rest) "\"moe_router\":{\"kind\":\"flat\",\"score\":\"raw\",\"k\":3,\"norm\":\"none\",\"weight\":\"one\"" rest "},"
+#define CADRE_SIZES \
+    "\"model_type\":\"cadre_moe\"," SIZES "\"moe_intermediate_size\":32,\"num_experts\":8,\"num_experts_per_tok\":3,"
+#define ROUTER(rest) \
+    "\"moe_router\":{\"kind\":\"flat\",\"score\":\"raw\",\"k\":3,\"norm\":\"none\",\"weight\":\"one\"" rest "},"
 #define CADRE CADRE_SIZES ROUTER("")
 
 static int parse(const char *body, const char *generation, struct model_config *c, struct why *why) {
@@ -50,9 +56,10 @@ static void check_shape(const struct model_config *c, enum tensor_role role, int
 }
 
 START_TEST(llama) {
-    struct model_config c = good(LLAMA "\"rms_norm_eps\":1e-5,\"rope_theta\":500000,\"attention_bias\":true,\"head_dim\":24,"
-                                       "\"tie_word_embeddings\":true,\"torch_dtype\":\"bfloat16\",\"bos_token_id\":1,\"eos_token_id\":2,"
-                                       "\"mlp_bias\":false,\"pretraining_tp\":1,\"rope_scaling\":null,\"architectures\":[\"LlamaForCausalLM\"],");
+    struct model_config c =
+        good(LLAMA "\"rms_norm_eps\":1e-5,\"rope_theta\":500000,\"attention_bias\":true,\"head_dim\":24,"
+                   "\"tie_word_embeddings\":true,\"torch_dtype\":\"bfloat16\",\"bos_token_id\":1,\"eos_token_id\":2,"
+                   "\"mlp_bias\":false,\"pretraining_tp\":1,\"rope_scaling\":null,\"architectures\":[\"LlamaForCausalLM\"],");
     ck_assert_str_eq(c.family, "llama");
     ck_assert_int_eq(c.head_dim, 24);
     ck_assert_int_eq(c.rope_dims, 24);
@@ -110,8 +117,9 @@ START_TEST(mixtral) {
 END_TEST
 
 START_TEST(qwen2_moe) {
-    struct model_config c = good(QWEN2_MOE "\"norm_topk_prob\":false,\"decoder_sparse_step\":2,\"mlp_only_layers\":[1],\"max_window_layers\":21,"
-                                           "\"use_sliding_window\":false,\"sliding_window\":4096,\"qkv_bias\":true,");
+    struct model_config c =
+        good(QWEN2_MOE "\"norm_topk_prob\":false,\"decoder_sparse_step\":2,\"mlp_only_layers\":[1],\"max_window_layers\":21,"
+                       "\"use_sliding_window\":false,\"sliding_window\":4096,\"qkv_bias\":true,");
     ck_assert(c.qkv_bias && !c.o_bias && c.window == 0);
     ck_assert(c.gate.norm == GATE_NORM_NONE && c.gate.experts == 6 && c.gate.k == 4);
     ck_assert(c.shared == SHARED_SIGMOID && c.shared_ffn == 48 && c.expert_ffn == 32 && c.dense_ffn == 96);
@@ -130,9 +138,10 @@ START_TEST(qwen2_moe) {
 END_TEST
 
 START_TEST(qwen3_moe) {
-    struct model_config c = good(QWEN3_MOE "\"norm_topk_prob\":true,\"head_dim\":32,\"num_local_experts\":8,\"dtype\":\"bfloat16\","
-                                           "\"rope_parameters\":{\"rope_theta\":1e6,\"rope_type\":\"default\"},\"use_qk_norm\":true,"
-                                           "\"shared_expert_intermediate_size\":0,\"qkv_bias\":false,");
+    struct model_config c =
+        good(QWEN3_MOE "\"norm_topk_prob\":true,\"head_dim\":32,\"num_local_experts\":8,\"dtype\":\"bfloat16\","
+                       "\"rope_parameters\":{\"rope_theta\":1e6,\"rope_type\":\"default\"},\"use_qk_norm\":true,"
+                       "\"shared_expert_intermediate_size\":0,\"qkv_bias\":false,");
     ck_assert(c.qk_norm == QK_NORM_HEAD && !c.qkv_bias && c.gate.norm == GATE_NORM_SUM && c.shared == SHARED_NONE);
     ck_assert(c.rope_theta == 1e6 && c.stored == FMT_BF16);
     check_shape(&c, T_Q_NORM, 0, 32, 0);
@@ -152,9 +161,10 @@ START_TEST(olmoe) {
 END_TEST
 
 START_TEST(cadre_moe) {
-    struct model_config c = good(CADRE_SIZES "\"shared_expert_intermediate_size\":16,\"moe_router\":{\"kind\":\"flat\",\"score\":\"sigmoid\","
-                                             "\"k\":3,\"norm\":\"sum\",\"scale\":1.5,\"weight\":\"score\",\"bias\":true,\"sel_bias\":true,"
-                                             "\"groups\":null},");
+    struct model_config c =
+        good(CADRE_SIZES "\"shared_expert_intermediate_size\":16,\"moe_router\":{\"kind\":\"flat\",\"score\":\"sigmoid\","
+                         "\"k\":3,\"norm\":\"sum\",\"scale\":1.5,\"weight\":\"score\",\"bias\":true,\"sel_bias\":true,"
+                         "\"groups\":null},");
     ck_assert(c.gate.score == GATE_SIGMOID && c.gate.norm == GATE_NORM_SUM && c.gate.weight == GATE_WEIGHT_SCORE);
     ck_assert(c.gate.scale == 1.5f && c.gate_bias && c.gate_sel_bias && c.shared == SHARED_PLAIN && c.shared_ffn == 16);
     ck_assert_str_eq(name_of(&c, T_ROUTER_BIAS, 0, 0), "model.layers.0.mlp.gate.bias");
@@ -162,7 +172,8 @@ START_TEST(cadre_moe) {
     ck_assert_str_eq(name_of(&c, T_SHARED_SCALE, 0, 0), "");
     check_shape(&c, T_ROUTER_BIAS, 0, 8, 0);
     c = good(CADRE);
-    ck_assert(c.gate.score == GATE_RAW && c.gate.norm == GATE_NORM_NONE && c.gate.weight == GATE_WEIGHT_ONE && c.gate.scale == 1);
+    ck_assert(c.gate.score == GATE_RAW && c.gate.norm == GATE_NORM_NONE && c.gate.weight == GATE_WEIGHT_ONE &&
+              c.gate.scale == 1);
     ck_assert(!c.gate_bias && !c.gate_sel_bias && c.shared == SHARED_NONE);
     ck_assert_str_eq(name_of(&c, T_SHARED_UP, 0, 0), "");
 }
@@ -187,7 +198,9 @@ END_TEST
 START_TEST(end_tokens) {
     struct model_config c;
     struct why why;
-    ck_assert_int_eq(parse(LLAMA "\"eos_token_id\":[7,2],\"bos_token_id\":null,", "{\"eos_token_id\":[2,9],\"bos_token_id\":3}", &c, &why), 0);
+    ck_assert_int_eq(
+        parse(LLAMA "\"eos_token_id\":[7,2],\"bos_token_id\":null,", "{\"eos_token_id\":[2,9],\"bos_token_id\":3}", &c, &why),
+        0);
     ck_assert(c.n_eos == 3 && c.eos[0] == 7 && c.eos[1] == 2 && c.eos[2] == 9 && c.bos == 3);
     ck_assert_int_eq(parse(LLAMA "\"eos_token_id\":7,\"bos_token_id\":1,", "{\"bos_token_id\":3}", &c, &why), 0);
     ck_assert(c.n_eos == 1 && c.bos == 1);
@@ -209,23 +222,30 @@ static const struct {
     {"\"model_type\":\"llama\",", ERR_INVALID, "hidden_size", "missing"},
     {LLAMA "\"hidden_size\":64,", ERR_CORRUPT, "hidden_size", "duplicate"},
     {"\"model_type\":\"llama\",\"hidden_size\":0,", ERR_INVALID, "hidden_size", "0; wanted a whole number from 1 to 65536"},
-    {"\"model_type\":\"llama\",\"hidden_size\":65537,", ERR_INVALID, "hidden_size", "65537; wanted a whole number from 1 to 65536"},
+    {"\"model_type\":\"llama\",\"hidden_size\":65537,", ERR_INVALID, "hidden_size",
+     "65537; wanted a whole number from 1 to 65536"},
     {"\"model_type\":\"llama\",\"hidden_size\":-64,", ERR_INVALID, "hidden_size", "-64"},
     {"\"model_type\":\"llama\",\"hidden_size\":64.0,", ERR_INVALID, "hidden_size", "wanted a whole number"},
     {"\"model_type\":\"llama\",\"hidden_size\":\"64\",", ERR_INVALID, "hidden_size", "\"64\"; wanted a whole number"},
     {"\"model_type\":\"llama\",\"hidden_size\":99999999999999999999,", ERR_CORRUPT, "config.json", "too big integer"},
     {"\"model_type\":\"llama\",\"hidden_size\":64,\"num_hidden_layers\":513,", ERR_INVALID, "num_hidden_layers", "1 to 512"},
-    {"\"model_type\":\"llama\",\"hidden_size\":64,\"num_hidden_layers\":4,\"vocab_size\":1048577,", ERR_INVALID, "vocab_size", "1048576"},
+    {"\"model_type\":\"llama\",\"hidden_size\":64,\"num_hidden_layers\":4,\"vocab_size\":1048577,", ERR_INVALID, "vocab_size",
+     "1048576"},
     {LLAMA "\"head_dim\":15,", ERR_INVALID, "head_dim", "even"},
     {LLAMA "\"head_dim\":1026,", ERR_INVALID, "head_dim", "2 to 1024"},
     {"\"model_type\":\"llama\",\"hidden_size\":65,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"vocab_size\":9,"
-     "\"max_position_embeddings\":9,", ERR_INVALID, "hidden_size", "head_dim"},
+     "\"max_position_embeddings\":9,",
+     ERR_INVALID, "hidden_size", "head_dim"},
     {"\"model_type\":\"llama\",\"hidden_size\":60,\"num_hidden_layers\":4,\"num_attention_heads\":6,\"num_key_value_heads\":4,"
-     "\"vocab_size\":9,\"max_position_embeddings\":9,", ERR_INVALID, "num_key_value_heads", "wanted a multiple"},
-    {"\"model_type\":\"llama\",\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":1024,\"head_dim\":512,\"vocab_size\":9,"
-     "\"max_position_embeddings\":9,", ERR_INVALID, "head_dim", "at most 131072"},
+     "\"vocab_size\":9,\"max_position_embeddings\":9,",
+     ERR_INVALID, "num_key_value_heads", "wanted a multiple"},
+    {"\"model_type\":\"llama\",\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":1024,\"head_dim\":512,"
+     "\"vocab_size\":9,"
+     "\"max_position_embeddings\":9,",
+     ERR_INVALID, "head_dim", "at most 131072"},
     {"\"model_type\":\"mixtral\",\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"vocab_size\":9,"
-     "\"max_position_embeddings\":9,", ERR_INVALID, "num_key_value_heads", "missing"},
+     "\"max_position_embeddings\":9,",
+     ERR_INVALID, "num_key_value_heads", "missing"},
     {"\"model_type\":\"llama\"," SIZES, ERR_INVALID, "intermediate_size", "missing"},
     {"\"model_type\":\"llama\"," SIZES "\"intermediate_size\":262145,", ERR_INVALID, "intermediate_size", "262144"},
     {LLAMA "\"rms_norm_eps\":0,", ERR_INVALID, "rms_norm_eps", "wanted a number"},
@@ -237,12 +257,15 @@ static const struct {
     {LLAMA "\"rope_theta\":1e4,\"rope_parameters\":{\"rope_theta\":2e4},", ERR_INVALID, "rope_parameters", "wanted one value"},
     {LLAMA "\"rope_parameters\":{\"rope_theta\":0},", ERR_INVALID, "rope_parameters: rope_theta", "0; wanted"},
     {LLAMA "\"rope_parameters\":7,", ERR_INVALID, "rope_parameters", "7; wanted an object"},
-    {LLAMA "\"rope_parameters\":{\"full_attention\":{\"rope_theta\":1}},", ERR_UNSUPPORTED, "rope_parameters", "\"full_attention\""},
-    {LLAMA "\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.0},", ERR_UNSUPPORTED, "rope_scaling", "accepted: rope_type \"default\""},
+    {LLAMA "\"rope_parameters\":{\"full_attention\":{\"rope_theta\":1}},", ERR_UNSUPPORTED, "rope_parameters",
+     "\"full_attention\""},
+    {LLAMA "\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.0},", ERR_UNSUPPORTED, "rope_scaling",
+     "accepted: rope_type \"default\""},
     {LLAMA "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0},", ERR_UNSUPPORTED, "rope_scaling", "\"llama3\""},
     {LLAMA "\"rope_scaling\":{\"rope_type\":\"default\",\"factor\":8.0},", ERR_UNSUPPORTED, "rope_scaling", "\"factor\" = 8"},
     {LLAMA "\"partial_rotary_factor\":0.5,", ERR_UNSUPPORTED, "partial_rotary_factor", "0.5"},
-    {LLAMA "\"hidden_act\":\"gelu\",", ERR_UNSUPPORTED, "hidden_act", "\"gelu\", which Cadre does not implement; accepted: \"silu\""},
+    {LLAMA "\"hidden_act\":\"gelu\",", ERR_UNSUPPORTED, "hidden_act",
+     "\"gelu\", which Cadre does not implement; accepted: \"silu\""},
     {LLAMA "\"hidden_act\":5,", ERR_UNSUPPORTED, "hidden_act", "5"},
     {LLAMA "\"mlp_bias\":true,", ERR_UNSUPPORTED, "mlp_bias", "true"},
     {LLAMA "\"pretraining_tp\":2,", ERR_UNSUPPORTED, "pretraining_tp", "2"},
@@ -265,7 +288,8 @@ static const struct {
     {LLAMA "\"eos_token_id\":[1,\"2\"],", ERR_INVALID, "eos_token_id", "\"2\""},
     {LLAMA "\"eos_token_id\":[1,2,3,4,5,6,7,8,9],", ERR_TOO_LARGE, "eos_token_id", "at most 8"},
     {LLAMA "\"layer_types\":[\"full_attention\"],", ERR_INVALID, "layer_types", "1 entries; wanted num_hidden_layers, 4"},
-    {LLAMA "\"layer_types\":[\"full_attention\",\"full_attention\",\"linear_attention\",3],", ERR_UNSUPPORTED, "layer_types[2]", "linear"},
+    {LLAMA "\"layer_types\":[\"full_attention\",\"full_attention\",\"linear_attention\",3],", ERR_UNSUPPORTED, "layer_types[2]",
+     "linear"},
     {MISTRAL "\"attention_bias\":true,", ERR_UNSUPPORTED, "attention_bias", "accepted: null, false"},
     {MISTRAL "\"sliding_window\":0,", ERR_INVALID, "sliding_window", "0; wanted"},
     {MIXTRAL "\"norm_topk_prob\":false,", ERR_UNSUPPORTED, "norm_topk_prob", "accepted: null, true"},
@@ -278,20 +302,24 @@ static const struct {
     {"\"model_type\":\"mixtral\"," SIZES "\"intermediate_size\":8,", ERR_INVALID, "num_local_experts", "missing"},
     {"\"model_type\":\"mixtral\"," SIZES "\"num_local_experts\":4097,", ERR_INVALID, "num_local_experts", "4096"},
     {"\"model_type\":\"mixtral\"," SIZES "\"num_local_experts\":4,", ERR_INVALID, "num_experts_per_tok", "missing"},
-    {"\"model_type\":\"mixtral\"," SIZES "\"num_local_experts\":4,\"num_experts_per_tok\":5,", ERR_INVALID, "num_experts_per_tok",
-     "5; wanted at most the number of experts, 4"},
-    {QWEN2 "\"use_sliding_window\":true,\"sliding_window\":64,\"max_window_layers\":2,", ERR_UNSUPPORTED, "use_sliding_window", "layer_types"},
+    {"\"model_type\":\"mixtral\"," SIZES "\"num_local_experts\":4,\"num_experts_per_tok\":5,", ERR_INVALID,
+     "num_experts_per_tok", "5; wanted at most the number of experts, 4"},
+    {QWEN2 "\"use_sliding_window\":true,\"sliding_window\":64,\"max_window_layers\":2,", ERR_UNSUPPORTED, "use_sliding_window",
+     "layer_types"},
     {QWEN2 "\"use_sliding_window\":true,\"sliding_window\":64,\"layer_types\":[\"full_attention\",\"sliding_attention\","
-           "\"full_attention\",\"full_attention\"],", ERR_UNSUPPORTED, "layer_types", "mixes"},
+           "\"full_attention\",\"full_attention\"],",
+     ERR_UNSUPPORTED, "layer_types", "mixes"},
     {QWEN2 "\"sliding_window\":64,\"layer_types\":[\"sliding_attention\",\"sliding_attention\",\"sliding_attention\","
-           "\"sliding_attention\"],", ERR_UNSUPPORTED, "layer_types", "use_sliding_window"},
+           "\"sliding_attention\"],",
+     ERR_UNSUPPORTED, "layer_types", "use_sliding_window"},
     {QWEN2 "\"attention_bias\":true,", ERR_UNSUPPORTED, "attention_bias", "true"},
     {QWEN2_MOE "\"mlp_only_layers\":[4],", ERR_INVALID, "mlp_only_layers", "4; wanted layers from 0 to 3"},
     {QWEN2_MOE "\"mlp_only_layers\":[-1],", ERR_INVALID, "mlp_only_layers", "-1"},
     {QWEN2_MOE "\"mlp_only_layers\":3,", ERR_INVALID, "mlp_only_layers", "3; wanted a list"},
     {QWEN2_MOE "\"decoder_sparse_step\":0,", ERR_INVALID, "decoder_sparse_step", "0; wanted"},
     {QWEN2_MOE "\"norm_topk_prob\":0,", ERR_INVALID, "norm_topk_prob", "wanted true or false"},
-    {"\"model_type\":\"qwen3_moe\"," SIZES "\"num_experts\":8,\"num_experts_per_tok\":3,", ERR_INVALID, "moe_intermediate_size", "missing"},
+    {"\"model_type\":\"qwen3_moe\"," SIZES "\"num_experts\":8,\"num_experts_per_tok\":3,", ERR_INVALID, "moe_intermediate_size",
+     "missing"},
     {OLMOE "\"clip_qkv\":-1,", ERR_INVALID, "clip_qkv", "-1; wanted"},
     {CADRE_SIZES, ERR_INVALID, "moe_router", "missing"},
     {CADRE "\"norm_topk_prob\":false,", ERR_UNSUPPORTED, "norm_topk_prob", "false"},
@@ -300,8 +328,8 @@ static const struct {
     {CADRE_SIZES ROUTER(",\"scale\":0"), ERR_INVALID, "moe_router: scale", "0; wanted"},
     {CADRE_SIZES "\"moe_router\":{\"kind\":\"tree\"},", ERR_UNSUPPORTED, "moe_router: kind", "\"tree\"; accepted: \"flat\""},
     {CADRE_SIZES "\"moe_router\":{\"kind\":\"flat\"},", ERR_INVALID, "moe_router: score", "\"softmax\", \"sigmoid\", \"raw\""},
-    {CADRE_SIZES "\"moe_router\":{\"kind\":\"flat\",\"score\":\"raw\",\"k\":4,\"norm\":\"none\",\"weight\":\"one\"},", ERR_INVALID,
-     "moe_router: k", "4; wanted num_experts_per_tok, 3"},
+    {CADRE_SIZES "\"moe_router\":{\"kind\":\"flat\",\"score\":\"raw\",\"k\":4,\"norm\":\"none\",\"weight\":\"one\"},",
+     ERR_INVALID, "moe_router: k", "4; wanted num_experts_per_tok, 3"},
 };
 
 START_TEST(refuses_by_name) {
@@ -309,16 +337,18 @@ START_TEST(refuses_by_name) {
     struct why why;
     int rc = parse(refused[_i].body, NULL, &c, &why);
     ck_assert_msg(rc == refused[_i].code, "%s: %s %s", refused[_i].body, status_name(rc), why.text);
-    ck_assert_msg(strstr(why.text, refused[_i].key) && strstr(why.text, refused[_i].says), "%s: says '%s', wanted '%s' and '%s'",
-                  refused[_i].body, why.text, refused[_i].key, refused[_i].says);
+    ck_assert_msg(strstr(why.text, refused[_i].key) && strstr(why.text, refused[_i].says),
+                  "%s: says '%s', wanted '%s' and '%s'", refused[_i].body, why.text, refused[_i].key, refused[_i].says);
     ck_assert_msg(strncmp(why.text, "config.json", 11) == 0, "%s", why.text);
     ck_assert_int_eq(c.layers, -7); /* untouched */
 }
 END_TEST
 
 START_TEST(refuses_bad_json) {
-    static const char *const texts[] = {"", "{", "[]", "null", "{\"model_type\":\"lla\xffma\"}", "{}{}", "{\"a\":NaN}", "{\"a\":01}", "{'a':1}",
-                                        "{\"a\":\"\\u0000\"}", "\xef\xbb\xbf{}"};
+    static const char *const texts[] = {
+        "", "{", "[]", "null", "{\"model_type\":\"lla\xffma\"}", "{}{}", "{\"a\":NaN}", "{\"a\":01}", "{'a':1}",
+        "{\"a\":\"\\u0000\"}", "\xef\xbb\xbf{}",
+    };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         struct model_config c;
         struct why why = {""};
@@ -330,9 +360,12 @@ END_TEST
 
 /* Keys that published files have and that change nothing. */
 START_TEST(ignores_the_harmless) {
-    good(LLAMA "\"attention_dropout\":0.1,\"initializer_range\":0.02,\"transformers_version\":\"4.40\",\"_name_or_path\":\"/x\",\"foo\":[1],"
-               "\"torch_dtype\":\"float16\",\"pad_token_id\":-1,\"auto_map\":{},\"norm_topk_prob\":true,\"quantization_config\":null,"
-               "\"rope_scaling\":{\"rope_type\":\"default\",\"factor\":1.0},\"logit_scale\":1.0,\"num_local_experts\":0,\"no_rope_layers\":[],");
+    good(LLAMA
+         "\"attention_dropout\":0.1,\"initializer_range\":0.02,\"transformers_version\":\"4.40\",\"_name_or_path\":\"/"
+         "x\",\"foo\":[1],"
+         "\"torch_dtype\":\"float16\",\"pad_token_id\":-1,\"auto_map\":{},\"norm_topk_prob\":true,\"quantization_config\":null,"
+         "\"rope_scaling\":{\"rope_type\":\"default\",\"factor\":1.0},\"logit_scale\":1.0,\"num_local_experts\":0,\"no_rope_"
+         "layers\":[],");
 }
 END_TEST
 
@@ -359,9 +392,12 @@ END_TEST
 
 /* The largest model that the bounds allow: nothing overflows. */
 START_TEST(bounds_are_safe) {
-    struct model_config c = good("\"model_type\":\"qwen2_moe\",\"hidden_size\":65536,\"num_hidden_layers\":512,\"num_attention_heads\":1024,"
-        "\"head_dim\":128,\"num_key_value_heads\":1024,\"vocab_size\":1048576,\"max_position_embeddings\":16777216,\"intermediate_size\":262144,"
-        "\"moe_intermediate_size\":262144,\"num_experts\":4096,\"num_experts_per_tok\":256,\"shared_expert_intermediate_size\":262144,");
+    struct model_config c =
+        good("\"model_type\":\"qwen2_moe\",\"hidden_size\":65536,\"num_hidden_layers\":512,\"num_attention_heads\":1024,"
+             "\"head_dim\":128,\"num_key_value_heads\":1024,\"vocab_size\":1048576,\"max_position_embeddings\":16777216,"
+             "\"intermediate_size\":262144,"
+             "\"moe_intermediate_size\":262144,\"num_experts\":4096,\"num_experts_per_tok\":256,\"shared_expert_intermediate_"
+             "size\":262144,");
     struct model_sizes s;
     model_sizes(&c, &s);
     ck_assert_uint_eq(s.expert_params, (uint64_t)3 << 34);

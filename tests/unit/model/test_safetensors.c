@@ -20,9 +20,11 @@ static void *make(const char *header, size_t data_bytes, size_t *bytes) {
 
 START_TEST(reads_what_was_written) {
     size_t bytes;
-    uint8_t *file = make("{\"__metadata__\":{\"format\":\"pt\"},\"w\":{\"dtype\":\"BF16\",\"shape\":[2,2],\"data_offsets\":[12,20]},"
-                         "\"b\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,12]},\"none\":{\"dtype\":\"I64\",\"shape\":[0,7],"
-                         "\"data_offsets\":[12,12]},\"one\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[20,21]}}   ", 21, &bytes);
+    uint8_t *file =
+        make("{\"__metadata__\":{\"format\":\"pt\"},\"w\":{\"dtype\":\"BF16\",\"shape\":[2,2],\"data_offsets\":[12,20]},"
+             "\"b\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,12]},\"none\":{\"dtype\":\"I64\",\"shape\":[0,7],"
+             "\"data_offsets\":[12,12]},\"one\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[20,21]}}   ",
+             21, &bytes);
     struct st_set *s;
     struct why why = {""};
     ck_assert_msg(st_open_memory(file, bytes, &s, &why) == 0, "%s", why.text);
@@ -70,7 +72,8 @@ static const struct {
     {"{\"a\":{\"shape\":[1],\"data_offsets\":[0,1]}}", 1, ERR_CORRUPT, "tensor a: dtype is missing"},
     {"{\"a\":{\"dtype\":\"U8\",\"data_offsets\":[0,1]}}", 1, ERR_CORRUPT, "tensor a: shape is missing"},
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1]}}", 1, ERR_CORRUPT, "tensor a: data_offsets is missing"},
-    {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1],\"scale\":2}}", 1, ERR_UNSUPPORTED, "unknown member \"scale\""},
+    {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1],\"scale\":2}}", 1, ERR_UNSUPPORTED,
+     "unknown member \"scale\""},
     {"{\"a\":" T("\"F4\"", "[1]", "[0,1]") "}", 1, ERR_UNSUPPORTED, "dtype is \"F4\""},
     {"{\"a\":" T("7", "[1]", "[0,1]") "}", 1, ERR_INVALID, "dtype is 7; wanted a string"},
     {"{\"a\":" T("\"U8\"", "1", "[0,1]") "}", 1, ERR_INVALID, "shape is 1; wanted a list"},
@@ -90,7 +93,8 @@ static const struct {
     {"{\"a\":" T("\"U8\"", "[2]", "[0,2]") ",\"b\":" T("\"U8\"", "[2]", "[1,3]") "}", 3, ERR_CORRUPT, "overlap"},
     {"{\"a\":" T("\"U8\"", "[2]", "[0,2]") ",\"b\":" T("\"U8\"", "[2]", "[0,2]") "}", 2, ERR_CORRUPT, "overlap"},
     {"{\"a\":" T("\"U8\"", "[2]", "[1,3]") "}", 3, ERR_CORRUPT, "hole"},
-    {"{\"a\":" T("\"U8\"", "[2]", "[0,2]") ",\"b\":" T("\"U8\"", "[2]", "[3,5]") "}", 5, ERR_CORRUPT, "tensor b begins at byte 3"},
+    {"{\"a\":" T("\"U8\"", "[2]", "[0,2]") ",\"b\":" T("\"U8\"", "[2]", "[3,5]") "}", 5, ERR_CORRUPT,
+     "tensor b begins at byte 3"},
     {"{\"a\":" T("\"U8\"", "[2]", "[0,2]") "}", 5, ERR_CORRUPT, "end at byte 2 of the data, but the file has 5"},
 };
 
@@ -101,8 +105,8 @@ START_TEST(refuses_with_reason) {
     struct why why = {""};
     int rc = st_open_memory(file, bytes, &s, &why);
     ck_assert_msg(rc == broken[_i].code, "%s: %s %s", broken[_i].header, status_name(rc), why.text);
-    ck_assert_msg(strstr(why.text, broken[_i].says) && strstr(why.text, "memory: "), "%s: says '%s', wanted '%s'", broken[_i].header,
-                  why.text, broken[_i].says);
+    ck_assert_msg(strstr(why.text, broken[_i].says) && strstr(why.text, "memory: "), "%s: says '%s', wanted '%s'",
+                  broken[_i].header, why.text, broken[_i].says);
     ck_assert_ptr_null(s);
     free(file);
 }
@@ -113,8 +117,12 @@ START_TEST(refuses_lengths) {
         uint64_t claim;
         size_t bytes;
         const char *says;
-    } cases[] = {{0, 0, "0 bytes long"}, {2, 7, "7 bytes long"}, {3, 10, "claims 3 bytes, but only 2 follow"},
-                 {UINT64_MAX, 10, "claims 18446744073709551615 bytes"}, {UINT64_MAX - 7, 10, "claims"}, {1 << 26, 10, "at most"}};
+    } cases[] = {{0, 0, "0 bytes long"},
+                 {2, 7, "7 bytes long"},
+                 {3, 10, "claims 3 bytes, but only 2 follow"},
+                 {UINT64_MAX, 10, "claims 18446744073709551615 bytes"},
+                 {UINT64_MAX - 7, 10, "claims"},
+                 {1 << 26, 10, "at most"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         uint8_t *file = malloc(cases[i].bytes ? cases[i].bytes : 1), whole[10] = {0, 0, 0, 0, 0, 0, 0, 0, '{', '}'};
         for (int b = 0; b < 8; b++) whole[b] = (uint8_t)(cases[i].claim >> 8 * b);
@@ -164,7 +172,8 @@ START_TEST(every_header_byte) {
     static const char *const names[] = {"w", "layer.0.norm", "layer.0.experts.3.up", "b", "c", "d", "e", "f"};
     struct st_writer w = {0};
     uint8_t data[64] = {0};
-    for (int i = 0; i < 8; i++) st_writer_add(&w, names[i], i % 2 ? "F32" : "BF16", i % 3 ? "[4,2]" : "[8]", data, i % 2 ? 32 : 16);
+    for (int i = 0; i < 8; i++)
+        st_writer_add(&w, names[i], i % 2 ? "F32" : "BF16", i % 3 ? "[4,2]" : "[8]", data, i % 2 ? 32 : 16);
     size_t bytes;
     uint8_t *file = st_writer_file(&w, &bytes);
     const size_t end = bytes - 4 * 32 - 4 * 16;
@@ -230,7 +239,8 @@ START_TEST(directories) {
     expect(&dir, ERR_CORRUPT, "weight_map names no tensor");
     scratch_text(&dir, "model.safetensors.index.json", "{\"weight_map\":{\"a\":\"x.safetensors\"}}");
     expect(&dir, ERR_NOT_FOUND, "x.safetensors");
-    static const char *const evil[] = {"\"../x.safetensors\"", "\"/etc/passwd\"", "\"\"", "\".\"", "\"..\"", "\"a/b\"", "3", "null"};
+    static const char *const evil[] = {
+        "\"../x.safetensors\"", "\"/etc/passwd\"", "\"\"", "\".\"", "\"..\"", "\"a/b\"", "3", "null"};
     for (size_t i = 0; i < sizeof evil / sizeof *evil; i++) {
         char text[128];
         snprintf(text, sizeof text, "{\"weight_map\":{\"a\":%s}}", evil[i]);

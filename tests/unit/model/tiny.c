@@ -44,10 +44,11 @@ static void *grow(void *p, size_t *cap, size_t want) {
     return p;
 }
 
-void st_writer_add(struct st_writer *w, const char *name, const char *dtype, const char *shape, const void *data, size_t bytes) {
+void st_writer_add(struct st_writer *w, const char *name, const char *dtype, const char *shape, const void *data,
+                   size_t bytes) {
     char item[512];
-    int n = snprintf(item, sizeof item, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}", w->header_len ? "," : "{",
-                     name, dtype, shape, w->data_len, w->data_len + bytes);
+    int n = snprintf(item, sizeof item, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}",
+                     w->header_len ? "," : "{", name, dtype, shape, w->data_len, w->data_len + bytes);
     w->header = grow(w->header, &w->header_cap, w->header_len + (size_t)n + 1);
     memcpy(w->header + w->header_len, item, (size_t)n + 1);
     w->header_len += (size_t)n;
@@ -87,7 +88,10 @@ static uint16_t half_bits(float f, bool brain) {
 }
 
 static size_t fill(uint8_t *out, const char *name, const char *dtype, size_t n) {
-    const size_t size = !strcmp(dtype, "F32") || !strcmp(dtype, "I32") ? 4 : !strcmp(dtype, "F64") ? 8 : !strcmp(dtype, "I8") ? 1 : 2;
+    const size_t size = !strcmp(dtype, "F32") || !strcmp(dtype, "I32") ? 4
+                        : !strcmp(dtype, "F64")                        ? 8
+                        : !strcmp(dtype, "I8")                         ? 1
+                                                                       : 2;
     for (size_t i = 0; i < n; i++) {
         float f = tiny_value(name, i);
         uint16_t h = half_bits(f, !strcmp(dtype, "BF16"));
@@ -130,11 +134,13 @@ static void shelve(struct shelf *s, const struct tiny_edit *edit, const char *na
     s->index_len += (size_t)len;
 }
 
-static void shelve_role(struct shelf *s, const struct model_config *c, const struct tiny_edit *edit, enum tensor_role role, int layer) {
+static void shelve_role(struct shelf *s, const struct model_config *c, const struct tiny_edit *edit, enum tensor_role role,
+                        int layer) {
     struct tensor_want w;
     for (int e = 0; e < (c->gate.experts ? c->gate.experts : 1); e++) {
         if (!model_tensor(c, role, layer, e, &w)) return;
-        if (!edit->drop || strcmp(edit->drop, w.name)) shelve(s, edit, w.name, edit->dtype ? edit->dtype : "F32", w.rows, w.cols);
+        if (!edit->drop || strcmp(edit->drop, w.name))
+            shelve(s, edit, w.name, edit->dtype ? edit->dtype : "F32", w.rows, w.cols);
         if (role < T_EXPERT_GATE || role > T_EXPERT_DOWN) return;
     }
 }
@@ -149,9 +155,10 @@ static void write_files(const struct scratch *dir, struct shelf *s, const struct
         free(file);
     }
     if (edit->shards) {
-        char *text = malloc(s->index_len + 64);
+        const size_t cap = s->index_len + 64;
+        char *text = malloc(cap);
         need(text, "malloc");
-        sprintf(text, "{\"metadata\":{\"total_size\":1},\"weight_map\":{%s}}", s->index);
+        snprintf(text, cap, "{\"metadata\":{\"total_size\":1},\"weight_map\":{%s}}", s->index);
         scratch_text(dir, "model.safetensors.index.json", text);
         free(text);
     }

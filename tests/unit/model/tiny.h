@@ -17,7 +17,7 @@ struct st_writer {
     uint8_t *data;
     size_t data_len, data_cap;
 };
-void  st_writer_add(struct st_writer *w, const char *name, const char *dtype, const char *shape, const void *data, size_t bytes);
+void st_writer_add(struct st_writer *w, const char *name, const char *dtype, const char *shape, const void *data, size_t bytes);
 void *st_writer_file(struct st_writer *w, size_t *bytes); /* malloc'ed; clears the writer */
 
 /* How a tiny checkpoint differs from what its config asks for. Zero: not at all. */
