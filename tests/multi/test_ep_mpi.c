@@ -98,8 +98,8 @@ static int run_rank(const char *verb) {
 
 static void exec_mpirun(const char *self, const char *ranks, const char *verb) {
     execlp("mpirun", "mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np", ranks, "--timeout", "60",
-           "--mca", "mpi_yield_when_idle", "1", "--mca", "pml", "ob1", "--mca", "btl", "vader,self", "--enable-recovery", self, verb,
-           (char *)NULL);
+           "--mca", "mpi_yield_when_idle", "1", "--mca", "pml", "ob1", "--mca", "btl", "vader,self", "--mca", "orte_enable_recovery",
+           strcmp(verb, "death") == 0 ? "1" : "0", self, verb, (char *)NULL);
     fprintf(stderr, "cannot run mpirun: %s\n", strerror(errno));
     _exit(errno == ENOENT ? SKIP : 1);
 }

@@ -30,7 +30,7 @@ void ep_case_tokens(const struct ep_case *c, uint64_t step, int32_t *tokens) {
     for (int w = 0; w < c->ranks; w++) {
         int some = (int)(draw(c, 7, step, (uint64_t)w, 0) % (uint64_t)(c->lim.max_tokens + 1));
         bool only = w == (int)(draw(c, 8, step, 0, 0) % (uint64_t)c->ranks);
-        tokens[w] = pattern == 0 ? (only ? some : 0) : pattern == 1 ? c->lim.max_tokens : pattern == 2 ? some * (some & 1) : some;
+        tokens[w] = c->full ? c->lim.max_tokens : pattern == 0 ? (only ? some : 0) : pattern == 1 ? c->lim.max_tokens : pattern == 2 ? some * (some & 1) : some;
     }
 }
 
@@ -40,7 +40,7 @@ static int slots_of(const struct ep_case *c, uint64_t layer, int worker) {
 
 /* A home may bring fewer tokens than the plan grants it: sequences end. */
 static int brought(const struct ep_case *c, uint64_t step, int rank, int planned) {
-    return draw(c, 10, step, (uint64_t)rank, 0) % 4 ? planned : planned / 2;
+    return c->full || draw(c, 10, step, (uint64_t)rank, 0) % 4 ? planned : planned / 2;
 }
 
 static void route(const struct ep_case *c, uint64_t at, int rank, int token, int j, int16_t *worker, int16_t *slot) {
@@ -49,6 +49,26 @@ static void route(const struct ep_case *c, uint64_t at, int rank, int token, int
     *worker = (int16_t)(d % (uint64_t)c->ranks);
     if (pattern == 1 && c->ranks > 1) *worker = (int16_t)(d % (uint64_t)(c->ranks - 1)); /* the last worker gets nothing */
     *slot = (int16_t)((d >> 20) % (uint64_t)slots_of(c, at & 0xff, *worker));
+}
+
+void ep_case_count(const struct ep_case *c, int rank, uint64_t step, uint64_t *copies, uint64_t *answers) {
+    int32_t planned[FABRIC_MAX_RANKS];
+    ep_case_tokens(c, step, planned);
+    *copies = *answers = 0;
+    for (int layer = 0; layer < c->layers; layer++) {
+        for (int r = 0; r < c->ranks; r++) {
+            for (int t = 0; t < brought(c, step, r, planned[r]); t++) {
+                uint64_t to = 0;
+                for (int j = 0; j < c->lim.topk; j++) {
+                    int16_t worker, slot;
+                    route(c, step << 8 | (uint64_t)layer, r, t, j, &worker, &slot);
+                    to |= UINT64_C(1) << worker;
+                    *answers += r != rank && worker == rank;
+                }
+                if (r == rank) *copies += (uint64_t)__builtin_popcountll(to & ~(UINT64_C(1) << rank));
+            }
+        }
+    }
 }
 
 static float value(const struct ep_case *c, uint64_t at, int rank, int token, int h) {

@@ -1,11 +1,14 @@
 /* ep_case.h - exchanges made up from a seed, which every rank can compute whole: so each checks what it gets against what the
  * others must have sent, bit for bit, without asking them. Used over threads and over processes. */
 #pragma once
+#include <stdbool.h>
+
 #include "fabric/ep.h"
 
 struct ep_case {
     uint64_t seed;
     int ranks, layers;
+    bool full;            /* everyone brings the most, in every step */
     struct ep_limits lim;
 };
 
@@ -13,6 +16,8 @@ struct ep_case {
 void ep_case_make(struct ep_case *c, uint64_t seed, int ranks);
 /* Tokens of each worker in a step: none for all but one, none at all for some, full for all, or random. */
 void ep_case_tokens(const struct ep_case *c, uint64_t step, int32_t *tokens);
+/* What `rank` has to send in a step: copies of its tokens to others, and rows of answers. */
+void ep_case_count(const struct ep_case *c, int rank, uint64_t step, uint64_t *copies, uint64_t *answers);
 /* Runs one step as `rank`, up to but without `stop_at` (2 * layer + half; < 0: whole), and checks grouped rows and answers.
  * 0, ERR_* of the exchange (*late as it said), or ERR_CORRUPT with why for a wrong result. */
 int ep_case_step(const struct ep_case *c, struct ep *ep, int rank, uint32_t epoch, uint64_t step, int stop_at,

@@ -33,7 +33,7 @@ static bool send_one(struct fabric *f, uint64_t seed, int to, int number, bool r
     return true;
 }
 
-/* Takes one frame: 1 when it is number `next`, 0 for nothing or a permitted repeat. */
+/* Takes one frame: 1 when it is number `next`, 2 for a permitted repeat, 0 when there is none. */
 static int take_one(struct fabric *f, uint64_t seed, int from, int next, bool repeats, struct why *why) {
     size_t bytes, again;
     const unsigned char *frame = fabric_peek(f, from, &bytes);
@@ -46,7 +46,7 @@ static int take_one(struct fabric *f, uint64_t seed, int from, int next, bool re
     bool is_repeat = repeats && next && bytes == frame_size(f, before, true) && same(frame, bytes, before);
     fabric_release(f, from);
     if (is_next) return 1;
-    return is_repeat ? 0 : fail(why, ERR_CORRUPT, "frame %d from %d has %zu bytes, or wrong ones", next, from, bytes);
+    return is_repeat ? 2 : fail(why, ERR_CORRUPT, "frame %d from %d has %zu bytes, or wrong ones", next, from, bytes);
 }
 
 int fabric_case_run(struct fabric *f, uint64_t seed, int frames, bool repeats, int64_t patience_us, struct why *why) {
@@ -64,7 +64,8 @@ int fabric_case_run(struct fabric *f, uint64_t seed, int frames, bool repeats, i
             if (got[p] == frames) continue;
             int rc = take_one(f, seed, p, got[p], repeats, why);
             if (rc < 0) return rc;
-            if (rc) got[p]++, left--, moved = true;
+            moved |= rc > 0;
+            if (rc == 1) got[p]++, left--;
         }
         if (moved || lazy) continue; /* a wait only after looking at everyone */
         int rc = fabric_wait(f, deadline_us);

@@ -53,6 +53,17 @@ static void run_case(uint64_t seed, int ranks, int steps, const struct fabric_fa
         ck_assert_uint_eq(r[i].count.frames_bad, 0);
         ck_assert_uint_eq(r[i].count.frames_stale, 0);
         if (!faults) ck_assert_uint_eq(r[i].count.frames_duplicate, 0);
+        uint64_t copies = 0, answers = 0;
+        for (int step = 0; step < steps; step++) {
+            uint64_t more_copies, more_answers;
+            ep_case_count(&c, i, (uint64_t)step, &more_copies, &more_answers);
+            copies += more_copies;
+            answers += more_answers;
+        }
+        ck_assert_uint_eq(r[i].count.dispatch_rows, copies);
+        ck_assert_uint_eq(r[i].count.combine_rows, answers);
+        ck_assert_uint_eq(r[i].count.dispatch_bytes, copies * (uint64_t)c.lim.hidden * 4);
+        ck_assert_uint_eq(r[i].count.combine_bytes, answers * (uint64_t)c.lim.hidden * 4);
         if (sum) sum->frames_duplicate += r[i].count.frames_duplicate;
     }
     fabric_hub_free(hub);

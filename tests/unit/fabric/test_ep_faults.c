@@ -1,0 +1,428 @@
+/* test_ep_faults.c - the exchange when things go wrong: dead and late workers, given-up steps, lying frames. */
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clk.h"
+#include "base/hash.h"
+#include "fabric/ep_frame.h"
+#include "tests/unit/fabric/ep_case.h"
+
+#include <check.h> /* last: its macros collide with fail() */
+
+/* SHORT_US must be longer than a busy machine may keep a healthy thread waiting. */
+enum { LONG_US = 20000000, SHORT_US = 400000, MAX_RUNNERS = 6 };
+
+/* ---- threads that run steps until something stops them ---- */
+
+struct runner {
+    pthread_t thread;
+    struct fabric_hub *hub;
+    const struct ep_case *c;
+    int rank, steps, stop_at; /* stop_at: where the victim dies in step 1; < 0: it is killed from outside, or is none */
+    bool victim;
+    int rc;
+    uint64_t late;
+    int64_t worst_us;         /* longest step */
+    uint64_t done;            /* steps that went well */
+    struct ep_counters count;
+    struct why why;
+};
+
+static void *run_until_stopped(void *arg) {
+    struct runner *r = arg;
+    struct fabric *f = NULL;
+    struct ep *ep = NULL;
+    r->rc = fabric_mem_open(r->hub, r->rank, &f, &r->why);
+    if (r->rc == 0) r->rc = ep_new(f, &r->c->lim, &ep, &r->why);
+    for (int s = 0; s < r->steps && r->rc == 0; s++) {
+        bool dies_here = r->victim && r->stop_at >= 0 && s == 1;
+        int64_t start_us = clk_now_us();
+        r->rc = ep_case_step(r->c, ep, r->rank, 1, (uint64_t)s, dies_here ? r->stop_at : -1, SHORT_US, &r->late, &r->why);
+        if (clk_now_us() - start_us > r->worst_us) r->worst_us = clk_now_us() - start_us;
+        if (dies_here) {
+            fabric_hub_kill(r->hub, r->rank);
+            break;
+        }
+        r->done += r->rc == 0;
+    }
+    ep_free(ep);
+    fabric_close(f);
+    return NULL;
+}
+
+static void start(struct runner *r, int ranks, struct fabric_hub *hub, const struct ep_case *c, int victim, int stop_at, int steps) {
+    for (int i = 0; i < ranks; i++) {
+        r[i] = (struct runner){.hub = hub, .c = c, .rank = i, .steps = steps, .stop_at = stop_at, .victim = i == victim};
+        ck_assert_int_eq(pthread_create(&r[i].thread, NULL, run_until_stopped, &r[i]), 0);
+    }
+}
+
+static struct fabric_hub *hub_for(const struct ep_case *c, const struct fabric_faults *faults) {
+    struct fabric_hub *hub;
+    struct why why;
+    ck_assert_msg(fabric_hub_new(c->ranks, ep_frame_bytes(&c->lim), faults, &hub, &why) == 0, "%s", why.text);
+    return hub;
+}
+
+/* A worker that dies between two halves, while all have tokens: everyone is late on it, and on nobody else. */
+START_TEST(death_between_halves) {
+    struct ep_case c;
+    ep_case_make(&c, (uint64_t)_i, _i);
+    c.full = true;
+    for (int stop_at = 0; stop_at < 2 * c.layers; stop_at++) {
+        int victim = stop_at % c.ranks;
+        struct fabric_hub *hub = hub_for(&c, NULL);
+        struct runner r[MAX_RUNNERS];
+        start(r, c.ranks, hub, &c, victim, stop_at, 3);
+        for (int i = 0; i < c.ranks; i++) pthread_join(r[i].thread, NULL);
+        for (int i = 0; i < c.ranks; i++) {
+            if (i == victim) continue;
+            ck_assert_msg(r[i].rc == ERR_LATE && r[i].late == UINT64_C(1) << victim && r[i].done == 1,
+                          "%d ranks, death at %d: worker %d got %s, late %llx, after %d steps", c.ranks, stop_at, i,
+                          status_name(r[i].rc), (unsigned long long)r[i].late, (int)r[i].done);
+            ck_assert_int_ge(r[i].worst_us, SHORT_US);
+        }
+        fabric_hub_free(hub);
+    }
+}
+END_TEST
+
+/* Killed at any moment, even half way through posting. A survivor that got the victim's last frame may be a phase further and
+ * then also waits for one that did not; the furthest behind names the victim alone, and everyone names it. */
+START_TEST(death_at_any_moment) {
+    for (uint64_t seed = 1; seed <= 4; seed++) {
+        struct ep_case c;
+        ep_case_make(&c, hash_u64(seed), _i);
+        c.full = true;
+        struct fabric_hub *hub = hub_for(&c, NULL);
+        struct runner r[MAX_RUNNERS];
+        int victim = (int)(seed % (uint64_t)c.ranks);
+        start(r, c.ranks, hub, &c, victim, -1, 1000000);
+        for (int64_t until = clk_now_us() + (int64_t)(hash_u64(seed + 77) % 3000); clk_now_us() < until;) continue;
+        fabric_hub_kill(hub, victim);
+        bool exact = false;
+        for (int i = 0; i < c.ranks; i++) pthread_join(r[i].thread, NULL);
+        for (int i = 0; i < c.ranks; i++) {
+            if (i == victim) {
+                ck_assert_int_eq(r[i].rc, ERR_GONE);
+                continue;
+            }
+            ck_assert_msg(r[i].rc == ERR_LATE && r[i].late >> victim & 1 && !(r[i].late >> i & 1), "seed %d: worker %d got %s, late %llx",
+                          (int)seed, i, status_name(r[i].rc), (unsigned long long)r[i].late);
+            exact |= r[i].late == UINT64_C(1) << victim;
+        }
+        ck_assert(exact);
+        fabric_hub_free(hub);
+    }
+}
+END_TEST
+
+/* ---- given-up steps ---- */
+
+struct giver {
+    pthread_t thread;
+    struct fabric_hub *hub;
+    const struct ep_case *c;
+    int rank, rc;
+    struct ep_counters count;
+    struct why why;
+};
+
+/* Epochs 1..4 are given up somewhere in the middle, by a stop or by impatience, at each worker for itself; the last one must
+ * come out exact although frames of all the others still lie about. */
+static void *give_up_then_finish(void *arg) {
+    struct giver *g = arg;
+    struct fabric *f = NULL;
+    struct ep *ep = NULL;
+    uint64_t late;
+    g->rc = fabric_mem_open(g->hub, g->rank, &f, &g->why);
+    if (g->rc == 0) g->rc = ep_new(f, &g->c->lim, &ep, &g->why);
+    for (uint32_t epoch = 1; epoch <= 4 && g->rc == 0; epoch++) {
+        int stop_at = (int)(hash_u64(g->c->seed * 64 + (uint64_t)g->rank * 8 + epoch) % 8) - 1;
+        int rc = ep_case_step(g->c, ep, g->rank, epoch, epoch % 2, stop_at, 2000, &late, &g->why);
+        if (rc < 0 && rc != ERR_LATE) g->rc = rc;
+    }
+    for (uint64_t step = 0; step < 3 && g->rc == 0; step++)
+        g->rc = ep_case_step(g->c, ep, g->rank, 5, step, -1, LONG_US, &late, &g->why);
+    if (ep) g->count = *ep_counters(ep);
+    ep_free(ep);
+    fabric_close(f);
+    return NULL;
+}
+
+START_TEST(given_up_steps_leave_no_trace) {
+    uint64_t stale = 0;
+    for (uint64_t seed = 1; seed <= 25; seed++) {
+        struct ep_case c;
+        ep_case_make(&c, seed * 31, _i);
+        struct fabric_faults faults = {.seed = seed, .duplicate_percent = (int)(seed % 3) * 30, .delay_percent = (int)(seed % 2) * 10};
+        struct fabric_hub *hub = hub_for(&c, &faults);
+        struct giver g[MAX_RUNNERS];
+        for (int i = 0; i < c.ranks; i++) {
+            g[i] = (struct giver){.hub = hub, .c = &c, .rank = i};
+            ck_assert_int_eq(pthread_create(&g[i].thread, NULL, give_up_then_finish, &g[i]), 0);
+        }
+        for (int i = 0; i < c.ranks; i++) pthread_join(g[i].thread, NULL);
+        for (int i = 0; i < c.ranks; i++) {
+            ck_assert_msg(g[i].rc == 0, "seed %d, worker %d of %d: %s: %s", (int)seed, i, c.ranks, status_name(g[i].rc), g[i].why.text);
+            ck_assert_uint_eq(g[i].count.frames_bad, 0);
+            stale += g[i].count.frames_stale;
+        }
+        fabric_hub_free(hub);
+    }
+    ck_assert_uint_gt(stale, 0);
+}
+END_TEST
+
+/* ---- one worker with an exchange, one that the test plays itself; both in one thread, so every step is chosen ---- */
+
+enum { H = 3, K = 2, T = 4, SLOTS = 5 };
+static const struct ep_limits small = {.max_tokens = T, .max_slots = SLOTS, .hidden = H, .topk = K};
+
+struct stage {
+    struct fabric_hub *hub;
+    struct fabric *mine, *theirs; /* ranks 0 and 1 */
+    struct ep *ep;
+    float x[T * H];
+    int16_t worker[T * K], slot[T * K];
+};
+
+static void stage_open(struct stage *s) {
+    struct why why;
+    *s = (struct stage){0};
+    ck_assert_int_eq(fabric_hub_new(2, ep_frame_bytes(&small), NULL, &s->hub, &why), 0);
+    ck_assert_int_eq(fabric_mem_open(s->hub, 0, &s->mine, &why), 0);
+    ck_assert_int_eq(fabric_mem_open(s->hub, 1, &s->theirs, &why), 0);
+    ck_assert_int_eq(ep_new(s->mine, &small, &s->ep, &why), 0);
+    for (int i = 0; i < T * K; i++) s->worker[i] = 1;
+}
+
+static void stage_close(struct stage *s) {
+    ep_free(s->ep);
+    fabric_close(s->mine);
+    fabric_close(s->theirs);
+    fabric_hub_free(s->hub);
+}
+
+static struct ep_send stage_send(struct stage *s, int tokens) {
+    return (struct ep_send){.tokens = tokens, .x = s->x, .worker = s->worker, .slot = s->slot};
+}
+
+/* A sound dispatch of two tokens and three pairs, written by hand. Returns its bytes. */
+static size_t write_dispatch(void *room, uint32_t epoch, int layer) {
+    static const struct ep_pair pairs[] = {{0, 4}, {1, 0}, {1, 2}};
+    struct ep_key key = {.epoch = epoch, .step = 1, .layer = layer, .kind = EP_DISPATCH};
+    ep_frame_begin(room, &key, 1, 2, 3, H);
+    memcpy(ep_frame_pairs(room), pairs, sizeof pairs);
+    for (int i = 0; i < 2 * H; i++) ep_frame_rows(room)[i] = (float)i;
+    return ep_dispatch_bytes(2, 3, H);
+}
+
+static void send_dispatch(struct stage *s, uint32_t epoch, int layer) {
+    void *room = fabric_reserve(s->theirs, 0, ep_frame_bytes(&small));
+    ck_assert_ptr_nonnull(room);
+    fabric_commit(s->theirs, 0, write_dispatch(room, epoch, layer));
+}
+
+static const int32_t only_theirs[] = {0, T}, both[] = {T, T};
+
+START_TEST(a_wait_may_be_resumed) {
+    struct stage s;
+    struct ep_work work;
+    uint64_t late = 0;
+    stage_open(&s);
+    ep_step_begin(s.ep, 1, 1, only_theirs);
+    ck_assert_int_eq(ep_dispatch_post(s.ep, 0, NULL, SLOTS, 0), 0);
+    ck_assert_int_eq(ep_dispatch_wait(s.ep, &work, clk_now_us() + 1000, &late), ERR_LATE);
+    ck_assert_uint_eq(late, 2);
+    ck_assert_uint_ge(ep_counters(s.ep)->wait_us[1], 1000);
+    send_dispatch(&s, 1, 0);
+    ck_assert_int_eq(ep_dispatch_wait(s.ep, &work, 0, &late), 0);
+    ck_assert_int_eq(work.rows, 3);
+    ck_assert_int_eq(work.first[4], 2);
+    ck_assert_float_eq(work.x[0 * H], 1 * H); /* slot 0: row 1 */
+    ck_assert_float_eq(work.x[2 * H], 0);     /* slot 4: row 0 */
+    ck_assert_int_eq(ep_combine_post(s.ep, 0), 0);
+    const float *rows[1];
+    ck_assert_int_eq(ep_combine_wait(s.ep, rows, 0, &late), 0);
+    stage_close(&s);
+}
+END_TEST
+
+/* The other end takes nothing: given-up dispatches fill the stream, the next post is late, and goes on once there is room. */
+START_TEST(a_post_may_be_resumed) {
+    struct stage s;
+    uint64_t late;
+    size_t bytes;
+    struct ep_work work;
+    stage_open(&s);
+    struct ep_send send = stage_send(&s, T);
+    for (uint32_t epoch = 1; epoch <= FABRIC_DEPTH; epoch++) {
+        ep_step_begin(s.ep, epoch, 1, both);
+        ck_assert_int_eq(ep_dispatch_post(s.ep, 0, &send, SLOTS, 0), 0);
+        ck_assert_int_eq(ep_dispatch_wait(s.ep, &work, 0, &late), ERR_LATE);
+    }
+    ep_step_begin(s.ep, 99, 1, both);
+    ck_assert_int_eq(ep_dispatch_post(s.ep, 7, &send, SLOTS, clk_now_us() + 1000), ERR_LATE);
+    ck_assert_ptr_nonnull(fabric_peek(s.theirs, 0, &bytes));
+    fabric_release(s.theirs, 0);
+    ck_assert_int_eq(ep_dispatch_post(s.ep, 7, &send, SLOTS, 0), 0);
+    for (int i = 1; i < FABRIC_DEPTH; i++) fabric_release(s.theirs, 0);
+    const struct ep_header *h = fabric_peek(s.theirs, 0, &bytes);
+    ck_assert_uint_eq(h->epoch, 99);
+    ck_assert_uint_eq(h->layer, 7);
+    ck_assert_uint_eq(h->tokens, T); /* one copy each, though both experts are there */
+    ck_assert_uint_eq(h->pairs, T * K);
+    stage_close(&s);
+}
+END_TEST
+
+/* Older frames are dropped, later ones stay for their turn, and neither disturbs the one between them. */
+START_TEST(frames_of_other_phases) {
+    struct stage s;
+    struct ep_work work;
+    uint64_t late;
+    const float *rows[1];
+    stage_open(&s);
+    send_dispatch(&s, 4, 1);
+    send_dispatch(&s, 5, 0);
+    send_dispatch(&s, 5, 1);
+    ep_step_begin(s.ep, 5, 1, only_theirs);
+    for (int layer = 0; layer < 2; layer++) {
+        ck_assert_int_eq(ep_dispatch_post(s.ep, layer, NULL, SLOTS, 0), 0);
+        ck_assert_int_eq(ep_dispatch_wait(s.ep, &work, 0, &late), 0);
+        ck_assert_int_eq(ep_combine_post(s.ep, 0), 0);
+        ck_assert_int_eq(ep_combine_wait(s.ep, rows, 0, &late), 0);
+        ck_assert_uint_eq(ep_counters(s.ep)->frames_stale, 1);
+    }
+    stage_close(&s);
+}
+END_TEST
+
+static int silence_stderr(void) {
+    int kept = dup(2), null = open("/dev/null", O_WRONLY);
+    dup2(null, 2);
+    close(null);
+    return kept;
+}
+
+static void restore_stderr(int kept) {
+    dup2(kept, 2);
+    close(kept);
+}
+
+/* Frames that cannot be in this plan: a dispatch by one without tokens, an answer to nobody, an answer of the wrong length. */
+START_TEST(frames_against_the_plan) {
+    static const int32_t only_mine[] = {T, 0};
+    struct stage s;
+    struct ep_work work;
+    uint64_t late = 0;
+    const float *rows[T * K];
+    stage_open(&s);
+    struct ep_send send = stage_send(&s, T);
+    int kept = silence_stderr();
+    send_dispatch(&s, 1, 0);
+    ep_step_begin(s.ep, 1, 1, only_mine); /* nothing expected, so nothing looked at until the answers */
+    ck_assert_int_eq(ep_dispatch_post(s.ep, 0, &send, SLOTS, 0), 0);
+    ck_assert_int_eq(ep_dispatch_wait(s.ep, &work, 0, &late), 0);
+    ck_assert_int_eq(ep_combine_post(s.ep, 0), 0);
+    ck_assert_int_eq(ep_combine_wait(s.ep, rows, 0, &late), ERR_LATE);
+
+    struct ep_key key = {.epoch = 1, .step = 1, .kind = EP_COMBINE};
+    void *room = fabric_reserve(s.theirs, 0, ep_frame_bytes(&small));
+    ep_frame_begin(room, &key, 1, 0, T * K - 1, H);
+    fabric_commit(s.theirs, 0, ep_combine_bytes(T * K - 1, H));
+    ck_assert_int_eq(ep_combine_wait(s.ep, rows, 0, &late), ERR_PROTOCOL);
+    ck_assert_uint_eq(late, 2);
+    room = fabric_reserve(s.theirs, 0, ep_frame_bytes(&small));
+    ep_frame_begin(room, &key, 1, 0, T * K, H);
+    fabric_commit(s.theirs, 0, ep_combine_bytes(T * K, H));
+    ck_assert_int_eq(ep_combine_wait(s.ep, rows, 0, &late), 0); /* the right one still counts */
+
+    ep_step_begin(s.ep, 2, 1, only_theirs);
+    ck_assert_int_eq(ep_dispatch_post(s.ep, 0, NULL, SLOTS - 1, 0), 0); /* slot 4 does not exist in this layer */
+    send_dispatch(&s, 2, 0);
+    ck_assert_int_eq(ep_dispatch_wait(s.ep, &work, 0, &late), ERR_PROTOCOL);
+    ck_assert_uint_eq(ep_counters(s.ep)->frames_bad, 2);
+    restore_stderr(kept);
+    stage_close(&s);
+}
+END_TEST
+
+/* Damaged frames in an endless row: each wait ends at once with a verdict, and a sound frame still gets through after them. */
+START_TEST(garbage) {
+    struct stage s;
+    int verdicts[3] = {0};
+    int kept = silence_stderr();
+    stage_open(&s);
+    for (uint32_t n = 1; n <= 20000; n++) {
+        uint64_t h = hash_u64(n), late = 0;
+        struct ep_work work;
+        ep_step_begin(s.ep, n, 1, only_theirs);
+        ck_assert_int_eq(ep_dispatch_post(s.ep, 0, NULL, SLOTS, 0), 0);
+        unsigned char *room = fabric_reserve(s.theirs, 0, ep_frame_bytes(&small));
+        if (!room) { /* frames from "the future" have filled the stream for good: a new pair of workers */
+            stage_close(&s);
+            stage_open(&s);
+            continue;
+        }
+        size_t bytes = write_dispatch(room, n, 0);
+        for (int flips = 1 + (int)(h % 3); flips; flips--) {
+            h = hash_u64(h + 1);
+            room[h % bytes] = (unsigned char)(h >> 40);
+        }
+        if (h >> 61 == 0) bytes = (h >> 20) % (bytes + 1);
+        fabric_commit(s.theirs, 0, bytes);
+        int rc = ep_dispatch_wait(s.ep, &work, 0, &late);
+        ck_assert(rc == 0 || rc == ERR_LATE || rc == ERR_PROTOCOL);
+        verdicts[rc == 0 ? 0 : rc == ERR_LATE ? 1 : 2]++;
+        for (int i = 0; rc == 0 && i < work.rows * H; i++) work.y[i] = work.x[i] + 1;
+        if (rc == 0) ck_assert_int_eq(ep_combine_post(s.ep, 0), 0);
+        size_t answer;
+        while (fabric_peek(s.theirs, 0, &answer)) fabric_release(s.theirs, 0);
+    }
+    restore_stderr(kept);
+    for (int i = 0; i < 3; i++) ck_assert_int_gt(verdicts[i], 20);
+    stage_close(&s);
+}
+END_TEST
+
+START_TEST(limits) {
+    struct ep *ep = NULL;
+    struct why why;
+    struct ep_limits l[] = {{0, 1, 1, 1}, {70000, 1, 1, 1}, {1, 0, 1, 1}, {1, 40000, 1, 1}, {1, 1, 0, 1}, {1, 1, 1, 0}, {1, 1, 1, 1000}};
+    for (size_t i = 0; i < sizeof l / sizeof *l; i++) ck_assert_int_eq(ep_new(NULL, &l[i], &ep, &why), ERR_INVALID);
+    struct stage s;
+    stage_open(&s);
+    struct ep_limits more = small;
+    more.max_tokens++;
+    ck_assert_int_eq(ep_new(s.mine, &more, &ep, &why), ERR_TOO_LARGE);
+    ck_assert_ptr_null(ep);
+    ep_free(NULL);
+    stage_close(&s);
+}
+END_TEST
+
+int main(void) {
+    Suite *s = suite_create("ep_faults");
+    TCase *t = tcase_create("all");
+    tcase_set_timeout(t, 100);
+    tcase_add_loop_test(t, death_between_halves, 2, 6);
+    tcase_add_loop_test(t, death_at_any_moment, 2, 6);
+    tcase_add_loop_test(t, given_up_steps_leave_no_trace, 2, 6);
+    tcase_add_test(t, a_wait_may_be_resumed);
+    tcase_add_test(t, a_post_may_be_resumed);
+    tcase_add_test(t, frames_of_other_phases);
+    tcase_add_test(t, frames_against_the_plan);
+    tcase_add_test(t, garbage);
+    tcase_add_test(t, limits);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed ? 1 : 0;
+}
