@@ -1,0 +1,288 @@
+/* tokenizer.c - the parts put together: read once, then encode.
+ *
+ * Encoding: bytes -> well-formed UTF-8 -> cut at added tokens of the raw text -> normalise each piece -> cut at added tokens of the
+ * normalised text -> words -> merges; then the post-processor's tokens around it. Everything runs in order and depth first, so
+ * the work stops as soon as the limit is passed. The parts are immutable; each call has its own work structs.
+ * tokenizer.json's "truncation" and "padding" are training conveniences and are ignored: serving never cuts a prompt silently. */
+#include "model/tokenizer.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/added.h"
+#include "model/bpe.h"
+#include "model/byte_level.h"
+#include "model/decoder.h"
+#include "model/json_field.h"
+#include "model/normalize.h"
+#include "model/pretokenize.h"
+#include "model/tokenizer_parts.h"
+#include "model/utf8.h"
+
+enum { MAX_FILE_BYTES = 256 << 20, MAX_AROUND = 16, CACHE_FROM_BYTES = 2048 };
+
+struct tokenizer {
+    struct normalizer normalizer;
+    struct pretokenizer pretokenizer;
+    struct bpe bpe;
+    struct added_set added;
+    struct decoder decoder;
+    int32_t before[MAX_AROUND], after[MAX_AROUND]; /* what the post-processor puts around a text */
+    int n_before, n_after;
+};
+
+/* ---- the post-processor ---- */
+
+static int put_around(struct tokenizer *t, bool after, int64_t id, struct why *why) {
+    int *n = after ? &t->n_after : &t->n_before;
+    if (*n == MAX_AROUND) return fail(why, ERR_UNSUPPORTED, "tokenizer.json: post_processor adds more than %d tokens", MAX_AROUND);
+    (after ? t->after : t->before)[(*n)++] = (int32_t)id;
+    return 0;
+}
+
+/* TemplateProcessing's "single": special tokens around one $A. */
+static int read_template(const json_t *spec, struct tokenizer *t, struct why *why) {
+    static const char *const where = "tokenizer.json: post_processor";
+    const json_t *single = json_object_get(spec, "single"), *specials = json_object_get(spec, "special_tokens"), *v;
+    bool after = false;
+    size_t i, k;
+    if (!json_is_array(single)) return fail(why, ERR_INVALID, "%s: TemplateProcessing needs the list 'single'", where);
+    json_array_foreach(single, i, v) {
+        const json_t *sequence = json_object_get(v, "Sequence"), *special = json_object_get(v, "SpecialToken");
+        struct text_span id;
+        int rc = sequence || special ? json_field_need_text(sequence ? sequence : special, where, "id", &id, why)
+                                     : fail(why, ERR_INVALID, "%s: an entry of 'single' is neither Sequence nor SpecialToken", where);
+        if (rc < 0) return rc;
+        if (sequence) {
+            if (strcmp(id.s, "A") || after) return fail(why, ERR_UNSUPPORTED, "%s: 'single' must hold the sequence A once", where);
+            after = true;
+            continue;
+        }
+        const json_t *ids = json_object_get(json_object_get(specials, id.s), "ids"), *one;
+        if (!json_is_array(ids)) return fail(why, ERR_INVALID, "%s: special token '%.60s' has no ids", where, id.s);
+        json_array_foreach(ids, k, one) {
+            if (!json_is_integer(one) || json_integer_value(one) < 0 || json_integer_value(one) >= BPE_MAX_ID)
+                return fail(why, ERR_INVALID, "%s: special token '%.60s' has an id out of range", where, id.s);
+            rc = put_around(t, after, json_integer_value(one), why);
+            if (rc < 0) return rc;
+        }
+    }
+    return after ? 0 : fail(why, ERR_UNSUPPORTED, "%s: 'single' must hold the sequence A once", where);
+}
+
+/* BertProcessing, RobertaProcessing: "cls" and "sep", each [text, id]. */
+static int read_cls_sep(const json_t *spec, struct tokenizer *t, struct why *why) {
+    for (int after = 0; after < 2; after++) {
+        const json_t *id = json_array_get(json_object_get(spec, after ? "sep" : "cls"), 1);
+        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= BPE_MAX_ID)
+            return fail(why, ERR_INVALID, "tokenizer.json: post_processor: '%s' must be [text, id]", after ? "sep" : "cls");
+        int rc = put_around(t, after, json_integer_value(id), why);
+        if (rc < 0) return rc;
+    }
+    return 0;
+}
+
+static int read_post(const json_t *spec, int depth, struct tokenizer *t, struct why *why) {
+    static const char *const where = "tokenizer.json: post_processor";
+    struct text_span type;
+    if (!spec || json_is_null(spec)) return 0;
+    if (depth > PIPELINE_MAX_NESTING) return fail(why, ERR_INVALID, "%s: sequences nest deeper than %d", where, PIPELINE_MAX_NESTING);
+    if (!json_is_object(spec)) return fail(why, ERR_INVALID, "%s: every stage must be an object", where);
+    int rc = json_field_need_text(spec, where, "type", &type, why);
+    if (rc < 0) return rc;
+    if (!strcmp(type.s, "Sequence")) {
+        const json_t *list = json_object_get(spec, "processors"), *v;
+        if (!json_is_array(list)) return fail(why, ERR_INVALID, "%s: a Sequence needs the list 'processors'", where);
+        size_t i;
+        json_array_foreach(list, i, v) {
+            rc = read_post(v, depth + 1, t, why);
+            if (rc < 0) return rc;
+        }
+        return 0;
+    }
+    if (!strcmp(type.s, "ByteLevel")) return 0; /* offsets only */
+    if (t->n_before || t->n_after) return fail(why, ERR_UNSUPPORTED, "%s: more than one stage adds tokens", where);
+    if (!strcmp(type.s, "TemplateProcessing")) return read_template(spec, t, why);
+    if (!strcmp(type.s, "BertProcessing") || !strcmp(type.s, "RobertaProcessing")) return read_cls_sep(spec, t, why);
+    return fail(why, ERR_UNSUPPORTED, "%s: type '%.60s' is not known", where, type.s);
+}
+
+/* ---- reading ---- */
+
+static int read_all(const json_t *root, struct tokenizer *t, struct why *why) {
+    if (!json_is_object(root)) return fail(why, ERR_INVALID, "tokenizer.json: not an object");
+    int rc = bpe_read(json_object_get(root, "model"), &t->bpe, why);
+    if (rc == 0) rc = normalizer_read(json_object_get(root, "normalizer"), &t->normalizer, why);
+    if (rc == 0) rc = pretokenizer_read(json_object_get(root, "pre_tokenizer"), &t->pretokenizer, why);
+    if (rc == 0) rc = added_read(json_object_get(root, "added_tokens"), &t->bpe, &t->normalizer, &t->added, why);
+    if (rc == 0) rc = decoder_read(json_object_get(root, "decoder"), &t->decoder, why);
+    if (rc == 0) rc = read_post(json_object_get(root, "post_processor"), 1, t, why);
+    if (rc < 0) return rc;
+    if (pretokenizer_ends_in_bytes(&t->pretokenizer)) {
+        bool all = true;
+        for (int i = 0; i < 256; i++) all &= t->bpe.char_id[byte_level_char((unsigned char)i)] >= 0;
+        t->bpe.lossless |= all;
+    }
+    return 0;
+}
+
+int tokenizer_parse(const char *json, size_t len, struct tokenizer **out, struct why *why) {
+    json_error_t e;
+    json_t *root = json_loadb(json, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
+    if (!root) return fail(why, ERR_INVALID, "tokenizer.json: line %d: %s", e.line, e.text);
+    struct tokenizer *t = calloc(1, sizeof *t);
+    int rc = t ? read_all(root, t, why) : fail(why, ERR_NOMEM, "tokenizer.json: out of memory");
+    json_decref(root);
+    if (rc < 0) {
+        tokenizer_close(t);
+        return rc;
+    }
+    *out = t;
+    return 0;
+}
+
+int tokenizer_open(const char *dir, struct tokenizer **out, struct why *why) {
+    char *text;
+    size_t len;
+    int rc = json_field_slurp(dir, "tokenizer.json", MAX_FILE_BYTES, &text, &len, why);
+    if (rc < 0) return rc;
+    rc = tokenizer_parse(text, len, out, why);
+    free(text);
+    return rc < 0 ? fail_in(why, rc, "%.200s", dir) : 0;
+}
+
+void tokenizer_close(struct tokenizer *t) {
+    if (!t) return;
+    normalizer_clear(&t->normalizer);
+    pretokenizer_clear(&t->pretokenizer);
+    bpe_clear(&t->bpe);
+    added_clear(&t->added);
+    decoder_clear(&t->decoder);
+    free(t);
+}
+
+/* ---- questions ---- */
+
+int tokenizer_vocab(const struct tokenizer *t) {
+    int size = t->bpe.size;
+    if (t->added.n && t->added.tokens[t->added.n - 1].id >= size) size = t->added.tokens[t->added.n - 1].id + 1;
+    return size;
+}
+
+int32_t tokenizer_id(const struct tokenizer *t, const char *token) {
+    const struct added_token *a = added_by_text(&t->added, token, strlen(token));
+    return a ? a->id : bpe_id(&t->bpe, token, strlen(token));
+}
+
+const char *tokenizer_token(const struct tokenizer *t, int32_t id, size_t *len) {
+    const struct added_token *a = added_by_id(&t->added, id);
+    if (a) {
+        *len = a->content_len;
+        return a->content;
+    }
+    if (id < 0 || id >= t->bpe.size || !t->bpe.tokens[id].s) return NULL;
+    *len = t->bpe.tokens[id].len;
+    return t->bpe.tokens[id].s;
+}
+
+bool tokenizer_is_special(const struct tokenizer *t, int32_t id) {
+    const struct added_token *a = added_by_id(&t->added, id);
+    return a && a->special;
+}
+
+const char *tokenizer_decoded(const struct tokenizer *t, int32_t id, bool skip_special, size_t *len) {
+    const struct added_token *a = added_by_id(&t->added, id);
+    if (a && a->normal) { /* decoders undo the normal form; the reference then no longer sees that it is special */
+        *len = a->normal_len;
+        return a->normal;
+    }
+    if (a && a->special && skip_special) return NULL;
+    return tokenizer_token(t, id, len);
+}
+
+const struct decoder *tokenizer_decoder(const struct tokenizer *t) { return &t->decoder; }
+
+/* ---- encoding ---- */
+
+struct encoding {
+    const struct tokenizer *t;
+    struct token_list *out;
+    int max; /* of out->len */
+    bool special;
+    struct normal_work normal;
+    struct pre_work pre;
+    struct bpe_work *bpe;
+    struct pattern_scratch word;
+};
+
+static int on_word(void *user, const char *s, size_t len) {
+    struct encoding *e = user;
+    return bpe_word(e->bpe, s, len, e->max, e->out);
+}
+
+static int add_token(struct encoding *e, int32_t id) {
+    return e->out->len >= e->max ? ERR_TOO_LARGE : token_list_add(e->out, id);
+}
+
+static int on_normal_piece(void *user, const char *s, size_t len, size_t at, const struct added_token *token) {
+    struct encoding *e = user;
+    if (token) return add_token(e, token->id);
+    size_t origin = e->normal.origin > at ? e->normal.origin - at : 0;
+    return pretokenizer_run(&e->t->pretokenizer, &e->pre, s, len, origin < len ? origin : len);
+}
+
+static int on_raw_piece(void *user, const char *s, size_t len, size_t at, const struct added_token *token) {
+    struct encoding *e = user;
+    if (token) return add_token(e, token->id);
+    uint32_t cp;
+    int rc = normalizer_run(&e->t->normalizer, &e->normal, s, len, at == 0 && len ? (size_t)utf8_next(s, &cp) : 0);
+    struct added_cut cut = {.set = &e->t->added, .normal = true, .special = e->special, .scratch = &e->word,
+                            .piece = on_normal_piece, .user = e};
+    return rc < 0 ? rc : added_cut_run(&cut, e->normal.text.data, e->normal.text.len);
+}
+
+static int encode(struct encoding *e, const char *text, size_t len, bool add_special) {
+    const struct tokenizer *t = e->t;
+    int after = add_special ? t->n_after : 0, rc = 0;
+    if (e->max - e->out->len < after) return ERR_TOO_LARGE;
+    e->max -= after;
+    for (int i = 0; add_special && i < t->n_before && rc == 0; i++) rc = add_token(e, t->before[i]);
+    struct added_cut cut = {.set = &t->added, .special = e->special, .scratch = &e->word, .piece = on_raw_piece, .user = e};
+    if (rc == 0) rc = added_cut_run(&cut, text, len);
+    e->max += after;
+    for (int i = 0; i < after && rc == 0; i++) rc = add_token(e, t->after[i]);
+    return rc;
+}
+
+int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bool add_special, bool parse_special,
+                     int max_tokens, struct token_list *out, struct why *why) {
+    int start = out->len;
+    if (max_tokens < 0) max_tokens = 0;
+    struct text_buf mended = {0};
+    struct encoding *e = calloc(1, sizeof *e);
+    int rc = e ? 0 : ERR_NOMEM;
+    if (rc == 0 && utf8_valid_prefix(text, len) != len) {
+        rc = utf8_append_lossy(&mended, text, len);
+        text = mended.data;
+        len = mended.len;
+    }
+    if (rc == 0) {
+        *e = (struct encoding){.t = t, .out = out, .special = parse_special, .bpe = bpe_work_new(&t->bpe, len >= CACHE_FROM_BYTES)};
+        e->max = max_tokens > INT32_MAX - start ? INT32_MAX : start + max_tokens;
+        e->pre.user = e;
+        e->pre.word = on_word;
+        rc = e->bpe ? encode(e, text, len, add_special) : ERR_NOMEM;
+        bpe_work_free(e->bpe);
+        normal_work_clear(&e->normal);
+        pre_work_clear(&e->pre);
+        pattern_scratch_clear(&e->word);
+    }
+    free(e);
+    text_buf_clear(&mended);
+    if (rc == 0) return 0;
+    out->len = start;
+    if (rc == ERR_TOO_LARGE) return fail(why, rc, "the text has more than %d tokens, or a word that no pattern can take", max_tokens);
+    if (rc == ERR_INVALID) return fail(why, rc, "the text has a character that the vocabulary lacks, and there is no unknown token");
+    return fail(why, rc, "out of memory encoding %zu bytes", len);
+}
