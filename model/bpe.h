@@ -34,8 +34,9 @@ struct bpe_pair {
     int32_t rank, id;
 };
 
-/* `model` is tokenizer.json's "model". Zero *b first; bpe_clear also after a failure. */
-int  bpe_read(const json_t *model, struct bpe *b, struct why *why);
+/* `model` is tokenizer.json's "model"; nul: the code point that stands for NUL in the vocabulary's keys, 0 when none does. Zero *b
+ * first; bpe_clear also after a failure. */
+int  bpe_read(const json_t *model, unsigned nul, struct bpe *b, struct why *why);
 void bpe_clear(struct bpe *b);
 int32_t bpe_id(const struct bpe *b, const char *s, size_t len); /* or -1 */
 

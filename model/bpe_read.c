@@ -34,7 +34,25 @@ static void index_token(struct bpe *b, int32_t id) {
     b->by_text[i] = id;
 }
 
-static int read_vocab(const json_t *vocab, struct bpe *b, struct why *why) {
+/* Copies a key, with NUL for its stand-in. Returns the length. */
+static size_t copy_key(char *to, const char *key, unsigned nul) {
+    size_t n = 0;
+    for (const char *p = key; *p;) {
+        uint32_t cp;
+        size_t len = (size_t)utf8_next(p, &cp);
+        if (nul && cp == nul) {
+            to[n++] = '\0';
+        } else {
+            memcpy(to + n, p, len);
+            n += len;
+        }
+        p += len;
+    }
+    to[n] = '\0';
+    return n;
+}
+
+static int read_vocab(const json_t *vocab, unsigned nul, struct bpe *b, struct why *why) {
     const char *key;
     json_t *value;
     size_t bytes = 0;
@@ -58,11 +76,10 @@ static int read_vocab(const json_t *vocab, struct bpe *b, struct why *why) {
     char *at = b->text;
     json_object_foreach((json_t *)vocab, key, value) {
         int32_t id = (int32_t)json_integer_value(value);
-        size_t len = strlen(key); /* keys hold no NUL: jansson refuses them */
         if (b->tokens[id].s)
             return fail(why, ERR_INVALID, "%s: tokens '%.60s' and '%.60s' share id %d", where, b->tokens[id].s, key, id);
+        size_t len = copy_key(at, key, nul);
         b->tokens[id] = (struct bpe_token){at, (uint32_t)len};
-        memcpy(at, key, len + 1);
         at += len + 1;
         index_token(b, id);
         if ((int)len > b->longest) b->longest = (int)len;
@@ -99,7 +116,7 @@ static int merge_parts(const json_t *m, size_t rank, struct text_span *a, struct
 }
 
 static int read_merge(const json_t *m, size_t rank, struct bpe *b, char *joined, struct why *why) {
-    struct text_span x, y;
+    struct text_span x = {0}, y = {0};
     int rc = merge_parts(m, rank, &x, &y, why);
     if (rc < 0) return rc;
     int32_t left = bpe_id(b, x.s, x.len), right = bpe_id(b, y.s, y.len);
@@ -178,7 +195,7 @@ static int read_flags(const json_t *model, struct bpe *b, struct why *why) {
     return 0;
 }
 
-int bpe_read(const json_t *model, struct bpe *b, struct why *why) {
+int bpe_read(const json_t *model, unsigned nul, struct bpe *b, struct why *why) {
     struct text_span type;
     if (!json_is_object(model)) return fail(why, ERR_INVALID, "tokenizer.json: 'model' is missing");
     int rc = json_field_text(model, where, "type", &type, why);
@@ -188,7 +205,7 @@ int bpe_read(const json_t *model, struct bpe *b, struct why *why) {
     const json_t *vocab = json_object_get(model, "vocab"), *merges = json_object_get(model, "merges");
     if (!json_is_object(vocab)) return fail(why, ERR_INVALID, "%s: 'vocab' must be an object", where);
     if (!json_is_array(merges)) return fail(why, ERR_INVALID, "%s: 'merges' must be a list", where);
-    rc = read_vocab(vocab, b, why);
+    rc = read_vocab(vocab, nul, b, why);
     if (rc == 0) rc = read_flags(model, b, why);
     if (rc == 0) rc = read_merges(merges, b, why);
     if (rc == 0) read_alphabet(b);

@@ -1,10 +1,5 @@
-/* json_field.c - type checks with one message each, and the reading of small files. */
+/* json_field.c - type checks with one message each. */
 #include "model/json_field.h"
-
-#include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 static const char *type_name(const json_t *v) {
     switch (json_typeof(v)) {
@@ -56,37 +51,5 @@ int json_field_int(const json_t *obj, const char *where, const char *key, int64_
     if (i < min || i > max)
         return fail(why, ERR_INVALID, "%s: '%s' is %lld, wanted %lld to %lld", where, key, (long long)i, (long long)min, (long long)max);
     *out = i;
-    return 0;
-}
-
-int json_field_slurp(const char *dir, const char *name, size_t max_bytes, char **text, size_t *len, struct why *why) {
-    char path[4096];
-    if ((size_t)snprintf(path, sizeof path, "%s/%s", dir, name) >= sizeof path) return fail(why, ERR_INVALID, "%.200s: path too long", dir);
-    FILE *f = fopen(path, "rb");
-    if (!f) return fail(why, errno == ENOENT ? ERR_NOT_FOUND : ERR_IO, "%.300s: %s", path, strerror(errno));
-    size_t cap = 65536, n = 0;
-    char *b = malloc(cap);
-    int rc = b ? 0 : fail(why, ERR_NOMEM, "%.300s: out of memory", path);
-    while (rc == 0) {
-        n += fread(b + n, 1, cap - n - 1, f);
-        if (n < cap - 1) break;
-        if (n >= max_bytes) {
-            rc = fail(why, ERR_TOO_LARGE, "%.300s: larger than %zu bytes", path, max_bytes);
-            break;
-        }
-        char *more = realloc(b, cap * 2);
-        if (!more) rc = fail(why, ERR_NOMEM, "%.300s: out of memory", path);
-        else b = more;
-        cap *= 2;
-    }
-    if (rc == 0 && ferror(f)) rc = fail(why, ERR_IO, "%.300s: %s", path, strerror(errno));
-    fclose(f);
-    if (rc < 0) {
-        free(b);
-        return rc;
-    }
-    b[n] = '\0';
-    *text = b;
-    *len = n;
     return 0;
 }

@@ -1,5 +1,6 @@
-/* json_field.h - reading the members of an object from a file that a person wrote: type-checked, with messages that name the
- * place. Everything borrowed from the json_t. `where` is a path such as "tokenizer.json: model". */
+/* json_field.h - members of the objects of tokenizer.json and its kin: like json_read.h, but texts have a length (they may hold
+ * NULs), and messages name the place, since these files nest. Everything is borrowed from the json_t. `where` is a path such as
+ * "tokenizer.json: model". */
 #pragma once
 #include <jansson.h>
 #include <stdbool.h>
@@ -16,5 +17,3 @@ int json_field_text(const json_t *obj, const char *where, const char *key, struc
 int json_field_need_text(const json_t *obj, const char *where, const char *key, struct text_span *out, struct why *why);
 int json_field_bool(const json_t *obj, const char *where, const char *key, bool def, bool *out, struct why *why);
 int json_field_int(const json_t *obj, const char *where, const char *key, int64_t min, int64_t max, int64_t *out, struct why *why);
-/* Reads a whole file into *text (malloc), NUL-terminated; ERR_NOT_FOUND, ERR_IO, ERR_TOO_LARGE (over max_bytes). */
-int json_field_slurp(const char *dir, const char *name, size_t max_bytes, char **text, size_t *len, struct why *why);

@@ -7,14 +7,17 @@
 #include "model/tokenizer.h"
 
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "model/added.h"
 #include "model/bpe.h"
 #include "model/byte_level.h"
 #include "model/decoder.h"
 #include "model/json_field.h"
+#include "model/json_read.h"
 #include "model/normalize.h"
 #include "model/pretokenize.h"
 #include "model/tokenizer_parts.h"
@@ -110,9 +113,38 @@ static int read_post(const json_t *spec, int depth, struct tokenizer *t, struct 
 
 /* ---- reading ---- */
 
-static int read_all(const json_t *root, struct tokenizer *t, struct why *why) {
+/* jansson takes no NUL in a key, but a vocabulary may well have the token "\u0000". Such escapes in keys are changed to a
+ * noncharacter that occurs nowhere else in the text, which is returned, or 0 when there was nothing to do. */
+static unsigned replace_nul_keys(char *json, size_t len) {
+    static const char nul[] = "\\u0000";
+    if (!memmem(json, len, nul, 6)) return 0;
+    char digits[8] = "";
+    unsigned stand_in = 0xfdd0;
+    for (; stand_in < 0xfdf0; stand_in++) {
+        char utf8[4], *at = json;
+        snprintf(digits, sizeof digits, "%04x", stand_in);
+        bool taken = memmem(json, len, utf8, (size_t)utf8_write(stand_in, utf8)) != NULL;
+        for (; !taken && (at = memmem(at, len - (size_t)(at - json), "\\u", 2)); at += 2) taken = !strncasecmp(at + 2, digits, 4);
+        if (!taken) break;
+    }
+    for (size_t i = 0, start; i < len && stand_in < 0xfdf0; i++) {
+        if (json[i] != '"') continue;
+        for (start = ++i; i < len && json[i] != '"'; i++) i += json[i] == '\\';
+        size_t after = i + 1;
+        while (after < len && strchr(" \t\r\n", json[after])) after++;
+        if (after >= len || json[after] != ':') continue;
+        for (size_t k = start; k + 6 <= i; k++) {
+            if (json[k] != '\\') continue;
+            if (!memcmp(json + k, nul, 6)) memcpy(json + k + 2, digits, 4);
+            k++;
+        }
+    }
+    return stand_in < 0xfdf0 ? stand_in : 0;
+}
+
+static int read_all(const json_t *root, unsigned nul, struct tokenizer *t, struct why *why) {
     if (!json_is_object(root)) return fail(why, ERR_INVALID, "tokenizer.json: not an object");
-    int rc = bpe_read(json_object_get(root, "model"), &t->bpe, why);
+    int rc = bpe_read(json_object_get(root, "model"), nul, &t->bpe, why);
     if (rc == 0) rc = normalizer_read(json_object_get(root, "normalizer"), &t->normalizer, why);
     if (rc == 0) rc = pretokenizer_read(json_object_get(root, "pre_tokenizer"), &t->pretokenizer, why);
     if (rc == 0) rc = added_read(json_object_get(root, "added_tokens"), &t->bpe, &t->normalizer, &t->added, why);
@@ -129,10 +161,16 @@ static int read_all(const json_t *root, struct tokenizer *t, struct why *why) {
 
 int tokenizer_parse(const char *json, size_t len, struct tokenizer **out, struct why *why) {
     json_error_t e;
-    json_t *root = json_loadb(json, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
+    char *copy = malloc(len + 1);
+    if (!copy) return fail(why, ERR_NOMEM, "tokenizer.json: out of memory");
+    memcpy(copy, json, len);
+    copy[len] = '\0';
+    unsigned nul = replace_nul_keys(copy, len);
+    json_t *root = json_loadb(copy, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
+    free(copy);
     if (!root) return fail(why, ERR_INVALID, "tokenizer.json: line %d: %s", e.line, e.text);
     struct tokenizer *t = calloc(1, sizeof *t);
-    int rc = t ? read_all(root, t, why) : fail(why, ERR_NOMEM, "tokenizer.json: out of memory");
+    int rc = t ? read_all(root, nul, t, why) : fail(why, ERR_NOMEM, "tokenizer.json: out of memory");
     json_decref(root);
     if (rc < 0) {
         tokenizer_close(t);
@@ -143,9 +181,10 @@ int tokenizer_parse(const char *json, size_t len, struct tokenizer **out, struct
 }
 
 int tokenizer_open(const char *dir, struct tokenizer **out, struct why *why) {
-    char *text;
+    char *text, path[4096];
     size_t len;
-    int rc = json_field_slurp(dir, "tokenizer.json", MAX_FILE_BYTES, &text, &len, why);
+    if (snprintf(path, sizeof path, "%s/tokenizer.json", dir) >= (int)sizeof path) return fail(why, ERR_INVALID, "%.200s: path too long", dir);
+    int rc = json_read_bytes(path, MAX_FILE_BYTES, &text, &len, why);
     if (rc < 0) return rc;
     rc = tokenizer_parse(text, len, out, why);
     free(text);
