@@ -161,7 +161,7 @@ static int converse(struct talk *t) {
             return cli_complain("chat", CADRE_RESOURCE_EXHAUSTED, "out of memory");
         } else {
             last = answer(t);
-            if (last && last != CADRE_CANCELLED) cut(&t->history, before); /* as if it had not been said */
+            if (t->history.n == before + 1) cut(&t->history, before); /* no answer: as if it had not been said */
         }
     }
     if (t->terminal) putchar('\n');

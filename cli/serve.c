@@ -29,6 +29,7 @@ enum {
     TICK_MS = 50,
     STATUS_EVERY_US = 200000,
     STATUS_MS = 1000,          /* how long the coordinator may take to answer */
+    MPIRUN_US = 3000000,       /* from a rank's death until mpirun has ended the others; 2.2 s when they resist */
     END_US = 2000000,          /* from asking a child to end to killing it */
     FOLLOW_US = 5000000,       /* workers, after the coordinator drained */
     MOST_ARGS = 64,
@@ -155,12 +156,13 @@ static int64_t threads_per_worker(const struct options *o) {
 
 /* mpirun as needed on one machine: root allowed if that is who we are, more ranks than cores, no binding (workers have threads),
  * and yielding while waiting, which it would otherwise do only when it notices that there are too few cores. */
-static void add_mpirun(struct command_line *l, const struct options *o) {
+static void add_mpirun(struct command_line *l, const struct options *o, bool found) {
     static const char *const words[] = {"--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1", "--mca", "pml", "ob1",
         "--mca", "btl", "vader,self", "--mca", "btl_vader_single_copy_mechanism", "none"};
     add(l, "mpirun");
     add_number(l, "-np", o->workers);
     if (geteuid() == 0) add(l, "--allow-run-as-root");
+    if (found) add(l, "--quiet"); /* we say what happened; mpirun alone knows about a worker that cannot be found */
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) add(l, words[i]);
 }
 
@@ -170,7 +172,7 @@ static int start_fleet(struct supervisor *s) {
     char program[4096];
     bool mpi = !strcmp(o->fabric, "mpi");
     child_find("cadre-worker", "worker", program, sizeof program);
-    if (mpi) add_mpirun(&l, o);
+    if (mpi) add_mpirun(&l, o, strchr(program, '/') != NULL);
     add(&l, program);
     add_text(&l, "--fabric", o->fabric);
     add_text(&l, "--connect", s->control);
@@ -244,39 +246,6 @@ static int ask_status(struct supervisor *s, int64_t now) {
     return rc;
 }
 
-/* A fleet of one process is named by itself; of several, the first whose process ended. */
-static void name_the_dead(struct supervisor *s, int which) {
-    char fate[96], who[64] = "";
-    for (int i = 0; i < s->n_workers && !who[0]; i++) {
-        struct pollfd p = {.fd = s->workers[i].fd, .events = POLLIN};
-        if (which == FLEET && s->children[FLEET].pid != (pid_t)s->workers[i].pid && poll(&p, 1, 0) > 0)
-            snprintf(who, sizeof who, "worker rank %u (pid %llu) died; ", s->workers[i].rank, (unsigned long long)s->workers[i].pid);
-    }
-    fail(&s->why, ERR_GONE, "%s%s (pid %d) %s", who, s->children[which].name, (int)s->children[which].pid,
-         child_fate(&s->children[which], fate, sizeof fate));
-}
-
-/* One worker of several died: mpirun will end the others; say now which it was. */
-static int check_workers(struct supervisor *s) {
-    for (int i = 0; i < s->n_workers; i++) {
-        struct pollfd p = {.fd = s->workers[i].fd, .events = POLLIN};
-        if (poll(&p, 1, 0) > 0 && (pid_t)s->workers[i].pid != s->children[FLEET].pid)
-            return fail(&s->why, ERR_GONE, "worker rank %u (pid %llu) died", s->workers[i].rank, (unsigned long long)s->workers[i].pid);
-    }
-    return 0;
-}
-
-static int check_children(struct supervisor *s) {
-    child_collect(s->children, CHILDREN);
-    int rc = check_workers(s);
-    for (int i = 0; i < CHILDREN && rc >= 0; i++) {
-        if (!s->children[i].pid || !s->children[i].ended) continue;
-        name_the_dead(s, i);
-        rc = ERR_GONE;
-    }
-    return rc;
-}
-
 static void take_signals(struct supervisor *s) {
     struct signalfd_siginfo info;
     while (read(s->signals, &info, sizeof info) == sizeof info)
@@ -289,6 +258,49 @@ static void pause_a_tick(struct supervisor *s) {
     for (int i = 0; i < s->n_workers; i++) p[1 + i] = (struct pollfd){.fd = s->workers[i].fd, .events = POLLIN};
     poll(p, s->state == DRAINING ? 1 : 1 + (nfds_t)s->n_workers, TICK_MS);
     take_signals(s);
+}
+
+/* Waits until the child ended, `us` have passed, or a further stop signal came. */
+static void wait_for(struct supervisor *s, int which, int64_t us) {
+    int64_t until = clk_now_us() + us;
+    int stops = s->stops;
+    while (s->children[which].pid && !s->children[which].ended && clk_now_us() < until && s->stops == stops) {
+        pause_a_tick(s);
+        child_collect(s->children, CHILDREN);
+    }
+}
+
+/* A worker that is not itself our child: one of mpirun's ranks. */
+static const struct worker_process *dead_rank(const struct supervisor *s) {
+    for (int i = 0; i < s->n_workers; i++) {
+        struct pollfd p = {.fd = s->workers[i].fd, .events = POLLIN};
+        if ((pid_t)s->workers[i].pid != s->children[FLEET].pid && poll(&p, 1, 0) > 0) return &s->workers[i];
+    }
+    return NULL;
+}
+
+/* mpirun ends the other ranks by itself and then tells by its own status how the first one died. */
+static int tell_dead_rank(struct supervisor *s, const struct worker_process *w) {
+    char fate[96];
+    wait_for(s, FLEET, MPIRUN_US);
+    const struct child *fleet = &s->children[FLEET];
+    int status = fleet->ended && WIFEXITED(fleet->status) ? WEXITSTATUS(fleet->status) : 0;
+    if (status > 128) snprintf(fate, sizeof fate, "was killed by signal %d (%s)", status - 128, strsignal(status - 128));
+    else if (status) snprintf(fate, sizeof fate, "ended with status %d", status);
+    else snprintf(fate, sizeof fate, "died");
+    return fail(&s->why, ERR_GONE, "worker rank %u (pid %llu) %s; the cluster cannot go on without it", w->rank, (unsigned long long)w->pid, fate);
+}
+
+static int check_children(struct supervisor *s) {
+    char fate[96];
+    child_collect(s->children, CHILDREN);
+    const struct worker_process *dead = dead_rank(s);
+    if (dead) return tell_dead_rank(s, dead);
+    for (int i = 0; i < CHILDREN; i++) {
+        const struct child *c = &s->children[i];
+        if (c->pid && c->ended) return fail(&s->why, ERR_GONE, "%s (pid %d) %s", c->name, (int)c->pid, child_fate(c, fate, sizeof fate));
+    }
+    return 0;
 }
 
 /* 0 when told to stop, negative with why when something went wrong. */
@@ -312,16 +324,6 @@ static bool all_ended(struct supervisor *s) {
     for (int i = 0; i < CHILDREN; i++)
         if (s->children[i].pid && !s->children[i].ended) return false;
     return true;
-}
-
-/* Waits until the child ended, `us` have passed, or a further stop signal came. */
-static void wait_for(struct supervisor *s, int which, int64_t us) {
-    int64_t until = clk_now_us() + us;
-    int stops = s->stops;
-    while (s->children[which].pid && !s->children[which].ended && clk_now_us() < until && s->stops == stops) {
-        pause_a_tick(s);
-        child_collect(s->children, CHILDREN);
-    }
 }
 
 /* Asks, then kills: whatever happened before, nothing of ours is left. */

@@ -137,8 +137,8 @@ static char *flatten(const Cadre__V1__GenerateRequest *m) {
 
 /* What the prompt asks for; true: the usual way goes on. "refuse" ends the call but leaves a to the caller. */
 static bool act(struct fake *f, struct call *c, struct answer *a) {
-    const char *last = strrchr(a->text, '\n') ? strstr(a->text, "user: ") : NULL; /* chats obey their first message */
-    const char *word = last ? last + 6 : a->text;
+    const char *word = a->text; /* of a chat, its last message */
+    for (const char *at = word; (at = strstr(at, "user: "));) word = at += 6;
     if (!strncmp(word, "refuse", 6)) {
         call_end(f->server, c, CALL_INVALID_ARGUMENT, "refused as asked");
         a->finished = true;
@@ -244,6 +244,7 @@ static void on_status(void *ctx, struct call *c, const uint8_t *payload, size_t 
     m.fabric = (char *)"mem";
     m.listen = (char *)bus_endpoint(f->bus);
     m.control = (char *)"tcp://127.0.0.1:1";
+    m.running = (uint32_t)atomic_load(&f->live);
     m.layers = 2;
     m.experts = 4;
     m.topk = 2;

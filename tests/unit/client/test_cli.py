@@ -1,0 +1,478 @@
+#!/usr/bin/env python3
+"""The command line against a made-up server: what is printed where, exit statuses, Ctrl-C, and how serve starts and ends things.
+
+usage: test_cli.py CADRE FAKE_SERVER HELLO [NAME...]
+"""
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+import traceback
+from pathlib import Path
+
+LIMIT = 30  # seconds for any one thing
+
+
+class Server:
+    """The fake cluster, as a process."""
+
+    def __init__(self):
+        self.process = subprocess.Popen([FAKE, "model"], stdout=subprocess.PIPE, text=True)
+        self.endpoint = self.process.stdout.readline().strip()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def cadre(*args, **more):
+    return subprocess.run([CADRE, *args], capture_output=True, text=True, timeout=LIMIT, **more)
+
+
+def expect(condition, what):
+    if not condition:
+        raise AssertionError(what)
+
+
+def wait_for(what, condition):
+    until = time.monotonic() + LIMIT
+    while not condition():
+        expect(time.monotonic() < until, f"waited in vain for {what}")
+        select.select([], [], [], 0.01)
+
+
+class Terminal:
+    """The far end of a terminal: what was read beyond what was waited for is kept."""
+
+    def __init__(self, fd):
+        self.fd, self.got = fd, b""
+
+    def until(self, needle):
+        end = time.monotonic() + LIMIT
+        while needle not in self.got:
+            expect(time.monotonic() < end, f"waited in vain for {needle!r}, got {self.got!r}")
+            if select.select([self.fd], [], [], 0.5)[0]:
+                self.got += os.read(self.fd, 4096)
+        self.got = self.got[self.got.index(needle) + len(needle):]
+
+    def type(self, data):
+        os.write(self.fd, data)
+
+
+# ---- usage ----
+def test_usage():
+    r = cadre()
+    expect(r.returncode == 2 and "generate" in r.stderr and not r.stdout, r)
+    r = cadre("help")
+    expect(r.returncode == 0 and "experts" in r.stdout, r)
+    r = cadre("--version")
+    expect(r.returncode == 0 and re.fullmatch(r"cadre \d+\.\d+\.\d+\n", r.stdout), r)
+    for wrong, right in (("generat", "generate"), ("stauts", "status"), ("exp", "experts")):
+        r = cadre(wrong)
+        expect(r.returncode == 2 and f"did you mean '{right}'" in r.stderr, r)
+    expect("lists them" in cadre("xyzzy").stderr, "no verb is near xyzzy")
+    for verb in ("serve", "generate", "chat", "status", "experts", "tokenize"):
+        r = cadre("help", verb)
+        expect(r.returncode == 0 and r.stdout.startswith(f"Usage: cadre {verb}") and not r.stderr, r)
+        expect(cadre(verb, "--help").stdout == r.stdout, f"two helps of {verb} differ")
+
+
+def test_refusals():
+    for args, says in (
+        (["--prompt", "x", "--temperature", "-1"], "temperature: -1 is out of range"),
+        (["--prompt", "x", "--temperature", "warm"], "'warm' is not a number"),
+        (["--prompt", "x", "--max-tokens", "-5"], "max-tokens: -5 is out of range"),
+        (["--prompt", "x", "--top-p", "1.5"], "top-p: 1.5 is out of range"),
+        (["--prompt", "x", "--seed", "-2"], "seed: -2 is out of range"),
+        (["--prompt", "x", "--temprature", "1"], "did you mean 'temperature'"),
+        (["--prompt", "x", "--logprobs", "2"], "--logprobs needs --json"),
+        (["--prompt", "x", "-"], "exactly one of"),
+        ([], "exactly one of"),
+        (["hello"], "unexpected argument 'hello'"),
+    ):
+        r = cadre("generate", *args)
+        expect(r.returncode == 2 and says in r.stderr and not r.stdout, r)
+    r = cadre("generate", "--prompt-file", "/no/such/file")
+    expect(r.returncode == 1 and "No such file" in r.stderr, r)
+    r = cadre("generate", "--prompt", "x", "--connect", "nowhere")
+    expect(r.returncode == 1 and "INVALID_ARGUMENT" in r.stderr, r)
+    expect(cadre("serve").returncode == 2, "serve needs a model")
+
+
+# ---- generate ----
+def test_generate(server):
+    to = ("--connect", server.endpoint)
+    r = cadre("generate", *to, "--prompt", "the sea is wide")
+    expect(r.returncode == 0 and r.stdout == "the sea is wide\n" and r.stderr == "", r)
+    r = cadre("generate", *to, "--prompt", "the sea", "--verbose", "--no-stream")
+    expect(r.stdout == "the sea\n" and re.search(r"2 generated \(stop\), TTFT \d+ ms", r.stderr), r)
+    r = cadre("generate", *to, "-", input="from the pipe")
+    expect(r.stdout == "from the pipe\n", r)
+    with tempfile.NamedTemporaryFile("wb") as f:
+        f.write("Grüße aus der Datei".encode())
+        f.flush()
+        r = cadre("generate", *to, "--prompt-file", f.name)
+        expect(r.stdout == "Grüße aus der Datei\n", r)
+        f.write(b"\xff")
+        f.flush()
+        r = cadre("generate", *to, "--prompt-file", f.name)
+        expect(r.returncode == 1 and "not valid UTF-8: byte 21" in r.stderr, r)
+    r = cadre("generate", *to, "--prompt", "hi", "--system", "be kind")
+    expect(r.stdout == "system: be kind\nuser: hi\n\n", r)
+    r = cadre("generate", *to, "--prompt", "refuse")
+    expect(r.returncode == 1 and r.stdout == "" and r.stderr == "cadre generate: INVALID_ARGUMENT: refused as asked\n", r)
+    r = cadre("generate", *to, "--prompt", "hold", "--timeout", "100")
+    expect(r.returncode == 1 and "DEADLINE_EXCEEDED" in r.stderr, r)
+    expect(cadre("generate", *to, "--prompt", "").returncode == 0, "an empty prompt is the server's business")
+
+
+def test_generate_json(server):
+    args = ("generate", "--connect", server.endpoint, "--prompt", "count 20", "--json")
+    r = cadre(*args, "--logprobs", "1", "--seed", "7")
+    a = json.loads(r.stdout)
+    expect(list(a) == ["text", "token_ids", "logprobs", "finish_reason", "usage", "model", "seed", "timing"], list(a))
+    expect(a["text"] == "".join(f"{i} " for i in range(20)) and a["token_ids"] == list(range(100, 120)), a)
+    expect(a["finish_reason"] == "length" and a["seed"] == 7 and a["model"] == "fake", a)
+    expect(a["usage"] == {"prompt_tokens": 3, "completion_tokens": 20, "total_tokens": 23}, a["usage"])
+    expect(a["logprobs"][3]["id"] == 103 and a["logprobs"][3]["top"][0] == {"id": 103, "logprob": a["logprobs"][3]["logprob"], "text": "3 "}, a)
+    third = struct.unpack("f", struct.pack("f", -0.1))[0] * 3
+    expect(struct.pack("f", a["logprobs"][3]["logprob"]) == struct.pack("f", third), "logprobs are exact floats")
+    expect("seed" not in json.loads(cadre(*args).stdout) and "logprobs" not in json.loads(cadre(*args).stdout), "only what was asked for")
+    cut = [re.sub(r'"timing":.*', "", cadre(*args).stdout) for _ in range(2)]
+    expect(cut[0] == cut[1], "reproducible")
+    tricky = 'a"b\\c\n\t\x01 é 😀 x'
+    a = json.loads(cadre("generate", "--connect", server.endpoint, "--json", "-", input=tricky).stdout)
+    expect(a["text"] == tricky, a)
+
+
+def start_generate(server, prompt, *more):
+    return subprocess.Popen([CADRE, "generate", "--connect", server.endpoint, "--prompt", prompt, *more], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
+
+
+def test_interrupt(server):
+    p = start_generate(server, "hold", "--chat")
+    wait_for("signal handler", lambda: handles(p.pid, signal.SIGINT))
+    p.send_signal(signal.SIGINT)
+    out, err = p.communicate(timeout=LIMIT)
+    expect(p.returncode == 130 and "cancelled after 0 tokens" in err and out == "", (p.returncode, out, err))
+
+
+def handles(pid, number):
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    caught = int(re.search(r"SigCgt:\s*([0-9a-f]+)", text).group(1), 16)
+    return bool(caught >> (number - 1) & 1)
+
+
+def test_interrupt_twice(server):
+    p = start_generate(server, "mute")  # no End will come
+    wait_for("signal handler", lambda: handles(p.pid, signal.SIGINT))
+    p.send_signal(signal.SIGINT)
+    wait_for("first signal taken", lambda: not pending(p.pid, signal.SIGINT))
+    before = time.monotonic()
+    p.send_signal(signal.SIGINT)
+    p.communicate(timeout=LIMIT)
+    expect(p.returncode == 130 and time.monotonic() - before < 3, p.returncode)
+
+
+def pending(pid, number):
+    text = Path(f"/proc/{pid}/status").read_text()
+    masks = [int(re.search(rf"{name}:\s*([0-9a-f]+)", text).group(1), 16) for name in ("SigPnd", "ShdPnd")]
+    return any(m >> (number - 1) & 1 for m in masks)
+
+
+# ---- chat ----
+def test_chat_pipe(server):
+    r = cadre("chat", "--connect", server.endpoint, "--system", "be brief", input="hello\n\n/what\nagain\n/reset\nthird\n/quit\nnever\n")
+    expect(r.returncode == 0, r)
+    answers = r.stdout.split("\n\n")
+    expect(answers[0] == "system: be brief\nuser: hello", answers)
+    expect("user: hello" in answers[1] and "assistant: " in answers[1] and "user: again" in r.stdout, answers)
+    expect("system: be brief\nuser: third" in r.stdout and r.stdout.count("hello") == r.stdout[:r.stdout.index("third")].count("hello"), r)
+    expect("there is no command '/what'" in r.stderr and "never" not in r.stdout, r)
+    r = cadre("chat", "--connect", server.endpoint, input="refuse\n")
+    expect(r.returncode == 1 and "refused as asked" in r.stderr, r)
+    r = cadre("chat", "--connect", server.endpoint, input="")
+    expect(r.returncode == 0 and r.stdout == "", r)
+
+
+def test_chat_terminal(server):
+    main, side = pty.openpty()
+    p = subprocess.Popen([CADRE, "chat", "--connect", server.endpoint], stdin=side, stdout=side, stderr=side, start_new_session=True,
+                         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+    os.close(side)
+    t = Terminal(main)
+    t.until(b"> ")
+    t.type(b"hold\n")
+    # Ctrl-C cancels the answer, not the chat. Before the request is out it counts as one at the prompt, so wait for its call.
+    wait_for("a running request", lambda: running(server))
+    t.type(b"\x03")
+    t.until(b"(cancelled)")
+    t.until(b"> ")
+    t.type(b"fine\n")
+    t.until(b"user: fine")
+    t.until(b"> ")
+    t.type(b"\x03")
+    t.until(b"Ctrl-C again")
+    t.type(b"\x03")
+    p.wait(timeout=LIMIT)
+    os.close(main)
+    expect(p.returncode == 130, p.returncode)
+
+
+def running(server):
+    return json.loads(cadre("status", "--json", "--connect", server.endpoint).stdout)["running"] > 0
+
+
+# ---- status, experts, tokenize ----
+def test_status(server):
+    to = ("--connect", server.endpoint)
+    r = cadre("status", *to)
+    expect(r.returncode == 3 and "load 60%" in r.stdout, r)
+    r = cadre("status", *to, "--wait", "20")
+    expect(r.returncode == 0 and "fake (fake_moe) is serving" in r.stdout and "0-3" in r.stdout and "3.00 MiB" in r.stdout, r)
+    a = json.loads(cadre("status", *to, "-o", "json").stdout)
+    expect(a["state"] == "serving" and [w["rank"] for w in a["workers"]] == [0, 1] and a["listen"] == server.endpoint, a)
+    expect(cadre("status", *to, "--json").stdout.startswith('{"state":"serving"'), "stable keys")
+    r = cadre("status", *to, "-q")
+    expect(r.returncode == 0 and r.stdout == r.stderr == "", r)
+    r = cadre("status", "--connect", "tcp://127.0.0.1:1")
+    expect(r.returncode == 3 and "is `cadre serve` running?" in r.stderr, r)
+
+
+def test_experts(server):
+    to = ("--connect", server.endpoint)
+    r = cadre("experts", *to)
+    expect(r.returncode == 0 and "imb 1.300, balancedness 0.769" in r.stdout and "3 (40.00%)" in r.stdout, r)
+    r = cadre("experts", *to, "--layer", "3")
+    expect("layer 3: imb 4.000" in r.stdout and re.search(r"2 +1 +100 +100.00%", r.stdout), r)
+    r = cadre("experts", *to, "--layer", "2")
+    expect(r.returncode == 1 and "layer 2 has no experts; the layers that have some are 1 to 3" in r.stderr, r)
+    a = json.loads(cadre("experts", *to, "--json").stdout)
+    expect(a["worker_rows"] == [130, 70] and a["layers"][0]["rows"] == [10, 20, 30, 40] and a["layers"][1]["layer"] == 3, a)
+    expect(len(json.loads(cadre("experts", *to, "-o", "json", "--layer", "3").stdout)["layers"]) == 1, "one layer")
+
+
+def test_tokenize(server):
+    r = cadre("tokenize", "--connect", server.endpoint, "--prompt", "AB")
+    expect(r.returncode == 0 and r.stdout == "65 66\n", r)
+    r = cadre("tokenize", "--connect", server.endpoint, "--prompt-file", "-", "--json", input="C")
+    expect(json.loads(r.stdout) == {"ids": [67]}, r)
+
+
+def test_hello(server):
+    r = subprocess.run([HELLO, "as an example", server.endpoint], capture_output=True, text=True, timeout=LIMIT)
+    expect(r.returncode == 0 and r.stdout == "as an example\n", r)
+    r = subprocess.run([HELLO, "refuse", server.endpoint], capture_output=True, text=True, timeout=LIMIT)
+    expect(r.returncode == 1 and "INVALID_ARGUMENT: refused as asked" in r.stderr, r)
+
+
+# ---- serve: our own cadre beside a made-up coordinator and made-up workers ----
+WORKER = """#!/bin/sh
+# --fabric mem: one process for all ranks; mpi: one per rank, numbered by mpirun
+here=$(dirname "$0")
+rank=${OMPI_COMM_WORLD_RANK:-0}
+echo $$ > "$here/part.$rank" && mv "$here/part.$rank" "$here/worker-$rank.pid"
+if [ -z "$OMPI_COMM_WORLD_RANK" ]; then cp "$here/worker-0.pid" "$here/part.1" && mv "$here/part.1" "$here/worker-1.pid"; fi
+[ -e "$here/stubborn" ] && trap '' TERM
+while [ -e "$here/endless" ] || kill -0 "$(cat "$here/coordinator.pid")" 2>/dev/null; do sleep 0.05; done
+"""
+COORDINATOR = """#!/bin/sh
+here=$(dirname "$0")
+echo $$ > "$here/coordinator.pid"
+exec "$here/fake_server" "$@"
+"""
+
+
+class Stage:
+    """A folder that looks like an installation, and a `cadre serve` in it."""
+
+    def __init__(self, *flags):
+        self.folder = Path(tempfile.mkdtemp())
+        shutil.copy(CADRE, self.folder / "cadre")
+        shutil.copy(FAKE, self.folder / "fake_server")
+        for name, text in (("cadre-worker", WORKER), ("cadre-coordinator", COORDINATOR)):
+            path = self.folder / name
+            path.write_text(text)
+            path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        for flag in flags:
+            (self.folder / flag).touch()
+        self.process = None
+
+    def serve(self, model, *args):
+        self.out, self.err = (self.folder / "out").open("w+"), (self.folder / "err").open("w+")
+        self.process = subprocess.Popen([self.folder / "cadre", "serve", model, "--listen", "tcp://127.0.0.1:*", "--workers", "2", *args],
+                                        stdin=subprocess.DEVNULL, stdout=self.out, stderr=self.err)
+
+    def text(self, name):
+        return (self.folder / name).read_text()
+
+    def pids(self):
+        return {int(p.read_text()) for p in self.folder.glob("*.pid")}
+
+    def serving(self):
+        wait_for("the banner", lambda: "try        cadre generate" in self.text("out") or self.process.poll() is not None)
+        expect(self.process.poll() is None, self.text("err"))
+        return re.search(r"clients +(\S+)", self.text("out")).group(1)
+
+    def ended(self):
+        self.process.wait(timeout=LIMIT)
+        wait_for("the end of all processes", lambda: not any(alive(p) for p in self.pids()))
+        return self.process.returncode
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for pid in self.pids():
+            if alive(pid):
+                os.kill(pid, signal.SIGKILL)
+        if self.process:
+            self.out.close()
+            self.err.close()
+        shutil.rmtree(self.folder)
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_serve_in_order():
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with Stage() as s:
+            s.serve("model")
+            endpoint = s.serving()
+            expect("worker 0   experts 0-3" in s.text("out") and "\x1b" not in s.text("out") + s.text("err") and "\r" not in s.text("err"), s.text("out"))
+            expect("worker 1: loaded 100%" in s.text("err"), s.text("err"))
+            expect(cadre("generate", "--connect", endpoint, "--prompt", "all is well").stdout == "all is well\n", "an answer")
+            s.process.send_signal(number)
+            expect(s.ended() == 0, s.text("err"))
+            expect(len(s.pids()) == 2 and "finishing" in s.text("err"), s.text("err"))
+
+
+def test_serve_mpi():
+    with Stage() as s:
+        s.serve("model", "--fabric", "mpi")
+        s.serving()
+        expect(len(s.pids()) == 3, s.pids())
+        s.process.send_signal(signal.SIGTERM)
+        expect(s.ended() == 0, s.text("err"))
+
+
+def test_serve_cannot_start():
+    with Stage() as s:
+        before = time.monotonic()
+        s.serve("refuse")
+        expect(s.ended() == 1 and time.monotonic() - before < 5, s.text("err"))
+        expect("fatal: refuse: no config.json" in s.text("err") and "ended with status 1" in s.text("err") and s.text("out") == "", s.text("err"))
+    with Stage() as s:
+        s.serve("fail")
+        expect(s.ended() == 1 and "it was told to fail" in s.text("err"), s.text("err"))
+    with Stage() as s:
+        (s.folder / "cadre-worker").write_text("#!/no/such/shell\n")
+        s.serve("model")
+        expect(s.ended() == 1 and "cannot start the worker process" in s.text("err"), s.text("err"))
+    with Server() as other, Stage() as s:
+        s.serve("model", "--listen", other.endpoint)
+        expect(s.ended() == 1 and "another program has this port" in s.text("err"), s.text("err"))
+
+
+def test_serve_a_child_dies():
+    with Stage("endless") as s:
+        s.serve("model")
+        s.serving()
+        before = time.monotonic()
+        os.kill(int(s.text("coordinator.pid")), signal.SIGKILL)
+        expect(s.ended() == 1 and time.monotonic() - before < 5, s.text("err"))
+        expect("the coordinator" in s.text("err") and "signal 9 (Killed)" in s.text("err"), s.text("err"))
+    with Stage() as s:
+        s.serve("model")
+        s.serving()
+        os.kill(int(s.text("worker-0.pid")), signal.SIGSEGV)
+        expect(s.ended() == 1 and "the worker process" in s.text("err") and "signal 11" in s.text("err"), s.text("err"))
+
+
+def test_serve_a_rank_dies():
+    for flags in ([], ["stubborn", "endless"]):
+        with Stage(*flags) as s:
+            s.serve("model", "--fabric", "mpi")
+            s.serving()
+            victim = int(s.text("worker-1.pid"))
+            before = time.monotonic()
+            os.kill(victim, signal.SIGKILL)
+            expect(s.ended() == 1 and time.monotonic() - before < 5, (time.monotonic() - before, s.text("err")))
+            expect(f"worker rank 1 (pid {victim}) was killed by signal 9 (Killed)" in s.text("err"), s.text("err"))
+
+
+def test_serve_stubborn_children():
+    with Stage("stubborn", "endless") as s:
+        s.serve("model", "--drain", "1")
+        s.serving()
+        before = time.monotonic()
+        s.process.send_signal(signal.SIGTERM)
+        expect(s.ended() == 1 and time.monotonic() - before < 12, s.text("err"))
+        expect("not everything finished in time" in s.text("err"), s.text("err"))
+
+
+def test_serve_killed():
+    for fabric in ("mem", "mpi"):
+        with Stage("endless") as s:
+            s.serve("model", "--fabric", fabric)
+            s.serving()
+            s.process.kill()
+            s.process.wait()
+            wait_for("the end of all processes", lambda: not any(alive(p) for p in s.pids()))
+
+
+def main():
+    global CADRE, FAKE, HELLO
+    CADRE, FAKE, HELLO = sys.argv[1:4]
+    failed = passed = 0
+    for name, test in sorted(globals().items()):
+        if not name.startswith("test_") or (sys.argv[4:] and name not in sys.argv[4:]):
+            continue
+        if "mpi" in test.__code__.co_names + test.__code__.co_consts and not shutil.which("mpirun"):
+            continue
+        before = time.monotonic()
+        try:
+            if test.__code__.co_argcount:
+                with Server() as server:
+                    test(server)
+            else:
+                test()
+            passed += 1
+            print(f"{time.monotonic() - before:5.1f} s  {name}")
+        except Exception:  # whatever it was, the other tests shall run
+            failed += 1
+            print(f"--- {name}")
+            traceback.print_exc(file=sys.stdout)
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
