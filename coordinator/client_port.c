@@ -10,7 +10,7 @@
 typedef Cadre__V1__GenerateEvent pb_event; /* the generator's names are too long for a line */
 
 struct client_port {
-    struct arena in, out;
+    struct arena in, out, scratch;
     ProtobufCAllocator allocator; /* over `in` */
 };
 
@@ -22,6 +22,7 @@ int client_port_new(struct client_port **out) {
     if (!p) return ERR_NOMEM;
     arena_init(&p->in, 1 << 16);
     arena_init(&p->out, 1 << 16);
+    arena_init(&p->scratch, 1 << 12);
     p->allocator = (ProtobufCAllocator){.alloc = in_alloc, .free = in_free, .allocator_data = p};
     *out = p;
     return 0;
@@ -31,6 +32,7 @@ void client_port_free(struct client_port *p) {
     if (!p) return;
     arena_clear(&p->in);
     arena_clear(&p->out);
+    arena_clear(&p->scratch);
     free(p);
 }
 
@@ -271,4 +273,9 @@ const uint8_t *client_port_ids(struct client_port *p, const int32_t *ids, size_t
     m.ids = (int32_t *)ids;
     m.n_ids = n;
     return pack(p, &m.base, len);
+}
+
+void *client_port_scratch(struct client_port *p, size_t bytes) {
+    reset(&p->scratch);
+    return arena_alloc(&p->scratch, bytes);
 }

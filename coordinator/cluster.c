@@ -1,0 +1,290 @@
+/* cluster.c - the workers' side: they come (Hello), are told what to load (Welcome), load (Progress, Ready), get plans and report
+ * steps, and are watched (Beat, Trouble, silence).
+ *
+ * All workers are welcomed together: what one must hold depends on who is there, and nobody loads for a cluster that will not be.
+ * A worker that must not be trusted with this cluster is told why (Refuse). In this version a death ends the service: the
+ * epoch never changes, and core_fail tells clients and the other workers. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "coordinator/core.h"
+#include "coordinator/fit.h"
+
+enum {
+    MISSING_EVERY_US = 5 * 1000 * 1000,
+    SHUTDOWN_EVERY_US = 50 * 1000,
+    LEAVE_US = 5 * 1000 * 1000, /* for workers to go after Shutdown */
+};
+
+static bool same_id(const struct bus_id *a, const struct bus_id *b) { return a->len == b->len && !memcmp(a->bytes, b->bytes, a->len); }
+
+static int rank_of(const struct coordinator *c, const struct bus_id *id) {
+    for (int w = 0; w < c->options.workers; w++)
+        if (member_alive(&c->members, w) && same_id(&c->worker_id[w], id)) return w;
+    return -1;
+}
+
+/* ---- a worker is lost ---- */
+static void lose(struct coordinator *c, int rank, const struct why *why) {
+    member_gone(&c->members, rank, c->state == CORE_LEAVING);
+    if (c->state != CORE_LEAVING) core_fail(c, ERR_GONE, why);
+}
+
+/* Sending to it failed: it is gone, or takes nothing any more, which for a worker is the same. */
+static void lose_unreachable(struct coordinator *c, int rank, int rc) {
+    struct why why;
+    const struct member *m = &c->members.m[rank];
+    fail(&why, ERR_GONE, "worker %d (%s pid %" PRIu64 ") is dead: %s", rank, m->host, m->pid, rc == ERR_GONE ? "its connection closed" : status_text(rc));
+    lose(c, rank, &why);
+}
+
+/* ---- joining ---- */
+static bool all_local(const struct coordinator *c) {
+    char host[MSG_HOST_BYTES] = "";
+    gethostname(host, sizeof host - 1);
+    for (int w = 0; w < c->options.workers; w++)
+        if (strcmp(c->members.m[w].host, host)) return false;
+    return true;
+}
+
+static uint64_t memory_available(void) {
+    char line[128];
+    unsigned long long kib = 0;
+    FILE *f = fopen("/proc/meminfo", "re");
+    if (!f) return 0;
+    while (fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
+    fclose(f);
+    return kib * 1024;
+}
+
+static int check_fit(struct coordinator *c, struct why *why) {
+    int slots[MSG_MAX_WORKERS];
+    char text[256];
+    for (int w = 0; w < c->options.workers; w++) slots[w] = planner_describe(&c->shape, c->hosts, w, text, sizeof text);
+    struct fit_plan p = {.config = &c->checkpoint.config, .weights = c->weights, .workers = c->options.workers, .slots = slots,
+                         .kv_tokens = (int64_t)c->scheduler.limits.pages * c->scheduler.limits.page_tokens};
+    return fit_check(&p, c->options.memory, all_local(c) ? memory_available() : 0, why);
+}
+
+static void refuse(struct coordinator *c, const struct bus_id *id, const char *reason) {
+    worker_port_refuse(c->worker_port, id, reason);
+    c->moved = true;
+}
+
+static void welcome_all(struct coordinator *c) {
+    const struct scheduler_limits *l = &c->scheduler.limits;
+    struct why why;
+    int rc = check_fit(c, &why);
+    if (rc < 0) return core_fail(c, rc, &why);
+    struct worker_welcome w = {.epoch = c->epoch, .model_dir = c->options.model_dir, .weights = fmt_name(c->weights), .isa = c->options.isa,
+                               .step_tokens = (uint32_t)l->step_tokens, .max_seqs = (uint32_t)l->max_seqs, .max_context = (uint32_t)l->max_context,
+                               .page_tokens = (uint32_t)l->page_tokens, .kv_pages = (uint32_t)l->pages, .placement_version = c->placement.version,
+                               .workers = (uint32_t)c->options.workers, .layers = (uint32_t)c->shape.layers, .experts = (uint32_t)c->shape.experts,
+                               .hosts = c->hosts};
+    log_info("all %d workers are here, loading %s as %s", c->options.workers, c->model_name, w.weights);
+    for (int i = 0; i < c->options.workers && c->state == CORE_LOADING; i++) {
+        rc = worker_port_welcome(c->worker_port, &c->worker_id[i], &w);
+        if (rc < 0) lose_unreachable(c, i, rc);
+        else member_welcomed(&c->members, i, c->now_us);
+    }
+    c->moved = true;
+}
+
+static void on_hello(struct coordinator *c, const struct bus_id *id, const struct worker_hello *h) {
+    struct why why;
+    int rc = c->state == CORE_LOADING ? member_hello(&c->members, h, c->now_us, &why)
+                                      : fail(&why, ERR_DENIED, "this cluster is complete and takes no more workers");
+    if (rc < 0) {
+        log_warn("refused worker rank %u (%s pid %" PRIu64 "): %s", h->rank, h->host, h->pid, why.text);
+        return refuse(c, id, why.text);
+    }
+    c->worker_id[h->rank] = *id;
+    log_info("worker %u is here (%s pid %" PRIu64 ")", h->rank, h->host, h->pid);
+    if (member_count(&c->members, WORKER_CONNECTED) == c->options.workers) welcome_all(c);
+}
+
+static void on_ready(struct coordinator *c, int rank, const struct worker_ready *r) {
+    struct why why;
+    int rc = member_ready(&c->members, rank, r, c->now_us, &why);
+    if (rc < 0) {
+        refuse(c, &c->worker_id[rank], why.text);
+        fail_in(&why, rc, "worker %d", rank);
+        return core_fail(c, rc, &why);
+    }
+    log_debug("worker %d is ready", rank);
+    if (c->state != CORE_LOADING || !member_all_ready(&c->members)) return;
+    core_set_state(c, CORE_SERVING);
+    report_serving(c);
+}
+
+/* ---- steps ---- */
+static void commit_steps(struct coordinator *c) {
+    const struct commit *commit;
+    struct why why;
+    int rc;
+    while ((rc = scheduler_commit(&c->scheduler, c->now_us, &commit, &why)) > 0) {
+        uint64_t tokens = 0;
+        for (int i = 0; i < commit->n; i++) tokens += commit->token[i].out != NULL;
+        telemetry_tokens(&c->telemetry, c->now_us, 0, tokens);
+        service_committed(c, commit);
+    }
+    if (rc < 0) {
+        member_gone(&c->members, c->scheduler.faulty, false);
+        core_fail(c, rc, &why);
+    }
+}
+
+static void on_step_done(struct coordinator *c, int rank, const struct worker_step_done *d) {
+    struct why why;
+    member_seen(&c->members, rank, c->now_us);
+    if (d->epoch != c->epoch || c->state == CORE_FAILED || c->state == CORE_LEAVING) return;
+    int rc = scheduler_done(&c->scheduler, rank, d, &why);
+    if (rc >= 0) rc = telemetry_step(&c->telemetry, rank, d, c->step_rows[d->step % SCHEDULER_MAX_AHEAD], &why);
+    if (rc < 0) {
+        member_gone(&c->members, rank, false);
+        return core_fail(c, rc, &why);
+    }
+    commit_steps(c);
+}
+
+static int fullest(const struct plan *p) {
+    int rows = 0;
+    for (int w = 0; w < p->workers; w++)
+        if (p->worker[w].tokens > rows) rows = p->worker[w].tokens;
+    return rows;
+}
+
+void cluster_plan(struct coordinator *c) {
+    const struct plan *p;
+    if (c->state != CORE_SERVING && c->state != CORE_DRAINING) return;
+    uint64_t prompt = c->scheduler.counts.prompt_tokens;
+    while ((p = scheduler_plan(&c->scheduler, c->now_us))) {
+        int rows = fullest(p);
+        int64_t patience = telemetry_patience(&c->telemetry, rows, c->options.patience_us);
+        c->step_rows[p->step % SCHEDULER_MAX_AHEAD] = rows;
+        c->moved = true;
+        for (int w = 0; w < p->workers; w++) {
+            int rc = worker_port_plan(c->worker_port, &c->worker_id[w], w, p, c->epoch, c->placement.version, patience);
+            if (rc < 0) return lose_unreachable(c, w, rc);
+        }
+    }
+    if (c->scheduler.counts.prompt_tokens != prompt) telemetry_tokens(&c->telemetry, c->now_us, c->scheduler.counts.prompt_tokens - prompt, 0);
+}
+
+/* ---- messages ---- */
+static void on_trouble(struct coordinator *c, int rank, const struct worker_msg *m) {
+    if (m->kind == WORKER_TROUBLE && m->trouble.late_mask) {
+        log_warn("worker %d waits for peers %#" PRIx64 " in step %" PRIu64, rank, m->trouble.late_mask, m->trouble.step);
+        member_accuse(&c->members, rank, m->trouble.late_mask, c->now_us);
+        return;
+    }
+    struct why why;
+    const struct member *w = &c->members.m[rank];
+    fail(&why, ERR_GONE, "worker %d (%s pid %" PRIu64 ") left: %s", rank, w->host, w->pid, m->trouble.reason);
+    lose(c, rank, &why);
+}
+
+static void on_message(struct coordinator *c, int rank, const struct worker_msg *m) {
+    switch (m->kind) {
+    case WORKER_PROGRESS: member_load(&c->members, rank, m->progress.done_bytes, m->progress.total_bytes, c->now_us); return;
+    case WORKER_IS_READY: on_ready(c, rank, &m->ready); return;
+    case WORKER_STEP_DONE: on_step_done(c, rank, &m->done); return;
+    case WORKER_BEAT: member_beat(&c->members, rank, m->beat.progress, m->beat.busy, c->now_us); return;
+    case WORKER_TROUBLE:
+    case WORKER_REFUSES: on_trouble(c, rank, m); return;
+    case WORKER_HELLO: return; /* repeated: it is known */
+    }
+}
+
+void cluster_receive(struct coordinator *c) {
+    struct bus_id from;
+    struct worker_msg m;
+    struct why why;
+    int rc;
+    while ((rc = worker_port_recv(c->worker_port, &from, &m, &why)) != ERR_AGAIN) {
+        c->moved = true;
+        int rank = rank_of(c, &from);
+        if (rc < 0) {
+            if (rank < 0) {
+                c->noise++;
+                continue;
+            }
+            fail_in(&why, rc, "worker %d sent", rank);
+            member_gone(&c->members, rank, false);
+            core_fail(c, rc, &why);
+        } else if (rank >= 0) {
+            on_message(c, rank, &m);
+        } else if (m.kind == WORKER_HELLO) {
+            on_hello(c, &from, &m.hello);
+        } else {
+            c->noise++;
+        }
+    }
+}
+
+/* ---- time ---- */
+static void say_missing(struct coordinator *c) {
+    if (!c->missing_said_us) c->missing_said_us = c->now_us;
+    if (c->state != CORE_LOADING || c->now_us - c->missing_said_us < MISSING_EVERY_US) return;
+    char ranks[256];
+    c->missing_said_us = c->now_us;
+    if (member_count(&c->members, WORKER_EXPECTED)) {
+        member_list(&c->members, WORKER_EXPECTED, ranks, sizeof ranks);
+        log_info("waiting for workers: rank %s of %d missing; they join at %s", ranks, c->options.workers, bus_endpoint(c->worker_bus));
+    } else {
+        member_list(&c->members, WORKER_LOADING, ranks, sizeof ranks);
+        log_info("workers still loading: rank %s", ranks);
+    }
+}
+
+static void check_start(struct coordinator *c) {
+    if (c->state != CORE_LOADING || c->now_us - c->started_us < c->options.start_timeout_us) return;
+    struct why why;
+    char ranks[256];
+    bool missing = member_count(&c->members, WORKER_EXPECTED) > 0;
+    member_list(&c->members, missing ? WORKER_EXPECTED : WORKER_LOADING, ranks, sizeof ranks);
+    fail(&why, ERR_DEADLINE, "not ready after %.0f s: worker rank %s %s (--start-timeout)", (double)c->options.start_timeout_us / 1e6, ranks,
+         missing ? "never came" : "did not finish loading");
+    core_fail(c, ERR_DEADLINE, &why);
+}
+
+void cluster_shutdown(struct coordinator *c, bool abort, const char *reason) {
+    for (int w = 0; w < c->options.workers; w++) {
+        enum worker_state state = c->members.m[w].state; /* a dead one may still hear it */
+        if (state == WORKER_EXPECTED || state == WORKER_LEFT) continue;
+        int rc = worker_port_shutdown(c->worker_port, &c->worker_id[w], abort, reason);
+        if (rc == ERR_GONE) member_gone(&c->members, w, c->state == CORE_LEAVING);
+    }
+    c->shutdown_said_us = c->now_us;
+    c->moved = true;
+}
+
+static int alive(const struct coordinator *c) {
+    int n = 0;
+    for (int w = 0; w < c->options.workers; w++) n += member_alive(&c->members, w);
+    return n;
+}
+
+/* Says Shutdown until sending fails: that is how a worker that has left is noticed. */
+static void tick_leaving(struct coordinator *c) {
+    if (!c->leave_by_us) c->leave_by_us = c->now_us + LEAVE_US;
+    if (c->now_us - c->shutdown_said_us >= SHUTDOWN_EVERY_US) cluster_shutdown(c, false, "the cluster ends");
+    int left = alive(c);
+    if (left && c->now_us < c->leave_by_us) return;
+    if (left) log_warn("%d workers did not leave within %d s", left, LEAVE_US / 1000000);
+    core_set_state(c, CORE_ENDED);
+}
+
+void cluster_tick(struct coordinator *c) {
+    struct why why;
+    int rank;
+    if (c->state == CORE_LEAVING) return tick_leaving(c);
+    if (c->state == CORE_FAILED || c->state == CORE_ENDED) return;
+    while ((rank = member_tick(&c->members, c->now_us, &why)) >= 0 && c->state != CORE_FAILED) core_fail(c, ERR_GONE, &why);
+    say_missing(c);
+    check_start(c);
+}

@@ -1,0 +1,276 @@
+/* coordinator.c - opens the model, builds the parts in order, runs the loop.
+ *
+ * The loop is one thread with four things to wake it: two buses, the tokeniser's bell and its own. A pass takes everything that
+ * is there and sends everything that can be sent; as a send may swallow the edge of a bus's fd, passes repeat until one moved
+ * nothing, and only then does the thread sleep. */
+#include "coordinator/coordinator.h"
+
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clk.h"
+#include "base/log.h"
+#include "coordinator/core.h"
+
+enum {
+    PAGE_TOKENS = 16,
+    DEFAULT_BATCH = 32, DEFAULT_CONTEXT = 4096, DEFAULT_STEP_TOKENS = 128, DEFAULT_QUEUE = 1024,
+    MIDDLING_TOKENS = 512,           /* of one sequence, for the default size of KV */
+    PAYLOAD_BYTES = 4 << 20,         /* largest request */
+    OTHER_CALLS = 256,               /* Status and the like, beside the queue */
+    PING_US = 5 * 1000 * 1000,
+    TICK_US = 50 * 1000,
+    BUSY_LINE_US = 10 * 1000 * 1000,
+    LAST_READ_US = 5 * 1000 * 1000,  /* drained: how long slow clients may still read their answers */
+};
+
+/* ---- states ---- */
+void core_set_state(struct coordinator *c, enum core_state to) {
+    static const char *const names[] = {"loading", "serving", "draining", "leaving", "failed", "ended"};
+    static const bool legal[CORE_STATES][CORE_STATES] = {
+        [CORE_LOADING] = {[CORE_SERVING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
+        [CORE_SERVING] = {[CORE_DRAINING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
+        [CORE_DRAINING] = {[CORE_LEAVING] = true, [CORE_FAILED] = true},
+        [CORE_LEAVING] = {[CORE_ENDED] = true},
+        [CORE_FAILED] = {[CORE_ENDED] = true},
+    };
+    if (!legal[c->state][to]) BUG("the coordinator cannot go from %s to %s", names[c->state], names[to]);
+    c->state = to;
+    c->moved = true;
+}
+
+/* A cluster that never served has nothing to answer for: it ends at once. One that did stays to say what happened, unless
+ * whoever started it waits for its end. */
+void core_fail(struct coordinator *c, int code, const struct why *why) {
+    if (c->state == CORE_FAILED || c->state == CORE_LEAVING || c->state == CORE_ENDED) return;
+    bool end = c->state == CORE_LOADING || c->options.end_on_death;
+    log_error("%s", why->text);
+    c->why = *why;
+    c->result = code;
+    core_set_state(c, CORE_FAILED);
+    service_end_all(c, CALL_UNAVAILABLE, why->text);
+    cluster_shutdown(c, true, why->text);
+    if (end) core_set_state(c, CORE_ENDED);
+}
+
+/* ---- opening ---- */
+static int open_tokenizer(struct coordinator *c, struct why *why) {
+    const struct model_config *m = &c->checkpoint.config;
+    const char *dir = c->options.model_dir;
+    for (int i = 0; i < m->n_eos; i++)
+        if (m->eos[i] < 0 || m->eos[i] >= m->vocab)
+            return fail(why, ERR_INVALID, "%s: eos id %d is not in the model's vocabulary of %d", dir, m->eos[i], m->vocab);
+    if (c->options.ids_only) return 0;
+    int rc = tokenizer_open(dir, &c->tokenizer, why);
+    if (rc < 0) return fail_in(why, rc, "cannot use the tokenizer (--ids-only serves without one)");
+    if (tokenizer_vocab(c->tokenizer) > m->vocab)
+        return fail(why, ERR_INVALID, "%s: wrong tokenizer: it has ids up to %d, the model's vocabulary is %d", dir, tokenizer_vocab(c->tokenizer) - 1, m->vocab);
+    rc = chat_template_open(dir, &c->chat, why);
+    return rc == ERR_NOT_FOUND ? 0 : rc;
+}
+
+static int open_model(struct coordinator *c, struct why *why) {
+    const char *dir = c->options.model_dir;
+    int rc = checkpoint_open(dir, &c->checkpoint, why);
+    if (rc < 0) return rc;
+    size_t end = strlen(dir);
+    while (end > 1 && dir[end - 1] == '/') end--;
+    const char *name = memrchr(dir, '/', end);
+    name = name && name + 1 < dir + end ? name + 1 : dir;
+    c->model_name = strndup(name, (size_t)(dir + end - name));
+    if (!c->model_name) return fail(why, ERR_NOMEM, "out of memory");
+    int fmt = fmt_parse(c->options.weights);
+    if (fmt < 0) return fail(why, ERR_INVALID, "weights '%s': wanted bf16 or f32", c->options.weights);
+    c->weights = (enum fmt)fmt;
+    return open_tokenizer(c, why);
+}
+
+static int open_placement(struct coordinator *c, struct why *why) {
+    const struct model_config *m = &c->checkpoint.config;
+    int n = 0;
+    for (int l = 0; l < m->layers; l++)
+        if (m->moe_index[l] >= 0) c->model_layer[n++] = l;
+    c->shape = (struct planner_shape){.workers = c->options.workers, .layers = n, .experts = n ? m->gate.experts : 0, .model_layer = c->model_layer};
+    c->hosts = calloc((size_t)n * (size_t)c->shape.experts + 1, sizeof *c->hosts);
+    if (!c->hosts) return fail(why, ERR_NOMEM, "out of memory for the placement");
+    int rc = 0;
+    if (c->options.placement_file) rc = planner_read(&c->shape, c->options.placement_file, c->hosts, why);
+    else planner_contiguous(&c->shape, c->hosts);
+    if (rc >= 0) rc = placement_from_hosts(&c->placement, c->shape.workers, c->shape.layers, c->shape.experts, c->hosts, why);
+    if (rc < 0) return rc;
+    c->placement.version = 1;
+    return telemetry_init(&c->telemetry, &c->placement) < 0 ? fail(why, ERR_NOMEM, "out of memory for telemetry") : 0;
+}
+
+static int open_scheduler(struct coordinator *c, struct why *why) {
+    const struct coordinator_options *o = &c->options;
+    int positions = c->checkpoint.config.max_positions;
+    struct scheduler_limits l = {.workers = o->workers, .max_batch = o->max_batch ? o->max_batch : DEFAULT_BATCH, .page_tokens = PAGE_TOKENS,
+                                 .prefill_chunk = o->prefill_chunk, .max_queue = o->max_queue ? o->max_queue : DEFAULT_QUEUE,
+                                 .vocab = c->checkpoint.config.vocab, .ahead = 2};
+    if (o->max_context > positions)
+        return fail(why, ERR_INVALID, "max-context %d: the model was made for %d positions", o->max_context, positions);
+    l.max_context = o->max_context ? o->max_context : positions < DEFAULT_CONTEXT ? positions : DEFAULT_CONTEXT;
+    l.max_seqs = (l.max_batch + o->workers - 1) / o->workers;
+    int step = l.max_seqs > DEFAULT_STEP_TOKENS ? l.max_seqs : DEFAULT_STEP_TOKENS;
+    l.step_tokens = o->step_tokens ? o->step_tokens : step;
+    int64_t kv = (int64_t)l.max_seqs * (l.max_context < MIDDLING_TOKENS ? l.max_context : MIDDLING_TOKENS);
+    if (kv < l.max_context) kv = l.max_context;
+    if (o->kv_tokens) kv = o->kv_tokens;
+    int64_t pages = (kv + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    if (pages > 1 << 28) return fail(why, ERR_INVALID, "kv-tokens %lld: at most %lld are possible", (long long)kv, (long long)PAGE_TOKENS << 28);
+    l.pages = (int)pages;
+    return scheduler_init(&c->scheduler, &l, why);
+}
+
+static int open_doors(struct coordinator *c, struct why *why) {
+    const struct coordinator_options *o = &c->options;
+    int requests = c->scheduler.limits.max_queue + c->scheduler.limits.max_batch;
+    struct call_limits calls = {.payload_bytes = PAYLOAD_BYTES, .calls = requests + OTHER_CALLS, .ping_us = PING_US};
+    struct member_limits members = {.workers = o->workers, .fabric = o->fabric, .fingerprint = c->checkpoint.fingerprint, .lease_us = o->lease_us,
+                                    .dead_us = o->dead_us, .loading_us = 4 * o->dead_us, .progress_us = o->progress_us};
+    member_init(&c->members, &members);
+    if (bell_open(&c->bell) < 0) return fail(why, ERR_IO, "cannot open an eventfd");
+    if (client_port_new(&c->client_port) < 0 || worker_port_new(c->worker_bus, &c->worker_port) < 0 ||
+        call_server_new(c->client_bus, &calls, service_methods, SERVICE_METHODS, c, &c->calls) < 0)
+        return fail(why, ERR_NOMEM, "out of memory for the ports");
+    return c->tokenizer ? prepare_open(c->tokenizer, c->chat, requests, &c->prepare, why) : 0;
+}
+
+static void default_options(struct coordinator_options *o) {
+    if (!o->fabric) o->fabric = "";
+    if (!o->weights) o->weights = "bf16";
+    if (!o->isa) o->isa = "auto";
+    if (!o->start_timeout_us) o->start_timeout_us = 120 * 1000000;
+    if (!o->patience_us) o->patience_us = 2 * 1000000;
+    if (!o->lease_us) o->lease_us = 500 * 1000;
+    if (!o->dead_us) o->dead_us = 3 * o->lease_us;
+    if (!o->progress_us) o->progress_us = 5 * o->patience_us;
+}
+
+int coordinator_new(const struct coordinator_options *o, struct bus *clients, struct bus *workers, struct coordinator **out, struct why *why) {
+    if (o->workers < 1 || o->workers > MSG_MAX_WORKERS)
+        return fail(why, ERR_INVALID, "%d workers: 1 to %d are possible", o->workers, MSG_MAX_WORKERS);
+    struct coordinator *c = calloc(1, sizeof *c);
+    if (!c) return fail(why, ERR_NOMEM, "out of memory");
+    c->options = *o;
+    c->client_bus = clients;
+    c->worker_bus = workers;
+    c->epoch = 1;
+    c->bell.fd = -1;
+    list_init(&c->requests);
+    default_options(&c->options);
+    int rc = open_model(c, why);
+    if (rc >= 0) rc = open_placement(c, why);
+    if (rc >= 0) rc = open_scheduler(c, why);
+    if (rc >= 0) rc = open_doors(c, why);
+    if (rc < 0) {
+        coordinator_free(c);
+        return rc;
+    }
+    *out = c;
+    return 0;
+}
+
+/* Whoever could still touch a request goes first: the tokeniser, then the calls, then what neither has. */
+void coordinator_free(struct coordinator *c) {
+    if (!c) return;
+    prepare_close(c->prepare);
+    struct list *at, *next;
+    list_for(at, next, &c->requests) list_entry(at, struct request, node)->job = NULL;
+    call_server_free(c->calls);
+    list_for(at, next, &c->requests) {
+        struct request *r = list_entry(at, struct request, node);
+        stream_free(r->stream);
+        free(r);
+    }
+    worker_port_free(c->worker_port);
+    client_port_free(c->client_port);
+    scheduler_clear(&c->scheduler);
+    telemetry_clear(&c->telemetry);
+    placement_clear(&c->placement);
+    free(c->hosts);
+    chat_template_close(c->chat);
+    tokenizer_close(c->tokenizer);
+    checkpoint_close(&c->checkpoint);
+    free(c->model_name);
+    bell_close(&c->bell);
+    free(c);
+}
+
+/* ---- running ---- */
+void coordinator_stop(struct coordinator *c, bool drain) {
+    int want = drain ? 1 : 2, have = atomic_load(&c->stop);
+    while (have < want && !atomic_compare_exchange_weak(&c->stop, &have, want)) continue;
+    bell_ring(&c->bell);
+}
+
+/* Nothing is owed any more, or only reading, by clients that had their time. */
+static bool drained(struct coordinator *c) {
+    if (!service_idle(c)) return false;
+    if (!c->n_requests) return true;
+    if (!c->drained_us) c->drained_us = c->now_us;
+    return c->now_us - c->drained_us > LAST_READ_US;
+}
+
+static void leave(struct coordinator *c) {
+    core_set_state(c, CORE_LEAVING);
+    service_end_all(c, CALL_UNAVAILABLE, "the cluster is ending");
+    cluster_shutdown(c, false, "the cluster ends");
+}
+
+static void follow_stop(struct coordinator *c) {
+    int stop = atomic_load(&c->stop);
+    if (!stop) return;
+    if (c->state == CORE_FAILED) return core_set_state(c, CORE_ENDED);
+    if (c->state == CORE_SERVING && stop == 1) {
+        log_info("draining: %d requests to finish", c->n_requests);
+        core_set_state(c, CORE_DRAINING);
+    }
+    bool now = stop == 2 || c->state == CORE_LOADING;
+    if ((c->state == CORE_DRAINING && drained(c)) || (now && c->state < CORE_LEAVING)) leave(c);
+}
+
+static void say_busy(struct coordinator *c) {
+    bool busy = !scheduler_idle(&c->scheduler);
+    if (!busy) c->busy_said_us = c->now_us;
+    if (c->now_us - c->busy_said_us < BUSY_LINE_US) return;
+    c->busy_said_us = c->now_us;
+    report_busy(c);
+}
+
+/* When the loop wants to run again at the latest. */
+static int64_t pass(struct coordinator *c) {
+    c->now_us = clk_now_us();
+    c->moved = false;
+    follow_stop(c);
+    cluster_receive(c);
+    service_prepared(c);
+    int64_t next = call_server_poll(c->calls, c->now_us);
+    cluster_tick(c);
+    cluster_plan(c);
+    say_busy(c);
+    int64_t tick = c->now_us + TICK_US;
+    return c->moved ? c->now_us : next < tick ? next : tick;
+}
+
+static void sleep_until(struct coordinator *c, int64_t when_us) {
+    struct pollfd fds[] = {{.fd = bus_fd(c->worker_bus), .events = POLLIN},
+                           {.fd = bus_fd(c->client_bus), .events = POLLIN},
+                           {.fd = c->bell.fd, .events = POLLIN},
+                           {.fd = c->prepare ? prepare_fd(c->prepare) : -1, .events = POLLIN}};
+    int64_t ms = (when_us - clk_now_us() + 999) / 1000;
+    if (ms > 0) poll(fds, 4, (int)ms);
+    bell_clear(&c->bell);
+}
+
+int coordinator_run(struct coordinator *c, struct why *why) {
+    c->started_us = c->busy_said_us = clk_now_us();
+    while (c->state != CORE_ENDED) {
+        int64_t next = pass(c);
+        if (!c->moved && c->state != CORE_ENDED) sleep_until(c, next);
+    }
+    if (c->result < 0) *why = c->why;
+    return c->result;
+}
