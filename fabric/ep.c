@@ -35,28 +35,28 @@ enum { MAX_TOKENS = 65535, MAX_SLOTS = 32767, MAX_TOPK = 256, MAX_HIDDEN = 1 << 
 enum phase { READY, DISPATCHING, DISPATCHED, WORKING, ANSWERING, ANSWERED };
 
 struct ep {
-    struct fabric *fabric;             /* NULL when alone */
+    struct fabric *fabric; /* NULL when alone */
     struct ep_limits lim;
     int rank, size;
-    uint64_t others;                   /* mask of everyone else */
+    uint64_t others; /* mask of everyone else */
 
-    struct ep_key key;                 /* what is being exchanged now */
+    struct ep_key key; /* what is being exchanged now */
     enum phase phase;
-    int32_t tokens[FABRIC_MAX_RANKS];  /* of the plan */
-    uint64_t sources;                  /* others with tokens: they dispatch to us and expect an answer */
-    bool brings;                       /* we have tokens: we dispatch to all others and get their answers */
+    int32_t tokens[FABRIC_MAX_RANKS]; /* of the plan */
+    uint64_t sources;                 /* others with tokens: they dispatch to us and expect an answer */
+    bool brings;                      /* we have tokens: we dispatch to all others and get their answers */
 
     struct ep_send send;
     struct ep_split split;
     struct ep_group group;
-    float *x, *y;                      /* [R * T max * k, H], address space until used */
+    float *x, *y; /* [R * T max * k, H], address space until used */
     size_t map_bytes;
 
-    uint64_t posted;                   /* who has been sent this phase's frame */
-    uint64_t held;                     /* whose accepted frame is unreleased */
+    uint64_t posted; /* who has been sent this phase's frame */
+    uint64_t held;   /* whose accepted frame is unreleased */
     const void *frame[FABRIC_MAX_RANKS];
     struct ep_key last[FABRIC_MAX_RANKS]; /* of the frame accepted last */
-    uint64_t complained;               /* about whom in this step: one line each */
+    uint64_t complained;                  /* about whom in this step: one line each */
     struct ep_counters count;
 };
 
@@ -177,10 +177,8 @@ static int drop_old(struct ep *ep, int peer, const struct ep_header **out, struc
         if (rc < 0) return rc;
         struct ep_key key = ep_frame_key(*out);
         if (ep_key_order(&key, &ep->key) >= 0) return 1;
-        if (ep_key_order(&key, &ep->last[peer]) == 0)
-            ep->count.frames_duplicate++;
-        else
-            ep->count.frames_stale++;
+        if (ep_key_order(&key, &ep->last[peer]) == 0) ep->count.frames_duplicate++;
+        else ep->count.frames_stale++;
     }
     return 0;
 }
@@ -191,7 +189,8 @@ static int check(const struct ep *ep, int peer, const struct ep_header *h, struc
         return ep_frame_check_combine(h, ep->split.pairs[peer], ep->lim.hidden, why);
     }
     if (!ep->tokens[peer]) return fail(why, ERR_PROTOCOL, "a dispatch, but the plan gives it no tokens");
-    const struct ep_bounds b = {.tokens = ep->tokens[peer], .topk = ep->lim.topk, .slots = ep->group.slots, .hidden = ep->lim.hidden};
+    const struct ep_bounds b = {
+        .tokens = ep->tokens[peer], .topk = ep->lim.topk, .slots = ep->group.slots, .hidden = ep->lim.hidden};
     return ep_frame_check_dispatch(h, &b, why);
 }
 
@@ -248,7 +247,8 @@ static bool send_dispatch(struct ep *ep, int to) {
     const int32_t *token = ep->split.token + (size_t)to * (size_t)ep->lim.max_tokens;
     float *rows = ep_frame_rows(room);
     for (int i = 0; i < tokens; i++)
-        memcpy(rows + row_floats(ep, (size_t)i), ep->send.x + row_floats(ep, (size_t)token[i]), row_floats(ep, 1) * sizeof *rows);
+        memcpy(rows + row_floats(ep, (size_t)i), ep->send.x + row_floats(ep, (size_t)token[i]),
+               row_floats(ep, 1) * sizeof *rows);
     fabric_commit(ep->fabric, to, bytes);
     ep->count.dispatch_rows += (uint64_t)tokens;
     ep->count.dispatch_bytes += row_floats(ep, (size_t)tokens) * sizeof *rows;
@@ -317,10 +317,8 @@ static void begin_dispatch(struct ep *ep, int layer, const struct ep_send *send,
 }
 
 int ep_dispatch_post(struct ep *ep, int layer, const struct ep_send *send, int slots, int64_t deadline_us) {
-    if (ep->phase != DISPATCHING)
-        begin_dispatch(ep, layer, send, slots);
-    else if (layer != ep->key.layer)
-        BUG("ep: dispatch of layer %d while layer %d is being posted", layer, ep->key.layer);
+    if (ep->phase != DISPATCHING) begin_dispatch(ep, layer, send, slots);
+    else if (layer != ep->key.layer) BUG("ep: dispatch of layer %d while layer %d is being posted", layer, ep->key.layer);
     int rc = ep->brings && ep->others ? post(ep, ep->others, send_dispatch, deadline_us) : 0;
     if (rc < 0) return rc;
     set_phase(ep, DISPATCHED);
@@ -394,3 +392,5 @@ int ep_combine_wait(struct ep *ep, const float **rows, int64_t deadline_us, uint
     set_phase(ep, READY);
     return 0;
 }
+
+int ep_flush(struct ep *ep, int64_t deadline_us) { return ep->fabric ? fabric_flush(ep->fabric, deadline_us) : 0; }

@@ -18,49 +18,55 @@
 #include "fabric/fabric.h"
 
 struct ep_limits {
-    int max_tokens;        /* T a worker may bring to a step */
-    int max_slots;         /* slots of any worker in any layer */
-    int hidden, topk;      /* H, k */
+    int max_tokens;   /* T a worker may bring to a step */
+    int max_slots;    /* slots of any worker in any layer */
+    int hidden, topk; /* H, k */
 };
 
 /* What home asks for: T tokens, each with k routes. Borrowed until combine_wait returns. */
 struct ep_send {
     int tokens;
-    const float *x;            /* [T,H] */
-    const int16_t *worker;     /* [T,k] destination of pair (t, j) */
-    const int16_t *slot;       /* [T,k] slot there */
+    const float *x;        /* [T,H] */
+    const int16_t *worker; /* [T,k] destination of pair (t, j) */
+    const int16_t *slot;   /* [T,k] slot there */
 };
 
 /* What arrived for this worker's experts, grouped by slot. Owned by ep until combine_post. */
 struct ep_work {
-    int rows;                  /* n = sum of counts */
-    const float *x;            /* [n,H] grouped by slot; within a slot by (source worker, token, k) */
-    float *y;                  /* [n,H] the caller fills it, same order, before combine_post */
-    const int32_t *first;      /* [slots + 1] rows of slot s = first[s] .. first[s+1] */
+    int rows;             /* n = sum of counts */
+    const float *x;       /* [n,H] grouped by slot; within a slot by (source worker, token, k) */
+    float *y;             /* [n,H] the caller fills it, same order, before combine_post */
+    const int32_t *first; /* [slots + 1] rows of slot s = first[s] .. first[s+1] */
     int slots;
 };
 
-struct ep_counters {           /* since ep_new; read by the owner */
-    uint64_t dispatch_bytes, combine_bytes;   /* payload sent to others */
-    uint64_t dispatch_rows, combine_rows;     /* token copies and result rows sent to others */
+struct ep_counters {                        /* since ep_new; read by the owner */
+    uint64_t dispatch_bytes, combine_bytes; /* payload sent to others */
+    uint64_t dispatch_rows, combine_rows;   /* token copies and result rows sent to others */
     uint64_t frames_stale, frames_duplicate, frames_bad;
-    uint64_t wait_us[FABRIC_MAX_RANKS];       /* time this worker stood waiting for each peer, both halves */
+    uint64_t wait_us[FABRIC_MAX_RANKS]; /* time this worker stood waiting for each peer, both halves */
 };
 
 struct ep;
-size_t ep_frame_bytes(const struct ep_limits *l);       /* what the fabric must carry */
-int  ep_new(struct fabric *f, const struct ep_limits *l, struct ep **out, struct why *why); /* fabric borrowed; may be NULL when alone (R = 1) */
+size_t ep_frame_bytes(const struct ep_limits *l); /* what the fabric must carry */
+/* fabric is borrowed; may be NULL when alone (R = 1). ERR_INVALID, ERR_TOO_LARGE, ERR_NOMEM */
+int ep_new(struct fabric *f, const struct ep_limits *l, struct ep **out, struct why *why);
 void ep_free(struct ep *ep);
 
-/* tokens[R]: how many each worker brings, from the plan; copied. Forgets unfinished business of earlier steps. */
+/* tokens[R]: how many each worker may bring, from the plan; copied. Forgets unfinished business of earlier steps. (epoch, step)
+ * must grow: a step that was given up is run again only under a later epoch, or its old frames would pass for new ones. */
 void ep_step_begin(struct ep *ep, uint32_t epoch, uint64_t step, const int32_t *tokens);
-/* slots: how many slots this worker has in this layer. send->tokens is 0 for a worker without tokens (send is then unused
- * otherwise, and may be NULL). Returns 0, or ERR_LATE when a stream stays full until the deadline. */
-int  ep_dispatch_post(struct ep *ep, int layer, const struct ep_send *send, int slots, int64_t deadline_us);
+/* slots: how many slots this worker has in this layer. send->tokens may be less than the plan gave (sequences end); for 0 send
+ * may be NULL. Returns 0, or ERR_LATE when a stream stays full until the deadline: call again with the same arguments to go
+ * on, or begin another step. */
+int ep_dispatch_post(struct ep *ep, int layer, const struct ep_send *send, int slots, int64_t deadline_us);
 /* Returns 0 with *out set, ERR_LATE with *late = bit mask of the peers missing, ERR_PROTOCOL for a frame that lies about its
- * shape (logged, *late names the sender), ERR_GONE when this rank was killed. */
-int  ep_dispatch_wait(struct ep *ep, struct ep_work *out, int64_t deadline_us, uint64_t *late);
-int  ep_combine_post(struct ep *ep, int64_t deadline_us);
+ * shape (logged, dropped, *late names the sender), ERR_GONE when this rank was killed. May be called again after ERR_LATE. */
+int ep_dispatch_wait(struct ep *ep, struct ep_work *out, int64_t deadline_us, uint64_t *late);
+int ep_combine_post(struct ep *ep, int64_t deadline_us);
 /* rows[t*k + j] = the row of pair (t, j), valid until the next dispatch_post. Same results as dispatch_wait. */
-int  ep_combine_wait(struct ep *ep, const float **rows, int64_t deadline_us, uint64_t *late);
+int ep_combine_wait(struct ep *ep, const float **rows, int64_t deadline_us, uint64_t *late);
+/* Before sleeping anywhere but in the waits above: works until the answers given are on their way; 0 or ERR_DEADLINE. May be
+ * called again, also in slices; a new step may begin without it. */
+int ep_flush(struct ep *ep, int64_t deadline_us);
 const struct ep_counters *ep_counters(const struct ep *ep);

@@ -15,9 +15,7 @@ size_t ep_dispatch_bytes(int tokens, int pairs, int hidden) {
     return dispatch_rows_at((size_t)pairs) + rows_bytes((size_t)tokens, (size_t)hidden);
 }
 
-size_t ep_combine_bytes(int pairs, int hidden) {
-    return sizeof(struct ep_header) + rows_bytes((size_t)pairs, (size_t)hidden);
-}
+size_t ep_combine_bytes(int pairs, int hidden) { return sizeof(struct ep_header) + rows_bytes((size_t)pairs, (size_t)hidden); }
 
 float *ep_frame_rows(void *frame) {
     const struct ep_header *h = frame;
@@ -38,9 +36,18 @@ int ep_key_order(const struct ep_key *a, const struct ep_key *b) {
 
 void ep_frame_begin(void *room, const struct ep_key *key, int source, int tokens, int pairs, int hidden) {
     size_t bytes = key->kind == EP_DISPATCH ? ep_dispatch_bytes(tokens, pairs, hidden) : ep_combine_bytes(pairs, hidden);
-    *(struct ep_header *)room = (struct ep_header){.magic = EP_MAGIC, .version = EP_VERSION, .kind = (uint8_t)key->kind,
-        .format = EP_F32, .step = key->step, .epoch = key->epoch, .layer = (uint16_t)key->layer, .source = (uint16_t)source,
-        .tokens = (uint32_t)tokens, .pairs = (uint32_t)pairs, .hidden = (uint32_t)hidden, .bytes = bytes};
+    *(struct ep_header *)room = (struct ep_header){.magic = EP_MAGIC,
+                                                   .version = EP_VERSION,
+                                                   .kind = (uint8_t)key->kind,
+                                                   .format = EP_F32,
+                                                   .step = key->step,
+                                                   .epoch = key->epoch,
+                                                   .layer = (uint16_t)key->layer,
+                                                   .source = (uint16_t)source,
+                                                   .tokens = (uint32_t)tokens,
+                                                   .pairs = (uint32_t)pairs,
+                                                   .hidden = (uint32_t)hidden,
+                                                   .bytes = bytes};
     if (key->kind == EP_DISPATCH) { /* the pad: no byte of an earlier frame leaves the process */
         size_t end = sizeof(struct ep_header) + (size_t)pairs * sizeof(struct ep_pair);
         memset((unsigned char *)room + end, 0, dispatch_rows_at((size_t)pairs) - end);
@@ -53,7 +60,8 @@ int ep_frame_open(const void *frame, size_t bytes, int source, const struct ep_h
     if (bytes < sizeof *h) return fail(why, ERR_PROTOCOL, "%zu bytes, a header has %zu", bytes, sizeof *h);
     if (h->magic != EP_MAGIC) return fail(why, ERR_PROTOCOL, "magic %08x, expected %08x", h->magic, EP_MAGIC);
     if (h->version != EP_VERSION)
-        return fail(why, ERR_PROTOCOL, "frame version %d, expected %d: run the same cadre-worker everywhere", h->version, EP_VERSION);
+        return fail(why, ERR_PROTOCOL, "frame version %d, expected %d: run the same cadre-worker everywhere", h->version,
+                    EP_VERSION);
     if (h->bytes != bytes) return fail(why, ERR_PROTOCOL, "says %llu bytes, has %zu", (unsigned long long)h->bytes, bytes);
     if (h->source != source) return fail(why, ERR_PROTOCOL, "says it is from worker %d", h->source);
     if (h->kind != EP_DISPATCH && h->kind != EP_COMBINE) return fail(why, ERR_PROTOCOL, "unknown kind %d", h->kind);
@@ -65,7 +73,8 @@ int ep_frame_open(const void *frame, size_t bytes, int source, const struct ep_h
 }
 
 int ep_frame_check_dispatch(const struct ep_header *h, const struct ep_bounds *b, struct why *why) {
-    if (h->hidden != (uint32_t)b->hidden) return fail(why, ERR_PROTOCOL, "rows of %u elements, expected %d", h->hidden, b->hidden);
+    if (h->hidden != (uint32_t)b->hidden)
+        return fail(why, ERR_PROTOCOL, "rows of %u elements, expected %d", h->hidden, b->hidden);
     if (h->tokens > (uint32_t)b->tokens) return fail(why, ERR_PROTOCOL, "%u tokens, the plan allows %d", h->tokens, b->tokens);
     if (h->pairs > h->tokens * (uint32_t)b->topk)
         return fail(why, ERR_PROTOCOL, "%u pairs for %u tokens, at most %d each", h->pairs, h->tokens, b->topk);
@@ -76,9 +85,9 @@ int ep_frame_check_dispatch(const struct ep_header *h, const struct ep_bounds *b
     const struct ep_pair *p = ep_frame_pairs((void *)h);
     int token = -1, run = 0;
     for (uint32_t i = 0; i < h->pairs; i++) {
-        if (p[i].slot >= b->slots) return fail(why, ERR_PROTOCOL, "pair %u is for slot %d, there are %d", i, p[i].slot, b->slots);
-        if (p[i].token == token + 1)
-            token++, run = 1;
+        if (p[i].slot >= b->slots)
+            return fail(why, ERR_PROTOCOL, "pair %u is for slot %d, there are %d", i, p[i].slot, b->slots);
+        if (p[i].token == token + 1) token++, run = 1;
         else if (p[i].token != token || ++run > b->topk)
             return fail(why, ERR_PROTOCOL, "pair %u names row %d after row %d", i, p[i].token, token);
     }

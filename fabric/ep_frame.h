@@ -12,8 +12,8 @@
 #include "base/status.h"
 
 enum { EP_MAGIC = 0x50456443, EP_VERSION = 1, EP_ALIGN = 64 }; /* "CdEP" */
-enum ep_kind { EP_DISPATCH = 1, EP_COMBINE = 2 };               /* in the order in which a layer sends them */
-enum ep_format { EP_F32 = 1 };                                  /* of the rows */
+enum ep_kind { EP_DISPATCH = 1, EP_COMBINE = 2 };              /* in the order in which a layer sends them */
+enum ep_format { EP_F32 = 1 };                                 /* of the rows */
 
 struct ep_header {
     uint32_t magic;
@@ -22,18 +22,18 @@ struct ep_header {
     uint64_t step;
     uint32_t epoch;
     uint16_t layer;
-    uint16_t microbatch;      /* 0: a step is one batch */
-    uint16_t source;          /* rank of the sender */
-    uint16_t flags;           /* 0 */
-    uint32_t tokens;          /* dispatch: rows; combine: 0 */
-    uint32_t pairs;           /* dispatch: (token, slot) pairs; combine: rows */
-    uint32_t hidden;          /* H */
-    uint64_t bytes;           /* of the whole frame */
+    uint16_t microbatch; /* 0: a step is one batch */
+    uint16_t source;     /* rank of the sender */
+    uint16_t flags;      /* 0 */
+    uint32_t tokens;     /* dispatch: rows; combine: 0 */
+    uint32_t pairs;      /* dispatch: (token, slot) pairs; combine: rows */
+    uint32_t hidden;     /* H */
+    uint64_t bytes;      /* of the whole frame */
     uint8_t zero[16];
 };
-struct ep_pair {              /* one route, in the home's (token, k) order */
-    uint16_t token;           /* row of this frame */
-    uint16_t slot;            /* at the receiver */
+struct ep_pair {    /* one route, in the home's (token, k) order */
+    uint16_t token; /* row of this frame */
+    uint16_t slot;  /* at the receiver */
 };
 _Static_assert(sizeof(struct ep_header) == 64, "header is one line");
 _Static_assert(offsetof(struct ep_header, kind) == 6 && offsetof(struct ep_header, step) == 8, "wire offsets");
@@ -58,13 +58,15 @@ size_t ep_combine_bytes(int pairs, int hidden);
 
 /* Writes the header of a frame whose counts are known; room must be 64-byte aligned. */
 void ep_frame_begin(void *room, const struct ep_key *key, int source, int tokens, int pairs, int hidden);
-static inline struct ep_pair *ep_frame_pairs(void *frame) { return (struct ep_pair *)((unsigned char *)frame + sizeof(struct ep_header)); }
+static inline struct ep_pair *ep_frame_pairs(void *frame) {
+    return (struct ep_pair *)((unsigned char *)frame + sizeof(struct ep_header));
+}
 float *ep_frame_rows(void *frame); /* of a frame with a header; receivers: only after its check */
 
 /* Is this a frame of ours from `source` at all? After 0 the key may be read, nothing else. ERR_PROTOCOL. */
 int ep_frame_open(const void *frame, size_t bytes, int source, const struct ep_header **out, struct why *why);
 struct ep_bounds {
-    int tokens, topk;         /* at most so many rows, and pairs per row */
+    int tokens, topk; /* at most so many rows, and pairs per row */
     int slots, hidden;
 };
 int ep_frame_check_dispatch(const struct ep_header *h, const struct ep_bounds *b, struct why *why);

@@ -6,10 +6,12 @@
 
 int ep_split_init(struct ep_split *s, int workers, int max_tokens, int topk) {
     size_t R = (size_t)workers, T = (size_t)max_tokens, k = (size_t)topk;
-    *s = (struct ep_split){.workers = workers, .max_tokens = max_tokens, .topk = topk,
-        .token = calloc(R * T, sizeof *s->token),
-        .pair = calloc(R * T * k, sizeof *s->pair),
-        .pair_of = calloc(T * k, sizeof *s->pair_of)};
+    *s = (struct ep_split){.workers = workers,
+                           .max_tokens = max_tokens,
+                           .topk = topk,
+                           .token = calloc(R * T, sizeof *s->token),
+                           .pair = calloc(R * T * k, sizeof *s->pair),
+                           .pair_of = calloc(T * k, sizeof *s->pair_of)};
     if (s->token && s->pair && s->pair_of) return 0;
     ep_split_clear(s);
     return ERR_NOMEM;
@@ -38,9 +40,11 @@ void ep_split_make(struct ep_split *s, int tokens, const int16_t *worker, const 
 }
 
 int ep_group_init(struct ep_group *g, int workers, int max_slots, int max_pairs) {
-    *g = (struct ep_group){.workers = workers, .max_slots = max_slots, .max_pairs = max_pairs,
-        .first = calloc((size_t)max_slots + 1, sizeof *g->first),
-        .row = calloc((size_t)workers * (size_t)max_pairs, sizeof *g->row)};
+    *g = (struct ep_group){.workers = workers,
+                           .max_slots = max_slots,
+                           .max_pairs = max_pairs,
+                           .first = calloc((size_t)max_slots + 1, sizeof *g->first),
+                           .row = calloc((size_t)workers * (size_t)max_pairs, sizeof *g->row)};
     if (g->first && g->row) return 0;
     ep_group_clear(g);
     return ERR_NOMEM;

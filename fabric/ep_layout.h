@@ -11,14 +11,14 @@
 #include "fabric/fabric.h"
 
 struct ep_split {
-    int workers, max_tokens, topk;   /* R, T max, k */
-    int tokens[FABRIC_MAX_RANKS];    /* copies for each worker */
+    int workers, max_tokens, topk; /* R, T max, k */
+    int tokens[FABRIC_MAX_RANKS];  /* copies for each worker */
     int pairs[FABRIC_MAX_RANKS];
-    int32_t *token;                  /* [R, T max]: copy i for worker w is token[w * T max + i] of the batch, ascending */
-    struct ep_pair *pair;            /* [R, T max * k], pair.token counts w's copies */
-    int32_t *pair_of;                /* [T * k]: pair (t, j) is number pair_of[t*k + j] of its worker's list */
+    int32_t *token;       /* [R, T max]: copy i for worker w is token[w * T max + i] of the batch, ascending */
+    struct ep_pair *pair; /* [R, T max * k], pair.token counts w's copies */
+    int32_t *pair_of;     /* [T * k]: pair (t, j) is number pair_of[t*k + j] of its worker's list */
 };
-int  ep_split_init(struct ep_split *s, int workers, int max_tokens, int topk); /* 0 or ERR_NOMEM */
+int ep_split_init(struct ep_split *s, int workers, int max_tokens, int topk); /* 0 or ERR_NOMEM */
 void ep_split_clear(struct ep_split *s);
 /* worker, slot [T,k]; 0 <= worker < R, T <= T max. */
 void ep_split_make(struct ep_split *s, int tokens, const int16_t *worker, const int16_t *slot);
@@ -26,11 +26,11 @@ void ep_split_make(struct ep_split *s, int tokens, const int16_t *worker, const 
 struct ep_group {
     int workers, max_slots, max_pairs; /* R; slots and pairs of one source at most */
     int slots, rows;
-    int pairs[FABRIC_MAX_RANKS];     /* from each source */
-    int32_t *first;                  /* [max_slots + 1]: rows of slot s are first[s] .. first[s + 1] */
-    int32_t *row;                    /* [R, max_pairs]: row of pair i from source w is row[w * max_pairs + i] */
+    int pairs[FABRIC_MAX_RANKS]; /* from each source */
+    int32_t *first;              /* [max_slots + 1]: rows of slot s are first[s] .. first[s + 1] */
+    int32_t *row;                /* [R, max_pairs]: row of pair i from source w is row[w * max_pairs + i] */
 };
-int  ep_group_init(struct ep_group *g, int workers, int max_slots, int max_pairs);
+int ep_group_init(struct ep_group *g, int workers, int max_slots, int max_pairs);
 void ep_group_clear(struct ep_group *g);
 /* pairs[w][0..n[w]) from each source w; every pair.slot < slots <= max_slots. */
 void ep_group_make(struct ep_group *g, int slots, const struct ep_pair *const *pairs, const int *n);

@@ -2,7 +2,7 @@
  *
  * Each ordered pair of ranks has its own stream of frames: frames of one stream arrive in order, whole and once; between
  * streams there is no order. Nothing blocks except fabric_wait, and that has a deadline. Sending is in two halves so that
- * rows are packed straight into the transport's memory: reserve -> write -> commit; receiving likewise: peek -> read -> release.
+ * rows are packed straight into the transport's memory: reserve -> write -> commit; receiving: peek -> read -> release.
  * Backends: "mem" (ranks are threads of one process), "mpi" (ranks are processes of one MPI world).
  * Owner: one thread per rank makes every call of that rank's handle. */
 #pragma once
@@ -30,6 +30,7 @@ struct fabric_ops {
     const void *(*peek)(struct fabric *f, int peer, size_t *bytes);
     void (*release)(struct fabric *f, int peer);
     int (*wait)(struct fabric *f, int64_t deadline_us);
+    int (*flush)(struct fabric *f, int64_t deadline_us);
     void (*close)(struct fabric *f);
 };
 
@@ -44,7 +45,12 @@ static inline void fabric_release(struct fabric *f, int peer) { f->ops->release(
  * briefly, yields, then sleeps. 0, ERR_DEADLINE, or ERR_GONE when this rank itself was killed. "Changed" counts from the last
  * return, so look at every peer between two waits. Spurious returns are allowed. */
 static inline int fabric_wait(struct fabric *f, int64_t deadline_us) { return f->ops->wait(f, deadline_us); }
-static inline void fabric_close(struct fabric *f) { if (f) f->ops->close(f); }
+/* Works until every committed frame gets to its reader without further calls here; 0 or ERR_DEADLINE. Some transports move
+ * frames only while their sender calls: flush before sleeping anywhere else than in fabric_wait. */
+static inline int fabric_flush(struct fabric *f, int64_t deadline_us) { return f->ops->flush(f, deadline_us); }
+static inline void fabric_close(struct fabric *f) {
+    if (f) f->ops->close(f);
+}
 
 /* --- mem: a hub shared by R threads of one process --- */
 struct fabric_hub;
@@ -53,13 +59,16 @@ struct fabric_faults { /* all zero: none. Times and choices follow from the seed
     int delay_percent;     /* frames held back for a while */
     int duplicate_percent; /* frames delivered twice */
 };
-int  fabric_hub_new(int ranks, size_t frame_bytes, const struct fabric_faults *faults, struct fabric_hub **out, struct why *why);
+int fabric_hub_new(int ranks, size_t frame_bytes, const struct fabric_faults *faults, struct fabric_hub **out, struct why *why);
 void fabric_hub_free(struct fabric_hub *h); /* after every rank closed */
-int  fabric_mem_open(struct fabric_hub *h, int rank, struct fabric **out, struct why *why);
+int fabric_mem_open(struct fabric_hub *h, int rank, struct fabric **out, struct why *why);
 /* From any thread: rank's frames vanish from now on and its own waits return ERR_GONE. Others notice nothing but silence. */
 void fabric_hub_kill(struct fabric_hub *h, int rank);
 
-/* --- mpi: the only file that calls MPI_Init. Call both from the engine thread's process; the thread that opens is the owner --- */
-int  fabric_mpi_init(int *rank, int *size, struct why *why);  /* MPI_Init_thread; before any other use */
-int  fabric_mpi_open(size_t frame_bytes, struct fabric **out, struct why *why);
-void fabric_mpi_finalize(bool clean); /* clean: MPI_Finalize; else leave without waiting for peers */
+/* --- mpi: the only file that calls MPI_Init; once per process. Calls may come from several threads, one at a time --- */
+int fabric_mpi_init(int *rank, int *size, struct why *why); /* MPI_Init_thread; ERR_UNSUPPORTED in a build without MPI */
+/* Collective, blocks: every rank of the world opens, with the same frame_bytes. Its thread owns the handle. */
+int fabric_mpi_open(size_t frame_bytes, struct fabric **out, struct why *why);
+/* clean: MPI_Finalize, which waits for every rank. Otherwise (a rank may be dead) it does nothing, and the caller leaves with
+ * _exit, never by returning from main. */
+void fabric_mpi_finalize(bool clean);

@@ -30,20 +30,20 @@
 
 enum {
     LINE = 64,
-    SPINS = 100,              /* looks at the event count before yielding: about 2 us */
-    YIELDS = 20,              /* yields before sleeping: a peer on the same core gets to answer */
-    DELAY_MAX_US = 400        /* a delayed frame is held back for 1..DELAY_MAX_US */
+    SPINS = 100,       /* looks at the event count before yielding: about 2 us */
+    YIELDS = 20,       /* yields before sleeping: a peer on the same core gets to answer */
+    DELAY_MAX_US = 400 /* a delayed frame is held back for 1..DELAY_MAX_US */
 };
 
-struct stream {               /* of one ordered pair */
-    _Alignas(LINE) atomic_uint_fast64_t sent; /* producer's */
+struct stream {                                /* of one ordered pair */
+    _Alignas(LINE) atomic_uint_fast64_t sent;  /* producer's */
     _Alignas(LINE) atomic_uint_fast64_t freed; /* consumer's */
     _Alignas(LINE) size_t bytes[FABRIC_DEPTH]; /* of the frame in each slot */
     int64_t sent_us[FABRIC_DEPTH];             /* when it was committed; only with delays */
     unsigned char *slots;                      /* FABRIC_DEPTH * slot_bytes */
 };
 
-struct door {                 /* of one rank: where others ring */
+struct door { /* of one rank: where others ring */
     _Alignas(LINE) atomic_uint events;
     atomic_bool asleep, dead;
     atomic_bool open;
@@ -53,12 +53,12 @@ struct fabric_hub {
     int ranks;
     size_t frame_bytes, slot_bytes, map_bytes;
     struct fabric_faults faults;
-    struct door *doors;       /* [ranks] */
-    struct stream *streams;   /* [source * ranks + destination] */
+    struct door *doors;     /* [ranks] */
+    struct stream *streams; /* [source * ranks + destination] */
     unsigned char *map;
 };
 
-struct mem_rank {             /* one rank's handle: its thread's alone */
+struct mem_rank { /* one rank's handle: its thread's alone */
     struct fabric base;
     struct fabric_hub *hub;
     unsigned seen;                     /* event count that the last wait returned with */
@@ -189,11 +189,14 @@ static int mem_wait(struct fabric *f, int64_t deadline_us) {
         int64_t now = clk_now_us();
         if (now >= due_us) return 0;
         if (now >= deadline_us) return ERR_DEADLINE;
-        if (turn < SPINS + YIELDS)
-            sched_yield();
-        else
-            doze(d, m->seen, (deadline_us < due_us ? deadline_us : due_us) - now);
+        if (turn < SPINS + YIELDS) sched_yield();
+        else doze(d, m->seen, (deadline_us < due_us ? deadline_us : due_us) - now);
     }
+}
+
+static int mem_flush(struct fabric *f, int64_t deadline_us) { /* a committed frame is where its reader looks */
+    (void)f, (void)deadline_us;
+    return 0;
 }
 
 static void mem_close(struct fabric *f) {
@@ -203,7 +206,13 @@ static void mem_close(struct fabric *f) {
 }
 
 static const struct fabric_ops mem_ops = {
-    .name = "mem", .reserve = mem_reserve, .commit = mem_commit, .peek = mem_peek, .release = mem_release, .wait = mem_wait,
+    .name = "mem",
+    .reserve = mem_reserve,
+    .commit = mem_commit,
+    .peek = mem_peek,
+    .release = mem_release,
+    .wait = mem_wait,
+    .flush = mem_flush,
     .close = mem_close,
 };
 
@@ -233,12 +242,14 @@ static int map_slots(struct fabric_hub *h, struct why *why) {
     h->slot_bytes = (h->frame_bytes + LINE - 1) / LINE * LINE;
     size_t per_stream = h->slot_bytes * FABRIC_DEPTH;
     if (pairs && per_stream > SIZE_MAX / 4 / pairs)
-        return fail(why, ERR_TOO_LARGE, "fabric mem: %zu streams of %d frames of %zu bytes", pairs, FABRIC_DEPTH, h->frame_bytes);
+        return fail(why, ERR_TOO_LARGE, "fabric mem: %zu streams of %d frames of %zu bytes", pairs, FABRIC_DEPTH,
+                    h->frame_bytes);
     h->map_bytes = pairs * per_stream;
     if (!h->map_bytes) return 0; /* a lone rank sends nothing */
     void *map = mmap(NULL, h->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED)
-        return fail(why, ERR_NOMEM, "fabric mem: no address space for %zu bytes of frames; lower the largest step", h->map_bytes);
+        return fail(why, ERR_NOMEM, "fabric mem: no address space for %zu bytes of frames; lower the largest step",
+                    h->map_bytes);
     h->map = map;
     unsigned char *next = map;
     for (int from = 0; from < h->ranks; from++) {
@@ -256,7 +267,8 @@ static void *alloc_lines(size_t n, size_t size) {
     return p ? memset(p, 0, n * size) : NULL;
 }
 
-int fabric_hub_new(int ranks, size_t frame_bytes, const struct fabric_faults *faults, struct fabric_hub **out, struct why *why) {
+int fabric_hub_new(int ranks, size_t frame_bytes, const struct fabric_faults *faults, struct fabric_hub **out,
+                   struct why *why) {
     if (ranks < 1 || ranks > FABRIC_MAX_RANKS)
         return fail(why, ERR_INVALID, "fabric mem: %d ranks, expected 1..%d", ranks, FABRIC_MAX_RANKS);
     if (frame_bytes < 1 || frame_bytes > SIZE_MAX / 4 / FABRIC_DEPTH)

@@ -25,34 +25,34 @@
 
 enum {
     LINE = 64,
-    POLLS = 64,          /* looks before yielding */
-    YIELD_US = 200,      /* yields for so long before napping: most waits inside a step are shorter */
+    POLLS = 64,     /* looks before yielding */
+    YIELD_US = 200, /* yields for so long before napping: most waits inside a step are shorter */
     NAP_MIN_US = 10,
     NAP_MAX_US = 100,
-    CLOSE_US = 1000000   /* how long close waits for frames that were sent but not taken */
+    CLOSE_US = 1000000 /* how long close waits for frames that were sent but not taken */
 };
 
-struct lane {                        /* both streams between this rank and one peer */
-    unsigned head;                   /* receives: ring position of the oldest unreleased frame */
-    unsigned next;                   /* sends: ring position of the next frame */
-    bool arrived[FABRIC_DEPTH];      /* the frame in this receive buffer is whole */
-    size_t bytes[FABRIC_DEPTH];      /* of arrived frames */
-    size_t reserved;                 /* bytes of the open reservation + 1; 0 = none */
-    bool broken;                     /* MPI reported an error: treated as silent from then on */
+struct lane {                   /* both streams between this rank and one peer */
+    unsigned head;              /* receives: ring position of the oldest unreleased frame */
+    unsigned next;              /* sends: ring position of the next frame */
+    bool arrived[FABRIC_DEPTH]; /* the frame in this receive buffer is whole */
+    size_t bytes[FABRIC_DEPTH]; /* of arrived frames */
+    size_t reserved;            /* bytes of the open reservation + 1; 0 = none */
+    bool broken;                /* MPI reported an error: treated as silent from then on */
 };
 
 struct mpi_rank {
     struct fabric base;
     MPI_Comm comm;
-    struct lane *lanes;              /* [size] */
-    int n;                           /* requests: size * 2 * DEPTH */
-    MPI_Request *requests;           /* [peer][in, out][DEPTH]; our own entries stay null */
-    MPI_Status *statuses;            /* [n] scratch */
-    int *indices;                    /* [n] scratch */
-    unsigned char *map;              /* buffers, same order as requests, of slot_bytes each */
+    struct lane *lanes;    /* [size] */
+    int n;                 /* requests: size * 2 * DEPTH */
+    MPI_Request *requests; /* [peer][in, out][DEPTH]; our own entries stay null */
+    MPI_Status *statuses;  /* [n] scratch */
+    int *indices;          /* [n] scratch */
+    unsigned char *map;    /* buffers, same order as requests, of slot_bytes each */
     size_t slot_bytes, map_bytes;
-    bool starved;                    /* a reserve failed since the last wait: a completed send is news */
-    int idle_peeks;                  /* peeks that found nothing since MPI was polled */
+    bool starved;   /* a reserve failed since the last wait: a completed send is news */
+    int idle_peeks; /* peeks that found nothing since MPI was polled */
 };
 
 static struct mpi_rank *mpi_of(struct fabric *f) { return (struct mpi_rank *)f; }
@@ -72,7 +72,8 @@ static const char *mpi_text(int code, char *buf) {
 
 static void broken(struct mpi_rank *m, int peer, const char *doing, int code) {
     char text[MPI_MAX_ERROR_STRING];
-    if (!m->lanes[peer].broken) log_error("fabric mpi: %s rank %d: %s; it counts as silent now", doing, peer, mpi_text(code, text));
+    if (!m->lanes[peer].broken)
+        log_error("fabric mpi: %s rank %d: %s; it counts as silent now", doing, peer, mpi_text(code, text));
     m->lanes[peer].broken = true;
 }
 
@@ -128,7 +129,8 @@ static void mpi_commit(struct fabric *f, int peer, size_t bytes) {
     struct mpi_rank *m = mpi_of(f);
     check_peer(f, peer);
     struct lane *l = &m->lanes[peer];
-    if (!l->reserved || bytes > l->reserved - 1) BUG("fabric mpi: commit of %zu bytes to peer %d without room reserved", bytes, peer);
+    if (!l->reserved || bytes > l->reserved - 1)
+        BUG("fabric mpi: commit of %zu bytes to peer %d without room reserved", bytes, peer);
     l->reserved = 0;
     int index = out_index(peer, l->next++);
     int rc = MPI_Issend(buffer(m, index), (int)bytes, MPI_BYTE, peer, 0, m->comm, &m->requests[index]);
@@ -167,27 +169,33 @@ static void nap(int64_t us) {
     nanosleep(&ts, NULL);
 }
 
-static int mpi_wait(struct fabric *f, int64_t deadline_us) {
-    struct mpi_rank *m = mpi_of(f);
-    int64_t start_us = 0, nap_us = NAP_MIN_US;
-    for (int turn = 0;; turn++) {
-        if (progress(m)) break;
-        if (turn < POLLS) continue;
-        int64_t now = clk_now_us();
-        if (now >= deadline_us) return ERR_DEADLINE;
-        if (!start_us) start_us = now;
-        if (now - start_us < YIELD_US) {
-            sched_yield();
-            continue;
-        }
-        nap(deadline_us - now < nap_us ? deadline_us - now : nap_us);
-        nap_us = nap_us * 2 < NAP_MAX_US ? nap_us * 2 : NAP_MAX_US;
+struct idle { /* one spell of waiting */
+    int turns;
+    int64_t start_us, nap_us;
+};
+
+/* One turn of polls, then yields, then naps. ERR_DEADLINE when it is time to give up. */
+static int idle_turn(struct idle *i, int64_t deadline_us) {
+    if (i->turns++ < POLLS) return 0;
+    int64_t now = clk_now_us();
+    if (now >= deadline_us) return ERR_DEADLINE;
+    if (!i->start_us) *i = (struct idle){.turns = i->turns, .start_us = now, .nap_us = NAP_MIN_US};
+    if (now - i->start_us < YIELD_US) {
+        sched_yield();
+        return 0;
     }
-    m->starved = false;
+    nap(deadline_us - now < i->nap_us ? deadline_us - now : i->nap_us);
+    i->nap_us = i->nap_us * 2 < NAP_MAX_US ? i->nap_us * 2 : NAP_MAX_US;
     return 0;
 }
 
-/* ---- life ---- */
+static int mpi_wait(struct fabric *f, int64_t deadline_us) {
+    struct mpi_rank *m = mpi_of(f);
+    for (struct idle idle = {0}; !progress(m);)
+        if (idle_turn(&idle, deadline_us) < 0) return ERR_DEADLINE;
+    m->starved = false;
+    return 0;
+}
 
 static bool sends_pending(const struct mpi_rank *m) {
     for (int peer = 0; peer < m->base.size; peer++)
@@ -195,6 +203,16 @@ static bool sends_pending(const struct mpi_rank *m) {
             if (m->requests[out_index(peer, i)] != MPI_REQUEST_NULL) return true;
     return false;
 }
+
+/* A frame beyond MPI's eager limit leaves in pieces, and only while we call MPI. */
+static int mpi_flush(struct fabric *f, int64_t deadline_us) {
+    struct mpi_rank *m = mpi_of(f);
+    for (struct idle idle = {0}; sends_pending(m); progress(m))
+        if (idle_turn(&idle, deadline_us) < 0) return ERR_DEADLINE;
+    return 0;
+}
+
+/* ---- life ---- */
 
 /* Takes back the posted receives. Cancelling one is local, unless a message is just coming in; then a little patience. */
 static bool cancel_receives(struct mpi_rank *m, int64_t deadline_us) {
@@ -208,10 +226,8 @@ static bool cancel_receives(struct mpi_rank *m, int64_t deadline_us) {
             while (!done) { /* a persistent request that is complete stays, inactive, until freed */
                 if (MPI_Test(r, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS || (!done && clk_now_us() >= deadline_us)) break;
             }
-            if (done)
-                MPI_Request_free(r);
-            else
-                all = false;
+            if (done) MPI_Request_free(r);
+            else all = false;
         }
     }
     return all;
@@ -229,11 +245,8 @@ static void free_memory(struct mpi_rank *m) {
 static void mpi_close(struct fabric *f) {
     struct mpi_rank *m = mpi_of(f);
     int64_t deadline_us = clk_now_us() + CLOSE_US;
-    while (sends_pending(m) && clk_now_us() < deadline_us) {
-        if (!progress(m)) sched_yield();
-    }
-    bool clean = !sends_pending(m);
-    if (!cancel_receives(m, deadline_us) || !clean) {
+    int rc = mpi_flush(f, deadline_us);
+    if (!cancel_receives(m, deadline_us) || rc < 0) {
         log_warn("fabric mpi: rank %d closes with unfinished frames; their memory stays with MPI", f->rank);
         return; /* MPI may still write or read the buffers */
     }
@@ -242,7 +255,13 @@ static void mpi_close(struct fabric *f) {
 }
 
 static const struct fabric_ops mpi_ops = {
-    .name = "mpi", .reserve = mpi_reserve, .commit = mpi_commit, .peek = mpi_peek, .release = mpi_release, .wait = mpi_wait,
+    .name = "mpi",
+    .reserve = mpi_reserve,
+    .commit = mpi_commit,
+    .peek = mpi_peek,
+    .release = mpi_release,
+    .wait = mpi_wait,
+    .flush = mpi_flush,
     .close = mpi_close,
 };
 
@@ -253,11 +272,12 @@ static int mpi_failed(struct why *why, const char *call, int code) {
 
 int fabric_mpi_init(int *rank, int *size, struct why *why) {
     int provided = 0, rc = MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &provided);
-    if (rc != MPI_SUCCESS) return fail(why, ERR_IO, "fabric mpi: MPI_Init_thread failed with %d; start workers with mpirun", rc);
+    if (rc != MPI_SUCCESS)
+        return fail(why, ERR_IO, "fabric mpi: MPI_Init_thread failed with %d; start workers with mpirun", rc);
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     if (provided < MPI_THREAD_SERIALIZED)
-        return fail(why, ERR_UNSUPPORTED, "fabric mpi: this MPI gives thread level %d, needs MPI_THREAD_SERIALIZED (%d)", provided,
-                    MPI_THREAD_SERIALIZED);
+        return fail(why, ERR_UNSUPPORTED, "fabric mpi: this MPI gives thread level %d, needs MPI_THREAD_SERIALIZED (%d)",
+                    provided, MPI_THREAD_SERIALIZED);
     if ((rc = MPI_Comm_rank(MPI_COMM_WORLD, rank)) != MPI_SUCCESS) return mpi_failed(why, "MPI_Comm_rank", rc);
     if ((rc = MPI_Comm_size(MPI_COMM_WORLD, size)) != MPI_SUCCESS) return mpi_failed(why, "MPI_Comm_size", rc);
     if (*size > FABRIC_MAX_RANKS)
@@ -297,7 +317,8 @@ static int post_receives(struct mpi_rank *m, struct why *why) {
 /* Collective: returns when every rank of the world has called it. */
 int fabric_mpi_open(size_t frame_bytes, struct fabric **out, struct why *why) {
     if (frame_bytes < 1 || frame_bytes > INT_MAX)
-        return fail(why, ERR_TOO_LARGE, "fabric mpi: frames of %zu bytes, MPI counts to %d; lower the largest step", frame_bytes, INT_MAX);
+        return fail(why, ERR_TOO_LARGE, "fabric mpi: frames of %zu bytes, MPI counts to %d; lower the largest step",
+                    frame_bytes, INT_MAX);
     struct mpi_rank *m = calloc(1, sizeof *m);
     if (!m) return fail(why, ERR_NOMEM, "fabric mpi: out of memory for a handle");
     int rc = MPI_Comm_dup(MPI_COMM_WORLD, &m->comm);

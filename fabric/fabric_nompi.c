@@ -2,7 +2,8 @@
 #include "fabric/fabric.h"
 
 static int no_mpi(struct why *why) {
-    return fail(why, ERR_UNSUPPORTED, "this build has no MPI: install libopenmpi-dev and build again with -Dmpi=enabled, or use --fabric mem");
+    return fail(why, ERR_UNSUPPORTED,
+                "this build has no MPI: install libopenmpi-dev and build again with -Dmpi=enabled, or use --fabric mem");
 }
 
 int fabric_mpi_init(int *rank, int *size, struct why *why) {

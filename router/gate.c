@@ -12,7 +12,8 @@ int gate_rule_check(const struct gate_rule *r, struct why *why) {
         return fail(why, ERR_INVALID, "gate rule: %d experts, expected 1..%d", r->experts, MAX_EXPERTS);
     int most = r->experts < MAX_K ? r->experts : MAX_K;
     if (r->k < 1 || r->k > most)
-        return fail(why, ERR_INVALID, "gate rule: %d experts per token, expected 1..%d (of %d experts)", r->k, most, r->experts);
+        return fail(why, ERR_INVALID, "gate rule: %d experts per token, expected 1..%d (of %d experts)", r->k, most,
+                    r->experts);
     if ((unsigned)r->score > GATE_RAW)
         return fail(why, ERR_INVALID, "gate rule: unknown score function %d, expected softmax, sigmoid or raw", (int)r->score);
     if ((unsigned)r->weight > GATE_WEIGHT_ONE)

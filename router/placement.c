@@ -30,10 +30,12 @@ static int count_replicas(const uint64_t *hosts, int workers, int layers, int ex
         for (int e = 0; e < experts; e++) {
             uint64_t h = hosts[(size_t)layer * (size_t)experts + (size_t)e];
             if (!h)
-                return fail(why, ERR_INVALID, "placement: expert %d of MoE layer %d is on no worker; give it at least one", e, layer);
+                return fail(why, ERR_INVALID, "placement: expert %d of MoE layer %d is on no worker; give it at least one", e,
+                            layer);
             if (h & ~known)
-                return fail(why, ERR_INVALID, "placement: expert %d of MoE layer %d is on worker %d, but there are workers 0..%d",
-                            e, layer, 63 - __builtin_clzll(h & ~known), workers - 1);
+                return fail(why, ERR_INVALID,
+                            "placement: expert %d of MoE layer %d is on worker %d, but there are workers 0..%d", e, layer,
+                            63 - __builtin_clzll(h & ~known), workers - 1);
             total += __builtin_popcountll(h);
         }
     }
@@ -76,11 +78,14 @@ int placement_from_hosts(struct placement *p, int workers, int layers, int exper
     if (replicas < 0) return replicas;
 
     size_t n = (size_t)replicas + 1; /* never zero elements */
-    struct placement made = {.version = 1, .workers = workers, .layers = layers, .experts = experts,
-        .first = calloc((size_t)layers * (size_t)experts + 1, sizeof *made.first),
-        .list = calloc(n, sizeof *made.list),
-        .slot_first = calloc((size_t)workers * (size_t)layers + 1, sizeof *made.slot_first),
-        .slot_expert = calloc(n, sizeof *made.slot_expert)};
+    struct placement made = {.version = 1,
+                             .workers = workers,
+                             .layers = layers,
+                             .experts = experts,
+                             .first = calloc((size_t)layers * (size_t)experts + 1, sizeof *made.first),
+                             .list = calloc(n, sizeof *made.list),
+                             .slot_first = calloc((size_t)workers * (size_t)layers + 1, sizeof *made.slot_first),
+                             .slot_expert = calloc(n, sizeof *made.slot_expert)};
     if (!made.first || !made.list || !made.slot_first || !made.slot_expert) {
         placement_clear(&made);
         return fail(why, ERR_NOMEM, "placement: out of memory for %d replicas", replicas);

@@ -10,26 +10,26 @@
 
 struct replica {
     int16_t worker;
-    int16_t slot;   /* slot on that worker, in this layer */
-    float share;    /* fraction of the expert's tokens it takes; shares of an expert sum to 1 */
+    int16_t slot; /* slot on that worker, in this layer */
+    float share;  /* fraction of the expert's tokens it takes; shares of an expert sum to 1 */
 };
 
 struct placement {
     uint32_t version;
     int workers, layers, experts; /* R, number of MoE layers, E. Layers count MoE layers only, in model order */
     /* replicas of (layer, e) = list[first[layer*E + e] .. first[layer*E + e + 1]) by ascending worker */
-    int32_t *first;               /* [layers*E + 1] */
+    int32_t *first; /* [layers*E + 1] */
     struct replica *list;
     /* slots of (worker, layer) = slot_expert[slot_first[w*layers + layer] ..): the expert in each, ascending */
-    int32_t *slot_first;          /* [R*layers + 1] */
+    int32_t *slot_first; /* [R*layers + 1] */
     int16_t *slot_expert;
 };
 
 /* Contiguous: expert e of each layer lives on worker e * R / E (all workers differ by at most one expert). */
-int  placement_contiguous(struct placement *p, int workers, int layers, int experts, struct why *why);
+int placement_contiguous(struct placement *p, int workers, int layers, int experts, struct why *why);
 /* From explicit lists: hosts[layer*E + e] is a bit mask of the workers that hold a replica (R <= 64), shares even. Refuses
  * an expert without a host, naming it. */
-int  placement_from_hosts(struct placement *p, int workers, int layers, int experts, const uint64_t *hosts, struct why *why);
+int placement_from_hosts(struct placement *p, int workers, int layers, int experts, const uint64_t *hosts, struct why *why);
 void placement_clear(struct placement *p);
 
 /* The replica that serves (layer, expert) for the token at `position` of sequence `seq_id`: the same answer on every worker. */

@@ -1,9 +1,12 @@
 /* test_ep_mpi.c - the fabric's contract and the exchange over processes. Started plainly it runs itself under mpirun, once per
  * number of ranks; with a verb it is one rank. Exits with 77 where MPI is missing. */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,7 +22,7 @@ static const struct ep_limits death_limits = {.max_tokens = 4, .max_slots = 1, .
 
 /* One fabric for all cases: frames of the largest case fit. */
 static size_t largest_frame(int ranks) {
-    size_t most = ep_frame_bytes(&death_limits);
+    size_t most = 1 << 20; /* far beyond what MPI takes at once */
     for (uint64_t seed = 1; seed <= 30; seed++) {
         struct ep_case c;
         ep_case_make(&c, seed, ranks);
@@ -38,7 +41,8 @@ static int run_exchanges(struct fabric *f, struct why *why) {
         /* a new ep goes on where the last one left the streams, with a later epoch */
         for (uint64_t step = 0; step < 4 && rc == 0; step++)
             rc = ep_case_step(&c, ep, f->rank, (uint32_t)seed, step, -1, PATIENCE_US, &late, why);
-        if (rc == 0 && ep_counters(ep)->frames_bad) rc = fail(why, ERR_CORRUPT, "%d bad frames", (int)ep_counters(ep)->frames_bad);
+        if (rc == 0 && ep_counters(ep)->frames_bad)
+            rc = fail(why, ERR_CORRUPT, "%d bad frames", (int)ep_counters(ep)->frames_bad);
         if (rc < 0) fail_in(why, rc, "seed %d: %s, late %llx", (int)seed, status_name(rc), (unsigned long long)late);
         ep_free(ep);
         if (rc < 0) return rc;
@@ -69,11 +73,38 @@ static int run_death(struct fabric *f, struct why *why) {
     int64_t took_us = clk_now_us() - start_us;
     if (rc != ERR_LATE || late != UINT64_C(1) << victim)
         return fail(why, ERR_CORRUPT, "after a death: %s, late %llx", status_name(rc), (unsigned long long)late);
-    if (took_us < SHORT_US || took_us > SHORT_US + 1000000) return fail(why, ERR_CORRUPT, "told after %lld us", (long long)took_us);
+    if (took_us < SHORT_US || took_us > SHORT_US + 1000000)
+        return fail(why, ERR_CORRUPT, "told after %lld us", (long long)took_us);
     return 0;
 }
 
-static int run_rank(const char *verb) {
+/* Rank 0 sends a frame too large for MPI to take at once, flushes, and then calls the fabric no more until rank 1, which has
+ * it, writes to a FIFO. Without the flush the frame would never get there: the worker that sleeps between steps. */
+static int run_flush(struct fabric *f, const char *fifo, struct why *why) {
+    int64_t deadline_us = clk_now_us() + PATIENCE_US;
+    size_t bytes = f->frame_bytes, got = 0;
+    if (f->rank == 0) {
+        char byte;
+        memset(fabric_reserve(f, 1, bytes), 7, bytes);
+        fabric_commit(f, 1, bytes);
+        if (fabric_flush(f, deadline_us) < 0) return fail(why, ERR_CORRUPT, "the frame did not get away");
+        int fd = open(fifo, O_RDONLY); /* blocks until rank 1 opens it */
+        ssize_t n = read(fd, &byte, 1);
+        close(fd);
+        return n == 1 ? 0 : fail(why, ERR_CORRUPT, "rank 1 gave up");
+    }
+    if (f->rank > 1) return 0;
+    const unsigned char *frame;
+    while (!(frame = fabric_peek(f, 0, &got)))
+        if (fabric_wait(f, deadline_us) < 0) break;
+    bool whole = frame && got == bytes && frame[0] == 7 && frame[bytes - 1] == 7;
+    int fd = open(fifo, O_WRONLY);
+    bool told = !whole || write(fd, "x", 1) == 1;
+    close(fd);
+    return whole && told ? 0 : fail(why, ERR_CORRUPT, "no frame after the flush");
+}
+
+static int run_rank(const char *verb, const char *fifo) {
     struct why why = {0};
     struct fabric *f = NULL;
     int rank, size, rc = fabric_mpi_init(&rank, &size, &why);
@@ -84,8 +115,9 @@ static int run_rank(const char *verb) {
     rc = fabric_mpi_open(largest_frame(size), &f, &why);
     bool death = strcmp(verb, "death") == 0;
     if (rc == 0 && death) rc = run_death(f, &why);
-    if (rc == 0 && !death) rc = fabric_case_run(f, 7, 300, false, PATIENCE_US, &why);
-    if (rc == 0 && !death) rc = run_exchanges(f, &why);
+    if (rc == 0 && !strcmp(verb, "flush")) rc = run_flush(f, fifo, &why);
+    if (rc == 0 && !strcmp(verb, "exact")) rc = fabric_case_run(f, 7, 300, false, PATIENCE_US, &why);
+    if (rc == 0 && !strcmp(verb, "exact")) rc = run_exchanges(f, &why);
     if (rc < 0) fprintf(stderr, "rank %d of %d: %s\n", rank, size, why.text);
     bool clean = rc == 0 && !death;
     if (clean) fabric_close(f);
@@ -96,10 +128,11 @@ static int run_rank(const char *verb) {
     return 0;
 }
 
-static void exec_mpirun(const char *self, const char *ranks, const char *verb) {
+static void exec_mpirun(const char *self, const char *ranks, const char *verb, const char *fifo) {
     execlp("mpirun", "mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np", ranks, "--timeout", "60",
-           "--mca", "mpi_yield_when_idle", "1", "--mca", "pml", "ob1", "--mca", "btl", "vader,self", "--mca", "orte_enable_recovery",
-           strcmp(verb, "death") == 0 ? "1" : "0", self, verb, (char *)NULL);
+           "--mca", "mpi_yield_when_idle", "1", "--mca", "pml", "ob1", "--mca", "btl", "vader,self", "--mca",
+           "btl_vader_single_copy_mechanism", "none", "--mca", "orte_enable_recovery", strcmp(verb, "death") == 0 ? "1" : "0",
+           self, verb, fifo, (char *)NULL);
     fprintf(stderr, "cannot run mpirun: %s\n", strerror(errno));
     _exit(errno == ENOENT ? SKIP : 1);
 }
@@ -114,7 +147,7 @@ static int count_told(int fd) {
 }
 
 /* 0 when `expected` ranks said that all was as expected; SKIP without mpirun. mpirun ends a run that does not end by itself. */
-static int launch(const char *self, const char *ranks, const char *verb, int expected) {
+static int launch(const char *self, const char *ranks, const char *verb, const char *fifo, int expected) {
     int out[2], status;
     fflush(stdout);
     if (pipe(out) < 0) return 1;
@@ -124,7 +157,7 @@ static int launch(const char *self, const char *ranks, const char *verb, int exp
         dup2(out[1], STDOUT_FILENO);
         close(out[0]);
         close(out[1]);
-        exec_mpirun(self, ranks, verb);
+        exec_mpirun(self, ranks, verb, fifo);
     }
     close(out[1]);
     int told = count_told(out[0]);
@@ -136,10 +169,17 @@ static int launch(const char *self, const char *ranks, const char *verb, int exp
 }
 
 int main(int argc, char **argv) {
-    if (argc > 1) return run_rank(argv[1]);
-    int rc = launch(argv[0], "1", "exact", 1);
-    if (rc == 0) rc = launch(argv[0], "2", "exact", 2);
-    if (rc == 0) rc = launch(argv[0], "4", "exact", 4);
-    if (rc == 0) rc = launch(argv[0], "4", "death", 3);
+    if (argc > 2) return run_rank(argv[1], argv[2]);
+    char dir[] = "/tmp/cadre-test-XXXXXX", fifo[sizeof dir + 8];
+    if (!mkdtemp(dir)) return 1;
+    snprintf(fifo, sizeof fifo, "%s/fifo", dir);
+    int rc = mkfifo(fifo, 0600) < 0;
+    if (rc == 0) rc = launch(argv[0], "1", "exact", fifo, 1);
+    if (rc == 0) rc = launch(argv[0], "2", "exact", fifo, 2);
+    if (rc == 0) rc = launch(argv[0], "4", "exact", fifo, 4);
+    if (rc == 0) rc = launch(argv[0], "2", "flush", fifo, 2);
+    if (rc == 0) rc = launch(argv[0], "4", "death", fifo, 3);
+    unlink(fifo);
+    rmdir(dir);
     return rc;
 }

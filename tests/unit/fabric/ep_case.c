@@ -30,7 +30,11 @@ void ep_case_tokens(const struct ep_case *c, uint64_t step, int32_t *tokens) {
     for (int w = 0; w < c->ranks; w++) {
         int some = (int)(draw(c, 7, step, (uint64_t)w, 0) % (uint64_t)(c->lim.max_tokens + 1));
         bool only = w == (int)(draw(c, 8, step, 0, 0) % (uint64_t)c->ranks);
-        tokens[w] = c->full ? c->lim.max_tokens : pattern == 0 ? (only ? some : 0) : pattern == 1 ? c->lim.max_tokens : pattern == 2 ? some * (some & 1) : some;
+        tokens[w] = c->full        ? c->lim.max_tokens
+                    : pattern == 0 ? (only ? some : 0)
+                    : pattern == 1 ? c->lim.max_tokens
+                    : pattern == 2 ? some * (some & 1)
+                                   : some;
     }
 }
 
@@ -101,7 +105,8 @@ static int check_work(const struct ep_case *c, const struct table *t, uint64_t a
                       struct why *why) {
     int row = 0, k = c->lim.topk, H = c->lim.hidden;
     for (int s = 0; s < work->slots; s++) {
-        if (work->first[s] != row) return fail(why, ERR_CORRUPT, "slot %d begins at row %d, expected %d", s, work->first[s], row);
+        if (work->first[s] != row)
+            return fail(why, ERR_CORRUPT, "slot %d begins at row %d, expected %d", s, work->first[s], row);
         for (int r = 0; r < c->ranks; r++) {
             for (int i = 0; i < t->tokens[r] * k; i++) {
                 size_t cell = (size_t)(r * c->lim.max_tokens * k + i);
@@ -113,7 +118,8 @@ static int check_work(const struct ep_case *c, const struct table *t, uint64_t a
             }
         }
     }
-    if (row != work->rows || work->first[work->slots] != row) return fail(why, ERR_CORRUPT, "%d rows, expected %d", work->rows, row);
+    if (row != work->rows || work->first[work->slots] != row)
+        return fail(why, ERR_CORRUPT, "%d rows, expected %d", work->rows, row);
     return 0;
 }
 
@@ -145,7 +151,8 @@ static int run_layer(const struct ep_case *c, struct ep *ep, int rank, uint64_t 
     struct ep_send send = {.tokens = t->tokens[rank], .x = t->x, .worker = worker, .slot = slot};
     struct ep_work work;
     if (stop_at == 2 * layer) return 1;
-    int rc = ep_dispatch_post(ep, layer, t->tokens[rank] ? &send : NULL, slots_of(c, (uint64_t)layer, rank), clk_now_us() + patience_us);
+    int rc = ep_dispatch_post(ep, layer, t->tokens[rank] ? &send : NULL, slots_of(c, (uint64_t)layer, rank),
+                              clk_now_us() + patience_us);
     if (rc == 0) dawdle(c, at, rank);
     if (rc == 0) rc = ep_dispatch_wait(ep, &work, clk_now_us() + patience_us, late);
     if (rc == 0) rc = check_work(c, t, at, rank, &work, why);
@@ -161,7 +168,8 @@ static int run_layer(const struct ep_case *c, struct ep *ep, int rank, uint64_t 
 int ep_case_step(const struct ep_case *c, struct ep *ep, int rank, uint32_t epoch, uint64_t step, int stop_at,
                  int64_t patience_us, uint64_t *late, struct why *why) {
     size_t cells = (size_t)(c->ranks * c->lim.max_tokens * c->lim.topk);
-    struct table t = {.worker = calloc(cells, sizeof *t.worker), .slot = calloc(cells, sizeof *t.slot),
+    struct table t = {.worker = calloc(cells, sizeof *t.worker),
+                      .slot = calloc(cells, sizeof *t.slot),
                       .x = calloc((size_t)(c->lim.max_tokens * c->lim.hidden), sizeof *t.x)};
     const float **rows = calloc((size_t)(c->lim.max_tokens * c->lim.topk), sizeof *rows);
     int32_t planned[FABRIC_MAX_RANKS];

@@ -8,7 +8,7 @@
 struct ep_case {
     uint64_t seed;
     int ranks, layers;
-    bool full;            /* everyone brings the most, in every step */
+    bool full; /* everyone brings the most, in every step */
     struct ep_limits lim;
 };
 

@@ -25,7 +25,8 @@ static bool same(const unsigned char *p, size_t n, uint64_t draw) {
 
 static bool send_one(struct fabric *f, uint64_t seed, int to, int number, bool repeats) {
     uint64_t draw = frame_draw(seed, f->rank, to, number);
-    size_t bytes = frame_size(f, draw, repeats), ask = draw >> 60 ? bytes : f->frame_bytes; /* commit may be smaller than reserve */
+    size_t bytes = frame_size(f, draw, repeats),
+           ask = draw >> 60 ? bytes : f->frame_bytes; /* commit may be smaller than reserve */
     void *room = fabric_reserve(f, to, ask);
     if (!room) return false;
     fill(room, bytes, draw);

@@ -77,7 +77,8 @@ END_TEST
 START_TEST(delays_and_duplicates_change_nothing) {
     struct ep_counters sum = {0};
     for (uint64_t seed = 1; seed <= 40; seed++) {
-        struct fabric_faults faults = {.seed = seed, .delay_percent = (int)(seed % 4) * 10, .duplicate_percent = (int)(seed % 5) * 20};
+        struct fabric_faults faults = {
+            .seed = seed, .delay_percent = (int)(seed % 4) * 10, .duplicate_percent = (int)(seed % 5) * 20};
         run_case(hash_u64(seed), _i, 3, &faults, &sum);
     }
     ck_assert_uint_gt(sum.frames_duplicate, 0);
@@ -93,7 +94,8 @@ START_TEST(alone_without_fabric) {
         ep_case_make(&c, seed, 1);
         ck_assert_int_eq(ep_new(NULL, &c.lim, &ep, &why), 0);
         for (uint64_t s = 0; s < 3; s++)
-            ck_assert_msg(ep_case_step(&c, ep, 0, 1, s, -1, 0, &late, &why) == 0, "seed %llu: %s", (unsigned long long)seed, why.text);
+            ck_assert_msg(ep_case_step(&c, ep, 0, 1, s, -1, 0, &late, &why) == 0, "seed %llu: %s", (unsigned long long)seed,
+                          why.text);
         ep_free(ep);
     }
 }

@@ -25,8 +25,8 @@ struct runner {
     bool victim;
     int rc;
     uint64_t late;
-    int64_t worst_us;         /* longest step */
-    uint64_t done;            /* steps that went well */
+    int64_t worst_us; /* longest step */
+    uint64_t done;    /* steps that went well */
     struct ep_counters count;
     struct why why;
 };
@@ -53,7 +53,8 @@ static void *run_until_stopped(void *arg) {
     return NULL;
 }
 
-static void start(struct runner *r, int ranks, struct fabric_hub *hub, const struct ep_case *c, int victim, int stop_at, int steps) {
+static void start(struct runner *r, int ranks, struct fabric_hub *hub, const struct ep_case *c, int victim, int stop_at,
+                  int steps) {
     for (int i = 0; i < ranks; i++) {
         r[i] = (struct runner){.hub = hub, .c = c, .rank = i, .steps = steps, .stop_at = stop_at, .victim = i == victim};
         ck_assert_int_eq(pthread_create(&r[i].thread, NULL, run_until_stopped, &r[i]), 0);
@@ -110,8 +111,9 @@ START_TEST(death_at_any_moment) {
                 ck_assert_int_eq(r[i].rc, ERR_GONE);
                 continue;
             }
-            ck_assert_msg(r[i].rc == ERR_LATE && r[i].late >> victim & 1 && !(r[i].late >> i & 1), "seed %d: worker %d got %s, late %llx",
-                          (int)seed, i, status_name(r[i].rc), (unsigned long long)r[i].late);
+            ck_assert_msg(r[i].rc == ERR_LATE && r[i].late >> victim & 1 && !(r[i].late >> i & 1),
+                          "seed %d: worker %d got %s, late %llx", (int)seed, i, status_name(r[i].rc),
+                          (unsigned long long)r[i].late);
             exact |= r[i].late == UINT64_C(1) << victim;
         }
         ck_assert(exact);
@@ -158,7 +160,8 @@ START_TEST(given_up_steps_leave_no_trace) {
     for (uint64_t seed = 1; seed <= 25; seed++) {
         struct ep_case c;
         ep_case_make(&c, seed * 31, _i);
-        struct fabric_faults faults = {.seed = seed, .duplicate_percent = (int)(seed % 3) * 30, .delay_percent = (int)(seed % 2) * 10};
+        struct fabric_faults faults = {
+            .seed = seed, .duplicate_percent = (int)(seed % 3) * 30, .delay_percent = (int)(seed % 2) * 10};
         struct fabric_hub *hub = hub_for(&c, &faults);
         struct giver g[MAX_RUNNERS];
         for (int i = 0; i < c.ranks; i++) {
@@ -167,7 +170,8 @@ START_TEST(given_up_steps_leave_no_trace) {
         }
         for (int i = 0; i < c.ranks; i++) pthread_join(g[i].thread, NULL);
         for (int i = 0; i < c.ranks; i++) {
-            ck_assert_msg(g[i].rc == 0, "seed %d, worker %d of %d: %s: %s", (int)seed, i, c.ranks, status_name(g[i].rc), g[i].why.text);
+            ck_assert_msg(g[i].rc == 0, "seed %d, worker %d of %d: %s: %s", (int)seed, i, c.ranks, status_name(g[i].rc),
+                          g[i].why.text);
             ck_assert_uint_eq(g[i].count.frames_bad, 0);
             stale += g[i].count.frames_stale;
         }
@@ -393,7 +397,8 @@ END_TEST
 START_TEST(limits) {
     struct ep *ep = NULL;
     struct why why;
-    struct ep_limits l[] = {{0, 1, 1, 1}, {70000, 1, 1, 1}, {1, 0, 1, 1}, {1, 40000, 1, 1}, {1, 1, 0, 1}, {1, 1, 1, 0}, {1, 1, 1, 1000}};
+    struct ep_limits l[] = {{0, 1, 1, 1}, {70000, 1, 1, 1}, {1, 0, 1, 1},   {1, 40000, 1, 1},
+                            {1, 1, 0, 1}, {1, 1, 1, 0},     {1, 1, 1, 1000}};
     for (size_t i = 0; i < sizeof l / sizeof *l; i++) ck_assert_int_eq(ep_new(NULL, &l[i], &ep, &why), ERR_INVALID);
     struct stage s;
     stage_open(&s);

@@ -1,4 +1,4 @@
-/* test_ep_frame.c - every lie a frame can tell is refused, each with its own words; random damage never gets past the checks. */
+/* test_ep_frame.c - every lie a frame can tell is refused, each with its own words; random damage does not get past them. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -49,7 +49,8 @@ START_TEST(sound_frames) {
 END_TEST
 
 START_TEST(order_of_keys) {
-    static const struct ep_key up[] = {{1, 0, 0, EP_DISPATCH}, {1, 0, 0, EP_COMBINE}, {1, 0, 1, EP_DISPATCH}, {1, 0, 300, EP_DISPATCH},
+    static const struct ep_key up[] = {
+        {1, 0, 0, EP_DISPATCH}, {1, 0, 0, EP_COMBINE},           {1, 0, 1, EP_DISPATCH}, {1, 0, 300, EP_DISPATCH},
         {1, 1, 0, EP_DISPATCH}, {1, 1ull << 40, 0, EP_DISPATCH}, {2, 0, 0, EP_DISPATCH}, {0x80000001u, 0, 0, EP_COMBINE}};
     for (size_t a = 0; a < sizeof up / sizeof *up; a++)
         for (size_t b = 0; b < sizeof up / sizeof *up; b++) {

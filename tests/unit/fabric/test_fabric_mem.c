@@ -49,7 +49,8 @@ static void run_all(int ranks, uint64_t seed, int frames, const struct fabric_fa
     struct fabric_hub *h = new_hub(ranks, 300, faults);
     struct runner r[8];
     for (int i = 0; i < ranks; i++) {
-        r[i] = (struct runner){.f = open_rank(h, i), .seed = seed, .frames = frames, .repeats = faults && faults->duplicate_percent};
+        r[i] = (struct runner){
+            .f = open_rank(h, i), .seed = seed, .frames = frames, .repeats = faults && faults->duplicate_percent};
         ck_assert_int_eq(pthread_create(&r[i].thread, NULL, run_contract, &r[i]), 0);
     }
     for (int i = 0; i < ranks; i++) pthread_join(r[i].thread, NULL);
@@ -67,7 +68,8 @@ END_TEST
 
 START_TEST(contract_with_faults) {
     for (uint64_t seed = 1; seed <= 10; seed++) {
-        struct fabric_faults faults = {.seed = seed, .delay_percent = (int)(seed % 3) * 10, .duplicate_percent = (int)(seed % 4) * 30};
+        struct fabric_faults faults = {
+            .seed = seed, .delay_percent = (int)(seed % 3) * 10, .duplicate_percent = (int)(seed % 4) * 30};
         run_all(_i, seed, 60, &faults);
     }
 }
@@ -122,10 +124,10 @@ START_TEST(wait_keeps_its_deadline) {
     int64_t start = clk_now_us();
     ck_assert_int_eq(fabric_wait(a, start + 20000), ERR_DEADLINE);
     ck_assert_int_ge(clk_now_us() - start, 20000);
-    ck_assert_int_eq(fabric_wait(a, start), ERR_DEADLINE);  /* already past */
+    ck_assert_int_eq(fabric_wait(a, start), ERR_DEADLINE); /* already past */
     send_int(b, 0, 1);
-    ck_assert_int_eq(fabric_wait(a, start), 0);             /* news count even then */
-    ck_assert_int_eq(fabric_wait(a, start), ERR_DEADLINE);  /* once */
+    ck_assert_int_eq(fabric_wait(a, start), 0);            /* news count even then */
+    ck_assert_int_eq(fabric_wait(a, start), ERR_DEADLINE); /* once */
     fabric_close(a);
     fabric_close(b);
     fabric_hub_free(h);

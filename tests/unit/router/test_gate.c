@@ -9,13 +9,18 @@
 static const struct gate_rule mixtral = {.score = GATE_SOFTMAX, .norm = GATE_NORM_SUM, .scale = 1, .experts = 8, .k = 2};
 
 START_TEST(text) {
-    struct { struct gate_rule r; const char *text; } t[] = {
+    struct {
+        struct gate_rule r;
+        const char *text;
+    } t[] = {
         {mixtral, "softmax top-2 of 8, normalised"},
         {{.score = GATE_SOFTMAX, .scale = 1, .experts = 64, .k = 8}, "softmax top-8 of 64"},
-        {{.score = GATE_RAW, .norm = GATE_NORM_SOFTMAX, .scale = 1, .experts = 128, .k = 4}, "raw top-4 of 128, softmax over selected"},
+        {{.score = GATE_RAW, .norm = GATE_NORM_SOFTMAX, .scale = 1, .experts = 128, .k = 4},
+         "raw top-4 of 128, softmax over selected"},
         {{.score = GATE_SIGMOID, .norm = GATE_NORM_SUM, .norm_eps = 1e-20f, .scale = 2.5f, .experts = 256, .k = 8},
          "sigmoid top-8 of 256, normalised, times 2.5"},
-        {{.score = GATE_SOFTMAX, .weight = GATE_WEIGHT_ONE, .scale = 1, .experts = 8, .k = 8}, "softmax top-8 of 8, each with weight 1"},
+        {{.score = GATE_SOFTMAX, .weight = GATE_WEIGHT_ONE, .scale = 1, .experts = 8, .k = 8},
+         "softmax top-8 of 8, each with weight 1"},
     };
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         char buf[128];
@@ -30,7 +35,10 @@ START_TEST(text) {
 END_TEST
 
 START_TEST(refusals) {
-    struct { const char *word; struct gate_rule r; } t[10];
+    struct {
+        const char *word;
+        struct gate_rule r;
+    } t[10];
     for (size_t i = 0; i < 10; i++) t[i].r = mixtral;
     t[0].r.experts = 0, t[0].word = "0 experts";
     t[1].r.experts = 1 << 20, t[1].word = "1048576";

@@ -37,7 +37,8 @@ static void check_map(const struct placement *p, const uint64_t *hosts) {
 }
 
 START_TEST(contiguous_shapes) {
-    static const int shape[][3] = {{1, 1, 1}, {1, 3, 8}, {4, 30, 16}, {3, 2, 8}, {8, 2, 5}, {64, 1, 64}, {64, 2, 7}, {2, 0, 4}, {7, 3, 160}};
+    static const int shape[][3] = {{1, 1, 1},   {1, 3, 8},  {4, 30, 16}, {3, 2, 8},  {8, 2, 5},
+                                   {64, 1, 64}, {64, 2, 7}, {2, 0, 4},   {7, 3, 160}};
     for (size_t s = 0; s < sizeof shape / sizeof *shape; s++) {
         int R = shape[s][0], L = shape[s][1], E = shape[s][2];
         struct placement p;
