@@ -23,7 +23,8 @@ static const struct refusal refusals[] = {
     {"rope_interleaved", ACCEPT_FALSE},       {"rope_interleave", ACCEPT_FALSE},
     {"no_rope_layers", ACCEPT_EMPTY},         {"is_encoder_decoder", ACCEPT_FALSE},
     {"add_cross_attention", ACCEPT_FALSE},    {"alibi", ACCEPT_FALSE},
-    {"parallel_attn", ACCEPT_FALSE},          {"attention_multiplier", ACCEPT_NULL},
+    {"parallel_attn", ACCEPT_FALSE},          {"use_mrope", ACCEPT_FALSE},
+    {"attention_multiplier", ACCEPT_NULL},    {"mrope_section", ACCEPT_NULL},
     {"query_pre_attn_scalar", ACCEPT_NULL},   {"attn_logit_softcapping", ACCEPT_ZERO},
     {"final_logit_softcapping", ACCEPT_ZERO}, {"attention_chunk_size", ACCEPT_NULL},
     {"sliding_window_pattern", ACCEPT_NULL},  {"logit_scale", ACCEPT_ONE},
@@ -44,10 +45,10 @@ static const char *const harmless[] = {
     "dtype", "use_cache", "initializer_range", "attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop",
     "pad_token_id", "output_router_logits", "router_aux_loss_coef", "router_jitter_noise", "router_z_loss_coef",
     "output_attentions", "output_hidden_states", "return_dict", "use_return_dict", "is_decoder", "tokenizer_class",
-    "problem_type", "id2label", "label2id", "num_labels", "chunk_size_feed_forward", "gradient_checkpointing",
-    "unsloth_version", "unsloth_fixed", "use_flash_attention", "_attn_implementation", "_attn_implementation_autoset",
-    "attn_implementation", "task_specific_params", "transformers.js_config", "max_window_layers", "is_llama_config",
-    "num_nextn_predict_layers",
+    "problem_type", "pruned_heads", "tie_encoder_decoder", "id2label", "label2id", "num_labels",
+    "chunk_size_feed_forward", "gradient_checkpointing", "unsloth_version", "unsloth_fixed", "use_flash_attention",
+    "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "task_specific_params",
+    "transformers.js_config", "max_window_layers", "is_llama_config", "num_nextn_predict_layers",
 };
 
 static const char *const read_elsewhere[] = {

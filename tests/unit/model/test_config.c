@@ -358,6 +358,19 @@ START_TEST(refuses_bad_json) {
 }
 END_TEST
 
+START_TEST(refuses_deep_nesting) {
+    const size_t n = 1 << 20;
+    char *text = malloc(n);
+    memset(text, '[', n);
+    memcpy(text, "{\"a\":", 5);
+    struct model_config c;
+    struct why why = {""};
+    ck_assert_int_eq(model_config_parse(text, n, NULL, 0, &c, &why), ERR_CORRUPT);
+    ck_assert_msg(strstr(why.text, "depth") != NULL, "%s", why.text);
+    free(text);
+}
+END_TEST
+
 /* Keys that published files have and that change nothing. */
 START_TEST(ignores_the_harmless) {
     good(LLAMA
@@ -422,6 +435,7 @@ int main(void) {
     tcase_add_test(t, end_tokens);
     tcase_add_loop_test(t, refuses_by_name, 0, sizeof refused / sizeof *refused);
     tcase_add_test(t, refuses_bad_json);
+    tcase_add_test(t, refuses_deep_nesting);
     tcase_add_test(t, ignores_the_harmless);
     tcase_add_test(t, reads_directories);
     tcase_add_test(t, bounds_are_safe);
