@@ -14,10 +14,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+void child_self(char *path, size_t cap) {
+    ssize_t n = readlink("/proc/self/exe", path, cap - 1);
+    path[n < 0 ? 0 : n] = 0;
+}
+
 void child_find(const char *program, const char *folder, char *path, size_t cap) {
     char self[PATH_MAX];
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    self[n < 0 ? 0 : n] = 0;
+    child_self(self, sizeof self);
     char *slash = strrchr(self, '/');
     if (slash) {
         *slash = 0;
@@ -27,6 +31,11 @@ void child_find(const char *program, const char *folder, char *path, size_t cap)
         if (!access(path, X_OK)) return;
     }
     snprintf(path, cap, "%s", program);
+}
+
+void child_with_parent(char *const argv[]) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != 1) execvp(argv[0], argv);
 }
 
 static void become(char *const argv[], int death_signal, pid_t parent, int report) {

@@ -20,7 +20,12 @@ void child_find(const char *program, const char *folder, char *path, size_t cap)
 /* Starts argv[0] in a process group of its own, so that a terminal's Ctrl-C reaches only us, with standard input from nowhere.
  * When we die, however, it gets death_signal. */
 int  child_start(struct child *c, char *const argv[], int death_signal, struct why *why);
-/* Collects whoever ended; *strays counts others' orphans that were ours to collect. */
+/* The other half of that promise, for grandchildren: replaces this process by argv, which is killed when our parent dies. mpirun
+ * is asked to start its ranks through it, because an mpirun that is ended early may leave them behind. Returns only on failure. */
+void child_with_parent(char *const argv[]);
+/* Our own binary, as a command to start it again. */
+void child_self(char *path, size_t cap);
+/* Collects whoever ended. */
 void child_collect(struct child *children, int n);
 void child_signal(const struct child *c, int signal);
 /* "ended with status 1", "was killed by signal 9 (Killed)" */

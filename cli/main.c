@@ -1,4 +1,5 @@
 /* main.c - `cadre`: finds the verb and runs it. Each verb is one file with one option table. */
+#include "cli/child.h"
 #include "cli/cli.h"
 
 #include <stdlib.h>
@@ -64,6 +65,10 @@ int main(int argc, char **argv) {
     bool help = !strcmp(name, "help") || !strcmp(name, "--help") || !strcmp(name, "-h");
     if (help && argc < 3) return print_help(stdout), EXIT_DONE;
     if (!strcmp(name, "--version") || !strcmp(name, "version")) return printf("cadre %s\n", CADRE_VERSION), EXIT_DONE;
+    if (!strcmp(name, "with-parent") && argc > 2) { /* for serve alone, see child.h; not in the list */
+        child_with_parent(argv + 2);
+        return fprintf(stderr, "cadre: cannot run %s\n", argv[2]), EXIT_FAILED;
+    }
     const struct cli_verb *verb = find_verb(help ? argv[2] : name);
     if (!verb) return unknown_verb(help ? argv[2] : name);
     if (!help) return verb->run(argc - 1, argv + 1);

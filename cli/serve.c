@@ -169,10 +169,15 @@ static void add_mpirun(struct command_line *l, const struct options *o, bool fou
 static int start_fleet(struct supervisor *s) {
     const struct options *o = s->o;
     struct command_line l = {.n = 0};
-    char program[4096];
+    char program[4096], self[4096];
     bool mpi = !strcmp(o->fabric, "mpi");
     child_find("cadre-worker", "worker", program, sizeof program);
     if (mpi) add_mpirun(&l, o, strchr(program, '/') != NULL);
+    if (mpi) {
+        child_self(self, sizeof self);
+        add(&l, self);
+        add(&l, "with-parent");
+    }
     add(&l, program);
     add_text(&l, "--fabric", o->fabric);
     add_text(&l, "--connect", s->control);
