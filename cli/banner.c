@@ -43,8 +43,9 @@ void banner_progress(struct banner *b, const struct cadre_cluster *c) {
 }
 
 static void print_worker(const struct cadre_worker *w) {
-    printf("  worker %-3u experts %-10s %10s routed + %s resident + %s KV, pid %llu on %s\n", w->rank, w->placement, cli_bytes((double)w->weight_bytes),
-           cli_bytes((double)w->resident_bytes), cli_bytes((double)w->kv_bytes), (unsigned long long)w->pid, w->host);
+    printf("  worker %-3u experts %-10s %10s routed + %s resident + %s KV, pid %llu on %s\n", w->rank, w->placement,
+           cli_bytes((double)w->weight_bytes), cli_bytes((double)w->resident_bytes), cli_bytes((double)w->kv_bytes),
+           (unsigned long long)w->pid, w->host);
 }
 
 void banner_serving(const struct cadre_cluster *c, const char *weights) {
@@ -54,13 +55,15 @@ void banner_serving(const struct cadre_cluster *c, const char *weights) {
         kv += c->workers[i].kv_bytes;
     }
     printf("\ncadre %s serves %s\n", c->version, c->model);
-    printf("  model      %s, %u MoE layers of %u experts, %u per token; weights %s, class %s\n", c->family, c->layers, c->experts, c->topk, weights,
-           c->numeric_class);
-    printf("  cluster    %zu workers over %s, up to %u sequences at once of up to %u tokens\n", c->n_workers, c->fabric, c->max_batch, c->max_context);
+    printf("  model      %s, %u MoE layers of %u experts, %u per token; weights %s, class %s\n", c->family, c->layers,
+           c->experts, c->topk, weights, c->numeric_class);
+    printf("  cluster    %zu workers over %s, up to %u sequences at once of up to %u tokens\n", c->n_workers, c->fabric,
+           c->max_batch, c->max_context);
     printf("  KV         %llu pages, %s\n", (unsigned long long)pages, cli_bytes((double)kv));
     for (size_t i = 0; i < c->n_workers; i++) print_worker(&c->workers[i]);
     printf("  clients    %s\n  control    %s\n", c->listen, c->control);
-    if (strcmp(c->listen, CADRE_DEFAULT_ENDPOINT)) printf("  try        cadre generate --connect %s --prompt \"The sea is\" --max-tokens 40\n\n", c->listen);
+    if (strcmp(c->listen, CADRE_DEFAULT_ENDPOINT))
+        printf("  try        cadre generate --connect %s --prompt \"The sea is\" --max-tokens 40\n\n", c->listen);
     else printf("  try        cadre generate --prompt \"The sea is\" --max-tokens 40\n\n");
     fflush(stdout);
 }

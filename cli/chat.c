@@ -23,8 +23,8 @@ static const struct conf_option table[] = {
 static const struct conf_command command = {
     .name = "cadre chat",
     .usage = "[options]",
-    .about = "Talks to the model of a running cluster. Each line is a turn; /reset forgets the conversation, /quit or Ctrl-D leaves.\n"
-             "Ctrl-C cancels the answer that is being made.",
+    .about = "Talks to the model of a running cluster. Each line is a turn; /reset forgets the conversation, /quit or\n"
+             "Ctrl-D leaves. Ctrl-C cancels the answer that is being made.",
     .options = table,
     .footer = "Example:\n  cadre chat --system \"You are brief.\" --temperature 0.7\n\n"
               "Exit status: 0 left, 1 the last turn failed, 2 wrong usage, 130 left by Ctrl-C."};

@@ -1,5 +1,5 @@
-/* child.c - see child.h. Linux: PR_SET_PDEATHSIG so that nothing survives us, PR_SET_CHILD_SUBREAPER so that grandchildren whose
- * parent died (mpirun's ranks) become ours and can be found, by pid, in /proc. */
+/* child.c - see child.h. Linux: PR_SET_PDEATHSIG so that nothing survives us, PR_SET_CHILD_SUBREAPER so that grandchildren
+ * whose parent died (mpirun's ranks) become ours and can be found, by pid, in /proc. */
 #include "cli/child.h"
 
 #include <dirent.h>
@@ -86,7 +86,8 @@ void child_signal(const struct child *c, int signal) {
 
 const char *child_fate(const struct child *c, char *buf, size_t cap) {
     if (!c->ended) snprintf(buf, cap, "is running");
-    else if (WIFSIGNALED(c->status)) snprintf(buf, cap, "was killed by signal %d (%s)", WTERMSIG(c->status), strsignal(WTERMSIG(c->status)));
+    else if (WIFSIGNALED(c->status))
+        snprintf(buf, cap, "was killed by signal %d (%s)", WTERMSIG(c->status), strsignal(WTERMSIG(c->status)));
     else snprintf(buf, cap, "ended with status %d", WEXITSTATUS(c->status));
     return buf;
 }

@@ -13,15 +13,16 @@ struct child {
     int status;            /* as from waitpid; valid when ended */
 };
 
-/* Where a program of Cadre is: beside our own binary, in FOLDER next to our own folder (a build tree), or in PATH (then just its
- * name). Writes to path. */
+/* Where a program of Cadre is: beside our own binary, in FOLDER next to our own folder (a build tree), or in PATH (then just
+ * its name). Writes to path. */
 void child_find(const char *program, const char *folder, char *path, size_t cap);
 
 /* Starts argv[0] in a process group of its own, so that a terminal's Ctrl-C reaches only us, with standard input from nowhere.
  * When we die, however, it gets death_signal. */
 int  child_start(struct child *c, char *const argv[], int death_signal, struct why *why);
-/* The other half of that promise, for grandchildren: replaces this process by argv, which is killed when our parent dies. mpirun
- * is asked to start its ranks through it, because an mpirun that is ended early may leave them behind. Returns only on failure. */
+/* The other half of that promise, for grandchildren: replaces this process by argv, which is killed when our parent dies.
+ * mpirun is asked to start its ranks through it, because an mpirun that is ended early may leave them behind. Returns only on
+ * failure. */
 void child_with_parent(char *const argv[]);
 /* Our own binary, as a command to start it again. */
 void child_self(char *path, size_t cap);

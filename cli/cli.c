@@ -1,5 +1,6 @@
 /* cli.c - see cli.h. */
 #include "cli/cli.h"
+#include "proto/utf8.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -24,8 +25,8 @@ int cli_signals(void) { return signals; }
 void cli_forget_signals(void) { signals = 0; }
 int cli_exit_signal(void) { return 128 + last_signal; }
 
-bool cli_parse(const struct conf_command *cmd, const char *const *shorts, void *target, int argc, char **argv, struct conf_args *args,
-               int *exit_status) {
+bool cli_parse(const struct conf_command *cmd, const char *const *shorts, void *target, int argc, char **argv,
+               struct conf_args *args, int *exit_status) {
     struct why why;
     char **spelled = calloc((size_t)argc + 1, sizeof *spelled);
     if (!spelled) return *exit_status = EXIT_FAILED, false;
@@ -86,21 +87,11 @@ char *cli_read_file(const char *verb, const char *path, size_t *len) {
     return text;
 }
 
-/* Bytes of the UTF-8 character at s, or 0 when there is none. */
-static size_t utf8_length(const unsigned char *s, size_t left) {
-    size_t n = s[0] < 0x80 ? 1 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : (s[0] & 0xf0) == 0xe0 ? 3 : s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0;
-    if (!n || n > left) return 0;
-    for (size_t i = 1; i < n; i++)
-        if ((s[i] & 0xc0) != 0x80) return 0;
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f)) return 0;
-    return n;
-}
-
 void cli_json_string(FILE *f, const char *text, size_t len) {
-    const unsigned char *s = (const unsigned char *)text;
+    const uint8_t *s = (const uint8_t *)text;
     putc('"', f);
     for (size_t i = 0; i < len;) {
-        size_t n = utf8_length(s + i, len - i);
+        size_t n = utf8_char_bytes(s + i, len - i);
         if (!n) fputs("\\ufffd", f);
         else if (s[i] == '"' || s[i] == '\\') fprintf(f, "\\%c", s[i]);
         else if (s[i] == '\n') fputs("\\n", f);

@@ -16,8 +16,10 @@ struct options {
 #define AT(member) offsetof(struct options, member)
 static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Options"},
-    {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT", .help = "where the cluster listens"},
-    {"layer", CONF_INT, AT(layer), .min = 0, .max = 1e6, .arg = "L", .help = "every expert of this layer (the model's own numbering)"},
+    {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT",
+     .help = "where the cluster listens"},
+    {"layer", CONF_INT, AT(layer), .min = 0, .max = 1e6, .arg = "L",
+     .help = "every expert of this layer (the model's own numbering)"},
     {"json", CONF_FLAG, AT(json), .def = "no", .help = "print one JSON object (also: -o json)"},
     {"output", CONF_CHOICE, AT(output), .def = "table", .choices = "table|json", .help = "how to print"},
     {NULL}};
@@ -32,7 +34,7 @@ static const struct conf_command command = {
 struct spread {
     uint64_t sum, max, min;
     size_t at_max, at_min;
-    double imb;            /* 0 when nothing was counted */
+    double imb; /* 0 when nothing was counted */
 };
 
 static struct spread spread_of(const uint64_t *x, size_t n) {
@@ -78,8 +80,8 @@ static void print_layers(const struct cadre_load *l) {
         char busiest[32], idlest[32];
         snprintf(busiest, sizeof busiest, "%zu (%.2f%%)", s.at_max, share(s.max, s.sum));
         snprintf(idlest, sizeof idlest, "%zu (%.2f%%)", s.at_min, share(s.min, s.sum));
-        printf("%5d %14llu  %-20s %-20s %7.3f %13.3f\n", l->model_layer[i], (unsigned long long)s.sum, s.sum ? busiest : "-", s.sum ? idlest : "-", s.imb,
-               s.sum ? 1 / s.imb : 0);
+        printf("%5d %14llu  %-20s %-20s %7.3f %13.3f\n", l->model_layer[i], (unsigned long long)s.sum, s.sum ? busiest : "-",
+               s.sum ? idlest : "-", s.imb, s.sum ? 1 / s.imb : 0);
     }
 }
 
@@ -90,7 +92,8 @@ static void print_experts(const struct cadre_load *l, uint32_t row) {
     print_balance(&s);
     printf("\n%6s %6s %14s %8s\n", "expert", "worker", "rows", "share");
     for (uint32_t e = 0; e < l->experts; e++) {
-        printf("%6u %6u %14llu %7.2f%%  ", e, l->hosts[(size_t)row * l->experts + e], (unsigned long long)rows[e], share(rows[e], s.sum));
+        printf("%6u %6u %14llu %7.2f%%  ", e, l->hosts[(size_t)row * l->experts + e], (unsigned long long)rows[e],
+               share(rows[e], s.sum));
         print_bar(rows[e], s.max);
     }
 }
@@ -103,13 +106,15 @@ static void print_array(const char *key, const uint64_t *x, size_t n) {
 
 static void print_json(const struct cadre_load *l, int64_t only) {
     struct spread s = spread_of(l->worker_rows, l->n_workers);
-    printf("{\"experts\":%u,\"rows\":%llu,\"imb\":%.6g,\"balancedness\":%.6g,", l->experts, (unsigned long long)s.sum, s.imb, s.sum ? 1 / s.imb : 0);
+    printf("{\"experts\":%u,\"rows\":%llu,\"imb\":%.6g,\"balancedness\":%.6g,", l->experts, (unsigned long long)s.sum, s.imb,
+           s.sum ? 1 / s.imb : 0);
     print_array("worker_rows", l->worker_rows, l->n_workers);
     printf(",\"layers\":[");
     for (uint32_t i = 0, shown = 0; i < l->layers; i++) {
         if (only >= 0 && only != l->model_layer[i]) continue;
         struct spread of = spread_of(l->rows + (size_t)i * l->experts, l->experts);
-        printf("%s{\"layer\":%d,\"imb\":%.6g,\"balancedness\":%.6g,", shown++ ? "," : "", l->model_layer[i], of.imb, of.sum ? 1 / of.imb : 0);
+        printf("%s{\"layer\":%d,\"imb\":%.6g,\"balancedness\":%.6g,", shown++ ? "," : "", l->model_layer[i], of.imb,
+               of.sum ? 1 / of.imb : 0);
         print_array("rows", l->rows + (size_t)i * l->experts, l->experts);
         printf(",\"workers\":[");
         for (uint32_t e = 0; e < l->experts; e++) printf("%s%u", e ? "," : "", l->hosts[(size_t)i * l->experts + e]);
@@ -123,7 +128,8 @@ static int show(const struct options *o, const struct cadre_load *l) {
     while (o->layer >= 0 && row < l->layers && l->model_layer[row] != o->layer) row++;
     if (o->layer >= 0 && row == l->layers) {
         fprintf(stderr, "cadre experts: layer %lld has no experts; ", (long long)o->layer);
-        if (l->layers) fprintf(stderr, "the layers that have some are %d to %d\n", l->model_layer[0], l->model_layer[l->layers - 1]);
+        if (l->layers)
+            fprintf(stderr, "the layers that have some are %d to %d\n", l->model_layer[0], l->model_layer[l->layers - 1]);
         else fprintf(stderr, "no layer of this model has\n");
         return EXIT_FAILED;
     }

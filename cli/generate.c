@@ -27,7 +27,8 @@ static const struct conf_option table[] = {
     {"system", CONF_STRING, AT(system), .arg = "TEXT", .help = "system message before it; implies --chat"},
     REQUEST_OPTIONS(struct options, request),
     {"", CONF_FLAG, 0, .help = "Output"},
-    {"logprobs", CONF_INT, AT(logprobs), .min = 0, .max = 20, .arg = "N", .help = "each token's log probability and the N likeliest; with --json"},
+    {"logprobs", CONF_INT, AT(logprobs), .min = 0, .max = 20, .arg = "N",
+     .help = "each token's log probability and the N likeliest; with --json"},
     {"json", CONF_FLAG, AT(json), .def = "no", .help = "print one JSON object at the end"},
     {"stream", CONF_FLAG, AT(stream), .def = "yes", .help = "print as it comes; --no-stream: all at once"},
     {"verbose", CONF_FLAG, AT(verbose), .def = "no", .help = "rates on standard error, also when it is not a terminal"},
@@ -35,8 +36,9 @@ static const struct conf_option table[] = {
 static const struct conf_command command = {
     .name = "cadre generate",
     .usage = "[--prompt TEXT | --prompt-file FILE | -] [options]",
-    .about = "Sends a prompt to a running cluster and prints the answer as it is made. '-' reads the prompt from standard input.\n"
-             "Ctrl-C cancels the request in the cluster.",
+    .about =
+        "Sends a prompt to a running cluster and prints the answer as it is made. '-' reads the prompt from standard input.\n"
+        "Ctrl-C cancels the request in the cluster.",
     .options = table,
     .footer = "Examples:\n  cadre generate --prompt \"The sea is\" --max-tokens 40\n"
               "  cadre generate --chat --prompt \"Name three rivers.\" --temperature 0.8 --seed 7\n"
@@ -48,9 +50,9 @@ struct buffer {
     char *data;
     size_t len, cap;
 };
-struct answer {                    /* what has come so far */
-    struct buffer text, logprobs;  /* logprobs: JSON array elements */
-    struct buffer ids;             /* JSON array elements */
+struct answer {                   /* what has come so far */
+    struct buffer text, logprobs; /* logprobs: JSON array elements */
+    struct buffer ids;            /* JSON array elements */
     uint64_t request, seed, queue_us, prefill_us, decode_us;
     int64_t sent_us, first_us, last_us;
     uint32_t prompt_tokens, completion_tokens, cached_tokens, preemptions;
@@ -162,8 +164,8 @@ static void print_json(const struct options *o, const struct answer *a) {
     if (o->logprobs >= 0) printf(",\"logprobs\":[%s]", a->logprobs.data ? a->logprobs.data : "");
     printf(",\"finish_reason\":");
     cli_json_string(stdout, a->reason, strlen(a->reason));
-    printf(",\"usage\":{\"prompt_tokens\":%u,\"completion_tokens\":%u,\"total_tokens\":%u}", a->prompt_tokens, a->completion_tokens,
-           a->prompt_tokens + a->completion_tokens);
+    printf(",\"usage\":{\"prompt_tokens\":%u,\"completion_tokens\":%u,\"total_tokens\":%u}", a->prompt_tokens,
+           a->completion_tokens, a->prompt_tokens + a->completion_tokens);
     printf(",\"model\":");
     cli_json_string(stdout, a->model, strlen(a->model));
     if (o->request.seed >= 0 || o->request.temperature > 0) printf(",\"seed\":%llu", (unsigned long long)a->seed);
@@ -171,7 +173,8 @@ static void print_json(const struct options *o, const struct answer *a) {
     printf(",\"timing\":{\"request\":%llu,\"ttft_ms\":%.3f,\"tokens_per_second\":%.2f,\"queue_ms\":%.3f,\"prefill_ms\":%.3f,"
            "\"decode_ms\":%.3f,\"preemptions\":%u,\"cached_tokens\":%u}}\n",
            (unsigned long long)a->request, first, a->completion_tokens > 1 && span > 0 ? (a->completion_tokens - 1) / span : 0.,
-           (double)a->queue_us / 1e3, (double)a->prefill_us / 1e3, (double)a->decode_us / 1e3, a->preemptions, a->cached_tokens);
+           (double)a->queue_us / 1e3, (double)a->prefill_us / 1e3, (double)a->decode_us / 1e3, a->preemptions,
+           a->cached_tokens);
 }
 
 static void print_rates(const struct answer *a) {
@@ -226,7 +229,8 @@ static char *prompt_text(const struct options *o, const struct conf_args *args, 
     bool dash = args->n && !strcmp(args->items[0], "-");
     *status = EXIT_USAGE;
     if (args->n && !dash) {
-        fprintf(stderr, "cadre generate: unexpected argument '%s'; the prompt comes with --prompt, --prompt-file or '-'\n", args->items[0]);
+        fprintf(stderr, "cadre generate: unexpected argument '%s'; the prompt comes with --prompt, --prompt-file or '-'\n",
+                args->items[0]);
         return NULL;
     }
     if (!!o->prompt + !!o->prompt_file + dash != 1) {

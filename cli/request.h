@@ -9,7 +9,7 @@ struct request_options {
     struct conf_list stop;
 };
 
-/* For a conf table whose struct T has a member `field` of type struct request_options. Zero the struct with REQUEST_DEFAULTS. */
+/* For a conf table whose struct T has a member `field` of type struct request_options, set to REQUEST_DEFAULTS. */
 #define REQUEST_AT(T, field, member) (offsetof(T, field) + offsetof(struct request_options, member))
 #define REQUEST_OPTIONS(T, field) \
     {"", CONF_FLAG, 0, .help = "Request"}, \

@@ -28,10 +28,10 @@
 enum {
     TICK_MS = 50,
     STATUS_EVERY_US = 200000,
-    STATUS_MS = 1000,          /* how long the coordinator may take to answer */
-    MPIRUN_US = 3000000,       /* from a rank's death until mpirun has ended the others; 2.2 s when they resist */
-    END_US = 2000000,          /* from asking a child to end to killing it */
-    FOLLOW_US = 5000000,       /* workers, after the coordinator drained */
+    STATUS_MS = 1000,    /* how long the coordinator may take to answer */
+    MPIRUN_US = 3000000, /* from a rank's death until mpirun has ended the others; 2.2 s when they resist */
+    END_US = 2000000,    /* from asking a child to end to killing it */
+    FOLLOW_US = 5000000, /* workers, after the coordinator drained */
     MOST_ARGS = 64,
 };
 
@@ -42,37 +42,50 @@ struct options {
 #define AT(member) offsetof(struct options, member)
 static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Cluster"},
-    {"workers", CONF_INT, AT(workers), .def = "1", .min = 1, .max = BANNER_WORKERS, .arg = "N", .help = "how many workers share the experts"},
-    {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|mpi", .help = "mem: threads of one process; mpi: one process each, by mpirun"},
-    {"threads", CONF_INT, AT(threads), .min = 1, .max = 1024, .arg = "N", .help = "compute threads per worker; default: the CPUs divided by the workers"},
-    {"listen", CONF_STRING, AT(listen), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT", .help = "where clients come; port * takes any free one"},
+    {"workers", CONF_INT, AT(workers), .def = "1", .min = 1, .max = BANNER_WORKERS, .arg = "N",
+     .help = "how many workers share the experts"},
+    {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|mpi",
+     .help = "mem: threads of one process; mpi: one process each, by mpirun"},
+    {"threads", CONF_INT, AT(threads), .min = 1, .max = 1024, .arg = "N",
+     .help = "compute threads per worker; default: the CPUs divided by the workers"},
+    {"listen", CONF_STRING, AT(listen), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT",
+     .help = "where clients come; port * takes any free one"},
     {"placement", CONF_STRING, AT(placement), .arg = "FILE", .help = "which expert lives where; default: evenly, in order"},
     {"", CONF_FLAG, 0, .help = "Numbers"},
     {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32", .help = "format of the weights in memory"},
     {"isa", CONF_CHOICE, AT(isa), .def = "auto", .choices = "auto|ref|avx2|avx512", .help = "kernels to use"},
     {"", CONF_FLAG, 0, .help = "Limits"},
     {"max-batch", CONF_INT, AT(max_batch), .min = 1, .max = 1e6, .arg = "N", .help = "sequences that run at once"},
-    {"max-context", CONF_INT, AT(max_context), .min = 1, .max = 1e9, .arg = "TOKENS", .help = "longest prompt and answer together"},
-    {"step-tokens", CONF_INT, AT(step_tokens), .min = 1, .max = 1e6, .arg = "N", .help = "most tokens one worker brings to a step"},
-    {"kv-tokens", CONF_INT, AT(kv_tokens), .min = 1, .max = 1e12, .arg = "N", .help = "tokens whose attention state one worker can hold"},
+    {"max-context", CONF_INT, AT(max_context), .min = 1, .max = 1e9, .arg = "TOKENS",
+     .help = "longest prompt and answer together"},
+    {"step-tokens", CONF_INT, AT(step_tokens), .min = 1, .max = 1e6, .arg = "N",
+     .help = "most tokens one worker brings to a step"},
+    {"kv-tokens", CONF_INT, AT(kv_tokens), .min = 1, .max = 1e12, .arg = "N",
+     .help = "tokens whose attention state one worker can hold"},
     {"", CONF_FLAG, 0, .help = "Operation"},
     {"config", CONF_STRING, AT(config), .arg = "FILE", .help = "read options from lines 'name = value'; the command line wins"},
-    {"startup", CONF_INT, AT(startup), .def = "600", .min = 1, .max = 86400, .arg = "SECONDS", .help = "give up when loading takes longer"},
-    {"drain", CONF_INT, AT(drain), .def = "30", .min = 0, .max = 86400, .arg = "SECONDS", .help = "time for running requests after SIGINT or SIGTERM"},
-    {"log-level", CONF_CHOICE, AT(log_level), .def = "info", .choices = "error|warn|info|debug", .help = "how much the daemons say"},
+    {"startup", CONF_INT, AT(startup), .def = "600", .min = 1, .max = 86400, .arg = "SECONDS",
+     .help = "give up when loading takes longer"},
+    {"drain", CONF_INT, AT(drain), .def = "30", .min = 0, .max = 86400, .arg = "SECONDS",
+     .help = "time for running requests after SIGINT or SIGTERM"},
+    {"log-level", CONF_CHOICE, AT(log_level), .def = "info", .choices = "error|warn|info|debug",
+     .help = "how much the daemons say"},
     {NULL}};
 static const struct conf_command command = {
     .name = "cadre serve",
     .usage = "MODEL [options]",
-    .about = "Starts a coordinator and workers for the model in folder MODEL on this machine, and serves until SIGINT or SIGTERM. The first\n"
-             "signal finishes what is running, a second one stops at once.",
+    .about = "Starts a coordinator and workers for the model in folder MODEL on this machine, and serves until SIGINT or\n"
+             "SIGTERM. The first signal finishes what is running, a second one stops at once.",
     .options = table,
-    .footer = "Examples:\n  cadre serve ~/models/olmoe --workers 4\n  cadre serve ~/models/olmoe --workers 4 --fabric mpi --weights f32\n\n"
+    .footer = "Examples:\n"
+              "  cadre serve ~/models/olmoe --workers 4\n"
+              "  cadre serve ~/models/olmoe --workers 4 --fabric mpi --weights f32\n\n"
               "The same by hand, also over several machines:\n"
               "  cadre-coordinator MODEL --workers 4 --listen tcp://*:5770 --control tcp://*:5771\n"
               "  mpirun -np 4 cadre-worker --fabric mpi --connect tcp://HEAD:5771\n\n"
               "Exit status: 0 stopped in order, 1 could not start or something died, 2 wrong usage.",
-    .min_args = 1, .max_args = 1};
+    .min_args = 1,
+    .max_args = 1};
 
 enum state { STARTING, LOADING, SERVING, DRAINING };
 enum { COORDINATOR, FLEET, CHILDREN };
@@ -84,16 +97,16 @@ struct supervisor {
     struct banner banner;
     struct cadre_client *client;
     char folder[64], listen[256], control[256]; /* folder "" before it exists */
-    int signals;                     /* signalfd */
-    int stops;                       /* SIGINT and SIGTERM so far */
+    int signals;                                /* signalfd */
+    int stops;                                  /* SIGINT and SIGTERM so far */
     int64_t started_us, asked_us, drain_us;
     struct worker_process {
         uint32_t rank;
         uint64_t pid;
-        int fd;                      /* pidfd */
+        int fd; /* pidfd */
     } workers[BANNER_WORKERS];
     int n_workers;
-    struct why why;                  /* of a failure, for the last line; "" when a child has said it */
+    struct why why; /* of a failure, for the last line; "" when a child has said it */
 };
 
 static void set_state(struct supervisor *s, enum state to) {
@@ -116,7 +129,8 @@ static void add_text(struct command_line *l, const char *name, const char *value
     add(l, name);
     add(l, value);
 }
-static void add_number(struct command_line *l, const char *name, int64_t value) { /* < 0: not given, the daemon has its own default */
+/* Negative: not given, the daemon has its own default. */
+static void add_number(struct command_line *l, const char *name, int64_t value) {
     if (value < 0) return;
     char *text = l->numbers[l->n_numbers++];
     snprintf(text, sizeof l->numbers[0], "%lld", (long long)value);
@@ -154,16 +168,24 @@ static int64_t threads_per_worker(const struct options *o) {
     return cpus > o->workers ? cpus / o->workers : 1;
 }
 
-/* mpirun as needed on one machine: root allowed if that is who we are, more ranks than cores, no binding (workers have threads),
- * and yielding while waiting, which it would otherwise do only when it notices that there are too few cores. */
+static void add_setting(struct command_line *l, const char *name, const char *value) {
+    add(l, "--mca");
+    add_text(l, name, value);
+}
+
+/* mpirun as needed on one machine: root allowed if that is who we are, more ranks than cores, no binding (workers
+ * have threads), and yielding while waiting, which it would otherwise do only when it notices that there are too few cores. */
 static void add_mpirun(struct command_line *l, const struct options *o, bool found) {
-    static const char *const words[] = {"--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1", "--mca", "pml", "ob1",
-        "--mca", "btl", "vader,self", "--mca", "btl_vader_single_copy_mechanism", "none"};
     add(l, "mpirun");
     add_number(l, "-np", o->workers);
     if (geteuid() == 0) add(l, "--allow-run-as-root");
     if (found) add(l, "--quiet"); /* we say what happened; mpirun alone knows about a worker that cannot be found */
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++) add(l, words[i]);
+    add(l, "--oversubscribe");
+    add_text(l, "--bind-to", "none");
+    add_setting(l, "mpi_yield_when_idle", "1");
+    add_setting(l, "pml", "ob1");
+    add_setting(l, "btl", "vader,self");
+    add_setting(l, "btl_vader_single_copy_mechanism", "none");
 }
 
 static int start_fleet(struct supervisor *s) {
@@ -293,7 +315,8 @@ static int tell_dead_rank(struct supervisor *s, const struct worker_process *w) 
     if (status > 128) snprintf(fate, sizeof fate, "was killed by signal %d (%s)", status - 128, strsignal(status - 128));
     else if (status) snprintf(fate, sizeof fate, "ended with status %d", status);
     else snprintf(fate, sizeof fate, "died");
-    return fail(&s->why, ERR_GONE, "worker rank %u (pid %llu) %s; the cluster cannot go on without it", w->rank, (unsigned long long)w->pid, fate);
+    return fail(&s->why, ERR_GONE, "worker rank %u (pid %llu) %s; the cluster cannot go on without it", w->rank,
+                (unsigned long long)w->pid, fate);
 }
 
 static int check_children(struct supervisor *s) {
@@ -303,7 +326,8 @@ static int check_children(struct supervisor *s) {
     if (dead) return tell_dead_rank(s, dead);
     for (int i = 0; i < CHILDREN; i++) {
         const struct child *c = &s->children[i];
-        if (c->pid && c->ended) return fail(&s->why, ERR_GONE, "%s (pid %d) %s", c->name, (int)c->pid, child_fate(c, fate, sizeof fate));
+        if (c->pid && c->ended)
+            return fail(&s->why, ERR_GONE, "%s (pid %d) %s", c->name, (int)c->pid, child_fate(c, fate, sizeof fate));
     }
     return 0;
 }
@@ -349,7 +373,8 @@ static int drain(struct supervisor *s) {
     wait_for(s, COORDINATOR, s->o->drain * 1000000);
     if (s->children[COORDINATOR].ended) wait_for(s, FLEET, FOLLOW_US);
     if (all_ended(s)) return 0;
-    fprintf(stderr, "cadre serve: %s; stopping what is left\n", s->stops > 1 ? "told to stop at once" : "not everything finished in time");
+    fprintf(stderr, "cadre serve: %s; stopping what is left\n",
+            s->stops > 1 ? "told to stop at once" : "not everything finished in time");
     return 0;
 }
 
@@ -381,8 +406,13 @@ static int open_all(struct supervisor *s) {
 }
 
 static int run(const struct options *o, const char *model) {
-    struct supervisor s = {.o = o, .model = model, .signals = -1, .started_us = clk_now_us(), .banner.terminal = isatty(STDERR_FILENO),
-                           .children = {{.name = "the coordinator"}, {.name = !strcmp(o->fabric, "mpi") ? "mpirun" : "the worker process"}}};
+    struct supervisor s = {
+        .o = o,
+        .model = model,
+        .signals = -1,
+        .started_us = clk_now_us(),
+        .banner.terminal = isatty(STDERR_FILENO),
+        .children = {{.name = "the coordinator"}, {.name = !strcmp(o->fabric, "mpi") ? "mpirun" : "the worker process"}}};
     int rc = open_all(&s);
     if (rc >= 0) rc = watch(&s);
     if (rc >= 0) rc = drain(&s);

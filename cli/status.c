@@ -13,19 +13,22 @@ struct options {
 #define AT(member) offsetof(struct options, member)
 static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Options"},
-    {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT", .help = "where the cluster listens"},
+    {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT",
+     .help = "where the cluster listens"},
     {"json", CONF_FLAG, AT(json), .def = "no", .help = "print one JSON object (also: -o json)"},
     {"output", CONF_CHOICE, AT(output), .def = "table", .choices = "table|json", .help = "how to print"},
     {"quiet", CONF_FLAG, AT(quiet), .def = "no", .help = "print nothing, only exit (also: -q)"},
-    {"wait", CONF_INT, AT(wait), .def = "0", .min = 0, .max = 86400, .arg = "SECONDS", .help = "wait so long for the cluster to be serving"},
+    {"wait", CONF_INT, AT(wait), .def = "0", .min = 0, .max = 86400, .arg = "SECONDS",
+     .help = "wait so long for the cluster to be serving"},
     {NULL}};
 static const struct conf_command command = {
     .name = "cadre status",
     .usage = "[options]",
     .about = "Shows the workers, the queue and the memory of a running cluster.",
     .options = table,
-    .footer = "Columns: weights = routed experts, resident = attention, embeddings and shared experts; KV = pages used of all; rows = expert\n"
-              "rows executed; busy = time inside steps, wait = of which for peers; beat = age of the last sign of life.\n\n"
+    .footer = "Columns: weights = routed experts, resident = attention, embeddings and shared experts; pages = KV pages used\n"
+              "of all; rows = expert rows executed; busy = time inside steps, wait = of which for peers;\n"
+              "beat = age of the last sign of life.\n\n"
               "Exit status: 0 serving, 1 failed, 2 wrong usage, 3 not serving or nobody answers."};
 
 static const char *duration(uint64_t us, char *buf, size_t cap) {
@@ -37,8 +40,8 @@ static const char *duration(uint64_t us, char *buf, size_t cap) {
 }
 
 static void print_workers(const struct cadre_cluster *c) {
-    printf("\n%4s  %-14s %8s  %-9s %-12s %11s %11s %11s  %-13s %4s %12s %8s %8s %7s\n", "rank", "host", "pid", "state", "experts", "weights",
-           "resident", "KV", "pages", "seqs", "rows", "busy", "wait", "beat");
+    printf("\n%4s  %-14s %8s  %-9s %-12s %11s %11s %11s  %-13s %4s %12s %8s %8s %7s\n", "rank", "host", "pid", "state",
+           "experts", "weights", "resident", "KV", "pages", "seqs", "rows", "busy", "wait", "beat");
     for (size_t i = 0; i < c->n_workers; i++) {
         const struct cadre_worker *w = &c->workers[i];
         char state[32], pages[32], busy[32], wait[32], beat[32];
@@ -46,23 +49,26 @@ static void print_workers(const struct cadre_cluster *c) {
         if (loading) snprintf(state, sizeof state, "load %u%%", w->load_percent);
         else snprintf(state, sizeof state, "%s", w->state);
         snprintf(pages, sizeof pages, "%u/%u", w->kv_pages_used, w->kv_pages);
-        printf("%4u  %-14.14s %8llu  %-9.9s %-12.12s %11s %11s %11s  %-13s %4u %12llu %8s %8s %7s\n", w->rank, w->host, (unsigned long long)w->pid,
-               state, w->placement, cli_bytes((double)w->weight_bytes), cli_bytes((double)w->resident_bytes), cli_bytes((double)w->kv_bytes), pages,
-               w->sequences, (unsigned long long)w->rows, duration(w->busy_us, busy, sizeof busy), duration(w->wait_us, wait, sizeof wait),
+        printf("%4u  %-14.14s %8llu  %-9.9s %-12.12s %11s %11s %11s  %-13s %4u %12llu %8s %8s %7s\n", w->rank, w->host,
+               (unsigned long long)w->pid, state, w->placement, cli_bytes((double)w->weight_bytes),
+               cli_bytes((double)w->resident_bytes), cli_bytes((double)w->kv_bytes), pages, w->sequences,
+               (unsigned long long)w->rows, duration(w->busy_us, busy, sizeof busy), duration(w->wait_us, wait, sizeof wait),
                duration(w->beat_age_us, beat, sizeof beat));
     }
 }
 
 static void print_table(const struct cadre_cluster *c) {
     char up[32];
-    printf("%s (%s) is %s%s%s, up %s\n", c->model, c->family, c->state, c->reason[0] ? ": " : "", c->reason, duration(c->uptime_us, up, sizeof up));
+    printf("%s (%s) is %s%s%s, up %s\n", c->model, c->family, c->state, c->reason[0] ? ": " : "", c->reason,
+           duration(c->uptime_us, up, sizeof up));
     printf("  experts   %u in each of %u layers, %u per token\n", c->experts, c->layers, c->topk);
     printf("  class     %s, fabric %s, epoch %u, placement %u\n", c->numeric_class, c->fabric, c->epoch, c->placement_version);
     printf("  limits    %u sequences at once, %u tokens of context\n", c->max_batch, c->max_context);
-    printf("  requests  %u waiting, %u running, %llu finished, %llu cancelled, %llu failed, %llu preemptions\n", c->waiting, c->running,
-           (unsigned long long)c->finished, (unsigned long long)c->cancelled, (unsigned long long)c->failed, (unsigned long long)c->preemptions);
-    printf("  tokens    %llu read, %llu generated in %llu steps\n", (unsigned long long)c->prompt_tokens, (unsigned long long)c->generated_tokens,
-           (unsigned long long)c->steps);
+    printf("  requests  %u waiting, %u running, %llu finished, %llu cancelled, %llu failed, %llu preemptions\n", c->waiting,
+           c->running, (unsigned long long)c->finished, (unsigned long long)c->cancelled, (unsigned long long)c->failed,
+           (unsigned long long)c->preemptions);
+    printf("  tokens    %llu read, %llu generated in %llu steps\n", (unsigned long long)c->prompt_tokens,
+           (unsigned long long)c->generated_tokens, (unsigned long long)c->steps);
     printf("  listen    %s, control %s, version %s\n", c->listen, c->control, c->version);
     print_workers(c);
 }

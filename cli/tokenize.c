@@ -11,14 +11,19 @@ struct options {
 #define AT(member) offsetof(struct options, member)
 static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Options"},
-    {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT", .help = "where the cluster listens"},
+    {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT",
+     .help = "where the cluster listens"},
     {"prompt", CONF_STRING, AT(prompt), .arg = "TEXT", .help = "the text"},
-    {"prompt-file", CONF_STRING, AT(prompt_file), .arg = "FILE", .help = "the text is the whole of a file; '-' is standard input"},
+    {"prompt-file", CONF_STRING, AT(prompt_file), .arg = "FILE",
+     .help = "the text is the whole of a file; '-' is standard input"},
     {"chat", CONF_FLAG, AT(chat), .def = "no", .help = "as a user's message, through the model's chat template"},
     {"json", CONF_FLAG, AT(json), .def = "no", .help = "print one JSON object"},
     {NULL}};
-static const struct conf_command command = {.name = "cadre tokenize", .usage = "(--prompt TEXT | --prompt-file FILE) [options]",
-    .about = "Prints the token ids that the model of a running cluster sees for a text.", .options = table};
+static const struct conf_command command = {
+    .name = "cadre tokenize",
+    .usage = "(--prompt TEXT | --prompt-file FILE) [options]",
+    .about = "Prints the token ids that the model of a running cluster sees for a text.",
+    .options = table};
 
 static int run(const struct options *o) {
     size_t len = 0, n = 0;
@@ -29,7 +34,8 @@ static int run(const struct options *o) {
     if (!text) return EXIT_FAILED;
     if (o->prompt) len = strlen(text);
     struct cadre_message message = {"user", text, len};
-    struct cadre_request request = {.prompt = o->chat ? NULL : text, .prompt_len = len, .messages = o->chat ? &message : NULL, .n_messages = o->chat};
+    struct cadre_request request = {
+        .prompt = o->chat ? NULL : text, .prompt_len = len, .messages = o->chat ? &message : NULL, .n_messages = o->chat};
     struct cadre_client *client = cli_connect("tokenize", o->connect);
     int code = client ? cadre_tokenize(client, &request, 0, &ids, &n) : CADRE_UNAVAILABLE;
     if (client && code) cli_complain("tokenize", code, cadre_error(client));

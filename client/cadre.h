@@ -2,9 +2,10 @@
  *
  *     struct cadre_client *client;
  *     struct cadre_stream *stream;
- *     struct cadre_request request = {.prompt = "The sea is", .max_tokens = 40, .has_max_tokens = 1};
+ *     struct cadre_request request = {.prompt = "The sea is"};
  *     struct cadre_event event;
- *     if (cadre_open("tcp://127.0.0.1:5770", NULL, &client) || cadre_generate(client, &request, &stream)) ...cadre_error(client)
+ *     if (cadre_open(CADRE_DEFAULT_ENDPOINT, NULL, &client) || cadre_generate(client, &request, &stream))
+ *         ... cadre_error(client) says why ...
  *     while (!cadre_next(stream, -1, &event) && event.kind != CADRE_END) ...
  *     cadre_stream_close(stream);
  *     cadre_close(client);

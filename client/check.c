@@ -1,32 +1,18 @@
 /* check.c - refuses a request that cannot mean anything before it travels. The server checks again: it trusts nobody. */
 #include "client/client.h"
+#include "proto/utf8.h"
 
 #include <math.h>
 #include <string.h>
 
 enum { MOST_STOPS = 64, MOST_LOGPROBS = 20 };
 
-/* Offset of the first byte that is not UTF-8 (RFC 3629: no surrogates, nothing above U+10FFFF, no overlong forms), or len. */
-static size_t utf8_good_bytes(const uint8_t *s, size_t len) {
-    size_t i = 0;
-    while (i < len) {
-        size_t n = s[i] < 0x80 ? 1 : s[i] >= 0xc2 && s[i] < 0xe0 ? 2 : (s[i] & 0xf0) == 0xe0 ? 3 : s[i] >= 0xf0 && s[i] < 0xf5 ? 4 : 0;
-        if (!n || i + n > len) return i;
-        for (size_t j = 1; j < n; j++)
-            if ((s[i + j] & 0xc0) != 0x80) return i;
-        uint8_t second = n > 1 ? s[i + 1] : 0;
-        if ((s[i] == 0xe0 && second < 0xa0) || (s[i] == 0xed && second > 0x9f) || (s[i] == 0xf0 && second < 0x90) || (s[i] == 0xf4 && second > 0x8f))
-            return i;
-        i += n;
-    }
-    return len;
-}
-
 static int check_text(struct cadre_client *c, const char *what, const char *text, size_t len) {
     if (!len) len = strlen(text);
-    size_t good = utf8_good_bytes((const uint8_t *)text, len);
+    size_t good = utf8_good_bytes(text, len);
     if (good == len) return CADRE_OK;
-    return client_fail(c, CADRE_INVALID_ARGUMENT, "%s is not valid UTF-8: byte %zu is 0x%02x", what, good, (unsigned char)text[good]);
+    return client_fail(c, CADRE_INVALID_ARGUMENT, "%s is not valid UTF-8: byte %zu is 0x%02x", what, good,
+                       (unsigned char)text[good]);
 }
 
 int check_input(struct cadre_client *c, const struct cadre_request *r) {
@@ -36,7 +22,8 @@ int check_input(struct cadre_client *c, const struct cadre_request *r) {
     if (r->messages && !r->n_messages) return client_fail(c, CADRE_INVALID_ARGUMENT, "a chat needs at least one message");
     for (size_t i = 0; r->messages && i < r->n_messages; i++) {
         const struct cadre_message *m = &r->messages[i];
-        if (!m->role || !m->role[0] || !m->content) return client_fail(c, CADRE_INVALID_ARGUMENT, "message %zu lacks a role or content", i);
+        if (!m->role || !m->role[0] || !m->content)
+            return client_fail(c, CADRE_INVALID_ARGUMENT, "message %zu lacks a role or content", i);
         int rc = check_text(c, "a message's role", m->role, 0);
         if (!rc) rc = check_text(c, "a message", m->content, m->content_len);
         if (rc) return rc;
@@ -58,10 +45,13 @@ static int check_stops(struct cadre_client *c, const struct cadre_request *r) {
 int check_request(struct cadre_client *c, const struct cadre_request *r) {
     if (!isfinite(r->temperature) || r->temperature < 0)
         return client_fail(c, CADRE_INVALID_ARGUMENT, "temperature is %g; wanted 0 (greedy) or more", (double)r->temperature);
-    if (!(r->top_p >= 0 && r->top_p <= 1)) return client_fail(c, CADRE_INVALID_ARGUMENT, "top_p is %g; wanted 0 to 1", (double)r->top_p);
-    if (!(r->min_p >= 0 && r->min_p <= 1)) return client_fail(c, CADRE_INVALID_ARGUMENT, "min_p is %g; wanted 0 to 1", (double)r->min_p);
+    if (!(r->top_p >= 0 && r->top_p <= 1))
+        return client_fail(c, CADRE_INVALID_ARGUMENT, "top_p is %g; wanted 0 to 1", (double)r->top_p);
+    if (!(r->min_p >= 0 && r->min_p <= 1))
+        return client_fail(c, CADRE_INVALID_ARGUMENT, "min_p is %g; wanted 0 to 1", (double)r->min_p);
     if (r->logprobs > MOST_LOGPROBS + 1)
-        return client_fail(c, CADRE_INVALID_ARGUMENT, "%u logprobs per token asked for; wanted at most %d", r->logprobs - 1, MOST_LOGPROBS);
+        return client_fail(c, CADRE_INVALID_ARGUMENT, "%u logprobs per token asked for; wanted at most %d", r->logprobs - 1,
+                           MOST_LOGPROBS);
     int rc = check_stops(c, r);
     if (!rc && r->tag) rc = check_text(c, "the tag", r->tag, 0);
     if (!rc && r->tenant) rc = check_text(c, "the tenant", r->tenant, 0);

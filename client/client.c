@@ -78,7 +78,8 @@ int cadre_wait(struct cadre_client *c, int timeout_ms, struct cadre_stream **rea
 }
 
 /* One request, one reply: the item in *out is the caller's. */
-static int ask(struct cadre_client *c, const char *method, const void *payload, size_t len, uint32_t timeout_ms, struct item **out) {
+static int ask(struct cadre_client *c, const char *method, const void *payload, size_t len, uint32_t timeout_ms,
+               struct item **out) {
     struct cadre_stream *s;
     int rc = stream_open(c, method, payload, len, timeout_ms, 1, &s);
     if (rc) return rc;

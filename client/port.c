@@ -119,7 +119,10 @@ static int fill_tokens(const Cadre__V1__Tokens *m, struct arena *arena, struct c
         struct cadre_top *top = arena_array(arena, struct cadre_top, t->n_top + 1);
         if (!top) return CADRE_RESOURCE_EXHAUSTED;
         for (size_t j = 0; j < t->n_top; j++)
-            top[j] = (struct cadre_top){t->top[j]->id, t->top[j]->logprob, (const char *)t->top[j]->text.data, t->top[j]->text.len};
+            top[j] = (struct cadre_top){.id = t->top[j]->id,
+                                        .logprob = t->top[j]->logprob,
+                                        .text = (const char *)t->top[j]->text.data,
+                                        .text_len = t->top[j]->text.len};
         tokens[i] = (struct cadre_token){t->id, t->logprob, top, t->n_top};
     }
     e->first = m->first;
@@ -181,6 +184,55 @@ struct load_box {
     Cadre__V1__ExpertsReply *m;
 };
 
+static void fill_worker(struct cadre_worker *out, const Cadre__V1__WorkerStatus *w) {
+    out->rank = w->rank;
+    out->host = w->host;
+    out->pid = w->pid;
+    out->state = w->state;
+    out->load_percent = w->load_percent;
+    out->weight_bytes = w->weight_bytes;
+    out->resident_bytes = w->resident_bytes;
+    out->kv_bytes = w->kv_bytes;
+    out->kv_pages = w->kv_pages;
+    out->kv_pages_used = w->kv_pages_used;
+    out->sequences = w->sequences;
+    out->experts = w->experts;
+    out->rows = w->rows;
+    out->beat_age_us = w->beat_age_us;
+    out->wait_us = w->wait_us;
+    out->busy_us = w->busy_us;
+    out->placement = w->placement;
+}
+
+static void fill_cluster(struct cadre_cluster *out, const Cadre__V1__StatusReply *m) {
+    out->version = m->version;
+    out->model = m->model;
+    out->family = m->family;
+    out->state = m->state;
+    out->reason = m->reason;
+    out->numeric_class = m->numeric_class;
+    out->fabric = m->fabric;
+    out->listen = m->listen;
+    out->control = m->control;
+    out->uptime_us = m->uptime_us;
+    out->steps = m->steps;
+    out->finished = m->finished;
+    out->cancelled = m->cancelled;
+    out->failed = m->failed;
+    out->preemptions = m->preemptions;
+    out->prompt_tokens = m->prompt_tokens;
+    out->generated_tokens = m->generated_tokens;
+    out->epoch = m->epoch;
+    out->placement_version = m->placement_version;
+    out->waiting = m->waiting;
+    out->running = m->running;
+    out->max_context = m->max_context;
+    out->max_batch = m->max_batch;
+    out->layers = m->layers;
+    out->experts = m->experts;
+    out->topk = m->topk;
+}
+
 struct cadre_cluster *port_decode_status(const uint8_t *bytes, size_t len) {
     Cadre__V1__StatusReply *m = cadre__v1__status_reply__unpack(NULL, len, bytes);
     struct cluster_box *box = m ? calloc(1, sizeof *box + m->n_workers * sizeof *box->workers) : NULL;
@@ -189,21 +241,10 @@ struct cadre_cluster *port_decode_status(const uint8_t *bytes, size_t len) {
         return NULL;
     }
     box->m = m;
-    for (size_t i = 0; i < m->n_workers; i++) {
-        const Cadre__V1__WorkerStatus *w = m->workers[i];
-        box->workers[i] = (struct cadre_worker){.rank = w->rank, .host = w->host, .pid = w->pid, .state = w->state,
-            .load_percent = w->load_percent, .weight_bytes = w->weight_bytes, .resident_bytes = w->resident_bytes,
-            .kv_bytes = w->kv_bytes, .kv_pages = w->kv_pages, .kv_pages_used = w->kv_pages_used, .sequences = w->sequences,
-            .experts = w->experts, .rows = w->rows, .beat_age_us = w->beat_age_us, .wait_us = w->wait_us, .busy_us = w->busy_us,
-            .placement = w->placement};
-    }
-    box->pub = (struct cadre_cluster){.version = m->version, .model = m->model, .family = m->family, .state = m->state,
-        .reason = m->reason, .numeric_class = m->numeric_class, .fabric = m->fabric, .listen = m->listen, .control = m->control,
-        .uptime_us = m->uptime_us, .steps = m->steps, .finished = m->finished, .cancelled = m->cancelled, .failed = m->failed,
-        .preemptions = m->preemptions, .prompt_tokens = m->prompt_tokens, .generated_tokens = m->generated_tokens,
-        .epoch = m->epoch, .placement_version = m->placement_version, .waiting = m->waiting, .running = m->running,
-        .max_context = m->max_context, .max_batch = m->max_batch, .layers = m->layers, .experts = m->experts, .topk = m->topk,
-        .workers = box->workers, .n_workers = m->n_workers};
+    fill_cluster(&box->pub, m);
+    for (size_t i = 0; i < m->n_workers; i++) fill_worker(&box->workers[i], m->workers[i]);
+    box->pub.workers = box->workers;
+    box->pub.n_workers = m->n_workers;
     return &box->pub;
 }
 
@@ -224,8 +265,13 @@ struct cadre_load *port_decode_experts(const uint8_t *bytes, size_t len) {
         return NULL;
     }
     box->m = m;
-    box->pub = (struct cadre_load){.layers = m->layers, .experts = m->experts, .rows = m->rows, .model_layer = m->model_layer,
-        .hosts = m->hosts, .worker_rows = m->worker_rows, .n_workers = m->n_worker_rows};
+    box->pub = (struct cadre_load){.layers = m->layers,
+                                   .experts = m->experts,
+                                   .rows = m->rows,
+                                   .model_layer = m->model_layer,
+                                   .hosts = m->hosts,
+                                   .worker_rows = m->worker_rows,
+                                   .n_workers = m->n_worker_rows};
     return &box->pub;
 }
 

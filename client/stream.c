@@ -28,7 +28,9 @@ int client_fail(struct cadre_client *c, int code, const char *fmt, ...) {
     return code;
 }
 
-static struct list *bucket(struct cadre_client *c, const uint8_t *id) { return &c->table[hash_bytes(id, FRAME_CALL_ID_BYTES) % CLIENT_BUCKETS]; }
+static struct list *bucket(struct cadre_client *c, const uint8_t *id) {
+    return &c->table[hash_bytes(id, FRAME_CALL_ID_BYTES) % CLIENT_BUCKETS];
+}
 
 static struct cadre_stream *find(struct cadre_client *c, const uint8_t *id) {
     struct list *i, *tmp, *b = bucket(c, id);
@@ -69,8 +71,8 @@ static void take_data(struct cadre_stream *s, uint64_t index, const struct bus_m
     char text[160];
     if (index < s->next_index) return; /* seen */
     if (index > s->next_index) {
-        snprintf(text, sizeof text, "frames were lost on the way: expected frame %llu, got %llu", (unsigned long long)s->next_index,
-                 (unsigned long long)index);
+        snprintf(text, sizeof text, "frames were lost on the way: expected frame %llu, got %llu",
+                 (unsigned long long)s->next_index, (unsigned long long)index);
         return abandon(s, CADRE_DATA_LOSS, text);
     }
     struct item *item = malloc(sizeof *item + m->body_len);
@@ -108,7 +110,9 @@ static void look_for_silence(struct cadre_client *c) {
         if (s->ended) continue;
         uint32_t ms = s->heard_us ? c->options.silence_timeout_ms : c->options.connect_timeout_ms;
         if (now - (s->heard_us ? s->heard_us : s->opened_us) < (int64_t)ms * 1000) continue;
-        if (s->heard_us) snprintf(text, sizeof text, "the server at %s has said nothing for %.3g s; it died or was restarted", c->endpoint, ms / 1e3);
+        if (s->heard_us)
+            snprintf(text, sizeof text, "the server at %s has said nothing for %.3g s; it died or was restarted", c->endpoint,
+                     ms / 1e3);
         else snprintf(text, sizeof text, "no server answers at %s (is `cadre serve` running?)", c->endpoint);
         abandon(s, CADRE_UNAVAILABLE, text);
     }
@@ -134,12 +138,13 @@ bool stream_wait(struct cadre_client *c, const struct cadre_stream *s, int64_t t
     }
 }
 
-int stream_open(struct cadre_client *c, const char *method, const void *payload, size_t len, uint64_t timeout_ms, uint32_t window,
-                struct cadre_stream **out) {
+int stream_open(struct cadre_client *c, const char *method, const void *payload, size_t len, uint64_t timeout_ms,
+                uint32_t window, struct cadre_stream **out) {
     *out = NULL;
     if (!c->bus) return CADRE_INVALID_ARGUMENT; /* cadre_open failed and said why */
     if (len >= BUS_HARD_LIMIT)
-        return client_fail(c, CADRE_RESOURCE_EXHAUSTED, "the request has %zu bytes; the protocol carries less than %d", len, BUS_HARD_LIMIT);
+        return client_fail(c, CADRE_RESOURCE_EXHAUSTED, "the request has %zu bytes; the protocol carries less than %d", len,
+                           BUS_HARD_LIMIT);
     struct cadre_stream *s = calloc(1, sizeof *s);
     if (!s) return client_fail(c, CADRE_RESOURCE_EXHAUSTED, "the client is out of memory");
     if (getrandom(s->id, sizeof s->id, 0) != sizeof s->id) {
@@ -152,11 +157,13 @@ int stream_open(struct cadre_client *c, const char *method, const void *payload,
     list_init(&s->items);
     list_init(&s->in_ready);
     arena_init(&s->arena, 16 << 10);
-    int rc = send_frame(s, (struct frame){.kind = FRAME_OPEN, .method = method, .timeout_ms = timeout_ms, .credits = window}, payload, len);
+    int rc = send_frame(s, (struct frame){.kind = FRAME_OPEN, .method = method, .timeout_ms = timeout_ms, .credits = window},
+                        payload, len);
     if (rc < 0) {
         arena_clear(&s->arena);
         free(s);
-        return client_fail(c, CADRE_UNAVAILABLE, rc == ERR_AGAIN ? "too many requests wait for the server at %s" : "cannot send to the server at %s",
+        return client_fail(c, CADRE_UNAVAILABLE,
+                           rc == ERR_AGAIN ? "too many requests wait for the server at %s" : "cannot send to the server at %s",
                            c->endpoint);
     }
     list_append(&c->streams, &s->node);

@@ -25,7 +25,8 @@ struct bus {
     const struct bus_ops *ops;
 };
 struct bus_ops {
-    int (*send)(struct bus *b, const struct bus_id *to, const void *head, size_t head_len, const void *body, size_t body_len);
+    int (*send)(struct bus *b, const struct bus_id *to, const void *head, size_t head_len, const void *body,
+                size_t body_len);
     int (*recv)(struct bus *b, struct bus_msg *out);
     int (*fd)(struct bus *b);
     const char *(*endpoint)(struct bus *b);
@@ -36,20 +37,26 @@ static inline int bus_send(struct bus *b, const struct bus_id *to, const void *h
                            size_t body_len) {
     return b->ops->send(b, to, head, head_len, body, body_len);
 }
-/* 0 with *out set, or ERR_AGAIN. Messages with more than two parts or an id that does not fit are dropped and counted as noise. */
+/* 0 with *out set, or ERR_AGAIN. Messages with more than two parts or an id that does not fit are dropped, counted as noise. */
 static inline int bus_recv(struct bus *b, struct bus_msg *out) { return b->ops->recv(b, out); }
-/* Readable when there may be something to receive. EDGE triggered: after it fires (and after every send) receive until ERR_AGAIN. */
+/* Readable when there may be something to receive. EDGE triggered: after it fires, and after every send, receive until
+ * ERR_AGAIN. */
 static inline int bus_fd(struct bus *b) { return b->ops->fd(b); }
-static inline const char *bus_endpoint(struct bus *b) { return b->ops->endpoint(b); } /* as bound, with the real port */
+/* As bound, with the real port. */
+static inline const char *bus_endpoint(struct bus *b) { return b->ops->endpoint(b); }
 static inline uint64_t bus_noise(struct bus *b) { return b->ops->noise ? b->ops->noise(b) : 0; }
-static inline void bus_close(struct bus *b) { if (b) b->ops->close(b); }
+static inline void bus_close(struct bus *b) {
+    if (b) b->ops->close(b);
+}
 
 /* ZeroMQ. The context is shared by the buses of a process; close every bus before it. */
 struct bus_context;
 int  bus_context_open(struct bus_context **out, struct why *why);
 void bus_context_close(struct bus_context *c);
-int  bus_zmq_bind(struct bus_context *c, const char *endpoint, struct bus **out, struct why *why);    /* "tcp://127.0.0.1:*" */
-int  bus_zmq_connect(struct bus_context *c, const char *endpoint, struct bus **out, struct why *why); /* connects in the background */
+/* "tcp://127.0.0.1:*" takes any free port. */
+int  bus_zmq_bind(struct bus_context *c, const char *endpoint, struct bus **out, struct why *why);
+/* Connects in the background, and again when the connection is lost; what is sent meanwhile waits. */
+int  bus_zmq_connect(struct bus_context *c, const char *endpoint, struct bus **out, struct why *why);
 
 /* mem: a named place inside one process. Threads may share the hub; each bus has one owner. */
 struct bus_hub;

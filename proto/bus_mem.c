@@ -26,7 +26,7 @@ struct inbox {
     struct bell bell;
 };
 struct place {
-    struct list node;      /* in the hub */
+    struct list node; /* in the hub */
     struct list clients;
     struct inbox inbox;
     bool bound;
@@ -42,11 +42,11 @@ struct bus_mem {
     struct bus_hub *hub;
     struct place *place;
     bool server;
-    struct list node;      /* in the place's clients */
+    struct list node; /* in the place's clients */
     uint64_t id;
-    int queued;            /* mine, in the place's inbox */
-    struct inbox inbox;    /* clients only */
-    struct parcel *held;   /* given out by the last recv */
+    int queued;          /* mine, in the place's inbox */
+    struct inbox inbox;  /* clients only */
+    struct parcel *held; /* given out by the last recv */
 };
 
 static struct bus_mem *mem_of(struct bus *b) { return (struct bus_mem *)((char *)b - offsetof(struct bus_mem, bus)); }
@@ -118,7 +118,8 @@ static int deliver(struct bus_mem *m, const struct bus_id *to, struct parcel *p)
     return 0;
 }
 
-static int send_to(struct bus *b, const struct bus_id *to, const void *head, size_t head_len, const void *body, size_t body_len) {
+static int send_to(struct bus *b, const struct bus_id *to, const void *head, size_t head_len, const void *body,
+                   size_t body_len) {
     struct bus_mem *m = mem_of(b);
     struct parcel *p = parcel_new(m->id, head, head_len, body, body_len);
     if (!p) return ERR_NOMEM;
@@ -244,7 +245,9 @@ static int open_bus(struct bus_hub *h, bool server, const char *name, struct bus
     return 0;
 }
 
-int bus_mem_bind(struct bus_hub *h, const char *name, struct bus **out, struct why *why) { return open_bus(h, true, name, out, why); }
+int bus_mem_bind(struct bus_hub *h, const char *name, struct bus **out, struct why *why) {
+    return open_bus(h, true, name, out, why);
+}
 
 int bus_mem_connect(struct bus_hub *h, const char *name, struct bus **out, struct why *why) {
     return open_bus(h, false, name, out, why);

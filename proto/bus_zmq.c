@@ -18,8 +18,9 @@
 
 enum {
     LINGER_MS = 300,
-    BEAT_MS = 500, BEAT_TIMEOUT_MS = 2500, /* a stopped peer is gone after about 3 s */
-    QUEUE_MESSAGES = 1000,                 /* per peer and direction */
+    BEAT_MS = 500,
+    BEAT_TIMEOUT_MS = 2500, /* a stopped peer is gone after about 3 s */
+    QUEUE_MESSAGES = 1000,  /* per peer and direction */
     HANDSHAKE_MS = 5000,
 };
 
@@ -33,7 +34,7 @@ struct bus_zmq {
     int fd;
     uint64_t noise;
     char endpoint[256];
-    bool holds;               /* head and body hold the last message given out */
+    bool holds; /* head and body hold the last message given out */
     zmq_msg_t head, body;
 };
 
@@ -57,7 +58,8 @@ void bus_context_close(struct bus_context *c) {
     free(c);
 }
 
-static int send_to(struct bus *b, const struct bus_id *to, const void *head, size_t head_len, const void *body, size_t body_len) {
+static int send_to(struct bus *b, const struct bus_id *to, const void *head, size_t head_len, const void *body,
+                   size_t body_len) {
     struct bus_zmq *z = zmq_of(b);
     int more = body ? ZMQ_SNDMORE : 0, rc = 0;
     if (z->server) {
@@ -153,10 +155,20 @@ static void close_bus(struct bus *b) {
 static const struct bus_ops zmq_ops = {send_to, recv_from, fd_of, endpoint_of, close_bus, noise_of};
 
 static void set_options(struct bus_zmq *z, const char *endpoint) {
-    const struct { int name, value; } table[] = {
-        {ZMQ_LINGER, LINGER_MS}, {ZMQ_SNDHWM, QUEUE_MESSAGES}, {ZMQ_RCVHWM, QUEUE_MESSAGES}, {ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS},
-        {ZMQ_TCP_KEEPALIVE, 1}, {ZMQ_TCP_KEEPALIVE_IDLE, 10}, {ZMQ_TCP_KEEPALIVE_INTVL, 5}, {ZMQ_TCP_KEEPALIVE_CNT, 3},
-        {ZMQ_RECONNECT_IVL, 50}, {ZMQ_RECONNECT_IVL_MAX, 1000}, {ZMQ_IPV6, strchr(endpoint, '[') != NULL},
+    const struct {
+        int name, value;
+    } table[] = {
+        {ZMQ_LINGER, LINGER_MS},
+        {ZMQ_SNDHWM, QUEUE_MESSAGES},
+        {ZMQ_RCVHWM, QUEUE_MESSAGES},
+        {ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS},
+        {ZMQ_TCP_KEEPALIVE, 1},
+        {ZMQ_TCP_KEEPALIVE_IDLE, 10},
+        {ZMQ_TCP_KEEPALIVE_INTVL, 5},
+        {ZMQ_TCP_KEEPALIVE_CNT, 3},
+        {ZMQ_RECONNECT_IVL, 50},
+        {ZMQ_RECONNECT_IVL_MAX, 1000},
+        {ZMQ_IPV6, strchr(endpoint, '[') != NULL},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
         if (zmq_setsockopt(z->socket, table[i].name, &table[i].value, sizeof table[i].value) < 0)
@@ -171,9 +183,15 @@ static void set_options(struct bus_zmq *z, const char *endpoint) {
 }
 
 static int open_failed(struct bus_zmq *z, const char *what, const char *endpoint, struct why *why) {
-    int e = errno, code = e == EADDRINUSE ? ERR_EXISTS : e == EINVAL || e == EPROTONOSUPPORT || e == ENODEV ? ERR_INVALID : ERR_IO;
-    const char *hint = e == EADDRINUSE ? "; another program has this port, stop it or choose another port"
-                       : code == ERR_INVALID ? "; wanted something like tcp://127.0.0.1:5770" : "";
+    int e = errno, code = ERR_IO;
+    const char *hint = "";
+    if (e == EADDRINUSE) {
+        code = ERR_EXISTS;
+        hint = "; another program has this port, stop it or choose another port";
+    } else if (e == EINVAL || e == EPROTONOSUPPORT || e == ENODEV) {
+        code = ERR_INVALID;
+        hint = "; wanted something like tcp://127.0.0.1:5770";
+    }
     if (z->socket) zmq_close(z->socket);
     free(z);
     return fail(why, code, "cannot %s %s: %s%s", what, endpoint, zmq_strerror(e), hint);

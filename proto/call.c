@@ -25,35 +25,35 @@
 #include <sys/random.h>
 
 enum {
-    POLL_MESSAGES = 4096,        /* taken per poll before timers get their turn */
+    POLL_MESSAGES = 4096, /* taken per poll before timers get their turn */
     CREDIT_LIMIT = 1 << 30,
-    ID_ECHO_BYTES = 64,          /* a call id of the wrong length is echoed up to this */
-    MESSAGE_BYTES = 2000,        /* of an End */
-    RETRY_US = 10 * 1000,        /* when a peer's queue was full */
+    ID_ECHO_BYTES = 64,           /* a call id of the wrong length is echoed up to this */
+    MESSAGE_BYTES = 2000,         /* of an End */
+    RETRY_US = 10 * 1000,         /* when a peer's queue was full */
     ENDING_US = 30 * 1000 * 1000, /* a peer that takes no End for so long has lost it */
 };
-#define NO_PING_US (INT64_MAX / 4)
+#define NO_PING_US       (INT64_MAX / 4)
 #define TIMEOUT_LIMIT_MS ((uint64_t)1000 * 3600 * 24 * 365)
 
 enum live_state { LIVE_OPEN, LIVE_ENDING, LIVE_DOOMED };
 struct peer {
-    struct list node;            /* in its bucket */
+    struct list node; /* in its bucket */
     struct list calls;
     struct bus_id id;
 };
 struct live {
     struct call pub;
     enum live_state state;
-    struct list node;            /* in its bucket */
+    struct list node; /* in its bucket */
     struct list of_peer;
-    struct list waiting;         /* in server.stuck or server.doomed */
+    struct list waiting; /* in server.stuck or server.doomed */
     struct peer *peer;
     uint8_t id[FRAME_CALL_ID_BYTES];
     uint32_t credits;
     uint64_t next_index;
-    int64_t sent_us, wake_us;    /* last frame to the client; key in the heap */
+    int64_t sent_us, wake_us; /* last frame to the client; key in the heap */
     int heap_at;
-    int end_status;              /* LIVE_ENDING */
+    int end_status; /* LIVE_ENDING */
     char *end_message;
 };
 struct call_server {
@@ -62,10 +62,10 @@ struct call_server {
     const struct call_method *methods;
     int n_methods;
     void *ctx;
-    struct list *calls, *peers;  /* hash buckets: lists of struct live, struct peer */
+    struct list *calls, *peers; /* hash buckets: lists of struct live, struct peer */
     size_t mask;
     uint64_t salt, bus_noise;
-    struct live **heap;          /* [limits.calls] */
+    struct live **heap; /* [limits.calls] */
     int n_calls;
     struct list stuck, doomed;
     int64_t now_us, retry_us;
@@ -75,23 +75,31 @@ struct call_server {
 };
 
 const char *call_status_name(int status) {
-    static const char *const names[] = {"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND",
-        "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE",
-        "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"};
+    static const char *const names[] = {
+        "OK",        "CANCELLED",      "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
+        "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
+        "ABORTED",   "OUT_OF_RANGE",   "UNIMPLEMENTED",     "INTERNAL",           "UNAVAILABLE",
+        "DATA_LOSS", "UNAUTHENTICATED"};
     return status >= 0 && status < (int)(sizeof names / sizeof *names) ? names[status] : "UNKNOWN";
 }
 
 int call_status_from(int err) {
     switch (err) {
-    case ERR_INVALID: case ERR_PROTOCOL: return CALL_INVALID_ARGUMENT;
+    case ERR_INVALID:
+    case ERR_PROTOCOL: return CALL_INVALID_ARGUMENT;
     case ERR_UNSUPPORTED: return CALL_UNIMPLEMENTED;
-    case ERR_TOO_LARGE: case ERR_EXHAUSTED: case ERR_NOMEM: return CALL_RESOURCE_EXHAUSTED;
+    case ERR_TOO_LARGE:
+    case ERR_EXHAUSTED:
+    case ERR_NOMEM: return CALL_RESOURCE_EXHAUSTED;
     case ERR_NOT_FOUND: return CALL_NOT_FOUND;
     case ERR_EXISTS: return CALL_ALREADY_EXISTS;
     case ERR_DENIED: return CALL_PERMISSION_DENIED;
     case ERR_CANCELLED: return CALL_CANCELLED;
     case ERR_DEADLINE: return CALL_DEADLINE_EXCEEDED;
-    case ERR_AGAIN: case ERR_GONE: case ERR_LATE: case ERR_EPOCH: return CALL_UNAVAILABLE;
+    case ERR_AGAIN:
+    case ERR_GONE:
+    case ERR_LATE:
+    case ERR_EPOCH: return CALL_UNAVAILABLE;
     case ERR_CORRUPT: return CALL_DATA_LOSS;
     default: return err >= 0 ? CALL_OK : CALL_INTERNAL;
     }
@@ -150,7 +158,9 @@ static struct live *find_call(struct call_server *s, const uint8_t *id) {
     return NULL;
 }
 
-static bool same_id(const struct bus_id *a, const struct bus_id *b) { return a->len == b->len && !memcmp(a->bytes, b->bytes, a->len); }
+static bool same_id(const struct bus_id *a, const struct bus_id *b) {
+    return a->len == b->len && !memcmp(a->bytes, b->bytes, a->len);
+}
 
 static struct list *peer_bucket(struct call_server *s, const struct bus_id *id) {
     return &s->peers[hash_u64(hash_bytes(id->bytes, id->len) ^ s->salt) & s->mask];
@@ -250,7 +260,8 @@ static void copy_message(char *buf, size_t cap, const char *message) {
     buf[n] = 0;
 }
 
-static int send_end(struct call_server *s, const struct bus_id *to, const uint8_t *id, size_t id_len, int status, const char *message) {
+static int send_end(struct call_server *s, const struct bus_id *to, const uint8_t *id, size_t id_len, int status,
+                    const char *message) {
     char text[MESSAGE_BYTES];
     copy_message(text, sizeof text, message ? message : "");
     struct frame f = {.kind = FRAME_END, .call_id = id, .call_id_len = id_len, .status = (uint32_t)status, .message = text};
@@ -359,7 +370,8 @@ static void refuse_method(struct call_server *s, const struct bus_msg *m, const 
 static int admit_open(struct call_server *s, const struct bus_msg *m, const struct frame *f) {
     char text[160];
     if (m->body_len > s->limits.payload_bytes) {
-        snprintf(text, sizeof text, "the request has %zu bytes; at most %zu are accepted", m->body_len, s->limits.payload_bytes);
+        snprintf(text, sizeof text, "the request has %zu bytes; at most %zu are accepted", m->body_len,
+                 s->limits.payload_bytes);
         return refuse(s, m, f, CALL_RESOURCE_EXHAUSTED, text), ERR_TOO_LARGE;
     }
     int method = method_index(s, f->method);
@@ -382,7 +394,8 @@ static void handle_open(struct call_server *s, const struct bus_msg *m, const st
         return;
     }
     uint64_t timeout_ms = f->timeout_ms < TIMEOUT_LIMIT_MS ? f->timeout_ms : TIMEOUT_LIMIT_MS;
-    l->pub = (struct call){.opened_us = s->now_us, .deadline_us = timeout_ms ? s->now_us + (int64_t)timeout_ms * 1000 : 0, .method = method};
+    l->pub = (struct call){
+        .opened_us = s->now_us, .deadline_us = timeout_ms ? s->now_us + (int64_t)timeout_ms * 1000 : 0, .method = method};
     memcpy(l->id, f->call_id, sizeof l->id);
     l->credits = !f->credits ? 1 : f->credits < CREDIT_LIMIT ? f->credits : CREDIT_LIMIT;
     l->sent_us = s->now_us;
@@ -436,7 +449,8 @@ static void handle(struct call_server *s, const struct bus_msg *m) {
     if (!f.call_id_len || f.call_id_len > ID_ECHO_BYTES) {
         s->stats.noise++;
     } else if (f.version != FRAME_VERSION) {
-        snprintf(text, sizeof text, "protocol version %u is not spoken here; this server speaks version %d", f.version, FRAME_VERSION);
+        snprintf(text, sizeof text, "protocol version %u is not spoken here; this server speaks version %d", f.version,
+                 FRAME_VERSION);
         refuse(s, m, &f, CALL_UNIMPLEMENTED, text);
     } else if (f.call_id_len != FRAME_CALL_ID_BYTES) {
         snprintf(text, sizeof text, "a call id has %d bytes, this one %zu", FRAME_CALL_ID_BYTES, f.call_id_len);
@@ -534,8 +548,8 @@ int64_t call_server_poll(struct call_server *s, int64_t now_us) {
 }
 
 /* ---- life ---- */
-int call_server_new(struct bus *bus, const struct call_limits *limits, const struct call_method *methods, int n_methods, void *ctx,
-                    struct call_server **out) {
+int call_server_new(struct bus *bus, const struct call_limits *limits, const struct call_method *methods, int n_methods,
+                    void *ctx, struct call_server **out) {
     struct call_server *s = calloc(1, sizeof *s);
     if (!s) return ERR_NOMEM;
     *s = (struct call_server){.bus = bus, .limits = *limits, .methods = methods, .n_methods = n_methods, .ctx = ctx};
@@ -569,7 +583,8 @@ void call_server_free(struct call_server *s) {
     while (s->n_calls) {
         struct live *l = s->heap[0];
         if (l->state != LIVE_ENDING) tell_gone(s, l, CALL_UNAVAILABLE);
-        if (l->state == LIVE_OPEN) send_end(s, &l->peer->id, l->id, sizeof l->id, CALL_UNAVAILABLE, "the server is shutting down");
+        if (l->state == LIVE_OPEN)
+            send_end(s, &l->peer->id, l->id, sizeof l->id, CALL_UNAVAILABLE, "the server is shutting down");
         forget(s, l);
     }
     free(s->calls);

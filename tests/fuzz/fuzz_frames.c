@@ -13,7 +13,7 @@
 enum { CLIENTS = 2, CALLS = 6, PAYLOAD = 512 };
 
 static struct call_server *server;
-static int live;                 /* calls in handlers' hands */
+static int live; /* calls in handlers' hands */
 static struct call *held[CALLS];
 
 static int hold(struct call *c) {
@@ -143,7 +143,7 @@ void fuzz_seeds(fuzz_add add) {
     add(b, n);
     n += record(b + n, 0, held_for, 2, "");
     n += record(b + n, 0, credit, 2, "");
-    n += record(b + n, 1, held_for, 2, "");   /* the other client takes it over */
+    n += record(b + n, 1, held_for, 2, ""); /* the other client takes it over */
     n += record(b + n, 1, credit, 2, "");
     n += record(b + n, 1, cancel, 2, "");
     add(b, n);

@@ -12,7 +12,7 @@
 struct answer {
     struct fake *fake;
     struct call *call;
-    char *text;       /* the words still to say are at text + at; NULL for "count" */
+    char *text; /* the words still to say are at text + at; NULL for "count" */
     size_t at;
     uint32_t next, total;
     uint32_t prompt_tokens;
@@ -129,7 +129,8 @@ static char *flatten(const Cadre__V1__GenerateRequest *m) {
         fwrite(m->prompt.data ? (char *)m->prompt.data : "", 1, m->prompt.len, f);
     } else if (m->input_case == CADRE__V1__GENERATE_REQUEST__INPUT_CHAT) {
         for (size_t i = 0; i < m->chat->n_messages; i++)
-            fprintf(f, "%s: %.*s\n", m->chat->messages[i]->role, (int)m->chat->messages[i]->content.len, m->chat->messages[i]->content.data);
+            fprintf(f, "%s: %.*s\n", m->chat->messages[i]->role, (int)m->chat->messages[i]->content.len,
+                    m->chat->messages[i]->content.data);
     }
     fclose(f);
     return text;
@@ -215,7 +216,8 @@ static uint64_t read_pid(const char *folder, int rank) {
 
 static void on_status(void *ctx, struct call *c, const uint8_t *payload, size_t len) {
     struct fake *f = ctx;
-    (void)payload; (void)len;
+    (void)payload;
+    (void)len;
     enum { MOST = 16 };
     Cadre__V1__StatusReply m = CADRE__V1__STATUS_REPLY__INIT;
     Cadre__V1__WorkerStatus workers[MOST], *list[MOST];
@@ -257,7 +259,8 @@ static void on_experts(void *ctx, struct call *c, const uint8_t *payload, size_t
     static uint64_t rows[8] = {10, 20, 30, 40, 0, 0, 100, 0}, worker_rows[2] = {130, 70};
     static uint32_t hosts[8] = {0, 0, 1, 1, 0, 0, 1, 1};
     static int32_t model_layer[2] = {1, 3};
-    (void)payload; (void)len;
+    (void)payload;
+    (void)len;
     Cadre__V1__ExpertsReply m = CADRE__V1__EXPERTS_REPLY__INIT;
     m.layers = 2;
     m.experts = 4;
@@ -281,8 +284,10 @@ static void on_tokenize(void *ctx, struct call *c, const uint8_t *payload, size_
     if (t) cadre__v1__tokenize_request__free_unpacked(t, NULL);
 }
 
-static const struct call_method methods[] = {{"Generate", on_generate, on_credit, on_gone}, {"Status", on_status, NULL, NULL},
-    {"Experts", on_experts, NULL, NULL}, {"Tokenize", on_tokenize, NULL, NULL}};
+static const struct call_method methods[] = {{"Generate", on_generate, on_credit, on_gone},
+                                             {"Status", on_status, NULL, NULL},
+                                             {"Experts", on_experts, NULL, NULL},
+                                             {"Tokenize", on_tokenize, NULL, NULL}};
 
 int fake_open(struct fake *f, const char *endpoint, struct why *why) {
     struct call_limits limits = {.payload_bytes = 1 << 20, .calls = 4096, .ping_us = 100000};

@@ -1,7 +1,7 @@
 /* fake_server.c - fake.h as a process that takes the options of cadre-coordinator, for tests of the command line.
  *
- * The name of the model decides how it behaves: ".../refuse" cannot start, ".../die" ends when it serves, ".../fail" says so in its
- * status; anything else works. Workers are the worker-RANK.pid files beside our own binary. */
+ * The name of the model decides how it behaves: ".../refuse" cannot start, ".../fail" says so in its status; anything else
+ * works. Workers are the worker-RANK.pid files beside our own binary. */
 #include "tests/unit/client/fake.h"
 
 #include <libgen.h>
@@ -53,7 +53,8 @@ int main(int argc, char **argv) {
     fake.loading_polls = 2;
     fake.workers = (int)strtol(option(argc, argv, "--workers", "2"), NULL, 10);
     fake.folder = file ? dirname(self) : NULL;
-    if (fake_open(&fake, option(argc, argv, "--listen", "tcp://127.0.0.1:*"), &why) < 0) return fprintf(stderr, "fatal: %s\n", why.text), 1;
+    if (fake_open(&fake, option(argc, argv, "--listen", "tcp://127.0.0.1:*"), &why) < 0)
+        return fprintf(stderr, "fatal: %s\n", why.text), 1;
     if (file && write_endpoints(file) < 0) return perror(file), 1;
     if (!file) printf("%s\n", bus_endpoint(fake.bus)), fflush(stdout);
     fake_run(&fake);

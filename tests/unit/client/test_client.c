@@ -90,7 +90,8 @@ START_TEST(one_answer) {
         ck_assert_int_eq(e.status, CADRE_OK);
     }
     cadre_stream_close(s);
-} END_TEST
+}
+END_TEST
 
 START_TEST(chat) {
     struct cadre_message m[] = {{"system", "be kind", 0}, {"user", "hello there", 5}};
@@ -102,7 +103,8 @@ START_TEST(chat) {
         if (e.text) strncat(text, e.text, sizeof text - strlen(text) - 1);
     ck_assert_str_eq(text, "system: be kind\nuser: hello\n");
     cadre_stream_close(s);
-} END_TEST
+}
+END_TEST
 
 START_TEST(many_streams) {
     enum { N = 200 };
@@ -134,7 +136,8 @@ START_TEST(many_streams) {
         ck_assert_int_eq(counts[i], i % 40);
         cadre_stream_close(streams[i]);
     }
-} END_TEST
+}
+END_TEST
 
 /* The pattern of an event loop: one's own poll on cadre_fd. */
 START_TEST(poll_on_fd) {
@@ -152,7 +155,8 @@ START_TEST(poll_on_fd) {
     }
     ck_assert_int_eq(tokens, 100);
     cadre_stream_close(s);
-} END_TEST
+}
+END_TEST
 
 START_TEST(cancel) {
     struct cadre_stream *s = begin("hold");
@@ -168,7 +172,8 @@ START_TEST(cancel) {
     ck_assert_int_eq(atomic_load(&fake.cancelled), 1);
     cadre_stream_close(s);
     cadre_stream_close(NULL);
-} END_TEST
+}
+END_TEST
 
 /* Closing without a word cancels; so does closing the client. */
 START_TEST(close_cancels) {
@@ -182,7 +187,8 @@ START_TEST(close_cancels) {
     client = NULL;
     while (atomic_load(&fake.cancelled) + atomic_load(&fake.vanished) < 2) ck_assert(clk_now_us() < until);
     ck_assert_int_eq(atomic_load(&fake.live), 0);
-} END_TEST
+}
+END_TEST
 
 START_TEST(server_refuses) {
     struct cadre_stream *s = begin("refuse");
@@ -192,7 +198,8 @@ START_TEST(server_refuses) {
     ck_assert_str_eq(e.message, "refused as asked");
     ck_assert_str_eq(cadre_error(client), "refused as asked");
     cadre_stream_close(s);
-} END_TEST
+}
+END_TEST
 
 START_TEST(unreadable_event) {
     struct cadre_stream *s = begin("garbage");
@@ -202,7 +209,8 @@ START_TEST(unreadable_event) {
     ck_assert_int_eq(code, CADRE_INTERNAL);
     ck_assert_ptr_nonnull(strstr(cadre_error(client), "cannot be read"));
     cadre_stream_close(s);
-} END_TEST
+}
+END_TEST
 
 START_TEST(deadline) {
     struct cadre_request r = {.prompt = "hold", .timeout_ms = 50};
@@ -212,7 +220,8 @@ START_TEST(deadline) {
     while (e.kind != CADRE_END) e = next(s);
     ck_assert_int_eq(e.status, CADRE_DEADLINE_EXCEEDED);
     cadre_stream_close(s);
-} END_TEST
+}
+END_TEST
 
 START_TEST(silence) {
     struct cadre_stream *s = begin("mute");
@@ -228,7 +237,8 @@ START_TEST(silence) {
     s = begin("count 1"); /* the client lives on */
     ck_assert_int_eq(next(s).kind, CADRE_STARTED);
     cadre_stream_close(s);
-} END_TEST
+}
+END_TEST
 
 START_TEST(nobody_there) {
     struct cadre_client *c;
@@ -246,7 +256,8 @@ START_TEST(nobody_there) {
     ck_assert_ptr_null(s);
     cadre_close(c);
     cadre_close(NULL);
-} END_TEST
+}
+END_TEST
 
 /* A server that comes back serves the same client again; what was open then is told. */
 START_TEST(server_restarts) {
@@ -261,7 +272,8 @@ START_TEST(server_restarts) {
     s = begin("count 2");
     ck_assert_int_eq(next(s).kind, CADRE_STARTED);
     cadre_stream_close(s);
-} END_TEST
+}
+END_TEST
 
 START_TEST(bad_requests) {
     static const char *const one[] = {"ok"}, *const empty[] = {""};
@@ -300,7 +312,8 @@ START_TEST(bad_requests) {
     struct cadre_stream *s = begin("\xf0\x9f\x98\x80 \xe2\x82\xac \xc3\xa9 \xf4\x8f\xbf\xbf \xed\x9f\xbf");
     ck_assert_int_eq(next(s).kind, CADRE_STARTED);
     cadre_stream_close(s);
-} END_TEST
+}
+END_TEST
 
 START_TEST(too_large) {
     size_t len = 2 << 20;
@@ -321,7 +334,8 @@ START_TEST(too_large) {
     struct cadre_request r = {.prompt = text};
     ck_assert_int_eq(cadre_generate(client, &r, &s), CADRE_RESOURCE_EXHAUSTED);
     free(text);
-} END_TEST
+}
+END_TEST
 
 START_TEST(cluster) {
     struct cadre_cluster *c;
@@ -349,7 +363,8 @@ START_TEST(cluster) {
     cadre_ids_free(ids);
     cadre_cluster_free(NULL);
     cadre_load_free(NULL);
-} END_TEST
+}
+END_TEST
 
 int main(void) {
     Suite *s = suite_create("client");

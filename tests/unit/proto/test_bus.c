@@ -1,4 +1,4 @@
-/* test_bus.c - both buses keep the same promises: two parts, answers for a vanished peer and a full queue, a bell that wakes. */
+/* test_bus.c - both buses keep the same promises: two parts, answers for a vanished peer and a full queue, a bell. */
 #include "base/clk.h"
 #include "proto/bus.h"
 
@@ -71,7 +71,8 @@ START_TEST(round_trip) {
     bus_close(a);
     bus_close(b);
     bus_close(server);
-} END_TEST
+}
+END_TEST
 
 START_TEST(vanished) {
     open_server(_i);
@@ -90,7 +91,8 @@ START_TEST(vanished) {
     }
     ck_assert_int_eq(rc, ERR_GONE);
     bus_close(server);
-} END_TEST
+}
+END_TEST
 
 START_TEST(full_queue_answers_again) {
     open_server(_i);
@@ -112,7 +114,8 @@ START_TEST(full_queue_answers_again) {
     bus_close(slow);
     bus_close(quick);
     bus_close(server);
-} END_TEST
+}
+END_TEST
 
 START_TEST(connect_before_bind) {
     struct bus *early;
@@ -126,7 +129,8 @@ START_TEST(connect_before_bind) {
     ck_assert_int_eq(bus_mem_bind(hub, "later", &second, &why), ERR_EXISTS);
     bus_close(early);
     bus_close(server);
-} END_TEST
+}
+END_TEST
 
 START_TEST(port_taken) {
     struct bus *second;
@@ -136,7 +140,8 @@ START_TEST(port_taken) {
     ck_assert_int_eq(bus_zmq_bind(context, "nonsense", &second, &why), ERR_INVALID);
     ck_assert_int_eq(bus_zmq_connect(context, "tcp://", &second, &why), ERR_INVALID);
     bus_close(server);
-} END_TEST
+}
+END_TEST
 
 /* Parts beyond two and identities of our peers' own making are noise, not a crash. */
 START_TEST(noise) {
@@ -168,7 +173,8 @@ START_TEST(noise) {
     zmq_ctx_term(ctx);
     bus_close(good);
     bus_close(server);
-} END_TEST
+}
+END_TEST
 
 int main(void) {
     Suite *s = suite_create("bus");

@@ -62,7 +62,10 @@ static void count_open(void *ctx, struct call *c, const uint8_t *payload, size_t
     }
     ck_abort_msg("too many calls");
 }
-static void count_credit(void *ctx, struct call *c) { (void)ctx; count_go(c->handler); }
+static void count_credit(void *ctx, struct call *c) {
+    (void)ctx;
+    count_go(c->handler);
+}
 static void count_gone(void *ctx, struct call *c, int status) {
     (void)ctx;
     ((struct count *)c->handler)->call = NULL;
@@ -70,7 +73,9 @@ static void count_gone(void *ctx, struct call *c, int status) {
     w.gone_status = status;
 }
 static void hold_open(void *ctx, struct call *c, const uint8_t *payload, size_t len) {
-    (void)ctx; (void)payload; (void)len;
+    (void)ctx;
+    (void)payload;
+    (void)len;
     w.held = c;
     w.opened++;
 }
@@ -121,8 +126,14 @@ static void put_frame(struct bus *b, struct frame f, const void *payload, size_t
 }
 static void put_open(struct bus *b, uint32_t call, const char *method, uint32_t credits, uint64_t timeout_ms, int count) {
     uint8_t n = (uint8_t)count;
-    put_frame(b, (struct frame){.kind = FRAME_OPEN, .call_id = id_of(call), .call_id_len = 16, .method = method, .credits = credits,
-              .timeout_ms = timeout_ms}, &n, 1);
+    put_frame(b,
+              (struct frame){.kind = FRAME_OPEN,
+                             .call_id = id_of(call),
+                             .call_id_len = 16,
+                             .method = method,
+                             .credits = credits,
+                             .timeout_ms = timeout_ms},
+              &n, 1);
 }
 static void put_kind(struct bus *b, uint32_t call, enum frame_kind kind, uint32_t credits) {
     put_frame(b, (struct frame){.kind = kind, .call_id = id_of(call), .call_id_len = 16, .credits = credits}, NULL, 0);
@@ -144,7 +155,11 @@ static bool get(struct bus *b, struct got *g) {
     if (bus_recv(b, &m) < 0) return false;
     ck_assert_int_eq(frame_decode(m.head, m.head_len, &f), 0);
     ck_assert_ptr_nonnull(m.body);
-    *g = (struct got){.kind = f.kind, .index = f.index, .status = (int)f.status, .id_len = f.call_id_len, .body_len = m.body_len,
+    *g = (struct got){.kind = f.kind,
+                      .index = f.index,
+                      .status = (int)f.status,
+                      .id_len = f.call_id_len,
+                      .body_len = m.body_len,
                       .first = m.body_len ? m.body[0] : 0};
     if (f.call_id_len >= 4) memcpy(&g->call, f.call_id, 4);
     snprintf(g->message, sizeof g->message, "%s", f.message);
@@ -179,7 +194,8 @@ START_TEST(echo) {
     expect_nothing(b);
     ck_assert_uint_eq(call_server_stats(w.server)->ended, 1);
     bus_close(b);
-} END_TEST
+}
+END_TEST
 
 START_TEST(credits) {
     struct bus *b = join();
@@ -205,7 +221,8 @@ START_TEST(credits) {
     expect_data(b, 0, 0);
     expect_nothing(b);
     bus_close(b);
-} END_TEST
+}
+END_TEST
 
 START_TEST(cancel) {
     struct bus *b = join(), *other = join();
@@ -227,7 +244,8 @@ START_TEST(cancel) {
     ck_assert_int_eq(w.gone_status, CALL_CANCELLED);
     bus_close(b);
     bus_close(other);
-} END_TEST
+}
+END_TEST
 
 START_TEST(deadline_and_ping) {
     struct bus *b = join();
@@ -254,7 +272,8 @@ START_TEST(deadline_and_ping) {
     call_server_poll(w.server, next);
     expect_nothing(b);
     bus_close(b);
-} END_TEST
+}
+END_TEST
 
 START_TEST(vanished_peer) {
     struct bus *b = join(), *stays = join();
@@ -277,7 +296,8 @@ START_TEST(vanished_peer) {
     for (int i = 1; i < 5; i++) expect_data(stays, (uint64_t)i, i);
     expect_end(stays, CALL_OK, "");
     bus_close(stays);
-} END_TEST
+}
+END_TEST
 
 START_TEST(vanished_while_sending) {
     struct bus *b = join();
@@ -301,7 +321,8 @@ START_TEST(vanished_while_sending) {
     call_end(w.server, w.held, CALL_OK, "");
     call_server_poll(w.server, 3);
     ck_assert_int_eq(w.gone, 3);
-} END_TEST
+}
+END_TEST
 
 START_TEST(repeated_and_taken_over) {
     struct bus *a = join(), *b = join();
@@ -324,7 +345,8 @@ START_TEST(repeated_and_taken_over) {
     expect_end(b, CALL_OK, "counted");
     bus_close(a);
     bus_close(b);
-} END_TEST
+}
+END_TEST
 
 START_TEST(taken_over_after_vanishing) {
     struct bus *a = join(), *b = join();
@@ -340,7 +362,8 @@ START_TEST(taken_over_after_vanishing) {
     expect_data(b, 1, 1);
     ck_assert_int_eq(w.gone, 0);
     bus_close(b);
-} END_TEST
+}
+END_TEST
 
 START_TEST(malformed) {
     struct bus *b = join();
@@ -363,7 +386,8 @@ START_TEST(malformed) {
     ck_assert(get(b, &g));
     ck_assert_int_eq(g.status, CALL_INVALID_ARGUMENT);
     ck_assert_uint_eq(g.id_len, 5);
-    put_frame(b, (struct frame){.kind = FRAME_OPEN, .version = 2, .call_id = id_of(1), .call_id_len = 16, .method = "Echo"}, NULL, 0);
+    put_frame(b, (struct frame){.kind = FRAME_OPEN, .version = 2, .call_id = id_of(1), .call_id_len = 16, .method = "Echo"},
+              NULL, 0);
     put_open(b, 1, "No\xff\nSuch", 1, 0, 1);
     put_frame(b, (struct frame){.kind = FRAME_OPEN, .call_id = id_of(1), .call_id_len = 16, .method = "Echo"}, big, sizeof big);
     put_kind(b, 1, FRAME_UNKNOWN, 0);
@@ -385,7 +409,7 @@ START_TEST(malformed) {
     put_kind(b, 5, FRAME_UNKNOWN, 0); /* tolerated on a live call */
     call_server_poll(w.server, 0);
     ck_assert_int_eq(w.gone, 0);
-    put_kind(b, 5, FRAME_DATA, 0);    /* not tolerated */
+    put_kind(b, 5, FRAME_DATA, 0); /* not tolerated */
     call_server_poll(w.server, 0);
     expect_end(b, CALL_INVALID_ARGUMENT, "only servers");
     ck_assert_int_eq(w.gone, 1);
@@ -394,13 +418,20 @@ START_TEST(malformed) {
     call_server_poll(w.server, 0);
     expect_data(b, 0, 7);
     bus_close(b);
-} END_TEST
+}
+END_TEST
 
 /* Every prefix of a good frame, and every single-byte corruption of it. */
 START_TEST(truncated_and_flipped) {
     struct bus *b = join();
     uint8_t head[256];
-    struct frame f = {.kind = FRAME_OPEN, .version = 1, .call_id = id_of(9), .call_id_len = 16, .method = "Hold", .credits = 4, .timeout_ms = 77};
+    struct frame f = {.kind = FRAME_OPEN,
+                      .version = 1,
+                      .call_id = id_of(9),
+                      .call_id_len = 16,
+                      .method = "Hold",
+                      .credits = 4,
+                      .timeout_ms = 77};
     int n = frame_encode(&f, head, sizeof head);
     struct got g;
     for (int cut = 0; cut < n; cut++) {
@@ -422,19 +453,28 @@ START_TEST(truncated_and_flipped) {
     while (get(b, &g)) echoed |= g.call == 1000 && g.kind == FRAME_DATA && g.first == 3;
     ck_assert(echoed);
     bus_close(b);
-} END_TEST
+}
+END_TEST
 
 START_TEST(metadata) {
     struct bus *b = join();
     struct frame_metadata pair = {"token", "s3cret", 6};
-    put_frame(b, (struct frame){.kind = FRAME_OPEN, .call_id = id_of(1), .call_id_len = 16, .method = "Count", .credits = 1,
-              .metadata = &pair, .n_metadata = 1}, "\x03", 1);
+    put_frame(b,
+              (struct frame){.kind = FRAME_OPEN,
+                             .call_id = id_of(1),
+                             .call_id_len = 16,
+                             .method = "Count",
+                             .credits = 1,
+                             .metadata = &pair,
+                             .n_metadata = 1},
+              "\x03", 1);
     call_server_poll(w.server, 0);
     ck_assert_str_eq(w.token, "s3cret");
     size_t n;
     ck_assert_ptr_null(call_metadata(w.server, "token", &n));
     bus_close(b);
-} END_TEST
+}
+END_TEST
 
 START_TEST(thousand_calls) {
     struct bus *peers[4];
@@ -470,7 +510,8 @@ START_TEST(thousand_calls) {
     for (int i = 0; i < 1000; i++) ck_assert_int_eq(ended[i], 1);
     ck_assert_int_eq(call_server_poll(w.server, now), INT64_MAX);
     for (int i = 0; i < 4; i++) bus_close(peers[i]);
-} END_TEST
+}
+END_TEST
 
 START_TEST(limit_of_calls) {
     struct bus *b[4];
@@ -489,7 +530,8 @@ START_TEST(limit_of_calls) {
     expect_end(b[1], CALL_UNAVAILABLE, "shutting down");
     ck_assert_int_eq(w.gone, MOST_CALLS);
     for (int i = 0; i < 4; i++) bus_close(b[i]);
-} END_TEST
+}
+END_TEST
 
 /* A client that grants credits but does not read: its queue fills, nobody else notices, and it gets everything in the end. */
 START_TEST(queue_full) {
@@ -516,7 +558,8 @@ START_TEST(queue_full) {
     ck_assert_int_eq(call_server_poll(w.server, now), INT64_MAX);
     bus_close(slow);
     bus_close(quick);
-} END_TEST
+}
+END_TEST
 
 START_TEST(names) {
     ck_assert_str_eq(call_status_name(CALL_UNAUTHENTICATED), "UNAUTHENTICATED");
@@ -526,7 +569,8 @@ START_TEST(names) {
     ck_assert_int_eq(call_status_from(ERR_EXHAUSTED), CALL_RESOURCE_EXHAUSTED);
     ck_assert_int_eq(call_status_from(ERR_IO), CALL_INTERNAL);
     ck_assert_int_eq(call_status_from(0), CALL_OK);
-} END_TEST
+}
+END_TEST
 
 int main(void) {
     Suite *s = suite_create("call");
