@@ -1,4 +1,4 @@
-/* admit.c - checks in the order in which a person would want to hear of them: the input, then how to sample, then how to stop. */
+/* admit.c - checks in the order in which a person wants to hear of them: the input, how to sample, how to stop. */
 #include "coordinator/admit.h"
 
 #include <math.h>
@@ -21,7 +21,9 @@ int64_t utf8_fault(const char *text, size_t len) {
 
 static int check_text(const char *what, struct text_slice t, struct why *why) {
     int64_t at = utf8_fault(t.data, t.len);
-    if (at >= 0) return fail(why, ERR_INVALID, "%s is not UTF-8: byte 0x%02x at offset %lld", what, (unsigned char)t.data[at], (long long)at);
+    if (at >= 0)
+        return fail(why, ERR_INVALID, "%s is not UTF-8: byte 0x%02x at offset %lld", what, (unsigned char)t.data[at],
+                    (long long)at);
     return 0;
 }
 
@@ -50,8 +52,7 @@ static int check_turns(const struct chat_turn *turns, size_t n, const struct adm
 }
 
 static int check_prompt(enum generate_input input, struct text_slice text, const struct admit_limits *l, struct why *why) {
-    if (!l->has_tokenizer)
-        return fail(why, ERR_UNSUPPORTED, "this cluster serves token ids only (--ids-only); send ids");
+    if (!l->has_tokenizer) return fail(why, ERR_UNSUPPORTED, "this cluster serves token ids only (--ids-only); send ids");
     if (input == INPUT_TEXT && !text.len) return fail(why, ERR_INVALID, "the prompt is empty");
     return check_text("the prompt", text, why);
 }
@@ -66,7 +67,8 @@ static int check_input(const struct generate_request *r, const struct admit_limi
     case INPUT_IDS:
         if (!r->n_ids) return fail(why, ERR_INVALID, "the prompt is empty");
         if (r->n_ids > (size_t)l->max_context)
-            return fail(why, ERR_TOO_LARGE, "the prompt has %zu tokens; this cluster's context is %d", r->n_ids, l->max_context);
+            return fail(why, ERR_TOO_LARGE, "the prompt has %zu tokens; this cluster's context is %d", r->n_ids,
+                        l->max_context);
         return check_ids("prompt id", r->ids, r->n_ids, l->vocab, why);
     default: return fail(why, ERR_INVALID, "the request has no prompt, ids or chat");
     }
@@ -75,7 +77,8 @@ static int check_input(const struct generate_request *r, const struct admit_limi
 static int check_sampling(const struct sampling *s, struct why *why) {
     if (!isfinite(s->temperature) || s->temperature < 0)
         return fail(why, ERR_INVALID, "temperature %g: wanted 0 (greedy) or a positive number", (double)s->temperature);
-    if (!(s->top_p >= 0 && s->top_p <= 1)) return fail(why, ERR_INVALID, "top_p %g: wanted above 0, at most 1", (double)s->top_p);
+    if (!(s->top_p >= 0 && s->top_p <= 1))
+        return fail(why, ERR_INVALID, "top_p %g: wanted above 0, at most 1", (double)s->top_p);
     if (!(s->min_p >= 0 && s->min_p <= 1)) return fail(why, ERR_INVALID, "min_p %g: wanted 0 to 1", (double)s->min_p);
     if (s->top_k > INT32_MAX) return fail(why, ERR_INVALID, "top_k %u: wanted 0 (off) or a count of tokens", s->top_k);
     if (s->logprobs > MSG_MAX_TOP + 1)
@@ -84,8 +87,10 @@ static int check_sampling(const struct sampling *s, struct why *why) {
 }
 
 static int check_stops(const struct generate_request *r, const struct admit_limits *l, struct why *why) {
-    if (r->n_stop && !l->has_tokenizer) return fail(why, ERR_UNSUPPORTED, "stop strings need a tokenizer; this cluster serves token ids only");
-    if (r->n_stop > ADMIT_STOPS) return fail(why, ERR_INVALID, "%zu stop strings; at most %d are accepted", r->n_stop, ADMIT_STOPS);
+    if (r->n_stop && !l->has_tokenizer)
+        return fail(why, ERR_UNSUPPORTED, "stop strings need a tokenizer; this cluster serves token ids only");
+    if (r->n_stop > ADMIT_STOPS)
+        return fail(why, ERR_INVALID, "%zu stop strings; at most %d are accepted", r->n_stop, ADMIT_STOPS);
     for (size_t i = 0; i < r->n_stop; i++) {
         if (!r->stop[i].len || r->stop[i].len > ADMIT_STOP_BYTES)
             return fail(why, ERR_INVALID, "stop string %zu has %zu bytes; wanted 1 to %d", i, r->stop[i].len, ADMIT_STOP_BYTES);

@@ -1,12 +1,17 @@
-/* admit.h - may this request in? Everything that can be said before its text is tokenised: fields within their ranges, text that
- * is UTF-8, ids within the vocabulary, what this checkpoint can do. Pure. */
+/* admit.h - may this request in? Everything that can be said before its text is tokenised: fields within their ranges,
+ * text that is UTF-8, ids within the vocabulary, what this checkpoint can do. Pure. */
 #pragma once
 #include "base/status.h"
 #include "coordinator/msg.h"
 
 enum {
-    ADMIT_STOPS = 16, ADMIT_STOP_BYTES = 256, ADMIT_STOP_IDS = 16,
-    ADMIT_TAG_BYTES = 64, ADMIT_PRIORITY = 1000, ADMIT_TURNS = 4096, ADMIT_ROLE_BYTES = 64
+    ADMIT_STOPS = 16,
+    ADMIT_STOP_BYTES = 256,
+    ADMIT_STOP_IDS = 16,
+    ADMIT_TAG_BYTES = 64,
+    ADMIT_PRIORITY = 1000,
+    ADMIT_TURNS = 4096,
+    ADMIT_ROLE_BYTES = 64
 };
 struct admit_limits {
     int vocab, max_context;

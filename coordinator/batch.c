@@ -38,7 +38,8 @@ static void grant(struct scheduler *s, struct seq *q, int count, int64_t now_us)
         more = can;
         count = (q->n_pages + more) * s->limits.page_tokens - q->granted;
     }
-    struct plan_run run = {.seq = q, .first = q->granted, .count = count, .new_pages = q->pages + q->n_pages, .n_new_pages = more};
+    struct plan_run run = {
+        .seq = q, .first = q->granted, .count = count, .new_pages = q->pages + q->n_pages, .n_new_pages = more};
     if (more && pages_take(&s->pages, q->home, q->number, q->pages + q->n_pages, more) < 0) BUG("pages counted free are not");
     q->n_pages += more;
     q->granted += count;
@@ -75,8 +76,8 @@ static void prefill_pass(struct scheduler *s, int worker, int64_t now_us) {
 }
 
 struct home_load {
-    int owed; /* pages that prompts in progress will still take */
-    int load; /* pages of everything known, one more per sequence */
+    int owed;  /* pages that prompts in progress will still take */
+    int load;  /* pages of everything known, one more per sequence */
     int seats; /* sequences the worker will hold when this step runs */
 };
 static struct home_load load_of(const struct scheduler *s, int worker) {

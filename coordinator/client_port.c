@@ -50,16 +50,19 @@ static struct text_slice string(const char *s) {
     return out;
 }
 
-static int read_chat(struct client_port *p, const Cadre__V1__Chat *m, const struct chat_turn **out, size_t *n, struct why *why) {
+static int read_chat(struct client_port *p, const Cadre__V1__Chat *m, const struct chat_turn **out, size_t *n,
+                     struct why *why) {
     struct chat_turn *turns = arena_array(&p->in, struct chat_turn, m->n_messages);
     if (!turns) return fail(why, ERR_NOMEM, "out of memory for a chat of %zu messages", m->n_messages);
-    for (size_t i = 0; i < m->n_messages; i++) turns[i] = (struct chat_turn){string(m->messages[i]->role), slice(m->messages[i]->content)};
+    for (size_t i = 0; i < m->n_messages; i++)
+        turns[i] = (struct chat_turn){string(m->messages[i]->role), slice(m->messages[i]->content)};
     *out = turns;
     *n = m->n_messages;
     return 0;
 }
 
-static int read_stops(struct client_port *p, const Cadre__V1__GenerateRequest *m, struct generate_request *out, struct why *why) {
+static int read_stops(struct client_port *p, const Cadre__V1__GenerateRequest *m, struct generate_request *out,
+                      struct why *why) {
     struct text_slice *stops = arena_array(&p->in, struct text_slice, m->n_stop);
     if (!stops) return fail(why, ERR_NOMEM, "out of memory for %zu stop strings", m->n_stop);
     for (size_t i = 0; i < m->n_stop; i++) stops[i] = slice(m->stop[i]);
@@ -68,16 +71,23 @@ static int read_stops(struct client_port *p, const Cadre__V1__GenerateRequest *m
     return 0;
 }
 
-int client_port_read_generate(struct client_port *p, const uint8_t *payload, size_t len, struct generate_request *out, struct why *why) {
+int client_port_read_generate(struct client_port *p, const uint8_t *payload, size_t len, struct generate_request *out,
+                              struct why *why) {
     reset(&p->in);
     const Cadre__V1__GenerateRequest *m = cadre__v1__generate_request__unpack(&p->allocator, len, payload);
     if (!m) return fail(why, ERR_INVALID, "the payload of %zu bytes is no GenerateRequest", len);
-    *out = (struct generate_request){.max_tokens = m->max_tokens, .has_max_tokens = m->has_max_tokens, .stop_ids = m->stop_ids,
-                                     .n_stop_ids = m->n_stop_ids, .ignore_eos = m->ignore_eos, .tag = string(m->tag),
-                                     .tenant = string(m->tenant), .priority = m->priority};
+    *out = (struct generate_request){.max_tokens = m->max_tokens,
+                                     .has_max_tokens = m->has_max_tokens,
+                                     .stop_ids = m->stop_ids,
+                                     .n_stop_ids = m->n_stop_ids,
+                                     .ignore_eos = m->ignore_eos,
+                                     .tag = string(m->tag),
+                                     .tenant = string(m->tenant),
+                                     .priority = m->priority};
     const Cadre__V1__Sampling *s = m->sampling;
     if (s) {
-        out->sampling = (struct sampling){.temperature = s->temperature, .top_p = s->top_p, .min_p = s->min_p, .top_k = s->top_k, .seed = s->seed};
+        out->sampling = (struct sampling){
+            .temperature = s->temperature, .top_p = s->top_p, .min_p = s->min_p, .top_k = s->top_k, .seed = s->seed};
         out->has_seed = s->has_seed;
     }
     out->sampling.logprobs = m->logprobs;
@@ -101,7 +111,8 @@ int client_port_read_generate(struct client_port *p, const uint8_t *payload, siz
     return rc < 0 ? rc : read_stops(p, m, out, why);
 }
 
-int client_port_read_tokenize(struct client_port *p, const uint8_t *payload, size_t len, struct tokenize_request *out, struct why *why) {
+int client_port_read_tokenize(struct client_port *p, const uint8_t *payload, size_t len, struct tokenize_request *out,
+                              struct why *why) {
     reset(&p->in);
     const Cadre__V1__TokenizeRequest *m = cadre__v1__tokenize_request__unpack(&p->allocator, len, payload);
     if (!m) return fail(why, ERR_INVALID, "the payload of %zu bytes is no TokenizeRequest", len);
@@ -117,7 +128,8 @@ static const uint8_t *pack(struct client_port *p, const ProtobufCMessage *m, siz
     return buf;
 }
 
-const uint8_t *client_port_started(struct client_port *p, uint64_t request, int prompt_tokens, uint64_t seed, const char *model, size_t *len) {
+const uint8_t *client_port_started(struct client_port *p, uint64_t request, int prompt_tokens, uint64_t seed, const char *model,
+                                   size_t *len) {
     reset(&p->out);
     Cadre__V1__Started started = CADRE__V1__STARTED__INIT;
     started.request = request;
@@ -130,7 +142,8 @@ const uint8_t *client_port_started(struct client_port *p, uint64_t request, int 
     return pack(p, &e.base, len);
 }
 
-static bool pack_tops(struct client_port *p, const struct stream_token *t, const struct tokenizer *tokenizer, Cadre__V1__TokenInfo *m) {
+static bool pack_tops(struct client_port *p, const struct stream_token *t, const struct tokenizer *tokenizer,
+                      Cadre__V1__TokenInfo *m) {
     m->top = arena_array(&p->out, Cadre__V1__TopLogprob *, t->n_top);
     Cadre__V1__TopLogprob *tops = arena_array(&p->out, Cadre__V1__TopLogprob, t->n_top);
     if (!m->top || !tops) return false;
@@ -146,7 +159,8 @@ static bool pack_tops(struct client_port *p, const struct stream_token *t, const
     return true;
 }
 
-const uint8_t *client_port_tokens(struct client_port *p, const struct stream_piece *piece, uint32_t logprobs, const struct tokenizer *tokenizer, size_t *len) {
+const uint8_t *client_port_tokens(struct client_port *p, const struct stream_piece *piece, uint32_t logprobs,
+                                  const struct tokenizer *tokenizer, size_t *len) {
     reset(&p->out);
     Cadre__V1__Tokens tokens = CADRE__V1__TOKENS__INIT;
     tokens.token = arena_array(&p->out, Cadre__V1__TokenInfo *, piece->n);

@@ -1,7 +1,7 @@
-/* cluster.c - the workers' side: they come (Hello), are told what to load (Welcome), load (Progress, Ready), get plans and report
- * steps, and are watched (Beat, Trouble, silence).
+/* cluster.c - the workers' side: they come (Hello), are told what to load (Welcome), load (Progress, Ready), get plans and
+ * report steps, and are watched (Beat, Trouble, silence).
  *
- * All workers are welcomed together: what one must hold depends on who is there, and nobody loads for a cluster that will not be.
+ * All workers are welcomed together: what one must hold depends on who is there, and nobody loads for a cluster that cannot be.
  * A worker that must not be trusted with this cluster is told why (Refuse). In this version a death ends the service: the
  * epoch never changes, and core_fail tells clients and the other workers. */
 #include <inttypes.h>
@@ -19,7 +19,9 @@ enum {
     LEAVE_US = 5 * 1000 * 1000, /* for workers to go after Shutdown */
 };
 
-static bool same_id(const struct bus_id *a, const struct bus_id *b) { return a->len == b->len && !memcmp(a->bytes, b->bytes, a->len); }
+static bool same_id(const struct bus_id *a, const struct bus_id *b) {
+    return a->len == b->len && !memcmp(a->bytes, b->bytes, a->len);
+}
 
 static int rank_of(const struct coordinator *c, const struct bus_id *id) {
     for (int w = 0; w < c->options.workers; w++)
@@ -37,7 +39,8 @@ static void lose(struct coordinator *c, int rank, const struct why *why) {
 static void lose_unreachable(struct coordinator *c, int rank, int rc) {
     struct why why;
     const struct member *m = &c->members.m[rank];
-    fail(&why, ERR_GONE, "worker %d (%s pid %" PRIu64 ") is dead: %s", rank, m->host, m->pid, rc == ERR_GONE ? "its connection closed" : status_text(rc));
+    fail(&why, ERR_GONE, "worker %d (%s pid %" PRIu64 ") is dead: %s", rank, m->host, m->pid,
+         rc == ERR_GONE ? "its connection closed" : status_text(rc));
     lose(c, rank, &why);
 }
 
@@ -65,7 +68,10 @@ static int check_fit(struct coordinator *c, struct why *why) {
     int slots[MSG_MAX_WORKERS];
     char text[256];
     for (int w = 0; w < c->options.workers; w++) slots[w] = planner_describe(&c->shape, c->hosts, w, text, sizeof text);
-    struct fit_plan p = {.config = &c->checkpoint.config, .weights = c->weights, .workers = c->options.workers, .slots = slots,
+    struct fit_plan p = {.config = &c->checkpoint.config,
+                         .weights = c->weights,
+                         .workers = c->options.workers,
+                         .slots = slots,
                          .kv_tokens = (int64_t)c->scheduler.limits.pages * c->scheduler.limits.page_tokens};
     return fit_check(&p, c->options.memory, all_local(c) ? memory_available() : 0, why);
 }
@@ -80,10 +86,19 @@ static void welcome_all(struct coordinator *c) {
     struct why why;
     int rc = check_fit(c, &why);
     if (rc < 0) return core_fail(c, rc, &why);
-    struct worker_welcome w = {.epoch = c->epoch, .model_dir = c->options.model_dir, .weights = fmt_name(c->weights), .isa = c->options.isa,
-                               .step_tokens = (uint32_t)l->step_tokens, .max_seqs = (uint32_t)l->max_seqs, .max_context = (uint32_t)l->max_context,
-                               .page_tokens = (uint32_t)l->page_tokens, .kv_pages = (uint32_t)l->pages, .placement_version = c->placement.version,
-                               .workers = (uint32_t)c->options.workers, .layers = (uint32_t)c->shape.layers, .experts = (uint32_t)c->shape.experts,
+    struct worker_welcome w = {.epoch = c->epoch,
+                               .model_dir = c->options.model_dir,
+                               .weights = fmt_name(c->weights),
+                               .isa = c->options.isa,
+                               .step_tokens = (uint32_t)l->step_tokens,
+                               .max_seqs = (uint32_t)l->max_seqs,
+                               .max_context = (uint32_t)l->max_context,
+                               .page_tokens = (uint32_t)l->page_tokens,
+                               .kv_pages = (uint32_t)l->pages,
+                               .placement_version = c->placement.version,
+                               .workers = (uint32_t)c->options.workers,
+                               .layers = (uint32_t)c->shape.layers,
+                               .experts = (uint32_t)c->shape.experts,
                                .hosts = c->hosts};
     log_info("all %d workers are here, loading %s as %s", c->options.workers, c->model_name, w.weights);
     for (int i = 0; i < c->options.workers && c->state == CORE_LOADING; i++) {
@@ -172,7 +187,8 @@ void cluster_plan(struct coordinator *c) {
             if (rc < 0) return lose_unreachable(c, w, rc);
         }
     }
-    if (c->scheduler.counts.prompt_tokens != prompt) telemetry_tokens(&c->telemetry, c->now_us, c->scheduler.counts.prompt_tokens - prompt, 0);
+    if (c->scheduler.counts.prompt_tokens != prompt)
+        telemetry_tokens(&c->telemetry, c->now_us, c->scheduler.counts.prompt_tokens - prompt, 0);
 }
 
 /* ---- messages ---- */
@@ -234,7 +250,8 @@ static void say_missing(struct coordinator *c) {
     c->missing_said_us = c->now_us;
     if (member_count(&c->members, WORKER_EXPECTED)) {
         member_list(&c->members, WORKER_EXPECTED, ranks, sizeof ranks);
-        log_info("waiting for workers: rank %s of %d missing; they join at %s", ranks, c->options.workers, bus_endpoint(c->worker_bus));
+        log_info("waiting for workers: rank %s of %d missing; they join at %s", ranks, c->options.workers,
+                 bus_endpoint(c->worker_bus));
     } else {
         member_list(&c->members, WORKER_LOADING, ranks, sizeof ranks);
         log_info("workers still loading: rank %s", ranks);
@@ -247,8 +264,8 @@ static void check_start(struct coordinator *c) {
     char ranks[256];
     bool missing = member_count(&c->members, WORKER_EXPECTED) > 0;
     member_list(&c->members, missing ? WORKER_EXPECTED : WORKER_LOADING, ranks, sizeof ranks);
-    fail(&why, ERR_DEADLINE, "not ready after %.0f s: worker rank %s %s (--start-timeout)", (double)c->options.start_timeout_us / 1e6, ranks,
-         missing ? "never came" : "did not finish loading");
+    fail(&why, ERR_DEADLINE, "not ready after %.0f s: worker rank %s %s (--start-timeout)",
+         (double)c->options.start_timeout_us / 1e6, ranks, missing ? "never came" : "did not finish loading");
     core_fail(c, ERR_DEADLINE, &why);
 }
 

@@ -15,14 +15,17 @@
 
 enum {
     PAGE_TOKENS = 16,
-    DEFAULT_BATCH = 32, DEFAULT_CONTEXT = 4096, DEFAULT_STEP_TOKENS = 128, DEFAULT_QUEUE = 1024,
-    MIDDLING_TOKENS = 512,           /* of one sequence, for the default size of KV */
-    PAYLOAD_BYTES = 4 << 20,         /* largest request */
-    OTHER_CALLS = 256,               /* Status and the like, beside the queue */
+    DEFAULT_BATCH = 32,
+    DEFAULT_CONTEXT = 4096,
+    DEFAULT_STEP_TOKENS = 128,
+    DEFAULT_QUEUE = 1024,
+    MIDDLING_TOKENS = 512,   /* of one sequence, for the default size of KV */
+    PAYLOAD_BYTES = 4 << 20, /* largest request */
+    OTHER_CALLS = 256,       /* Status and the like, beside the queue */
     PING_US = 5 * 1000 * 1000,
     TICK_US = 50 * 1000,
     BUSY_LINE_US = 10 * 1000 * 1000,
-    LAST_READ_US = 5 * 1000 * 1000,  /* drained: how long slow clients may still read their answers */
+    LAST_READ_US = 5 * 1000 * 1000, /* drained: how long slow clients may still read their answers */
 };
 
 /* ---- states ---- */
@@ -65,7 +68,8 @@ static int open_tokenizer(struct coordinator *c, struct why *why) {
     int rc = tokenizer_open(dir, &c->tokenizer, why);
     if (rc < 0) return fail_in(why, rc, "cannot use the tokenizer (--ids-only serves without one)");
     if (tokenizer_vocab(c->tokenizer) > m->vocab)
-        return fail(why, ERR_INVALID, "%s: wrong tokenizer: it has ids up to %d, the model's vocabulary is %d", dir, tokenizer_vocab(c->tokenizer) - 1, m->vocab);
+        return fail(why, ERR_INVALID, "%s: wrong tokenizer: it has ids up to %d, the model's vocabulary is %d", dir,
+                    tokenizer_vocab(c->tokenizer) - 1, m->vocab);
     rc = chat_template_open(dir, &c->chat, why);
     return rc == ERR_NOT_FOUND ? 0 : rc;
 }
@@ -91,7 +95,8 @@ static int open_placement(struct coordinator *c, struct why *why) {
     int n = 0;
     for (int l = 0; l < m->layers; l++)
         if (m->moe_index[l] >= 0) c->model_layer[n++] = l;
-    c->shape = (struct planner_shape){.workers = c->options.workers, .layers = n, .experts = n ? m->gate.experts : 0, .model_layer = c->model_layer};
+    c->shape = (struct planner_shape){
+        .workers = c->options.workers, .layers = n, .experts = n ? m->gate.experts : 0, .model_layer = c->model_layer};
     c->hosts = calloc((size_t)n * (size_t)c->shape.experts + 1, sizeof *c->hosts);
     if (!c->hosts) return fail(why, ERR_NOMEM, "out of memory for the placement");
     int rc = 0;
@@ -106,9 +111,13 @@ static int open_placement(struct coordinator *c, struct why *why) {
 static int open_scheduler(struct coordinator *c, struct why *why) {
     const struct coordinator_options *o = &c->options;
     int positions = c->checkpoint.config.max_positions;
-    struct scheduler_limits l = {.workers = o->workers, .max_batch = o->max_batch ? o->max_batch : DEFAULT_BATCH, .page_tokens = PAGE_TOKENS,
-                                 .prefill_chunk = o->prefill_chunk, .max_queue = o->max_queue ? o->max_queue : DEFAULT_QUEUE,
-                                 .vocab = c->checkpoint.config.vocab, .ahead = 2};
+    struct scheduler_limits l = {.workers = o->workers,
+                                 .max_batch = o->max_batch ? o->max_batch : DEFAULT_BATCH,
+                                 .page_tokens = PAGE_TOKENS,
+                                 .prefill_chunk = o->prefill_chunk,
+                                 .max_queue = o->max_queue ? o->max_queue : DEFAULT_QUEUE,
+                                 .vocab = c->checkpoint.config.vocab,
+                                 .ahead = 2};
     if (o->max_context > positions)
         return fail(why, ERR_INVALID, "max-context %d: the model was made for %d positions", o->max_context, positions);
     l.max_context = o->max_context ? o->max_context : positions < DEFAULT_CONTEXT ? positions : DEFAULT_CONTEXT;
@@ -119,7 +128,8 @@ static int open_scheduler(struct coordinator *c, struct why *why) {
     if (kv < l.max_context) kv = l.max_context;
     if (o->kv_tokens) kv = o->kv_tokens;
     int64_t pages = (kv + PAGE_TOKENS - 1) / PAGE_TOKENS;
-    if (pages > 1 << 28) return fail(why, ERR_INVALID, "kv-tokens %lld: at most %lld are possible", (long long)kv, (long long)PAGE_TOKENS << 28);
+    if (pages > 1 << 28)
+        return fail(why, ERR_INVALID, "kv-tokens %lld: at most %lld are possible", (long long)kv, (long long)PAGE_TOKENS << 28);
     l.pages = (int)pages;
     return scheduler_init(&c->scheduler, &l, why);
 }
@@ -128,8 +138,13 @@ static int open_doors(struct coordinator *c, struct why *why) {
     const struct coordinator_options *o = &c->options;
     int requests = c->scheduler.limits.max_queue + c->scheduler.limits.max_batch;
     struct call_limits calls = {.payload_bytes = PAYLOAD_BYTES, .calls = requests + OTHER_CALLS, .ping_us = PING_US};
-    struct member_limits members = {.workers = o->workers, .fabric = o->fabric, .fingerprint = c->checkpoint.fingerprint, .lease_us = o->lease_us,
-                                    .dead_us = o->dead_us, .loading_us = 4 * o->dead_us, .progress_us = o->progress_us};
+    struct member_limits members = {.workers = o->workers,
+                                    .fabric = o->fabric,
+                                    .fingerprint = c->checkpoint.fingerprint,
+                                    .lease_us = o->lease_us,
+                                    .dead_us = o->dead_us,
+                                    .loading_us = 4 * o->dead_us,
+                                    .progress_us = o->progress_us};
     member_init(&c->members, &members);
     if (bell_open(&c->bell) < 0) return fail(why, ERR_IO, "cannot open an eventfd");
     if (client_port_new(&c->client_port) < 0 || worker_port_new(c->worker_bus, &c->worker_port) < 0 ||
@@ -149,7 +164,8 @@ static void default_options(struct coordinator_options *o) {
     if (!o->progress_us) o->progress_us = 5 * o->patience_us;
 }
 
-int coordinator_new(const struct coordinator_options *o, struct bus *clients, struct bus *workers, struct coordinator **out, struct why *why) {
+int coordinator_new(const struct coordinator_options *o, struct bus *clients, struct bus *workers, struct coordinator **out,
+                    struct why *why) {
     if (o->workers < 1 || o->workers > MSG_MAX_WORKERS)
         return fail(why, ERR_INVALID, "%d workers: 1 to %d are possible", o->workers, MSG_MAX_WORKERS);
     struct coordinator *c = calloc(1, sizeof *c);

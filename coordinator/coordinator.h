@@ -13,30 +13,31 @@
 #include "proto/bus.h"
 
 struct coordinator_options {
-    const char *model_dir;       /* borrowed, like all strings here */
-    int workers;                 /* 1 .. 64 */
-    const char *fabric;          /* what workers must say at Hello; "" = anything */
-    const char *weights, *isa;   /* "bf16" | "f32"; NULL = bf16, auto */
-    const char *placement_file;  /* NULL: contiguous */
-    int max_batch;               /* sequences running in all; 0 = 32 */
-    int max_context;             /* tokens; 0 = the model's, at most 4096 */
-    int step_tokens;             /* rows per worker and step; 0 = 128, or as many as a worker has sequences */
-    int prefill_chunk;           /* most prompt rows of one sequence in a step; 0 = the whole budget */
-    int64_t kv_tokens;           /* KV positions of one worker; 0 = enough for max_batch middling sequences and one long one */
-    int max_queue;               /* requests waiting; 0 = 1024 */
-    uint64_t memory;             /* bytes one worker may use; 0 = do not check, but for this host's free memory */
-    bool ids_only;               /* serve without a tokenizer */
-    bool end_on_death;           /* a static world cannot go on: end when a worker dies, instead of answering Status as failed */
-    int64_t start_timeout_us;    /* for all workers to be ready; 0 = 120 s */
-    int64_t patience_us;         /* least time a worker waits for a peer in a step; 0 = 2 s */
+    const char *model_dir;      /* borrowed, like all strings here */
+    int workers;                /* 1 .. 64 */
+    const char *fabric;         /* what workers must say at Hello; "" = anything */
+    const char *weights, *isa;  /* "bf16" | "f32"; NULL = bf16, auto */
+    const char *placement_file; /* NULL: contiguous */
+    int max_batch;              /* sequences running in all; 0 = 32 */
+    int max_context;            /* tokens; 0 = the model's, at most 4096 */
+    int step_tokens;            /* rows per worker and step; 0 = 128, or as many as a worker has sequences */
+    int prefill_chunk;          /* most prompt rows of one sequence in a step; 0 = the whole budget */
+    int64_t kv_tokens;          /* KV positions of one worker; 0 = enough for max_batch middling sequences and one long one */
+    int max_queue;              /* requests waiting; 0 = 1024 */
+    uint64_t memory;            /* bytes one worker may use; 0 = do not check, but for this host's free memory */
+    bool ids_only;              /* serve without a tokenizer */
+    bool end_on_death;          /* a static world cannot go on: end when a worker dies, instead of answering Status as failed */
+    int64_t start_timeout_us;   /* for all workers to be ready; 0 = 120 s */
+    int64_t patience_us;        /* least time a worker waits for a peer in a step; 0 = 2 s */
     int64_t lease_us, dead_us, progress_us; /* see member.h; 0 = 500 ms, 1.5 s, 10 s */
 };
 
 struct coordinator;
 /* Opens model, tokenizer and template, and checks them; no worker is needed yet. */
-int  coordinator_new(const struct coordinator_options *o, struct bus *clients, struct bus *workers, struct coordinator **out, struct why *why);
+int coordinator_new(const struct coordinator_options *o, struct bus *clients, struct bus *workers, struct coordinator **out,
+                    struct why *why);
 void coordinator_free(struct coordinator *c);
 /* Serves until stopped. 0 after an orderly end; else a negative code with the reason (it has been logged). */
-int  coordinator_run(struct coordinator *c, struct why *why);
+int coordinator_run(struct coordinator *c, struct why *why);
 /* drain: finish what was admitted, then end; else end now. A second call may only hasten. Any thread, also a signal handler. */
 void coordinator_stop(struct coordinator *c, bool drain);

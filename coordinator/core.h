@@ -1,5 +1,5 @@
-/* core.h - the coordinator's inside, shared by its own files only: coordinator.c (life and loop), cluster.c (the workers' side),
- * service.c (the clients' side), report.c (Status and Experts). Everything belongs to the loop's thread. */
+/* core.h - the coordinator's inside, shared by its own files only: coordinator.c (life and loop), cluster.c (the workers'
+ * side), service.c (the clients' side), report.c (Status and Experts). Everything belongs to the loop's thread. */
 #pragma once
 #include <stdatomic.h>
 
@@ -21,9 +21,9 @@ enum request_kind { REQUEST_GENERATE, REQUEST_TOKENIZE };
 struct request {
     struct list node;
     enum request_kind kind;
-    struct call *call;         /* NULL: the client is gone */
-    struct prepare_job *job;   /* not NULL: inside the tokeniser, which may touch it */
-    struct seq *seq;           /* while the scheduler has it */
+    struct call *call;       /* NULL: the client is gone */
+    struct prepare_job *job; /* not NULL: inside the tokeniser, which may touch it */
+    struct seq *seq;         /* while the scheduler has it */
     struct stream *stream;
     struct sampling sampling;
     int32_t stop_ids[32];
@@ -31,8 +31,8 @@ struct request {
     uint32_t max_tokens;
     bool has_max_tokens;
     uint64_t number;
-    bool started;              /* Started was sent */
-    bool finished;             /* no token follows; `end` holds what Finished says */
+    bool started;  /* Started was sent */
+    bool finished; /* no token follows; `end` holds what Finished says */
     struct generate_finished end;
 };
 
@@ -43,15 +43,15 @@ struct core_counts {
 struct coordinator {
     struct coordinator_options options;
     enum core_state state;
-    struct why why;            /* FAILED: the reason */
-    int result;                /* of coordinator_run */
+    struct why why;                         /* FAILED: the reason */
+    int result;                             /* of coordinator_run */
     int64_t now_us, started_us, drained_us; /* drained: when the last answer was complete, 0 = not yet */
 
     /* the model */
     char *model_name;
     struct checkpoint checkpoint;
-    struct tokenizer *tokenizer; /* NULL with ids_only */
-    struct chat_template *chat;  /* NULL: the checkpoint has none */
+    struct tokenizer *tokenizer;       /* NULL with ids_only */
+    struct chat_template *chat;        /* NULL: the checkpoint has none */
     int model_layer[MODEL_MAX_LAYERS]; /* MoE layer -> layer */
     struct planner_shape shape;
     uint64_t *hosts;
@@ -68,35 +68,35 @@ struct coordinator {
     int step_rows[SCHEDULER_MAX_AHEAD]; /* rows of the fullest worker, by step */
     uint32_t epoch;
     int64_t missing_said_us, shutdown_said_us, busy_said_us, leave_by_us;
-    uint64_t noise;            /* messages from nobody we know */
+    uint64_t noise; /* messages from nobody we know */
 
     /* clients */
     struct bus *client_bus;
     struct client_port *client_port;
     struct call_server *calls;
-    struct prepare *prepare;   /* NULL with ids_only */
+    struct prepare *prepare; /* NULL with ids_only */
     struct list requests;
     int n_requests;
     struct core_counts counts;
 
-    bool moved;                /* something was received or sent in this pass */
-    atomic_int stop;           /* 0, 1 drain, 2 now */
+    bool moved;      /* something was received or sent in this pass */
+    atomic_int stop; /* 0, 1 drain, 2 now */
     struct bell bell;
 };
 
-void core_set_state(struct coordinator *c, enum core_state to); /* the only place where it changes */
+void core_set_state(struct coordinator *c, enum core_state to);         /* the only place where it changes */
 void core_fail(struct coordinator *c, int code, const struct why *why); /* -> FAILED, once; everybody is told */
 
 /* cluster.c */
-void cluster_receive(struct coordinator *c);   /* all messages of workers, committed tokens to their streams */
-void cluster_tick(struct coordinator *c);      /* deadlines, missing workers, leaving */
-void cluster_plan(struct coordinator *c);      /* sends what the scheduler wants to run */
+void cluster_receive(struct coordinator *c); /* all messages of workers, committed tokens to their streams */
+void cluster_tick(struct coordinator *c);    /* deadlines, missing workers, leaving */
+void cluster_plan(struct coordinator *c);    /* sends what the scheduler wants to run */
 void cluster_shutdown(struct coordinator *c, bool abort, const char *reason);
 
 /* service.c */
 extern const struct call_method service_methods[];
 enum { SERVICE_METHODS = 4 };
-void service_prepared(struct coordinator *c);  /* what the tokeniser has finished */
+void service_prepared(struct coordinator *c); /* what the tokeniser has finished */
 void service_committed(struct coordinator *c, const struct commit *commit);
 void service_end_all(struct coordinator *c, int status, const char *reason);
 bool service_idle(const struct coordinator *c); /* no request left that owes its client anything but a read */
@@ -104,5 +104,5 @@ bool service_idle(const struct coordinator *c); /* no request left that owes its
 /* report.c */
 const uint8_t *report_status(struct coordinator *c, size_t *len);
 const uint8_t *report_experts(struct coordinator *c, size_t *len);
-void report_busy(struct coordinator *c);       /* the line every ten seconds */
-void report_serving(struct coordinator *c);    /* the lines when all workers are ready */
+void report_busy(struct coordinator *c);    /* the line every ten seconds */
+void report_serving(struct coordinator *c); /* the lines when all workers are ready */

@@ -17,12 +17,15 @@ void fit_worker(const struct fit_plan *p, int worker, struct fit_bytes *out) {
 
 uint64_t fit_total(const struct fit_bytes *b) { return b->experts + b->resident + b->kv; }
 
-static int does_not_fit(const char *who, const struct fit_bytes *b, uint64_t need, uint64_t have, const struct fit_plan *p, struct why *why) {
+static int does_not_fit(const char *who, const struct fit_bytes *b, uint64_t need, uint64_t have, const struct fit_plan *p,
+                        struct why *why) {
     const char *advice = b->kv > b->experts && b->kv > b->resident ? "a smaller --kv-tokens or --max-context"
                          : p->weights == FMT_F32                   ? "--weights bf16 or more workers"
                                                                    : "more workers or hosts with more memory";
-    return fail(why, ERR_EXHAUSTED, "the model does not fit: %s needs %.2f GiB (experts %.2f, other weights %.2f, KV %.2f per worker), has %.2f GiB; use %s", who,
-                gib(need), gib(b->experts), gib(b->resident), gib(b->kv), gib(have), advice);
+    return fail(why, ERR_EXHAUSTED,
+                "the model does not fit: %s needs %.2f GiB (experts %.2f, other weights %.2f, KV %.2f per worker), has %.2f "
+                "GiB; use %s",
+                who, gib(need), gib(b->experts), gib(b->resident), gib(b->kv), gib(have), advice);
 }
 
 int fit_check(const struct fit_plan *p, uint64_t memory, uint64_t available, struct why *why) {

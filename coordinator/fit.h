@@ -7,16 +7,16 @@
 
 struct fit_plan {
     const struct model_config *config;
-    enum fmt weights;          /* in memory; KV has the same format */
-    int64_t kv_tokens;         /* of one worker */
+    enum fmt weights;  /* in memory; KV has the same format */
+    int64_t kv_tokens; /* of one worker */
     int workers;
-    const int *slots;          /* [workers] experts held, over all layers */
+    const int *slots; /* [workers] experts held, over all layers */
 };
 struct fit_bytes {
     uint64_t experts, resident, kv;
-    bool mapped;               /* resident weights are used as they are on disk: local workers share one copy */
+    bool mapped; /* resident weights are used as they are on disk: local workers share one copy */
 };
-void     fit_worker(const struct fit_plan *p, int worker, struct fit_bytes *out);
+void fit_worker(const struct fit_plan *p, int worker, struct fit_bytes *out);
 uint64_t fit_total(const struct fit_bytes *b);
 
 /* memory: bytes each worker may use, 0 = not given. available: what this host has, 0 = unknown or the workers are elsewhere.

@@ -19,25 +19,38 @@ struct options {
 #define AT(field) offsetof(struct options, field)
 static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Cluster"},
-    {"workers", CONF_INT, AT(workers), .def = "1", .min = 1, .max = 64, .arg = "N", .help = "how many workers the cluster has; they join by themselves"},
-    {"listen", CONF_STRING, AT(listen), .def = "tcp://127.0.0.1:5770", .arg = "ENDPOINT", .help = "where clients come; port * takes any free one"},
+    {"workers", CONF_INT, AT(workers), .def = "1", .min = 1, .max = 64, .arg = "N",
+     .help = "how many workers the cluster has; they join by themselves"},
+    {"listen", CONF_STRING, AT(listen), .def = "tcp://127.0.0.1:5770", .arg = "ENDPOINT",
+     .help = "where clients come; port * takes any free one"},
     {"control", CONF_STRING, AT(control), .def = "tcp://127.0.0.1:5771", .arg = "ENDPOINT", .help = "where workers come"},
     {"endpoint-file", CONF_STRING, AT(endpoint_file), .arg = "FILE", .help = "write both addresses there once they are open"},
-    {"fabric", CONF_CHOICE, AT(fabric), .choices = "mem|mpi", .help = "refuse workers with another fabric; with mpi, end when a worker dies"},
-    {"placement", CONF_STRING, AT(placement), .arg = "FILE", .help = "which expert lives where; default: evenly, in order (see below)"},
-    {"start-timeout", CONF_INT, AT(start_timeout), .def = "120", .min = 1, .max = 86400, .arg = "SECONDS", .help = "give up when the workers are not ready by then"},
+    {"fabric", CONF_CHOICE, AT(fabric), .choices = "mem|mpi",
+     .help = "refuse workers with another fabric; with mpi, end when a worker dies"},
+    {"placement", CONF_STRING, AT(placement), .arg = "FILE",
+     .help = "which expert lives where; default: evenly, in order (see below)"},
+    {"start-timeout", CONF_INT, AT(start_timeout), .def = "120", .min = 1, .max = 86400, .arg = "SECONDS",
+     .help = "give up when the workers are not ready by then"},
     {"", CONF_FLAG, 0, .help = "Numbers (must suit all workers)"},
     {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32", .help = "format of weights and KV in memory"},
     {"isa", CONF_CHOICE, AT(isa), .def = "auto", .choices = "auto|ref|avx2|avx512", .help = "kernels to use"},
     {"", CONF_FLAG, 0, .help = "Limits"},
-    {"max-batch", CONF_INT, AT(max_batch), .def = "32", .min = 1, .max = 65536, .arg = "N", .help = "sequences that run at once"},
-    {"max-context", CONF_INT, AT(max_context), .min = 0, .max = 1 << 24, .arg = "TOKENS", .help = "prompt and answer together; 0: the model's, at most 4096"},
-    {"step-tokens", CONF_INT, AT(step_tokens), .min = 0, .max = 1 << 20, .arg = "N", .help = "rows one worker brings to a step; 0: 128, or more when max-batch asks for it"},
-    {"prefill-chunk", CONF_INT, AT(prefill_chunk), .min = 0, .max = 1 << 20, .arg = "N", .help = "prompt rows of one sequence in a step; 0: what step-tokens leaves"},
-    {"kv-tokens", CONF_INT, AT(kv_tokens), .min = 0, .max = 1e11, .arg = "N", .help = "tokens whose attention state one worker can hold; 0: one full context, or 512 per sequence"},
-    {"memory", CONF_SIZE, AT(memory), .arg = "SIZE", .help = "bytes one worker may use; refuse to start when the model needs more"},
-    {"max-queue", CONF_INT, AT(max_queue), .def = "1024", .min = 1, .max = 1 << 20, .arg = "N", .help = "requests that may wait; more are refused"},
-    {"patience", CONF_REAL, AT(patience), .def = "2", .min = 0.1, .max = 60, .arg = "SECONDS", .help = "least time a worker waits for a peer in a step before it reports it"},
+    {"max-batch", CONF_INT, AT(max_batch), .def = "32", .min = 1, .max = 65536, .arg = "N",
+     .help = "sequences that run at once"},
+    {"max-context", CONF_INT, AT(max_context), .min = 0, .max = 1 << 24, .arg = "TOKENS",
+     .help = "prompt and answer together; 0: the model's, at most 4096"},
+    {"step-tokens", CONF_INT, AT(step_tokens), .min = 0, .max = 1 << 20, .arg = "N",
+     .help = "rows one worker brings to a step; 0: 128, or more when max-batch asks for it"},
+    {"prefill-chunk", CONF_INT, AT(prefill_chunk), .min = 0, .max = 1 << 20, .arg = "N",
+     .help = "prompt rows of one sequence in a step; 0: what step-tokens leaves"},
+    {"kv-tokens", CONF_INT, AT(kv_tokens), .min = 0, .max = 1e11, .arg = "N",
+     .help = "tokens whose attention state one worker can hold; 0: one full context, or 512 per sequence"},
+    {"memory", CONF_SIZE, AT(memory), .arg = "SIZE",
+     .help = "bytes one worker may use; refuse to start when the model needs more"},
+    {"max-queue", CONF_INT, AT(max_queue), .def = "1024", .min = 1, .max = 1 << 20, .arg = "N",
+     .help = "requests that may wait; more are refused"},
+    {"patience", CONF_REAL, AT(patience), .def = "2", .min = 0.1, .max = 60, .arg = "SECONDS",
+     .help = "least time a worker waits for a peer in a step before it reports it"},
     {"", CONF_FLAG, 0, .help = "Operation"},
     {"ids-only", CONF_FLAG, AT(ids_only), .help = "serve token ids without text: the checkpoint needs no tokenizer"},
     {"config", CONF_STRING, AT(config), .arg = "FILE", .help = "read options from lines 'name = value'; the command line wins"},
@@ -46,9 +59,10 @@ static const struct conf_option table[] = {
 static const struct conf_command command = {
     .name = "cadre-coordinator",
     .usage = "MODEL [options]",
-    .about = "Serves the model in folder MODEL (config.json, safetensors, tokenizer.json) with a cluster of workers: admits requests,\n"
-             "plans steps, streams answers, watches the workers. Holds no weights and is never part of an MPI world. Workers get\n"
-             "everything but their own threads from here.",
+    .about =
+        "Serves the model in folder MODEL (config.json, safetensors, tokenizer.json) with a cluster of workers: admits\n"
+        "requests, plans steps, streams answers, watches the workers. Holds no weights and is never part of an MPI world.\n"
+        "Workers get everything but their own threads from here.",
     .footer = "Examples:\n"
               "  cadre-coordinator ~/models/olmoe --workers 4 --listen tcp://*:5770 --control tcp://*:5771\n"
               "  mpirun -np 4 cadre-worker --fabric mpi --connect tcp://head:5771\n\n"
@@ -56,9 +70,12 @@ static const struct conf_command command = {
               "  *    0-3   0        experts 0 to 3 of every layer live on worker 0\n"
               "  *    4-7   1\n"
               "  5    2     0,1      two replicas of expert 2 in layer 5, each takes half of its tokens\n\n"
-              "Signals: SIGINT or SIGTERM stops admitting, finishes what was admitted, sends the workers home; a second one ends at once.\n"
+              "Signals: SIGINT or SIGTERM stops admitting, finishes what was admitted, sends the workers home; a second\n"
+              "one ends at once.\n"
               "Exit status: 0 ended in order, 1 could not start or a worker died, 2 wrong usage.",
-    .options = table, .min_args = 1, .max_args = 1};
+    .options = table,
+    .min_args = 1,
+    .max_args = 1};
 
 static struct coordinator *running; /* for the signal handler */
 static volatile sig_atomic_t stops;
@@ -95,12 +112,23 @@ static int write_endpoints(const char *path, struct bus *clients, struct bus *wo
 }
 
 static struct coordinator_options describe(const struct options *o, const char *model) {
-    return (struct coordinator_options){
-        .model_dir = model, .workers = (int)o->workers, .fabric = o->fabric, .weights = o->weights, .isa = o->isa, .placement_file = o->placement,
-        .max_batch = (int)o->max_batch, .max_context = (int)o->max_context, .step_tokens = (int)o->step_tokens, .prefill_chunk = (int)o->prefill_chunk,
-        .kv_tokens = o->kv_tokens, .max_queue = (int)o->max_queue, .memory = (uint64_t)o->memory, .ids_only = o->ids_only,
-        .end_on_death = o->fabric && !strcmp(o->fabric, "mpi"), .start_timeout_us = o->start_timeout * 1000000,
-        .patience_us = (int64_t)(o->patience * 1e6)};
+    return (struct coordinator_options){.model_dir = model,
+                                        .workers = (int)o->workers,
+                                        .fabric = o->fabric,
+                                        .weights = o->weights,
+                                        .isa = o->isa,
+                                        .placement_file = o->placement,
+                                        .max_batch = (int)o->max_batch,
+                                        .max_context = (int)o->max_context,
+                                        .step_tokens = (int)o->step_tokens,
+                                        .prefill_chunk = (int)o->prefill_chunk,
+                                        .kv_tokens = o->kv_tokens,
+                                        .max_queue = (int)o->max_queue,
+                                        .memory = (uint64_t)o->memory,
+                                        .ids_only = o->ids_only,
+                                        .end_on_death = o->fabric && !strcmp(o->fabric, "mpi"),
+                                        .start_timeout_us = o->start_timeout * 1000000,
+                                        .patience_us = (int64_t)(o->patience * 1e6)};
 }
 
 static int serve(const struct options *o, const char *model) {

@@ -23,7 +23,8 @@ static void set_state(struct members *ms, int rank, enum worker_state to) {
         [WORKER_SUSPECT] = {[WORKER_READY] = true, [WORKER_DEAD] = true, [WORKER_LEFT] = true},
     };
     struct member *m = &ms->m[rank];
-    if (!legal[m->state][to]) BUG("worker %d cannot go from %s to %s", rank, worker_state_name(m->state), worker_state_name(to));
+    if (!legal[m->state][to])
+        BUG("worker %d cannot go from %s to %s", rank, worker_state_name(m->state), worker_state_name(to));
     m->state = to;
 }
 
@@ -31,16 +32,18 @@ void member_init(struct members *ms, const struct member_limits *l) { *ms = (str
 
 int member_hello(struct members *ms, const struct worker_hello *h, int64_t now_us, struct why *why) {
     if (h->protocol != MEMBER_PROTOCOL)
-        return fail(why, ERR_DENIED, "protocol version %u; this coordinator speaks %d: install the same release everywhere", h->protocol, MEMBER_PROTOCOL);
+        return fail(why, ERR_DENIED, "protocol version %u; this coordinator speaks %d: install the same release everywhere",
+                    h->protocol, MEMBER_PROTOCOL);
     if (h->size != (uint32_t)ms->limits.workers)
-        return fail(why, ERR_DENIED, "started as one of %u workers; this coordinator was started for %d (--workers)", h->size, ms->limits.workers);
+        return fail(why, ERR_DENIED, "started as one of %u workers; this coordinator was started for %d (--workers)", h->size,
+                    ms->limits.workers);
     if (h->rank >= h->size) return fail(why, ERR_DENIED, "rank %u of %u workers: ranks count from 0", h->rank, h->size);
     if (ms->limits.fabric[0] && strcmp(h->fabric, ms->limits.fabric))
         return fail(why, ERR_DENIED, "fabric '%s'; this cluster runs '%s' (--fabric)", h->fabric, ms->limits.fabric);
     struct member *m = &ms->m[h->rank];
     if (m->state != WORKER_EXPECTED)
-        return fail(why, ERR_DENIED, "rank %u is taken: %s pid %" PRIu64 " has it (%s), this is %s pid %" PRIu64, h->rank, m->host, m->pid,
-                    worker_state_name(m->state), h->host, h->pid);
+        return fail(why, ERR_DENIED, "rank %u is taken: %s pid %" PRIu64 " has it (%s), this is %s pid %" PRIu64, h->rank,
+                    m->host, m->pid, worker_state_name(m->state), h->host, h->pid);
     set_state(ms, (int)h->rank, WORKER_CONNECTED);
     memcpy(m->host, h->host, sizeof m->host);
     m->pid = h->pid;
@@ -66,14 +69,17 @@ void member_load(struct members *ms, int rank, uint64_t done_bytes, uint64_t tot
 
 int member_ready(struct members *ms, int rank, const struct worker_ready *r, int64_t now_us, struct why *why) {
     struct member *m = &ms->m[rank];
-    if (m->state != WORKER_LOADING)
-        return fail(why, ERR_DENIED, "says Ready while it is %s", worker_state_name(m->state));
+    if (m->state != WORKER_LOADING) return fail(why, ERR_DENIED, "says Ready while it is %s", worker_state_name(m->state));
     if (r->fingerprint != ms->limits.fingerprint)
-        return fail(why, ERR_DENIED, "loaded a model with fingerprint %016" PRIx64 "; the coordinator's has %016" PRIx64 ": every host needs the same checkpoint",
+        return fail(why, ERR_DENIED,
+                    "loaded a model with fingerprint %016" PRIx64 "; the coordinator's has %016" PRIx64
+                    ": every host needs the same checkpoint",
                     r->fingerprint, ms->limits.fingerprint);
     for (int i = 0; i < ms->limits.workers; i++)
-        if ((ms->m[i].state == WORKER_READY || ms->m[i].state == WORKER_SUSPECT) && strcmp(ms->m[i].ready.numeric_class, r->numeric_class))
-            return fail(why, ERR_DENIED, "numeric class '%s'; worker %d runs '%s': results would differ, choose one path for all with --isa",
+        if ((ms->m[i].state == WORKER_READY || ms->m[i].state == WORKER_SUSPECT) &&
+            strcmp(ms->m[i].ready.numeric_class, r->numeric_class))
+            return fail(why, ERR_DENIED,
+                        "numeric class '%s'; worker %d runs '%s': results would differ, choose one path for all with --isa",
                         r->numeric_class, i, ms->m[i].ready.numeric_class);
     m->ready = *r;
     set_state(ms, rank, WORKER_READY);
@@ -128,8 +134,8 @@ static int check_lease(struct members *ms, int rank, int64_t now_us, struct why 
     int64_t silent = now_us - m->seen_us, dead = loading ? ms->limits.loading_us : ms->limits.dead_us;
     if (m->state == WORKER_CONNECTED) return 0; /* it owes nothing before its Welcome */
     if (silent >= dead)
-        return fail(why, ERR_GONE, "worker %d (%s pid %" PRIu64 ") is dead: silent for %.1f s%s", rank, m->host, m->pid, (double)silent / 1e6,
-                    loading ? " while loading" : "");
+        return fail(why, ERR_GONE, "worker %d (%s pid %" PRIu64 ") is dead: silent for %.1f s%s", rank, m->host, m->pid,
+                    (double)silent / 1e6, loading ? " while loading" : "");
     if (silent >= ms->limits.lease_us && m->state == WORKER_READY) set_state(ms, rank, WORKER_SUSPECT);
     return 0;
 }
@@ -149,19 +155,21 @@ static int check_progress(struct members *ms, int rank, int64_t now_us, struct w
     if (m->accuses || (anybody && !accusers)) return 0;
     char by[64] = "";
     if (accusers) snprintf(by, sizeof by, "; %d worker%s (%d) wait for it", accusers, accusers > 1 ? "s" : "", accused_by);
-    return fail(why, ERR_LATE, "worker %d (%s pid %" PRIu64 ") is dead: its engine has not moved for %.1f s inside a step%s", rank, m->host, m->pid,
-                (double)still / 1e6, by);
+    return fail(why, ERR_LATE, "worker %d (%s pid %" PRIu64 ") is dead: its engine has not moved for %.1f s inside a step%s",
+                rank, m->host, m->pid, (double)still / 1e6, by);
 }
 
 int member_tick(struct members *ms, int64_t now_us, struct why *why) {
     forgive_stall(ms, now_us);
     for (int i = 0; i < ms->limits.workers; i++)
-        if (member_alive(ms, i) && (check_lease(ms, i, now_us, why) < 0 || check_progress(ms, i, now_us, why) < 0)) return condemn(ms, i);
+        if (member_alive(ms, i) && (check_lease(ms, i, now_us, why) < 0 || check_progress(ms, i, now_us, why) < 0))
+            return condemn(ms, i);
     /* They all accuse each other in a ring: nobody can be singled out, the first one that stands still long enough goes. */
     for (int i = 0; i < ms->limits.workers; i++) {
         struct member *m = &ms->m[i];
         if (!member_alive(ms, i) || !m->accuses || now_us - m->moved_us < 2 * ms->limits.progress_us) continue;
-        fail(why, ERR_LATE, "worker %d (%s pid %" PRIu64 ") is dead: the engines of all workers wait for each other", i, m->host, m->pid);
+        fail(why, ERR_LATE, "worker %d (%s pid %" PRIu64 ") is dead: the engines of all workers wait for each other", i,
+             m->host, m->pid);
         return condemn(ms, i);
     }
     return -1;

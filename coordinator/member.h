@@ -18,7 +18,16 @@
 #include "coordinator/msg.h"
 
 enum { MEMBER_PROTOCOL = 1 };
-enum worker_state { WORKER_EXPECTED, WORKER_CONNECTED, WORKER_LOADING, WORKER_READY, WORKER_SUSPECT, WORKER_DEAD, WORKER_LEFT, WORKER_STATES };
+enum worker_state {
+    WORKER_EXPECTED,
+    WORKER_CONNECTED,
+    WORKER_LOADING,
+    WORKER_READY,
+    WORKER_SUSPECT,
+    WORKER_DEAD,
+    WORKER_LEFT,
+    WORKER_STATES
+};
 const char *worker_state_name(enum worker_state s); /* as in StatusReply */
 
 struct member {
@@ -27,38 +36,39 @@ struct member {
     uint64_t pid;
     uint64_t done_bytes, total_bytes; /* loading */
     struct worker_ready ready;
-    int64_t seen_us;         /* last message */
-    uint64_t progress;       /* its engine's counter */
-    int64_t moved_us;        /* when that changed last, or when it owed none */
-    uint64_t accuses;        /* peers it waits for, since it last moved */
+    int64_t seen_us;   /* last message */
+    uint64_t progress; /* its engine's counter */
+    int64_t moved_us;  /* when that changed last, or when it owed none */
+    uint64_t accuses;  /* peers it waits for, since it last moved */
 };
 struct member_limits {
     int workers;
-    const char *fabric;      /* what every worker must say; borrowed */
-    uint64_t fingerprint;    /* of the coordinator's own view of the model */
+    const char *fabric;   /* what every worker must say; borrowed */
+    uint64_t fingerprint; /* of the coordinator's own view of the model */
     int64_t lease_us, dead_us, loading_us, progress_us;
 };
 struct members {
     struct member_limits limits;
     struct member m[MSG_MAX_WORKERS];
-    int64_t ticked_us;       /* 0 = never */
+    int64_t ticked_us; /* 0 = never */
 };
 
 void member_init(struct members *ms, const struct member_limits *l);
 /* 0: it may join. ERR_DENIED with what was said and what was wanted: refuse it, the members are unchanged. */
-int  member_hello(struct members *ms, const struct worker_hello *h, int64_t now_us, struct why *why);
+int member_hello(struct members *ms, const struct worker_hello *h, int64_t now_us, struct why *why);
 void member_welcomed(struct members *ms, int rank, int64_t now_us);
 void member_load(struct members *ms, int rank, uint64_t done_bytes, uint64_t total_bytes, int64_t now_us);
-int  member_ready(struct members *ms, int rank, const struct worker_ready *r, int64_t now_us, struct why *why); /* as member_hello */
-void member_seen(struct members *ms, int rank, int64_t now_us);   /* any other message */
+int member_ready(struct members *ms, int rank, const struct worker_ready *r, int64_t now_us,
+                 struct why *why);                              /* as member_hello */
+void member_seen(struct members *ms, int rank, int64_t now_us); /* any other message */
 void member_beat(struct members *ms, int rank, uint64_t progress, bool busy, int64_t now_us);
 void member_accuse(struct members *ms, int rank, uint64_t late, int64_t now_us);
-void member_gone(struct members *ms, int rank, bool in_order);    /* -> LEFT or DEAD; harmless when it is that already */
+void member_gone(struct members *ms, int rank, bool in_order); /* -> LEFT or DEAD; harmless when it is that already */
 
 /* Looks at all deadlines. The rank of a worker that is dead now, with the reason; call again until -1. */
-int  member_tick(struct members *ms, int64_t now_us, struct why *why);
+int member_tick(struct members *ms, int64_t now_us, struct why *why);
 
-int  member_count(const struct members *ms, enum worker_state s);
-bool member_alive(const struct members *ms, int rank);            /* CONNECTED .. SUSPECT */
-bool member_all_ready(const struct members *ms);                  /* READY or SUSPECT */
+int member_count(const struct members *ms, enum worker_state s);
+bool member_alive(const struct members *ms, int rank);                                  /* CONNECTED .. SUSPECT */
+bool member_all_ready(const struct members *ms);                                        /* READY or SUSPECT */
 void member_list(const struct members *ms, enum worker_state s, char *buf, size_t cap); /* "1, 3" */

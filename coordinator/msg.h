@@ -18,7 +18,7 @@ struct sampling {
     float temperature, top_p, min_p; /* temperature 0 = greedy; top_p 1 and min_p 0 = off */
     uint32_t top_k;                  /* 0 = off */
     uint64_t seed;
-    uint32_t logprobs;               /* 0 none; n + 1: the token's own and the n most likely */
+    uint32_t logprobs; /* 0 none; n + 1: the token's own and the n most likely */
 };
 struct top_token {
     int32_t id;
@@ -36,7 +36,15 @@ struct step_out { /* one sampled token */
 };
 
 /* ---- from workers ---- */
-enum worker_msg_kind { WORKER_HELLO, WORKER_PROGRESS, WORKER_IS_READY, WORKER_STEP_DONE, WORKER_BEAT, WORKER_TROUBLE, WORKER_REFUSES };
+enum worker_msg_kind {
+    WORKER_HELLO,
+    WORKER_PROGRESS,
+    WORKER_IS_READY,
+    WORKER_STEP_DONE,
+    WORKER_BEAT,
+    WORKER_TROUBLE,
+    WORKER_REFUSES
+};
 struct worker_hello {
     uint32_t protocol, rank, size;
     char host[MSG_HOST_BYTES], fabric[16];
@@ -53,7 +61,7 @@ struct worker_step_done {
     uint64_t step, step_us;
     const struct step_out *out;
     int n_out;
-    const uint32_t *rows;    /* [slots of that worker over all layers] in (layer, slot) order */
+    const uint32_t *rows; /* [slots of that worker over all layers] in (layer, slot) order */
     int n_rows;
     const uint64_t *wait_us; /* [workers] */
     int n_wait;
@@ -62,11 +70,19 @@ struct worker_msg {
     enum worker_msg_kind kind;
     union {
         struct worker_hello hello;
-        struct { uint64_t done_bytes, total_bytes; } progress;
+        struct {
+            uint64_t done_bytes, total_bytes;
+        } progress;
         struct worker_ready ready;
         struct worker_step_done done;
-        struct { uint64_t progress; bool busy; } beat;
-        struct { uint64_t step, late_mask; char reason[256]; } trouble; /* also WORKER_REFUSES: reason only */
+        struct {
+            uint64_t progress;
+            bool busy;
+        } beat;
+        struct {
+            uint64_t step, late_mask;
+            char reason[256];
+        } trouble; /* also WORKER_REFUSES: reason only */
     };
 };
 
@@ -116,11 +132,11 @@ struct tokenize_request {
 
 /* ---- to clients ---- */
 struct generate_finished {
-    const char *reason;   /* "stop", "length" */
+    const char *reason; /* "stop", "length" */
     uint32_t prompt_tokens, completion_tokens;
     uint64_t queue_us, prefill_us, decode_us;
     uint32_t preemptions;
-    const char *text;     /* what was held back */
+    const char *text; /* what was held back */
     size_t text_len;
 };
 struct worker_report {
@@ -146,5 +162,5 @@ struct experts_report {
     const int32_t *model_layer;  /* [layers] */
     const uint64_t *worker_rows; /* [n_workers] */
     int n_workers;
-    const uint32_t *first_host;  /* [layers * experts] */
+    const uint32_t *first_host; /* [layers * experts] */
 };

@@ -15,9 +15,9 @@ struct pages {
     uint64_t *holder;   /* [workers][per_worker] sequence number, 0 = free */
 };
 
-int  pages_init(struct pages *p, int workers, int per_worker); /* 0 or ERR_NOMEM */
+int pages_init(struct pages *p, int workers, int per_worker); /* 0 or ERR_NOMEM */
 void pages_clear(struct pages *p);
-int  pages_take(struct pages *p, int worker, uint64_t seq, int32_t *out, int n); /* 0, or ERR_EXHAUSTED and nothing taken */
+int pages_take(struct pages *p, int worker, uint64_t seq, int32_t *out, int n); /* 0, or ERR_EXHAUSTED and nothing taken */
 void pages_give(struct pages *p, int worker, uint64_t seq, const int32_t *list, int n);
-int  pages_free(const struct pages *p, int worker);
-int  pages_used(const struct pages *p, int worker);
+int pages_free(const struct pages *p, int worker);
+int pages_used(const struct pages *p, int worker);

@@ -1,4 +1,4 @@
-/* planner.c - a placement is a table of masks; files are read whole and line by line, each field a list of numbers and ranges. */
+/* planner.c - a placement is a table of masks; files are read whole, each field is a list of numbers and ranges. */
 #include "coordinator/planner.h"
 
 #include <ctype.h>
@@ -25,7 +25,8 @@ struct line {
 };
 
 static int bad_field(const struct line *at, const char *noun, struct field f, struct why *why) {
-    return fail(why, ERR_INVALID, "%s:%d: '%.*s' is not a list of %s such as 3 or 0-3,7 or *", at->file, at->number, f.len, f.text, noun);
+    return fail(why, ERR_INVALID, "%s:%d: '%.*s' is not a list of %s such as 3 or 0-3,7 or *", at->file, at->number, f.len,
+                f.text, noun);
 }
 
 static bool read_number(const char **p, const char *end, int *out) {
@@ -79,7 +80,8 @@ struct scratch {
     bool *layer, *expert, *worker; /* [last model layer + 1], [experts], [workers] */
 };
 
-static int apply(const struct planner_shape *s, const struct line *at, const struct scratch *t, uint64_t *hosts, struct why *why) {
+static int apply(const struct planner_shape *s, const struct line *at, const struct scratch *t, uint64_t *hosts,
+                 struct why *why) {
     int top = s->model_layer[s->layers - 1] + 1;
     int rc = read_list(at, "layer", at->layers, top, t->layer, why);
     if (rc >= 0) rc = read_list(at, "expert", at->experts, s->experts, t->expert, why);
@@ -94,7 +96,9 @@ static int apply(const struct planner_shape *s, const struct line *at, const str
         for (int e = 0; e < s->experts; e++)
             if (t->expert[e]) hosts[l * s->experts + e] = mask;
     }
-    if (!hit) return fail(why, ERR_INVALID, "%s:%d: layers '%.*s' have no experts", at->file, at->number, at->layers.len, at->layers.text);
+    if (!hit)
+        return fail(why, ERR_INVALID, "%s:%d: layers '%.*s' have no experts", at->file, at->number, at->layers.len,
+                    at->layers.text);
     return 0;
 }
 
@@ -102,20 +106,21 @@ static int check_complete(const struct planner_shape *s, const char *name, const
     for (int l = 0; l < s->layers; l++)
         for (int e = 0; e < s->experts; e++)
             if (!hosts[l * s->experts + e])
-                return fail(why, ERR_INVALID, "%s: no worker for expert %d of layer %d; add a line, e.g. '%d %d 0'", name, e, s->model_layer[l],
-                            s->model_layer[l], e);
+                return fail(why, ERR_INVALID, "%s: no worker for expert %d of layer %d; add a line, e.g. '%d %d 0'", name, e,
+                            s->model_layer[l], s->model_layer[l], e);
     return 0;
 }
 
-static int parse_lines(const struct planner_shape *s, const char *text, size_t len, const char *name, const struct scratch *t, uint64_t *hosts,
-                       struct why *why) {
+static int parse_lines(const struct planner_shape *s, const char *text, size_t len, const char *name, const struct scratch *t,
+                       uint64_t *hosts, struct why *why) {
     struct line at = {.file = name};
     for (const char *p = text, *end = text + len; p < end;) {
         const char *eol = memchr(p, '\n', (size_t)(end - p));
         struct field f[3];
         int n = split(p, eol ? eol : end, f);
         at.number++;
-        if (n != 0 && n != 3) return fail(why, ERR_INVALID, "%s:%d: wanted three fields: layers experts workers", name, at.number);
+        if (n != 0 && n != 3)
+            return fail(why, ERR_INVALID, "%s:%d: wanted three fields: layers experts workers", name, at.number);
         if (n == 3) {
             at.layers = f[0], at.experts = f[1], at.workers = f[2];
             int rc = apply(s, &at, t, hosts, why);
@@ -126,7 +131,8 @@ static int parse_lines(const struct planner_shape *s, const char *text, size_t l
     return check_complete(s, name, hosts, why);
 }
 
-int planner_parse(const struct planner_shape *s, const char *text, size_t len, const char *name, uint64_t *hosts, struct why *why) {
+int planner_parse(const struct planner_shape *s, const char *text, size_t len, const char *name, uint64_t *hosts,
+                  struct why *why) {
     if (!s->layers || !s->experts) return fail(why, ERR_INVALID, "%s: this model has no experts to place", name);
     size_t top = (size_t)s->model_layer[s->layers - 1] + 1;
     bool *all = calloc(top + (size_t)s->experts + (size_t)s->workers, sizeof *all);

@@ -23,7 +23,8 @@ struct planner_shape {
 /* hosts[layers * experts]: masks of workers, as in router/placement.h. */
 void planner_contiguous(const struct planner_shape *s, uint64_t *hosts);
 /* ERR_INVALID with file name and line number. */
-int  planner_parse(const struct planner_shape *s, const char *text, size_t len, const char *name, uint64_t *hosts, struct why *why);
-int  planner_read(const struct planner_shape *s, const char *path, uint64_t *hosts, struct why *why);
+int planner_parse(const struct planner_shape *s, const char *text, size_t len, const char *name, uint64_t *hosts,
+                  struct why *why);
+int planner_read(const struct planner_shape *s, const char *path, uint64_t *hosts, struct why *why);
 /* What a worker holds: "0-3,7" when it is the same in every layer, else "61 experts in 30 layers". Returns the number of slots. */
-int  planner_describe(const struct planner_shape *s, const uint64_t *hosts, int worker, char *buf, size_t cap);
+int planner_describe(const struct planner_shape *s, const uint64_t *hosts, int worker, char *buf, size_t cap);

@@ -13,17 +13,18 @@
 struct prepare {
     const struct tokenizer *tokenizer;
     const struct chat_template *chat;
-    struct ring in, out;      /* of struct prepare_job * */
-    struct bell wake, done;   /* wake: the thread sleeps on it; done: the loop */
+    struct ring in, out;    /* of struct prepare_job * */
+    struct bell wake, done; /* wake: the thread sleeps on it; done: the loop */
     atomic_bool stop;
     pthread_t thread;
-    int inside, capacity;     /* loop's count of jobs between put and take */
+    int inside, capacity; /* loop's count of jobs between put and take */
 };
 
 struct prepare_job *prepare_job_text(struct text_slice text, int max_tokens, void *owner) {
     struct prepare_job *j = calloc(1, sizeof *j);
     if (!j) return NULL;
-    *j = (struct prepare_job){.input = INPUT_TEXT, .text = malloc(text.len + 1), .text_len = text.len, .max_tokens = max_tokens, .owner = owner};
+    *j = (struct prepare_job){
+        .input = INPUT_TEXT, .text = malloc(text.len + 1), .text_len = text.len, .max_tokens = max_tokens, .owner = owner};
     if (!j->text) {
         free(j);
         return NULL;
@@ -39,8 +40,12 @@ struct prepare_job *prepare_job_chat(const struct chat_turn *turns, size_t n, in
     for (size_t i = 0; i < n; i++) bytes += turns[i].role.len + turns[i].content.len + 2;
     struct prepare_job *j = calloc(1, sizeof *j);
     if (!j) return NULL;
-    *j = (struct prepare_job){.input = INPUT_CHAT, .text = malloc(bytes), .turns = calloc(n, sizeof *j->turns), .n_turns = (int)n,
-                              .max_tokens = max_tokens, .owner = owner};
+    *j = (struct prepare_job){.input = INPUT_CHAT,
+                              .text = malloc(bytes),
+                              .turns = calloc(n, sizeof *j->turns),
+                              .n_turns = (int)n,
+                              .max_tokens = max_tokens,
+                              .owner = owner};
     if (!j->text || !j->turns) {
         prepare_job_free(j);
         return NULL;
@@ -102,12 +107,15 @@ static void *prepare_main(void *arg) {
     return NULL;
 }
 
-int prepare_open(const struct tokenizer *tokenizer, const struct chat_template *chat, int capacity, struct prepare **out, struct why *why) {
+int prepare_open(const struct tokenizer *tokenizer, const struct chat_template *chat, int capacity, struct prepare **out,
+                 struct why *why) {
     struct prepare *p = aligned_alloc(_Alignof(struct prepare), sizeof *p); /* its rings keep to their cache lines */
     if (!p) return fail(why, ERR_NOMEM, "out of memory for the tokenizer's thread");
     *p = (struct prepare){.tokenizer = tokenizer, .chat = chat, .wake = {-1}, .done = {-1}, .capacity = capacity};
-    if (bell_open(&p->wake) < 0 || bell_open(&p->done) < 0 || ring_init(&p->in, sizeof(struct prepare_job *), (size_t)capacity) < 0 ||
-        ring_init(&p->out, sizeof(struct prepare_job *), (size_t)capacity) < 0 || pthread_create(&p->thread, NULL, prepare_main, p)) {
+    if (bell_open(&p->wake) < 0 || bell_open(&p->done) < 0 ||
+        ring_init(&p->in, sizeof(struct prepare_job *), (size_t)capacity) < 0 ||
+        ring_init(&p->out, sizeof(struct prepare_job *), (size_t)capacity) < 0 ||
+        pthread_create(&p->thread, NULL, prepare_main, p)) {
         bell_close(&p->wake);
         bell_close(&p->done);
         ring_clear(&p->in);

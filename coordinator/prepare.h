@@ -9,13 +9,13 @@
 #include "model/chat_template.h"
 
 struct prepare_job {
-    enum generate_input input;    /* INPUT_TEXT or INPUT_CHAT */
-    char *text;                   /* TEXT: the prompt */
+    enum generate_input input; /* INPUT_TEXT or INPUT_CHAT */
+    char *text;                /* TEXT: the prompt */
     size_t text_len;
-    struct chat_message *turns;   /* CHAT */
+    struct chat_message *turns; /* CHAT */
     int n_turns;
-    int max_tokens;               /* ERR_TOO_LARGE beyond */
-    struct token_list ids;        /* result */
+    int max_tokens;        /* ERR_TOO_LARGE beyond */
+    struct token_list ids; /* result */
     int rc;
     struct why why;
     void *owner;
@@ -27,9 +27,10 @@ void prepare_job_free(struct prepare_job *j);
 
 struct prepare;
 /* tokenizer and chat (may be NULL) are borrowed; capacity: jobs inside at most. */
-int  prepare_open(const struct tokenizer *tokenizer, const struct chat_template *chat, int capacity, struct prepare **out, struct why *why);
-void prepare_close(struct prepare *p);          /* waits for the job in hand; jobs still inside are freed */
+int prepare_open(const struct tokenizer *tokenizer, const struct chat_template *chat, int capacity, struct prepare **out,
+                 struct why *why);
+void prepare_close(struct prepare *p);                      /* waits for the job in hand; jobs still inside are freed */
 bool prepare_put(struct prepare *p, struct prepare_job *j); /* false: full */
 struct prepare_job *prepare_take(struct prepare *p);        /* NULL: none finished */
-int  prepare_fd(const struct prepare *p);       /* readable when jobs are finished; prepare_clear, then take all */
+int prepare_fd(const struct prepare *p);                    /* readable when jobs are finished; prepare_clear, then take all */
 void prepare_clear(struct prepare *p);

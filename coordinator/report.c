@@ -21,12 +21,20 @@ static uint32_t load_percent(const struct member *m) {
 
 static void report_worker(struct coordinator *c, int w, struct worker_report *r) {
     const struct member *m = &c->members.m[w];
-    *r = (struct worker_report){.rank = (uint32_t)w, .host = m->host, .pid = m->pid, .state = worker_state_name(m->state),
-                                .load_percent = load_percent(m), .weight_bytes = m->ready.weight_bytes, .resident_bytes = m->ready.resident_bytes,
-                                .kv_bytes = m->ready.kv_bytes, .kv_pages = (uint32_t)c->scheduler.limits.pages,
+    *r = (struct worker_report){.rank = (uint32_t)w,
+                                .host = m->host,
+                                .pid = m->pid,
+                                .state = worker_state_name(m->state),
+                                .load_percent = load_percent(m),
+                                .weight_bytes = m->ready.weight_bytes,
+                                .resident_bytes = m->ready.resident_bytes,
+                                .kv_bytes = m->ready.kv_bytes,
+                                .kv_pages = (uint32_t)c->scheduler.limits.pages,
                                 .kv_pages_used = (uint32_t)pages_used(&c->scheduler.pages, w),
-                                .sequences = (uint32_t)c->scheduler.home[w].n_running, .rows = c->telemetry.worker_rows[w],
-                                .wait_us = c->telemetry.wait_us[w], .busy_us = c->telemetry.busy_us[w]};
+                                .sequences = (uint32_t)c->scheduler.home[w].n_running,
+                                .rows = c->telemetry.worker_rows[w],
+                                .wait_us = c->telemetry.wait_us[w],
+                                .busy_us = c->telemetry.busy_us[w]};
     if (member_alive(&c->members, w) && c->now_us > m->seen_us) r->beat_age_us = (uint64_t)(c->now_us - m->seen_us);
     r->experts = (uint32_t)planner_describe(&c->shape, c->hosts, w, r->placement, sizeof r->placement);
 }
@@ -37,15 +45,33 @@ const uint8_t *report_status(struct coordinator *c, size_t *len) {
     if (!workers) return NULL;
     scheduler_settle(&c->scheduler); /* so that pages of what has ended are not shown as used */
     for (int w = 0; w < c->options.workers; w++) report_worker(c, w, &workers[w]);
-    struct status_report r = {
-        .model = c->model_name, .family = c->checkpoint.config.family, .state = state_name(c), .reason = c->state == CORE_FAILED ? c->why.text : "",
-        .numeric_class = c->members.m[0].ready.numeric_class, .listen = bus_endpoint(c->client_bus), .control = bus_endpoint(c->worker_bus),
-        .fabric = c->options.fabric, .uptime_us = (uint64_t)(c->now_us - c->started_us), .steps = s->committed, .finished = c->counts.finished,
-        .cancelled = c->counts.cancelled, .failed = c->counts.failed, .preemptions = s->counts.preemptions, .prompt_tokens = s->counts.prompt_tokens,
-        .generated_tokens = s->counts.tokens, .epoch = c->epoch, .placement_version = c->placement.version, .waiting = (uint32_t)s->n_waiting,
-        .running = (uint32_t)s->n_running, .max_context = (uint32_t)s->limits.max_context, .max_batch = (uint32_t)s->limits.max_batch,
-        .layers = (uint32_t)c->shape.layers, .experts = (uint32_t)c->shape.experts, .topk = (uint32_t)c->checkpoint.config.gate.k,
-        .workers = workers, .n_workers = c->options.workers};
+    struct status_report r = {.model = c->model_name,
+                              .family = c->checkpoint.config.family,
+                              .state = state_name(c),
+                              .reason = c->state == CORE_FAILED ? c->why.text : "",
+                              .numeric_class = c->members.m[0].ready.numeric_class,
+                              .listen = bus_endpoint(c->client_bus),
+                              .control = bus_endpoint(c->worker_bus),
+                              .fabric = c->options.fabric,
+                              .uptime_us = (uint64_t)(c->now_us - c->started_us),
+                              .steps = s->committed,
+                              .finished = c->counts.finished,
+                              .cancelled = c->counts.cancelled,
+                              .failed = c->counts.failed,
+                              .preemptions = s->counts.preemptions,
+                              .prompt_tokens = s->counts.prompt_tokens,
+                              .generated_tokens = s->counts.tokens,
+                              .epoch = c->epoch,
+                              .placement_version = c->placement.version,
+                              .waiting = (uint32_t)s->n_waiting,
+                              .running = (uint32_t)s->n_running,
+                              .max_context = (uint32_t)s->limits.max_context,
+                              .max_batch = (uint32_t)s->limits.max_batch,
+                              .layers = (uint32_t)c->shape.layers,
+                              .experts = (uint32_t)c->shape.experts,
+                              .topk = (uint32_t)c->checkpoint.config.gate.k,
+                              .workers = workers,
+                              .n_workers = c->options.workers};
     return client_port_status(c->client_port, &r, len);
 }
 
@@ -54,8 +80,13 @@ const uint8_t *report_experts(struct coordinator *c, size_t *len) {
     uint32_t *first = client_port_scratch(c->client_port, sizeof *first * n);
     if (!first) return NULL;
     for (size_t i = 0; i < n; i++) first[i] = (uint32_t)__builtin_ctzll(c->hosts[i]);
-    struct experts_report r = {.layers = (uint32_t)c->shape.layers, .experts = (uint32_t)c->shape.experts, .rows = c->telemetry.rows,
-                               .model_layer = c->model_layer, .worker_rows = c->telemetry.worker_rows, .n_workers = c->options.workers, .first_host = first};
+    struct experts_report r = {.layers = (uint32_t)c->shape.layers,
+                               .experts = (uint32_t)c->shape.experts,
+                               .rows = c->telemetry.rows,
+                               .model_layer = c->model_layer,
+                               .worker_rows = c->telemetry.worker_rows,
+                               .n_workers = c->options.workers,
+                               .first_host = first};
     return client_port_experts(c->client_port, &r, len);
 }
 
@@ -65,8 +96,8 @@ void report_busy(struct coordinator *c) {
     int used = 0;
     telemetry_rate(&c->telemetry, c->now_us, &prompt, &tokens);
     for (int w = 0; w < c->options.workers; w++) used += pages_used(&s->pages, w);
-    log_info("prompt %.1f tok/s, generation %.1f tok/s, %d running, %d waiting, KV %.0f %%", prompt, tokens, s->n_running, s->n_waiting,
-             100.0 * used / ((double)s->limits.pages * c->options.workers));
+    log_info("prompt %.1f tok/s, generation %.1f tok/s, %d running, %d waiting, KV %.0f %%", prompt, tokens, s->n_running,
+             s->n_waiting, 100.0 * used / ((double)s->limits.pages * c->options.workers));
 }
 
 void report_serving(struct coordinator *c) {
@@ -74,9 +105,11 @@ void report_serving(struct coordinator *c) {
     for (int w = 0; w < c->options.workers; w++) {
         const struct worker_ready *r = &c->members.m[w].ready;
         planner_describe(&c->shape, c->hosts, w, placement, sizeof placement);
-        log_info("worker %d: experts %s; %.1f MiB experts, %.1f MiB other weights, %.1f MiB KV", w, placement[0] ? placement : "none",
-                 (double)r->weight_bytes / (1 << 20), (double)r->resident_bytes / (1 << 20), (double)r->kv_bytes / (1 << 20));
+        log_info("worker %d: experts %s; %.1f MiB experts, %.1f MiB other weights, %.1f MiB KV", w,
+                 placement[0] ? placement : "none", (double)r->weight_bytes / (1 << 20), (double)r->resident_bytes / (1 << 20),
+                 (double)r->kv_bytes / (1 << 20));
     }
-    log_info("serving %s (%s) at %s: %d sequences, context %d; %s", c->model_name, c->checkpoint.config.family, bus_endpoint(c->client_bus),
-             c->scheduler.limits.max_batch, c->scheduler.limits.max_context, c->members.m[0].ready.numeric_class);
+    log_info("serving %s (%s) at %s: %d sequences, context %d; %s", c->model_name, c->checkpoint.config.family,
+             bus_endpoint(c->client_bus), c->scheduler.limits.max_batch, c->scheduler.limits.max_context,
+             c->members.m[0].ready.numeric_class);
 }

@@ -34,7 +34,8 @@ static int check_limits(const struct scheduler_limits *l, struct why *why) {
         l->prefill_chunk < 0)
         return fail(why, ERR_INVALID, "scheduler limits must be positive");
     if (l->step_tokens < l->max_seqs)
-        return fail(why, ERR_INVALID, "step-tokens %d is less than the %d sequences of one worker: each needs a row in every step",
+        return fail(why, ERR_INVALID,
+                    "step-tokens %d is less than the %d sequences of one worker: each needs a row in every step",
                     l->step_tokens, l->max_seqs);
     if (l->ahead < 1 || l->ahead > SCHEDULER_MAX_AHEAD)
         return fail(why, ERR_INVALID, "%d plans ahead: 1 to %d are possible", l->ahead, SCHEDULER_MAX_AHEAD);
@@ -117,8 +118,9 @@ int scheduler_submit(struct scheduler *s, const struct seq_request *r, int64_t n
     int room = scheduler_room(&s->limits, r->prompt, why);
     if (room < 0) return room;
     if (r->max_tokens > room)
-        return fail(why, ERR_TOO_LARGE, "prompt of %d tokens and max_tokens %d exceed %s of %d tokens; at most %d can be generated",
-                    r->prompt, r->max_tokens, r->prompt + room == s->limits.max_context ? "the context" : "a worker's KV pages",
+        return fail(why, ERR_TOO_LARGE,
+                    "prompt of %d tokens and max_tokens %d exceed %s of %d tokens; at most %d can be generated", r->prompt,
+                    r->max_tokens, r->prompt + room == s->limits.max_context ? "the context" : "a worker's KV pages",
                     r->prompt + room, room);
     if (s->n_waiting >= s->limits.max_queue)
         return fail(why, ERR_EXHAUSTED, "the queue is full: %d requests wait already; try again later", s->n_waiting);
@@ -149,9 +151,7 @@ void scheduler_leave(struct scheduler *s, struct seq *q, enum seq_state to) {
 void scheduler_end(struct scheduler *s, struct seq *q) {
     s->counts.ended++;
     switch (q->state) {
-    case SEQ_RUNNING:
-        scheduler_leave(s, q, SEQ_ENDED);
-        return;
+    case SEQ_RUNNING: scheduler_leave(s, q, SEQ_ENDED); return;
     case SEQ_WAITING:
         s->n_waiting--;
         s->n_leaving++;
@@ -202,7 +202,8 @@ int scheduler_done(struct scheduler *s, int worker, const struct worker_step_don
         return accuse(s, worker, why);
     }
     if (d->n_out > s->limits.max_seqs) {
-        fail(why, ERR_PROTOCOL, "reports %d tokens for step %" PRIu64 "; it has at most %d sequences", d->n_out, d->step, s->limits.max_seqs);
+        fail(why, ERR_PROTOCOL, "reports %d tokens for step %" PRIu64 "; it has at most %d sequences", d->n_out, d->step,
+             s->limits.max_seqs);
         return accuse(s, worker, why);
     }
     if (d->n_out) memcpy(slot->out + (size_t)worker * (size_t)s->limits.max_seqs, d->out, sizeof *d->out * (size_t)d->n_out);
@@ -220,8 +221,9 @@ static int take_token(struct scheduler *s, int worker, const struct step_out *o,
     struct seq *q = find(s, o->seq);
     if (!q || q->state == SEQ_ENDED) return 0; /* overshoot: it was ended here while the step was in flight */
     if ((q->state != SEQ_RUNNING && q->state != SEQ_EVICTED) || q->home != worker || (int64_t)o->position != q->count)
-        return fail(why, ERR_PROTOCOL, "answers for sequence %" PRIu64 " at position %u; wanted its home (worker %d) at position %d",
-                    o->seq, o->position, q->home, q->count);
+        return fail(why, ERR_PROTOCOL,
+                    "answers for sequence %" PRIu64 " at position %u; wanted its home (worker %d) at position %d", o->seq,
+                    o->position, q->home, q->count);
     if (o->token < 0 || o->token >= s->limits.vocab)
         return fail(why, ERR_PROTOCOL, "sampled token %d of a vocabulary of %d", o->token, s->limits.vocab);
     bool full = q->count + 1 >= q->limit;
@@ -242,7 +244,8 @@ static int check_answers(struct scheduler *s, const struct step_slot *slot, stru
     for (int i = 0; i < slot->n_expect; i++) {
         const struct seq *q = find(s, slot->expect[i]);
         if (!q || q->state == SEQ_ENDED || q->reported_step == slot->step) continue;
-        fail(why, ERR_PROTOCOL, "owes the token of sequence %" PRIu64 " at position %d in step %" PRIu64, q->number, q->count, slot->step);
+        fail(why, ERR_PROTOCOL, "owes the token of sequence %" PRIu64 " at position %d in step %" PRIu64, q->number, q->count,
+             slot->step);
         return accuse(s, q->home, why);
     }
     return 0;

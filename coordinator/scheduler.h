@@ -25,31 +25,32 @@ struct scheduler_limits {
     int max_batch;     /* sequences running in all */
     int max_context;   /* tokens of prompt and answer */
     int page_tokens, pages; /* tokens per page; pages per worker */
-    int max_queue;     /* sequences waiting; more are refused */
+    int max_queue;          /* sequences waiting; more are refused */
     int vocab;
-    int ahead;         /* plans in flight, 1 .. SCHEDULER_MAX_AHEAD */
+    int ahead; /* plans in flight, 1 .. SCHEDULER_MAX_AHEAD */
 };
 struct scheduler_counts {
-    uint64_t submitted, ended, preemptions, prompt_tokens, tokens; /* prompt rows granted (recomputation included), tokens committed */
+    uint64_t submitted, ended, preemptions, prompt_tokens,
+        tokens; /* prompt rows granted (recomputation included), tokens committed */
 };
 
-struct step_slot {     /* one plan in flight */
-    uint64_t step;     /* 0 = unused */
-    uint64_t reported; /* mask of workers */
+struct step_slot {        /* one plan in flight */
+    uint64_t step;        /* 0 = unused */
+    uint64_t reported;    /* mask of workers */
     struct step_out *out; /* [workers][max_seqs] */
     int n_out[MSG_MAX_WORKERS];
-    uint64_t *expect;  /* [workers * max_seqs] sequences that owe a token */
+    uint64_t *expect; /* [workers * max_seqs] sequences that owe a token */
     int n_expect;
 };
 struct pending_drop {
     uint64_t seq, after; /* may be told in any plan later than `after` */
 };
-struct home {          /* one worker, as the scheduler sees it */
-    struct list running;  /* best first */
+struct home {            /* one worker, as the scheduler sees it */
+    struct list running; /* best first */
     int n_running;
     struct pending_drop *drop; /* [2 * max_seqs] */
     int n_drop;
-    int coming;        /* pages that return when their sequences settle */
+    int coming; /* pages that return when their sequences settle */
 };
 
 struct scheduler {
@@ -58,17 +59,17 @@ struct scheduler {
     struct list waiting, leaving; /* waiting: best first; leaving: EVICTED and ENDED until settled */
     struct home home[MSG_MAX_WORKERS];
     int n_waiting, n_running, n_leaving;
-    uint64_t numbers, planned, committed; /* last number given out, last step planned, last step committed */
+    uint64_t numbers, planned, committed;       /* last number given out, last step planned, last step committed */
     struct step_slot slot[SCHEDULER_MAX_AHEAD]; /* step S in slot S % ahead */
-    struct seq **bucket; /* number -> sequence */
+    struct seq **bucket;                        /* number -> sequence */
     size_t bucket_mask;
     struct plan plan;
     struct commit commit;
     struct scheduler_counts counts;
-    int faulty;        /* worker blamed by the last ERR_PROTOCOL */
+    int faulty; /* worker blamed by the last ERR_PROTOCOL */
 };
 
-int  scheduler_init(struct scheduler *s, const struct scheduler_limits *l, struct why *why);
+int scheduler_init(struct scheduler *s, const struct scheduler_limits *l, struct why *why);
 void scheduler_clear(struct scheduler *s); /* sequences still there are freed untold */
 
 /* The longest answer a prompt of this length may get here, or ERR_TOO_LARGE with the reason: it can never fit. */
@@ -87,8 +88,10 @@ int scheduler_done(struct scheduler *s, int worker, const struct worker_step_don
 int scheduler_commit(struct scheduler *s, int64_t now_us, const struct commit **out, struct why *why);
 
 static inline int scheduler_in_flight(const struct scheduler *s) { return (int)(s->planned - s->committed); }
-static inline bool scheduler_idle(const struct scheduler *s) { return !s->n_running && !s->n_waiting && s->planned == s->committed; }
+static inline bool scheduler_idle(const struct scheduler *s) {
+    return !s->n_running && !s->n_waiting && s->planned == s->committed;
+}
 
 /* Shared by scheduler.c (events) and batch.c (plans) only. */
-void scheduler_settle(struct scheduler *s);             /* pages back, evicted ones wait again, ended ones are freed */
+void scheduler_settle(struct scheduler *s); /* pages back, evicted ones wait again, ended ones are freed */
 void scheduler_leave(struct scheduler *s, struct seq *q, enum seq_state to); /* RUNNING -> EVICTED or ENDED */

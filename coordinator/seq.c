@@ -17,9 +17,18 @@ static int32_t *copy_ids(const int32_t *ids, int n, int room) {
 struct seq *seq_new(const struct seq_request *r, uint64_t number, int max_pages, int64_t now_us) {
     struct seq *q = calloc(1, sizeof *q);
     if (!q) return NULL;
-    *q = (struct seq){.number = number, .state = SEQ_WAITING, .priority = r->priority, .owner = r->owner, .sampling = r->sampling,
-                      .n_stop_ids = r->n_stop_ids, .prompt = r->prompt, .count = r->prompt, .limit = r->prompt + r->max_tokens,
-                      .rows = seq_rows(r->prompt, r->max_tokens), .home = -1, .submitted_us = now_us};
+    *q = (struct seq){.number = number,
+                      .state = SEQ_WAITING,
+                      .priority = r->priority,
+                      .owner = r->owner,
+                      .sampling = r->sampling,
+                      .n_stop_ids = r->n_stop_ids,
+                      .prompt = r->prompt,
+                      .count = r->prompt,
+                      .limit = r->prompt + r->max_tokens,
+                      .rows = seq_rows(r->prompt, r->max_tokens),
+                      .home = -1,
+                      .submitted_us = now_us};
     list_init(&q->node);
     q->ids = copy_ids(r->ids, r->prompt, q->limit);
     q->stop_ids = copy_ids(r->stop_ids, r->n_stop_ids, r->n_stop_ids);

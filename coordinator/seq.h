@@ -19,17 +19,17 @@ enum seq_state { SEQ_WAITING, SEQ_RUNNING, SEQ_EVICTED, SEQ_ENDED };
 /* What a request asks of the scheduler. Everything is copied. */
 struct seq_request {
     const int32_t *ids;
-    int prompt;              /* tokens in ids, >= 1 */
-    int max_tokens;          /* 0: run the prompt, sample nothing */
-    int priority;            /* lower runs earlier */
+    int prompt;     /* tokens in ids, >= 1 */
+    int max_tokens; /* 0: run the prompt, sample nothing */
+    int priority;   /* lower runs earlier */
     struct sampling sampling;
     const int32_t *stop_ids;
     int n_stop_ids;
-    void *owner;             /* comes back with every token */
+    void *owner; /* comes back with every token */
 };
 
 struct seq {
-    uint64_t number;         /* its name on the wire, and its age: lower came earlier. From 1 */
+    uint64_t number; /* its name on the wire, and its age: lower came earlier. From 1 */
     enum seq_state state;
     int priority;
     void *owner;
@@ -37,22 +37,22 @@ struct seq {
     int32_t *stop_ids;
     int n_stop_ids;
 
-    int32_t *ids;            /* [limit] prompt, then committed tokens */
+    int32_t *ids;             /* [limit] prompt, then committed tokens */
     int prompt, count, limit; /* limit = prompt + max_tokens */
-    int rows;                /* rows the whole sequence takes */
+    int rows;                 /* rows the whole sequence takes */
 
-    int home;                /* worker; meaningful from RUNNING to settled */
-    int given;               /* tokens the home got with SeqStart: its rows up to there are prefill */
-    int granted;             /* rows given out in plans */
-    int32_t *pages;          /* [pages for `rows`] on its home, in order of position */
+    int home;       /* worker; meaningful from RUNNING to settled */
+    int given;      /* tokens the home got with SeqStart: its rows up to there are prefill */
+    int granted;    /* rows given out in plans */
+    int32_t *pages; /* [pages for `rows`] on its home, in order of position */
     int n_pages;
-    uint64_t last_step;      /* last plan that names it */
-    uint64_t reported_step;  /* last step whose token arrived */
+    uint64_t last_step;     /* last plan that names it */
+    uint64_t reported_step; /* last step whose token arrived */
 
     int64_t submitted_us, first_row_us, first_token_us, last_token_us; /* 0 = not yet */
     int preemptions;
 
-    struct list node;        /* in the list of its state */
+    struct list node; /* in the list of its state */
     struct seq *hash_next;
 };
 

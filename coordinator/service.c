@@ -60,13 +60,16 @@ static const uint8_t *finished_event(struct coordinator *c, struct request *r, c
 }
 
 /* The next event of r's answer, or NULL when there is none now (or no memory: *len tells, it is 0 then). */
-static const uint8_t *next_event(struct coordinator *c, struct request *r, struct stream_piece *piece, bool *last, size_t *len) {
+static const uint8_t *next_event(struct coordinator *c, struct request *r, struct stream_piece *piece, bool *last,
+                                 size_t *len) {
     *piece = (struct stream_piece){0};
     *last = false;
     *len = 1;
-    if (!r->started) return client_port_started(c->client_port, r->number, (int)r->end.prompt_tokens, r->sampling.seed, c->model_name, len);
+    if (!r->started)
+        return client_port_started(c->client_port, r->number, (int)r->end.prompt_tokens, r->sampling.seed, c->model_name, len);
     bool some = stream_peek(r->stream, piece);
-    if (some && (piece->n || !r->finished)) return client_port_tokens(c->client_port, piece, r->sampling.logprobs, c->tokenizer, len);
+    if (some && (piece->n || !r->finished))
+        return client_port_tokens(c->client_port, piece, r->sampling.logprobs, c->tokenizer, len);
     if (!r->finished) return NULL;
     *last = true;
     return finished_event(c, r, piece, len);
@@ -131,7 +134,8 @@ static bool open_for_requests(struct coordinator *c, struct call *call) {
     switch (c->state) {
     case CORE_SERVING: return true;
     case CORE_LOADING:
-        snprintf(text, sizeof text, "the cluster is loading: %d of %d workers are ready", member_count(&c->members, WORKER_READY), c->options.workers);
+        snprintf(text, sizeof text, "the cluster is loading: %d of %d workers are ready",
+                 member_count(&c->members, WORKER_READY), c->options.workers);
         break;
     case CORE_FAILED: snprintf(text, sizeof text, "the cluster has failed: %s", c->why.text); break;
     default: snprintf(text, sizeof text, "the cluster is draining: no new requests"); break;
@@ -150,8 +154,13 @@ static void submit(struct coordinator *c, struct request *r, const int32_t *ids,
     struct why why;
     int room = scheduler_room(&c->scheduler.limits, n, &why);
     if (room < 0) return request_refuse(c, r, room, &why);
-    struct seq_request ask = {.ids = ids, .prompt = n, .priority = r->priority, .sampling = r->sampling, .stop_ids = r->stop_ids,
-                              .n_stop_ids = r->n_stop_ids, .owner = r};
+    struct seq_request ask = {.ids = ids,
+                              .prompt = n,
+                              .priority = r->priority,
+                              .sampling = r->sampling,
+                              .stop_ids = r->stop_ids,
+                              .n_stop_ids = r->n_stop_ids,
+                              .owner = r};
     ask.max_tokens = !r->has_max_tokens ? room : r->max_tokens > INT32_MAX ? INT32_MAX : (int)r->max_tokens;
     int rc = scheduler_submit(&c->scheduler, &ask, c->now_us, &r->seq, &why);
     if (rc < 0) return request_refuse(c, r, rc, &why);
@@ -167,9 +176,7 @@ static void copy_stop_ids(const struct coordinator *c, struct request *r, const 
     for (size_t i = 0; i < g->n_stop_ids; i++) r->stop_ids[r->n_stop_ids++] = g->stop_ids[i];
 }
 
-static int draw_seed(uint64_t *seed) {
-    return getrandom(seed, sizeof *seed, 0) == sizeof *seed ? 0 : ERR_IO;
-}
+static int draw_seed(uint64_t *seed) { return getrandom(seed, sizeof *seed, 0) == sizeof *seed ? 0 : ERR_IO; }
 
 static int fill_request(struct coordinator *c, struct request *r, const struct generate_request *g) {
     _Static_assert(MODEL_MAX_EOS + ADMIT_STOP_IDS <= sizeof r->stop_ids / sizeof *r->stop_ids, "stop ids fit");
@@ -203,8 +210,10 @@ static void open_generate(void *ctx, struct call *call, const uint8_t *payload, 
     struct why why;
     c->moved = true;
     if (!open_for_requests(c, call)) return;
-    struct admit_limits limits = {.vocab = c->checkpoint.config.vocab, .max_context = c->scheduler.limits.max_context,
-                                  .has_tokenizer = c->tokenizer, .has_template = c->chat};
+    struct admit_limits limits = {.vocab = c->checkpoint.config.vocab,
+                                  .max_context = c->scheduler.limits.max_context,
+                                  .has_tokenizer = c->tokenizer,
+                                  .has_template = c->chat};
     int rc = client_port_read_generate(c->client_port, payload, len, &g, &why);
     if (rc >= 0) rc = admit_generate(&g, &limits, &why);
     if (rc < 0) return end_early(c, call, rc, why.text);
@@ -225,8 +234,10 @@ static void open_tokenize(void *ctx, struct call *call, const uint8_t *payload, 
     struct tokenize_request t;
     struct why why;
     c->moved = true;
-    struct admit_limits limits = {.vocab = c->checkpoint.config.vocab, .max_context = c->scheduler.limits.max_context,
-                                  .has_tokenizer = c->tokenizer, .has_template = c->chat};
+    struct admit_limits limits = {.vocab = c->checkpoint.config.vocab,
+                                  .max_context = c->scheduler.limits.max_context,
+                                  .has_tokenizer = c->tokenizer,
+                                  .has_template = c->chat};
     int rc = client_port_read_tokenize(c->client_port, payload, len, &t, &why);
     if (rc >= 0) rc = admit_tokenize(&t, &limits, &why);
     if (rc < 0) return end_early(c, call, rc, why.text);

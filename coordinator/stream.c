@@ -17,12 +17,12 @@ struct stream {
     size_t n_stops;
     struct stream_token *token; /* not sent yet */
     int n_token, cap_token;
-    struct top_token *top;      /* theirs, in order */
+    struct top_token *top; /* theirs, in order */
     int n_top, cap_top;
-    struct text_buf text;       /* not sent yet */
-    size_t certain;             /* bytes of it that may go */
-    uint32_t sent, pushed;      /* tokens */
-    bool stopped;               /* by a stop string: what follows it is nobody's */
+    struct text_buf text;  /* not sent yet */
+    size_t certain;        /* bytes of it that may go */
+    uint32_t sent, pushed; /* tokens */
+    bool stopped;          /* by a stop string: what follows it is nobody's */
 };
 
 static int copy_stops(struct stream *s, const struct text_slice *stops, size_t n) {
@@ -132,7 +132,8 @@ bool stream_peek(struct stream *s, struct stream_piece *out) {
         s->token[i].top = top;
         top += s->token[i].n_top;
     }
-    *out = (struct stream_piece){.first = s->sent, .token = s->token, .n = n, .text = last ? s->text.data : NULL, .text_len = last ? s->certain : 0};
+    *out = (struct stream_piece){
+        .first = s->sent, .token = s->token, .n = n, .text = last ? s->text.data : NULL, .text_len = last ? s->certain : 0};
     return true;
 }
 

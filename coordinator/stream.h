@@ -16,7 +16,7 @@ struct stream_token {
     const struct top_token *top; /* [n_top]; set by stream_peek */
 };
 struct stream_piece {
-    uint32_t first;           /* index of token[0] in the answer */
+    uint32_t first; /* index of token[0] in the answer */
     struct stream_token *token;
     int n;
     const char *text;
@@ -25,13 +25,13 @@ struct stream_piece {
 
 struct stream;
 /* stops are copied. tokenizer borrowed; NULL: no text, only ids. */
-int  stream_new(const struct tokenizer *tokenizer, const struct text_slice *stops, size_t n_stops, struct stream **out);
+int stream_new(const struct tokenizer *tokenizer, const struct text_slice *stops, size_t n_stops, struct stream **out);
 void stream_free(struct stream *s);
 
 /* Takes a token. 1: it completed a stop string, the answer is over; 0; or ERR_NOMEM. */
-int  stream_push(struct stream *s, const struct step_out *o);
+int stream_push(struct stream *s, const struct step_out *o);
 /* No token follows: what was held back becomes certain (up to a stop string in it: then 1). */
-int  stream_finish(struct stream *s);
+int stream_finish(struct stream *s);
 
 /* What may go out now; false: nothing. Valid until the next call. stream_sent takes it off. */
 bool stream_peek(struct stream *s, struct stream_piece *out);

@@ -23,7 +23,8 @@ int telemetry_step(struct telemetry *t, int worker, const struct worker_step_don
     const int32_t *first = p->slot_first + (size_t)worker * (size_t)p->layers; /* [layers + 1]: this worker's slots by layer */
     int slots = p->layers ? first[p->layers] - first[0] : 0;
     if (d->n_rows != slots)
-        return fail(why, ERR_PROTOCOL, "worker %d reports the rows of %d slots in step %" PRIu64 "; it has %d", worker, d->n_rows, d->step, slots);
+        return fail(why, ERR_PROTOCOL, "worker %d reports the rows of %d slots in step %" PRIu64 "; it has %d", worker,
+                    d->n_rows, d->step, slots);
     const uint32_t *rows = d->rows;
     for (int l = 0; l < p->layers; l++)
         for (int s = first[l]; s < first[l + 1]; s++, rows++) {

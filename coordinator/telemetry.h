@@ -7,23 +7,23 @@
 enum { TELEMETRY_WINDOW = 10 }; /* seconds */
 
 struct telemetry_second {
-    int64_t second;             /* which one, of the monotonic clock */
+    int64_t second; /* which one, of the monotonic clock */
     uint64_t prompt, tokens;
 };
 struct telemetry {
     const struct placement *placement; /* borrowed */
-    uint64_t *rows;             /* [layers * experts] since start */
+    uint64_t *rows;                    /* [layers * experts] since start */
     uint64_t worker_rows[MSG_MAX_WORKERS], wait_us[MSG_MAX_WORKERS], busy_us[MSG_MAX_WORKERS];
     struct telemetry_second window[TELEMETRY_WINDOW + 1];
-    double row_us;              /* time of a step per row of its fullest worker, smoothed; 0 = unknown */
+    double row_us; /* time of a step per row of its fullest worker, smoothed; 0 = unknown */
 };
 
-int  telemetry_init(struct telemetry *t, const struct placement *p);
+int telemetry_init(struct telemetry *t, const struct placement *p);
 void telemetry_clear(struct telemetry *t);
 /* Adds a worker's report of a step; step_rows = the largest number of rows a worker had in it. ERR_PROTOCOL when the counts
  * do not fit the placement. */
-int  telemetry_step(struct telemetry *t, int worker, const struct worker_step_done *d, int step_rows, struct why *why);
+int telemetry_step(struct telemetry *t, int worker, const struct worker_step_done *d, int step_rows, struct why *why);
 void telemetry_tokens(struct telemetry *t, int64_t now_us, uint64_t prompt, uint64_t tokens);
 void telemetry_rate(const struct telemetry *t, int64_t now_us, double *prompt_per_s, double *tokens_per_s);
-/* How long a worker shall wait for a peer inside a step of that many rows: ten times what the step should take, at least min_us. */
+/* How long a worker shall wait for a peer inside a step of that many rows: ten times what it should take, at least min_us. */
 int64_t telemetry_patience(const struct telemetry *t, int step_rows, int64_t min_us);

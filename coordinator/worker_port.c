@@ -1,5 +1,5 @@
-/* worker_port.c - protobuf-c over two arenas, one message each way at a time: nothing is freed piece by piece. What a worker says
- * is only decoded here and its counts bounded; who may say what and when is judged by member and scheduler. */
+/* worker_port.c - protobuf-c over two arenas, one message each way at a time: nothing is freed piece by piece. What a worker
+ * says is only decoded here and its counts bounded; who may say what and when is judged by member and scheduler. */
 #include "coordinator/worker_port.h"
 
 #include "base/arena.h"
@@ -39,15 +39,20 @@ void worker_port_free(struct worker_port *p) {
 }
 
 /* ---- in ---- */
-static int read_outs(struct worker_port *p, const Cadre__Control__V1__StepDone *m, struct worker_step_done *d, struct why *why) {
+static int read_outs(struct worker_port *p, const Cadre__Control__V1__StepDone *m, struct worker_step_done *d,
+                     struct why *why) {
     struct step_out *out = arena_array(&p->in, struct step_out, m->n_out);
     if (!out) return fail(why, ERR_NOMEM, "out of memory for a report of %zu tokens", m->n_out);
     for (size_t i = 0; i < m->n_out; i++) {
         const Cadre__Control__V1__SeqOut *o = m->out[i];
         if (o->n_top > MSG_MAX_TOP || o->finish > STEP_LENGTH)
             return fail(why, ERR_PROTOCOL, "a token with %zu alternatives and finish %u", o->n_top, o->finish);
-        out[i] = (struct step_out){.seq = o->seq, .position = o->position, .token = o->token, .logprob = o->logprob,
-                                   .finish = (enum step_finish)o->finish, .n_top = (int)o->n_top};
+        out[i] = (struct step_out){.seq = o->seq,
+                                   .position = o->position,
+                                   .token = o->token,
+                                   .logprob = o->logprob,
+                                   .finish = (enum step_finish)o->finish,
+                                   .n_top = (int)o->n_top};
         for (size_t j = 0; j < o->n_top; j++) out[i].top[j] = (struct top_token){o->top[j]->id, o->top[j]->logprob};
     }
     d->out = out;
@@ -55,17 +60,26 @@ static int read_outs(struct worker_port *p, const Cadre__Control__V1__StepDone *
     return 0;
 }
 
-static int read_done(struct worker_port *p, const Cadre__Control__V1__StepDone *m, struct worker_step_done *d, struct why *why) {
+static int read_done(struct worker_port *p, const Cadre__Control__V1__StepDone *m, struct worker_step_done *d,
+                     struct why *why) {
     if (m->n_out > 1 << 20 || m->n_rows > 1 << 24 || m->n_wait_us > MSG_MAX_WORKERS)
         return fail(why, ERR_PROTOCOL, "a report of %zu tokens, %zu slots and %zu waits", m->n_out, m->n_rows, m->n_wait_us);
-    *d = (struct worker_step_done){.epoch = m->epoch, .step = m->step, .step_us = m->step_us, .rows = m->rows, .n_rows = (int)m->n_rows,
-                                   .wait_us = m->wait_us, .n_wait = (int)m->n_wait_us};
+    *d = (struct worker_step_done){.epoch = m->epoch,
+                                   .step = m->step,
+                                   .step_us = m->step_us,
+                                   .rows = m->rows,
+                                   .n_rows = (int)m->n_rows,
+                                   .wait_us = m->wait_us,
+                                   .n_wait = (int)m->n_wait_us};
     return read_outs(p, m, d, why);
 }
 
 static void read_ready(const Cadre__Control__V1__Ready *m, struct worker_ready *r) {
-    *r = (struct worker_ready){.fingerprint = m->model_fingerprint, .weight_bytes = m->weight_bytes, .resident_bytes = m->resident_bytes,
-                               .kv_bytes = m->kv_bytes, .slots = m->slots};
+    *r = (struct worker_ready){.fingerprint = m->model_fingerprint,
+                               .weight_bytes = m->weight_bytes,
+                               .resident_bytes = m->resident_bytes,
+                               .kv_bytes = m->kv_bytes,
+                               .slots = m->slots};
     snprintf(r->numeric_class, sizeof r->numeric_class, "%s", m->numeric_class);
 }
 
@@ -108,7 +122,8 @@ static int read_message(struct worker_port *p, const pb_control *m, struct worke
         out->kind = WORKER_REFUSES;
         snprintf(out->trouble.reason, sizeof out->trouble.reason, "%s", m->refuse->reason);
         return 0;
-    default: return fail(why, ERR_PROTOCOL, "a control message of kind %d, which a coordinator does not take", (int)m->kind_case);
+    default:
+        return fail(why, ERR_PROTOCOL, "a control message of kind %d, which a coordinator does not take", (int)m->kind_case);
     }
 }
 
@@ -136,8 +151,11 @@ static int send(struct worker_port *p, const struct bus_id *to, const pb_control
     return rc;
 }
 
-#define CONTROL(KIND, field, value) \
-    { .base = PROTOBUF_C_MESSAGE_INIT(&cadre__control__v1__control__descriptor), .kind_case = CADRE__CONTROL__V1__CONTROL__KIND_##KIND, .field = (value) }
+#define CONTROL(KIND, field, value)                                                                                            \
+    {                                                                                                                          \
+        .base = PROTOBUF_C_MESSAGE_INIT(&cadre__control__v1__control__descriptor),                                             \
+        .kind_case = CADRE__CONTROL__V1__CONTROL__KIND_##KIND, .field = (value)                                                \
+    }
 
 int worker_port_welcome(struct worker_port *p, const struct bus_id *to, const struct worker_welcome *w) {
     Cadre__Control__V1__Placement placement = CADRE__CONTROL__V1__PLACEMENT__INIT;
@@ -220,8 +238,8 @@ static bool pack_work(struct worker_port *p, const struct plan_worker *w, Cadre_
     return true;
 }
 
-int worker_port_plan(struct worker_port *p, const struct bus_id *to, int worker, const struct plan *plan, uint32_t epoch, uint32_t placement_version,
-                     int64_t patience_us) {
+int worker_port_plan(struct worker_port *p, const struct bus_id *to, int worker, const struct plan *plan, uint32_t epoch,
+                     uint32_t placement_version, int64_t patience_us) {
     uint32_t tokens[MSG_MAX_WORKERS];
     Cadre__Control__V1__Plan m = CADRE__CONTROL__V1__PLAN__INIT;
     for (int w = 0; w < plan->workers; w++) tokens[w] = (uint32_t)plan->worker[w].tokens;

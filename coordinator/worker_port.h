@@ -5,7 +5,7 @@
 #include "proto/bus.h"
 
 struct worker_port;
-int  worker_port_new(struct bus *bus, struct worker_port **out);
+int worker_port_new(struct bus *bus, struct worker_port **out);
 void worker_port_free(struct worker_port *p);
 
 /* 0: *from and *out are set. ERR_AGAIN: nothing there. ERR_PROTOCOL: *from sent something that is no message of a worker. */
@@ -14,6 +14,6 @@ int worker_port_recv(struct worker_port *p, struct bus_id *from, struct worker_m
 /* 0, ERR_AGAIN (its queue is full), ERR_GONE or ERR_NOMEM. */
 int worker_port_welcome(struct worker_port *p, const struct bus_id *to, const struct worker_welcome *w);
 int worker_port_refuse(struct worker_port *p, const struct bus_id *to, const char *reason);
-int worker_port_plan(struct worker_port *p, const struct bus_id *to, int worker, const struct plan *plan, uint32_t epoch, uint32_t placement_version,
-                     int64_t patience_us);
+int worker_port_plan(struct worker_port *p, const struct bus_id *to, int worker, const struct plan *plan, uint32_t epoch,
+                     uint32_t placement_version, int64_t patience_us);
 int worker_port_shutdown(struct worker_port *p, const struct bus_id *to, bool abort, const char *reason);

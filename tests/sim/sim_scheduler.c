@@ -20,18 +20,20 @@
 enum { MAX_REQUESTS = 96, VOCAB = 1000, STOP_TOKEN = 7, MAX_EVENTS = 4096, QUEUE = 8 };
 
 static uint64_t seed_now;
-#define CHECK(cond, ...)                                              \
-    do {                                                              \
-        if (!(cond)) {                                                \
-            fprintf(stderr, "seed %" PRIu64 ", line %d: ", seed_now, __LINE__); \
-            fprintf(stderr, __VA_ARGS__);                             \
-            fprintf(stderr, "\n");                                    \
-            abort();                                                  \
-        }                                                             \
+#define CHECK(cond, ...)                                                                                                       \
+    do {                                                                                                                       \
+        if (!(cond)) {                                                                                                         \
+            fprintf(stderr, "seed %" PRIu64 ", line %d: ", seed_now, __LINE__);                                                \
+            fprintf(stderr, __VA_ARGS__);                                                                                      \
+            fprintf(stderr, "\n");                                                                                             \
+            abort();                                                                                                           \
+        }                                                                                                                      \
     } while (0)
 
 /* ---- random numbers ---- */
-struct rng { uint64_t state; };
+struct rng {
+    uint64_t state;
+};
 static uint64_t draw(struct rng *r) { return hash_u64(r->state += 0x9e3779b97f4a7c15u); }
 static int range(struct rng *r, int lo, int hi) { return lo + (int)(draw(r) % (uint64_t)(hi - lo + 1)); }
 
@@ -39,9 +41,9 @@ static int range(struct rng *r, int lo, int hi) { return lo + (int)(draw(r) % (u
 struct request {
     int prompt, max_tokens, priority, stop_percent;
     int32_t *ids;
-    struct seq *seq;      /* while it lives */
-    int got;              /* tokens delivered */
-    int owner_stop;       /* the owner ends it after this many tokens; 0 = never */
+    struct seq *seq; /* while it lives */
+    int got;         /* tokens delivered */
+    int owner_stop;  /* the owner ends it after this many tokens; 0 = never */
     bool ended, submitted;
     uint64_t number, free_by; /* after this step has committed its pages must be back; 0 = no claim */
 };
@@ -54,13 +56,22 @@ static int32_t token_at(uint64_t salt, int request, int position, int stop_perce
 
 /* ---- a worker: copies of plans in flight, and its own idea of every sequence ---- */
 struct held {
-    uint64_t number;      /* 0 = free entry */
+    uint64_t number; /* 0 = free entry */
     int request, prompt, max_tokens, count, computed, n_pages;
     bool done;
     int32_t pages[512];
 };
-struct run_copy { uint64_t seq; int first, count; bool sample; int n_pages; int32_t pages[512]; };
-struct start_copy { uint64_t seq; int request, given, prompt, max_tokens; };
+struct run_copy {
+    uint64_t seq;
+    int first, count;
+    bool sample;
+    int n_pages;
+    int32_t pages[512];
+};
+struct start_copy {
+    uint64_t seq;
+    int request, given, prompt, max_tokens;
+};
 struct plan_copy {
     uint64_t step;
     int n_run, n_start, n_drop;
@@ -78,7 +89,12 @@ struct worker {
 };
 
 enum event_kind { EV_ARRIVE, EV_CANCEL, EV_STEP };
-struct event { int64_t at; uint64_t order; enum event_kind kind; int index; };
+struct event {
+    int64_t at;
+    uint64_t order;
+    enum event_kind kind;
+    int index;
+};
 
 struct sim {
     struct rng rng;
@@ -96,7 +112,9 @@ struct sim {
 };
 
 /* ---- event heap ---- */
-static bool sooner(const struct event *a, const struct event *b) { return a->at != b->at ? a->at < b->at : a->order < b->order; }
+static bool sooner(const struct event *a, const struct event *b) {
+    return a->at != b->at ? a->at < b->at : a->order < b->order;
+}
 static void post(struct sim *m, int64_t at, enum event_kind kind, int index) {
     CHECK(m->n_events < MAX_EVENTS, "event heap full");
     int i = m->n_events++;
@@ -143,7 +161,8 @@ static void worker_start(struct sim *m, struct worker *w, const struct start_cop
     struct held *h = held_find(w, 0);
     CHECK(h, "no entry for a sequence");
     CHECK(++w->n_held <= m->s.limits.max_seqs, "worker holds %d sequences", w->n_held);
-    *h = (struct held){.number = c->seq, .request = c->request, .prompt = c->prompt, .max_tokens = c->max_tokens, .count = c->given};
+    *h = (struct held){
+        .number = c->seq, .request = c->request, .prompt = c->prompt, .max_tokens = c->max_tokens, .count = c->given};
 }
 
 static void worker_run(struct sim *m, struct worker *w, const struct run_copy *c, struct step_out *out, int *n_out) {
@@ -291,7 +310,8 @@ static void take_commit(struct sim *m, const struct commit *c) {
 
 static void arrive(struct sim *m, int index) {
     struct request *r = &m->request[index];
-    struct seq_request ask = {.ids = r->ids, .prompt = r->prompt, .max_tokens = r->max_tokens, .priority = r->priority, .owner = r};
+    struct seq_request ask = {
+        .ids = r->ids, .prompt = r->prompt, .max_tokens = r->max_tokens, .priority = r->priority, .owner = r};
     struct why why;
     r->submitted = true;
     int rc = scheduler_submit(&m->s, &ask, m->now, &r->seq, &why);
@@ -341,14 +361,15 @@ static void step_done(struct sim *m, int index) {
 /* ---- one seed ---- */
 static void draw_cluster(struct sim *m) {
     struct rng *r = &m->rng;
-    struct scheduler_limits l = {.workers = range(r, 1, 5), .max_seqs = range(r, 1, 12), .page_tokens = range(r, 1, 16), .vocab = VOCAB};
+    struct scheduler_limits l = {
+        .workers = range(r, 1, 5), .max_seqs = range(r, 1, 12), .page_tokens = range(r, 1, 16), .vocab = VOCAB};
     l.step_tokens = l.max_seqs + range(r, 0, 40);
     l.prefill_chunk = range(r, 0, 2) ? range(r, 1, 20) : 0;
     l.max_batch = range(r, 1, l.workers * l.max_seqs);
     l.max_context = range(r, 8, 200);
     l.pages = pages_for(l.max_context, l.page_tokens) * range(r, 1, 3) + range(r, 0, 8);
     if (range(r, 0, 1)) l.pages = pages_for(l.max_context, l.page_tokens); /* tight: sequences are evicted */
-    if (!range(r, 0, 5)) l.pages = l.pages / 2 + 1; /* now some requests can never fit */
+    if (!range(r, 0, 5)) l.pages = l.pages / 2 + 1;                        /* now some requests can never fit */
     l.max_queue = range(r, 0, 3) ? MAX_REQUESTS : range(r, 1, 20);
     l.ahead = range(r, 1, 2);
     struct why why;
@@ -395,7 +416,8 @@ static void run_seed(uint64_t seed, struct scheduler_counts *total) {
             deliver(m, p);
         }
         check_pages(m);
-        CHECK(scheduler_in_flight(&m->s) || scheduler_idle(&m->s), "work stands still: %d running, %d waiting", m->s.n_running, m->s.n_waiting);
+        CHECK(scheduler_in_flight(&m->s) || scheduler_idle(&m->s), "work stands still: %d running, %d waiting", m->s.n_running,
+              m->s.n_waiting);
     }
     CHECK(m->ended == m->n_requests, "%d of %d requests ended", m->ended, m->n_requests);
     for (int w = 0; w < m->s.limits.workers; w++) {
@@ -421,7 +443,8 @@ int main(int argc, char **argv) {
     }
     struct scheduler_counts total = {0};
     for (uint64_t s = first; s < first + seeds; s++) run_seed(s, &total);
-    printf("%" PRIu64 " seeds: %" PRIu64 " sequences (%" PRIu64 " refused), %" PRIu64 " prompt rows, %" PRIu64 " tokens, %" PRIu64 " preemptions\n",
+    printf("%" PRIu64 " seeds: %" PRIu64 " sequences (%" PRIu64 " refused), %" PRIu64 " prompt rows, %" PRIu64
+           " tokens, %" PRIu64 " preemptions\n",
            seeds, total.submitted, total.ended, total.prompt_tokens, total.tokens, total.preemptions);
     return 0;
 }
