@@ -145,9 +145,9 @@ static int serve(const struct options *o, const char *model) {
         catch_signals(c);
         if (o->endpoint_file) rc = write_endpoints(o->endpoint_file, clients, workers, &why);
     }
-    if (rc >= 0) rc = coordinator_run(c, &why);
-    drop_signals();
     if (rc < 0) fprintf(stderr, "cadre-coordinator: %s\n", why.text);
+    else rc = coordinator_run(c, &why); /* logs its own reasons */
+    drop_signals();
     coordinator_free(c);
     bus_close(workers);
     bus_close(clients);

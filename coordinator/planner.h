@@ -26,5 +26,6 @@ void planner_contiguous(const struct planner_shape *s, uint64_t *hosts);
 int planner_parse(const struct planner_shape *s, const char *text, size_t len, const char *name, uint64_t *hosts,
                   struct why *why);
 int planner_read(const struct planner_shape *s, const char *path, uint64_t *hosts, struct why *why);
-/* What a worker holds: "0-3,7" when it is the same in every layer, else "61 experts in 30 layers". Returns the number of slots. */
+/* What a worker holds: "0-3,7" when that is the same in every layer, else "61 experts in 30 layers".
+ * Returns the number of slots. */
 int planner_describe(const struct planner_shape *s, const uint64_t *hosts, int worker, char *buf, size_t cap);
