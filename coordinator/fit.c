@@ -3,7 +3,15 @@
 
 #include <stdio.h>
 
-static double gib(uint64_t bytes) { return (double)bytes / (1 << 30); }
+struct size_text {
+    char text[24];
+};
+static struct size_text size_of(uint64_t bytes) {
+    struct size_text t;
+    bool gib = bytes >= UINT64_C(1) << 30;
+    snprintf(t.text, sizeof t.text, "%.2f %s", (double)bytes / (gib ? 1 << 30 : 1 << 20), gib ? "GiB" : "MiB");
+    return t;
+}
 
 void fit_worker(const struct fit_plan *p, int worker, struct fit_bytes *out) {
     struct model_sizes s;
@@ -22,10 +30,9 @@ static int does_not_fit(const char *who, const struct fit_bytes *b, uint64_t nee
     const char *advice = b->kv > b->experts && b->kv > b->resident ? "a smaller --kv-tokens or --max-context"
                          : p->weights == FMT_F32                   ? "--weights bf16 or more workers"
                                                                    : "more workers or hosts with more memory";
-    return fail(why, ERR_EXHAUSTED,
-                "the model does not fit: %s needs %.2f GiB (experts %.2f, other weights %.2f, KV %.2f per worker), has %.2f "
-                "GiB; use %s",
-                who, gib(need), gib(b->experts), gib(b->resident), gib(b->kv), gib(have), advice);
+    return fail(why, ERR_EXHAUSTED, "the model does not fit: %s needs %s (per worker: experts %s, other weights %s, KV %s), has %s; use %s",
+                who, size_of(need).text, size_of(b->experts).text, size_of(b->resident).text, size_of(b->kv).text, size_of(have).text,
+                advice);
 }
 
 int fit_check(const struct fit_plan *p, uint64_t memory, uint64_t available, struct why *why) {
