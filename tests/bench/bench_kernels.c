@@ -1,0 +1,296 @@
+/* bench_kernels.c - every operation that costs time, at the shapes of real models, as a fraction of this machine's roofline.
+ *
+ * For a case that moves B bytes and does F operations, no program can be faster than max(B / read bandwidth, F / peak): both
+ * ceilings are measured in the same run, and `roof` is that time over the measured one (see ceilings.h for the clock). Weights and KV pages come out of
+ * pools far larger than the caches and move on from call to call, so that decode cases read memory as a model does. Every
+ * time is the best of some rounds, because other tenants of the machine only ever make it slower; `x ref` is the reference
+ * implementation's time for the same case (taken at fewer rows where it would run for minutes) over ours.
+ *
+ * usage: bench_kernels [--isa avx2|avx512|all] [--threads N] [--only NAME] [--quick] [--check]
+ * The last line is JSON. --check exits 1 if a case stays below its floor. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/conf.h"
+#include "base/log.h"
+#include "kernels/kernels.h"
+#include "tests/bench/ceilings.h"
+
+enum { POOL_BYTES = 192 << 20, MAX_GROUPS = 512, PAGE = 16, MAX_T = 512 };
+static const double REF_MACS = 2e7; /* about a tenth of a second of ref */
+
+enum op { LINEAR, FFN, DECODE, PREFILL, NORM, GATE, STATS, COMBINE, KV_STORE, ROPE, EMBED };
+struct test {
+    const char *name;
+    enum op op;
+    int T;          /* rows; for FFN rows per group; for DECODE sequences */
+    int a, b, c, d; /* LINEAR N K; FFN groups H I; DECODE, PREFILL keys Q G D; NORM N; GATE E k; STATS V; COMBINE k H; KV_STORE G D;
+                       ROPE heads D; EMBED H */
+    int floor;      /* percent of the roofline that --check wants, on any machine */
+};
+static const struct test tests[] = {
+    {"smol qkv, 1 row", LINEAR, 1, 960, 576, 0, 0, 25},
+    {"smol head, 1 row", LINEAR, 1, 49152, 576, 0, 0, 35},
+    {"smol head, 4 rows", LINEAR, 4, 49152, 576, 0, 0, 30},
+    {"smol head, 16 rows", LINEAR, 16, 49152, 576, 0, 0, 30},
+    {"smol qkv, 128 rows", LINEAR, 128, 960, 576, 0, 0, 30},
+    {"mid qkv, 1 row", LINEAR, 1, 1536, 1024, 0, 0, 30},
+    {"mid qkv, 8 rows", LINEAR, 8, 1536, 1024, 0, 0, 25},
+    {"mid qkv, 512 rows", LINEAR, 512, 1536, 1024, 0, 0, 30},
+    {"big out, 1 row", LINEAR, 1, 2048, 2048, 0, 0, 35},
+    {"big out, 32 rows", LINEAR, 32, 2048, 2048, 0, 0, 25},
+    {"big out, 512 rows", LINEAR, 512, 2048, 2048, 0, 0, 30},
+    {"smol 16 experts of 72, 1 row", FFN, 1, 16, 576, 72, 0, 25},
+    {"smol 16 experts of 72, 16 rows", FFN, 16, 16, 576, 72, 0, 20},
+    {"smol shared of 384, 1 row", FFN, 1, 1, 576, 384, 0, 25},
+    {"smol dense of 1536, 1 row", FFN, 1, 1, 576, 1536, 0, 30},
+    {"smol dense of 1536, 128 rows", FFN, 128, 1, 576, 1536, 0, 30},
+    {"mid 8 experts, 1 row", FFN, 1, 8, 1024, 256, 0, 30},
+    {"mid 42 experts, 2 rows", FFN, 2, 42, 1024, 256, 0, 30},
+    {"mid 64 experts, 4 rows", FFN, 4, 64, 1024, 256, 0, 30},
+    {"mid 64 experts, 64 rows", FFN, 64, 64, 1024, 256, 0, 30},
+    {"big 8 experts, 1 row", FFN, 1, 8, 2048, 1024, 0, 35},
+    {"big 64 experts, 4 rows", FFN, 4, 64, 2048, 1024, 0, 30},
+    {"big 64 experts, 64 rows", FFN, 64, 64, 2048, 1024, 0, 30},
+    {"smol decode, 1 x 500 keys", DECODE, 1, 500, 9, 3, 64, 10},
+    {"smol decode, 16 x 500 keys", DECODE, 16, 500, 9, 3, 64, 10},
+    {"mid decode, 8 x 4000 keys", DECODE, 8, 4000, 16, 4, 64, 10},
+    {"big decode, 8 x 2000 keys", DECODE, 8, 2000, 16, 4, 128, 10},
+    {"smol prefill, 128 rows of 500", PREFILL, 128, 500, 9, 3, 64, 10},
+    {"big prefill, 512 rows of 2048", PREFILL, 512, 2048, 16, 4, 128, 10},
+    {"norm of 576, 1 row", NORM, 1, 576, 0, 0, 0, 0},
+    {"norm of 2048, 128 rows", NORM, 128, 2048, 0, 0, 0, 0},
+    {"gate 8 of 64, 16 rows", GATE, 16, 64, 8, 0, 0, 0},
+    {"gate 8 of 256, 16 rows", GATE, 16, 256, 8, 0, 0, 0},
+    {"stats of 49152, 1 row", STATS, 1, 49152, 0, 0, 0, 0},
+    {"combine 16 of 576, 16 rows", COMBINE, 16, 16, 576, 0, 0, 0},
+    {"kv store, 16 rows", KV_STORE, 16, 3, 64, 0, 0, 0},
+    {"rope 12 heads of 64, 16 rows", ROPE, 16, 12, 64, 0, 0, 0},
+    {"embed 576, 16 rows", EMBED, 16, 576, 0, 0, 0, 0},
+};
+enum { TESTS = sizeof tests / sizeof *tests };
+
+struct settings {
+    char *isa, *only;
+    int64_t threads;
+    bool quick, check;
+};
+
+/* Everything any case reads or writes; filled once, shared by all. */
+struct data {
+    char *pool; /* weights, KV pages: bytes that are harmless numbers in both formats */
+    size_t at;  /* where the next call's weights start */
+    float *x, *y, *table;
+    size_t x_floats;
+    int32_t *ints, *pages, *pos, *seq;
+    const float *rows[MAX_T * 16];
+    struct ffn ffns[MAX_GROUPS];
+    struct ffn_group groups[MAX_GROUPS];
+};
+
+static void *must(size_t bytes) {
+    void *p = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    if (!p) die("out of memory for %zu bytes of test data", bytes);
+    return p;
+}
+
+static void fill(struct data *d) {
+    uint32_t r = 1;
+    d->x_floats = 64u * 64 * 2048; /* the largest case: 4096 rows of 2048 */
+    d->pool = must(POOL_BYTES);
+    d->x = must(d->x_floats * sizeof *d->x);
+    d->y = must(d->x_floats * sizeof *d->y);
+    d->table = must(sizeof(float) * 4096 * 128);
+    d->ints = must(sizeof(int32_t) * 65536);
+    d->pages = must(sizeof(int32_t) * 65536);
+    d->pos = must(sizeof(int32_t) * MAX_T);
+    d->seq = must(sizeof(int32_t) * MAX_T);
+    for (size_t i = 0; i < POOL_BYTES / 2; i++) {
+        r = r * 1664525 + 1013904223;
+        ((uint16_t *)d->pool)[i] = (uint16_t)(0x3c00 + (r >> 25) + (r >> 31 << 15)); /* +-0.008 to 0.03, as bf16 and as f32 */
+    }
+    for (size_t i = 0; i < d->x_floats; i++) {
+        r = r * 1664525 + 1013904223;
+        d->x[i] = (float)(int32_t)r * 0x1p-31f;
+        d->y[i] = 0;
+    }
+    for (int i = 0; i < 4096 * 128; i++) d->table[i] = 0.7f;
+    for (int i = 0; i < MAX_T * 16; i++) d->rows[i] = d->x + (int64_t)(i * 37 % 1024) * 2048;
+}
+
+static struct mat next_matrix(struct data *d, enum fmt f, int rows, int cols) {
+    size_t bytes = (size_t)rows * (size_t)cols * fmt_bytes(f);
+    if (d->at + bytes > POOL_BYTES) d->at = 0;
+    struct mat m = {d->pool + d->at, f, rows, cols};
+    d->at += bytes;
+    return m;
+}
+
+static void call_ffn(struct backend *b, struct data *d, const struct test *t, enum fmt f, int T) {
+    for (int g = 0; g < t->a; g++) {
+        d->ffns[g] = (struct ffn){.gate = next_matrix(d, f, t->c, t->b), .up = next_matrix(d, f, t->c, t->b), .down = next_matrix(d, f, t->b, t->c)};
+        d->groups[g] = (struct ffn_group){&d->ffns[g], g * T, T};
+    }
+    b->ops->ffn(b, d->y, d->x, d->groups, t->a, t->b);
+}
+
+/* DECODE: T sequences of one row that sees all keys. PREFILL: the last T positions of one sequence. */
+static void call_attention(struct backend *b, struct data *d, const struct test *t, enum fmt f, int T) {
+    int sequences = t->op == DECODE ? T : 1, pages = (t->a + PAGE - 1) / PAGE;
+    size_t page_bytes = (size_t)2 * PAGE * (size_t)(t->c * t->d) * fmt_bytes(f), most = POOL_BYTES / page_bytes;
+    struct kv_layer kv = {d->pool, f, PAGE, t->c, t->d};
+    for (int i = 0; i < sequences * pages; i++) d->pages[i] = (int32_t)(d->at++ % most);
+    for (int i = 0; i < T; i++) {
+        d->seq[i] = t->op == DECODE ? i : 0;
+        d->pos[i] = t->op == DECODE ? t->a - 1 : t->a - T + i;
+    }
+    struct attention a = {d->x, d->y, T, t->b, 0.1f, 0, d->pos, d->seq, d->pages, pages};
+    b->ops->attention(b, &kv, &a);
+}
+
+static void call(struct backend *b, struct data *d, const struct test *t, enum fmt f, int T) {
+    const struct ops *ops = b->ops;
+    struct gate_rule rule = {GATE_SOFTMAX, GATE_WEIGHT_SCORE, GATE_NORM_SUM, 0, 1, t->a, t->b};
+    struct kv_layer kv = {d->y, f, PAGE, t->a, t->b};
+    for (int i = 0; i < T && t->op >= KV_STORE; i++) d->ints[i] = i * 3;
+    switch (t->op) {
+    case LINEAR: ops->linear(b, d->y, d->x, next_matrix(d, f, t->a, t->b), NULL, false, T); break;
+    case FFN: call_ffn(b, d, t, f, T); break;
+    case DECODE:
+    case PREFILL: call_attention(b, d, t, f, T); break;
+    case NORM: ops->rmsnorm(b, d->y, t->a, d->x, t->a, d->table, 1e-5f, T, t->a); break;
+    case GATE: ops->gate_select(b, d->ints, d->y, d->x, NULL, &rule, T); break;
+    case STATS: ops->logit_stats(b, (struct logit_stats *)d->y, d->x, T, t->a); break;
+    case COMBINE: ops->combine(b, d->y, d->rows, d->table, T, t->a, t->b); break;
+    case KV_STORE: ops->kv_store(b, &kv, d->x, d->x, d->ints, T); break;
+    case ROPE: ops->rope(b, d->x, d->ints, d->table, t->b, T, t->a, t->b); break;
+    case EMBED: ops->embed(b, d->y, next_matrix(d, f, 3 * MAX_T, t->a), d->ints, T); break;
+    }
+}
+
+struct cost {
+    double bytes, flops;
+};
+
+static struct cost cost_of(const struct test *t, enum fmt f, int T) {
+    double size = (double)fmt_bytes(f), n = T, a = t->a, b = t->b, c = t->c, d = t->d;
+    double seen = t->op == PREFILL ? n * a - n * (n - 1) / 2 : n * a; /* (row, key) pairs */
+    switch (t->op) {
+    case LINEAR: return (struct cost){a * b * size, 2 * n * a * b};
+    case FFN: return (struct cost){3 * a * b * c * size, 6 * n * a * b * c};
+    case DECODE: return (struct cost){2 * seen * c * d * size, 4 * seen * b * d};
+    case PREFILL: return (struct cost){2 * a * c * d * size, 4 * seen * b * d};
+    case NORM: return (struct cost){0, 4 * n * a};
+    case GATE: return (struct cost){0, n * a * (20 + b)};
+    case STATS: return (struct cost){0, 20 * n * a};
+    case COMBINE: return (struct cost){0, 2 * n * a * b};
+    case KV_STORE: return (struct cost){0, 2 * n * a * b};
+    case ROPE: return (struct cost){0, 3 * n * a * b};
+    case EMBED: return (struct cost){n * a * size, n * a};
+    }
+    return (struct cost){0, 0};
+}
+
+/* Microseconds of one call: the best round's mean. A round is as many calls as take about round_us, found by doubling. */
+static double time_of(struct backend *b, struct data *d, const struct test *t, enum fmt f, int T, int rounds, double round_us) {
+    double best = 1e18;
+    int calls = 1;
+    for (int i = 0; i < rounds;) {
+        double from = ceiling_clock(b->threads);
+        for (int j = 0; j < calls; j++) call(b, d, t, f, T);
+        double us = (ceiling_clock(b->threads) - from) * 1e6;
+        if (us / calls < best) best = us / calls;
+        if (us < round_us && i == 0 && calls < 1 << 20) calls *= 2;
+        else i++;
+    }
+    return best;
+}
+
+/* Ref's time for the same work, at fewer rows where T of them would take too long. */
+static double ref_time(struct backend *ref, struct data *d, const struct test *t, enum fmt f) {
+    double macs = cost_of(t, f, t->T).flops / 2;
+    int T = macs <= REF_MACS ? t->T : (int)(t->T * REF_MACS / macs);
+    if (T < 1) T = 1;
+    return time_of(ref, d, t, f, T, 1, 1000) * cost_of(t, f, t->T).flops / cost_of(t, f, T).flops;
+}
+
+struct machine {
+    double gbs, gflops;
+};
+
+/* One line of the table and one entry of the JSON array; false if below the floor. */
+static bool report(const struct test *t, enum fmt f, const char *isa, const struct machine *m, double us, double ref_us, char *json, size_t cap) {
+    struct cost c = cost_of(t, f, t->T);
+    double memory_us = c.bytes / m->gbs * 1e-3, arithmetic_us = c.flops / m->gflops * 1e-3;
+    double roof = 100 * fmax(memory_us, arithmetic_us) / us;
+    bool good = roof >= t->floor && us <= ref_us;
+    printf("%-32s %-4s %-6s %10.1f %7.1f %8.1f  %5.0f %% of %-10s %7.1f%s\n", t->name, fmt_name(f), isa, us, c.bytes / us * 1e-3,
+           c.flops / us * 1e-3, roof, memory_us > arithmetic_us ? "memory" : "arithmetic", ref_us / us, good ? "" : "  BELOW FLOOR");
+    fflush(stdout);
+    size_t used = strlen(json);
+    snprintf(json + used, cap - used, "%s{\"case\":\"%s\",\"fmt\":\"%s\",\"isa\":\"%s\",\"us\":%.2f,\"roof\":%.3f,\"x_ref\":%.1f}", used ? "," : "",
+             t->name, fmt_name(f), isa, us, roof / 100, ref_us / us);
+    return good;
+}
+
+static int bench_isa(const char *isa, const struct settings *s, struct data *d, double *gbs, char *json, size_t cap) {
+    struct backend *b, *ref;
+    struct why why;
+    struct backend_options o = {isa, (int)s->threads}, plain = {"ref", 1};
+    if (backend_open(&o, &b, &why) < 0) {
+        printf("%s: %s\n", isa, why.text);
+        return 0;
+    }
+    if (backend_open(&plain, &ref, &why) < 0) die("%s", why.text);
+    *gbs = fmax(*gbs, ceiling_read_gbs((int)s->threads));
+    struct machine m = {*gbs, ceiling_gflops(isa, (int)s->threads)};
+    printf("\n%s, %d thread%s: %.0f GFLOP/s, %.1f GB/s\n%-32s %-4s %-6s %10s %7s %8s  %-21s %7s\n", isa, (int)s->threads,
+           s->threads > 1 ? "s" : "", m.gflops, m.gbs, "case", "fmt", "isa", "us", "GB/s", "GFLOP/s", "roof", "x ref");
+    int below = 0;
+    for (int i = 0; i < TESTS; i++) {
+        if (s->only && !strstr(tests[i].name, s->only)) continue;
+        bool both = tests[i].op <= PREFILL || tests[i].op == EMBED || tests[i].op == KV_STORE; /* the others know only f32 */
+        for (int f = FMT_COUNT - 1; f >= 0; f--) {
+            if (!both && f != FMT_F32) continue;
+            double us = time_of(b, d, &tests[i], (enum fmt)f, tests[i].T, s->quick ? 3 : 9, s->quick ? 4000 : 12000);
+            below += !report(&tests[i], (enum fmt)f, isa, &m, us, ref_time(ref, d, &tests[i], (enum fmt)f), json, cap);
+        }
+    }
+    backend_close(b);
+    backend_close(ref);
+    return below;
+}
+
+static const struct conf_option options[] = {
+    {"isa", CONF_CHOICE, offsetof(struct settings, isa), "all", 0, 0, "avx2|avx512|all", "NAME", "kernels to time"},
+    {"threads", CONF_INT, offsetof(struct settings, threads), "1", 1, 64, NULL, "N", "size of the thread team"},
+    {"only", CONF_STRING, offsetof(struct settings, only), NULL, 0, 0, NULL, "TEXT", "only cases whose name contains TEXT"},
+    {"quick", CONF_FLAG, offsetof(struct settings, quick), NULL, 0, 0, NULL, NULL, "shorter rounds"},
+    {"check", CONF_FLAG, offsetof(struct settings, check), NULL, 0, 0, NULL, NULL, "exit 1 if a case is below its floor"},
+    {0},
+};
+
+int main(int argc, char **argv) {
+    static const struct conf_command command = {"bench_kernels", "[options]", "Times the kernels against this machine's roofline.", NULL, options, 0, 0};
+    static char json[65536];
+    struct settings s = {0};
+    struct data d = {0};
+    struct conf_args args;
+    struct why why;
+    int rc = conf_parse(&command, &s, argc, argv, &args, &why);
+    if (rc < 0) die("%s", why.text);
+    if (rc > 0) return 0;
+    fill(&d);
+    double gbs = 0;
+    int below = 0;
+    const char *isas[] = {"avx2", "avx512"};
+    for (int i = 0; i < 2; i++) {
+        if (!strcmp(s.isa, "all") || !strcmp(s.isa, isas[i])) below += bench_isa(isas[i], &s, &d, &gbs, json, sizeof json);
+    }
+    printf("{\"bench\":\"kernels\",\"threads\":%d,\"read_gbs\":%.2f,\"below_floor\":%d,\"cases\":[%s]}\n", (int)s.threads, gbs, below, json);
+    conf_clear(&command, &s, &args);
+    free(d.pool), free(d.x), free(d.y), free(d.table), free(d.ints), free(d.pages), free(d.pos), free(d.seq);
+    return s.check && below ? 1 : 0;
+}

@@ -1,0 +1,127 @@
+/* ceilings.c - the two ceilings of a roofline: arithmetic and memory. */
+#include "tests/bench/ceilings.h"
+
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/log.h"
+
+enum { MOST_THREADS = 64, ROUNDS = 7, FMA_LOOPS = 400000, FMAS_PER_LOOP = 16 };
+
+struct part {
+    const uint64_t *data; /* NULL: arithmetic */
+    size_t words;
+    int lanes, threads;
+    uint64_t sum; /* what was read must be used */
+    double seconds;
+    pthread_barrier_t *start;
+};
+
+double ceiling_clock(int threads) {
+    struct timespec ts;
+    clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
+}
+
+/* 16 independent chains, more than any core's latency times its units. */
+static void fma_avx2(int64_t n) {
+    __asm__ volatile("1:\n\t"
+                     "vfmadd231ps %%ymm0,%%ymm0,%%ymm0\n\tvfmadd231ps %%ymm1,%%ymm1,%%ymm1\n\tvfmadd231ps %%ymm2,%%ymm2,%%ymm2\n\t"
+                     "vfmadd231ps %%ymm3,%%ymm3,%%ymm3\n\tvfmadd231ps %%ymm4,%%ymm4,%%ymm4\n\tvfmadd231ps %%ymm5,%%ymm5,%%ymm5\n\t"
+                     "vfmadd231ps %%ymm6,%%ymm6,%%ymm6\n\tvfmadd231ps %%ymm7,%%ymm7,%%ymm7\n\tvfmadd231ps %%ymm8,%%ymm8,%%ymm8\n\t"
+                     "vfmadd231ps %%ymm9,%%ymm9,%%ymm9\n\tvfmadd231ps %%ymm10,%%ymm10,%%ymm10\n\tvfmadd231ps %%ymm11,%%ymm11,%%ymm11\n\t"
+                     "vfmadd231ps %%ymm12,%%ymm12,%%ymm12\n\tvfmadd231ps %%ymm13,%%ymm13,%%ymm13\n\tvfmadd231ps %%ymm14,%%ymm14,%%ymm14\n\t"
+                     "vfmadd231ps %%ymm15,%%ymm15,%%ymm15\n\t"
+                     "dec %0\n\tjnz 1b\n\tvzeroupper"
+                     : "+r"(n)
+                     :
+                     : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",
+                       "xmm13", "xmm14", "xmm15");
+}
+
+static void fma_avx512(int64_t n) {
+    __asm__ volatile("1:\n\t"
+                     "vfmadd231ps %%zmm0,%%zmm0,%%zmm0\n\tvfmadd231ps %%zmm1,%%zmm1,%%zmm1\n\tvfmadd231ps %%zmm2,%%zmm2,%%zmm2\n\t"
+                     "vfmadd231ps %%zmm3,%%zmm3,%%zmm3\n\tvfmadd231ps %%zmm4,%%zmm4,%%zmm4\n\tvfmadd231ps %%zmm5,%%zmm5,%%zmm5\n\t"
+                     "vfmadd231ps %%zmm6,%%zmm6,%%zmm6\n\tvfmadd231ps %%zmm7,%%zmm7,%%zmm7\n\tvfmadd231ps %%zmm8,%%zmm8,%%zmm8\n\t"
+                     "vfmadd231ps %%zmm9,%%zmm9,%%zmm9\n\tvfmadd231ps %%zmm10,%%zmm10,%%zmm10\n\tvfmadd231ps %%zmm11,%%zmm11,%%zmm11\n\t"
+                     "vfmadd231ps %%zmm12,%%zmm12,%%zmm12\n\tvfmadd231ps %%zmm13,%%zmm13,%%zmm13\n\tvfmadd231ps %%zmm14,%%zmm14,%%zmm14\n\t"
+                     "vfmadd231ps %%zmm15,%%zmm15,%%zmm15\n\t"
+                     "dec %0\n\tjnz 1b\n\tvzeroupper"
+                     : "+r"(n)
+                     :
+                     : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",
+                       "xmm13", "xmm14", "xmm15");
+}
+
+static uint64_t read_words(const uint64_t *data, size_t words) {
+    size_t quarter = words / 32 * 8, ahead = 160; /* whole lines; words */
+    const uint64_t *s[4] = {data, data + quarter, data + 2 * quarter, data + 3 * quarter};
+    uint64_t sum[4] = {0, 0, 0, 0};
+    for (size_t i = 0; i < quarter; i += 8) {
+        for (int j = 0; j < 4; j++) {
+            const uint64_t *p = s[j] + i;
+            __builtin_prefetch(p + ahead);
+            sum[j] += (p[0] ^ p[1]) + (p[2] ^ p[3]) + (p[4] ^ p[5]) + (p[6] ^ p[7]);
+        }
+    }
+    return sum[0] + sum[1] + sum[2] + sum[3];
+}
+
+static void *run_part(void *arg) {
+    struct part *p = arg;
+    pthread_barrier_wait(p->start);
+    double from = ceiling_clock(p->threads);
+    if (p->data) p->sum = read_words(p->data, p->words);
+    else if (p->lanes == 16) fma_avx512(FMA_LOOPS);
+    else fma_avx2(FMA_LOOPS);
+    p->seconds = ceiling_clock(p->threads) - from;
+    return NULL;
+}
+
+/* Seconds of the slowest part, best of the rounds. */
+static double fastest(struct part *parts, int threads) {
+    double best = 1e9;
+    for (int round = 0; round < ROUNDS; round++) {
+        pthread_barrier_t start;
+        pthread_t ids[MOST_THREADS];
+        double slowest = 0;
+        pthread_barrier_init(&start, NULL, (unsigned)threads);
+        for (int i = 0; i < threads; i++) {
+            parts[i].start = &start;
+            parts[i].threads = threads;
+            if (pthread_create(&ids[i], NULL, run_part, &parts[i])) die("cannot start a thread");
+        }
+        for (int i = 0; i < threads; i++) {
+            pthread_join(ids[i], NULL);
+            if (parts[i].seconds > slowest) slowest = parts[i].seconds;
+        }
+        pthread_barrier_destroy(&start);
+        if (slowest < best) best = slowest;
+    }
+    return best;
+}
+
+double ceiling_gflops(const char *isa, int threads) {
+    struct part parts[MOST_THREADS] = {{0}};
+    if (threads > MOST_THREADS) threads = MOST_THREADS;
+    for (int i = 0; i < threads; i++) parts[i].lanes = strcmp(isa, "avx512") ? 8 : 16;
+    return 2.0 * FMA_LOOPS * FMAS_PER_LOOP * parts[0].lanes * threads / fastest(parts, threads) * 1e-9;
+}
+
+double ceiling_read_gbs(int threads) {
+    size_t bytes = (size_t)256 << 20;
+    struct part parts[MOST_THREADS] = {{0}};
+    uint64_t *data = aligned_alloc(64, bytes);
+    if (!data) die("out of memory for %zu bytes to read", bytes);
+    memset(data, 1, bytes);
+    if (threads > MOST_THREADS) threads = MOST_THREADS;
+    size_t words = bytes / 8 / (size_t)threads / 32 * 32;
+    for (int i = 0; i < threads; i++) parts[i] = (struct part){.data = data + words * (size_t)i, .words = words};
+    double gbs = (double)words * 8 * threads / fastest(parts, threads) * 1e-9;
+    free(data);
+    return gbs;
+}
