@@ -54,6 +54,7 @@ INLINE __m256 v16_fold8(struct v16 a) { /* lane i + lane i+8 */
     return _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
 }
 INLINE float v16_largest(struct v16 a) { return _mm512_reduce_max_ps(a.v); }
+INLINE float v16_lane0(struct v16 a) { return _mm512_cvtss_f32(a.v); }
 
 INLINE struct v16 v16_round(struct v16 a) { return (struct v16){_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 INLINE struct v16 v16_pow2(struct v16 n) { /* 2^n of a whole n in -126..127 */
@@ -147,6 +148,8 @@ INLINE float v16_largest(struct v16 a) {
     q = _mm_max_ps(q, _mm_movehl_ps(q, q));
     return _mm_cvtss_f32(_mm_max_ss(q, _mm_shuffle_ps(q, q, 1)));
 }
+
+INLINE float v16_lane0(struct v16 a) { return _mm256_cvtss_f32(a.lo); }
 
 INLINE struct v16 v16_round(struct v16 a) {
     return (struct v16){_mm256_round_ps(a.lo, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),

@@ -28,12 +28,6 @@ struct tile_keys { /* some keys of one page */
     int start, count;          /* absolute position of the first key; keys to the end of the tile */
 };
 
-INLINE float lane_exp(float x) {
-    float out[16];
-    v16_store(out, v16_exp(v16_set(x)));
-    return out[0];
-}
-
 static void load_queries(struct block *b) {
     const struct attention *a = b->task->a;
     for (int i = 0; i < b->n; i++) {
@@ -70,16 +64,16 @@ static void soften(struct block *b, int i) {
         v16_store(s + k, v);
         top = v16_max(top, v);
     }
-    float max = fmaxf(q->max, v16_largest(top)), factor = lane_exp(q->max - max);
-    struct v16 m = v16_set(max), f = v16_set(factor);
+    float max = fmaxf(q->max, v16_largest(top));
+    struct v16 m = v16_set(max), factor = v16_exp(v16_sub(v16_set(q->max), m));
     for (int k = 0; k < q->hi; k += 16) {
         struct v16 p = v16_exp(v16_sub(v16_load(s + k), m));
         v16_store(s + k, p);
         sum = v16_add(sum, p);
     }
-    q->sum = fmaf(q->sum, factor, v16_sum(sum));
+    q->sum = fmaf(q->sum, v16_lane0(factor), v16_sum(sum));
     q->max = max;
-    for (int d = 0; d < b->stride; d += 16) v16_store(acc + d, v16_mul(v16_load(acc + d), f));
+    for (int d = 0; d < b->stride; d += 16) v16_store(acc + d, v16_mul(v16_load(acc + d), factor));
 }
 
 /* acc[i] += weight * value, keys [from, to) in order, for R queries at once and C vectors of the head from element d. */
@@ -185,6 +179,16 @@ static void visit_tile(struct block *b, const struct tile_keys *t) {
     weigh_values(b, t);
 }
 
+/* The heads of a token are apart by the other key/value heads, which hardware prefetchers do not follow across pages. */
+INLINE void prefetch_tile(const char *keys, const char *values, size_t token, int count, size_t head_bytes) {
+    for (int i = 0; i < count; i++, keys += token, values += token) {
+        for (size_t at = 0; at < head_bytes; at += 64) {
+            __builtin_prefetch(keys + at, 0, 2);
+            __builtin_prefetch(values + at, 0, 2);
+        }
+    }
+}
+
 void ISA(attend)(const struct attend *task) {
     const struct kv_layer *kv = task->kv;
     const struct attention *a = task->a;
@@ -203,6 +207,10 @@ void ISA(attend)(const struct attend *task) {
     size_t size = fmt_bytes(kv->fmt), token = (size_t)kv->heads * (size_t)kv->head_dim * size, head = (size_t)task->g * (size_t)kv->head_dim * size;
     for (int page = first / P; page <= last / P; page++) {
         const char *keys = (const char *)kv->base + (size_t)pages[page] * 2 * (size_t)P * token + head;
+        if (page < last / P) {
+            const char *next = (const char *)kv->base + (size_t)pages[page + 1] * 2 * (size_t)P * token + head;
+            prefetch_tile(next, next + (size_t)P * token, token, P < ATTEND_TILE ? P : ATTEND_TILE, (size_t)kv->head_dim * size);
+        }
         for (int at = 0; at < P; at += ATTEND_TILE) {
             struct tile_keys t = {.keys = keys + (size_t)at * token, .values = keys + (size_t)(P + at) * token,
                                   .start = page * P + at, .count = P - at < ATTEND_TILE ? P - at : ATTEND_TILE};

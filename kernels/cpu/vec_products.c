@@ -5,7 +5,8 @@
  * one row takes 8 weight rows at once (memory-bound: as many streams), more rows take tiles that fill the registers.
  *
  * Walk: strips of weight rows that stay in the second-level cache; in a strip, tiles of rows (x stays in the first level);
- * in a tile, the strip's weight rows. The first pass over a strip prefetches the weight rows that come next. */
+ * in a tile, the strip's weight rows. The first pass over a strip prefetches the weight rows that come next, into the second
+ * level: prefetched into the first they would compete with its own misses for the few fill buffers (half the rate). */
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/vec_list.h"
 
@@ -52,7 +53,7 @@ INLINE void tile(const struct products *p, int row, int col, int64_t ahead, cons
 #pragma GCC unroll 8
         for (int c = 0; c < C; c++) {
             const char *at = wp + c * step + k * size;
-            __builtin_prefetch(at + ahead);
+            __builtin_prefetch(at + ahead, 0, 2);
             w[c] = v16_load_fmt(f, at);
         }
 #pragma GCC unroll 8

@@ -64,7 +64,7 @@ static uint64_t read_words(const uint64_t *data, size_t words) {
     for (size_t i = 0; i < quarter; i += 8) {
         for (int j = 0; j < 4; j++) {
             const uint64_t *p = s[j] + i;
-            __builtin_prefetch(p + ahead);
+            __builtin_prefetch(p + ahead, 0, 2);
             sum[j] += (p[0] ^ p[1]) + (p[2] ^ p[3]) + (p[4] ^ p[5]) + (p[6] ^ p[7]);
         }
     }
