@@ -11,6 +11,7 @@ typedef Cadre__V1__GenerateEvent pb_event; /* the generator's names are too long
 
 struct client_port {
     struct arena in, out, scratch;
+    struct text_buf text;         /* of one token */
     ProtobufCAllocator allocator; /* over `in` */
 };
 
@@ -33,6 +34,7 @@ void client_port_free(struct client_port *p) {
     arena_clear(&p->in);
     arena_clear(&p->out);
     arena_clear(&p->scratch);
+    text_buf_clear(&p->text);
     free(p);
 }
 
@@ -142,6 +144,13 @@ const uint8_t *client_port_started(struct client_port *p, uint64_t request, int 
     return pack(p, &e.base, len);
 }
 
+static bool spell(struct client_port *p, const struct tokenizer *tokenizer, int32_t id, ProtobufCBinaryData *out) {
+    p->text.len = 0;
+    if (tokenizer_decode(tokenizer, &id, 1, false, &p->text) < 0) return false;
+    *out = (ProtobufCBinaryData){p->text.len, (uint8_t *)arena_strdup(&p->out, p->text.data, p->text.len)};
+    return out->data != NULL;
+}
+
 static bool pack_tops(struct client_port *p, const struct stream_token *t, const struct tokenizer *tokenizer,
                       Cadre__V1__TokenInfo *m) {
     m->top = arena_array(&p->out, Cadre__V1__TopLogprob *, t->n_top);
@@ -151,9 +160,7 @@ static bool pack_tops(struct client_port *p, const struct stream_token *t, const
         cadre__v1__top_logprob__init(&tops[i]);
         tops[i].id = t->top[i].id;
         tops[i].logprob = t->top[i].logprob;
-        size_t len = 0;
-        const char *text = tokenizer ? tokenizer_token(tokenizer, t->top[i].id, &len) : NULL;
-        if (text) tops[i].text = (ProtobufCBinaryData){len, (uint8_t *)text};
+        if (tokenizer && !spell(p, tokenizer, t->top[i].id, &tops[i].text)) return false;
         m->top[m->n_top++] = &tops[i];
     }
     return true;

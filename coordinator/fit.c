@@ -30,9 +30,10 @@ static int does_not_fit(const char *who, const struct fit_bytes *b, uint64_t nee
     const char *advice = b->kv > b->experts && b->kv > b->resident ? "a smaller --kv-tokens or --max-context"
                          : p->weights == FMT_F32                   ? "--weights bf16 or more workers"
                                                                    : "more workers or hosts with more memory";
-    return fail(why, ERR_EXHAUSTED, "the model does not fit: %s needs %s (per worker: experts %s, other weights %s, KV %s), has %s; use %s",
-                who, size_of(need).text, size_of(b->experts).text, size_of(b->resident).text, size_of(b->kv).text, size_of(have).text,
-                advice);
+    return fail(why, ERR_EXHAUSTED,
+                "the model does not fit: %s needs %s (per worker: experts %s, other weights %s, KV %s), has %s; use %s", who,
+                size_of(need).text, size_of(b->experts).text, size_of(b->resident).text, size_of(b->kv).text,
+                size_of(have).text, advice);
 }
 
 int fit_check(const struct fit_plan *p, uint64_t memory, uint64_t available, struct why *why) {

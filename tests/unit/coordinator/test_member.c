@@ -1,0 +1,199 @@
+/* test_member.c - who may join, and who is declared dead when: every deadline, from both sides. */
+#include "coordinator/member.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "tests/unit/coordinator/run.h"
+
+enum { MS = 1000, LEASE = 500 * MS, DEAD = 1500 * MS, LOADING = 5000 * MS, PROGRESS = 4000 * MS, TICK = 100 * MS };
+static struct members ms;
+static struct why why;
+static int64_t now;
+
+static struct worker_hello hello(int rank) {
+    return (struct worker_hello){
+        .protocol = 1, .rank = (uint32_t)rank, .size = 3, .host = "a", .fabric = "mpi", .pid = 100 + (uint64_t)rank};
+}
+static struct worker_ready ready(void) { return (struct worker_ready){.fingerprint = 42, .numeric_class = "cpu/avx2"}; }
+
+static void begin(void) {
+    struct member_limits l = {.workers = 3,
+                              .fabric = "mpi",
+                              .fingerprint = 42,
+                              .lease_us = LEASE,
+                              .dead_us = DEAD,
+                              .loading_us = LOADING,
+                              .progress_us = PROGRESS};
+    member_init(&ms, &l);
+    now = 1000000;
+}
+static void join_all(void) {
+    for (int i = 0; i < 3; i++) {
+        struct worker_hello h = hello(i);
+        struct worker_ready r = ready();
+        ck_assert_int_eq(member_hello(&ms, &h, now, &why), 0);
+        member_welcomed(&ms, i, now);
+        ck_assert_int_eq(member_ready(&ms, i, &r, now, &why), 0);
+    }
+    ck_assert(member_all_ready(&ms));
+}
+/* Ticks until `until`; members in `beating` beat, those in `moving` also move while busy. The first death, or -1. */
+static int pass(int64_t until, unsigned beating, unsigned moving) {
+    static uint64_t counter[3];
+    for (; now < until; now += TICK) {
+        for (int i = 0; i < 3; i++)
+            if (beating >> i & 1) member_beat(&ms, i, counter[i] += moving >> i & 1, true, now);
+        int dead = member_tick(&ms, now, &why);
+        if (dead >= 0) return dead;
+    }
+    return -1;
+}
+
+START_TEST(refusals) {
+    struct {
+        struct worker_hello h;
+        const char *says;
+    } cases[] = {{hello(0), "protocol version 2; this coordinator speaks 1"},
+                 {hello(0), "one of 4 workers"},
+                 {hello(0), "rank 3 of 3"},
+                 {hello(0), "fabric 'mem'; this cluster runs 'mpi'"}};
+    cases[0].h.protocol = 2;
+    cases[1].h.size = 4;
+    cases[2].h.rank = 3;
+    snprintf(cases[3].h.fabric, sizeof cases[3].h.fabric, "mem");
+    for (int i = 0; i < 4; i++) {
+        ck_assert_int_eq(member_hello(&ms, &cases[i].h, now, &why), ERR_DENIED);
+        ck_assert_msg(strstr(why.text, cases[i].says) != NULL, "%s", why.text);
+    }
+    struct worker_hello h = hello(1), twin = hello(1);
+    ck_assert_int_eq(member_hello(&ms, &h, now, &why), 0);
+    twin.pid = 999;
+    ck_assert_int_eq(member_hello(&ms, &twin, now, &why), ERR_DENIED);
+    ck_assert_ptr_nonnull(strstr(why.text, "rank 1 is taken: a pid 101 has it (connected), this is a pid 999"));
+    ck_assert_int_eq(member_count(&ms, WORKER_CONNECTED), 1);
+    char list[32];
+    member_list(&ms, WORKER_EXPECTED, list, sizeof list);
+    ck_assert_str_eq(list, "0, 2");
+}
+END_TEST
+
+START_TEST(both_values) {
+    for (int i = 0; i < 2; i++) {
+        struct worker_hello h = hello(i);
+        ck_assert_int_eq(member_hello(&ms, &h, now, &why), 0);
+        member_welcomed(&ms, i, now);
+    }
+    struct worker_ready r = ready();
+    r.fingerprint = 43;
+    ck_assert_int_eq(member_ready(&ms, 0, &r, now, &why), ERR_DENIED);
+    ck_assert_ptr_nonnull(strstr(why.text, "000000000000002b"));
+    ck_assert_ptr_nonnull(strstr(why.text, "000000000000002a"));
+    r = ready();
+    ck_assert_int_eq(member_ready(&ms, 0, &r, now, &why), 0);
+    ck_assert_int_eq(member_ready(&ms, 0, &r, now, &why), ERR_DENIED); /* twice */
+    snprintf(r.numeric_class, sizeof r.numeric_class, "cpu/avx512");
+    ck_assert_int_eq(member_ready(&ms, 1, &r, now, &why), ERR_DENIED);
+    ck_assert_ptr_nonnull(strstr(why.text, "'cpu/avx512'; worker 0 runs 'cpu/avx2'"));
+    ck_assert(!member_all_ready(&ms));
+}
+END_TEST
+
+START_TEST(lease) {
+    join_all();
+    int64_t start = now;
+    ck_assert_int_eq(pass(start + 2000 * MS, 7, 7), -1);
+    start = now;
+    ck_assert_int_eq(pass(start + 700 * MS, 5, 5), -1);
+    ck_assert_int_eq(ms.m[1].state, WORKER_SUSPECT);
+    ck_assert(member_all_ready(&ms) && member_alive(&ms, 1));
+    ck_assert_int_eq(pass(now + 100 * MS, 7, 7), -1); /* it is back */
+    ck_assert_int_eq(ms.m[1].state, WORKER_READY);
+    start = now;
+    ck_assert_int_eq(pass(start + 5000 * MS, 5, 5), 1);
+    ck_assert_int_le(now - start, DEAD + 100 * MS);
+    ck_assert_ptr_nonnull(strstr(why.text, "worker 1 (a pid 101) is dead: silent"));
+    ck_assert_int_eq(ms.m[1].state, WORKER_DEAD);
+    ck_assert(!member_alive(&ms, 1));
+    ck_assert_int_eq(pass(now + 2000 * MS, 5, 5), -1); /* told once */
+}
+END_TEST
+
+START_TEST(own_stall_blames_nobody) {
+    join_all();
+    ck_assert_int_eq(pass(now + 1000 * MS, 7, 7), -1);
+    now += 60 * 1000 * MS; /* the coordinator was stopped for a minute: beats wait unread */
+    ck_assert_int_eq(member_tick(&ms, now, &why), -1);
+    ck_assert_int_eq(pass(now + 300 * MS, 7, 7), -1);
+    ck_assert_int_eq(member_count(&ms, WORKER_READY), 3);
+}
+END_TEST
+
+START_TEST(loading_is_given_time) {
+    for (int i = 0; i < 3; i++) {
+        struct worker_hello h = hello(i);
+        ck_assert_int_eq(member_hello(&ms, &h, now, &why), 0);
+    }
+    ck_assert_int_eq(pass(now + 10000 * MS, 0, 0), -1); /* nothing is owed before Welcome */
+    for (int i = 0; i < 3; i++) member_welcomed(&ms, i, now);
+    int64_t start = now;
+    ck_assert_int_eq(pass(start + 10000 * MS, 3, 3), 2);
+    ck_assert_int_ge(now - start, LOADING);
+    ck_assert_ptr_nonnull(strstr(why.text, "while loading"));
+}
+END_TEST
+
+START_TEST(progress) { /* worker 2's engine hangs in a step; the others wait for it, and one of them for another waiter */
+    join_all();
+    ck_assert_int_eq(pass(now + 2000 * MS, 7, 3), -1);
+    member_accuse(&ms, 0, 4, now);
+    member_accuse(&ms, 1, 1, now);
+    int64_t start = now;
+    ck_assert_int_eq(pass(start + 20000 * MS, 7, 0), 2);
+    ck_assert_int_le(now - start, PROGRESS + 100 * MS);
+    ck_assert_ptr_nonnull(strstr(why.text, "worker 2 (a pid 102) is dead: its engine has not moved"));
+    ck_assert_ptr_nonnull(strstr(why.text, "wait for it"));
+}
+END_TEST
+
+START_TEST(
+    late_but_moving) { /* accused, but its engine works: nobody dies, and the accusation is forgotten when the accuser moves */
+    join_all();
+    member_accuse(&ms, 0, 2, now);
+    ck_assert_int_eq(pass(now + 3000 * MS, 7, 6), -1);
+    ck_assert_int_eq(pass(now + 60000 * MS, 7, 7), -1);
+    ck_assert_uint_eq(ms.m[0].accuses, 0);
+}
+END_TEST
+
+START_TEST(idle_owes_nothing) {
+    join_all();
+    for (int i = 0; i < 1000; i++, now += TICK) {
+        for (int w = 0; w < 3; w++) member_beat(&ms, w, 5, false, now);
+        ck_assert_int_eq(member_tick(&ms, now, &why), -1);
+    }
+}
+END_TEST
+
+START_TEST(ring_of_accusations) {
+    join_all();
+    ck_assert_int_eq(pass(now + 200 * MS, 7, 7), -1);
+    for (int w = 0; w < 3; w++) member_accuse(&ms, w, 1u << ((w + 1) % 3), now);
+    ck_assert_int_ge(pass(now + 30000 * MS, 7, 0), 0);
+    ck_assert_ptr_nonnull(strstr(why.text, "wait for each other"));
+}
+END_TEST
+
+START_TEST(leaving) {
+    join_all();
+    member_gone(&ms, 0, true);
+    member_gone(&ms, 0, false); /* harmless */
+    ck_assert_int_eq(ms.m[0].state, WORKER_LEFT);
+    member_gone(&ms, 1, false);
+    ck_assert_int_eq(ms.m[1].state, WORKER_DEAD);
+    ck_assert_str_eq(worker_state_name(ms.m[1].state), "dead");
+}
+END_TEST
+
+RUN("member", begin, NULL, refusals, both_values, lease, own_stall_blames_nobody, loading_is_given_time, progress,
+    late_but_moving, idle_owes_nothing, ring_of_accusations, leaving)

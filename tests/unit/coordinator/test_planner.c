@@ -1,0 +1,77 @@
+/* test_planner.c - placement files: what they can express, what they are refused for, and how a placement is described. */
+#include "coordinator/planner.h"
+
+#include <string.h>
+
+#include "tests/unit/coordinator/run.h"
+
+static const int layers[3] = {1, 2, 5}; /* layers 0, 3 and 4 are dense */
+static const struct planner_shape shape = {.workers = 3, .layers = 3, .experts = 4, .model_layer = layers};
+static uint64_t hosts[12];
+static struct why why;
+
+static int parse(const char *text) { return planner_parse(&shape, text, strlen(text), "p", hosts, &why); }
+
+START_TEST(contiguous) {
+    planner_contiguous(&shape, hosts);
+    static const uint64_t want[4] = {1, 1, 2, 4}; /* e * R / E */
+    for (int i = 0; i < 12; i++) ck_assert_uint_eq(hosts[i], want[i % 4]);
+}
+END_TEST
+
+START_TEST(expresses_any_map) {
+    ck_assert_int_eq(parse("# comment\n\n* 0-1 0\n*\t2,3  1 # rest\n 2 0 0,2\n5 1-3 *\n"), 0);
+    static const uint64_t want[12] = {1, 1, 2, 2, 5, 1, 2, 2, 1, 7, 7, 7};
+    for (int i = 0; i < 12; i++) ck_assert_uint_eq(hosts[i], want[i]);
+    ck_assert_int_eq(parse("0-5 * 2"), 0); /* a range may run over layers without experts */
+    for (int i = 0; i < 12; i++) ck_assert_uint_eq(hosts[i], 4);
+}
+END_TEST
+
+START_TEST(refusals) {
+    static const struct {
+        const char *text, *says;
+    } cases[] = {
+        {"", "no worker for expert 0 of layer 1"},
+        {"* 0-2 0", "no worker for expert 3 of layer 1"},
+        {"* * 0\n2 1 3", "p:2: there is no worker 3"},
+        {"* 4 0", "p:1: there is no expert 4"},
+        {"9 0 0", "p:1: there is no layer 9"},
+        {"3 0 0", "layers '3' have no experts"},
+        {"* * ", "wanted three fields"},
+        {"* * 0 0", "wanted three fields"},
+        {"* 3-1 0", "'3-1' is not a list"},
+        {"* 1, 0", "'1,' is not a list"},
+        {"* 1,,2 0", "is not a list"},
+        {"* -1 0", "'-1' is not a list"},
+        {"* x 0", "'x' is not a list"},
+        {"* 99999999999999999999 0", "there is no expert"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ck_assert_int_eq(parse(cases[i].text), ERR_INVALID);
+        ck_assert_msg(strstr(why.text, cases[i].says) != NULL, "'%s': %s", cases[i].text, why.text);
+    }
+    struct planner_shape dense = {.workers = 1};
+    ck_assert_int_eq(planner_parse(&dense, "* * 0", 5, "p", hosts, &why), ERR_INVALID);
+    ck_assert_int_eq(planner_read(&shape, "/nonexistent/placement", hosts, &why), ERR_IO);
+}
+END_TEST
+
+START_TEST(describes) {
+    char text[64], tiny[4];
+    ck_assert_int_eq(parse("* 0,2-3 0\n* 1 1\n5 1 1,2"), 0);
+    ck_assert_int_eq(planner_describe(&shape, hosts, 0, text, sizeof text), 9);
+    ck_assert_str_eq(text, "0,2-3");
+    ck_assert_int_eq(planner_describe(&shape, hosts, 1, text, sizeof text), 3);
+    ck_assert_str_eq(text, "1");
+    ck_assert_int_eq(planner_describe(&shape, hosts, 2, text, sizeof text), 1);
+    ck_assert_str_eq(text, "1 experts in 3 layers");
+    planner_describe(&shape, hosts, 0, tiny, sizeof tiny);
+    ck_assert_str_eq(tiny, "0,2");
+    struct planner_shape dense = {.workers = 1};
+    ck_assert_int_eq(planner_describe(&dense, hosts, 0, text, sizeof text), 0);
+    ck_assert_str_eq(text, "");
+}
+END_TEST
+
+RUN("planner", NULL, NULL, contiguous, expresses_any_map, refusals, describes)

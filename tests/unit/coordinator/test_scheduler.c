@@ -1,0 +1,325 @@
+/* test_scheduler.c - single decisions of the scheduler, and reports that must not be believed. The simulator does the crowds. */
+#include "coordinator/scheduler.h"
+
+#include <string.h>
+
+#include "tests/unit/coordinator/run.h"
+
+static struct scheduler s;
+static struct why why;
+static struct scheduler_limits limits;
+static const int32_t ids[64] = {1, 2, 3};
+
+static void begin(void) {
+    limits = (struct scheduler_limits){.workers = 1,
+                                       .step_tokens = 8,
+                                       .max_seqs = 4,
+                                       .max_batch = 4,
+                                       .max_context = 40,
+                                       .page_tokens = 4,
+                                       .pages = 10,
+                                       .max_queue = 3,
+                                       .vocab = 100,
+                                       .ahead = 2};
+    s = (struct scheduler){0};
+}
+static void open_scheduler(void) { ck_assert_msg(scheduler_init(&s, &limits, &why) >= 0, "%s", why.text); }
+static void end(void) { scheduler_clear(&s); }
+
+static struct seq *submit(int prompt, int max_tokens, int priority) {
+    struct seq_request r = {.ids = ids, .prompt = prompt, .max_tokens = max_tokens, .priority = priority};
+    struct seq *q = NULL;
+    ck_assert_msg(scheduler_submit(&s, &r, 1, &q, &why) >= 0, "%s", why.text);
+    return q;
+}
+static int refuse(int prompt, int max_tokens, const char *says) {
+    struct seq_request r = {.ids = ids, .prompt = prompt, .max_tokens = max_tokens};
+    struct seq *q = NULL;
+    int rc = scheduler_submit(&s, &r, 1, &q, &why);
+    ck_assert_int_lt(rc, 0);
+    ck_assert_msg(strstr(why.text, says) != NULL, "wanted '%s' in '%s'", says, why.text);
+    return rc;
+}
+static int report(int worker, uint64_t step, const struct step_out *out, int n) {
+    struct worker_step_done d = {.step = step, .out = out, .n_out = n};
+    return scheduler_done(&s, worker, &d, &why);
+}
+static struct step_out token(const struct seq *q, int position) {
+    return (struct step_out){.seq = q->number, .position = (uint32_t)position, .token = 5};
+}
+static const struct plan *plan(void) { return scheduler_plan(&s, 2); }
+static int commit(const struct commit **c) { return scheduler_commit(&s, 3, c, &why); }
+
+START_TEST(admission) {
+    open_scheduler();
+    ck_assert_int_eq(refuse(0, 1, "empty"), ERR_INVALID);
+    ck_assert_int_eq(refuse(41, 0, "the prompt has 41 tokens; this cluster's context is 40"), ERR_TOO_LARGE);
+    ck_assert_int_eq(refuse(30, 11, "at most 10 can be generated"), ERR_TOO_LARGE);
+    ck_assert_int_eq(scheduler_room(&limits, 40, &why), 0);
+    limits.pages = 5;
+    ck_assert_int_eq(scheduler_room(&limits, 15, &why), 6); /* 20 rows; the last token takes none */
+    ck_assert_int_eq(scheduler_room(&limits, 21, &why), ERR_TOO_LARGE);
+    ck_assert_ptr_nonnull(strstr(why.text, "KV pages for 20"));
+    for (int i = 0; i < 3; i++) submit(1, 1, 0);
+    ck_assert_int_eq(refuse(1, 1, "the queue is full: 3 requests wait already"), ERR_EXHAUSTED);
+}
+END_TEST
+
+START_TEST(chunks_then_decode_ahead) {
+    limits.prefill_chunk = 3;
+    open_scheduler();
+    struct seq *q = submit(7, 3, 0);
+    const struct plan *p = plan();
+    ck_assert_int_eq(p->worker[0].n_start, 1);
+    ck_assert_int_eq(p->worker[0].run[0].count, 3);
+    ck_assert(!p->worker[0].run[0].sample);
+    p = plan();
+    ck_assert_int_eq(p->worker[0].n_start, 0);
+    ck_assert_int_eq(p->worker[0].run[0].first, 3);
+    ck_assert_ptr_null(plan()); /* two in flight */
+    const struct commit *c;
+    ck_assert_int_eq(report(0, 1, NULL, 0), 0);
+    ck_assert_int_eq(commit(&c), 1);
+    ck_assert_int_eq(c->n, 0);
+    p = plan(); /* the last chunk samples */
+    ck_assert_int_eq(p->worker[0].run[0].first, 6);
+    ck_assert_int_eq(p->worker[0].run[0].count, 1);
+    ck_assert(p->worker[0].run[0].sample);
+    ck_assert_int_eq(report(0, 2, NULL, 0), 0);
+    ck_assert_int_eq(commit(&c), 1);
+    p = plan(); /* position 7 is granted though its token is not known here yet */
+    ck_assert_int_eq(p->worker[0].run[0].first, 7);
+    ck_assert_int_eq(p->worker[0].run[0].n_new_pages, 0);
+    struct step_out o = token(q, 7);
+    ck_assert_int_eq(report(0, 3, &o, 1), 0);
+    ck_assert_int_eq(commit(&c), 1);
+    ck_assert_int_eq(c->n, 1);
+    ck_assert_ptr_eq(c->token[0].seq, q);
+    p = plan();
+    ck_assert_int_eq(p->worker[0].run[0].first, 8);
+    ck_assert_int_eq(p->worker[0].run[0].n_new_pages, 1);
+    o = token(q, 8);
+    ck_assert_int_eq(report(0, 4, &o, 1), 0);
+    ck_assert_int_eq(commit(&c), 1);
+    ck_assert_ptr_null(plan()); /* the third token is the last: no row is left to grant */
+    o = token(q, 9);
+    o.finish = STEP_LENGTH;
+    ck_assert_int_eq(report(0, 5, &o, 1), 0);
+    ck_assert_int_eq(commit(&c), 1);
+    ck_assert_int_eq(c->token[0].end, SEQ_END_LENGTH);
+    ck_assert_ptr_null(plan());
+    ck_assert_int_eq(pages_used(&s.pages, 0), 0);
+    ck_assert(scheduler_idle(&s));
+}
+END_TEST
+
+START_TEST(no_tokens_wanted) {
+    open_scheduler();
+    submit(3, 0, 0);
+    const struct plan *p = plan();
+    ck_assert(!p->worker[0].run[0].sample);
+    const struct commit *c;
+    ck_assert_ptr_null(plan());
+    ck_assert_int_eq(report(0, 1, NULL, 0), 0);
+    ck_assert_int_eq(commit(&c), 1);
+    ck_assert_int_eq(c->n, 1);
+    ck_assert_ptr_null(c->token[0].out);
+    ck_assert_int_eq(c->token[0].end, SEQ_END_LENGTH);
+}
+END_TEST
+
+START_TEST(cancel_frees_by_the_second_step) {
+    open_scheduler();
+    struct seq *q = submit(8, 10, 0), *other = submit(4, 10, 0);
+    plan();
+    plan();
+    int used = pages_used(&s.pages, 0);
+    ck_assert_int_gt(used, 0);
+    scheduler_end(&s, q);
+    ck_assert_ptr_null(plan());
+    ck_assert_int_eq(pages_used(&s.pages, 0), used); /* plans 1 and 2 still touch them */
+    const struct commit *c;
+    struct step_out o = token(q, 8);
+    ck_assert_int_eq(report(0, 1, &o, 1), 0);
+    ck_assert_int_eq(commit(&c), 1);
+    ck_assert_int_eq(c->n, 0); /* its token is dropped */
+    const struct plan *p = plan();
+    ck_assert_int_eq(p->worker[0].n_drop, 1);
+    ck_assert_uint_eq(p->worker[0].drop[0], 1);
+    o = token(other, 4); /* its prompt ran in the second step */
+    ck_assert_int_eq(report(0, 2, &o, 1), 0);
+    ck_assert_int_eq(commit(&c), 1);
+    scheduler_settle(&s);
+    ck_assert_int_eq(pages_used(&s.pages, 0), other->n_pages);
+}
+END_TEST
+
+START_TEST(order_and_priority) {
+    limits.max_batch = 1;
+    limits.max_queue = 8;
+    open_scheduler();
+    submit(2, 0, 5);
+    submit(2, 0, 0);
+    submit(2, 0, -1);
+    submit(2, 0, 0);
+    static const uint64_t want[] = {3, 2, 4, 1};
+    const struct commit *c;
+    for (int i = 0; i < 4; i++) {
+        const struct plan *p = plan();
+        ck_assert_uint_eq(p->worker[0].run[0].seq->number, want[i]);
+        ck_assert_int_eq(report(0, (uint64_t)i + 1, NULL, 0), 0);
+        ck_assert_int_eq(commit(&c), 1);
+    }
+}
+END_TEST
+
+START_TEST(homes_are_spread) {
+    limits.workers = 3;
+    limits.max_batch = 12;
+    limits.max_queue = 12;
+    open_scheduler();
+    for (int i = 0; i < 6; i++) submit(4, 4, 0);
+    const struct plan *p = plan();
+    for (int w = 0; w < 3; w++) ck_assert_int_eq(p->worker[w].n_start, 2);
+    ck_assert_uint_eq(p->worker[0].start[0]->number, 1);
+    ck_assert_uint_eq(p->worker[1].start[0]->number, 2);
+}
+END_TEST
+
+START_TEST(eviction_and_return) { /* two that fit only one after the other */
+    limits.pages = 5;
+    limits.ahead = 1;
+    open_scheduler();
+    struct seq *a = submit(4, 17, 0), *b = submit(4, 17, 0);
+    const struct commit *c;
+    bool restarted = false;
+    for (uint64_t step = 1; step < 60 && !scheduler_idle(&s); step++) {
+        const struct plan *p = plan();
+        ck_assert_ptr_nonnull(p);
+        struct step_out out[4];
+        int n = 0;
+        for (int i = 0; i < p->worker[0].n_run; i++) {
+            const struct plan_run *r = &p->worker[0].run[i];
+            if (!r->sample) continue;
+            out[n] = token(r->seq, r->first + r->count);
+            if ((int)out[n].position + 1 == r->seq->limit) out[n].finish = STEP_LENGTH;
+            n++;
+        }
+        for (int i = 0; i < p->worker[0].n_start; i++)
+            if (p->worker[0].start[i] == b && step > 1) {
+                restarted = true;
+                ck_assert_int_gt(b->given, b->prompt); /* recomputes its own answer so far */
+            }
+        ck_assert_int_eq(report(0, step, out, n), 0);
+        ck_assert_int_eq(commit(&c), 1);
+        ck_assert(a == NULL || a->preemptions == 0);
+        for (int i = 0; i < c->n; i++)
+            if (c->token[i].end != SEQ_NOT_ENDED && c->token[i].seq == a) a = NULL;
+    }
+    ck_assert(scheduler_idle(&s));
+    ck_assert(restarted);
+    ck_assert_uint_gt(s.counts.preemptions, 0);
+    ck_assert_uint_eq(s.counts.tokens, 34);
+}
+END_TEST
+
+START_TEST(commits_wait_for_all) {
+    limits.workers = 2;
+    open_scheduler();
+    struct seq *q = submit(2, 5, 0);
+    const struct commit *c;
+    plan();
+    plan();
+    struct step_out o = token(q, 2), o2 = token(q, 3);
+    ck_assert_int_eq(report(q->home, 1, &o, 1), 0);
+    ck_assert_int_eq(report(q->home, 2, &o2, 1), 0);
+    ck_assert_int_eq(commit(&c), 0);
+    ck_assert_int_eq(report(!q->home, 1, NULL, 0), 0);
+    ck_assert_int_eq(commit(&c), 1);
+    ck_assert_int_eq(commit(&c), 0);
+    ck_assert_int_eq(report(!q->home, 2, NULL, 0), 0);
+    ck_assert_int_eq(commit(&c), 1);
+    ck_assert_int_eq((int)c->token[0].out->position, 3);
+}
+END_TEST
+
+static void bad_commit(const struct step_out *out, int n, const char *says) {
+    const struct commit *c;
+    ck_assert_int_eq(report(0, 1, out, n), 0);
+    ck_assert_int_eq(commit(&c), ERR_PROTOCOL);
+    ck_assert_msg(strstr(why.text, says) != NULL, "wanted '%s' in '%s'", says, why.text);
+    ck_assert_int_eq(s.faulty, 0);
+}
+static struct seq *one_step(void) {
+    open_scheduler();
+    struct seq *q = submit(3, 2, 0);
+    ck_assert_ptr_nonnull(plan());
+    return q;
+}
+START_TEST(owed_token) {
+    one_step();
+    bad_commit(NULL, 0, "owes the token of sequence 1 at position 3");
+}
+END_TEST
+START_TEST(wrong_position) {
+    struct step_out o = token(one_step(), 4);
+    bad_commit(&o, 1, "at position 4; wanted its home (worker 0) at position 3");
+}
+END_TEST
+START_TEST(wrong_id) {
+    struct step_out o = token(one_step(), 3);
+    o.token = 100;
+    bad_commit(&o, 1, "sampled token 100 of a vocabulary of 100");
+}
+END_TEST
+START_TEST(ends_early) {
+    struct step_out o = token(one_step(), 3);
+    o.finish = STEP_LENGTH;
+    bad_commit(&o, 1, "ends sequence 1 at 4 of 5 tokens as \"length\"");
+}
+END_TEST
+START_TEST(same_token_twice) {
+    struct step_out o = token(one_step(), 3), two[2] = {o, o};
+    bad_commit(two, 2, "at position 3; wanted");
+}
+END_TEST
+START_TEST(unknown_sequence_is_overshoot) {
+    struct step_out out[2] = {token(one_step(), 3), {.seq = 99, .position = 1}};
+    const struct commit *c;
+    ck_assert_int_eq(report(0, 1, out, 2), 0);
+    ck_assert_int_eq(commit(&c), 1);
+    ck_assert_int_eq(c->n, 1);
+}
+END_TEST
+START_TEST(bad_reports) {
+    one_step();
+    struct step_out many[5] = {{0}};
+    ck_assert_int_eq(report(0, 0, NULL, 0), ERR_PROTOCOL);
+    ck_assert_int_eq(report(0, 9, NULL, 0), ERR_PROTOCOL);
+    ck_assert_int_eq(report(0, 1, many, 5), ERR_PROTOCOL);
+    ck_assert_ptr_nonnull(strstr(why.text, "worker 0: reports 5 tokens"));
+    limits.workers = 2;
+    scheduler_clear(&s);
+    one_step();
+    ck_assert_int_eq(report(0, 1, NULL, 0), 0);
+    ck_assert_int_eq(report(0, 1, NULL, 0), ERR_PROTOCOL);
+    ck_assert_ptr_nonnull(strstr(why.text, "twice"));
+}
+END_TEST
+
+START_TEST(bad_limits) {
+    limits.step_tokens = 3;
+    ck_assert_int_eq(scheduler_init(&s, &limits, &why), ERR_INVALID);
+    ck_assert_ptr_nonnull(strstr(why.text, "step-tokens 3 is less than the 4 sequences"));
+    limits.step_tokens = 8;
+    limits.workers = 65;
+    ck_assert_int_eq(scheduler_init(&s, &limits, &why), ERR_INVALID);
+    limits.workers = 1;
+    limits.ahead = 5;
+    ck_assert_int_eq(scheduler_init(&s, &limits, &why), ERR_INVALID);
+}
+END_TEST
+
+RUN("scheduler", begin, end, admission, chunks_then_decode_ahead, no_tokens_wanted, cancel_frees_by_the_second_step,
+    order_and_priority, homes_are_spread, eviction_and_return, commits_wait_for_all, owed_token, wrong_position, wrong_id,
+    ends_early, same_token_twice, unknown_sequence_is_overshoot, bad_reports, bad_limits)
