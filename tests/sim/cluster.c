@@ -1,0 +1,238 @@
+/* cluster.c - threads and their ends: the coordinator's, one per worker (which start their own engine threads). */
+#include "tests/sim/cluster.h"
+
+#include "base/clk.h"
+#include "base/log.h"
+#include "worker/worker.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct member {
+    struct cluster *cluster;
+    struct worker *worker;
+    struct bus *bus;
+    pthread_t thread;
+    int rank, rc;
+    bool killed;
+    struct why why;
+};
+
+struct cluster {
+    struct cluster_options options;
+    struct bus_context *context;
+    struct bus_hub *bus_hub;
+    struct bus *clients, *workers;
+    struct coordinator *coordinator;
+    pthread_t thread;
+    int rc;
+    struct why why;
+    pthread_mutex_t lock; /* start-up: the first worker that knows the frame size makes the fabric's hub */
+    struct fabric_hub *hub;
+    struct member member[FABRIC_MAX_RANKS];
+    struct cadre_client *client;
+    char endpoint[256];
+};
+
+static int open_fabric(void *ctx, int rank, size_t frame_bytes, struct fabric **out, struct why *why) {
+    struct cluster *c = ctx;
+    pthread_mutex_lock(&c->lock);
+    int rc = c->hub ? 0 : fabric_hub_new(c->options.coordinator.workers, frame_bytes, c->options.faults, &c->hub, why);
+    pthread_mutex_unlock(&c->lock);
+    return rc < 0 ? rc : fabric_mem_open(c->hub, rank, out, why);
+}
+
+static void *coordinator_main(void *arg) {
+    struct cluster *c = arg;
+    log_set_name("coordinator");
+    c->rc = coordinator_run(c->coordinator, &c->why);
+    return NULL;
+}
+
+static void *member_main(void *arg) {
+    struct member *m = arg;
+    char name[32];
+    snprintf(name, sizeof name, "worker %d", m->rank);
+    log_set_name(name);
+    m->rc = worker_run(m->worker, &m->why);
+    return NULL;
+}
+
+static void start_member(struct cluster *c, int rank) {
+    struct member *m = &c->member[rank];
+    struct worker_options o = {.engine = {.rank = rank,
+                                          .workers = c->options.coordinator.workers,
+                                          .threads = c->options.threads ? c->options.threads : 1,
+                                          .fabric_name = "mem",
+                                          .open_fabric = open_fabric,
+                                          .fabric_ctx = c},
+                               .join_timeout_us = 30000000};
+    struct why why;
+    *m = (struct member){.cluster = c, .rank = rank};
+    if (bus_mem_connect(c->bus_hub, "control", &m->bus, &why) < 0) die("%s", why.text);
+    if (worker_new(&o, m->bus, &m->worker) < 0) die("out of memory for a worker");
+    if (pthread_create(&m->thread, NULL, member_main, m)) die("cannot start a worker's thread");
+}
+
+static bool is_settled(const struct cadre_cluster *s, void *ctx) {
+    char *reason = ctx;
+    if (!strcmp(s->state, "failed")) snprintf(reason, 300, "%s", s->reason);
+    return !strcmp(s->state, "failed") || !strcmp(s->state, "serving");
+}
+
+int cluster_start(const struct cluster_options *o, struct cluster **out, struct why *why) {
+    struct cluster *c = calloc(1, sizeof *c);
+    char reason[300] = "";
+    if (!c) return fail(why, ERR_NOMEM, "out of memory");
+    c->options = *o;
+    c->options.coordinator.fabric = "mem";
+    pthread_mutex_init(&c->lock, NULL);
+    c->bus_hub = bus_hub_new();
+    if (bus_context_open(&c->context, why) < 0 || bus_zmq_bind(c->context, "tcp://127.0.0.1:*", &c->clients, why) < 0 ||
+        bus_mem_bind(c->bus_hub, "control", &c->workers, why) < 0)
+        die("%s", why->text);
+    int rc = coordinator_new(&c->options.coordinator, c->clients, c->workers, &c->coordinator, why);
+    if (rc < 0) {
+        bus_close(c->clients);
+        bus_close(c->workers);
+        bus_hub_free(c->bus_hub);
+        bus_context_close(c->context);
+        pthread_mutex_destroy(&c->lock);
+        free(c);
+        return rc;
+    }
+    snprintf(c->endpoint, sizeof c->endpoint, "%s", bus_endpoint(c->clients));
+    if (pthread_create(&c->thread, NULL, coordinator_main, c)) die("cannot start the coordinator's thread");
+    for (int i = 0; i < o->coordinator.workers; i++) start_member(c, i);
+    if (cadre_open(c->endpoint, NULL, &c->client)) die("%s", cadre_error(c->client));
+    bool settled = cluster_await(c, is_settled, reason, 120);
+    if (settled && !reason[0]) {
+        *out = c;
+        return 0;
+    }
+    fail(why, ERR_IO, "%s", settled ? reason : "not serving after 120 s");
+    cluster_stop(c);
+    return ERR_IO;
+}
+
+const char *cluster_endpoint(const struct cluster *c) { return c->endpoint; }
+
+void cluster_kill_worker(struct cluster *c, int rank) {
+    c->member[rank].killed = true;
+    worker_kill(c->member[rank].worker);
+    if (c->hub) fabric_hub_kill(c->hub, rank);
+}
+
+int cluster_stop(struct cluster *c) {
+    int bad = 0;
+    cadre_close(c->client);
+    coordinator_stop(c->coordinator, true);
+    pthread_join(c->thread, NULL);
+    for (int i = 0; i < c->options.coordinator.workers; i++) {
+        struct member *m = &c->member[i];
+        pthread_join(m->thread, NULL);
+        if (m->rc < 0 && !m->killed) {
+            printf("# worker %d: %s\n", i, m->why.text);
+            bad++;
+        }
+        worker_free(m->worker);
+        bus_close(m->bus);
+    }
+    if (c->rc < 0) printf("# coordinator: %s\n", c->why.text);
+    bad += c->rc < 0;
+    coordinator_free(c->coordinator);
+    fabric_hub_free(c->hub);
+    bus_close(c->clients);
+    bus_close(c->workers);
+    bus_hub_free(c->bus_hub);
+    bus_context_close(c->context);
+    pthread_mutex_destroy(&c->lock);
+    free(c);
+    return bad;
+}
+
+bool cluster_await(struct cluster *c, bool (*good)(const struct cadre_cluster *status, void *ctx), void *ctx, int seconds) {
+    for (int64_t until = clk_now_us() + seconds * (int64_t)1000000; clk_now_us() < until;) {
+        struct cadre_cluster *status;
+        if (cadre_status(c->client, 1000, &status) != CADRE_OK) continue;
+        bool yes = good(status, ctx);
+        cadre_cluster_free(status);
+        if (yes) return true;
+    }
+    return false;
+}
+
+/* --- asking --- */
+
+static void take_tokens(struct answer *a, const struct cadre_event *e) {
+    for (size_t i = 0; i < e->n_tokens && a->n < ANSWER_TOKENS; i++, a->n++) {
+        const struct cadre_token *t = &e->tokens[i];
+        a->ids[a->n] = t->id;
+        a->logprobs[a->n] = t->logprob;
+        for (size_t j = 0; j < t->n_top && j < ANSWER_TOP; j++) {
+            a->top[a->n][j] = t->top[j].logprob;
+            a->top_ids[a->n][j] = t->top[j].id;
+        }
+    }
+}
+
+static bool take_event(struct answer *a, const struct cadre_event *e) {
+    switch (e->kind) {
+    case CADRE_STARTED: return false;
+    case CADRE_TOKENS: return take_tokens(a, e), false;
+    case CADRE_FINISHED:
+        snprintf(a->reason, sizeof a->reason, "%s", e->reason);
+        a->preemptions = e->preemptions;
+        return false;
+    case CADRE_END:
+        a->status = e->status;
+        snprintf(a->message, sizeof a->message, "%s", e->message ? e->message : "");
+        return true;
+    }
+    return false;
+}
+
+bool cluster_ask(struct cluster *c, const struct cadre_request *requests, int n, struct answer *answers, int seconds) {
+    struct cadre_stream **streams = calloc((size_t)n, sizeof(struct cadre_stream *));
+    int open = 0;
+    int64_t until = clk_now_us() + seconds * (int64_t)1000000;
+    if (!streams) die("out of memory");
+    for (int i = 0; i < n; i++) {
+        memset(&answers[i], 0, sizeof answers[i]);
+        if (cadre_generate(c->client, &requests[i], &streams[i])) {
+            answers[i].status = CADRE_INVALID_ARGUMENT;
+            snprintf(answers[i].message, sizeof answers[i].message, "%s", cadre_error(c->client));
+            continue;
+        }
+        cadre_stream_set_user(streams[i], &answers[i]);
+        open++;
+    }
+    while (open && clk_now_us() < until) {
+        struct cadre_stream *ready;
+        struct cadre_event e;
+        if (cadre_wait(c->client, 500, &ready) || cadre_next(ready, 0, &e)) continue;
+        open -= take_event(cadre_stream_user(ready), &e);
+    }
+    for (int i = 0; i < n; i++) cadre_stream_close(streams[i]);
+    free(streams);
+    return open == 0;
+}
+
+bool answer_equal(const struct answer *a, const struct answer *b, char *where, size_t cap) {
+    if (a->status != b->status || strcmp(a->reason, b->reason)) {
+        snprintf(where, cap, "one ended %d '%s' %s, the other %d '%s' %s", a->status, a->reason, a->message, b->status,
+                 b->reason, b->message);
+        return false;
+    }
+    for (int i = 0; i < a->n && i < b->n; i++)
+        if (a->ids[i] != b->ids[i] || memcmp(&a->logprobs[i], &b->logprobs[i], sizeof a->logprobs[i]) ||
+            memcmp(a->top[i], b->top[i], sizeof a->top[i]) || memcmp(a->top_ids[i], b->top_ids[i], sizeof a->top_ids[i])) {
+            snprintf(where, cap, "token %d: id %d logprob %.9g, and id %d logprob %.9g", i, a->ids[i], (double)a->logprobs[i],
+                     b->ids[i], (double)b->logprobs[i]);
+            return false;
+        }
+    if (a->n != b->n) snprintf(where, cap, "%d tokens and %d", a->n, b->n);
+    return a->n == b->n;
+}

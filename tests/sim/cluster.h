@@ -1,0 +1,40 @@
+/* cluster.h - a whole cluster in this process: a coordinator and R workers as threads, on a memory bus and the memory fabric.
+ * Clients come over ZeroMQ, as they would. For tests: one thread starts, drives and stops it. */
+#pragma once
+#include "client/cadre.h"
+#include "coordinator/coordinator.h"
+#include "fabric/fabric.h"
+
+struct cluster_options {
+    struct coordinator_options coordinator; /* model_dir, workers, weights ...; fabric and end_on_death are set for you */
+    int threads;                            /* per worker; 0 = 1 */
+    const struct fabric_faults *faults;     /* NULL: none */
+};
+
+struct cluster;
+/* Returns when it is serving, or with why when it cannot. */
+int cluster_start(const struct cluster_options *o, struct cluster **out, struct why *why);
+const char *cluster_endpoint(const struct cluster *c);
+/* This worker stops dead, without a word: its threads, its frames, its beats. */
+void cluster_kill_worker(struct cluster *c, int rank);
+/* Drains and ends. The number of parts that did not end in order; killed workers do not count. Frees c. */
+int cluster_stop(struct cluster *c);
+
+/* --- asking it things --- */
+
+enum { ANSWER_TOKENS = 512, ANSWER_TOP = 3 };
+struct answer {
+    int status; /* CADRE_OK ... */
+    char message[300], reason[16];
+    int n;
+    int32_t ids[ANSWER_TOKENS];
+    float logprobs[ANSWER_TOKENS], top[ANSWER_TOKENS][ANSWER_TOP];
+    int32_t top_ids[ANSWER_TOKENS][ANSWER_TOP];
+    uint32_t preemptions;
+};
+/* Sends all n at once over one client and waits for every end (at most seconds). false: something is still open then. */
+bool cluster_ask(struct cluster *c, const struct cadre_request *requests, int n, struct answer *answers, int seconds);
+/* Same tokens, same bits of every logprob, same reason. Where they differ first goes to `where`. */
+bool answer_equal(const struct answer *a, const struct answer *b, char *where, size_t cap);
+/* Waits until `good` says yes of the status; false after `seconds`. */
+bool cluster_await(struct cluster *c, bool (*good)(const struct cadre_cluster *status, void *ctx), void *ctx, int seconds);

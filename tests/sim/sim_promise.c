@@ -1,0 +1,165 @@
+/* sim_promise.c - promise 1: a request's tokens and logprob bits depend only on model, prompt and sampling parameters.
+ *
+ * For every tiny checkpoint and both weight formats, answers of one worker, asked one at a time, are compared to the bit with
+ * those of clusters of other sizes, thread counts, placements and chunkings, alone and among others, and after preemption.
+ *
+ * usage: sim_promise DATA_DIR [--all]      --all: every variation for every checkpoint, else the full set for one */
+#include "tests/sim/cluster.h"
+
+#include "base/hash.h"
+#include "base/log.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char *const checkpoints[] = {"mixtral",       "qwen2_moe",     "qwen3_moe",       "olmoe",         "llama",
+                                          "cadre_moe_all", "cadre_moe_one", "cadre_moe_score", "cadre_moe_raw", "llama_tied"};
+enum { CHECKPOINTS = sizeof checkpoints / sizeof *checkpoints, SUBJECTS = 6, OTHERS = 16, PROMPT_MAX = 60, VOCAB = 250 };
+
+static int passed, failed;
+static void report(bool ok, const char *what, const char *where) {
+    printf("%s %d - %s%s%s\n", ok ? "ok" : "not ok", passed + failed + 1, what, ok ? "" : ": ", ok ? "" : where);
+    fflush(stdout);
+    *(ok ? &passed : &failed) += 1;
+}
+
+/* The requests under test: prompts of different lengths, greedy and every kind of sampling. */
+static int32_t prompts[SUBJECTS + OTHERS][PROMPT_MAX];
+static void make_requests(struct cadre_request *r, int n, int first) {
+    for (int i = 0; i < n; i++) {
+        int which = first + i, length = 1 + (which * 13) % (PROMPT_MAX - 1);
+        for (int t = 0; t < length; t++) prompts[which][t] = (int32_t)(hash_u64((uint64_t)(which * 1000 + t)) % VOCAB);
+        r[i] = (struct cadre_request){.ids = prompts[which],
+                                      .n_ids = (size_t)length,
+                                      .max_tokens = (uint32_t)(16 + which % 9),
+                                      .has_max_tokens = 1,
+                                      .logprobs = 4,
+                                      .ignore_eos = 1,
+                                      .has_seed = 1,
+                                      .seed = (uint64_t)which * 77};
+        if (which % 3 == 1) r[i].temperature = 0.9f, r[i].top_p = 0.95f;
+        if (which % 3 == 2) r[i].temperature = 1.3f, r[i].top_k = 20, r[i].min_p = 0.01f;
+    }
+}
+
+struct variation {
+    const char *name;
+    int workers, threads, step_tokens, prefill_chunk;
+    int64_t kv_tokens;
+    const char *isa;
+    bool crowd;    /* all at once, among sixteen others */
+    bool replicas; /* another placement, with replicas */
+    bool preempts; /* must have happened, or the variation proves nothing */
+};
+static const struct variation variations[] = {
+    {.name = "2 workers, alone", .workers = 2},
+    {.name = "2 workers, in a crowd", .workers = 2, .crowd = true},
+    {.name = "3 workers, 2 threads, in a crowd", .workers = 3, .threads = 2, .crowd = true},
+    {.name = "4 workers, in a crowd, another placement with replicas", .workers = 4, .crowd = true, .replicas = true},
+    {.name = "8 workers, in a crowd, chunks of 3", .workers = 8, .prefill_chunk = 3, .crowd = true},
+    {.name = "1 worker, 3 threads, in a crowd, 7 rows a step", .workers = 1, .threads = 3, .step_tokens = 7, .crowd = true},
+    {.name = "1 worker, in a crowd, token by token", .workers = 1, .prefill_chunk = 1, .crowd = true},
+    {.name = "2 workers, in a crowd, preempted", .workers = 2, .kv_tokens = 256, .crowd = true, .preempts = true},
+    {.name = "2 workers, in a crowd, AVX2 kernels", .workers = 2, .isa = "avx2", .crowd = true},
+};
+enum { VARIATIONS = sizeof variations / sizeof *variations };
+static bool is_basic(int v) { return v == 3 || v == 7; }
+
+/* Expert e of every layer on worker (e * 5 + 1) % R, and on the next one too when e is odd. */
+static void write_placement(const char *path, int workers, int experts) {
+    FILE *f = fopen(path, "w");
+    if (!f) die("cannot write %s", path);
+    for (int e = 0; e < experts; e++) {
+        int w = (e * 5 + 1) % workers;
+        if (e % 2) fprintf(f, "* %d %d,%d\n", e, w, (w + 1) % workers);
+        else fprintf(f, "* %d %d\n", e, w);
+    }
+    fclose(f);
+}
+
+static bool find_experts(const struct cadre_cluster *s, void *ctx) { return *(int *)ctx = (int)s->experts, true; }
+
+static struct cluster *start(const char *dir, const char *weights, const struct variation *v, int experts) {
+    char path[] = "/tmp/sim_promise.XXXXXX";
+    struct cluster_options o = {.threads = v->threads,
+                                .coordinator = {.model_dir = dir,
+                                                .workers = v->workers,
+                                                .weights = weights,
+                                                .isa = v->isa,
+                                                .max_batch = 32,
+                                                .max_context = 128,
+                                                .step_tokens = v->step_tokens,
+                                                .prefill_chunk = v->prefill_chunk,
+                                                .kv_tokens = v->kv_tokens}};
+    struct cluster *c;
+    struct why why;
+    if (v->replicas && experts) {
+        int fd = mkstemp(path);
+        if (fd < 0) die("no temporary file");
+        close(fd);
+        write_placement(path, v->workers, experts);
+        o.coordinator.placement_file = path;
+    }
+    if (cluster_start(&o, &c, &why) < 0) die("%s, %s: %s", dir, v->name, why.text);
+    if (o.coordinator.placement_file) remove(path);
+    return c;
+}
+
+static void compare(const char *label, const struct variation *v, struct cluster *c, const struct cadre_request *requests,
+                    const struct answer *want) {
+    static struct answer got[SUBJECTS + OTHERS];
+    char where[300] = "", what[300];
+    bool ok = true;
+    uint32_t preemptions = 0;
+    if (v->crowd) ok = cluster_ask(c, requests, SUBJECTS + OTHERS, got, 120);
+    for (int i = 0; i < SUBJECTS && !v->crowd; i++) ok = cluster_ask(c, &requests[i], 1, &got[i], 60) && ok;
+    if (!ok) snprintf(where, sizeof where, "not answered in time");
+    for (int i = 0; ok && i < SUBJECTS; i++) {
+        char at[200];
+        ok = answer_equal(&got[i], &want[i], at, sizeof at);
+        if (!ok) snprintf(where, sizeof where, "request %d: %s", i, at);
+    }
+    for (int i = 0; v->crowd && i < SUBJECTS + OTHERS; i++) preemptions += got[i].preemptions;
+    if (ok && v->preempts && !preemptions) ok = false, snprintf(where, sizeof where, "nothing was preempted");
+    snprintf(what, sizeof what, "%s: %s", label, v->name);
+    report(ok, what, where);
+}
+
+static void test_checkpoint(const char *data, const char *name, const char *weights, bool every) {
+    static const struct variation alone = {.name = "1 worker, alone", .workers = 1};
+    static struct answer want[SUBJECTS];
+    struct cadre_request requests[SUBJECTS + OTHERS];
+    char dir[1024], label[64];
+    int experts = 0;
+    snprintf(dir, sizeof dir, "%s/%s", data, name);
+    snprintf(label, sizeof label, "%s %s", name, weights);
+    make_requests(requests, SUBJECTS + OTHERS, 0);
+    struct cluster *c = start(dir, weights, &alone, 0);
+    cluster_await(c, find_experts, &experts, 10);
+    for (int i = 0; i < SUBJECTS; i++)
+        if (!cluster_ask(c, &requests[i], 1, &want[i], 60) || want[i].status || want[i].n != (int)requests[i].max_tokens)
+            die("%s: request %d of the baseline ended %d after %d tokens: %s", label, i, want[i].status, want[i].n,
+                want[i].message);
+    compare(label, &(struct variation){.name = "1 worker, in a crowd", .crowd = true}, c, requests, want);
+    report(cluster_stop(c) == 0, "ends in order", label);
+    for (int v = 0; v < VARIATIONS; v++) {
+        if (!every && !is_basic(v)) continue;
+        c = start(dir, weights, &variations[v], experts);
+        compare(label, &variations[v], c, requests, want);
+        if (cluster_stop(c)) report(false, variations[v].name, "did not end in order");
+    }
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2) die("usage: sim_promise DATA_DIR [--all]");
+    bool all = argc > 2 && !strcmp(argv[2], "--all");
+    log_set_level(LOG_ERROR);
+    for (int i = 0; i < CHECKPOINTS; i++) {
+        test_checkpoint(argv[1], checkpoints[i], "f32", all || i == 0);
+        if (all || i < 2) test_checkpoint(argv[1], checkpoints[i], "bf16", all || i == 1);
+    }
+    printf("1..%d\n# %d passed, %d failed\n", passed + failed, passed, failed);
+    return failed > 0;
+}
