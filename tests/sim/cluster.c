@@ -129,7 +129,6 @@ int cluster_stop(struct cluster *c) {
     int bad = 0;
     cadre_close(c->client);
     coordinator_stop(c->coordinator, true);
-    pthread_join(c->thread, NULL);
     for (int i = 0; i < c->options.coordinator.workers; i++) {
         struct member *m = &c->member[i];
         pthread_join(m->thread, NULL);
@@ -138,8 +137,9 @@ int cluster_stop(struct cluster *c) {
             bad++;
         }
         worker_free(m->worker);
-        bus_close(m->bus);
+        bus_close(m->bus); /* by which the coordinator sees that it left */
     }
+    pthread_join(c->thread, NULL);
     if (c->rc < 0) printf("# coordinator: %s\n", c->why.text);
     bad += c->rc < 0;
     coordinator_free(c->coordinator);
