@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PLANS = 4, REPORTS = 4, FLUSH_SLICE_US = 1000 };
+enum { PLANS = 4, REPORTS = 4 };
 
 struct engine {
     struct engine_options options;
@@ -394,8 +394,6 @@ static int serve(struct engine *e, struct why *why) {
     while (!atomic_load(&e->stop)) {
         struct plan *p;
         if (!ring_pop(&e->plan_in, &p)) {
-            /* The last step's answers may leave only while we call the fabric: asleep, we would keep the others waiting. */
-            if (e->ep && ep_flush(e->ep, clk_now_us() + FLUSH_SLICE_US) == ERR_DEADLINE) continue;
             struct pollfd fd = {.fd = e->plan_bell.fd, .events = POLLIN};
             poll(&fd, 1, 1000);
             bell_clear(&e->plan_bell);

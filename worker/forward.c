@@ -128,6 +128,8 @@ int forward_step(struct forward *f) {
         if (rc < 0) return rc;
         atomic_fetch_add_explicit(f->progress, 1, memory_order_relaxed);
     }
+    int rc = f->config->moe_layers ? moe_step_end(f->moe) : 0;
+    if (rc < 0) return rc;
     sampled_logits(f);
     return 0;
 }

@@ -81,7 +81,7 @@ static void run_experts(struct moe *m, int moe_index, const struct ep_work *work
     m->backend->ops->sync(m->backend);
 }
 
-/* Both waits: in slices, so that a stop is noticed; a peer that outlasts the patience is reported, and waited for still, because
+/* Posts and waits: in slices, so that a stop is noticed; a peer that outlasts the patience is reported, and waited for still, because
  * only the coordinator may declare it dead. */
 struct patience {
     struct moe *m;
@@ -96,6 +96,20 @@ static int keep_waiting(struct patience *p, int rc, uint64_t late) {
         p->reported_us = now;
         p->m->on_late(p->m->ctx, late);
     }
+    return 0;
+}
+
+static int post_dispatch(struct moe *m, int layer, const struct ep_send *send, int slots) {
+    struct patience p = {m, clk_now_us()};
+    for (int rc; (rc = ep_dispatch_post(m->ep, layer, send, slots, clk_now_us() + WAIT_SLICE_US)) < 0;)
+        if ((rc = keep_waiting(&p, rc, 0)) < 0) return rc;
+    return 0;
+}
+
+static int post_combine(struct moe *m) {
+    struct patience p = {m, clk_now_us()};
+    for (int rc; (rc = ep_combine_post(m->ep, clk_now_us() + WAIT_SLICE_US)) < 0;)
+        if ((rc = keep_waiting(&p, rc, 0)) < 0) return rc;
     return 0;
 }
 
@@ -128,19 +142,25 @@ int moe_layer(struct moe *m, int layer, const struct layer_weights *w, float *ou
         route(m, index, seq_id, pos, T);
     }
     struct ep_send send = {T, x, m->worker, m->slot};
-    int rc = ep_dispatch_post(m->ep, layer, &send, m->store->first[index + 1] - m->store->first[index],
-                              clk_now_us() + m->patience_us);
+    int rc = post_dispatch(m, layer, &send, m->store->first[index + 1] - m->store->first[index]);
     if (rc < 0) return rc;
     shared_expert(m, w, x, T);
     struct ep_work work;
     if ((rc = await_dispatch(m, &work)) < 0) return rc;
     run_experts(m, index, &work);
-    if ((rc = ep_combine_post(m->ep, clk_now_us() + m->patience_us)) < 0) return rc;
+    if ((rc = post_combine(m)) < 0) return rc;
     if ((rc = await_combine(m)) < 0) return rc;
     if (!T) return 0;
     b->ops->combine(b, m->routed, m->rows, m->weights, T, m->config->gate.k, H);
     if (m->config->shared != SHARED_NONE)
         b->ops->add(b, m->routed, m->shared, m->config->shared == SHARED_SIGMOID ? m->scale : NULL, T, H);
     b->ops->add(b, out, m->routed, NULL, T, H);
+    return 0;
+}
+
+int moe_step_end(struct moe *m) {
+    struct patience p = {m, clk_now_us()};
+    for (int rc; (rc = ep_flush(m->ep, clk_now_us() + WAIT_SLICE_US)) < 0;)
+        if ((rc = keep_waiting(&p, rc == ERR_DEADLINE ? ERR_LATE : rc, 0)) < 0) return rc;
     return 0;
 }

@@ -36,3 +36,6 @@ void moe_clear(struct moe *m);
  * set, ERR_PROTOCOL or ERR_GONE. */
 int moe_layer(struct moe *m, int layer, const struct layer_weights *w, float *out, const float *x, const uint64_t *seq_id,
               const int32_t *pos, int T);
+/* After the last layer: sees to it that nothing of this step still needs this worker's help to reach its peers, which would
+ * otherwise wait for it while it computes logits or sleeps. Results as moe_layer. */
+int moe_step_end(struct moe *m);
