@@ -3,9 +3,9 @@
  * One bus serves all streams of a client. Whoever waits pumps it for all: frames are sorted by call id into their streams'
  * queues, as bytes; decoding waits until the event is taken. A queue cannot outgrow the stream's window, because the server
  * needs a credit per Data and credits are granted as events are taken.
- * A stream ends by the server's End, or here: when nobody ever answered (connect timeout), when the server stopped talking
- * about the call (it pings every open call each second, so silence means that it died, restarted or forgot us), or when
- * frames are missing. */
+ * A stream ends by the server's End, or here: when nobody ever answered (connect timeout), when the connection broke, when
+ * the server stopped talking about the call (it pings every open call each second, so silence means that it hangs or is
+ * unreachable), or when frames are missing. */
 #include "base/clk.h"
 #include "base/hash.h"
 #include "client/client.h"
@@ -111,16 +111,31 @@ static void look_for_silence(struct cadre_client *c) {
         uint32_t ms = s->heard_us ? c->options.silence_timeout_ms : c->options.connect_timeout_ms;
         if (now - (s->heard_us ? s->heard_us : s->opened_us) < (int64_t)ms * 1000) continue;
         if (s->heard_us)
-            snprintf(text, sizeof text, "the server at %s has said nothing for %.3g s; it died or was restarted", c->endpoint,
+            snprintf(text, sizeof text, "the server at %s has said nothing for %.3g s; it hangs or is unreachable", c->endpoint,
                      ms / 1e3);
         else snprintf(text, sizeof text, "no server answers at %s (is `cadre serve` running?)", c->endpoint);
         abandon(s, CADRE_UNAVAILABLE, text);
     }
 }
 
+/* To the server a new connection is a new client: it gives up what it did for the old one. Requests nobody has answered yet may
+ * still wait on our side and travel over the new one. */
+static void connection_lost(struct cadre_client *c) {
+    struct list *i, *tmp;
+    char text[400];
+    snprintf(text, sizeof text, "the connection to the server at %s was lost", c->endpoint);
+    list_for(i, tmp, &c->streams) {
+        struct cadre_stream *s = list_entry(i, struct cadre_stream, node);
+        if (s->heard_us) abandon(s, CADRE_UNAVAILABLE, text);
+    }
+}
+
 void stream_pump(struct cadre_client *c) {
     struct bus_msg m;
+    uint64_t lost = bus_lost(c->bus); /* first, so that what came before the break is taken before it is told */
     while (bus_recv(c->bus, &m) >= 0) handle(c, &m);
+    if (lost != c->lost) connection_lost(c);
+    c->lost = lost;
     look_for_silence(c);
 }
 

@@ -32,6 +32,7 @@ struct bus_ops {
     const char *(*endpoint)(struct bus *b);
     void (*close)(struct bus *b);
     uint64_t (*noise)(struct bus *b); /* messages dropped because they were none; may be NULL */
+    uint64_t (*lost)(struct bus *b);  /* clients: how often an established connection broke; may be NULL */
 };
 static inline int bus_send(struct bus *b, const struct bus_id *to, const void *head, size_t head_len, const void *body,
                            size_t body_len) {
@@ -45,6 +46,8 @@ static inline int bus_fd(struct bus *b) { return b->ops->fd(b); }
 /* As bound, with the real port. */
 static inline const char *bus_endpoint(struct bus *b) { return b->ops->endpoint(b); }
 static inline uint64_t bus_noise(struct bus *b) { return b->ops->noise ? b->ops->noise(b) : 0; }
+/* A broken connection comes back by itself, but as a new peer: what the server knew of the old one is over. */
+static inline uint64_t bus_lost(struct bus *b) { return b->ops->lost ? b->ops->lost(b) : 0; }
 static inline void bus_close(struct bus *b) {
     if (b) b->ops->close(b);
 }

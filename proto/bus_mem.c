@@ -179,7 +179,7 @@ static void close_bus(struct bus *b) {
     free(m);
 }
 
-static const struct bus_ops mem_ops = {send_to, recv_from, fd_of, endpoint_of, close_bus, NULL};
+static const struct bus_ops mem_ops = {send_to, recv_from, fd_of, endpoint_of, close_bus, NULL, NULL};
 
 struct bus_hub *bus_hub_new(void) {
     struct bus_hub *h = calloc(1, sizeof *h);

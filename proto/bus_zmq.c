@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zmq.h>
@@ -32,7 +33,8 @@ struct bus_zmq {
     void *socket;
     bool server;
     int fd;
-    uint64_t noise;
+    void *monitor;            /* DEALER: tells about its connection */
+    uint64_t noise, lost;
     char endpoint[256];
     bool holds; /* head and body hold the last message given out */
     zmq_msg_t head, body;
@@ -145,14 +147,38 @@ static int fd_of(struct bus *b) { return zmq_of(b)->fd; }
 static const char *endpoint_of(struct bus *b) { return zmq_of(b)->endpoint; }
 static uint64_t noise_of(struct bus *b) { return zmq_of(b)->noise; }
 
+/* Monitor events are two parts: number and value, then an address. */
+static uint64_t lost_of(struct bus *b) {
+    struct bus_zmq *z = zmq_of(b);
+    zmq_msg_t m;
+    if (!z->monitor) return 0;
+    zmq_msg_init(&m);
+    while (zmq_msg_recv(&m, z->monitor, ZMQ_DONTWAIT) >= 0)
+        if (zmq_msg_more(&m)) z->lost++; /* only ZMQ_EVENT_DISCONNECTED was asked for */
+    zmq_msg_close(&m);
+    return z->lost;
+}
+
+static int open_monitor(struct bus_context *c, struct bus_zmq *z) {
+    char address[64];
+    snprintf(address, sizeof address, "inproc://monitor-%p", (void *)z);
+    if (zmq_socket_monitor(z->socket, address, ZMQ_EVENT_DISCONNECTED) < 0) return -1;
+    z->monitor = zmq_socket(c->zmq, ZMQ_PAIR);
+    return z->monitor && zmq_connect(z->monitor, address) >= 0 ? 0 : -1;
+}
+
 static void close_bus(struct bus *b) {
     struct bus_zmq *z = zmq_of(b);
     drop_held(z);
+    if (z->monitor) {
+        zmq_socket_monitor(z->socket, NULL, 0);
+        zmq_close(z->monitor);
+    }
     zmq_close(z->socket);
     free(z);
 }
 
-static const struct bus_ops zmq_ops = {send_to, recv_from, fd_of, endpoint_of, close_bus, noise_of};
+static const struct bus_ops zmq_ops = {send_to, recv_from, fd_of, endpoint_of, close_bus, noise_of, lost_of};
 
 static void set_options(struct bus_zmq *z, const char *endpoint) {
     const struct {
@@ -192,6 +218,7 @@ static int open_failed(struct bus_zmq *z, const char *what, const char *endpoint
         code = ERR_INVALID;
         hint = "; wanted something like tcp://127.0.0.1:5770";
     }
+    if (z->monitor) zmq_close(z->monitor);
     if (z->socket) zmq_close(z->socket);
     free(z);
     return fail(why, code, "cannot %s %s: %s%s", what, endpoint, zmq_strerror(e), hint);
@@ -206,6 +233,7 @@ static int open_bus(struct bus_context *c, bool server, const char *endpoint, st
     z->socket = zmq_socket(c->zmq, server ? ZMQ_ROUTER : ZMQ_DEALER);
     if (!z->socket) return open_failed(z, what, endpoint, why);
     set_options(z, endpoint);
+    if (!server && open_monitor(c, z) < 0) return open_failed(z, what, endpoint, why);
     int rc = server ? zmq_bind(z->socket, endpoint) : zmq_connect(z->socket, endpoint);
     if (rc < 0) return open_failed(z, what, endpoint, why);
     size_t len = sizeof z->endpoint, fd_len = sizeof z->fd;

@@ -199,6 +199,15 @@ def pending(pid, number):
     return any(m >> (number - 1) & 1 for m in masks)
 
 
+def test_server_dies(server):
+    p = start_generate(server, "hold")
+    wait_for("a running request", lambda: running(server))
+    before = time.monotonic()
+    server.process.kill()
+    out, err = p.communicate(timeout=LIMIT)
+    expect(p.returncode == 1 and "was lost" in err and time.monotonic() - before < 3, (p.returncode, out, err))
+
+
 # ---- chat ----
 def test_chat_pipe(server):
     r = cadre("chat", "--connect", server.endpoint, "--system", "be brief", input="hello\n\n/what\nagain\n/reset\nthird\n/quit\nnever\n")

@@ -4,6 +4,7 @@
 
 #include <check.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zmq.h>
@@ -143,6 +144,28 @@ START_TEST(port_taken) {
 }
 END_TEST
 
+/* A client learns that its connection broke, and has a new one without doing anything. */
+START_TEST(connection_lost) {
+    open_server(ZMQ);
+    char where[256];
+    snprintf(where, sizeof where, "%s", bus_endpoint(server));
+    struct bus *b = open_client(ZMQ);
+    struct bus_msg m;
+    bus_send(b, NULL, "a", 1, NULL, 0);
+    recv_wait(server, &m);
+    ck_assert_uint_eq(bus_lost(b), 0);
+    bus_close(server);
+    int64_t until = clk_now_us() + WAIT_US;
+    while (!bus_lost(b)) ck_assert(clk_now_us() < until);
+    while (bus_zmq_bind(context, where, &server, &why) < 0) ck_assert(clk_now_us() < until); /* the old one closes slowly */
+    bus_send(b, NULL, "b", 1, NULL, 0);
+    recv_wait(server, &m);
+    ck_assert_mem_eq(m.head, "b", 1);
+    ck_assert_uint_eq(bus_lost(b), 1);
+    bus_close(b);
+    bus_close(server);
+} END_TEST
+
 /* Parts beyond two and identities of our peers' own making are noise, not a crash. */
 START_TEST(noise) {
     open_server(ZMQ);
@@ -186,6 +209,7 @@ int main(void) {
     tcase_add_loop_test(c, full_queue_answers_again, MEM, ZMQ + 1);
     tcase_add_test(c, connect_before_bind);
     tcase_add_test(c, port_taken);
+    tcase_add_test(c, connection_lost);
     tcase_add_test(c, noise);
     suite_add_tcase(s, c);
     SRunner *r = srunner_create(s);
