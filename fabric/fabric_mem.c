@@ -30,7 +30,7 @@
 
 enum {
     LINE = 64,
-    SPINS = 100,       /* looks at the event count before yielding: about 2 us */
+    SPINS = 30,        /* looks at the event count before yielding: about 2 us */
     YIELDS = 20,       /* yields before sleeping: a peer on the same core gets to answer */
     DELAY_MAX_US = 400 /* a delayed frame is held back for 1..DELAY_MAX_US */
 };

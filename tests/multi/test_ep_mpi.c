@@ -116,7 +116,7 @@ static int run_rank(const char *verb, const char *fifo) {
     bool death = strcmp(verb, "death") == 0;
     if (rc == 0 && death) rc = run_death(f, &why);
     if (rc == 0 && !strcmp(verb, "flush")) rc = run_flush(f, fifo, &why);
-    if (rc == 0 && !strcmp(verb, "exact")) rc = fabric_case_run(f, 7, 300, false, PATIENCE_US, &why);
+    if (rc == 0 && !strcmp(verb, "exact")) rc = fabric_case_run(f, 7, 100, false, PATIENCE_US, &why);
     if (rc == 0 && !strcmp(verb, "exact")) rc = run_exchanges(f, &why);
     if (rc < 0) fprintf(stderr, "rank %d of %d: %s\n", rank, size, why.text);
     bool clean = rc == 0 && !death;
