@@ -186,6 +186,7 @@ static void add_mpirun(struct command_line *l, const struct options *o, bool fou
     add_setting(l, "pml", "ob1");
     add_setting(l, "btl", "vader,self");
     add_setting(l, "btl_vader_single_copy_mechanism", "none");
+    add_setting(l, "pml_ob1_send_pipeline_depth", "64"); /* the default moves large frames in tiny sips: fabric_mpi.c */
 }
 
 static int start_fleet(struct supervisor *s) {

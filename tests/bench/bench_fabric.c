@@ -275,8 +275,8 @@ static void exec_mpirun(const struct options *o, int ranks) {
     snprintf(topk, sizeof topk, "%d", (int)o->topk);
     execlp("mpirun", "mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np", np, "--timeout", "300",
            "--mca", "mpi_yield_when_idle", "1", "--mca", "pml", "ob1", "--mca", "btl", "vader,self", "--mca",
-           "btl_vader_single_copy_mechanism", "none", "--mca", "pml_ob1_send_pipeline_depth", "64", self, "--tokens", o->tokens, "--hidden", o->hidden, "--topk", topk,
-           "rank", (char *)NULL);
+           "btl_vader_single_copy_mechanism", "none", "--mca", "pml_ob1_send_pipeline_depth", "64", self, "--tokens", o->tokens,
+           "--hidden", o->hidden, "--topk", topk, "rank", (char *)NULL);
     die("cannot run mpirun");
 }
 
