@@ -17,6 +17,7 @@ struct products {
     enum fmt fmt;
     int rows, cols, K;
     bool add;
+    int64_t ahead; /* prefetch this many bytes after each weight; 0: the weight rows that come next */
 };
 
 /* Softmax(q k) v for some query heads that read one key/value head. Queries of one row are adjacent. */

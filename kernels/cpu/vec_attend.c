@@ -4,7 +4,8 @@
  * multiples of ATTEND_TILE inside it). A query keeps a running maximum, sum and weighted value sum ("online softmax",
  * arXiv 1805.02867): per tile, the scores of the keys it sees, one rescale, and one fused step per key and element in key
  * order. What a query does in a tile depends on its own position and window alone; the block only shares the loads. Keys
- * past a query's own position are never in its sums, and keys past the block's last position are never read. */
+ * past a query's own position are never in its sums, and keys past the block's last position are never read. The next page
+ * is prefetched line by line while this one is worked on: pages lie anywhere, and a burst would fill the miss buffers. */
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/vec_list.h"
 
@@ -25,6 +26,7 @@ struct block {
 
 struct tile_keys { /* some keys of one page */
     const char *keys, *values; /* of its first key, head g */
+    int64_t ahead;             /* bytes from here to the same place of the next page; 0: none */
     int start, count;          /* absolute position of the first key; keys to the end of the tile */
 };
 
@@ -53,27 +55,50 @@ static void store_outputs(const struct block *b) {
     }
 }
 
-/* Scores of one query in the tile -> weights relative to the new maximum, in place; rescales what was summed so far. */
-static void soften(struct block *b, int i) {
-    struct query *q = &b->query[i];
-    float *s = b->scores + i * ATTEND_TILE, *acc = b->acc + i * b->stride;
-    struct v16 scale = v16_set(b->task->a->scale), top = v16_set(-INFINITY), sum = v16_zero();
+/* Scales one query's scores in the tile, makes those it does not see -inf, and returns the largest so far. */
+INLINE float scale_scores(const struct block *b, int i) {
+    const struct query *q = &b->query[i];
+    float *s = b->scores + i * ATTEND_TILE;
+    struct v16 scale = v16_set(b->task->a->scale), top = v16_set(q->max);
     for (int k = 0; k < q->hi; k += 16) {
-        struct v16 v = v16_pick(m16_range(q->lo - k < 0 ? 0 : q->lo - k > 16 ? 16 : q->lo - k, q->hi - k > 16 ? 16 : q->hi - k),
-                                v16_mul(v16_load(s + k), scale), v16_set(-INFINITY));
+        struct v16 v = v16_mul(v16_load(s + k), scale);
+        if (q->lo > k || q->hi < k + 16) {
+            int lo = q->lo - k < 0 ? 0 : q->lo - k > 16 ? 16 : q->lo - k, hi = q->hi - k > 16 ? 16 : q->hi - k;
+            v = v16_pick(m16_range(lo, hi), v, v16_set(-INFINITY));
+        }
         v16_store(s + k, v);
         top = v16_max(top, v);
     }
-    float max = fmaxf(q->max, v16_largest(top));
-    struct v16 m = v16_set(max), factor = v16_exp(v16_sub(v16_set(q->max), m));
+    return v16_largest(top);
+}
+
+/* Scores -> weights relative to the new maximum, in place, summed; what was summed before is rescaled by factor. */
+INLINE void weigh_scores(struct block *b, int i, float factor) {
+    struct query *q = &b->query[i];
+    float *s = b->scores + i * ATTEND_TILE, *acc = b->acc + i * b->stride;
+    struct v16 max = v16_set(q->max), sum = v16_zero();
     for (int k = 0; k < q->hi; k += 16) {
-        struct v16 p = v16_exp(v16_sub(v16_load(s + k), m));
+        struct v16 p = v16_exp(v16_sub(v16_load(s + k), max));
         v16_store(s + k, p);
         sum = v16_add(sum, p);
     }
-    q->sum = fmaf(q->sum, v16_lane0(factor), v16_sum(sum));
-    q->max = max;
-    for (int d = 0; d < b->stride; d += 16) v16_store(acc + d, v16_mul(v16_load(acc + d), factor));
+    q->sum = fmaf(q->sum, factor, v16_sum(sum));
+    if (factor == 1) return; /* the usual case, and a product with 1 changes nothing */
+    for (int d = 0; d < b->stride; d += 16) v16_store(acc + d, v16_mul(v16_load(acc + d), v16_set(factor)));
+}
+
+static void soften(struct block *b) {
+    float factor[(ATTEND_QUERIES + 15) / 16 * 16] = {0}; /* e^(old maximum - new maximum) */
+    for (int i = 0; i < b->n; i++) {
+        if (!b->query[i].hi) continue;
+        float max = scale_scores(b, i);
+        factor[i] = b->query[i].max - max;
+        b->query[i].max = max;
+    }
+    for (int i = 0; i < b->n; i += 16) v16_store(factor + i, v16_exp(v16_load(factor + i)));
+    for (int i = 0; i < b->n; i++) {
+        if (b->query[i].hi) weigh_scores(b, i, factor[i]);
+    }
 }
 
 /* acc[i] += weight * value, keys [from, to) in order, for R queries at once and C vectors of the head from element d. */
@@ -83,6 +108,7 @@ INLINE void add_values(const struct block *b, const struct tile_keys *t, int i, 
     const char *value = t->values + from * step + d * size;
     const float *p = b->scores + i * ATTEND_TILE;
     float *at = b->acc + i * b->stride + d;
+    const int64_t ahead = i == 0 ? t->ahead : 0;
     const int rest = b->D - d - 16 * (C - 1); /* elements in the last vector: 16 or more when it is whole */
     struct v16 acc[GROUP][CHUNK], v[CHUNK];
 #pragma GCC unroll 4
@@ -93,7 +119,8 @@ INLINE void add_values(const struct block *b, const struct tile_keys *t, int i, 
     for (int k = from; k < to; k++, value += step) {
 #pragma GCC unroll 4
         for (int c = 0; c < C; c++) {
-            const void *e = value + 16 * c * size;
+            const char *e = value + 16 * c * size;
+            __builtin_prefetch(e + ahead, 0, 2);
             v[c] = c < C - 1 || rest >= 16 ? v16_load_fmt(f, e) : v16_load_fmt_first(f, e, rest);
         }
 #pragma GCC unroll 4
@@ -171,22 +198,10 @@ static void visit_tile(struct block *b, const struct tile_keys *t) {
     int64_t step = (int64_t)kv->heads * kv->head_dim;
     struct products scores = {.out = b->scores + lo, .out_stride = ATTEND_TILE, .x = b->q, .x_stride = b->stride,
                               .w = t->keys + (size_t)(lo * step) * fmt_bytes(kv->fmt), .fmt = kv->fmt, .w_stride = step,
-                              .rows = b->n, .cols = hi - lo, .K = b->D};
+                              .rows = b->n, .cols = hi - lo, .K = b->D, .ahead = t->ahead};
     ISA(products)(&scores);
-    for (int i = 0; i < b->n; i++) {
-        if (b->query[i].hi) soften(b, i);
-    }
+    soften(b);
     weigh_values(b, t);
-}
-
-/* The heads of a token are apart by the other key/value heads, which hardware prefetchers do not follow across pages. */
-INLINE void prefetch_tile(const char *keys, const char *values, size_t token, int count, size_t head_bytes) {
-    for (int i = 0; i < count; i++, keys += token, values += token) {
-        for (size_t at = 0; at < head_bytes; at += 64) {
-            __builtin_prefetch(keys + at, 0, 2);
-            __builtin_prefetch(values + at, 0, 2);
-        }
-    }
 }
 
 void ISA(attend)(const struct attend *task) {
@@ -206,14 +221,12 @@ void ISA(attend)(const struct attend *task) {
     const int32_t *pages = a->pages + (int64_t)a->seq[task->first_row] * a->max_pages;
     size_t size = fmt_bytes(kv->fmt), token = (size_t)kv->heads * (size_t)kv->head_dim * size, head = (size_t)task->g * (size_t)kv->head_dim * size;
     for (int page = first / P; page <= last / P; page++) {
+        int64_t ahead = page < last / P ? ((int64_t)pages[page + 1] - pages[page]) * 2 * P * (int64_t)token : 0;
         const char *keys = (const char *)kv->base + (size_t)pages[page] * 2 * (size_t)P * token + head;
-        if (page < last / P) {
-            const char *next = (const char *)kv->base + (size_t)pages[page + 1] * 2 * (size_t)P * token + head;
-            prefetch_tile(next, next + (size_t)P * token, token, P < ATTEND_TILE ? P : ATTEND_TILE, (size_t)kv->head_dim * size);
-        }
         for (int at = 0; at < P; at += ATTEND_TILE) {
             struct tile_keys t = {.keys = keys + (size_t)at * token, .values = keys + (size_t)(P + at) * token,
-                                  .start = page * P + at, .count = P - at < ATTEND_TILE ? P - at : ATTEND_TILE};
+                                  
+                                  .ahead = ahead, .start = page * P + at, .count = P - at < ATTEND_TILE ? P - at : ATTEND_TILE};
             visit_tile(&b, &t);
         }
     }

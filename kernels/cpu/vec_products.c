@@ -90,8 +90,11 @@ INLINE void tile(const struct products *p, int row, int col, int64_t ahead, cons
 /* Weight rows [col, end) against R rows. */
 INLINE void row_tile(const struct products *p, int row, int col, int end, bool first, const enum fmt f, const int R) {
     const int C = R == 1 ? ONE_ROW_COLS : TILE_COLS;
-    const int64_t ahead = first ? p->w_stride * C * (f == FMT_F32 ? 4 : 2) : 0;
+    const int64_t ahead = !first ? 0 : p->ahead ? p->ahead : p->w_stride * C * (f == FMT_F32 ? 4 : 2);
     for (; col + C <= end; col += C) tile(p, row, col, ahead, f, R, C);
+    if (R == 1) {
+        for (; col + TILE_COLS <= end; col += TILE_COLS) tile(p, row, col, 0, f, R, TILE_COLS);
+    }
     for (; col < end; col++) tile(p, row, col, 0, f, R, 1);
 }
 
