@@ -53,8 +53,8 @@ struct cadre_stream;
 
 /* ---- client ---- */
 struct cadre_options {
-    uint32_t connect_timeout_ms; /* a call nobody answers at all ends UNAVAILABLE after this; 0 = 5000 */
-    uint32_t silence_timeout_ms; /* so does a call the server stopped talking about; 0 = 15000. Servers ping every second */
+    uint32_t connect_timeout_ms; /* without a connection a call ends UNAVAILABLE after this; 0 = 5000 */
+    uint32_t silence_timeout_ms; /* so does a call the server says nothing about; 0 = 15000. Servers ping every second */
     uint32_t window;             /* events the server may send ahead of you, per stream; 0 = 64 */
 };
 /* Connects in the background: whether a server is there shows with the first call. options may be NULL. *out is set even when

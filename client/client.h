@@ -17,7 +17,7 @@ struct cadre_client {
     struct cadre_options options;    /* defaults filled in */
     struct list streams, ready;      /* all; those with an event to take */
     struct list table[CLIENT_BUCKETS]; /* open ones by call id */
-    uint64_t lost;                   /* connections that broke so far */
+    struct bus_link link;            /* as of the last pump */
     int64_t checked_us;              /* when silence was last looked for */
     char endpoint[256];
     struct why why;

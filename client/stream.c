@@ -3,9 +3,9 @@
  * One bus serves all streams of a client. Whoever waits pumps it for all: frames are sorted by call id into their streams'
  * queues, as bytes; decoding waits until the event is taken. A queue cannot outgrow the stream's window, because the server
  * needs a credit per Data and credits are granted as events are taken.
- * A stream ends by the server's End, or here: when nobody ever answered (connect timeout), when the connection broke, when
- * the server stopped talking about the call (it pings every open call each second, so silence means that it hangs or is
- * unreachable), or when frames are missing. */
+ * A stream ends by the server's End, or here: when there is no connection (connect timeout), when it broke, when the server
+ * stopped talking about the call (it pings every open call each second, so silence means that it hangs or is unreachable),
+ * or when frames are missing. */
 #include "base/clk.h"
 #include "base/hash.h"
 #include "client/client.h"
@@ -99,22 +99,26 @@ static void handle(struct cadre_client *c, const struct bus_msg *m) {
     frame_clear(&f);
 }
 
+/* Nobody there, or somebody who does not speak? */
+static void give_up(struct cadre_stream *s, uint32_t ms) {
+    const struct cadre_client *c = s->client;
+    char text[400];
+    if (!s->heard_us && !c->link.up)
+        snprintf(text, sizeof text, "no server answers at %s (is `cadre serve` running?)", c->endpoint);
+    else snprintf(text, sizeof text, "the server at %s has said nothing for %.3g s; it hangs or is unreachable", c->endpoint, ms / 1e3);
+    abandon(s, CADRE_UNAVAILABLE, text);
+}
+
 static void look_for_silence(struct cadre_client *c) {
     int64_t now = clk_now_us();
-    char text[400];
     if (now - c->checked_us < SLICE_MS * 1000 / 2) return;
     c->checked_us = now;
     struct list *i, *tmp;
     list_for(i, tmp, &c->streams) {
         struct cadre_stream *s = list_entry(i, struct cadre_stream, node);
-        if (s->ended) continue;
-        uint32_t ms = s->heard_us ? c->options.silence_timeout_ms : c->options.connect_timeout_ms;
-        if (now - (s->heard_us ? s->heard_us : s->opened_us) < (int64_t)ms * 1000) continue;
-        if (s->heard_us)
-            snprintf(text, sizeof text, "the server at %s has said nothing for %.3g s; it hangs or is unreachable", c->endpoint,
-                     ms / 1e3);
-        else snprintf(text, sizeof text, "no server answers at %s (is `cadre serve` running?)", c->endpoint);
-        abandon(s, CADRE_UNAVAILABLE, text);
+        uint32_t ms = s->heard_us || c->link.up ? c->options.silence_timeout_ms : c->options.connect_timeout_ms;
+        int64_t since = s->heard_us ? s->heard_us : s->opened_us;
+        if (!s->ended && now - since >= (int64_t)ms * 1000) give_up(s, ms);
     }
 }
 
@@ -132,10 +136,12 @@ static void connection_lost(struct cadre_client *c) {
 
 void stream_pump(struct cadre_client *c) {
     struct bus_msg m;
-    uint64_t lost = bus_lost(c->bus); /* first, so that what came before the break is taken before it is told */
+    struct bus_link link;
+    bus_get_link(c->bus, &link); /* first, so that what came before a break is taken before the break is told */
     while (bus_recv(c->bus, &m) >= 0) handle(c, &m);
-    if (lost != c->lost) connection_lost(c);
-    c->lost = lost;
+    bool lost = link.lost != c->link.lost;
+    c->link = link;
+    if (lost) connection_lost(c);
     look_for_silence(c);
 }
 

@@ -22,7 +22,7 @@ enum {
     MIDDLING_TOKENS = 512,   /* of one sequence, for the default size of KV */
     PAYLOAD_BYTES = 4 << 20, /* largest request */
     OTHER_CALLS = 256,       /* Status and the like, beside the queue */
-    PING_US = 5 * 1000 * 1000,
+    PING_US = 1000 * 1000, /* clients give up a call after some seconds of silence */
     TICK_US = 50 * 1000,
     BUSY_LINE_US = 10 * 1000 * 1000,
     LAST_READ_US = 5 * 1000 * 1000, /* drained: how long slow clients may still read their answers */

@@ -5,6 +5,7 @@
  * ERR_GONE when the peer is not there (any more). Backends: ZeroMQ (ROUTER/DEALER) and mem (one process; tests, simulator).
  * Owner: one thread per bus. */
 #pragma once
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,6 +22,11 @@ struct bus_msg {                  /* valid until the next bus_recv or bus_close 
     size_t head_len, body_len;
 };
 
+struct bus_link {  /* a client's connection */
+    bool up;
+    uint64_t lost; /* how often it broke; it comes back by itself, but to the server as a new peer */
+};
+
 struct bus {
     const struct bus_ops *ops;
 };
@@ -32,7 +38,7 @@ struct bus_ops {
     const char *(*endpoint)(struct bus *b);
     void (*close)(struct bus *b);
     uint64_t (*noise)(struct bus *b); /* messages dropped because they were none; may be NULL */
-    uint64_t (*lost)(struct bus *b);  /* clients: how often an established connection broke; may be NULL */
+    void (*link)(struct bus *b, struct bus_link *out); /* clients; may be NULL */
 };
 static inline int bus_send(struct bus *b, const struct bus_id *to, const void *head, size_t head_len, const void *body,
                            size_t body_len) {
@@ -46,8 +52,10 @@ static inline int bus_fd(struct bus *b) { return b->ops->fd(b); }
 /* As bound, with the real port. */
 static inline const char *bus_endpoint(struct bus *b) { return b->ops->endpoint(b); }
 static inline uint64_t bus_noise(struct bus *b) { return b->ops->noise ? b->ops->noise(b) : 0; }
-/* A broken connection comes back by itself, but as a new peer: what the server knew of the old one is over. */
-static inline uint64_t bus_lost(struct bus *b) { return b->ops->lost ? b->ops->lost(b) : 0; }
+static inline void bus_get_link(struct bus *b, struct bus_link *out) {
+    *out = (struct bus_link){.up = true};
+    if (b->ops->link) b->ops->link(b, out);
+}
 static inline void bus_close(struct bus *b) {
     if (b) b->ops->close(b);
 }

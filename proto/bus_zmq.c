@@ -34,7 +34,8 @@ struct bus_zmq {
     bool server;
     int fd;
     void *monitor;            /* DEALER: tells about its connection */
-    uint64_t noise, lost;
+    struct bus_link link;
+    uint64_t noise;
     char endpoint[256];
     bool holds; /* head and body hold the last message given out */
     zmq_msg_t head, body;
@@ -147,22 +148,26 @@ static int fd_of(struct bus *b) { return zmq_of(b)->fd; }
 static const char *endpoint_of(struct bus *b) { return zmq_of(b)->endpoint; }
 static uint64_t noise_of(struct bus *b) { return zmq_of(b)->noise; }
 
-/* Monitor events are two parts: number and value, then an address. */
-static uint64_t lost_of(struct bus *b) {
+/* A monitor event is two parts: 16 bits of number and 32 of value, then an address. */
+static void get_link(struct bus *b, struct bus_link *out) {
     struct bus_zmq *z = zmq_of(b);
     zmq_msg_t m;
-    if (!z->monitor) return 0;
     zmq_msg_init(&m);
-    while (zmq_msg_recv(&m, z->monitor, ZMQ_DONTWAIT) >= 0)
-        if (zmq_msg_more(&m)) z->lost++; /* only ZMQ_EVENT_DISCONNECTED was asked for */
+    while (z->monitor && zmq_msg_recv(&m, z->monitor, ZMQ_DONTWAIT) >= 0) {
+        uint16_t event;
+        if (!zmq_msg_more(&m) || zmq_msg_size(&m) < sizeof event) continue;
+        memcpy(&event, zmq_msg_data(&m), sizeof event);
+        z->link.up = event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
+        if (event == ZMQ_EVENT_DISCONNECTED) z->link.lost++;
+    }
     zmq_msg_close(&m);
-    return z->lost;
+    *out = z->link;
 }
 
 static int open_monitor(struct bus_context *c, struct bus_zmq *z) {
     char address[64];
     snprintf(address, sizeof address, "inproc://monitor-%p", (void *)z);
-    if (zmq_socket_monitor(z->socket, address, ZMQ_EVENT_DISCONNECTED) < 0) return -1;
+    if (zmq_socket_monitor(z->socket, address, ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED) < 0) return -1;
     z->monitor = zmq_socket(c->zmq, ZMQ_PAIR);
     return z->monitor && zmq_connect(z->monitor, address) >= 0 ? 0 : -1;
 }
@@ -178,7 +183,7 @@ static void close_bus(struct bus *b) {
     free(z);
 }
 
-static const struct bus_ops zmq_ops = {send_to, recv_from, fd_of, endpoint_of, close_bus, noise_of, lost_of};
+static const struct bus_ops zmq_ops = {send_to, recv_from, fd_of, endpoint_of, close_bus, noise_of, get_link};
 
 static void set_options(struct bus_zmq *z, const char *endpoint) {
     const struct {

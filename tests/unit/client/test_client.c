@@ -233,6 +233,9 @@ START_TEST(silence) {
     ck_assert_ptr_nonnull(strstr(e.message, "said nothing for 1.5 s"));
     ck_assert_int_gt(clk_now_us() - before, 1000000);
     cadre_stream_close(s);
+    s = begin("count 1"); /* connected, so this is silence and not absence */
+    ck_assert_ptr_nonnull(strstr(next(s).message, "said nothing for 1.5 s"));
+    cadre_stream_close(s);
     fake_speak(&fake);
     s = begin("count 1"); /* the client lives on */
     ck_assert_int_eq(next(s).kind, CADRE_STARTED);
