@@ -4,26 +4,12 @@
 #include <math.h>
 #include <string.h>
 
-/* Unicode 15, table 3-7: the second byte's range depends on the first; all further ones are 80..BF. */
-int64_t utf8_fault(const char *text, size_t len) {
-    const unsigned char *p = (const unsigned char *)text;
-    for (size_t i = 0; i < len;) {
-        unsigned char c = p[i];
-        size_t n = c < 0x80 ? 1 : c >= 0xc2 && c <= 0xdf ? 2 : c >= 0xe0 && c <= 0xef ? 3 : c >= 0xf0 && c <= 0xf4 ? 4 : 0;
-        if (!n || n > len - i) return (int64_t)i;
-        unsigned char lo = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80, hi = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
-        for (size_t j = 1; j < n; j++, lo = 0x80, hi = 0xbf)
-            if (p[i + j] < lo || p[i + j] > hi) return (int64_t)i;
-        i += n;
-    }
-    return -1;
-}
+#include "proto/utf8.h"
 
 static int check_text(const char *what, struct text_slice t, struct why *why) {
-    int64_t at = utf8_fault(t.data, t.len);
-    if (at >= 0)
-        return fail(why, ERR_INVALID, "%s is not UTF-8: byte 0x%02x at offset %lld", what, (unsigned char)t.data[at],
-                    (long long)at);
+    size_t at = utf8_good_bytes(t.data, t.len);
+    if (at < t.len)
+        return fail(why, ERR_INVALID, "%s is not UTF-8: byte 0x%02x at offset %zu", what, (unsigned char)t.data[at], at);
     return 0;
 }
 

@@ -23,6 +23,3 @@ int admit_generate(const struct generate_request *r, const struct admit_limits *
 int admit_tokenize(const struct tokenize_request *r, const struct admit_limits *l, struct why *why);
 /* What the wire leaves open, made definite: top_p 0 means 1. */
 struct sampling admit_sampling(const struct sampling *s);
-
-/* The offset of the first byte that is not part of well-formed UTF-8 (no surrogates, no overlong forms), or -1. */
-int64_t utf8_fault(const char *text, size_t len);

@@ -150,6 +150,7 @@ END_TEST
 
 START_TEST(alternatives_stay_with_their_tokens) {
     struct stream_piece p;
+    close_stream();
     ck_assert_int_eq(stream_new(NULL, NULL, 0, &stream), 0);
     for (int i = 0; i < 600; i++) {
         struct step_out o = {.token = i, .n_top = i % 3};
