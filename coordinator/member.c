@@ -154,7 +154,8 @@ static int check_progress(struct members *ms, int rank, int64_t now_us, struct w
     }
     if (m->accuses || (anybody && !accusers)) return 0;
     char by[64] = "";
-    if (accusers) snprintf(by, sizeof by, "; %d worker%s (%d) wait for it", accusers, accusers > 1 ? "s" : "", accused_by);
+    if (accusers == 1) snprintf(by, sizeof by, "; worker %d waits for it", accused_by);
+    if (accusers > 1) snprintf(by, sizeof by, "; %d workers wait for it", accusers);
     return fail(why, ERR_LATE, "worker %d (%s pid %" PRIu64 ") is dead: its engine has not moved for %.1f s inside a step%s",
                 rank, m->host, m->pid, (double)still / 1e6, by);
 }

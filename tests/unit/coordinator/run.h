@@ -6,7 +6,7 @@ static inline int run_tests(const char *name, const TTest *const *tests, int n, 
     Suite *s = suite_create(name);
     TCase *t = tcase_create(name);
     tcase_set_timeout(t, 60);
-    if (setup) tcase_add_checked_fixture(t, setup, teardown);
+    if (setup || teardown) tcase_add_checked_fixture(t, setup, teardown);
     for (int i = 0; i < n; i++) tcase_add_test(t, tests[i]);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);

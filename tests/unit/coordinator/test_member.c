@@ -152,7 +152,7 @@ START_TEST(progress) { /* worker 2's engine hangs in a step; the others wait for
     ck_assert_int_eq(pass(start + 20000 * MS, 7, 0), 2);
     ck_assert_int_le(now - start, PROGRESS + 100 * MS);
     ck_assert_ptr_nonnull(strstr(why.text, "worker 2 (a pid 102) is dead: its engine has not moved"));
-    ck_assert_ptr_nonnull(strstr(why.text, "wait for it"));
+    ck_assert_ptr_nonnull(strstr(why.text, "worker 0 waits for it"));
 }
 END_TEST
 
