@@ -39,6 +39,7 @@ static struct fake_call *ask(int prompt, int max_tokens) {
 static void says(const char *text, const char *part) {
     ck_assert_msg(strstr(text, part) != NULL, "wanted '%s' in '%s'", part, text);
 }
+static void let_go(void) { fake_faults(f, 0)->hold = fake_faults(f, 1)->hold = false; }
 static void right_tokens(const struct fake_call *c, int n) {
     ck_assert_int_eq(c->n_tokens, n);
     for (int i = 0; i < n; i++) ck_assert_int_eq(c->tokens[i], 10 + (c->prompt_tokens + i) % 80);
@@ -129,7 +130,7 @@ START_TEST(cancel) {
     fake_run(f, c->ended);
     ck_assert_int_eq(c->status, CALL_CANCELLED);
     ck_assert_int_gt(fake_status(f).pages_used, 0); /* plans in flight still touch them */
-    fake_faults(f, 0)->hold = fake_faults(f, 1)->hold = false;
+    let_go();
     fake_run(f, !fake_status(f).pages_used);
     ck_assert_int_le(fake_steps(f, 0), 2);
     ck_assert_uint_eq(fake_status(f).cancelled, 1);
@@ -145,7 +146,7 @@ START_TEST(deadline) {
     struct fake_call *c = fake_generate(f, &(struct fake_ask){.prompt = 5, .max_tokens = 50, .timeout_ms = 50});
     fake_run(f, c->ended);
     ck_assert_int_eq(c->status, CALL_DEADLINE_EXCEEDED);
-    fake_faults(f, 0)->hold = fake_faults(f, 1)->hold = false;
+    let_go();
     fake_run(f, !fake_status(f).pages_used);
 }
 END_TEST
@@ -192,19 +193,18 @@ END_TEST
 
 START_TEST(queue_is_bounded) {
     struct coordinator_options o = options();
-    o.max_batch = 2, o.max_queue = 3;
+    o.max_batch = 1, o.max_queue = 3;
     begin(&o);
     fake_join_all(f);
     fake_faults(f, 0)->hold = fake_faults(f, 1)->hold = true;
-    struct fake_call *c[6];
-    for (int i = 0; i < 2; i++) c[i] = ask(4, 4);
-    fake_run(f, fake_status(f).running == 2);
-    for (int i = 2; i < 6; i++) c[i] = ask(4, 4);
-    fake_run(f, c[5]->ended);
-    ck_assert_int_eq(c[5]->status, CALL_RESOURCE_EXHAUSTED);
-    says(c[5]->message, "the queue is full");
-    fake_faults(f, 0)->hold = fake_faults(f, 1)->hold = false;
-    for (int i = 0; i < 5; i++) {
+    struct fake_call *c[5] = {ask(4, 4)};
+    fake_run(f, fake_status(f).running == 1);
+    for (int i = 1; i < 5; i++) c[i] = ask(4, 4);
+    fake_run(f, c[4]->ended);
+    ck_assert_int_eq(c[4]->status, CALL_RESOURCE_EXHAUSTED);
+    says(c[4]->message, "the queue is full");
+    let_go();
+    for (int i = 0; i < 4; i++) {
         fake_run(f, c[i]->ended);
         ck_assert_int_eq(c[i]->status, CALL_OK);
     }
@@ -231,7 +231,7 @@ START_TEST(drain) {
     fake_run(f, late->ended);
     ck_assert_int_eq(late->status, CALL_UNAVAILABLE);
     says(late->message, "draining");
-    fake_faults(f, 0)->hold = fake_faults(f, 1)->hold = false;
+    let_go();
     fake_run(f, c->ended);
     ck_assert_int_eq(c->status, CALL_OK);
     right_tokens(c, 20);
@@ -302,7 +302,6 @@ static void get_stuck(void) {
     fake_trouble(f, 0, "peers are late", 2);
 }
 static void leave_by_itself(void) { fake_trouble(f, 1, "out of cheese", 0); }
-static void let_go(void) { fake_faults(f, 0)->hold = fake_faults(f, 1)->hold = false; }
 static void lie_about_position(void) {
     for (int i = 0; i < 2; i++) fake_faults(f, i)->wrong_token = i == 1;
     let_go();
