@@ -102,6 +102,7 @@ static pid_t start(const struct settings *s, const struct form *f, const char *l
     char workers[16], threads[16];
     snprintf(workers, sizeof workers, "%d", f->workers);
     snprintf(threads, sizeof threads, "%d", f->threads);
+    fflush(stdout); /* or the child would print it again */
     pid_t pid = fork();
     if (pid < 0) die("cannot fork: %s", strerror(errno));
     if (pid) return pid;
