@@ -27,7 +27,7 @@ static const struct conf_command command = {
     .about = "Shows the workers, the queue and the memory of a running cluster.",
     .options = table,
     .footer = "Columns: weights = routed experts, resident = attention, embeddings and shared experts; pages = KV pages used\n"
-              "of all; rows = expert rows executed; busy = time inside steps, wait = of which for peers;\n"
+              "of all; rows = expert rows executed; busy = time inside steps, wait = for peers, summed over them;\n"
               "beat = age of the last sign of life.\n\n"
               "Exit status: 0 serving, 1 failed, 2 wrong usage, 3 not serving or nobody answers."};
 

@@ -371,7 +371,7 @@ def alive(pid):
 
 
 def test_serve_in_order():
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         with Stage() as s:
             s.serve("model")
             endpoint = s.serving()
@@ -385,7 +385,9 @@ def test_serve_in_order():
 
 def test_serve_mpi():
     with Stage() as s:
-        s.serve("model", "--fabric", "mpi")
+        config = s.folder / "cadre.conf"
+        config.write_text("# a cluster\nfabric = mpi\nworkers = 7\n")
+        s.serve("model", "--config", config)  # which also says --workers 2: the command line wins
         s.serving()
         expect(len(s.pids()) == 3, s.pids())
         s.process.send_signal(signal.SIGTERM)
@@ -401,6 +403,11 @@ def test_serve_cannot_start():
     with Stage() as s:
         s.serve("fail")
         expect(s.ended() == 1 and "it was told to fail" in s.text("err"), s.text("err"))
+    with Stage() as s:
+        config = s.folder / "cadre.conf"
+        config.write_text("workers = 2\nmax-bach = 3\n")
+        s.serve("model", "--config", config)
+        expect(s.ended() == 2 and "cadre.conf:2: unknown option 'max-bach'; did you mean 'max-batch'?" in s.text("err"), s.text("err"))
     with Stage() as s:
         (s.folder / "cadre-worker").write_text("#!/no/such/shell\n")
         s.serve("model")

@@ -4,6 +4,8 @@
 
 #include <check.h>
 #include <poll.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -173,7 +175,8 @@ START_TEST(connection_lost) {
     ck_assert_uint_eq(lost(b), 1);
     bus_close(b);
     bus_close(server);
-} END_TEST
+}
+END_TEST
 
 /* Parts beyond two and identities of our peers' own making are noise, not a crash. */
 START_TEST(noise) {
@@ -208,6 +211,45 @@ START_TEST(noise) {
 }
 END_TEST
 
+/* Clients in threads of their own, as workers of one process are: every message arrives once and in order. */
+enum { THREADS = 4, ROUNDS = 2000 };
+static void *chatter(void *arg) {
+    struct bus *b = arg;
+    for (uint32_t i = 0, back = 0; back < ROUNDS;) {
+        struct bus_msg m;
+        if (i < ROUNDS && bus_send(b, NULL, &i, sizeof i, NULL, 0) == 0) i++;
+        while (bus_recv(b, &m) == 0) {
+            uint32_t got;
+            memcpy(&got, m.head, sizeof got);
+            if (got != back++) return NULL;
+        }
+        struct pollfd p = {.fd = bus_fd(b), .events = POLLIN};
+        if (i == ROUNDS && back < ROUNDS) poll(&p, 1, 1000);
+    }
+    return arg;
+}
+
+START_TEST(threads) {
+    struct bus *clients[THREADS];
+    pthread_t thread[THREADS];
+    open_server(_i);
+    for (int t = 0; t < THREADS; t++) clients[t] = open_client(_i);
+    for (int t = 0; t < THREADS; t++) ck_assert_int_eq(pthread_create(&thread[t], NULL, chatter, clients[t]), 0);
+    for (int n = 0; n < THREADS * ROUNDS; n++) {
+        struct bus_msg m;
+        recv_wait(server, &m);
+        while (bus_send(server, &m.from, m.head, m.head_len, NULL, 0) == ERR_AGAIN) sched_yield();
+    }
+    for (int t = 0; t < THREADS; t++) {
+        void *good;
+        pthread_join(thread[t], &good);
+        ck_assert_ptr_eq(good, clients[t]);
+        bus_close(clients[t]);
+    }
+    bus_close(server);
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("bus");
     TCase *c = tcase_create("bus");
@@ -216,6 +258,7 @@ int main(void) {
     tcase_add_loop_test(c, round_trip, MEM, ZMQ + 1);
     tcase_add_loop_test(c, vanished, MEM, ZMQ + 1);
     tcase_add_loop_test(c, full_queue_answers_again, MEM, ZMQ + 1);
+    tcase_add_loop_test(c, threads, MEM, ZMQ + 1);
     tcase_add_test(c, connect_before_bind);
     tcase_add_test(c, port_taken);
     tcase_add_test(c, connection_lost);
