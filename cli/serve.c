@@ -99,14 +99,14 @@ struct supervisor {
     char folder[64], listen[256], control[256]; /* folder "" before it exists */
     int signals;                                /* signalfd */
     int stops;                                  /* SIGINT and SIGTERM so far */
-    int64_t started_us, asked_us, drain_us;
+    int64_t started_us, asked_us;
     struct worker_process {
         uint32_t rank;
         uint64_t pid;
         int fd; /* pidfd */
     } workers[BANNER_WORKERS];
     int n_workers;
-    struct why why; /* of a failure, for the last line; "" when a child has said it */
+    struct why why; /* of a failure, for the last line */
 };
 
 static void set_state(struct supervisor *s, enum state to) {
@@ -280,11 +280,11 @@ static void take_signals(struct supervisor *s) {
         if (info.ssi_signo != SIGCHLD) s->stops++;
 }
 
-/* Until a signal, a worker's end, or the tick. */
-static void pause_a_tick(struct supervisor *s) {
+/* Until a signal (SIGCHLD among them), the end of a worker we look at, or the tick. */
+static void pause_a_tick(struct supervisor *s, int n_workers) {
     struct pollfd p[1 + BANNER_WORKERS] = {{.fd = s->signals, .events = POLLIN}};
-    for (int i = 0; i < s->n_workers; i++) p[1 + i] = (struct pollfd){.fd = s->workers[i].fd, .events = POLLIN};
-    poll(p, s->state == DRAINING ? 1 : 1 + (nfds_t)s->n_workers, TICK_MS);
+    for (int i = 0; i < n_workers; i++) p[1 + i] = (struct pollfd){.fd = s->workers[i].fd, .events = POLLIN};
+    poll(p, 1 + (nfds_t)n_workers, TICK_MS);
     take_signals(s);
 }
 
@@ -293,7 +293,7 @@ static void wait_for(struct supervisor *s, int which, int64_t us) {
     int64_t until = clk_now_us() + us;
     int stops = s->stops;
     while (s->children[which].pid && !s->children[which].ended && clk_now_us() < until && s->stops == stops) {
-        pause_a_tick(s);
+        pause_a_tick(s, 0);
         child_collect(s->children, CHILDREN);
     }
 }
@@ -336,7 +336,7 @@ static int check_children(struct supervisor *s) {
 /* 0 when told to stop, negative with why when something went wrong. */
 static int watch(struct supervisor *s) {
     while (!s->stops) {
-        pause_a_tick(s);
+        pause_a_tick(s, s->n_workers);
         int64_t now = clk_now_us();
         int rc = s->stops ? 0 : check_children(s);
         if (rc >= 0 && s->state == STARTING && read_endpoints(s)) rc = begin_loading(s);
@@ -362,21 +362,32 @@ static void end_all(struct supervisor *s) {
     for (int i = CHILDREN - 1; i >= 0; i--) wait_for(s, i, END_US / 2);
     for (int i = CHILDREN - 1; i >= 0; i--) child_signal(&s->children[i], SIGKILL);
     for (int i = 0; i < CHILDREN; i++) wait_for(s, i, END_US / 2);
-    while (child_kill_strays(s->children, CHILDREN)) child_collect(s->children, CHILDREN);
+    for (int64_t until = clk_now_us() + END_US; child_kill_strays(s->children, CHILDREN) && clk_now_us() < until;)
+        child_collect(s->children, CHILDREN);
 }
 
-/* The coordinator finishes its requests and sends its workers home. */
-static int drain(struct supervisor *s) {
+/* The coordinator finishes its requests and sends its workers home. True: all went as it should. */
+static bool drain(struct supervisor *s) {
     set_state(s, DRAINING);
-    banner_break(&s->banner);
     fprintf(stderr, "cadre serve: finishing (at most %lld s; another signal stops at once)\n", (long long)s->o->drain);
     child_signal(&s->children[COORDINATOR], SIGTERM);
     wait_for(s, COORDINATOR, s->o->drain * 1000000);
     if (s->children[COORDINATOR].ended) wait_for(s, FLEET, FOLLOW_US);
-    if (all_ended(s)) return 0;
-    fprintf(stderr, "cadre serve: %s; stopping what is left\n",
-            s->stops > 1 ? "told to stop at once" : "not everything finished in time");
-    return 0;
+    if (!all_ended(s)) {
+        bool told = s->stops > 1;
+        fprintf(stderr, "cadre serve: %s; stopping what is left\n",
+                told ? "told to stop at once" : "not everything finished in time");
+        return told;
+    }
+    char fate[96];
+    for (int i = 0; i < CHILDREN; i++) {
+        const struct child *c = &s->children[i];
+        if (!c->pid || child_good(c)) continue;
+        fprintf(stderr, "cadre serve: while finishing %s (pid %d) %s\n", c->name, (int)c->pid,
+                child_fate(c, fate, sizeof fate));
+        return false;
+    }
+    return true;
 }
 
 static void close_all(struct supervisor *s) {
@@ -417,14 +428,12 @@ static int run(const struct options *o, const char *model) {
         .children = {{.name = "the coordinator"}, {.name = !strcmp(o->fabric, "mpi") ? "mpirun" : "the worker process"}}};
     int rc = open_all(&s);
     if (rc >= 0) rc = watch(&s);
-    if (rc >= 0) rc = drain(&s);
     banner_break(&s.banner);
     if (rc < 0) fprintf(stderr, "cadre serve: %s\n", s.why.text);
-    bool drained = rc >= 0 && all_ended(&s);
-    if (!drained) end_all(&s);
+    bool good = rc >= 0 && drain(&s);
+    if (!all_ended(&s)) end_all(&s);
     close_all(&s);
-    if (rc >= 0 && !drained && s.stops < 2) return EXIT_FAILED;
-    return rc < 0 ? EXIT_FAILED : EXIT_DONE;
+    return good ? EXIT_DONE : EXIT_FAILED;
 }
 
 int serve_main(int argc, char **argv) {
