@@ -1,0 +1,201 @@
+/* test_chat_template.c - the template engine against Jinja itself, on the committed fixtures: whole templates over many inputs,
+ * snippets of the language, and templates that must be refused within bounds. */
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clk.h"
+#include "model/chat_template.h"
+#include "tests/unit/model/fixture.h"
+
+#include <check.h> /* last: it has a macro called fail */
+
+enum { NOW = 1741503902, PATIENCE_US = 10000000 }; /* Sunday 2025-03-09 07:05:02; for one refused template, on a busy machine */
+
+static json_t *inputs; /* name -> context */
+
+static json_t *parse(const char *text, size_t len) {
+    json_error_t e;
+    json_t *v = json_loadb(text, len, JSON_ALLOW_NUL | JSON_DECODE_ANY, &e);
+    if (!v) ck_abort_msg("fixture: %s in %.80s", e.text, text);
+    return v;
+}
+
+/* The next line of a .jsonl file, or NULL; unparsed lines that hold integers beyond 64 bits are skipped: nothing here reads them. */
+static json_t *next_line(struct fixture *f) {
+    while (!fixture_end(f)) {
+        const char *start = f->data + f->at, *end = memchr(start, '\n', f->len - f->at);
+        size_t len = end ? (size_t)(end - start) : f->len - f->at;
+        f->at += len + (end != NULL);
+        if (len) return parse(start, len);
+    }
+    return NULL;
+}
+
+static const char *text_of(const json_t *line, const char *key) { return json_string_value(json_object_get(line, key)); }
+
+/* Renders; returns the status. out is the text, or why's. */
+static int render(const char *source, size_t len, const char *context, struct text_buf *out) {
+    struct chat_template *t;
+    struct why why = {""};
+    int rc = chat_template_compile(source, len, &t, &why);
+    if (rc == 0) {
+        rc = chat_template_render_json(t, context, strlen(context), NOW, out, &why);
+        chat_template_close(t);
+        if (rc < 0) ck_assert_uint_eq(out->len, 0);
+    }
+    if (rc < 0) {
+        ck_assert(strlen(why.text) > 0);
+        text_buf_append(out, why.text, strlen(why.text));
+    }
+    return rc;
+}
+
+/* One line of cases or snippets. `may_refuse`: an error is as good as the right text. */
+static void check_line(const json_t *line, const char *name, const char *source, size_t len, const char *context, bool may_refuse) {
+    struct text_buf got = {0};
+    const json_t *expect = json_object_get(line, "expect");
+    int rc = render(source, len, context, &got);
+    const char *error = text_of(line, "error");
+    if (expect && rc == 0)
+        ck_assert_msg(got.len == json_string_length(expect) && !memcmp(got.data ? got.data : "", json_string_value(expect), got.len),
+                      "%s:\n--- got\n%s\n--- wanted\n%s\n---", name, got.data ? got.data : "", json_string_value(expect));
+    else if (expect && !may_refuse) ck_abort_msg("%s: refused (%s), wanted %s", name, got.data, json_string_value(expect));
+    else if (!expect && rc == 0) ck_abort_msg("%s: rendered '%s', wanted an error: %s", name, got.data, text_of(line, "message"));
+    else if (!expect && !strcmp(error, "raise"))
+        ck_assert_msg(!strcmp(got.data, text_of(line, "message")), "%s: '%s', wanted '%s'", name, got.data, text_of(line, "message"));
+    text_buf_clear(&got);
+}
+
+static void open_inputs(void) {
+    struct fixture f;
+    json_t *line;
+    fixture_open(&f, "templates/inputs.jsonl");
+    inputs = json_object();
+    while ((line = next_line(&f))) {
+        json_object_set(inputs, text_of(line, "name"), json_object_get(line, "context"));
+        json_decref(line);
+    }
+    fixture_close(&f);
+}
+
+static void close_inputs(void) { json_decref(inputs); }
+
+static char *context_of(const char *input) { return json_dumps(json_object_get(inputs, input), JSON_COMPACT); }
+
+START_TEST(published_templates_render_as_in_jinja) {
+    struct fixture f, source;
+    json_t *line;
+    int n = 0;
+    open_inputs();
+    fixture_open(&f, "templates/cases.jsonl");
+    while ((line = next_line(&f))) {
+        char path[300], name[300];
+        snprintf(path, sizeof path, "templates/%s", text_of(line, "template"));
+        snprintf(name, sizeof name, "%s over %s", text_of(line, "template"), text_of(line, "input"));
+        fixture_open(&source, path);
+        char *context = context_of(text_of(line, "input"));
+        check_line(line, name, source.data, source.len, context, false);
+        free(context);
+        fixture_close(&source);
+        json_decref(line);
+        n++;
+    }
+    ck_assert_int_ge(n, 500);
+    fixture_close(&f);
+    close_inputs();
+}
+END_TEST
+
+START_TEST(snippets_render_as_in_jinja) {
+    struct fixture f, data;
+    json_t *line;
+    int n = 0;
+    fixture_open(&data, "templates/snippets.data.json");
+    fixture_open(&f, "templates/snippets.jsonl");
+    while ((line = next_line(&f))) {
+        const json_t *source = json_object_get(line, "template");
+        check_line(line, json_string_value(source), json_string_value(source), json_string_length(source), data.data,
+                   !strcmp(text_of(line, "need"), "extra"));
+        json_decref(line);
+        n++;
+    }
+    ck_assert_int_ge(n, 250);
+    fixture_close(&f);
+    fixture_close(&data);
+}
+END_TEST
+
+static void append_parts(const json_t *parts, struct text_buf *source) {
+    size_t i;
+    const json_t *part;
+    json_array_foreach(parts, i, part) {
+        const json_t *text = json_array_get(part, 0);
+        for (json_int_t k = json_integer_value(json_array_get(part, 1)); k > 0; k--)
+            text_buf_append(source, json_string_value(text), json_string_length(text));
+    }
+}
+
+START_TEST(bad_templates_never_yield_a_prompt) {
+    struct fixture f;
+    json_t *line;
+    open_inputs();
+    char *context = context_of("one_user");
+    fixture_open(&f, "templates/refused.jsonl");
+    while ((line = next_line(&f))) {
+        struct text_buf source = {0}, got = {0};
+        const json_t *text = json_object_get(line, "template");
+        if (text) text_buf_append(&source, json_string_value(text), json_string_length(text));
+        else append_parts(json_object_get(line, "parts"), &source);
+        int64_t start = clk_now_us();
+        int rc = render(source.data, source.len, context, &got);
+        ck_assert_msg(rc < 0, "%s rendered '%.80s'", text_of(line, "name"), got.data);
+        ck_assert_msg(clk_now_us() - start < PATIENCE_US, "%s took %lld us", text_of(line, "name"), (long long)(clk_now_us() - start));
+        text_buf_clear(&source);
+        text_buf_clear(&got);
+        json_decref(line);
+    }
+    fixture_close(&f);
+    free(context);
+    close_inputs();
+}
+END_TEST
+
+/* A message as large as a prompt may be passes through + and filters without quadratic cost or refusal. */
+START_TEST(a_large_message_renders) {
+    enum { SIZE = 10 << 20 };
+    static const char source[] = "{% for m in messages %}{{ '<' + m['role'] + '>' + m['content'] | trim + '\\n' }}{% endfor %}";
+    char *content = malloc(SIZE + 1);
+    ck_assert_ptr_nonnull(content);
+    memset(content, 'x', SIZE);
+    content[SIZE] = '\0';
+    struct chat_template *t;
+    struct why why;
+    struct text_buf out = {0};
+    struct chat_message message = {"user", content};
+    ck_assert_int_eq(chat_template_compile(source, strlen(source), &t, &why), 0);
+    int rc = chat_template_render(t, &message, 1, true, NOW, &out, &why);
+    ck_assert_msg(rc == 0, "%s", rc ? why.text : "");
+    ck_assert_uint_eq(out.len, SIZE + 7);
+    text_buf_clear(&out);
+    chat_template_close(t);
+    free(content);
+}
+END_TEST
+
+int main(void) {
+    TCase *c = tcase_create("fixtures");
+    tcase_set_timeout(c, 100);
+    tcase_add_test(c, published_templates_render_as_in_jinja);
+    tcase_add_test(c, snippets_render_as_in_jinja);
+    tcase_add_test(c, bad_templates_never_yield_a_prompt);
+    tcase_add_test(c, a_large_message_renders);
+    Suite *s = suite_create("chat_template");
+    suite_add_tcase(s, c);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed != 0;
+}
