@@ -40,7 +40,9 @@ static void lose_unreachable(struct coordinator *c, int rank, int rc) {
     struct why why;
     const struct member *m = &c->members.m[rank];
     fail(&why, ERR_GONE, "worker %d (%s pid %" PRIu64 ") is dead: %s", rank, m->host, m->pid,
-         rc == ERR_GONE ? "its connection closed" : status_text(rc));
+         rc == ERR_GONE    ? "its connection closed"
+         : rc == ERR_AGAIN ? "it takes no messages"
+                           : status_text(rc));
     lose(c, rank, &why);
 }
 
@@ -258,14 +260,30 @@ static void say_missing(struct coordinator *c) {
     }
 }
 
+/* All must come in time; how long they load is their disks' business, as long as it goes on. */
+static int late_rank(const struct coordinator *c, enum worker_state state) {
+    for (int w = 0; w < c->options.workers; w++) {
+        const struct member *m = &c->members.m[w];
+        int64_t since = state == WORKER_LOADING ? m->moved_us : c->started_us;
+        if (m->state == state && c->now_us - since >= c->options.start_timeout_us) return w;
+    }
+    return -1;
+}
+
 static void check_start(struct coordinator *c) {
-    if (c->state != CORE_LOADING || c->now_us - c->started_us < c->options.start_timeout_us) return;
     struct why why;
     char ranks[256];
-    bool missing = member_count(&c->members, WORKER_EXPECTED) > 0;
-    member_list(&c->members, missing ? WORKER_EXPECTED : WORKER_LOADING, ranks, sizeof ranks);
-    fail(&why, ERR_DEADLINE, "not ready after %.0f s: worker rank %s %s (--start-timeout)",
-         (double)c->options.start_timeout_us / 1e6, ranks, missing ? "never came" : "did not finish loading");
+    if (c->state != CORE_LOADING) return;
+    double seconds = (double)c->options.start_timeout_us / 1e6;
+    int rank = late_rank(c, WORKER_LOADING);
+    if (rank >= 0) {
+        fail(&why, ERR_DEADLINE, "worker %d has loaded nothing for %.0f s (--start-timeout)", rank, seconds);
+    } else if (late_rank(c, WORKER_EXPECTED) >= 0) {
+        member_list(&c->members, WORKER_EXPECTED, ranks, sizeof ranks);
+        fail(&why, ERR_DEADLINE, "worker rank %s did not come within %.1f s (--start-timeout)", ranks, seconds);
+    } else {
+        return;
+    }
     core_fail(c, ERR_DEADLINE, &why);
 }
 

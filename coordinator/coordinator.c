@@ -22,7 +22,7 @@ enum {
     MIDDLING_TOKENS = 512,   /* of one sequence, for the default size of KV */
     PAYLOAD_BYTES = 4 << 20, /* largest request */
     OTHER_CALLS = 256,       /* Status and the like, beside the queue */
-    PING_US = 1000 * 1000, /* clients give up a call after some seconds of silence */
+    PING_US = 1000 * 1000,   /* clients give up a call after some seconds of silence */
     TICK_US = 50 * 1000,
     BUSY_LINE_US = 10 * 1000 * 1000,
     LAST_READ_US = 5 * 1000 * 1000, /* drained: how long slow clients may still read their answers */
@@ -159,6 +159,7 @@ static void default_options(struct coordinator_options *o) {
     if (!o->isa) o->isa = "auto";
     if (!o->start_timeout_us) o->start_timeout_us = 120 * 1000000;
     if (!o->patience_us) o->patience_us = 2 * 1000000;
+    if (!o->unread_us) o->unread_us = 300 * INT64_C(1000000);
     if (!o->lease_us) o->lease_us = 500 * 1000;
     if (!o->dead_us) o->dead_us = 3 * o->lease_us;
     if (!o->progress_us) o->progress_us = 5 * o->patience_us;
@@ -264,6 +265,7 @@ static int64_t pass(struct coordinator *c) {
     cluster_receive(c);
     service_prepared(c);
     int64_t next = call_server_poll(c->calls, c->now_us);
+    service_tick(c);
     cluster_tick(c);
     cluster_plan(c);
     say_busy(c);

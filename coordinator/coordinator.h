@@ -29,6 +29,7 @@ struct coordinator_options {
     bool end_on_death;          /* a static world cannot go on: end when a worker dies, instead of answering Status as failed */
     int64_t start_timeout_us;   /* for all workers to be ready; 0 = 120 s */
     int64_t patience_us;        /* least time a worker waits for a peer in a step; 0 = 2 s */
+    int64_t unread_us;          /* how long a complete answer waits for its client to read it; 0 = 300 s */
     int64_t lease_us, dead_us, progress_us; /* see member.h; 0 = 500 ms, 1.5 s, 10 s */
 };
 

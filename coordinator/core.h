@@ -33,6 +33,7 @@ struct request {
     uint64_t number;
     bool started;  /* Started was sent */
     bool finished; /* no token follows; `end` holds what Finished says */
+    int64_t finished_us;
     struct generate_finished end;
 };
 
@@ -67,7 +68,7 @@ struct coordinator {
     struct telemetry telemetry;
     int step_rows[SCHEDULER_MAX_AHEAD]; /* rows of the fullest worker, by step */
     uint32_t epoch;
-    int64_t missing_said_us, shutdown_said_us, busy_said_us, leave_by_us;
+    int64_t missing_said_us, shutdown_said_us, busy_said_us, leave_by_us, swept_us;
     uint64_t noise; /* messages from nobody we know */
 
     /* clients */
@@ -98,6 +99,7 @@ extern const struct call_method service_methods[];
 enum { SERVICE_METHODS = 4 };
 void service_prepared(struct coordinator *c); /* what the tokeniser has finished */
 void service_committed(struct coordinator *c, const struct commit *commit);
+void service_tick(struct coordinator *c); /* answers that nobody reads */
 void service_end_all(struct coordinator *c, int status, const char *reason);
 bool service_idle(const struct coordinator *c); /* no request left that owes its client anything but a read */
 

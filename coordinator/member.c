@@ -63,6 +63,7 @@ void member_seen(struct members *ms, int rank, int64_t now_us) {
 
 void member_load(struct members *ms, int rank, uint64_t done_bytes, uint64_t total_bytes, int64_t now_us) {
     member_seen(ms, rank, now_us);
+    if (done_bytes != ms->m[rank].done_bytes) ms->m[rank].moved_us = now_us;
     ms->m[rank].done_bytes = done_bytes < total_bytes ? done_bytes : total_bytes;
     ms->m[rank].total_bytes = total_bytes;
 }
@@ -91,7 +92,7 @@ int member_ready(struct members *ms, int rank, const struct worker_ready *r, int
 void member_beat(struct members *ms, int rank, uint64_t progress, bool busy, int64_t now_us) {
     struct member *m = &ms->m[rank];
     member_seen(ms, rank, now_us);
-    if (!busy || progress != m->progress) {
+    if (m->state != WORKER_LOADING && (!busy || progress != m->progress)) {
         m->moved_us = now_us;
         m->accuses = 0;
     }

@@ -38,7 +38,7 @@ struct member {
     struct worker_ready ready;
     int64_t seen_us;   /* last message */
     uint64_t progress; /* its engine's counter */
-    int64_t moved_us;  /* when that changed last, or when it owed none */
+    int64_t moved_us;  /* when that changed last, or when it owed none; LOADING: when it loaded something */
     uint64_t accuses;  /* peers it waits for, since it last moved */
 };
 struct member_limits {

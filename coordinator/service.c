@@ -13,6 +13,8 @@
 #include "coordinator/admit.h"
 #include "coordinator/core.h"
 
+enum { SWEEP_US = 1000 * 1000 };
+
 /* Too large is the client's mistake, not the cluster's fullness: trying again does not help. */
 static int status_of(int code) { return code == ERR_TOO_LARGE ? CALL_INVALID_ARGUMENT : call_status_from(code); }
 
@@ -96,9 +98,10 @@ static void request_flush(struct coordinator *c, struct request *r) {
 }
 
 /* No token follows; the sequence may be freed by the scheduler from now on. */
-static void request_finish(struct request *r, const struct seq *q, const char *reason) {
+static void request_finish(struct request *r, const struct seq *q, const char *reason, int64_t now_us) {
     int64_t end = q->last_token_us ? q->last_token_us : q->submitted_us;
     r->finished = true;
+    r->finished_us = now_us;
     r->end.reason = stream_finish(r->stream) > 0 ? "stop" : reason;
     r->end.completion_tokens = stream_tokens(r->stream);
     r->end.queue_us = (uint64_t)(q->first_row_us - q->submitted_us);
@@ -119,10 +122,10 @@ void service_committed(struct coordinator *c, const struct commit *commit) {
             continue;
         }
         if (t->end != SEQ_NOT_ENDED) {
-            request_finish(r, t->seq, t->end == SEQ_END_STOP ? "stop" : "length");
+            request_finish(r, t->seq, t->end == SEQ_END_STOP ? "stop" : "length", c->now_us);
         } else if (rc > 0) {
             scheduler_end(&c->scheduler, t->seq);
-            request_finish(r, t->seq, "stop");
+            request_finish(r, t->seq, "stop", c->now_us);
         }
         request_flush(c, r);
     }
@@ -333,6 +336,18 @@ const struct call_method service_methods[] = {
 };
 
 /* ---- ends ---- */
+/* A complete answer costs memory and a place in the table of calls: a client that neither reads nor leaves cannot keep them. */
+void service_tick(struct coordinator *c) {
+    struct list *at, *next;
+    if (c->now_us - c->swept_us < SWEEP_US && c->now_us - c->swept_us < c->options.unread_us) return;
+    c->swept_us = c->now_us;
+    list_for(at, next, &c->requests) {
+        struct request *r = list_entry(at, struct request, node);
+        if (r->call && r->finished && c->now_us - r->finished_us > c->options.unread_us)
+            request_end(c, r, CALL_DEADLINE_EXCEEDED, "the answer was complete for a long time and was not read");
+    }
+}
+
 void service_end_all(struct coordinator *c, int status, const char *reason) {
     struct list *at, *next;
     list_for(at, next, &c->requests) {

@@ -121,6 +121,18 @@ START_TEST(no_credit_no_harm) { /* a client that reads nothing holds up nobody, 
 }
 END_TEST
 
+START_TEST(unread_answers_go) {
+    struct coordinator_options o = options();
+    o.unread_us = 50000;
+    begin(&o);
+    fake_join_all(f);
+    struct fake_call *c = fake_generate(f, &(struct fake_ask){.prompt = 3, .max_tokens = 10, .credits = 1});
+    fake_run(f, c->ended);
+    ck_assert_int_eq(c->status, CALL_DEADLINE_EXCEEDED);
+    ck_assert_int_eq(c->data_frames, 1);
+}
+END_TEST
+
 START_TEST(cancel) {
     serve();
     fake_faults(f, 0)->hold = fake_faults(f, 1)->hold = true;
@@ -401,7 +413,7 @@ START_TEST(missing_worker) {
     o.start_timeout_us = 300000;
     begin(&o);
     fake_join(f, 1);
-    expect_over(ERR_DEADLINE, "worker rank 0 never came");
+    expect_over(ERR_DEADLINE, "worker rank 0 did not come within 0.3 s");
 }
 END_TEST
 START_TEST(too_little_memory) {
@@ -454,31 +466,19 @@ START_TEST(bad_options) {
 END_TEST
 
 int main(int argc, char **argv) {
-    const TTest *const tests[] = {one_answer,
-                                  a_crowd,
-                                  text_and_stops,
-                                  no_credit_no_harm,
-                                  cancel,
-                                  deadline,
-                                  bad_requests,
-                                  queue_is_bounded,
-                                  drain,
-                                  stop_now,
-                                  silent_worker,
-                                  stuck_engine,
-                                  failing_worker,
-                                  lying_worker,
-                                  owing_worker,
-                                  miscounting_worker,
-                                  static_world_ends,
-                                  crashed_worker,
-                                  wrong_class,
-                                  wrong_model,
-                                  wrong_size_then_right,
-                                  missing_worker,
-                                  too_little_memory,
-                                  failed_load,
-                                  bad_options};
+    const TTest *const tests[] = {one_answer,         a_crowd,
+                                  text_and_stops,     no_credit_no_harm,
+                                  unread_answers_go,  cancel,
+                                  deadline,           bad_requests,
+                                  queue_is_bounded,   drain,
+                                  stop_now,           silent_worker,
+                                  stuck_engine,       failing_worker,
+                                  lying_worker,       owing_worker,
+                                  miscounting_worker, static_world_ends,
+                                  crashed_worker,     wrong_class,
+                                  wrong_model,        wrong_size_then_right,
+                                  missing_worker,     too_little_memory,
+                                  failed_load,        bad_options};
     if (argc < 2) return 2;
     model = argv[1];
     return run_tests("coordinator", tests, (int)(sizeof tests / sizeof *tests), NULL, end);
