@@ -268,11 +268,11 @@ static int send_end(struct call_server *s, const struct bus_id *to, const uint8_
     return send_frame(s, to, &f, NULL, 0);
 }
 
-/* Sends the call's End and forgets it; keeps both while the peer's queue is full. The handler is out of it already. */
+/* Sends the call's End and forgets it; keeps both while it cannot be sent. The handler is out of it already. */
 static void finish(struct call_server *s, struct live *l, int status, const char *message) {
     int rc = l->state == LIVE_DOOMED ? ERR_GONE : send_end(s, &l->peer->id, l->id, sizeof l->id, status, message);
     if (rc == ERR_GONE) doom_peer(s, l->peer);
-    if (rc != ERR_AGAIN || !(l->end_message = strdup(message ? message : ""))) {
+    if (rc >= 0 || rc == ERR_GONE || !(l->end_message = strdup(message ? message : ""))) {
         forget(s, l);
         return;
     }
@@ -502,8 +502,8 @@ static void retry_stuck(struct call_server *s) {
         list_remove(&l->waiting);
         if (l->state == LIVE_ENDING) {
             int rc = send_end(s, &l->peer->id, l->id, sizeof l->id, l->end_status, l->end_message);
-            if (rc == ERR_AGAIN) wait_in(l, &s->stuck);
-            else forget(s, l);
+            if (rc >= 0 || rc == ERR_GONE) forget(s, l);
+            else wait_in(l, &s->stuck);
         } else if (s->methods[l->pub.method].on_credit && l->credits) {
             s->methods[l->pub.method].on_credit(s->ctx, &l->pub);
         }
