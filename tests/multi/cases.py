@@ -1,0 +1,71 @@
+"""cases.py - runs the cases of a test program and reports them as TAP: one line each, with what went wrong below it.
+
+usage of every test program: test_X.py --build DIR --data DIR [--exact DIR] [--sparse DIR] [CASE ...]
+"""
+import argparse
+import sys
+import time
+import traceback
+
+from cluster import Failed, Programs
+
+CASES = []
+
+
+class Skipped(Exception):
+    """Why a case cannot run here."""
+
+
+def case(function):
+    """Marks a function of one argument (Programs) as a case."""
+    CASES.append(function)
+    return function
+
+
+def skip(why):
+    raise Skipped(why)
+
+
+def note(text):
+    """A line in the report that is no result."""
+    for line in str(text).splitlines():
+        print(f"# {line}", flush=True)
+
+
+def run_case(number, function, programs):
+    started = time.monotonic()
+    name = function.__name__.replace("_", " ")
+    try:
+        function(programs)
+    except Skipped as why:
+        print(f"ok {number} - {name} # SKIP {why}", flush=True)
+        return True
+    except Exception as e:
+        print(f"not ok {number} - {name}", flush=True)
+        note(e if isinstance(e, Failed) else traceback.format_exc())
+        if isinstance(e, Failed):
+            where = traceback.extract_tb(e.__traceback__)
+            note("at " + " < ".join(f"{f.name}:{f.lineno}" for f in reversed(where) if "cluster.py" not in f.filename))
+        note(getattr(e, "serve", ""))
+        return False
+    print(f"ok {number} - {name} ({time.monotonic() - started:.1f} s)", flush=True)
+    return True
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--build", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--exact", default="")
+    parser.add_argument("--sparse", default="")
+    parser.add_argument("--slow", type=float, default=1)
+    parser.add_argument("cases", nargs="*")
+    args = parser.parse_args()
+    programs = Programs(args.build, args.data, args.exact, args.sparse)
+    programs.slow = args.slow
+    chosen = [f for f in CASES if not args.cases or f.__name__ in args.cases]
+    if len(chosen) < len(args.cases):
+        raise SystemExit(f"no such case among: {' '.join(f.__name__ for f in CASES)}")
+    print(f"1..{len(chosen)}", flush=True)
+    good = [run_case(i, f, programs) for i, f in enumerate(chosen, 1)]
+    sys.exit(0 if all(good) else 1)

@@ -1,0 +1,180 @@
+/* load.c - many requests at once from one client, told in lines that can be compared.
+ *
+ * Request i is made from its number alone: a prompt of token ids, greedy or sampled with a seed, with logprobs. Its line holds the
+ * status, the counts and a hash over every token id and every bit of every logprob, so two runs of the same numbers must print the
+ * same lines: at once or one after the other, on any cluster. The order of events is checked on the way.
+ *
+ *     load --connect ENDPOINT --first 0 --count 16 [--serial]
+ *
+ * Standard error gets what may differ between runs. Exit status: 0 when every request ended OK and every stream was in order. */
+#include "base/conf.h"
+#include "base/hash.h"
+#include "client/cadre.h"
+
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { FIRST_ID = 3, IDS = 240, MOST_PROMPT = 4096 };
+
+struct options {
+    char *connect;
+    int64_t first, count, prompt, tokens;
+    bool serial, whole;
+};
+#define AT(member) offsetof(struct options, member)
+static const struct conf_option table[] = {
+    {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT", .help = "where the cluster listens"},
+    {"first", CONF_INT, AT(first), .def = "0", .min = 0, .max = 1e9, .arg = "I", .help = "number of the first request"},
+    {"count", CONF_INT, AT(count), .def = "16", .min = 1, .max = 4096, .arg = "N", .help = "how many"},
+    {"prompt", CONF_INT, AT(prompt), .def = "60", .min = 1, .max = MOST_PROMPT, .arg = "N", .help = "longest prompt"},
+    {"tokens", CONF_INT, AT(tokens), .def = "40", .min = 1, .max = 1e6, .arg = "N", .help = "longest answer"},
+    {"serial", CONF_FLAG, AT(serial), .def = "no", .help = "one after the other, instead of all at once"},
+    {"whole", CONF_FLAG, AT(whole), .def = "no", .help = "every prompt and every answer as long as allowed"},
+    {0}};
+static const struct conf_command command = {.name = "load", .usage = "[options]", .about = "Sends numbered requests and prints what came.",
+                                            .options = table};
+
+struct answer {
+    int64_t number;
+    uint64_t hash, preemptions;
+    uint32_t tokens, prompt_tokens, said_tokens; /* said: by FINISHED */
+    char reason[16], fault[80];
+    bool started, finished, ended;
+    int status;
+};
+
+static uint64_t next(uint64_t *state) { return hash_u64(*state += 0x9e3779b97f4a7c15); }
+
+static void mix(struct answer *a, const void *data, size_t len) { /* FNV-1a */
+    for (size_t i = 0; i < len; i++) a->hash = (a->hash ^ ((const unsigned char *)data)[i]) * 0x100000001b3;
+}
+
+static int submit(struct cadre_client *client, const struct options *o, int64_t number, struct cadre_stream **out) {
+    static int32_t ids[MOST_PROMPT];
+    uint64_t state = (uint64_t)number;
+    uint64_t n = 1 + next(&state) % (uint64_t)o->prompt, tokens = 1 + next(&state) % (uint64_t)o->tokens;
+    if (o->whole) n = (uint64_t)o->prompt, tokens = (uint64_t)o->tokens;
+    for (uint64_t i = 0; i < n; i++) ids[i] = (int32_t)(FIRST_ID + next(&state) % IDS);
+    struct cadre_request r = {.ids = ids, .n_ids = n, .max_tokens = (uint32_t)tokens, .has_max_tokens = 1, .has_seed = 1,
+                              .seed = (uint64_t)number, .logprobs = 4, .ignore_eos = o->whole || number % 2};
+    if (number % 3) r.temperature = number % 3 == 1 ? 0.7f : 1.3f;
+    if (number % 4 == 1) r.top_p = 0.9f;
+    if (number % 5 == 2) r.top_k = 20;
+    if (number % 7 == 3) r.min_p = 0.02f;
+    return cadre_generate(client, &r, out);
+}
+
+static void find_fault(struct answer *a, const char *what) {
+    if (!a->fault[0]) snprintf(a->fault, sizeof a->fault, "%s", what);
+}
+
+static void take_tokens(struct answer *a, const struct cadre_event *e) {
+    if (!a->started || a->finished) find_fault(a, "tokens outside of started and finished");
+    if (e->first != a->tokens) find_fault(a, "a token is missing or came twice");
+    for (size_t i = 0; i < e->n_tokens; i++) {
+        const struct cadre_token *t = &e->tokens[i];
+        mix(a, &t->id, sizeof t->id);
+        mix(a, &t->logprob, sizeof t->logprob);
+        if (t->n_top != 3) find_fault(a, "not three alternatives");
+        for (size_t k = 0; k < t->n_top; k++) {
+            mix(a, &t->top[k].id, sizeof t->top[k].id);
+            mix(a, &t->top[k].logprob, sizeof t->top[k].logprob);
+        }
+    }
+    a->tokens += (uint32_t)e->n_tokens;
+}
+
+static void take(struct answer *a, const struct cadre_event *e) {
+    switch (e->kind) {
+    case CADRE_STARTED:
+        if (a->started) find_fault(a, "started twice");
+        a->started = true;
+        a->prompt_tokens = e->prompt_tokens;
+        return;
+    case CADRE_TOKENS: take_tokens(a, e); return;
+    case CADRE_FINISHED:
+        if (!a->started || a->finished) find_fault(a, "finished out of turn");
+        a->finished = true;
+        a->said_tokens = e->completion_tokens;
+        a->preemptions = e->preemptions;
+        snprintf(a->reason, sizeof a->reason, "%s", e->reason);
+        return;
+    case CADRE_END:
+        a->ended = true;
+        a->status = e->status;
+        if (!e->status && (!a->finished || a->said_tokens != a->tokens)) find_fault(a, "the end does not fit the tokens");
+        if (e->status) find_fault(a, e->message);
+        return;
+    }
+}
+
+/* Takes events until `open` streams have ended; a failure of the client itself is an exit status. */
+static int follow(struct cadre_client *client, int64_t open) {
+    while (open) {
+        struct cadre_stream *stream;
+        struct cadre_event e;
+        int code = cadre_wait(client, -1, &stream);
+        if (code == CADRE_TIMEOUT) continue;
+        if (code || (code = cadre_next(stream, 0, &e)) > 0) return fprintf(stderr, "load: %s\n", cadre_error(client)), 1;
+        if (code == CADRE_TIMEOUT) continue;
+        struct answer *a = cadre_stream_user(stream);
+        take(a, &e);
+        if (!a->ended) continue;
+        cadre_stream_close(stream);
+        open--;
+    }
+    return 0;
+}
+
+static int ask(struct cadre_client *client, const struct options *o, struct answer *answers) {
+    for (int64_t i = 0; i < o->count; i++) {
+        struct cadre_stream *stream;
+        answers[i] = (struct answer){.number = o->first + i, .hash = 0xcbf29ce484222325};
+        if (submit(client, o, o->first + i, &stream)) return fprintf(stderr, "load: %s\n", cadre_error(client)), 1;
+        cadre_stream_set_user(stream, &answers[i]);
+        if (o->serial && follow(client, 1)) return 1;
+    }
+    return o->serial ? 0 : follow(client, o->count);
+}
+
+static int tell(const struct options *o, const struct answer *answers) {
+    uint64_t preemptions = 0;
+    int bad = 0;
+    for (int64_t i = 0; i < o->count; i++) {
+        const struct answer *a = &answers[i];
+        printf("%" PRId64 " %s %s prompt %u tokens %u %016" PRIx64 "\n", a->number, cadre_code_name(a->status), a->reason, a->prompt_tokens,
+               a->tokens, a->hash);
+        if (a->fault[0]) fprintf(stderr, "load: request %" PRId64 ": %s\n", a->number, a->fault);
+        bad += a->status || a->fault[0];
+        preemptions += a->preemptions;
+    }
+    fprintf(stderr, "preemptions %" PRIu64 "\n", preemptions);
+    return bad ? 1 : 0;
+}
+
+static int run(const struct options *o) {
+    struct cadre_client *client;
+    struct answer *answers = calloc((size_t)o->count, sizeof *answers);
+    int status = 1;
+    if (answers && !cadre_open(o->connect, NULL, &client)) {
+        status = ask(client, o, answers);
+        if (!status) status = tell(o, answers);
+        cadre_close(client);
+    }
+    free(answers);
+    return status;
+}
+
+int main(int argc, char **argv) {
+    struct options o = {0};
+    struct conf_args args;
+    struct why why;
+    int rc = conf_parse(&command, &o, argc, argv, &args, &why);
+    if (rc < 0) fprintf(stderr, "load: %s\n", why.text);
+    int status = rc < 0 ? 2 : rc > 0 ? 0 : run(&o);
+    conf_clear(&command, &o, &args);
+    return status;
+}

@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""test_faults.py - things die, stall or leave: a worker, the coordinator, the supervisor, a client. Nothing hangs, nothing is left,
+and whoever is told why is told the right name."""
+import os
+import re
+import signal
+import time
+from contextlib import ExitStack
+
+from cases import case, main, note
+from cluster import Cluster, Process, check, same
+
+WORK = ["--count", "12", "--prompt", "20", "--tokens", "230", "--whole"]
+
+
+def under_load(p, cluster, stack, *words):
+    """Requests that keep the cluster busy until something happens to it."""
+    asked = stack.enter_context(Process([p.load, "--connect", cluster.endpoint, *(words or ["--count", "2000", *WORK[2:]])]))
+    cluster.until_status(lambda s: s["running"] > 0, "requests running")
+    return asked
+
+
+def check_clients(asked, what):
+    r = asked.wait(30)
+    check(r.status == 1 and "UNAVAILABLE" in r.out, f"{what}: clients are told UNAVAILABLE: {r.status} {r.err[-300:]!r}")
+
+
+def check_death(p, fabric, victim_of, wanted):
+    with ExitStack() as stack:
+        c = stack.enter_context(Cluster(p, p.golden("mixtral"), workers=3, fabric=fabric))
+        asked = under_load(p, c, stack)
+        pid = victim_of(c)
+        os.kill(pid, signal.SIGKILL)
+        killed = time.monotonic()
+        ended = c.process.wait(20)
+        took = time.monotonic() - killed
+        c.process.gone("after a death")
+        check(ended.status not in (0, None), f"serve's exit status {ended.status}")
+        check(took < 5 * p.slow, f"serve ended {took:.1f} s after the death")
+        check(re.search(wanted(pid), ended.err), f"serve names the dead: {ended.err[-600:]!r}, wanted {wanted(pid)}")
+        check_clients(asked, f"{fabric}, {pid}")
+        note(f"{fabric}: ended after {took:.2f} s")
+
+
+def worker_of(rank):
+    return lambda c: c.status()["workers"][rank]["pid"]
+
+
+@case
+def an_mpi_worker_dies_under_load(p):
+    for rank in (0, 2):
+        check_death(p, "mpi", worker_of(rank), lambda pid, rank=rank: rf"worker rank {rank} \(pid {pid}\) died")
+
+
+@case
+def the_mem_process_dies_under_load(p):
+    check_death(p, "mem", worker_of(0), lambda pid: rf"the worker process \(pid {pid}\) was killed by signal 9")
+
+
+@case
+def the_coordinator_dies_under_load(p):
+    for fabric in ("mem", "mpi"):
+        check_death(p, fabric, lambda c: c.process.named("cadre-coordinator")[0], lambda pid: rf"the coordinator \(pid {pid}\) was killed by signal 9")
+
+
+@case
+def mpirun_dies_under_load(p):
+    check_death(p, "mpi", lambda c: next(iter(c.process.named("orterun") + c.process.named("mpirun") + c.process.named("prterun"))),
+                lambda pid: rf"mpirun \(pid {pid}\) was killed by signal 9")
+
+
+@case
+def an_idle_worker_dies(p):
+    with Cluster(p, p.golden("mixtral"), workers=2, fabric="mpi") as c:
+        os.kill(c.status()["workers"][1]["pid"], signal.SIGKILL)
+        ended = c.process.wait(5 * p.slow)
+        check(ended.status == 1 and "worker rank 1" in ended.err, f"serve: {ended.status} {ended.err[-300:]!r}")
+        c.process.gone("after a death")
+
+
+@case
+def a_stopped_worker_is_noticed(p):
+    with ExitStack() as stack:
+        c = stack.enter_context(Cluster(p, p.golden("mixtral"), workers=2, fabric="mpi"))
+        asked = under_load(p, c, stack)
+        os.kill(c.status()["workers"][1]["pid"], signal.SIGSTOP)
+        ended = c.process.wait(30 * p.slow)
+        check(ended.status == 1 and re.search(r"worker 1|rank 1", ended.err), f"serve: {ended.status} {ended.err[-600:]!r}")
+        c.process.gone("after a worker stopped")
+        check_clients(asked, "a stopped worker")
+
+
+@case
+def nothing_survives_the_supervisor(p):
+    for fabric in ("mem", "mpi"):
+        with ExitStack() as stack:
+            c = stack.enter_context(Cluster(p, p.golden("mixtral"), workers=2, fabric=fabric))
+            under_load(p, c, stack)
+            os.kill(c.process.pid, signal.SIGKILL)
+            c.process.wait()
+            c.process.gone(f"{fabric}, after the supervisor was killed", 10 * p.slow)
+
+
+@case
+def an_interrupted_client_cancels_in_the_cluster(p):
+    with Cluster(p, p.golden("mixtral"), workers=2, max_batch=4) as c:
+        with ExitStack() as stack:
+            asked = [stack.enter_context(c.start("generate", prompt="the sea", max_tokens=250, temperature=3, seed=i)) for i in range(12)]
+            c.until_status(lambda s: s["running"] + s["waiting"] > 1 or s["finished"] > 8, "requests inside")
+            for a in asked:
+                a.send(signal.SIGINT)
+            ended = [a.wait(10) for a in asked]
+        s = c.idle(10)
+        stopped = [r for r in ended if r.status == 130]
+        check(all(r.status in (0, 130, -2) for r in ended), f"exit statuses {[r.status for r in ended]}")
+        check(all("cancelled after" in r.err for r in stopped), "what an interrupted client says")
+        check(s["cancelled"] >= 1, f"counted: {s['cancelled']} cancelled, {s['finished']} finished, {len(stopped)} interrupted")
+        note(f"{len(stopped)} of {len(ended)} interrupted; {s['cancelled']} cancelled in the cluster")
+
+
+@case
+def a_vanished_client_is_forgotten(p):
+    with ExitStack() as stack:
+        c = stack.enter_context(Cluster(p, p.golden("mixtral"), workers=2))
+        asked = under_load(p, c, stack)
+        os.kill(asked.pid, signal.SIGKILL)
+        s = c.idle(40)
+        check(s["cancelled"] > 0, f"counted as cancelled: {s['cancelled']}")
+        c.generate(prompt="still here", max_tokens=4)
+
+
+@case
+def a_slow_client_slows_nobody(p):
+    with ExitStack() as stack:
+        c = stack.enter_context(Cluster(p, p.golden("mixtral"), workers=2, max_batch=4))
+        held = under_load(p, c, stack, "--count", "2", "--prompt", "8", "--tokens", "240", "--whole")
+        os.kill(held.pid, signal.SIGSTOP)
+        for i in range(4):
+            c.generate(prompt="quick", max_tokens=50, temperature=1, seed=i)
+        check(held.running(), "the slow client is still there")
+        os.kill(held.pid, signal.SIGCONT)
+        r = held.wait().good("the slow client")
+        same(len(r.out.splitlines()), 2, "its answers")
+        same(c.stop().status, 0, "serve")
+
+
+@case
+def a_stopped_client_does_not_hold_up_the_drain(p):
+    with ExitStack() as stack:
+        c = stack.enter_context(Cluster(p, p.golden("mixtral"), workers=2, drain=3))
+        held = under_load(p, c, stack)
+        os.kill(held.pid, signal.SIGSTOP)
+        ended = c.stop(signal.SIGTERM, 20)
+        note(f"serve ended with {ended.status}: {ended.err.splitlines()[-1] if ended.err else ''}")
+
+
+@case
+def deadlines_end_requests(p):
+    with Cluster(p, p.golden("mixtral"), workers=2, max_batch=1) as c:
+        with ExitStack() as stack:
+            under_load(p, c, stack)
+            r = c.cadre("generate", prompt="late", max_tokens=200, timeout=300)
+            check(r.status == 1 and "DEADLINE_EXCEEDED" in r.err, f"a request with a deadline: {r.status} {r.err!r}")
+            check(r.seconds < 5 * p.slow, f"it took {r.seconds:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+#!/usr/bin/env python3
+"""test_serve.py - the life of a cluster: started by serve or by hand, asked by every verb, ended by signals."""
+import json
+import os
+import re
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+from cases import case, main, skip
+from cluster import Cluster, Front, Process, check, run, same, until
+
+STATUS_KEYS = """state reason model family version numeric_class fabric listen control uptime_us epoch placement_version steps waiting
+running finished cancelled failed preemptions prompt_tokens generated_tokens max_context max_batch layers experts topk workers""".split()
+WORKER_KEYS = """rank host pid state load_percent placement experts weight_bytes resident_bytes kv_bytes kv_pages kv_pages_used sequences
+rows busy_us wait_us beat_age_us""".split()
+ANSWER_KEYS = "text token_ids logprobs finish_reason usage model seed timing".split()
+
+
+def check_banner(c, workers):
+    text = c.process.out()
+    for key in ("model", "cluster", "KV", "clients", "control"):
+        check(c.banner(key), f"the banner has no line '{key}': {text!r}")
+    lines = re.findall(r"^\s+worker (\d+)\s+experts (\S+)\s+(.*)$", text, re.M)
+    same([int(rank) for rank, _, _ in lines], list(range(workers)), "workers in the banner")
+    held = set()
+    for rank, plan, memory in lines:
+        check(re.search(r"[\d.]+ \w*B routed \+ +[\d.]+ \w*B resident \+ +[\d.]+ \w*B KV", memory), f"memory of worker {rank}: {memory!r}")
+        for part in plan.split(","):
+            first, _, last = part.partition("-")
+            held |= set(range(int(first), int(last or first) + 1))
+    same(held, set(range(8)), "experts in the banner's plan")
+    check("worker 0: loaded 100%" in c.process.err(), f"no load progress: {c.process.err()!r}")
+
+
+def check_verbs(c, workers, fabric):
+    a = c.cadre("generate", "--json", prompt="the sea is", max_tokens=8, logprobs=2, temperature=1, seed=5).good().json()
+    same(sorted(a), sorted(ANSWER_KEYS), "keys of generate --json")
+    same(len(a["logprobs"]), len(a["token_ids"]), "logprobs, one per token")
+    check(all(len(t["top"]) == 2 for t in a["logprobs"]), "two alternatives per token")
+    same(a["usage"]["completion_tokens"], len(a["token_ids"]), "completion_tokens")
+    streamed = c.cadre("generate", prompt="the sea is", max_tokens=8, temperature=1, seed=5).good().out
+    whole = c.cadre("generate", "--no-stream", prompt="the sea is", max_tokens=8, temperature=1, seed=5).good().out
+    same(streamed, a["text"] + "\n", "streamed text against --json")
+    same(whole, streamed, "--no-stream against streamed text")
+    ids = c.cadre("tokenize", "--json", prompt="the sea is").good().json()["ids"]
+    same(c.cadre("tokenize", prompt="the sea is").good().out.split(), [str(i) for i in ids], "tokenize as text")
+    same(len(ids), a["usage"]["prompt_tokens"], "tokenize against usage")
+    s = c.status()
+    same(sorted(s), sorted(STATUS_KEYS), "keys of status --json")
+    same(sorted(s["workers"][0]), sorted(WORKER_KEYS), "keys of a worker in status --json")
+    same((s["state"], s["fabric"], len(s["workers"])), ("serving", fabric, workers), "status")
+    table = c.cadre("status").good().out
+    check("is serving" in table and len(table.splitlines()) >= 8 + workers, f"status as a table: {table!r}")
+
+
+def check_experts(c, workers):
+    e = c.experts()
+    same(sorted(e), sorted(["experts", "rows", "imb", "balancedness", "worker_rows", "layers"]), "keys of experts --json")
+    same(sorted(e["layers"][0]), sorted(["layer", "imb", "balancedness", "rows", "workers"]), "keys of a layer in experts --json")
+    same(len(e["worker_rows"]), workers, "worker_rows")
+    same(sum(e["worker_rows"]), sum(sum(layer["rows"]) for layer in e["layers"]), "rows by worker against rows by expert")
+    check(re.search(r"^ +all +\d+ +imb [\d.]+", c.cadre("experts").good().out, re.M), "the table of experts has a sum")
+    layer = c.cadre("experts", layer=e["layers"][0]["layer"]).good().out
+    check(len(re.findall(r"^ +\d+ +\d+ +\d+ +[\d.]+%", layer, re.M)) >= e["experts"], f"the table of one layer: {layer!r}")
+    absent = c.cadre("experts", layer=99)
+    check(absent.status == 1 and "99" in absent.err, "a layer that does not exist")
+
+
+def check_life(p, fabric, workers):
+    with Cluster(p, p.golden("mixtral"), workers=workers, fabric=fabric) as c:
+        check_banner(c, workers)
+        check_verbs(c, workers, fabric)
+        check_experts(c, workers)
+        ended = c.stop(signal.SIGINT)
+        same(ended.status, 0, f"serve after SIGINT ({ended.err[-300:]!r})")
+        same(c.cadre("status", "-q").status, 3, "status when nobody answers")
+
+
+@case
+def mem_starts_answers_and_ends(p):
+    check_life(p, "mem", 2)
+
+
+@case
+def mpi_starts_answers_and_ends(p):
+    check_life(p, "mpi", 2)
+
+
+@case
+def one_worker_and_as_many_as_experts(p):
+    for workers in (1, 8):
+        with Cluster(p, p.golden("mixtral"), workers=workers) as c:
+            check_banner(c, workers)
+            same(c.stop().status, 0, f"serve with {workers} workers")
+
+
+@case
+def chat_keeps_history(p):
+    with Cluster(p, p.golden("qwen3_moe"), workers=2) as c:
+        words = {"max_tokens": 6, "temperature": 1, "seed": 3}
+        first = c.say("chat", "one\n", **words).good().out
+        both = c.say("chat", "one\ntwo\n", **words).good().out
+        fresh = c.say("chat", "two\n", **words).good().out
+        check(both.startswith(first), f"the first turn does not depend on later ones: {first!r}, {both!r}")
+        check(both[len(first):] != fresh, "the second turn sees the first")
+        reset = c.say("chat", "one\n/reset\ntwo\n", **words).good().out
+        same(reset, first + fresh, "after /reset")
+        left = c.say("chat", "one\n/quit\ntwo\n", **words).good()
+        same(left.out, first, "/quit leaves")
+        system = c.say("chat", "one\n", system="be odd", **words).good().out
+        check(system != first, "a system message changes the prompt")
+        one = c.generate("--chat", prompt="one", **words)
+        same(one["text"].strip("\n"), first.strip("\n"), "generate --chat is the first turn of a chat")
+        check("no command" in c.say("chat", "/nonsense\n").good().err, "an unknown command")
+        templated = c.cadre("tokenize", "--chat", "--json", prompt="one").good().json()["ids"]
+        same(one["usage"]["prompt_tokens"], len(templated), "tokenize --chat against usage")
+
+
+@case
+def a_template_that_refuses_says_why(p):
+    with Cluster(p, p.golden("mixtral"), workers=2) as c:
+        r = c.cadre("generate", prompt="one", system="be odd", max_tokens=4)
+        check(r.status == 1 and "Only user and assistant roles" in r.err, f"the template's own words: {r.err!r}")
+        c.generate(prompt="one", max_tokens=4)
+
+
+@case
+def stop_strings_and_lengths(p):
+    with Cluster(p, p.golden("llama"), workers=2) as c:
+        whole = c.generate(prompt="the sea is", max_tokens=24, temperature=1, seed=11)
+        same(whole["finish_reason"], "length", "finish reason (choose another seed if the model ends early)")
+        middle = whole["text"][len(whole["text"]) // 2:][:3]
+        cut = c.generate(prompt="the sea is", max_tokens=24, temperature=1, seed=11, stop=middle)
+        same((cut["finish_reason"], cut["text"]), ("stop", whole["text"][:whole["text"].index(middle)]), "text before the stop string")
+        none = c.generate(prompt="the sea is", max_tokens=0)
+        same((none["text"], none["token_ids"], none["finish_reason"]), ("", [], "length"), "--max-tokens 0")
+        limit = c.status()["max_context"]
+        full = c.generate(prompt="the sea is", temperature=1, seed=11)
+        check(full["finish_reason"] == "stop" or full["usage"]["total_tokens"] == limit, f"without --max-tokens up to the context: {full['usage']}")
+
+
+@case
+def requests_finish_while_draining(p):
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with Cluster(p, p.golden("mixtral"), workers=2) as c:
+            with Process([p.load, "--connect", c.endpoint, "--count", "24", "--prompt", "20", "--tokens", "200", "--whole"]) as asked:
+                c.until_status(lambda s: s["running"] > 4, "requests running")
+                ended = c.stop(number)
+                same(ended.status, 0, f"serve after signal {number} under load ({ended.err[-300:]!r})")
+                r = asked.wait()
+                lines = r.out.splitlines()
+                check(r.status == 0 and len(lines) == 24 and all(" OK length " in x for x in lines), f"requests that ran: {r.out!r} {r.err!r}")
+
+
+@case
+def a_new_request_while_draining_is_unavailable(p):
+    with Cluster(p, p.golden("mixtral"), workers=2) as c:
+        with Process([p.load, "--connect", c.endpoint, "--count", "64", "--prompt", "20", "--tokens", "230", "--whole"]) as asked:
+            c.until_status(lambda s: s["running"] > 4, "requests running")
+            c.process.send(signal.SIGTERM)
+            until(lambda: "finishing" in c.process.err(), "serve says that it drains")
+            r = c.cadre("generate", prompt="late", max_tokens=4)
+            check(r.status in (0, 1) and (r.status == 0 or "UNAVAILABLE" in r.err), f"a late request: {r.status} {r.err!r}")
+            same(c.process.wait().status, 0, "serve")
+            same(asked.wait().status, 0, "the requests that were in")
+
+
+@case
+def a_second_signal_stops_at_once(p):
+    with Cluster(p, p.golden("mixtral"), workers=2, fabric="mpi", max_batch=2) as c:
+        with Process([p.load, "--connect", c.endpoint, "--count", "200", "--prompt", "20", "--tokens", "230", "--whole"]) as asked:
+            c.until_status(lambda s: s["running"] > 0, "requests running")
+            c.process.send(signal.SIGTERM)
+            until(lambda: "finishing" in c.process.err(), "serve says that it drains")
+            c.process.send(signal.SIGTERM)
+            ended = c.process.wait(10)
+            c.process.gone("after the second signal")
+            check("at once" in ended.err, f"serve says so: {ended.err[-300:]!r}")
+            check(asked.wait(30).status != 0, "the requests cannot have finished")
+
+
+@case
+def started_by_hand(p):
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "endpoints"
+        with Process([p.coordinator, p.golden("olmoe"), "--workers", "2", "--fabric", "mpi", "--listen", "tcp://127.0.0.1:*",
+                      "--control", "tcp://127.0.0.1:*", "--endpoint-file", file]) as coordinator:
+            text = until(lambda: file.exists() and file.read_text().endswith("\n") and file.read_text(), "the endpoint file")
+            listen, control = re.fullmatch(r"listen (\S+)\s+control (\S+)\n", text).groups()
+            with Process(mpirun(2) + [p.worker, "--fabric", "mpi", "--connect", control]) as workers:
+                front = Front(p, listen)
+                same(front.cadre("status", "-q", "--wait", "30").status, 0, "status --wait")
+                same([w["state"] for w in front.status()["workers"]], ["ready", "ready"], "workers")
+                front.generate(prompt="by hand", max_tokens=5)
+                coordinator.send(signal.SIGTERM)
+                same(coordinator.wait().status, 0, "cadre-coordinator")
+                same(workers.wait().status, 0, "mpirun")
+                coordinator.gone("coordinator")
+                workers.gone("workers")
+
+
+def mpirun(n):
+    words = ["mpirun", "-np", str(n), "--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1", "--mca", "pml", "ob1",
+             "--mca", "btl", "vader,self", "--mca", "btl_vader_single_copy_mechanism", "none"]
+    return words + (["--allow-run-as-root"] if os.geteuid() == 0 else [])
+
+
+@case
+def options_come_from_a_file(p):
+    with tempfile.NamedTemporaryFile("w", suffix=".conf") as f:
+        f.write("# a cluster\nworkers = 3\nweights = f32\nmax-batch = 5\nmax-context = 100\n")
+        f.flush()
+        with Cluster(p, p.golden("olmoe"), config=f.name, max_batch=7) as c:
+            s = c.status()
+            same((len(s["workers"]), s["max_batch"], s["max_context"]), (3, 7, 100), "workers, max-batch (command line wins), max-context")
+            check("f32" in s["numeric_class"], f"class {s['numeric_class']}")
+
+
+@case
+def the_library_works_from_outside(p):
+    source = Path(__file__).resolve().parents[2] / "examples/hello.c"
+    if not source.exists():
+        skip("no examples/hello.c")
+    with Cluster(p, p.golden("olmoe"), workers=2) as c, tempfile.TemporaryDirectory() as folder:
+        for name, link in (("shared", [f"-L{p.build}/client", "-lcadre", f"-Wl,-rpath,{p.build}/client"]),
+                           ("static", [f"{p.build}/client/libcadre.a", "-lzmq", "-lprotobuf-c", "-lm", "-pthread"])):
+            program = f"{folder}/hello-{name}"
+            built = run(["cc", "-Wall", "-Wextra", "-Werror", f"-I{source.parents[1]}/client", str(source), "-o", program, *link])
+            built.good(f"cc, {name} library")
+            told = run([program, "the sea", c.endpoint]).good(f"hello, {name} library").out
+            same(told, c.cadre("generate", prompt="the sea", max_tokens=48).good().out, f"hello's answer, {name} library")
+        bad = run([f"{folder}/hello-shared", "x", "tcp://127.0.0.1:1"])
+        check(bad.status == 1 and "UNAVAILABLE" in bad.err, f"hello without a server: {bad.status} {bad.err!r}")
+    leaks = subprocess.run(["nm", "-D", "--defined-only", f"{p.build}/client/libcadre.so"], capture_output=True, text=True).stdout
+    names = [line.split()[-1] for line in leaks.splitlines()]
+    check(names and all(n.startswith("cadre_") for n in names), f"the shared library exports only cadre_*: {[n for n in names if not n.startswith('cadre_')]}")
+
+
+@case
+def help_is_whole(p):
+    for argv in ([p.cadre], [p.coordinator], [p.worker], *([p.cadre, v] for v in "serve generate chat status experts tokenize".split())):
+        r = run([*argv, "--help"])
+        same((r.status, r.err), (0, ""), f"{argv} --help")
+        check(len(r.out) > 200 and "Usage" in r.out or "usage" in r.out, f"{argv} --help: {r.out[:200]!r}")
+        check(all(len(line) <= 130 for line in r.out.splitlines()), f"{argv} --help has lines of more than 130 columns")
+        bad = run([*argv, "--no-such-option"])
+        check(bad.status == 2 and "no-such-option" in bad.err, f"{argv} with an unknown option: {bad.status} {bad.err!r}")
+
+
+if __name__ == "__main__":
+    main()
