@@ -5,6 +5,7 @@
  * same lines: at once or one after the other, on any cluster. The order of events is checked on the way.
  *
  *     load --connect ENDPOINT --first 0 --count 16 [--serial]
+ *     load --connect ENDPOINT --ids 1,2,3 --tokens 20          one greedy request; prints the answer's ids
  *
  * Standard error gets what may differ between runs. Exit status: 0 when every request ended OK and every stream was in order. */
 #include "base/conf.h"
@@ -20,7 +21,7 @@
 enum { FIRST_ID = 3, IDS = 240, MOST_PROMPT = 4096 };
 
 struct options {
-    char *connect;
+    char *connect, *ids;
     int64_t first, count, prompt, tokens;
     bool serial, whole;
 };
@@ -32,6 +33,7 @@ static const struct conf_option table[] = {
     {"prompt", CONF_INT, AT(prompt), .def = "60", .min = 1, .max = MOST_PROMPT, .arg = "N", .help = "longest prompt"},
     {"tokens", CONF_INT, AT(tokens), .def = "40", .min = 1, .max = 1e6, .arg = "N", .help = "longest answer"},
     {"serial", CONF_FLAG, AT(serial), .def = "no", .help = "one after the other, instead of all at once"},
+    {"ids", CONF_STRING, AT(ids), .arg = "LIST", .help = "one greedy request with this prompt instead of numbered ones"},
     {"whole", CONF_FLAG, AT(whole), .def = "no", .help = "every prompt and every answer as long as allowed"},
     {0}};
 static const struct conf_command command = {.name = "load", .usage = "[options]", .about = "Sends numbered requests and prints what came.",
@@ -155,13 +157,30 @@ static int tell(const struct options *o, const struct answer *answers) {
     return bad ? 1 : 0;
 }
 
+/* The request of --ids; prints the ids of the answer. */
+static int ask_ids(struct cadre_client *client, const struct options *o) {
+    int32_t ids[MOST_PROMPT];
+    struct cadre_request r = {.ids = ids, .max_tokens = (uint32_t)o->tokens, .has_max_tokens = 1};
+    struct cadre_stream *stream;
+    struct cadre_event e = {.kind = CADRE_STARTED};
+    for (char *p = o->ids; *p && r.n_ids < MOST_PROMPT; p += *p == ',') ids[r.n_ids++] = (int32_t)strtol(p, &p, 10);
+    int code = cadre_generate(client, &r, &stream);
+    while (code <= 0 && e.kind != CADRE_END) {
+        code = cadre_next(stream, -1, &e);
+        for (size_t i = 0; code == CADRE_OK && i < e.n_tokens; i++) printf("%d\n", e.tokens[i].id);
+    }
+    if (code > 0 || e.status) return fprintf(stderr, "load: %s\n", code > 0 ? cadre_error(client) : e.message), 1;
+    cadre_stream_close(stream);
+    return 0;
+}
+
 static int run(const struct options *o) {
     struct cadre_client *client;
     struct answer *answers = calloc((size_t)o->count, sizeof *answers);
     int status = 1;
     if (answers && !cadre_open(o->connect, NULL, &client)) {
-        status = ask(client, o, answers);
-        if (!status) status = tell(o, answers);
+        status = o->ids ? ask_ids(client, o) : ask(client, o, answers);
+        if (!status && !o->ids) status = tell(o, answers);
         cadre_close(client);
     }
     free(answers);

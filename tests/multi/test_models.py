@@ -1,0 +1,47 @@
+#!/usr/bin/env python3
+"""test_models.py - the real models, where the build was told about them: the exact one must write the dense model's text, the
+sparse one must make sense."""
+import json
+from pathlib import Path
+
+from cases import case, main, note, skip
+from cluster import Cluster, Process, check, run, same
+
+REFERENCE = Path(__file__).resolve().parents[1] / "golden/smollm2_dense_greedy.json"
+
+
+@case
+def the_exact_model_writes_the_dense_text(p):
+    if not p.exact:
+        skip("no -Dmodel_exact")
+    cases = json.loads(REFERENCE.read_text())[:3]
+    with Cluster(p, p.exact, workers=4, fabric="mpi", weights="f32", max_context=512) as c:
+        for i, wanted in enumerate(cases):
+            got = [int(x) for x in run([p.load, "--connect", c.endpoint, "--ids", ",".join(map(str, wanted["prompt_ids"])), "--tokens",
+                                        len(wanted["ids"])]).good("load").out.split()]
+            same(got, wanted["ids"][:len(got)], f"tokens of prompt {i} (the least margin between two tokens is {wanted['margin']})")
+            check(len(got) == len(wanted["ids"]), f"only {len(got)} tokens")
+
+
+@case
+def the_sparse_model_answers(p):
+    if not p.sparse:
+        skip("no -Dmodel_sparse")
+    with Cluster(p, p.sparse, workers=4, fabric="mpi", max_context=1024) as c:
+        a = c.generate("--chat", prompt="What is the capital of France?", max_tokens=60)
+        check("Paris" in a["text"], f"the answer: {a['text']!r}")
+        check("\ufffd" not in a["text"], "broken characters")
+        r = c.say("chat", "My name is Ada. Say hello.\nWhat is my name?\n", max_tokens=60).good()
+        check("Ada" in r.out, f"the conversation: {r.out!r}")
+        note(f"{a['text']!r}")
+        with Process([p.load, "--connect", c.endpoint, "--count", "16", "--prompt", "40", "--tokens", "24"]) as asked:
+            together = asked.wait(120).good("load").out
+        with Process([p.load, "--connect", c.endpoint, "--count", "16", "--prompt", "40", "--tokens", "24", "--serial"]) as asked:
+            same(asked.wait(120).good("load").out, together, "sixteen requests, alone and together")
+        e = c.experts()
+        note(f"imb over workers {e['imb']:.3f}, rows {e['worker_rows']}")
+        same(c.stop().status, 0, "serve")
+
+
+if __name__ == "__main__":
+    main()
