@@ -4,7 +4,7 @@
  * status, the counts and a hash over every token id and every bit of every logprob, so two runs of the same numbers must print the
  * same lines: at once or one after the other, on any cluster. The order of events is checked on the way.
  *
- *     load --connect ENDPOINT --first 0 --count 16 [--serial]
+ *     load --connect ENDPOINT --first 0 --count 16 [--at-once 1]
  *     load --connect ENDPOINT --ids 1,2,3 --tokens 20          one greedy request; prints the answer's ids
  *
  * Standard error gets what may differ between runs. Exit status: 0 when every request ended OK and every stream was in order. */
@@ -22,17 +22,17 @@ enum { FIRST_ID = 3, IDS = 240, MOST_PROMPT = 4096 };
 
 struct options {
     char *connect, *ids;
-    int64_t first, count, prompt, tokens;
-    bool serial, whole;
+    int64_t first, count, prompt, tokens, at_once;
+    bool whole;
 };
 #define AT(member) offsetof(struct options, member)
 static const struct conf_option table[] = {
     {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT", .help = "where the cluster listens"},
     {"first", CONF_INT, AT(first), .def = "0", .min = 0, .max = 1e9, .arg = "I", .help = "number of the first request"},
-    {"count", CONF_INT, AT(count), .def = "16", .min = 1, .max = 4096, .arg = "N", .help = "how many"},
+    {"count", CONF_INT, AT(count), .def = "16", .min = 1, .max = 1e6, .arg = "N", .help = "how many"},
+    {"at-once", CONF_INT, AT(at_once), .def = "512", .min = 1, .max = 512, .arg = "N", .help = "how many of them at the same time"},
     {"prompt", CONF_INT, AT(prompt), .def = "60", .min = 1, .max = MOST_PROMPT, .arg = "N", .help = "longest prompt"},
     {"tokens", CONF_INT, AT(tokens), .def = "40", .min = 1, .max = 1e6, .arg = "N", .help = "longest answer"},
-    {"serial", CONF_FLAG, AT(serial), .def = "no", .help = "one after the other, instead of all at once"},
     {"ids", CONF_STRING, AT(ids), .arg = "LIST", .help = "one greedy request with this prompt instead of numbered ones"},
     {"whole", CONF_FLAG, AT(whole), .def = "no", .help = "every prompt and every answer as long as allowed"},
     {0}};
@@ -113,33 +113,36 @@ static void take(struct answer *a, const struct cadre_event *e) {
     }
 }
 
-/* Takes events until `open` streams have ended; a failure of the client itself is an exit status. */
-static int follow(struct cadre_client *client, int64_t open) {
-    while (open) {
-        struct cadre_stream *stream;
-        struct cadre_event e;
-        int code = cadre_wait(client, -1, &stream);
-        if (code == CADRE_TIMEOUT) continue;
-        if (code || (code = cadre_next(stream, 0, &e)) > 0) return fprintf(stderr, "load: %s\n", cadre_error(client)), 1;
-        if (code == CADRE_TIMEOUT) continue;
-        struct answer *a = cadre_stream_user(stream);
-        take(a, &e);
-        if (!a->ended) continue;
-        cadre_stream_close(stream);
-        open--;
-    }
-    return 0;
+/* Takes one event of any stream: how many streams that ended, 0 or 1; -1 when the client itself failed. */
+static int follow(struct cadre_client *client) {
+    struct cadre_stream *stream;
+    struct cadre_event e;
+    int code = cadre_wait(client, -1, &stream);
+    if (code == CADRE_OK) code = cadre_next(stream, 0, &e);
+    if (code > 0) return fprintf(stderr, "load: %s\n", cadre_error(client)), -1;
+    if (code == CADRE_TIMEOUT) return 0;
+    struct answer *a = cadre_stream_user(stream);
+    take(a, &e);
+    if (a->ended) cadre_stream_close(stream);
+    return a->ended;
 }
 
 static int ask(struct cadre_client *client, const struct options *o, struct answer *answers) {
-    for (int64_t i = 0; i < o->count; i++) {
-        struct cadre_stream *stream;
-        answers[i] = (struct answer){.number = o->first + i, .hash = 0xcbf29ce484222325};
-        if (submit(client, o, o->first + i, &stream)) return fprintf(stderr, "load: %s\n", cadre_error(client)), 1;
-        cadre_stream_set_user(stream, &answers[i]);
-        if (o->serial && follow(client, 1)) return 1;
+    int64_t sent = 0, ended = 0;
+    while (ended < o->count) {
+        while (sent < o->count && sent - ended < o->at_once) {
+            struct cadre_stream *stream;
+            struct answer *a = &answers[sent];
+            *a = (struct answer){.number = o->first + sent, .hash = 0xcbf29ce484222325};
+            if (submit(client, o, a->number, &stream)) return fprintf(stderr, "load: %s\n", cadre_error(client)), 1;
+            cadre_stream_set_user(stream, a);
+            sent++;
+        }
+        int n = follow(client);
+        if (n < 0) return 1;
+        ended += n;
     }
-    return o->serial ? 0 : follow(client, o->count);
+    return 0;
 }
 
 static int tell(const struct options *o, const struct answer *answers) {

@@ -53,7 +53,7 @@ def compare(got, wanted, what):
 
 def reference(p, family, **options):
     with Cluster(p, p.golden(family), workers=1, **options) as c:
-        told = answers(p, c, "--serial")
+        told = answers(p, c, "--at-once", "1")
         tokens = sum(a["usage"]["completion_tokens"] for a in told if isinstance(a, dict))
         check(tokens > 60, f"the probes of {family} are too short to prove anything: {tokens} tokens")
         return told
@@ -142,7 +142,7 @@ def placements(p):
 def alone_and_among_sixteen(p):
     for family in ("mixtral", "qwen2_moe"):
         with Cluster(p, p.golden(family), workers=4, fabric="mpi", max_batch=32) as c:
-            alone = answers(p, c, "--serial")
+            alone = answers(p, c, "--at-once", "1")
             with Process([p.load, "--connect", c.endpoint, "--first", "100", "--count", "16", "--prompt", "40", "--tokens", "200", "--whole"]) as others:
                 c.until_status(lambda s: s["running"] >= 16, "sixteen others running")
                 compare(answers(p, c), alone, f"{family}, among sixteen others")
@@ -156,7 +156,7 @@ def alone_and_among_sixteen(p):
 def after_preemption_and_recompute(p):
     words = ["--count", "20", "--prompt", "50", "--tokens", "70"]
     with Cluster(p, p.golden("mixtral"), workers=2, max_context=128) as c:
-        wanted = lines(p, c, *words, "--serial"), lines(p, c, *words, "--whole")
+        wanted = lines(p, c, *words, "--at-once", "1"), lines(p, c, *words, "--whole")
         same(c.status()["preemptions"], 0, "preemptions with room for all")
     for fabric, step_tokens in (("mem", 64), ("mpi", 20)):
         with Cluster(p, p.golden("mixtral"), workers=2, max_context=128, kv_tokens=176, max_batch=16, step_tokens=step_tokens, fabric=fabric) as c:

@@ -36,7 +36,7 @@ def the_sparse_model_answers(p):
         note(f"{a['text']!r}")
         with Process([p.load, "--connect", c.endpoint, "--count", "16", "--prompt", "40", "--tokens", "24"]) as asked:
             together = asked.wait(120).good("load").out
-        with Process([p.load, "--connect", c.endpoint, "--count", "16", "--prompt", "40", "--tokens", "24", "--serial"]) as asked:
+        with Process([p.load, "--connect", c.endpoint, "--count", "16", "--prompt", "40", "--tokens", "24", "--at-once", "1"]) as asked:
             same(asked.wait(120).good("load").out, together, "sixteen requests, alone and together")
         e = c.experts()
         note(f"imb over workers {e['imb']:.3f}, rows {e['worker_rows']}")
