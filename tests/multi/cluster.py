@@ -260,3 +260,18 @@ class Cluster(Front):
         if isinstance(value, Failed):
             value.serve = self.process.out()[-1500:] + self.process.err()[-3000:]
         self.process.close()
+
+
+@contextlib.contextmanager
+def by_hand(programs, model, *words):
+    """A coordinator alone; gives the process and its endpoints (listen, control)."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "endpoints"
+        with Process([programs.coordinator, model, "--listen", "tcp://127.0.0.1:*", "--control", "tcp://127.0.0.1:*",
+                      "--endpoint-file", file, *words]) as c:
+            def ready():
+                check(c.running(), f"cadre-coordinator ended: {c.err()!r}")
+                return file.exists() and file.read_text().endswith("\n")
+            until(ready, "the endpoint file", PATIENCE)
+            words = file.read_text().split()
+            yield c, words[1], words[3]

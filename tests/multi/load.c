@@ -48,6 +48,8 @@ struct answer {
     int status;
 };
 
+static int failures; /* requests that ended otherwise than OK */
+
 static uint64_t next(uint64_t *state) { return hash_u64(*state += 0x9e3779b97f4a7c15); }
 
 static void mix(struct answer *a, const void *data, size_t len) { /* FNV-1a */
@@ -107,6 +109,7 @@ static void take(struct answer *a, const struct cadre_event *e) {
     case CADRE_END:
         a->ended = true;
         a->status = e->status;
+        failures += e->status != 0;
         if (!e->status && (!a->finished || a->said_tokens != a->tokens)) find_fault(a, "the end does not fit the tokens");
         if (e->status) find_fault(a, e->message);
         return;
@@ -127,10 +130,11 @@ static int follow(struct cadre_client *client) {
     return a->ended;
 }
 
-static int ask(struct cadre_client *client, const struct options *o, struct answer *answers) {
-    int64_t sent = 0, ended = 0;
-    while (ended < o->count) {
-        while (sent < o->count && sent - ended < o->at_once) {
+/* After the first request that did not end well no more are sent; *told is how many were. */
+static int ask(struct cadre_client *client, const struct options *o, struct answer *answers, int64_t *told) {
+    int64_t sent = 0, ended = 0, most = o->count;
+    while (ended < most) {
+        while (sent < most && sent - ended < o->at_once) {
             struct cadre_stream *stream;
             struct answer *a = &answers[sent];
             *a = (struct answer){.number = o->first + sent, .hash = 0xcbf29ce484222325};
@@ -141,14 +145,16 @@ static int ask(struct cadre_client *client, const struct options *o, struct answ
         int n = follow(client);
         if (n < 0) return 1;
         ended += n;
+        if (failures) most = sent;
     }
+    *told = sent;
     return 0;
 }
 
-static int tell(const struct options *o, const struct answer *answers) {
+static int tell(const struct answer *answers, int64_t n) {
     uint64_t preemptions = 0;
     int bad = 0;
-    for (int64_t i = 0; i < o->count; i++) {
+    for (int64_t i = 0; i < n; i++) {
         const struct answer *a = &answers[i];
         printf("%" PRId64 " %s %s prompt %u tokens %u %016" PRIx64 "\n", a->number, cadre_code_name(a->status), a->reason, a->prompt_tokens,
                a->tokens, a->hash);
@@ -180,10 +186,11 @@ static int ask_ids(struct cadre_client *client, const struct options *o) {
 static int run(const struct options *o) {
     struct cadre_client *client;
     struct answer *answers = calloc((size_t)o->count, sizeof *answers);
+    int64_t told = 0;
     int status = 1;
     if (answers && !cadre_open(o->connect, NULL, &client)) {
-        status = o->ids ? ask_ids(client, o) : ask(client, o, answers);
-        if (!status && !o->ids) status = tell(o, answers);
+        status = o->ids ? ask_ids(client, o) : ask(client, o, answers, &told);
+        if (!status && !o->ids) status = tell(answers, told);
         cadre_close(client);
     }
     free(answers);

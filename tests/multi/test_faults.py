@@ -10,19 +10,22 @@ from contextlib import ExitStack
 from cases import case, main, note
 from cluster import Cluster, Process, check, same
 
-WORK = ["--count", "12", "--prompt", "20", "--tokens", "230", "--whole"]
+WORK = ["--count", "100000", "--at-once", "24", "--prompt", "20", "--tokens", "230", "--whole"]
 
 
 def under_load(p, cluster, stack, *words):
     """Requests that keep the cluster busy until something happens to it."""
-    asked = stack.enter_context(Process([p.load, "--connect", cluster.endpoint, *(words or ["--count", "2000", *WORK[2:]])]))
+    asked = stack.enter_context(Process([p.load, "--connect", cluster.endpoint, *(words or WORK)]))
     cluster.until_status(lambda s: s["running"] > 0, "requests running")
     return asked
 
 
 def check_clients(asked, what):
+    """The clients are told, the cluster's own reason if it had time to give one; returns how long that took."""
+    started = time.monotonic()
     r = asked.wait(30)
     check(r.status == 1 and "UNAVAILABLE" in r.out, f"{what}: clients are told UNAVAILABLE: {r.status} {r.err[-300:]!r}")
+    note(f"{what}: clients knew {time.monotonic() - started:.1f} s after the end: {(r.err.splitlines() or ['nothing'])[0]}")
 
 
 def check_death(p, fabric, victim_of, wanted):
@@ -49,7 +52,7 @@ def worker_of(rank):
 @case
 def an_mpi_worker_dies_under_load(p):
     for rank in (0, 2):
-        check_death(p, "mpi", worker_of(rank), lambda pid, rank=rank: rf"worker rank {rank} \(pid {pid}\) died")
+        check_death(p, "mpi", worker_of(rank), lambda pid, rank=rank: rf"worker rank {rank} \(pid {pid}\) was killed by signal 9")
 
 
 @case
@@ -103,29 +106,22 @@ def nothing_survives_the_supervisor(p):
 
 @case
 def an_interrupted_client_cancels_in_the_cluster(p):
-    with Cluster(p, p.golden("mixtral"), workers=2, max_batch=4) as c:
-        with ExitStack() as stack:
-            asked = [stack.enter_context(c.start("generate", prompt="the sea", max_tokens=250, temperature=3, seed=i)) for i in range(12)]
-            c.until_status(lambda s: s["running"] + s["waiting"] > 1 or s["finished"] > 8, "requests inside")
-            for a in asked:
-                a.send(signal.SIGINT)
-            ended = [a.wait(10) for a in asked]
-        s = c.idle(10)
-        stopped = [r for r in ended if r.status == 130]
-        check(all(r.status in (0, 130, -2) for r in ended), f"exit statuses {[r.status for r in ended]}")
-        check(all("cancelled after" in r.err for r in stopped), "what an interrupted client says")
-        check(s["cancelled"] >= 1, f"counted: {s['cancelled']} cancelled, {s['finished']} finished, {len(stopped)} interrupted")
-        note(f"{len(stopped)} of {len(ended)} interrupted; {s['cancelled']} cancelled in the cluster")
-
-
-@case
-def a_vanished_client_is_forgotten(p):
     with ExitStack() as stack:
-        c = stack.enter_context(Cluster(p, p.golden("mixtral"), workers=2))
-        asked = under_load(p, c, stack)
-        os.kill(asked.pid, signal.SIGKILL)
-        s = c.idle(40)
-        check(s["cancelled"] > 0, f"counted as cancelled: {s['cancelled']}")
+        c = stack.enter_context(Cluster(p, p.golden("mixtral"), workers=2, max_batch=4))
+        others = under_load(p, c, stack)
+        asked = [stack.enter_context(c.start("generate", prompt="the sea", max_tokens=240, temperature=3, seed=i)) for i in range(12)]
+        c.until_status(lambda s: s["running"] + s["waiting"] >= 30, "requests inside")
+        for a in asked:
+            a.send(signal.SIGINT)
+        ended = [a.wait(10) for a in asked]
+        stopped = [r for r in ended if r.status == 130]
+        check(all(r.status in (0, 130) for r in ended), f"exit statuses {[r.status for r in ended]}")
+        check(len(stopped) >= 6, f"only {len(stopped)} of {len(ended)} were interrupted in time")
+        check(all("cancelled after" in r.err for r in stopped), "what an interrupted client says")
+        same(c.status()["cancelled"], len(stopped), "cancelled in the cluster")
+        others.send(signal.SIGKILL)
+        s = c.idle(20)
+        check(s["cancelled"] > len(stopped), "requests of a killed client count as cancelled")
         c.generate(prompt="still here", max_tokens=4)
 
 
@@ -133,14 +129,14 @@ def a_vanished_client_is_forgotten(p):
 def a_slow_client_slows_nobody(p):
     with ExitStack() as stack:
         c = stack.enter_context(Cluster(p, p.golden("mixtral"), workers=2, max_batch=4))
-        held = under_load(p, c, stack, "--count", "2", "--prompt", "8", "--tokens", "240", "--whole")
+        held = under_load(p, c, stack, "--count", "60", "--at-once", "2", *WORK[4:])
         os.kill(held.pid, signal.SIGSTOP)
         for i in range(4):
             c.generate(prompt="quick", max_tokens=50, temperature=1, seed=i)
         check(held.running(), "the slow client is still there")
         os.kill(held.pid, signal.SIGCONT)
         r = held.wait().good("the slow client")
-        same(len(r.out.splitlines()), 2, "its answers")
+        same(len(r.out.splitlines()), 60, "its answers")
         same(c.stop().status, 0, "serve")
 
 

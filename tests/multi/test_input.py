@@ -4,7 +4,7 @@ that was executed is counted, once."""
 import tempfile
 
 from cases import case, main, note
-from cluster import Cluster, Process, check, same
+from cluster import Cluster, Front, Process, by_hand, check, same
 
 
 def refused(r, status, *words):
@@ -44,33 +44,32 @@ def bad_requests_are_refused_in_one_line(p):
 
 
 @case
-def ten_megabytes(p):
+def heavy_prompts(p):
+    texts = [b"all work and no play ", b"x", "\N{GRINNING FACE}".encode(), b"\n"]
     with Cluster(p, p.golden("mixtral"), workers=2) as c, tempfile.NamedTemporaryFile() as f:
-        for text in (b"all work and no play " * 500000, b"x" * 10_000_000, "\N{GRINNING FACE}".encode() * 2_500_000):
-            f.seek(0)
-            f.truncate()
-            f.write(text)
-            f.flush()
-            with c.start("generate", prompt_file=f.name, max_tokens=4) as big:
-                quick = c.cadre("generate", prompt="meanwhile", max_tokens=4).good("a request meanwhile")
-                r = big.wait()
-            refused(r, 1, "256")
-            note(f"10 MB refused after {r.seconds:.1f} s, a short request meanwhile took {quick.seconds:.2f} s: {r.err.strip()}")
-        f.truncate(80_000_000)
-        refused(c.cadre("generate", prompt_file=f.name), 1)
+        for size, words in ((4_000_000, ["256"]), (10_000_000, ["bytes"]), (80_000_000, [])):
+            for text in texts[:1 if size > 4_000_000 else None]:
+                f.seek(0)
+                f.truncate()
+                f.write(text * (size // len(text)))
+                f.flush()
+                with c.start("generate", prompt_file=f.name, max_tokens=4) as big:
+                    quick = c.cadre("generate", prompt="meanwhile", max_tokens=4).good("a request meanwhile")
+                    r = big.wait()
+                refused(r, 1, *words)
+                note(f"{size} bytes of {text[:4]!r} refused after {r.seconds:.1f} s, a short request meanwhile took {quick.seconds:.2f} s: {r.err.strip()}")
         same(c.status()["state"], "serving", "state")
 
 
 @case
 def a_prompt_that_fills_the_context(p):
     with Cluster(p, p.golden("olmoe"), workers=2, max_context=64) as c:
-        n = len(c.cadre("tokenize", "--json", prompt="x").good().json()["ids"])
-        extra = n - 1
-        whole = c.generate(prompt="x" * (60 - extra), max_tokens=100, temperature=1, seed=1) if n == 1 else None
-        if whole is None:
-            return note(f"'x' is {n} tokens")
-        check(whole["usage"]["total_tokens"] <= 64, f"{whole['usage']}")
-        same(whole["finish_reason"] in ("length", "stop"), True, "finish reason")
+        full = c.generate(prompt="x" * 60, max_tokens=4, temperature=1, seed=1)
+        same(full["usage"]["total_tokens"], 64, "tokens of a full context (choose another seed if the model ends early)")
+        refused(c.cadre("generate", prompt="x" * 60, max_tokens=5), 1, "60", "64")
+        refused(c.cadre("generate", prompt="x" * 65, max_tokens=1), 1, "64")
+        whole = c.generate(prompt="x" * 64, max_tokens=0)
+        same((whole["usage"]["total_tokens"], whole["finish_reason"]), (64, "length"), "a prompt as long as the context, nothing to generate")
 
 
 @case
@@ -105,13 +104,18 @@ def sixty_four_at_once(p):
 
 @case
 def more_than_the_queue_holds_is_refused_early(p):
-    with Cluster(p, p.golden("mixtral"), workers=1, max_batch=1) as c:
-        with Process([p.load, "--connect", c.endpoint, "--count", "3000", "--prompt", "4", "--tokens", "4"]) as asked:
-            r = asked.wait()
-        refusals = [line for line in r.out.splitlines() if " OK " not in line]
-        check(all("RESOURCE_EXHAUSTED" in line for line in refusals), f"refusals: {refusals[:3]}")
-        c.generate(prompt="afterwards", max_tokens=4)
-        note(f"{len(refusals)} of 3000 refused, in {r.seconds:.1f} s")
+    with by_hand(p, p.golden("mixtral"), "--workers", "1", "--max-batch", "1", "--max-queue", "8") as (_, listen, control):
+        with Process([p.worker, "--connect", control]):
+            front = Front(p, listen)
+            front.cadre("status", "-q", "--wait", "30").good("status")
+            with Process([p.load, "--connect", listen, "--count", "300", "--at-once", "300", "--prompt", "20", "--tokens", "200", "--whole"]) as asked:
+                lines = asked.wait().out.splitlines()
+            good = [line for line in lines if " OK length " in line]
+            refusals = [line for line in lines if " RESOURCE_EXHAUSTED " in line]
+            check(len(good) >= 8 and len(refusals) > 0, f"{len(good)} answered, {len(refusals)} refused")
+            same(len(good) + len(refusals), 300, "answered or refused")
+            front.generate(prompt="afterwards", max_tokens=4)
+            note(f"{len(refusals)} of 300 refused")
 
 
 if __name__ == "__main__":
