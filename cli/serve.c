@@ -30,6 +30,7 @@ enum {
     STATUS_EVERY_US = 200000,
     STATUS_MS = 1000,    /* how long the coordinator may take to answer */
     MPIRUN_US = 3000000, /* from a rank's death until mpirun has ended the others; 2.2 s when they resist */
+    TELL_US = 2000000,   /* for the coordinator to notice a death */
     END_US = 2000000,    /* from asking a child to end to killing it */
     FOLLOW_US = 5000000, /* workers, after the coordinator drained */
     MOST_ARGS = 64,
@@ -307,11 +308,18 @@ static const struct worker_process *dead_rank(const struct supervisor *s) {
     return NULL;
 }
 
-/* mpirun ends the other ranks by itself and then tells by its own status how the first one died. */
+static int tell_dead_child(struct supervisor *s, const struct child *c) {
+    char fate[96];
+    return fail(&s->why, ERR_GONE, "%s (pid %d) %s", c->name, (int)c->pid, child_fate(c, fate, sizeof fate));
+}
+
+/* mpirun ends the other ranks by itself and then tells by its own status how the first one died. Should it have been killed,
+ * then that is what the ranks died of. */
 static int tell_dead_rank(struct supervisor *s, const struct worker_process *w) {
     char fate[96];
     wait_for(s, FLEET, MPIRUN_US);
     const struct child *fleet = &s->children[FLEET];
+    if (fleet->ended && WIFSIGNALED(fleet->status)) return tell_dead_child(s, fleet);
     int status = fleet->ended && WIFEXITED(fleet->status) ? WEXITSTATUS(fleet->status) : 0;
     if (status > 128) snprintf(fate, sizeof fate, "was killed by signal %d (%s)", status - 128, strsignal(status - 128));
     else if (status) snprintf(fate, sizeof fate, "ended with status %d", status);
@@ -321,14 +329,12 @@ static int tell_dead_rank(struct supervisor *s, const struct worker_process *w) 
 }
 
 static int check_children(struct supervisor *s) {
-    char fate[96];
     child_collect(s->children, CHILDREN);
     const struct worker_process *dead = dead_rank(s);
     if (dead) return tell_dead_rank(s, dead);
     for (int i = 0; i < CHILDREN; i++) {
         const struct child *c = &s->children[i];
-        if (c->pid && c->ended)
-            return fail(&s->why, ERR_GONE, "%s (pid %d) %s", c->name, (int)c->pid, child_fate(c, fate, sizeof fate));
+        if (c->pid && c->ended) return tell_dead_child(s, c);
     }
     return 0;
 }
@@ -356,9 +362,24 @@ static bool all_ended(struct supervisor *s) {
     return true;
 }
 
-/* Asks, then kills: whatever happened before, nothing of ours is left. */
+/* A coordinator that lost a worker notices by itself and tells its clients which one it was; it should have the time. */
+static void let_it_tell(struct supervisor *s) {
+    int64_t until = clk_now_us() + TELL_US;
+    bool told = s->state < LOADING;
+    while (!told && !s->stops && !s->children[COORDINATOR].ended && clk_now_us() < until) {
+        struct cadre_cluster *c;
+        wait_for(s, COORDINATOR, TICK_MS * 1000);
+        if (cadre_status(s->client, TICK_MS, &c)) continue;
+        told = !strcmp(c->state, "failed");
+        cadre_cluster_free(c);
+    }
+}
+
+/* Asks, then kills: whatever happened before, nothing of ours is left. The coordinator is asked twice, by two signals that
+ * cannot become one: it shall not try to finish requests. */
 static void end_all(struct supervisor *s) {
     for (int i = CHILDREN - 1; i >= 0; i--) child_signal(&s->children[i], SIGTERM);
+    child_signal(&s->children[COORDINATOR], SIGINT);
     for (int i = CHILDREN - 1; i >= 0; i--) wait_for(s, i, END_US / 2);
     for (int i = CHILDREN - 1; i >= 0; i--) child_signal(&s->children[i], SIGKILL);
     for (int i = 0; i < CHILDREN; i++) wait_for(s, i, END_US / 2);
@@ -430,6 +451,7 @@ static int run(const struct options *o, const char *model) {
     if (rc >= 0) rc = watch(&s);
     banner_break(&s.banner);
     if (rc < 0) fprintf(stderr, "cadre serve: %s\n", s.why.text);
+    if (rc == ERR_GONE) let_it_tell(&s);
     bool good = rc >= 0 && drain(&s);
     if (!all_ended(&s)) end_all(&s);
     close_all(&s);

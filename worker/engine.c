@@ -211,7 +211,7 @@ static int load(struct engine *e, struct why *why) {
     const struct model_config *c = &e->checkpoint.config;
     struct backend_options bo = {.isa = s->isa, .threads = e->options.threads};
     int rc = checkpoint_open(s->model_dir, &e->checkpoint, why);
-    if (rc >= 0) rc = check_setup(e, why);
+    if (rc >= 0 && (rc = check_setup(e, why)) < 0) rc = fail_in(why, rc, "%s", s->model_dir);
     if (rc >= 0) rc = backend_open(&bo, &e->backend, why);
     if (rc < 0) return rc;
     atomic_store(&e->total_bytes, bytes_to_load(e));
