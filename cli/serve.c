@@ -38,7 +38,7 @@ enum {
 
 struct options {
     char *listen, *fabric, *weights, *config, *placement, *isa, *log_level;
-    int64_t workers, threads, max_batch, max_context, step_tokens, kv_tokens, startup, drain;
+    int64_t workers, threads, max_batch, max_context, step_tokens, kv_tokens, memory, startup, drain;
 };
 #define AT(member) offsetof(struct options, member)
 static const struct conf_option table[] = {
@@ -56,13 +56,15 @@ static const struct conf_option table[] = {
     {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32", .help = "format of the weights in memory"},
     {"isa", CONF_CHOICE, AT(isa), .def = "auto", .choices = "auto|ref|avx2|avx512", .help = "kernels to use"},
     {"", CONF_FLAG, 0, .help = "Limits"},
-    {"max-batch", CONF_INT, AT(max_batch), .min = 1, .max = 1e6, .arg = "N", .help = "sequences that run at once"},
+    {"max-batch", CONF_INT, AT(max_batch), .min = 1, .max = 1e6, .arg = "N", .help = "sequences that run at once; default: 32"},
     {"max-context", CONF_INT, AT(max_context), .min = 1, .max = 1e9, .arg = "TOKENS",
-     .help = "longest prompt and answer together"},
+     .help = "longest prompt and answer together; default: the model's, at most 4096"},
     {"step-tokens", CONF_INT, AT(step_tokens), .min = 1, .max = 1e6, .arg = "N",
-     .help = "most tokens one worker brings to a step"},
+     .help = "most tokens one worker brings to a step; default: 128"},
     {"kv-tokens", CONF_INT, AT(kv_tokens), .min = 1, .max = 1e12, .arg = "N",
-     .help = "tokens whose attention state one worker can hold"},
+     .help = "tokens whose attention state one worker can hold; default: one context, or 512 per sequence"},
+    {"memory", CONF_SIZE, AT(memory), .min = 0, .max = 9e18, .arg = "SIZE",
+     .help = "bytes one worker may use; refuse to start when the model needs more"},
     {"", CONF_FLAG, 0, .help = "Operation"},
     {"config", CONF_STRING, AT(config), .arg = "FILE", .help = "read options from lines 'name = value'; the command line wins"},
     {"startup", CONF_INT, AT(startup), .def = "600", .min = 1, .max = 86400, .arg = "SECONDS",
@@ -158,6 +160,8 @@ static int start_coordinator(struct supervisor *s) {
     add_number(&l, "--max-context", o->max_context);
     add_number(&l, "--step-tokens", o->step_tokens);
     add_number(&l, "--kv-tokens", o->kv_tokens);
+    add_number(&l, "--memory", o->memory);
+    add_number(&l, "--start-timeout", o->startup);
     add_text(&l, "--log-level", o->log_level);
     return child_start(&s->children[COORDINATOR], l.argv, SIGKILL, &s->why);
 }
@@ -459,7 +463,7 @@ static int run(const struct options *o, const char *model) {
 }
 
 int serve_main(int argc, char **argv) {
-    struct options o = {.threads = -1, .max_batch = -1, .max_context = -1, .step_tokens = -1, .kv_tokens = -1};
+    struct options o = {.threads = -1, .max_batch = -1, .max_context = -1, .step_tokens = -1, .kv_tokens = -1, .memory = -1};
     struct conf_args args;
     int status;
     if (cli_parse(&command, NULL, &o, argc, argv, &args, &status)) status = run(&o, args.items[0]);
