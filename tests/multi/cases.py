@@ -2,6 +2,7 @@
 
 usage of every test program: test_X.py --build DIR --data DIR [--exact DIR] [--sparse DIR] [CASE ...]
 """
+
 import argparse
 import sys
 import time

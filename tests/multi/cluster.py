@@ -4,6 +4,7 @@ Every process of a cluster carries a mark in its environment, so that all of the
 those whose parent died, those that left their process group. Waiting is always for a condition, with a deadline.
 Only what a user has is used: the programs, their output, their exit status.
 """
+
 import contextlib
 import json
 import os
@@ -14,7 +15,7 @@ import time
 import uuid
 from pathlib import Path
 
-PATIENCE = 60          # seconds that anything may take on a busy machine before it counts as hung
+PATIENCE = 60  # seconds that anything may take on a busy machine before it counts as hung
 MARK = "CADRE_TEST_MARK"
 
 
@@ -88,8 +89,14 @@ class Process:
         self.out_file, self.err_file = tempfile.TemporaryFile(), tempfile.TemporaryFile()
         self.argv = [str(a) for a in argv]
         self.started = time.monotonic()
-        self.popen = subprocess.Popen(self.argv, stdin=stdin or subprocess.DEVNULL, stdout=self.out_file, stderr=self.err_file,
-                                      start_new_session=True, env={**os.environ, MARK: self.mark, **(env or {})})
+        self.popen = subprocess.Popen(
+            self.argv,
+            stdin=stdin or subprocess.DEVNULL,
+            stdout=self.out_file,
+            stderr=self.err_file,
+            start_new_session=True,
+            env={**os.environ, MARK: self.mark, **(env or {})},
+        )
         self.pid = self.popen.pid
 
     @staticmethod
@@ -210,8 +217,11 @@ class Front:
 
     def idle(self, seconds=PATIENCE):
         """No request inside and no page in use; returns that status."""
-        return self.until_status(lambda s: not s["running"] and not s["waiting"] and not any(w["kv_pages_used"] for w in s["workers"]),
-                                 "the cluster idle and its pages free", seconds)
+        return self.until_status(
+            lambda s: not s["running"] and not s["waiting"] and not any(w["kv_pages_used"] for w in s["workers"]),
+            "the cluster idle and its pages free",
+            seconds,
+        )
 
     def generate(self, *words, **options):
         """The parsed answer of `generate --json`, without "timing"."""
@@ -238,6 +248,7 @@ class Cluster(Front):
         def ready():
             check(self.process.running(), f"serve ended with {self.process.popen.poll()}: {self.process.err().strip()[-600:]}")
             return self.banner("clients")
+
         self.endpoint = until(ready, "the banner", seconds * self.programs.slow)
         self.cadre("status", "-q", "--wait", "10").good("status --wait")
         return self
@@ -267,11 +278,24 @@ def by_hand(programs, model, *words):
     """A coordinator alone; gives the process and its endpoints (listen, control)."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "endpoints"
-        with Process([programs.coordinator, model, "--listen", "tcp://127.0.0.1:*", "--control", "tcp://127.0.0.1:*",
-                      "--endpoint-file", file, *words]) as c:
+        with Process(
+            [
+                programs.coordinator,
+                model,
+                "--listen",
+                "tcp://127.0.0.1:*",
+                "--control",
+                "tcp://127.0.0.1:*",
+                "--endpoint-file",
+                file,
+                *words,
+            ]
+        ) as c:
+
             def ready():
                 check(c.running(), f"cadre-coordinator ended: {c.err()!r}")
                 return file.exists() and file.read_text().endswith("\n")
+
             until(ready, "the endpoint file", PATIENCE)
             words = file.read_text().split()
             yield c, words[1], words[3]

@@ -1,13 +1,13 @@
 /* load.c - many requests at once from one client, told in lines that can be compared.
  *
- * Request i is made from its number alone: a prompt of token ids, greedy or sampled with a seed, with logprobs. Its line holds the
- * status, the counts and a hash over every token id and every bit of every logprob, so two runs of the same numbers must print the
- * same lines: at once or one after the other, on any cluster. The order of events is checked on the way.
+ * Request i is made from its number alone: a prompt of token ids, greedy or sampled with a seed, with logprobs. Its line holds
+ * the status, the counts and a hash over every token id and every bit of every logprob, so two runs of the same numbers must
+ * print the same lines: at once or one after the other, on any cluster. The order of events is checked on the way.
  *
  *     load --connect ENDPOINT --first 0 --count 16 [--at-once 1]
  *     load --connect ENDPOINT --ids 1,2,3 --tokens 20          one greedy request; prints the answer's ids
  *
- * Standard error gets what may differ between runs. Exit status: 0 when every request ended OK and every stream was in order. */
+ * Standard error gets what may differ between runs. Exit status: 0 when every request ended OK and all streams were in order. */
 #include "base/conf.h"
 #include "base/hash.h"
 #include "client/cadre.h"
@@ -27,17 +27,19 @@ struct options {
 };
 #define AT(member) offsetof(struct options, member)
 static const struct conf_option table[] = {
-    {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT", .help = "where the cluster listens"},
+    {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT",
+     .help = "where the cluster listens"},
     {"first", CONF_INT, AT(first), .def = "0", .min = 0, .max = 1e9, .arg = "I", .help = "number of the first request"},
     {"count", CONF_INT, AT(count), .def = "16", .min = 1, .max = 1e6, .arg = "N", .help = "how many"},
-    {"at-once", CONF_INT, AT(at_once), .def = "512", .min = 1, .max = 512, .arg = "N", .help = "how many of them at the same time"},
+    {"at-once", CONF_INT, AT(at_once), .def = "512", .min = 1, .max = 512, .arg = "N",
+     .help = "how many of them at the same time"},
     {"prompt", CONF_INT, AT(prompt), .def = "60", .min = 1, .max = MOST_PROMPT, .arg = "N", .help = "longest prompt"},
     {"tokens", CONF_INT, AT(tokens), .def = "40", .min = 1, .max = 1e6, .arg = "N", .help = "longest answer"},
     {"ids", CONF_STRING, AT(ids), .arg = "LIST", .help = "one greedy request with this prompt instead of numbered ones"},
     {"whole", CONF_FLAG, AT(whole), .def = "no", .help = "every prompt and every answer as long as allowed"},
     {0}};
-static const struct conf_command command = {.name = "load", .usage = "[options]", .about = "Sends numbered requests and prints what came.",
-                                            .options = table};
+static const struct conf_command command = {
+    .name = "load", .usage = "[options]", .about = "Sends numbered requests and prints what came.", .options = table};
 
 struct answer {
     int64_t number;
@@ -62,8 +64,14 @@ static int submit(struct cadre_client *client, const struct options *o, int64_t 
     uint64_t n = 1 + next(&state) % (uint64_t)o->prompt, tokens = 1 + next(&state) % (uint64_t)o->tokens;
     if (o->whole) n = (uint64_t)o->prompt, tokens = (uint64_t)o->tokens;
     for (uint64_t i = 0; i < n; i++) ids[i] = (int32_t)(FIRST_ID + next(&state) % IDS);
-    struct cadre_request r = {.ids = ids, .n_ids = n, .max_tokens = (uint32_t)tokens, .has_max_tokens = 1, .has_seed = 1,
-                              .seed = (uint64_t)number, .logprobs = 4, .ignore_eos = o->whole || number % 2};
+    struct cadre_request r = {.ids = ids,
+                              .n_ids = n,
+                              .max_tokens = (uint32_t)tokens,
+                              .has_max_tokens = 1,
+                              .has_seed = 1,
+                              .seed = (uint64_t)number,
+                              .logprobs = 4,
+                              .ignore_eos = o->whole || number % 2};
     if (number % 3) r.temperature = number % 3 == 1 ? 0.7f : 1.3f;
     if (number % 4 == 1) r.top_p = 0.9f;
     if (number % 5 == 2) r.top_k = 20;
@@ -156,8 +164,8 @@ static int tell(const struct answer *answers, int64_t n) {
     int bad = 0;
     for (int64_t i = 0; i < n; i++) {
         const struct answer *a = &answers[i];
-        printf("%" PRId64 " %s %s prompt %u tokens %u %016" PRIx64 "\n", a->number, cadre_code_name(a->status), a->reason, a->prompt_tokens,
-               a->tokens, a->hash);
+        printf("%" PRId64 " %s %s prompt %u tokens %u %016" PRIx64 "\n", a->number, cadre_code_name(a->status), a->reason,
+               a->prompt_tokens, a->tokens, a->hash);
         if (a->fault[0]) fprintf(stderr, "load: request %" PRId64 ": %s\n", a->number, a->fault);
         bad += a->status || a->fault[0];
         preemptions += a->preemptions;

@@ -2,9 +2,11 @@
 """test_bits.py - promise 1 through the front door: the same request gives the same tokens and the same bits of every logprob,
 whatever the cluster looks like and whoever else is being served.
 
-Two kinds of probes are sent to every cluster and compared with what one worker with one thread says: requests of `cadre generate`
-(text and chat, greedy and sampled), and numbered requests of the program `load` (token ids), whose lines hold a hash over all bits.
+Two kinds of probes are sent to every cluster and compared with what one worker with one thread says: requests of `cadre
+generate` (text and chat, greedy and sampled), and numbered requests of the program `load` (token ids), whose lines hold a hash
+over all bits.
 """
+
 import tempfile
 from contextlib import ExitStack
 
@@ -143,7 +145,24 @@ def alone_and_among_sixteen(p):
     for family in ("mixtral", "qwen2_moe"):
         with Cluster(p, p.golden(family), workers=4, fabric="mpi", max_batch=32) as c:
             alone = answers(p, c, "--at-once", "1")
-            with Process([p.load, "--connect", c.endpoint, "--first", "100", "--count", "10000", "--at-once", "16", "--prompt", "40", "--tokens", "200", "--whole"]) as others:
+            with Process(
+                [
+                    p.load,
+                    "--connect",
+                    c.endpoint,
+                    "--first",
+                    "100",
+                    "--count",
+                    "10000",
+                    "--at-once",
+                    "16",
+                    "--prompt",
+                    "40",
+                    "--tokens",
+                    "200",
+                    "--whole",
+                ]
+            ) as others:
                 c.until_status(lambda s: s["running"] >= 16, "sixteen others running")
                 compare(answers(p, c), alone, f"{family}, among sixteen others")
                 check(others.running(), "the others ended too early")
@@ -157,7 +176,16 @@ def after_preemption_and_recompute(p):
         wanted = lines(p, c, *words, "--at-once", "1"), lines(p, c, *words, "--whole")
         same(c.status()["preemptions"], 0, "preemptions with room for all")
     for fabric, step_tokens in (("mem", 64), ("mpi", 20)):
-        with Cluster(p, p.golden("mixtral"), workers=2, max_context=128, kv_tokens=176, max_batch=16, step_tokens=step_tokens, fabric=fabric) as c:
+        with Cluster(
+            p,
+            p.golden("mixtral"),
+            workers=2,
+            max_context=128,
+            kv_tokens=176,
+            max_batch=16,
+            step_tokens=step_tokens,
+            fabric=fabric,
+        ) as c:
             for i, more in enumerate(([], ["--whole"])):
                 same(lines(p, c, *words, *more), wanted[i], f"{fabric}, few pages, {' '.join(more)}")
             s = c.idle()

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""test_faults.py - things die, stall or leave: a worker, the coordinator, the supervisor, a client. Nothing hangs, nothing is left,
-and whoever is told why is told the right name."""
+"""test_faults.py - things die, stall or leave: a worker, the coordinator, the supervisor, a client. Nothing hangs, nothing is
+left, and whoever is told why is told the right name."""
+
 import os
 import re
 import signal
@@ -52,7 +53,9 @@ def worker_of(rank):
 @case
 def an_mpi_worker_dies_under_load(p):
     for rank in (0, 2):
-        check_death(p, "mpi", worker_of(rank), lambda pid, rank=rank: rf"worker rank {rank} \(pid {pid}\) was killed by signal 9")
+        check_death(
+            p, "mpi", worker_of(rank), lambda pid, rank=rank: rf"worker rank {rank} \(pid {pid}\) was killed by signal 9"
+        )
 
 
 @case
@@ -63,13 +66,22 @@ def the_mem_process_dies_under_load(p):
 @case
 def the_coordinator_dies_under_load(p):
     for fabric in ("mem", "mpi"):
-        check_death(p, fabric, lambda c: c.process.named("cadre-coordinator")[0], lambda pid: rf"the coordinator \(pid {pid}\) was killed by signal 9")
+        check_death(
+            p,
+            fabric,
+            lambda c: c.process.named("cadre-coordinator")[0],
+            lambda pid: rf"the coordinator \(pid {pid}\) was killed by signal 9",
+        )
 
 
 @case
 def mpirun_dies_under_load(p):
-    check_death(p, "mpi", lambda c: next(iter(c.process.named("orterun") + c.process.named("mpirun") + c.process.named("prterun"))),
-                lambda pid: rf"mpirun \(pid {pid}\) was killed by signal 9")
+    check_death(
+        p,
+        "mpi",
+        lambda c: next(iter(c.process.named("orterun") + c.process.named("mpirun") + c.process.named("prterun"))),
+        lambda pid: rf"mpirun \(pid {pid}\) was killed by signal 9",
+    )
 
 
 @case
@@ -109,7 +121,9 @@ def an_interrupted_client_cancels_in_the_cluster(p):
     with ExitStack() as stack:
         c = stack.enter_context(Cluster(p, p.golden("mixtral"), workers=2, max_batch=4))
         others = under_load(p, c, stack)
-        asked = [stack.enter_context(c.start("generate", prompt="the sea", max_tokens=240, temperature=3, seed=i)) for i in range(12)]
+        asked = [
+            stack.enter_context(c.start("generate", prompt="the sea", max_tokens=240, temperature=3, seed=i)) for i in range(12)
+        ]
         c.until_status(lambda s: s["running"] + s["waiting"] >= 30, "requests inside")
         for a in asked:
             a.send(signal.SIGINT)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""test_input.py - bad and heavy requests: each gets a clear error or an answer, and the cluster is well afterwards. Also: every row
-that was executed is counted, once."""
+"""test_input.py - bad and heavy requests: each gets a clear error or an answer, and the cluster is well afterwards. Also:
+every row that was executed is counted, once."""
+
 import tempfile
 
 from cases import case, main, note
@@ -48,7 +49,7 @@ def heavy_prompts(p):
     texts = [b"all work and no play ", b"x", "\N{GRINNING FACE}".encode(), b"\n"]
     with Cluster(p, p.golden("mixtral"), workers=2) as c, tempfile.NamedTemporaryFile() as f:
         for size, words in ((4_000_000, ["256"]), (10_000_000, ["bytes"]), (80_000_000, [])):
-            for text in texts[:1 if size > 4_000_000 else None]:
+            for text in texts[: 1 if size > 4_000_000 else None]:
                 f.seek(0)
                 f.truncate()
                 f.write(text * (size // len(text)))
@@ -57,7 +58,10 @@ def heavy_prompts(p):
                     quick = c.cadre("generate", prompt="meanwhile", max_tokens=4).good("a request meanwhile")
                     r = big.wait()
                 refused(r, 1, *words)
-                note(f"{size} bytes of {text[:4]!r} refused after {r.seconds:.1f} s, a short request meanwhile took {quick.seconds:.2f} s: {r.err.strip()}")
+                note(
+                    f"{size} bytes of {text[:4]!r} refused after {r.seconds:.1f} s, a short request meanwhile took "
+                    f"{quick.seconds:.2f} s: {r.err.strip()}"
+                )
         same(c.status()["state"], "serving", "state")
 
 
@@ -69,7 +73,11 @@ def a_prompt_that_fills_the_context(p):
         refused(c.cadre("generate", prompt="x" * 60, max_tokens=5), 1, "60", "64")
         refused(c.cadre("generate", prompt="x" * 65, max_tokens=1), 1, "64")
         whole = c.generate(prompt="x" * 64, max_tokens=0)
-        same((whole["usage"]["total_tokens"], whole["finish_reason"]), (64, "length"), "a prompt as long as the context, nothing to generate")
+        same(
+            (whole["usage"]["total_tokens"], whole["finish_reason"]),
+            (64, "length"),
+            "a prompt as long as the context, nothing to generate",
+        )
 
 
 @case
@@ -108,7 +116,22 @@ def more_than_the_queue_holds_is_refused_early(p):
         with Process([p.worker, "--connect", control]):
             front = Front(p, listen)
             front.cadre("status", "-q", "--wait", "30").good("status")
-            with Process([p.load, "--connect", listen, "--count", "300", "--at-once", "300", "--prompt", "20", "--tokens", "200", "--whole"]) as asked:
+            with Process(
+                [
+                    p.load,
+                    "--connect",
+                    listen,
+                    "--count",
+                    "300",
+                    "--at-once",
+                    "300",
+                    "--prompt",
+                    "20",
+                    "--tokens",
+                    "200",
+                    "--whole",
+                ]
+            ) as asked:
                 lines = asked.wait().out.splitlines()
             good = [line for line in lines if " OK length " in line]
             refusals = [line for line in lines if " RESOURCE_EXHAUSTED " in line]

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""test_launch.py - launches that cannot work: each says why in one clear line within seconds, exits non-zero and leaves no process."""
+"""test_launch.py - launches that cannot work: each says why in one clear line within seconds, exits non-zero and leaves no
+process."""
+
 import json
 import shutil
 import socket
@@ -14,8 +16,18 @@ QUICK = 10  # seconds from start to the end of a launch that cannot work, on a b
 
 
 def serve(p, model, fabric="mem", **options):
-    return Process([p.cadre, "serve", model, "--listen", options.pop("listen", "tcp://127.0.0.1:*"), "--fabric", fabric,
-                    *options_of({"threads": 1, "workers": 2, **options})])
+    return Process(
+        [
+            p.cadre,
+            "serve",
+            model,
+            "--listen",
+            options.pop("listen", "tcp://127.0.0.1:*"),
+            "--fabric",
+            fabric,
+            *options_of({"threads": 1, "workers": 2, **options}),
+        ]
+    )
 
 
 def refuses(p, model, words, fabric="mem", status=1, **options):
@@ -81,8 +93,13 @@ def broken_weights(p):
 
 @case
 def a_config_that_does_not_fit_the_weights(p):
-    for key, value, words in (("hidden_size", 48, ["48"]), ("num_local_experts", 9, ["[9, 40]", "[8, 40]"]), ("vocab_size", 300, ["300"]),
-                              ("num_hidden_layers", 2000000000, ["num_hidden_layers"]), ("model_type", "mamba", ["mamba"])):
+    for key, value, words in (
+        ("hidden_size", 48, ["48"]),
+        ("num_local_experts", 9, ["[9, 40]", "[8, 40]"]),
+        ("vocab_size", 300, ["300"]),
+        ("num_hidden_layers", 2000000000, ["num_hidden_layers"]),
+        ("model_type", "mamba", ["mamba"]),
+    ):
         with copy_of(p, "mixtral") as model:
             change_json(model / "config.json", lambda d, k=key, v=value: d.update({k: v}))
             refuses(p, model, words)
@@ -93,6 +110,7 @@ def a_tokenizer_that_does_not_fit_the_model(p):
     def add(tokenizer):
         vocab = tokenizer["model"]["vocab"]
         vocab.update({f"extra{i}": max(vocab.values()) + 1 + i for i in range(400)})
+
     with copy_of(p, "mixtral") as model:
         change_json(model / "tokenizer.json", add)
         refuses(p, model, ["tokenizer", "291"])
@@ -117,8 +135,14 @@ def options_that_cannot_work(p):
 
 @case
 def placements_that_cannot_work(p):
-    for text, words in (("* * 5\n", ["worker 5"]), ("* 0-6 0\n", ["expert 7"]), ("* 0-9 0\n", ["expert 9"]), ("7 * 0\n", ["layer 7"]),
-                        ("hello\n", ["three fields"]), ("", ["expert 0"])):
+    for text, words in (
+        ("* * 5\n", ["worker 5"]),
+        ("* 0-6 0\n", ["expert 7"]),
+        ("* 0-9 0\n", ["expert 9"]),
+        ("7 * 0\n", ["layer 7"]),
+        ("hello\n", ["three fields"]),
+        ("", ["expert 0"]),
+    ):
         with tempfile.NamedTemporaryFile("w", suffix=".placement") as f:
             f.write(text)
             f.flush()
@@ -152,7 +176,10 @@ def programs_that_are_missing(p):
             check(r.status == 1 and "cadre-coordinator" in r.err, f"no coordinator: {r.status} {r.err!r}")
         shutil.copy(p.coordinator, folder)
         shutil.copy(p.worker, folder)
-        with Process([f"{folder}/cadre", "serve", p.golden("mixtral"), "--fabric", "mpi", "--listen", "tcp://127.0.0.1:*"], env={"PATH": "/nowhere"}) as c:
+        with Process(
+            [f"{folder}/cadre", "serve", p.golden("mixtral"), "--fabric", "mpi", "--listen", "tcp://127.0.0.1:*"],
+            env={"PATH": "/nowhere"},
+        ) as c:
             r = c.wait(QUICK)
             check(r.status == 1 and "mpirun" in r.err, f"no mpirun: {r.status} {r.err!r}")
             c.gone("after a launch without mpirun")
@@ -160,8 +187,10 @@ def programs_that_are_missing(p):
 
 @case
 def workers_without_a_coordinator(p):
-    for argv in ([p.worker, "--connect", "tcp://127.0.0.1:1", "--join-timeout", "1"],
-                 [p.worker, "--connect", "tcp://127.0.0.1:1", "--join-timeout", "1", "--workers", "3"]):
+    for argv in (
+        [p.worker, "--connect", "tcp://127.0.0.1:1", "--join-timeout", "1"],
+        [p.worker, "--connect", "tcp://127.0.0.1:1", "--join-timeout", "1", "--workers", "3"],
+    ):
         with Process(argv) as w:
             r = w.wait(QUICK)
             check(r.status == 1 and "tcp://127.0.0.1:1" in r.err + "tcp://127.0.0.1:1", f"{r.status} {r.err!r}")

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """test_models.py - the real models, where the build was told about them: the exact one must write the dense model's text, the
 sparse one must make sense."""
+
 import json
 from pathlib import Path
 
@@ -17,9 +18,27 @@ def the_exact_model_writes_the_dense_text(p):
     cases = json.loads(REFERENCE.read_text())[:3]
     with Cluster(p, p.exact, workers=4, fabric="mpi", weights="f32", max_context=512) as c:
         for i, wanted in enumerate(cases):
-            got = [int(x) for x in run([p.load, "--connect", c.endpoint, "--ids", ",".join(map(str, wanted["prompt_ids"])), "--tokens",
-                                        len(wanted["ids"])]).good("load").out.split()]
-            same(got, wanted["ids"][:len(got)], f"tokens of prompt {i} (the least margin between two tokens is {wanted['margin']})")
+            got = [
+                int(x)
+                for x in run(
+                    [
+                        p.load,
+                        "--connect",
+                        c.endpoint,
+                        "--ids",
+                        ",".join(map(str, wanted["prompt_ids"])),
+                        "--tokens",
+                        len(wanted["ids"]),
+                    ]
+                )
+                .good("load")
+                .out.split()
+            ]
+            same(
+                got,
+                wanted["ids"][: len(got)],
+                f"tokens of prompt {i} (the least margin between two tokens is {wanted['margin']})",
+            )
             check(len(got) == len(wanted["ids"]), f"only {len(got)} tokens")
 
 
@@ -36,7 +55,9 @@ def the_sparse_model_answers(p):
         note(f"{a['text']!r}")
         with Process([p.load, "--connect", c.endpoint, "--count", "16", "--prompt", "40", "--tokens", "24"]) as asked:
             together = asked.wait(120).good("load").out
-        with Process([p.load, "--connect", c.endpoint, "--count", "16", "--prompt", "40", "--tokens", "24", "--at-once", "1"]) as asked:
+        with Process(
+            [p.load, "--connect", c.endpoint, "--count", "16", "--prompt", "40", "--tokens", "24", "--at-once", "1"]
+        ) as asked:
             same(asked.wait(120).good("load").out, together, "sixteen requests, alone and together")
         e = c.experts()
         note(f"imb over workers {e['imb']:.3f}, rows {e['worker_rows']}")

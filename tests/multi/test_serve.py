@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """test_serve.py - the life of a cluster: started by serve or by hand, asked by every verb, ended by signals."""
+
 import json
 import os
 import re
@@ -11,10 +12,13 @@ from pathlib import Path
 from cases import case, main, skip
 from cluster import Cluster, Front, Process, check, run, same, until
 
-STATUS_KEYS = """state reason model family version numeric_class fabric listen control uptime_us epoch placement_version steps waiting
-running finished cancelled failed preemptions prompt_tokens generated_tokens max_context max_batch layers experts topk workers""".split()
-WORKER_KEYS = """rank host pid state load_percent placement experts weight_bytes resident_bytes kv_bytes kv_pages kv_pages_used sequences
+STATUS_KEYS = """state reason model family version numeric_class fabric listen control uptime_us epoch placement_version steps
+waiting running finished cancelled failed preemptions prompt_tokens generated_tokens max_context max_batch layers experts topk
+workers""".split()
+WORKER_KEYS = (
+    """rank host pid state load_percent placement experts weight_bytes resident_bytes kv_bytes kv_pages kv_pages_used sequences
 rows busy_us wait_us beat_age_us""".split()
+)
 ANSWER_KEYS = "text token_ids logprobs finish_reason usage model seed timing".split()
 
 
@@ -26,7 +30,10 @@ def check_banner(c, workers):
     same([int(rank) for rank, _, _ in lines], list(range(workers)), "workers in the banner")
     held = set()
     for rank, plan, memory in lines:
-        check(re.search(r"[\d.]+ \w*B routed \+ +[\d.]+ \w*B resident \+ +[\d.]+ \w*B KV", memory), f"memory of worker {rank}: {memory!r}")
+        check(
+            re.search(r"[\d.]+ \w*B routed \+ +[\d.]+ \w*B resident \+ +[\d.]+ \w*B KV", memory),
+            f"memory of worker {rank}: {memory!r}",
+        )
         for part in plan.split(","):
             first, _, last = part.partition("-")
             held |= set(range(int(first), int(last or first) + 1))
@@ -58,7 +65,9 @@ def check_verbs(c, workers, fabric):
 def check_experts(c, workers):
     e = c.experts()
     same(sorted(e), sorted(["experts", "rows", "imb", "balancedness", "worker_rows", "layers"]), "keys of experts --json")
-    same(sorted(e["layers"][0]), sorted(["layer", "imb", "balancedness", "rows", "workers"]), "keys of a layer in experts --json")
+    same(
+        sorted(e["layers"][0]), sorted(["layer", "imb", "balancedness", "rows", "workers"]), "keys of a layer in experts --json"
+    )
     same(len(e["worker_rows"]), workers, "worker_rows")
     same(sum(e["worker_rows"]), sum(sum(layer["rows"]) for layer in e["layers"]), "rows by worker against rows by expert")
     check(re.search(r"^ +all +\d+ +imb [\d.]+", c.cadre("experts").good().out, re.M), "the table of experts has a sum")
@@ -101,20 +110,29 @@ def stop_strings_and_lengths(p):
     with Cluster(p, p.golden("llama"), workers=2) as c:
         whole = c.generate(prompt="the sea is", max_tokens=24, temperature=1, seed=11)
         same(whole["finish_reason"], "length", "finish reason (choose another seed if the model ends early)")
-        middle = whole["text"][len(whole["text"]) // 2:][:3]
+        middle = whole["text"][len(whole["text"]) // 2 :][:3]
         cut = c.generate(prompt="the sea is", max_tokens=24, temperature=1, seed=11, stop=middle)
-        same((cut["finish_reason"], cut["text"]), ("stop", whole["text"][:whole["text"].index(middle)]), "text before the stop string")
+        same(
+            (cut["finish_reason"], cut["text"]),
+            ("stop", whole["text"][: whole["text"].index(middle)]),
+            "text before the stop string",
+        )
         none = c.generate(prompt="the sea is", max_tokens=0)
         same((none["text"], none["token_ids"], none["finish_reason"]), ("", [], "length"), "--max-tokens 0")
         limit = c.status()["max_context"]
         full = c.generate(prompt="the sea is", temperature=1, seed=11)
-        check(full["finish_reason"] == "stop" or full["usage"]["total_tokens"] == limit, f"without --max-tokens up to the context: {full['usage']}")
+        check(
+            full["finish_reason"] == "stop" or full["usage"]["total_tokens"] == limit,
+            f"without --max-tokens up to the context: {full['usage']}",
+        )
 
 
 def busy(p, c):
     """Four hundred requests, all of them inside, more than can run at once."""
     asked = Process([p.load, "--connect", c.endpoint, "--count", "400", "--prompt", "20", "--tokens", "230", "--whole"])
-    c.until_status(lambda s: s["running"] and s["running"] + s["waiting"] + s["finished"] == 400, "four hundred requests inside")
+    c.until_status(
+        lambda s: s["running"] and s["running"] + s["waiting"] + s["finished"] == 400, "four hundred requests inside"
+    )
     return asked
 
 
@@ -123,7 +141,7 @@ def requests_finish_while_draining(p):
     for number in (signal.SIGTERM, signal.SIGINT):
         with Cluster(p, p.golden("mixtral"), workers=2) as c, busy(p, c) as asked:
             c.process.send(number)
-            until(lambda: "finishing" in c.process.err(), "serve says that it drains")
+            until(lambda: "draining: " in c.process.err(), "the coordinator says that it drains")
             late = c.cadre("generate", prompt="late", max_tokens=4)
             check(late.status == 1 and "UNAVAILABLE" in late.err, f"a request while draining: {late.status} {late.err!r}")
             ended = c.process.wait()
@@ -151,8 +169,22 @@ def a_second_signal_stops_at_once(p):
 def started_by_hand(p):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "endpoints"
-        with Process([p.coordinator, p.golden("olmoe"), "--workers", "2", "--fabric", "mpi", "--listen", "tcp://127.0.0.1:*",
-                      "--control", "tcp://127.0.0.1:*", "--endpoint-file", file]) as coordinator:
+        with Process(
+            [
+                p.coordinator,
+                p.golden("olmoe"),
+                "--workers",
+                "2",
+                "--fabric",
+                "mpi",
+                "--listen",
+                "tcp://127.0.0.1:*",
+                "--control",
+                "tcp://127.0.0.1:*",
+                "--endpoint-file",
+                file,
+            ]
+        ) as coordinator:
             text = until(lambda: file.exists() and file.read_text().endswith("\n") and file.read_text(), "the endpoint file")
             listen, control = re.fullmatch(r"listen (\S+)\s+control (\S+)\n", text).groups()
             with Process(mpirun(2) + [p.worker, "--fabric", "mpi", "--connect", control]) as workers:
@@ -168,8 +200,26 @@ def started_by_hand(p):
 
 
 def mpirun(n):
-    words = ["mpirun", "-np", str(n), "--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1", "--mca", "pml", "ob1",
-             "--mca", "btl", "vader,self", "--mca", "btl_vader_single_copy_mechanism", "none"]
+    words = [
+        "mpirun",
+        "-np",
+        str(n),
+        "--oversubscribe",
+        "--bind-to",
+        "none",
+        "--mca",
+        "mpi_yield_when_idle",
+        "1",
+        "--mca",
+        "pml",
+        "ob1",
+        "--mca",
+        "btl",
+        "vader,self",
+        "--mca",
+        "btl_vader_single_copy_mechanism",
+        "none",
+    ]
     return words + (["--allow-run-as-root"] if os.geteuid() == 0 else [])
 
 
@@ -180,7 +230,11 @@ def options_come_from_a_file(p):
         f.flush()
         with Cluster(p, p.golden("olmoe"), config=f.name, max_batch=7) as c:
             s = c.status()
-            same((len(s["workers"]), s["max_batch"], s["max_context"]), (3, 7, 100), "workers, max-batch (command line wins), max-context")
+            same(
+                (len(s["workers"]), s["max_batch"], s["max_context"]),
+                (3, 7, 100),
+                "workers, max-batch (command line wins), max-context",
+            )
             check("f32" in s["numeric_class"], f"class {s['numeric_class']}")
 
 
@@ -190,23 +244,37 @@ def the_library_works_from_outside(p):
     if not source.exists():
         skip("no examples/hello.c")
     with Cluster(p, p.golden("olmoe"), workers=2) as c, tempfile.TemporaryDirectory() as folder:
-        for name, link in (("shared", [f"-L{p.build}/client", "-lcadre", f"-Wl,-rpath,{p.build}/client"]),
-                           ("static", [f"{p.build}/client/libcadre.a", "-lzmq", "-lprotobuf-c", "-lm", "-pthread"])):
+        for name, link in (
+            ("shared", [f"-L{p.build}/client", "-lcadre", f"-Wl,-rpath,{p.build}/client"]),
+            ("static", [f"{p.build}/client/libcadre.a", "-lzmq", "-lprotobuf-c", "-lm", "-pthread"]),
+        ):
             program = f"{folder}/hello-{name}"
-            built = run(["cc", "-Wall", "-Wextra", "-Werror", f"-I{source.parents[1]}/client", str(source), "-o", program, *link])
+            built = run(
+                ["cc", "-Wall", "-Wextra", "-Werror", f"-I{source.parents[1]}/client", str(source), "-o", program, *link]
+            )
             built.good(f"cc, {name} library")
             told = run([program, "the sea", c.endpoint]).good(f"hello, {name} library").out
             same(told, c.cadre("generate", prompt="the sea", max_tokens=48).good().out, f"hello's answer, {name} library")
         bad = run([f"{folder}/hello-shared", "x", "tcp://127.0.0.1:1"])
         check(bad.status == 1 and "UNAVAILABLE" in bad.err, f"hello without a server: {bad.status} {bad.err!r}")
-    leaks = subprocess.run(["nm", "-D", "--defined-only", f"{p.build}/client/libcadre.so"], capture_output=True, text=True).stdout
+    leaks = subprocess.run(
+        ["nm", "-D", "--defined-only", f"{p.build}/client/libcadre.so"], capture_output=True, text=True
+    ).stdout
     names = [line.split()[-1] for line in leaks.splitlines()]
-    check(names and all(n.startswith("cadre_") for n in names), f"the shared library exports only cadre_*: {[n for n in names if not n.startswith('cadre_')]}")
+    check(
+        names and all(n.startswith("cadre_") for n in names),
+        f"the shared library exports only cadre_*: {[n for n in names if not n.startswith('cadre_')]}",
+    )
 
 
 @case
 def help_is_whole(p):
-    for argv in ([p.cadre], [p.coordinator], [p.worker], *([p.cadre, v] for v in "serve generate chat status experts tokenize".split())):
+    for argv in (
+        [p.cadre],
+        [p.coordinator],
+        [p.worker],
+        *([p.cadre, v] for v in "serve generate chat status experts tokenize".split()),
+    ):
         r = run([*argv, "--help"])
         same((r.status, r.err), (0, ""), f"{argv} --help")
         check(len(r.out) > 200 and "Usage" in r.out or "usage" in r.out, f"{argv} --help: {r.out[:200]!r}")
