@@ -314,12 +314,26 @@ static void tick_leaving(struct coordinator *c) {
     core_set_state(c, CORE_ENDED);
 }
 
+static void say_suspects(struct coordinator *c) {
+    for (int w = 0; w < c->options.workers; w++) {
+        const struct member *m = &c->members.m[w];
+        bool was = c->suspects >> w & 1, is = m->state == WORKER_SUSPECT;
+        if (is == was) continue;
+        c->suspects ^= UINT64_C(1) << w;
+        if (is)
+            log_warn("worker %d (%s pid %" PRIu64 ") is suspect: silent for %.1f s", w, m->host, m->pid,
+                     (double)(c->now_us - m->seen_us) / 1e6);
+        else if (m->state == WORKER_READY) log_info("worker %d is back", w);
+    }
+}
+
 void cluster_tick(struct coordinator *c) {
     struct why why;
     int rank;
     if (c->state == CORE_LEAVING) return tick_leaving(c);
     if (c->state == CORE_FAILED || c->state == CORE_ENDED) return;
     while ((rank = member_tick(&c->members, c->now_us, &why)) >= 0 && c->state != CORE_FAILED) core_fail(c, ERR_GONE, &why);
+    say_suspects(c);
     say_missing(c);
     check_start(c);
 }

@@ -289,6 +289,8 @@ int coordinator_run(struct coordinator *c, struct why *why) {
         int64_t next = pass(c);
         if (!c->moved && c->state != CORE_ENDED) sleep_until(c, next);
     }
+    log_info("ended: %llu requests finished, %llu cancelled, %llu failed", (unsigned long long)c->counts.finished,
+             (unsigned long long)c->counts.cancelled, (unsigned long long)c->counts.failed);
     if (c->result < 0) *why = c->why;
     return c->result;
 }

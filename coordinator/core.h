@@ -69,7 +69,8 @@ struct coordinator {
     int step_rows[SCHEDULER_MAX_AHEAD]; /* rows of the fullest worker, by step */
     uint32_t epoch;
     int64_t missing_said_us, shutdown_said_us, busy_said_us, leave_by_us, swept_us;
-    uint64_t noise; /* messages from nobody we know */
+    uint64_t suspects; /* mask, as last logged */
+    uint64_t noise;    /* messages from nobody we know */
 
     /* clients */
     struct bus *client_bus;

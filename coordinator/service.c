@@ -4,6 +4,7 @@
  *
  * A client that does not grant credits keeps its own stream waiting and nothing else: tokens are merged in its struct stream,
  * bounded by its max_tokens, while its sequence runs on and frees its pages. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +42,9 @@ static void request_free(struct coordinator *c, struct request *r) {
 /* The client is told; the request lives on only while the tokeniser holds its job. */
 static void request_end(struct coordinator *c, struct request *r, int status, const char *message) {
     struct call *call = r->call;
+    if (r->number)
+        log_debug("request %" PRIu64 ": %u + %u tokens, %s%s", r->number, r->end.prompt_tokens, r->end.completion_tokens,
+                  status == CALL_OK ? r->end.reason : "failed: ", status == CALL_OK ? "" : message);
     r->call = NULL;
     if (r->seq) scheduler_end(&c->scheduler, r->seq);
     r->seq = NULL;
