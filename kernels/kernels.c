@@ -35,7 +35,8 @@ float bf16_to_f32(uint16_t b) {
 uint16_t bf16_from_f32(float f) {
     uint32_t bits;
     memcpy(&bits, &f, sizeof bits);
-    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40); /* NaN: made quiet, or it could round to infinity */
+    bool nan = (bits & 0x7fffffff) > 0x7f800000;
+    if (nan) return (uint16_t)(bits >> 16 | 0x40); /* made quiet: rounding could turn it into infinity */
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 

@@ -10,7 +10,8 @@
  *  - Outputs never alias inputs unless a line here says so. Zero rows are legal everywhere.
  *  - Arguments are ours, not the network's: a violated precondition is a BUG, not an error.
  * Shapes: T tokens (rows), H hidden, N outputs, K inputs of a product, E experts, k experts per token, V vocabulary,
- * Q query heads, G key/value heads, D head dimension. All activations are f32, row-major, rows contiguous unless a stride says else.
+ * Q query heads, G key/value heads, D head dimension. All activations are f32, row-major, rows contiguous unless a stride
+ * says else.
  * Owner: the thread that opened the backend calls everything. */
 #pragma once
 #include <stdbool.h>

@@ -55,7 +55,8 @@ static int open_with(const struct ops *ops, const struct vec *vec, int threads, 
 
 int cpu_open(const struct backend_options *o, struct backend **out, struct why *why) {
     bool any = !strcmp(o->isa, "auto"), avx2 = !strcmp(o->isa, "avx2"), avx512 = !strcmp(o->isa, "avx512");
-    if (!any && !avx2 && !avx512) return fail(why, ERR_INVALID, "unknown kernels \"%s\": use auto, ref, avx2 or avx512", o->isa);
+    if (!any && !avx2 && !avx512)
+        return fail(why, ERR_INVALID, "unknown kernels \"%s\": use auto, ref, avx2 or avx512", o->isa);
 #ifdef KERNELS_X86
     if ((any || avx512) && can_avx512()) return open_with(&avx512_ops, &vec_avx512, o->threads, out, why);
     if ((any || avx2) && can_avx2()) return open_with(&avx2_ops, &vec_avx2, o->threads, out, why);
@@ -66,6 +67,14 @@ int cpu_open(const struct backend_options *o, struct backend **out, struct why *
 #endif
     if (any) return ref_open(out, why);
     return fail(why, ERR_UNSUPPORTED, "this processor cannot run the %s kernels: use auto", o->isa);
+}
+
+int cpu_col_block(const struct cpu *c, int cols, int64_t macs, int jobs) {
+    int64_t all = cols * macs, tasks = all / CPU_TASK_MACS + 1, share = c->base.threads > 1 ? 4 * c->base.threads / jobs : 1;
+    if (share > all / CPU_SMALL_TASK_MACS) share = all / CPU_SMALL_TASK_MACS;
+    if (tasks < share) tasks = share;
+    int64_t each = ((cols + tasks - 1) / tasks + 15) / 16 * 16;
+    return (int)(each < cols ? each : imax(cols, 1));
 }
 
 struct rows_job {

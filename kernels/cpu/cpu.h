@@ -12,9 +12,10 @@
 int cpu_open(const struct backend_options *o, struct backend **out, struct why *why);
 
 enum {
-    CPU_SCRATCH_BYTES = 8 << 20, /* of an operation: activations between the two halves of an FFN, lists of tasks */
-    CPU_THREAD_BYTES = 512 << 10, /* of each thread in a task */
-    CPU_TASK_MACS = 1 << 19,     /* multiply-adds of a task: 10 to 100 us */
+    CPU_SCRATCH_BYTES = 8 << 20,   /* of an operation: activations between the two halves of an FFN, lists of tasks */
+    CPU_THREAD_BYTES = 512 << 10,  /* of each thread in a task */
+    CPU_TASK_MACS = 1 << 19,       /* multiply-adds of a task at most, about: 10 to 100 us */
+    CPU_SMALL_TASK_MACS = 1 << 16, /* and at least: below this a task is not worth handing to another thread */
 };
 
 struct cpu {
@@ -26,6 +27,10 @@ struct cpu {
 static inline struct cpu *cpu_of(struct backend *b) { return (struct cpu *)b; }
 static inline int imin(int a, int b) { return a < b ? a : b; }
 static inline int imax(int a, int b) { return a > b ? a : b; }
+
+/* Outputs of one task of a product: `cols` outputs of `macs` multiply-adds each, one of `jobs` such products in a dispatch. As
+ * even as whole register tiles allow, and small enough that every thread gets some. */
+int cpu_col_block(const struct cpu *c, int cols, int64_t macs, int jobs);
 
 /* Calls fn(arg, first, count) so that every row of 0..T-1 is in exactly one call; several threads at once when T rows of
  * `elements` are worth it. */

@@ -38,8 +38,14 @@ static const struct piece *piece_of_task(const struct ffn_job *j, int task) {
 }
 
 static struct products products_of(struct mat w, int first_col, int cols, const float *x, int rows) {
-    return (struct products){.x = x, .x_stride = w.cols, .w = (const char *)w.data + (size_t)first_col * (size_t)w.cols * fmt_bytes(w.fmt),
-                             .w_stride = w.cols, .fmt = w.fmt, .rows = rows, .cols = cols, .K = w.cols};
+    return (struct products){.x = x,
+                             .x_stride = w.cols,
+                             .w = (const char *)w.data + (size_t)first_col * (size_t)w.cols * fmt_bytes(w.fmt),
+                             .w_stride = w.cols,
+                             .fmt = w.fmt,
+                             .rows = rows,
+                             .cols = cols,
+                             .K = w.cols};
 }
 
 /* act = silu(gate x) * up x for a block of neurons, in strips whose gate and up values fit the two buffers. */
@@ -78,26 +84,22 @@ static void ffn_task(void *arg, int task, int thread) {
     j->vec->products(&down);
 }
 
-/* Outputs of a task in whole tiles, so that it is CPU_TASK_MACS of work; at most all n. */
-static int col_block(int rows, int64_t macs_per_output, int n) {
-    int64_t cols = CPU_TASK_MACS / (imin(rows, ROW_BLOCK) * (macs_per_output > 0 ? macs_per_output : 1)) / 16 * 16;
-    return (int)(cols < 16 ? imin(16, n) : cols < n ? cols : n);
-}
-
 /* Adds a piece's tasks to both dispatches. */
-static void plan_piece(struct piece *p, int tasks[2], int H) {
+static void plan_piece(const struct cpu *c, struct piece *p, int tasks[2], int H, int groups) {
     int outputs[2] = {p->f->gate.rows, H}, macs[2] = {2 * p->f->gate.cols, p->f->down.cols};
+    int row_blocks = blocks(p->rows, ROW_BLOCK), rows = imin(p->rows, ROW_BLOCK);
     for (int phase = 0; phase < 2; phase++) {
         p->first_task[phase] = tasks[phase];
-        p->col_block[phase] = imax(col_block(p->rows, macs[phase], outputs[phase]), 1);
-        tasks[phase] += blocks(p->rows, ROW_BLOCK) * blocks(outputs[phase], p->col_block[phase]);
+        p->col_block[phase] = cpu_col_block(c, outputs[phase], (int64_t)rows * macs[phase], groups * row_blocks);
+        tasks[phase] += row_blocks * blocks(outputs[phase], p->col_block[phase]);
     }
 }
 
 void cpu_ffn(struct backend *b, float *y, const float *x, const struct ffn_group *groups, int n_groups, int H) {
     struct cpu *c = cpu_of(b);
     struct piece *pieces = (struct piece *)c->scratch;
-    float *act = (float *)(c->scratch + (sizeof *pieces * MAX_PIECES + 63) / 64 * 64), *end = (float *)(c->scratch + CPU_SCRATCH_BYTES);
+    float *act = (float *)(c->scratch + (sizeof *pieces * MAX_PIECES + 63) / 64 * 64);
+    float *end = (float *)(c->scratch + CPU_SCRATCH_BYTES);
     for (int g = 0, done = 0; g < n_groups;) { /* done: rows of group g that earlier rounds took */
         struct ffn_job j = {.vec = c->vec, .pieces = pieces, .H = H};
         int tasks[2] = {0, 0};
@@ -109,7 +111,7 @@ void cpu_ffn(struct backend *b, float *y, const float *x, const struct ffn_group
             if (rows > 0) {
                 int64_t at = (int64_t)(groups[g].first + done) * H;
                 pieces[j.n] = (struct piece){.f = f, .act = free, .x = x + at, .y = y + at, .rows = rows};
-                plan_piece(&pieces[j.n++], tasks, H);
+                plan_piece(c, &pieces[j.n++], tasks, H, n_groups);
                 free += (int64_t)rows * f->gate.rows;
                 done += rows;
             }

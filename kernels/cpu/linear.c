@@ -24,12 +24,6 @@ static void linear_task(void *arg, int task, int thread) {
     j->vec->products(&p);
 }
 
-/* Outputs of a task of `rows` rows: CPU_TASK_MACS worth, in whole tiles. */
-static int cols_of_task(int rows, int K) {
-    int64_t cols = CPU_TASK_MACS / ((int64_t)imax(rows, 1) * imax(K, 1));
-    return (int)(cols < 16 ? 16 : cols > 1 << 20 ? 1 << 20 : cols / 16 * 16);
-}
-
 void cpu_linear(struct backend *b, float *y, const float *x, struct mat w, const float *bias, bool add, int T) {
     struct cpu *c = cpu_of(b);
     if (T <= 0 || w.rows <= 0) return;
@@ -38,7 +32,7 @@ void cpu_linear(struct backend *b, float *y, const float *x, struct mat w, const
                            .fmt = w.fmt, .w_stride = w.cols, .bias = bias, .add = add, .rows = T, .cols = w.rows, .K = w.cols}};
     j.row_block = imin(T, imax(fit, 6));
     j.row_blocks = (T + j.row_block - 1) / j.row_block;
-    j.col_block = imin(cols_of_task(j.row_block, w.cols), w.rows);
+    j.col_block = cpu_col_block(c, w.rows, (int64_t)j.row_block * w.cols, j.row_blocks);
     int col_blocks = (w.rows + j.col_block - 1) / j.col_block;
     team_run(c->team, linear_task, &j, j.row_blocks * col_blocks);
 }

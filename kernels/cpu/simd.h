@@ -56,7 +56,9 @@ INLINE __m256 v16_fold8(struct v16 a) { /* lane i + lane i+8 */
 INLINE float v16_largest(struct v16 a) { return _mm512_reduce_max_ps(a.v); }
 INLINE float v16_lane0(struct v16 a) { return _mm512_cvtss_f32(a.v); }
 
-INLINE struct v16 v16_round(struct v16 a) { return (struct v16){_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+INLINE struct v16 v16_round(struct v16 a) {
+    return (struct v16){_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
 INLINE struct v16 v16_pow2(struct v16 n) { /* 2^n of a whole n in -126..127 */
     __m512i e = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
     return (struct v16){_mm512_castsi512_ps(_mm512_slli_epi32(e, 23))};
@@ -97,12 +99,24 @@ INLINE void v16_store(float *p, struct v16 a) {
     _mm256_storeu_ps(p, a.lo);
     _mm256_storeu_ps(p + 8, a.hi);
 }
-INLINE struct v16 v16_add(struct v16 a, struct v16 b) { return (struct v16){_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
-INLINE struct v16 v16_sub(struct v16 a, struct v16 b) { return (struct v16){_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
-INLINE struct v16 v16_mul(struct v16 a, struct v16 b) { return (struct v16){_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
-INLINE struct v16 v16_div(struct v16 a, struct v16 b) { return (struct v16){_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
-INLINE struct v16 v16_max(struct v16 a, struct v16 b) { return (struct v16){_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
-INLINE struct v16 v16_min(struct v16 a, struct v16 b) { return (struct v16){_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
+INLINE struct v16 v16_add(struct v16 a, struct v16 b) {
+    return (struct v16){_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)};
+}
+INLINE struct v16 v16_sub(struct v16 a, struct v16 b) {
+    return (struct v16){_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)};
+}
+INLINE struct v16 v16_mul(struct v16 a, struct v16 b) {
+    return (struct v16){_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)};
+}
+INLINE struct v16 v16_div(struct v16 a, struct v16 b) {
+    return (struct v16){_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)};
+}
+INLINE struct v16 v16_max(struct v16 a, struct v16 b) {
+    return (struct v16){_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)};
+}
+INLINE struct v16 v16_min(struct v16 a, struct v16 b) {
+    return (struct v16){_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)};
+}
 INLINE struct v16 v16_fma(struct v16 a, struct v16 b, struct v16 c) {
     return (struct v16){_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
 }
@@ -203,7 +217,8 @@ INLINE struct v16 v16_load_fmt(enum fmt f, const void *p) {
     return f == FMT_F32 ? v16_load((const float *)p) : v16_from_bf16(_mm256_loadu_si256((const __m256i *)p));
 }
 INLINE struct v16 v16_load_fmt_first(enum fmt f, const void *p, int n) {
-    return f == FMT_F32 ? v16_load_masked((const float *)p, m16_first(n)) : v16_from_bf16(bf16_load_first((const uint16_t *)p, n));
+    return f == FMT_F32 ? v16_load_masked((const float *)p, m16_first(n))
+                        : v16_from_bf16(bf16_load_first((const uint16_t *)p, n));
 }
 INLINE struct v16 v16_load_first(const float *p, int n) { return n >= 16 ? v16_load(p) : v16_load_masked(p, m16_first(n)); }
 INLINE void v16_store_first(float *p, int n, struct v16 a) {
@@ -222,8 +237,9 @@ INLINE __m128 v16_sum4(struct v16 a, struct v16 b, struct v16 c, struct v16 d) {
     __m256 ea = v16_fold8(a), eb = v16_fold8(b), ec = v16_fold8(c), ed = v16_fold8(d);
     __m256 ac = _mm256_add_ps(_mm256_permute2f128_ps(ea, ec, 0x20), _mm256_permute2f128_ps(ea, ec, 0x31)); /* + (i+4): a c */
     __m256 bd = _mm256_add_ps(_mm256_permute2f128_ps(eb, ed, 0x20), _mm256_permute2f128_ps(eb, ed, 0x31));
-    __m256 two = _mm256_add_ps(_mm256_shuffle_ps(ac, bd, 0x44), _mm256_shuffle_ps(ac, bd, 0xee)); /* + (i+2): a a b b | c c d d */
-    __m256 one = _mm256_add_ps(_mm256_shuffle_ps(two, two, 0x88), _mm256_shuffle_ps(two, two, 0xdd)); /* a b a b | c d c d */
+    /* + (i+2): a a b b | c c d d, then + (i+1): a b a b | c d c d */
+    __m256 two = _mm256_add_ps(_mm256_shuffle_ps(ac, bd, 0x44), _mm256_shuffle_ps(ac, bd, 0xee));
+    __m256 one = _mm256_add_ps(_mm256_shuffle_ps(two, two, 0x88), _mm256_shuffle_ps(two, two, 0xdd));
     return _mm_movelh_ps(_mm256_castps256_ps128(one), _mm256_extractf128_ps(one, 1));
 }
 

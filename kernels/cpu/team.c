@@ -36,7 +36,7 @@ struct member {
 struct team {
     /* Written by the owner at a dispatch. */
     alignas(LINE) _Atomic uint64_t claim; /* dispatch << 32 | tasks not yet claimed */
-    _Atomic uint32_t dispatch;            /* the futex word of sleeping members; equal to the high half of claim, a moment later */
+    _Atomic uint32_t dispatch; /* the futex word of sleeping members; equal to the high half of claim, a moment later */
     _Atomic(team_fn *) fn;
     _Atomic(void *) arg;
     _Atomic uint32_t tasks;
@@ -71,7 +71,8 @@ static void work(struct team *t, int thread) {
         team_fn *fn = atomic_load_explicit(&t->fn, memory_order_relaxed);
         void *arg = atomic_load_explicit(&t->arg, memory_order_relaxed);
         uint32_t tasks = atomic_load_explicit(&t->tasks, memory_order_relaxed);
-        if (!atomic_compare_exchange_weak_explicit(&t->claim, &word, word - 1, memory_order_acq_rel, memory_order_acquire)) continue;
+        if (!atomic_compare_exchange_weak_explicit(&t->claim, &word, word - 1, memory_order_acq_rel, memory_order_acquire))
+            continue;
         fn(arg, (int)(tasks - left), thread);
         uint32_t before = atomic_fetch_add(&t->done, 1);
         if (before + 1 == tasks && atomic_load(&t->owner_sleeps)) futex_wake(&t->done);

@@ -51,7 +51,8 @@ static void store_outputs(const struct block *b) {
         int row = b->task->first_row + i / b->task->heads, head = b->task->first_head + i % b->task->heads;
         float *out = a->out + ((int64_t)row * a->q_heads + head) * b->D;
         struct v16 sum = v16_set(b->query[i].sum);
-        for (int d = 0; d < b->D; d += 16) v16_store_first(out + d, b->D - d, v16_div(v16_load(b->acc + i * b->stride + d), sum));
+        const float *acc = b->acc + i * b->stride;
+        for (int d = 0; d < b->D; d += 16) v16_store_first(out + d, b->D - d, v16_div(v16_load(acc + d), sum));
     }
 }
 
@@ -137,7 +138,8 @@ INLINE void add_values(const struct block *b, const struct tile_keys *t, int i, 
     }
 }
 
-INLINE void add_values_chunks(const struct block *b, const struct tile_keys *t, int i, int from, int to, const enum fmt f, const int R) {
+INLINE void add_values_chunks(const struct block *b, const struct tile_keys *t, int i, int from, int to, const enum fmt f,
+                              const int R) {
     for (int d = 0; d < b->stride; d += 16 * CHUNK) {
         switch (b->stride - d >= 16 * CHUNK ? CHUNK : (b->stride - d) / 16) {
         case 4: add_values(b, t, i, from, to, d, f, R, 4); break;
@@ -219,7 +221,7 @@ void ISA(attend)(const struct attend *task) {
         if (b.query[i].last > last) last = b.query[i].last;
     }
     const int32_t *pages = a->pages + (int64_t)a->seq[task->first_row] * a->max_pages;
-    size_t size = fmt_bytes(kv->fmt), token = (size_t)kv->heads * (size_t)kv->head_dim * size, head = (size_t)task->g * (size_t)kv->head_dim * size;
+    size_t row = (size_t)kv->head_dim * fmt_bytes(kv->fmt), token = (size_t)kv->heads * row, head = (size_t)task->g * row;
     for (int page = first / P; page <= last / P; page++) {
         int64_t ahead = page < last / P ? ((int64_t)pages[page + 1] - pages[page]) * 2 * P * (int64_t)token : 0;
         const char *keys = (const char *)kv->base + (size_t)pages[page] * 2 * (size_t)P * token + head;

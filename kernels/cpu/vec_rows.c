@@ -94,7 +94,8 @@ int ISA(argmax)(const float *x, int n) {
     int block[16], lowest = -1;
     for (int l = 0; l < 16; l++) block[l] = -1;
     for (int i = 0; i < n; i += 16) {
-        struct v16 v = i + 16 <= n ? v16_load(x + i) : v16_pick(m16_first(n - i), v16_load_first(x + i, n - i), v16_set(-INFINITY));
+        struct v16 v = v16_load_first(x + i, n - i);
+        if (n - i < 16) v = v16_pick(m16_first(n - i), v, v16_set(-INFINITY));
         struct m16 more = v16_less(best, v);
         uint32_t bits = m16_bits(more);
         best = v16_pick(more, v, best);

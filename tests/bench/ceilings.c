@@ -26,35 +26,23 @@ double ceiling_clock(int threads) {
     return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
 }
 
-/* 16 independent chains, more than any core's latency times its units. */
+/* 16 independent chains, more than any core's latency times its units. r: "ymm" or "zmm". */
+#define FMA(r, i) "vfmadd231ps %%" r i ",%%" r i ",%%" r i "\n\t"
+#define FMA4(r, i, j, k, l) FMA(r, i) FMA(r, j) FMA(r, k) FMA(r, l)
+#define FMA_LOOP(r, n)                                                                                                       \
+    __asm__ volatile("1:\n\t" FMA4(r, "0", "1", "2", "3") FMA4(r, "4", "5", "6", "7") FMA4(r, "8", "9", "10", "11")           \
+                         FMA4(r, "12", "13", "14", "15") "dec %0\n\tjnz 1b\n\tvzeroupper"                                    \
+                     : "+r"(n)                                                                                               \
+                     :                                                                                                       \
+                     : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",        \
+                       "xmm11", "xmm12", "xmm13", "xmm14", "xmm15")
+
 static void fma_avx2(int64_t n) {
-    __asm__ volatile("1:\n\t"
-                     "vfmadd231ps %%ymm0,%%ymm0,%%ymm0\n\tvfmadd231ps %%ymm1,%%ymm1,%%ymm1\n\tvfmadd231ps %%ymm2,%%ymm2,%%ymm2\n\t"
-                     "vfmadd231ps %%ymm3,%%ymm3,%%ymm3\n\tvfmadd231ps %%ymm4,%%ymm4,%%ymm4\n\tvfmadd231ps %%ymm5,%%ymm5,%%ymm5\n\t"
-                     "vfmadd231ps %%ymm6,%%ymm6,%%ymm6\n\tvfmadd231ps %%ymm7,%%ymm7,%%ymm7\n\tvfmadd231ps %%ymm8,%%ymm8,%%ymm8\n\t"
-                     "vfmadd231ps %%ymm9,%%ymm9,%%ymm9\n\tvfmadd231ps %%ymm10,%%ymm10,%%ymm10\n\tvfmadd231ps %%ymm11,%%ymm11,%%ymm11\n\t"
-                     "vfmadd231ps %%ymm12,%%ymm12,%%ymm12\n\tvfmadd231ps %%ymm13,%%ymm13,%%ymm13\n\tvfmadd231ps %%ymm14,%%ymm14,%%ymm14\n\t"
-                     "vfmadd231ps %%ymm15,%%ymm15,%%ymm15\n\t"
-                     "dec %0\n\tjnz 1b\n\tvzeroupper"
-                     : "+r"(n)
-                     :
-                     : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",
-                       "xmm13", "xmm14", "xmm15");
+    FMA_LOOP("ymm", n);
 }
 
 static void fma_avx512(int64_t n) {
-    __asm__ volatile("1:\n\t"
-                     "vfmadd231ps %%zmm0,%%zmm0,%%zmm0\n\tvfmadd231ps %%zmm1,%%zmm1,%%zmm1\n\tvfmadd231ps %%zmm2,%%zmm2,%%zmm2\n\t"
-                     "vfmadd231ps %%zmm3,%%zmm3,%%zmm3\n\tvfmadd231ps %%zmm4,%%zmm4,%%zmm4\n\tvfmadd231ps %%zmm5,%%zmm5,%%zmm5\n\t"
-                     "vfmadd231ps %%zmm6,%%zmm6,%%zmm6\n\tvfmadd231ps %%zmm7,%%zmm7,%%zmm7\n\tvfmadd231ps %%zmm8,%%zmm8,%%zmm8\n\t"
-                     "vfmadd231ps %%zmm9,%%zmm9,%%zmm9\n\tvfmadd231ps %%zmm10,%%zmm10,%%zmm10\n\tvfmadd231ps %%zmm11,%%zmm11,%%zmm11\n\t"
-                     "vfmadd231ps %%zmm12,%%zmm12,%%zmm12\n\tvfmadd231ps %%zmm13,%%zmm13,%%zmm13\n\tvfmadd231ps %%zmm14,%%zmm14,%%zmm14\n\t"
-                     "vfmadd231ps %%zmm15,%%zmm15,%%zmm15\n\t"
-                     "dec %0\n\tjnz 1b\n\tvzeroupper"
-                     : "+r"(n)
-                     :
-                     : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",
-                       "xmm13", "xmm14", "xmm15");
+    FMA_LOOP("zmm", n);
 }
 
 static uint64_t read_words(const uint64_t *data, size_t words) {

@@ -135,25 +135,40 @@ static void attention_of(struct backend *b, const int *order, int n, float *out,
         b->ops->kv_store(b, &kv, k, v, at, keys);
         kit_clear(keep);
     }
-    float *all = kit_random_floats((int64_t)ROWS * Q * D, 2), *q = permuted(all, order, n, Q * D), *y = kit_floats((int64_t)n * Q * D);
+    float *all = kit_random_floats((int64_t)ROWS * Q * D, 2), *q = permuted(all, order, n, Q * D);
+    float *y = kit_floats((int64_t)n * Q * D);
     for (int i = 0; i < n; i++) pos[i] = pos_of[order[i]], seq[i] = seq_of[order[i]];
     struct attention a = {q, y, n, Q, 0.3f, window, pos, seq, pages, MAX_PAGES};
     b->ops->attention(b, &kv, &a);
     put_back(out, y, order, n, Q * D);
 }
-static void attention_f32(struct backend *b, const int *order, int n, float *out) { attention_of(b, order, n, out, FMT_F32, 0); }
-static void attention_bf16(struct backend *b, const int *order, int n, float *out) { attention_of(b, order, n, out, FMT_BF16, 0); }
-static void attention_window(struct backend *b, const int *order, int n, float *out) { attention_of(b, order, n, out, FMT_BF16, 11); }
+static void attention_f32(struct backend *b, const int *order, int n, float *out) {
+    attention_of(b, order, n, out, FMT_F32, 0);
+}
+static void attention_bf16(struct backend *b, const int *order, int n, float *out) {
+    attention_of(b, order, n, out, FMT_BF16, 0);
+}
+static void attention_window(struct backend *b, const int *order, int n, float *out) {
+    attention_of(b, order, n, out, FMT_BF16, 11);
+}
 
 static const struct {
     const char *name;
     case_fn *fn;
     int width; /* floats per row */
 } cases[] = {
-    {"linear f32", linear_f32, N},       {"linear bf16", linear_bf16, N}, {"rmsnorm", rmsnorm, H},
-    {"rope", rope, H},                   {"add", add_gated, H},           {"ffn", ffn, H},
-    {"gate_select", gate_select, 2 * K}, {"combine", combine, H},         {"logit_stats", logit_stats, 3},
-    {"attention f32", attention_f32, Q * D}, {"attention bf16", attention_bf16, Q * D}, {"attention window", attention_window, Q * D},
+    {"linear f32", linear_f32, N},
+    {"linear bf16", linear_bf16, N},
+    {"rmsnorm", rmsnorm, H},
+    {"rope", rope, H},
+    {"add", add_gated, H},
+    {"ffn", ffn, H},
+    {"gate_select", gate_select, 2 * K},
+    {"combine", combine, H},
+    {"logit_stats", logit_stats, 3},
+    {"attention f32", attention_f32, Q * D},
+    {"attention bf16", attention_bf16, Q * D},
+    {"attention window", attention_window, Q * D},
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
@@ -169,8 +184,10 @@ static float *compute(struct backend *b, int c, const struct cut *cut) {
 
 static void check_bits(const float *got, const float *want, int c, const char *isa, int threads, const struct cut *cut) {
     for (int i = 0; i < ROWS * cases[c].width; i++) {
-        ck_assert_msg(!memcmp(got + i, want + i, sizeof *got), "%s: row %d element %d differs with %s, %d threads, blocks of %d%s: %.9g, alone %.9g",
-                      cases[c].name, i / cases[c].width, i % cases[c].width, isa, threads, cut->block, cut->order[0] ? " permuted" : "", got[i], want[i]);
+        ck_assert_msg(!memcmp(got + i, want + i, sizeof *got),
+                      "%s: row %d element %d differs with %s, %d threads, blocks of %d%s: %.9g, alone %.9g", cases[c].name,
+                      i / cases[c].width, i % cases[c].width, isa, threads, cut->block, cut->order[0] ? " permuted" : "",
+                      got[i], want[i]);
     }
 }
 

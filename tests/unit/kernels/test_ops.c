@@ -41,7 +41,8 @@ static void check_linear(enum fmt fmt, int T, int N, int K, bool with_bias, bool
             double magnitude = 2;
             for (int k = 0; k < K; k++) magnitude += fabs(x[(int64_t)t * K + k] * kit_weight(w, n, k));
             int64_t i = (int64_t)t * N + n;
-            NEAR(got[i], want[i], kit_sum_error(K, magnitude), "linear %s T %d N %d K %d at %d,%d", fmt_name(fmt), T, N, K, t, n);
+            NEAR(got[i], want[i], kit_sum_error(K, magnitude), "linear %s T %d N %d K %d at %d,%d", fmt_name(fmt), T, N, K, t,
+                 n);
         }
     }
     kit_clear(keep);
@@ -49,7 +50,8 @@ static void check_linear(enum fmt fmt, int T, int N, int K, bool with_bias, bool
 
 START_TEST(linear) {
     open_isa(_i);
-    static const int Ts[] = {0, 1, 2, 3, 4, 5, 6, 7, 13}, Ns[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 17, 33}, Ks[] = {1, 2, 8, 15, 16, 17, 31, 72, 97};
+    static const int Ts[] = {0, 1, 2, 3, 4, 5, 6, 7, 13}, Ns[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 17, 33},
+                     Ks[] = {1, 2, 8, 15, 16, 17, 31, 72, 97};
     for (int f = 0; fast && f < FMT_COUNT; f++) {
         for (unsigned t = 0; t < sizeof Ts / sizeof *Ts; t++) {
             for (unsigned n = 0; n < sizeof Ns / sizeof *Ns; n++) {
@@ -127,7 +129,8 @@ static void check_attention(enum fmt fmt, int Q, int G, int D, int P, int window
     for (int i = ends[0] - 11; i < ends[0]; i++, n++) pos[n] = i, seq[n] = 0;
     pos[n] = ends[2] - 1, seq[n++] = 2;
     for (int i = 0; i < ends[1]; i++, n++) pos[n] = i, seq[n] = 1;
-    float *q = kit_random_floats((int64_t)n * Q * D, 2), *got = kit_floats((int64_t)n * Q * D), *want = kit_floats((int64_t)n * Q * D);
+    float *q = kit_random_floats((int64_t)n * Q * D, 2), *got = kit_floats((int64_t)n * Q * D);
+    float *want = kit_floats((int64_t)n * Q * D);
     struct attention a = {q, got, n, Q, 1 / sqrtf((float)D), window, pos, seq, pages, MAX_PAGES};
     fast->ops->attention(fast, &kv, &a);
     a.out = want;
@@ -136,19 +139,29 @@ static void check_attention(enum fmt fmt, int Q, int G, int D, int P, int window
     double score = kit_sum_error(D, 2.0 * D) * a.scale + 0x1p-22 * 2 * D * a.scale;
     double bound = 4 * score + (MAX_PAGES * P + 32) * 0x1p-23;
     for (int64_t i = 0; i < (int64_t)n * Q * D; i++) {
-        NEAR(got[i], want[i], bound, "attention %s Q %d G %d D %d P %d window %d at %d", fmt_name(fmt), Q, G, D, P, window, (int)i);
+        NEAR(got[i], want[i], bound, "attention %s Q %d G %d D %d P %d window %d at %d", fmt_name(fmt), Q, G, D, P, window,
+             (int)i);
     }
     kit_clear(keep);
 }
 
 START_TEST(attention) {
     open_isa(_i);
-    static const int shapes[][4] = {/* Q G D P */ {1, 1, 1, 1}, {3, 3, 5, 3}, {9, 3, 64, 16}, {4, 1, 16, 7}, {6, 2, 33, 32}, {8, 1, 80, 5},
-                                    {16, 4, 128, 16}, {30, 1, 24, 100}, {2, 2, 200, 64}, {5, 5, 48, 65}};
+    static const int shapes[][4] = {/* Q G D P */ {1, 1, 1, 1},
+                                    {3, 3, 5, 3},
+                                    {9, 3, 64, 16},
+                                    {4, 1, 16, 7},
+                                    {6, 2, 33, 32},
+                                    {8, 1, 80, 5},
+                                    {16, 4, 128, 16},
+                                    {30, 1, 24, 100},
+                                    {2, 2, 200, 64},
+                                    {5, 5, 48, 65}};
     for (unsigned i = 0; fast && i < sizeof shapes / sizeof *shapes; i++) {
         for (int f = 0; f < FMT_COUNT; f++) {
             static const int windows[] = {0, 1, 5, 16, 1000};
-            for (int w = 0; w < 5; w++) check_attention((enum fmt)f, shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], windows[w]);
+            for (int w = 0; w < 5; w++)
+                check_attention((enum fmt)f, shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], windows[w]);
         }
     }
     close_isa();
@@ -181,18 +194,22 @@ START_TEST(ffn) {
             enum { GROUPS = 5, ROWS = 90 };
             int keep = kit_n_rooms, H = shapes[s][0], I = shapes[s][1];
             struct ffn experts[GROUPS];
-            struct ffn_group groups[GROUPS] = {{&experts[0], 60, 1}, {&experts[1], 0, 50}, {&experts[2], 55, 0}, {&experts[3], 61, 13}, {&experts[4], 50, 2}};
+            struct ffn_group groups[GROUPS] = {
+                {&experts[0], 60, 1}, {&experts[1], 0, 50}, {&experts[2], 55, 0}, {&experts[3], 61, 13}, {&experts[4], 50, 2}};
             for (int e = 0; e < GROUPS; e++) {
-                experts[e] = (struct ffn){kit_matrix((enum fmt)f, I, H, 1), kit_matrix((enum fmt)f, I, H, 1), kit_matrix((enum fmt)f, H, I, 1)};
+                experts[e] = (struct ffn){kit_matrix((enum fmt)f, I, H, 1), kit_matrix((enum fmt)f, I, H, 1),
+                                          kit_matrix((enum fmt)f, H, I, 1)};
             }
-            float *x = kit_random_floats((int64_t)ROWS * H, 1), *got = kit_floats((int64_t)ROWS * H), *want = kit_floats((int64_t)ROWS * H);
+            float *x = kit_random_floats((int64_t)ROWS * H, 1), *got = kit_floats((int64_t)ROWS * H);
+            float *want = kit_floats((int64_t)ROWS * H);
             fast->ops->ffn(fast, got, x, groups, GROUPS, H);
             ref->ops->ffn(ref, want, x, groups, GROUPS, H);
             for (int g = 0; g < GROUPS; g++) {
                 for (int r = groups[g].first; r < groups[g].first + groups[g].count; r++) {
                     for (int h = 0; h < H; h++) {
                         int64_t i = (int64_t)r * H + h;
-                        NEAR(got[i], want[i], ffn_bound(groups[g].weights, x + (int64_t)r * H, h), "ffn H %d I %d row %d", H, I, r);
+                        NEAR(got[i], want[i], ffn_bound(groups[g].weights, x + (int64_t)r * H, h), "ffn H %d I %d row %d", H, I,
+                             r);
                         got[i] = NAN;
                     }
                 }
@@ -236,7 +253,8 @@ static void check_gate(struct gate_rule rule, bool biased, int T) {
     ref->ops->gate_select(ref, want, ww, logits, bias, &rule, T);
     for (int i = 0; i < T * k; i++) {
         if (!biased || rule.score == GATE_RAW) ck_assert_int_eq(got[i], want[i]);
-        NEAR(gw[i], ww[i], (E / 16 + 40) * 0x1p-24 * fabs(ww[i]) + (rule.score == GATE_RAW ? 1e-5 : 1e-30), "gate weight %d of E %d k %d", i, E, k);
+        NEAR(gw[i], ww[i], (E / 16 + 40) * 0x1p-24 * fabs(ww[i]) + (rule.score == GATE_RAW ? 1e-5 : 1e-30),
+             "gate weight %d of E %d k %d", i, E, k);
         for (int j = i / k * k; j < i; j++) ck_assert_int_ne(got[i], got[j]);
     }
     kit_clear(keep);
@@ -249,7 +267,8 @@ START_TEST(gate_select) {
         for (int score = GATE_SOFTMAX; score <= GATE_RAW; score++) {
             for (int norm = GATE_NORM_NONE; norm <= GATE_NORM_SOFTMAX; norm++) {
                 if (score == GATE_RAW && norm == GATE_NORM_SUM) continue; /* a sum that may cancel: no such family */
-                struct gate_rule rule = {(enum gate_score)score, GATE_WEIGHT_SCORE, (enum gate_norm)norm, 1e-20f, 2.5f, sizes[i][0], sizes[i][1]};
+                struct gate_rule rule = {
+                    (enum gate_score)score, GATE_WEIGHT_SCORE, (enum gate_norm)norm, 1e-20f, 2.5f, sizes[i][0], sizes[i][1]};
                 check_gate(rule, false, i % 2 ? 3 : 11);
                 if (score == GATE_RAW) check_gate(rule, true, 2);
                 rule.weight = GATE_WEIGHT_ONE;
@@ -285,7 +304,8 @@ START_TEST(sums_and_copies) {
     open_isa(_i);
     for (int H = 1; fast && H < 140; H += H < 35 ? 1 : 37) {
         int keep = kit_n_rooms, T = 3, k = H % 5;
-        float *pool = kit_random_floats((int64_t)T * 5 * H, 1), *weights = kit_random_floats(T * 5, 1), *gate = kit_random_floats(T, 9);
+        float *pool = kit_random_floats((int64_t)T * 5 * H, 1), *weights = kit_random_floats(T * 5, 1);
+        float *gate = kit_random_floats(T, 9);
         const float *rows[15];
         for (int i = 0; i < T * k; i++) rows[i] = pool + (int64_t)(T * k - 1 - i) * H;
         float *got = kit_floats((int64_t)T * H), *want = kit_floats((int64_t)T * H);
@@ -321,7 +341,8 @@ START_TEST(kv_store) { /* every bit pattern of note is rounded as bf16_from_f32 
     open_isa(_i);
     enum { G = 3, D = 11, P = 4, PAGES = 3 };
     for (int f = 0; fast && f < FMT_COUNT; f++) {
-        static const float odd[] = {0, -0.0f, 1, 1 + 0x1p-8f, 1 + 0x1p-7f + 0x1p-8f, 3.4e38f, 1e-40f, 0x1p-126f, NAN, INFINITY, -INFINITY};
+        static const float odd[] = {0,         -0.0f, 1,        1 + 0x1p-8f, 1 + 0x1p-7f + 0x1p-8f, 3.4e38f, 1e-40f,
+                                    0x1p-126f, NAN,   INFINITY, -INFINITY};
         struct kv_layer kv = {.fmt = (enum fmt)f, .page_tokens = P, .heads = G, .head_dim = D};
         kv.base = kit_bytes(PAGES * 2 * P * G * D * fmt_bytes(kv.fmt));
         float *k = kit_random_floats(2 * G * D, 3), *v = kit_random_floats(2 * G * D, 3);
