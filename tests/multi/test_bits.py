@@ -20,6 +20,7 @@ PROBES = [
     {"prompt": LONG[:70], "max_tokens": 40, "temperature": 0.8, "top_p": 0.9, "seed": 7},
     {"prompt": "zebra crossing", "max_tokens": 40, "temperature": 1.1, "seed": 99},
     {"prompt": "a", "max_tokens": 60, "temperature": 1.5, "top_k": 40, "min_p": 0.01, "seed": 9000000000},
+    {"prompt": "Name three rivers.", "chat": True, "max_tokens": 24, "temperature": 1, "seed": 1},
 ]
 LOAD = ["--count", "12", "--prompt", "70", "--tokens", "40"]
 FAMILIES = ["qwen2_moe", "qwen3_moe", "olmoe", "cadre_moe_score", "llama"]

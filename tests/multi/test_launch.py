@@ -117,6 +117,9 @@ def a_tokenizer_that_does_not_fit_the_model(p):
     with copy_of(p, "mixtral") as model:
         (model / "tokenizer.json").write_text('{"model":')
         refuses(p, model, ["tokenizer.json"])
+    with copy_of(p, "mixtral") as model:
+        change_json(model / "tokenizer_config.json", lambda d: d.update({"chat_template": "{% for %}"}))
+        refuses(p, model, ["template"])
 
 
 @case

@@ -106,6 +106,34 @@ def one_worker_and_as_many_as_experts(p):
 
 
 @case
+def chat_keeps_history(p):
+    with Cluster(p, p.golden("qwen3_moe"), workers=2) as c:
+        words = {"max_tokens": 6, "temperature": 1, "seed": 3}
+        first = c.say("chat", "one\n", **words).good().out
+        both = c.say("chat", "one\ntwo\n", **words).good().out
+        fresh = c.say("chat", "two\n", **words).good().out
+        check(both.startswith(first), f"the first turn does not depend on later ones: {first!r}, {both!r}")
+        check(both[len(first) :] != fresh, "the second turn sees the first")
+        reset = c.say("chat", "one\n/reset\ntwo\n", **words).good().out
+        same(reset, first + fresh, "after /reset")
+        same(c.say("chat", "one\n/quit\ntwo\n", **words).good().out, first, "/quit leaves")
+        check(c.say("chat", "one\n", system="be odd", **words).good().out != first, "a system message changes the prompt")
+        one = c.generate("--chat", prompt="one", **words)
+        same(one["text"] + "\n", first, "generate --chat is the first turn of a chat")
+        check("no command" in c.say("chat", "/nonsense\n").good().err, "an unknown command")
+        templated = c.cadre("tokenize", "--chat", "--json", prompt="one").good().json()["ids"]
+        same(one["usage"]["prompt_tokens"], len(templated), "tokenize --chat against usage")
+
+
+@case
+def a_template_that_refuses_says_why(p):
+    with Cluster(p, p.golden("mixtral"), workers=2) as c:
+        r = c.cadre("generate", prompt="one", system="be odd", max_tokens=4)
+        check(r.status == 1 and "Conversation roles must alternate" in r.err, f"the template's own words: {r.err!r}")
+        c.generate("--chat", prompt="one", max_tokens=4)
+
+
+@case
 def stop_strings_and_lengths(p):
     with Cluster(p, p.golden("llama"), workers=2) as c:
         whole = c.generate(prompt="the sea is", max_tokens=24, temperature=1, seed=11)
