@@ -56,7 +56,7 @@ listen=tcp://127.0.0.1:$port
 say "Serving $model with $workers workers (mpirun) at $listen ..."
 "$cadre" serve "$model" --workers "$workers" --fabric mpi --listen "$listen" >"$log" 2>&1 &
 serve_pid=$!
-until "$cadre" status --connect "$listen" -q 2>/dev/null; do
+until "$cadre" status --connect "$listen" --wait 2 -q 2>/dev/null; do
   kill -0 "$serve_pid" 2>/dev/null || { cat "$log" >&2; serve_pid=; fail "cadre serve ended before it was ready"; }
 done
 cat "$log" >&2
