@@ -22,30 +22,37 @@ struct kit_room {
     char *map, *data;
     size_t map_bytes;
 };
-static struct kit_room kit_rooms[KIT_ROOMS];
+static struct kit_room kit_rooms[KIT_ROOMS]; /* those past kit_n_rooms are kept for the next that fits */
 static int kit_n_rooms;
 static uint64_t kit_seed = 1;
 
+static inline void kit_map(struct kit_room *r, size_t bytes) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), whole = (bytes + KIT_FRONT + page - 1) / page * page + page;
+    if (r->map_bytes < whole) {
+        if (r->map) munmap(r->map, r->map_bytes);
+        r->map = mmap(NULL, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        ck_assert(r->map != MAP_FAILED);
+        r->map_bytes = whole;
+        ck_assert_int_eq(mprotect(r->map + whole - page, page, PROT_NONE), 0);
+    }
+    r->data = r->map + r->map_bytes - page - bytes;
+}
+
 static inline void *kit_bytes(size_t bytes) {
     ck_assert_int_lt(kit_n_rooms, KIT_ROOMS);
-    size_t page = (size_t)sysconf(_SC_PAGESIZE), whole = (bytes + KIT_FRONT + page - 1) / page * page;
-    char *map = mmap(NULL, whole + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    ck_assert(map != MAP_FAILED);
-    ck_assert_int_eq(mprotect(map + whole, page, PROT_NONE), 0);
-    char *data = map + whole - bytes;
-    memset(data - KIT_FRONT, 0xa5, KIT_FRONT);
-    memset(data, 0xff, bytes);
-    kit_rooms[kit_n_rooms++] = (struct kit_room){map, data, whole + page};
-    return data;
+    struct kit_room *r = &kit_rooms[kit_n_rooms++];
+    kit_map(r, bytes);
+    memset(r->data - KIT_FRONT, 0xa5, KIT_FRONT);
+    memset(r->data, 0xff, bytes);
+    return r->data;
 }
 static inline float *kit_floats(int64_t n) { return kit_bytes((size_t)n * sizeof(float)); }
 
-/* Gives back the rooms taken since kit_n_rooms was `keep`, checking their fronts. */
+/* Checks the fronts of the rooms taken since kit_n_rooms was `keep`, and gives them back. */
 static inline void kit_clear(int keep) {
     while (kit_n_rooms > keep) {
         struct kit_room *r = &kit_rooms[--kit_n_rooms];
         for (int i = 1; i <= KIT_FRONT; i++) ck_assert_msg((unsigned char)r->data[-i] == 0xa5, "written before the start");
-        munmap(r->map, r->map_bytes);
     }
 }
 
