@@ -33,6 +33,7 @@ struct test {
 };
 static const struct test tests[] = {
     {"smol qkv, 1 row", LINEAR, 1, 960, 576, 0, 0, 25},
+    {"smol gate, 1 row", LINEAR, 1, 32, 576, 0, 0, 15},
     {"smol head, 1 row", LINEAR, 1, 49152, 576, 0, 0, 35},
     {"smol head, 4 rows", LINEAR, 4, 49152, 576, 0, 0, 30},
     {"smol head, 16 rows", LINEAR, 16, 49152, 576, 0, 0, 30},
@@ -43,9 +44,13 @@ static const struct test tests[] = {
     {"big out, 1 row", LINEAR, 1, 2048, 2048, 0, 0, 35},
     {"big out, 32 rows", LINEAR, 32, 2048, 2048, 0, 0, 25},
     {"big out, 512 rows", LINEAR, 512, 2048, 2048, 0, 0, 30},
+    {"smol 5 experts of 32, 1 row", FFN, 1, 5, 576, 32, 0, 20},
+    {"smol 20 experts of 32, 1 row", FFN, 1, 20, 576, 32, 0, 20},
+    {"smol 32 experts of 32, 10 rows", FFN, 10, 32, 576, 32, 0, 15},
     {"smol 16 experts of 72, 1 row", FFN, 1, 16, 576, 72, 0, 25},
     {"smol 16 experts of 72, 16 rows", FFN, 16, 16, 576, 72, 0, 20},
-    {"smol shared of 384, 1 row", FFN, 1, 1, 576, 384, 0, 25},
+    {"smol shared of 512, 1 row", FFN, 1, 1, 576, 512, 0, 25},
+    {"smol shared of 512, 4 rows", FFN, 4, 1, 576, 512, 0, 25},
     {"smol dense of 1536, 1 row", FFN, 1, 1, 576, 1536, 0, 30},
     {"smol dense of 1536, 128 rows", FFN, 128, 1, 576, 1536, 0, 30},
     {"mid 8 experts, 1 row", FFN, 1, 8, 1024, 256, 0, 30},
