@@ -43,7 +43,7 @@ struct engine {
     struct forward forward;
     struct seq_table seqs;
     struct sampler sampler;
-    uint64_t step;
+    uint64_t step;         /* of the plan taken last; plans are numbered upwards from 1 */
     uint64_t *rows_before; /* [slots] */
     struct seq **sampled;  /* [max_seqs] of the step under way */
     int granted;           /* rows the plan gives this worker */
@@ -287,8 +287,10 @@ static int add_run(struct engine *e, const struct plan_run *run, struct why *why
     if (!s) return fail(why, ERR_PROTOCOL, "the plan runs sequence %llu, which is not here", (unsigned long long)run->seq);
     int rc = seq_add_pages(&e->seqs, s, run->new_pages, run->n_new_pages, why);
     if (rc < 0 || s->finish != SEQ_RUNNING) return rc; /* granted beyond its end: a no-op */
-    if (r->n_seqs == e->setup.max_seqs || run->count < 1)
-        return fail(why, ERR_PROTOCOL, "the plan has an empty or surplus run");
+    if (s->last_step == e->step || run->count < 1)
+        return fail(why, ERR_PROTOCOL, "the plan runs sequence %llu %s", (unsigned long long)run->seq,
+                    run->count < 1 ? "for no rows" : "twice");
+    s->last_step = e->step;
     memcpy(r->pages + (size_t)r->n_seqs * (size_t)e->seqs.max_pages, s->pages, sizeof *s->pages * (size_t)s->n_pages);
     for (int i = 0; i < run->count; i++)
         if ((rc = add_row(e, s, r->n_seqs, run->first + i, why)) < 0) return rc;
@@ -297,6 +299,9 @@ static int add_run(struct engine *e, const struct plan_run *run, struct why *why
     if (run->first + run->count != s->n_ids || s->n_ids >= e->setup.max_context)
         return fail(why, ERR_PROTOCOL, "sequence %llu is to sample position %d; %d tokens are known", (unsigned long long)s->id,
                     run->first + run->count, s->n_ids);
+    if (s->max_tokens < 1)
+        return fail(why, ERR_PROTOCOL, "sequence %llu is to sample, but may answer with at most %d tokens",
+                    (unsigned long long)s->id, s->max_tokens);
     e->sampled[r->n_sampled] = s;
     r->sampled[r->n_sampled++] = r->T - 1;
     return 0;
@@ -313,6 +318,10 @@ static int prepare(struct engine *e, const struct plan *p, struct why *why) {
         if (p->tokens[w] < 0 || p->tokens[w] > e->setup.step_tokens)
             return fail(why, ERR_PROTOCOL, "the plan grants worker %d %d rows, at most %d", w, p->tokens[w],
                         e->setup.step_tokens);
+    if (p->step <= e->step)
+        return fail(why, ERR_PROTOCOL, "the plan is for step %llu; this worker was given step %llu already",
+                    (unsigned long long)p->step, (unsigned long long)e->step);
+    e->step = p->step;
     struct step_rows *r = &e->forward.rows;
     r->T = r->n_seqs = r->n_sampled = 0;
     e->granted = p->tokens[e->options.rank];
@@ -368,7 +377,6 @@ static int run_plan(struct engine *e, const struct plan *p, struct why *why) {
     struct step_report *report = take_report(e);
     if (!report) return ERR_CANCELLED;
     int64_t start_us = clk_now_us();
-    e->step = p->step;
     int rc = prepare(e, p, why);
     if (rc < 0) return rc;
     e->moe.patience_us = p->patience_us;

@@ -68,6 +68,9 @@ int seq_start(struct seq_table *t, const struct plan_start *start, struct why *w
     if (start->n_ids < 1 || start->n_ids > t->max_context || start->prompt_tokens < 1 || start->prompt_tokens > start->n_ids)
         return fail(why, ERR_PROTOCOL, "sequence %llu starts with %d tokens of which %d are prompt; room for %d", id,
                     start->n_ids, start->prompt_tokens, t->max_context);
+    if (start->max_tokens < 0) /* 0 is fine: a prompt that is only read */
+        return fail(why, ERR_PROTOCOL, "sequence %llu may answer with at most %d tokens; expected 0 or more", id,
+                    start->max_tokens);
     if (start->n_stop_ids > MAX_STOP_IDS)
         return fail(why, ERR_PROTOCOL, "sequence %llu has %d stop ids, at most %d", id, start->n_stop_ids, MAX_STOP_IDS);
     if (t->n == t->max_seqs)

@@ -1,0 +1,282 @@
+/* test_engine.c - an engine alone, driven through its rings with a tiny checkpoint: plans that contradict what it knows end in
+ * EVENT_FAILED with the numbers, rows granted beyond an end are no-ops, and chunks give the bits of one go.
+ *
+ * usage: test_engine DATA_DIR */
+#include "worker/engine.h"
+
+#include "base/clk.h"
+#include "model/checkpoint.h"
+
+#include <check.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { STEP_TOKENS = 16, MAX_SEQS = 2, MAX_CONTEXT = 48, PAGE = 16, PAGES = 6, PATIENCE_US = 60000000 };
+
+static const char *data_dir;
+static struct engine *engine;
+static int vocab, topk, moe_layers;
+
+static struct event next_event(void) {
+    struct event ev;
+    int64_t until_us = clk_now_us() + PATIENCE_US;
+    while (!engine_event_pop(engine, &ev)) {
+        struct pollfd fd = {.fd = engine_event_fd(engine), .events = POLLIN};
+        ck_assert_msg(clk_now_us() < until_us, "the engine reports nothing");
+        poll(&fd, 1, 1000);
+        engine_event_clear(engine);
+    }
+    return ev;
+}
+
+static void open_engine(void) {
+    struct engine_options o = {.workers = 1, .threads = 1, .fabric_name = "mem"};
+    struct worker_setup s = {.epoch = 1,
+                             .weights = FMT_F32,
+                             .isa = "ref",
+                             .step_tokens = STEP_TOKENS,
+                             .max_seqs = MAX_SEQS,
+                             .max_context = MAX_CONTEXT,
+                             .page_tokens = PAGE,
+                             .kv_pages = PAGES};
+    struct checkpoint c;
+    struct why why = {""};
+    snprintf(s.model_dir, sizeof s.model_dir, "%s/qwen3_moe", data_dir);
+    ck_assert_msg(checkpoint_open(s.model_dir, &c, &why) >= 0, "%s", why.text);
+    vocab = c.config.vocab;
+    topk = c.config.gate.k;
+    moe_layers = c.config.moe_layers;
+    ck_assert_int_eq(placement_contiguous(&s.placement, 1, moe_layers, c.config.gate.experts, &why), 0);
+    checkpoint_close(&c);
+    ck_assert_int_eq(engine_new(&o, &engine), 0);
+    ck_assert_int_eq(engine_start(engine, &s), 0);
+    struct event ev = next_event();
+    ck_assert_msg(ev.kind == EVENT_READY, "%s", ev.kind == EVENT_FAILED ? ev.failed.text : "not ready");
+}
+
+static void close_engine(void) {
+    engine_stop(engine);
+    engine_join(engine);
+    engine_free(engine);
+}
+
+/* One sequence's start and run, and the plan around them. The engine borrows all three until it has reported. */
+static int32_t ids[MAX_CONTEXT];
+static uint32_t pages[PAGES];
+static struct plan_start start[MAX_SEQS];
+static struct plan_run run[MAX_SEQS + 1];
+
+static void good_plan(struct plan *p) { /* the five tokens of sequence 7 in one go, and a sample */
+    for (int i = 0; i < MAX_CONTEXT; i++) ids[i] = (i * 13 + 5) % vocab;
+    for (uint32_t i = 0; i < PAGES; i++) pages[i] = PAGES - 1 - i;
+    start[0] = (struct plan_start){.seq = 7, .ids = ids, .n_ids = 5, .prompt_tokens = 5, .max_tokens = 20};
+    run[0] = (struct plan_run){.seq = 7, .count = 5, .sample = true, .new_pages = pages, .n_new_pages = 1};
+    p->epoch = p->placement_version = 1;
+    p->step = 1;
+    p->workers = 1;
+    p->tokens[0] = 5;
+    p->start = start;
+    p->run = run;
+    p->n_start = p->n_run = 1;
+    p->patience_us = PATIENCE_US;
+}
+
+static void wrong_epoch(struct plan *p) { p->epoch = 2; }
+static void wrong_workers(struct plan *p) { p->workers = 2; }
+static void wrong_placement(struct plan *p) { p->placement_version = 9; }
+static void old_step(struct plan *p) { p->step = 0; }
+static void grant_too_large(struct plan *p) { p->tokens[0] = STEP_TOKENS + 1; }
+static void grant_negative(struct plan *p) { p->tokens[0] = -1; }
+static void rows_not_granted(struct plan *p) { p->tokens[0] = 4; }
+static void unknown_sequence(struct plan *p) { (void)p, run[0].seq = 9; }
+static void beyond_the_known(struct plan *p) { p->tokens[0] = run[0].count = 6; }
+static void negative_position(struct plan *p) { (void)p, run[0].first = -1; }
+static void huge_position(struct plan *p) { (void)p, run[0].first = INT_MAX; }
+static void empty_run(struct plan *p) { (void)p, run[0].count = 0; }
+static void negative_run(struct plan *p) { (void)p, run[0].count = INT_MIN; }
+static void sample_too_early(struct plan *p) { (void)p, run[0].count = 3; }
+static void page_out_of_range(struct plan *p) { (void)p, pages[0] = PAGES; }
+static void page_missing(struct plan *p) { (void)p, run[0].n_new_pages = 0; }
+static void too_many_pages(struct plan *p) { (void)p, run[0].n_new_pages = 4; }
+static void token_beyond(struct plan *p) { (void)p, ids[3] = vocab; }
+static void token_negative(struct plan *p) { (void)p, ids[3] = -1; }
+static void starts_twice(struct plan *p) { p->n_start = 2, start[1] = start[0]; }
+static void no_answer(struct plan *p) { (void)p, start[0].max_tokens = 0; }
+static void negative_answer(struct plan *p) { (void)p, start[0].max_tokens = -3; }
+static void runs_twice(struct plan *p) { /* two samples of a sequence with room for one token would write beyond its room */
+    start[0].n_ids = start[0].prompt_tokens = MAX_CONTEXT - 1;
+    run[0] =
+        (struct plan_run){.seq = 7, .first = MAX_CONTEXT - 2, .count = 1, .sample = true, .new_pages = pages, .n_new_pages = 3};
+    run[1] = run[0];
+    run[1].n_new_pages = 0;
+    p->tokens[0] = p->n_run = 2;
+}
+
+static const struct {
+    void (*spoil)(struct plan *p);
+    const char *says;
+} contradictions[] = {
+    {wrong_epoch, "epoch 2 of 1"},
+    {wrong_workers, "of 2 workers"},
+    {wrong_placement, "placement 9; this worker has 1"},
+    {old_step, "step 0"},
+    {grant_too_large, "17 rows, at most 16"},
+    {grant_negative, "-1 rows"},
+    {rows_not_granted, "more than the 4 rows"},
+    {unknown_sequence, "sequence 9"},
+    {beyond_the_known, "position 5; 5 tokens"},
+    {negative_position, "position -1"},
+    {huge_position, "position 2147483647"},
+    {empty_run, "sequence 7"},
+    {negative_run, "sequence 7"},
+    {sample_too_early, "position 3; 5 tokens"},
+    {page_out_of_range, "page 6 of 6"},
+    {page_missing, "has 0 pages"},
+    {too_many_pages, "page 4 of at most 3"},
+    {token_beyond, "the vocabulary has"},
+    {token_negative, "token -1"},
+    {starts_twice, "starts twice"},
+    {no_answer, "at most 0 tokens"},
+    {negative_answer, "at most -3 tokens"},
+    {runs_twice, "sequence 7 twice"},
+};
+
+START_TEST(contradictory_plan) {
+    struct plan *p = engine_plan_take(engine);
+    good_plan(p);
+    contradictions[_i].spoil(p);
+    engine_plan_push(engine, p);
+    struct event ev = next_event();
+    ck_assert_msg(ev.kind == EVENT_FAILED, "plan %d (%s) was run", _i, contradictions[_i].says);
+    ck_assert_msg(strstr(ev.failed.text, contradictions[_i].says), "plan %d: '%s' does not say '%s'", _i, ev.failed.text,
+                  contradictions[_i].says);
+}
+END_TEST
+
+/* Runs the plan; the outputs are copied, the report is given back. Returns their number. */
+static int run_plan(struct plan *p, struct seq_out *out) {
+    int tokens = 0, rows = 0;
+    for (int i = 0; i < p->n_run; i++) tokens += p->run[i].count;
+    engine_plan_push(engine, p);
+    struct event ev = next_event();
+    ck_assert_msg(ev.kind == EVENT_STEP, "%s", ev.kind == EVENT_FAILED ? ev.failed.text : "no step");
+    for (int i = 0; i < ev.step->n_rows; i++) rows += (int)ev.step->rows[i];
+    ck_assert(rows == tokens * topk * moe_layers || rows == 0);
+    int n = ev.step->n_out;
+    memcpy(out, ev.step->out, sizeof *out * (size_t)n);
+    engine_report_done(engine, ev.step);
+    return n;
+}
+
+START_TEST(the_same_step_again) {
+    struct seq_out out[MAX_SEQS];
+    struct plan *p = engine_plan_take(engine);
+    good_plan(p);
+    ck_assert_int_eq(run_plan(p, out), 1);
+    p = engine_plan_take(engine);
+    good_plan(p);
+    p->n_start = p->n_run = 0;
+    engine_plan_push(engine, p);
+    struct event ev = next_event();
+    ck_assert_int_eq(ev.kind, EVENT_FAILED);
+    ck_assert_ptr_nonnull(strstr(ev.failed.text, "step 1"));
+}
+END_TEST
+
+START_TEST(granted_beyond_the_end) {
+    struct seq_out out[MAX_SEQS];
+    struct plan *p = engine_plan_take(engine);
+    good_plan(p);
+    start[0].max_tokens = 1;
+    ck_assert_int_eq(run_plan(p, out), 1);
+    ck_assert_int_eq(out[0].finish, SEQ_LENGTH);
+    ck_assert_int_eq(out[0].position, 5);
+    p = engine_plan_take(engine); /* the coordinator could not know yet */
+    good_plan(p);
+    p->step = 2;
+    p->n_start = 0;
+    p->tokens[0] = 1;
+    run[0] = (struct plan_run){.seq = 7, .first = 5, .count = 1, .sample = true};
+    ck_assert_int_eq(run_plan(p, out), 0);
+    p = engine_plan_take(engine); /* and drops it once it does: the id is free again */
+    good_plan(p);
+    p->step = 3;
+    p->drop = &(uint64_t){7};
+    p->n_drop = 1;
+    ck_assert_int_eq(run_plan(p, out), 1);
+}
+END_TEST
+
+enum { PROMPT = 11, ANSWER = 9 };
+
+/* The whole answer of sequence `seq`: its prompt in chunks, then token by token, in plans of its own. Pages from first_page. */
+static void answer(uint64_t seq, int chunk, uint32_t first_page, uint64_t *step, struct seq_out *all) {
+    int have = 0;
+    for (int at = 0; have < ANSWER;) {
+        struct plan *p = engine_plan_take(engine);
+        good_plan(p);
+        p->step = ++*step;
+        int count = at >= PROMPT ? 1 : chunk < PROMPT - at ? chunk : PROMPT - at;
+        start[0].seq = run[0].seq = seq;
+        start[0].n_ids = start[0].prompt_tokens = PROMPT;
+        start[0].max_tokens = ANSWER;
+        start[0].sampling = (struct sampling){.temperature = 0.8f, .top_p = 0.9f, .seed = 11, .logprobs = 4};
+        p->n_start = at == 0;
+        for (uint32_t i = 0; i < 3; i++) pages[i] = first_page + i;
+        run[0].first = at;
+        run[0].count = p->tokens[0] = count;
+        run[0].n_new_pages = at == 0 ? 3 : 0;
+        run[0].sample = at + count >= PROMPT;
+        at += count;
+        ck_assert_int_eq(run_plan(p, &all[have]), run[0].sample);
+        have += run[0].sample;
+    }
+    ck_assert_int_eq(all[ANSWER - 1].finish, SEQ_LENGTH);
+}
+
+START_TEST(chunks_equal_one_go) {
+    struct seq_out whole[ANSWER + MAX_SEQS], parts[ANSWER + MAX_SEQS];
+    uint64_t step = 0;
+    answer(3, PROMPT, 0, &step, whole);
+    static const int chunks[] = {1, 3, 7};
+    for (size_t c = 0; c < sizeof chunks / sizeof *chunks; c++) {
+        struct plan *p = engine_plan_take(engine);
+        good_plan(p);
+        p->step = ++step;
+        p->n_start = p->n_run = 0;
+        p->drop = &(uint64_t){4};
+        p->n_drop = 1;
+        run_plan(p, parts);
+        answer(4, chunks[c], 3, &step, parts);
+        for (int i = 0; i < ANSWER; i++) {
+            ck_assert_int_eq(parts[i].position, whole[i].position);
+            ck_assert_int_eq(parts[i].token, whole[i].token);
+            ck_assert_mem_eq(&parts[i].logprob, &whole[i].logprob, sizeof whole[i].logprob);
+            ck_assert_int_eq(parts[i].n_top, 3);
+            ck_assert_mem_eq(parts[i].top, whole[i].top, sizeof *whole[i].top * 3);
+        }
+    }
+}
+END_TEST
+
+int main(int argc, char **argv) {
+    if (argc != 2) return 2;
+    data_dir = argv[1];
+    Suite *s = suite_create("engine");
+    TCase *t = tcase_create("engine");
+    tcase_set_timeout(t, 120);
+    tcase_add_checked_fixture(t, open_engine, close_engine);
+    tcase_add_loop_test(t, contradictory_plan, 0, sizeof contradictions / sizeof *contradictions);
+    tcase_add_test(t, the_same_step_again);
+    tcase_add_test(t, granted_beyond_the_end);
+    tcase_add_test(t, chunks_equal_one_go);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    srunner_set_fork_status(r, CK_NOFORK);
+    srunner_run_all(r, CK_NORMAL);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed > 0;
+}
