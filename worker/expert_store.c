@@ -69,10 +69,10 @@ int expert_store_open(struct expert_store *s, struct backend *b, const struct ch
     s->memory = b->ops->alloc(b, s->bytes, MEM_DEVICE);
     unsigned char *staging = malloc(s->stride);
     if (!s->slots || !s->memory || !staging) {
+        size_t mib = s->bytes >> 20;
         free(staging);
         expert_store_close(s);
-        return fail(why, ERR_NOMEM, "out of memory: %zu experts need %zu MiB; use more workers or --weights bf16", n,
-                    s->bytes >> 20);
+        return fail(why, ERR_NOMEM, "out of memory: %zu experts need %zu MiB; use more workers or --weights bf16", n, mib);
     }
     for (int l = 0; l < p->layers; l++) {
         const int16_t *experts = p->slot_expert + p->slot_first[worker * p->layers + l];

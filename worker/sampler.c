@@ -82,7 +82,7 @@ static void sort_ids(int32_t *ids, int n, const float *weight) {
     }
 }
 
-static int bucket_of(float nats_below) {
+static int bucket_of(float nats_below) { /* NaN goes to the last */
     float b = nats_below * BUCKETS_PER_NAT;
     return b < BUCKETS - 1 ? (int)b : BUCKETS - 1;
 }
@@ -128,11 +128,12 @@ static int cut_top_p(const struct sampler *s, int n, double need) {
     return keep ? keep : 1;
 }
 
-static int cut_min_p(struct sampler *s, int n, float floor) { /* the best token's weight is 1 */
+/* The best token's weight is 1; it stays too when a broken model's logits leave nothing to compare. */
+static int cut_min_p(struct sampler *s, int n, float floor) {
     int keep = 0;
     for (int i = 0; i < n; i++)
         if (s->weight[s->order[i]] >= floor) s->order[keep++] = s->order[i];
-    return keep;
+    return keep ? keep : 1;
 }
 
 static double sum_weights(const struct sampler *s, int n) {

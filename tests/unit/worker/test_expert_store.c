@@ -53,12 +53,46 @@ START_TEST(blobs) {
 }
 END_TEST
 
+static void *no_memory(struct backend *b, size_t bytes, enum mem_kind kind) {
+    (void)b, (void)bytes, (void)kind;
+    return NULL;
+}
+
+START_TEST(out_of_memory) { /* the operator is told how much was wanted */
+    char dir[1024], wanted[64];
+    struct why why = {""};
+    struct checkpoint c;
+    struct backend *b;
+    struct placement p;
+    struct expert_store s;
+    atomic_ullong progress = 0;
+    snprintf(dir, sizeof dir, "%s/qwen2_moe", data_dir);
+    ck_assert_msg(checkpoint_open(dir, &c, &why) >= 0, "%s", why.text);
+    ck_assert_int_eq(backend_open(&(struct backend_options){.isa = "ref", .threads = 1}, &b, &why), 0);
+    c.config.expert_ffn = 1 << 20; /* only the size is computed before memory is asked for */
+    ck_assert_int_eq(placement_contiguous(&p, 1, c.config.moe_layers, c.config.gate.experts, &why), 0);
+    const struct ops *real = b->ops;
+    struct ops poor = *real;
+    poor.alloc = no_memory;
+    b->ops = &poor;
+    ck_assert_int_eq(expert_store_open(&s, b, &c, FMT_F32, &p, 0, &progress, &why), ERR_NOMEM);
+    size_t n = (size_t)(c.config.moe_layers * c.config.gate.experts);
+    snprintf(wanted, sizeof wanted, "%zu experts need %zu MiB", n, n * blob_bytes(&c.config, FMT_F32) >> 20);
+    ck_assert_msg(strstr(why.text, wanted), "'%s' does not say '%s'", why.text, wanted);
+    b->ops = real;
+    placement_clear(&p);
+    backend_close(b);
+    checkpoint_close(&c);
+}
+END_TEST
+
 int main(int argc, char **argv) {
     if (argc != 2) return 2;
     data_dir = argv[1];
     Suite *s = suite_create("expert_store");
     TCase *t = tcase_create("expert_store");
     tcase_add_loop_test(t, blobs, 0, 2);
+    tcase_add_test(t, out_of_memory);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_set_fork_status(r, CK_NOFORK);

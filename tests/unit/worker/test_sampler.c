@@ -51,6 +51,30 @@ START_TEST(greedy_and_ties) {
 }
 END_TEST
 
+START_TEST(no_number_is_left) { /* whatever a broken model or plan brings, an id of the vocabulary comes out */
+    float logits[3][V] = {0}; /* all NaN, some infinite, all equal */
+    for (int i = 0; i < V; i++) logits[0][i] = NAN, logits[1][i] = i % 3 ? 1 : INFINITY;
+    int32_t order[V + 1] = {-1}; /* what lies before the list is no id */
+    struct sampler s;
+    struct seq_out out;
+    ck_assert_int_eq(sampler_init(&s, V), 0);
+    int32_t *own = s.order;
+    s.order = order + 1;
+    for (int i = 0; i < 3; i++) {
+        for (int cut = 0; cut < 8; cut++) {
+            struct sampling how = {.temperature = 1, .min_p = cut & 1 ? 1.5f : 0.1f, .seed = 4};
+            if (cut & 2) how.top_k = 7;
+            if (cut & 4) how.top_p = 0.5f;
+            struct logit_stats stats = stats_of(logits[i], V);
+            sampler_pick(&s, logits[i], &stats, &how, cut, &out);
+            ck_assert_msg(out.token >= 0 && out.token < V, "logits %d, cut %d: token %d", i, cut, out.token);
+        }
+    }
+    s.order = own;
+    sampler_clear(&s);
+}
+END_TEST
+
 START_TEST(logprobs) {
     float logits[V];
     struct seq_out out;
@@ -128,6 +152,7 @@ int main(void) {
     TCase *t = tcase_create("sampler");
     tcase_add_test(t, generator_known_answer);
     tcase_add_test(t, greedy_and_ties);
+    tcase_add_test(t, no_number_is_left);
     tcase_add_test(t, logprobs);
     tcase_add_test(t, cuts);
     tcase_add_test(t, frequencies_follow_the_weights);
