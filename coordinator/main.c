@@ -162,9 +162,8 @@ int main(int argc, char **argv) {
     int rc = conf_parse(&command, &o, argc, argv, &args, &why);
     if (rc < 0) {
         fprintf(stderr, "cadre-coordinator: %s\n", why.text);
-        return 2;
-    }
-    if (rc == 0) {
+        rc = 2;
+    } else if (rc == 0) {
         log_set_level((enum log_level)log_level_parse(o.log_level));
         log_set_name("coordinator");
         rc = serve(&o, args.items[0]);

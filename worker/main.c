@@ -184,9 +184,8 @@ int main(int argc, char **argv) {
     int rc = conf_parse(&command, &o, argc, argv, &args, &why);
     if (rc < 0) {
         fprintf(stderr, "cadre-worker: %s\n", why.text);
-        return 2;
-    }
-    if (rc == 0) {
+        rc = 2;
+    } else if (rc == 0) {
         log_set_level((enum log_level)log_level_parse(o.log_level));
         signal(SIGINT, SIG_IGN); /* Ctrl-C is for the coordinator, which drains and then tells us */
         rc = strcmp(o.fabric, "mem") ? run_mpi(&o) : run_mem(&o);

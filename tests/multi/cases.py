@@ -1,6 +1,6 @@
 """cases.py - runs the cases of a test program and reports them as TAP: one line each, with what went wrong below it.
 
-usage of every test program: test_X.py --build DIR --data DIR [--exact DIR] [--sparse DIR] [CASE ...]
+usage of every test program: test_X.py --build DIR --data DIR [--exact DIR] [--sparse DIR] [--sanitize WHAT] [CASE ...]
 """
 
 import argparse
@@ -59,11 +59,10 @@ def main():
     parser.add_argument("--data", required=True)
     parser.add_argument("--exact", default="")
     parser.add_argument("--sparse", default="")
-    parser.add_argument("--slow", type=float, default=1)
+    parser.add_argument("--sanitize", default="none", help="the build's b_sanitize")
     parser.add_argument("cases", nargs="*")
     args = parser.parse_args()
-    programs = Programs(args.build, args.data, args.exact, args.sparse)
-    programs.slow = args.slow
+    programs = Programs(args.build, args.data, args.exact, args.sparse, args.sanitize != "none")
     chosen = [f for f in CASES if not args.cases or f.__name__ in args.cases]
     if len(chosen) < len(args.cases):
         raise SystemExit(f"no such case among: {' '.join(f.__name__ for f in CASES)}")

@@ -215,7 +215,8 @@ def started_by_hand(p):
         ) as coordinator:
             text = until(lambda: file.exists() and file.read_text().endswith("\n") and file.read_text(), "the endpoint file")
             listen, control = re.fullmatch(r"listen (\S+)\s+control (\S+)\n", text).groups()
-            with Process(mpirun(2) + [p.worker, "--fabric", "mpi", "--connect", control]) as workers:
+            command = mpirun(2) + [p.worker, "--fabric", "mpi", "--connect", control]
+            with Process(command, env=p.mpi_env()) as workers:
                 front = Front(p, listen)
                 same(front.cadre("status", "-q", "--wait", "30").status, 0, "status --wait")
                 same([w["state"] for w in front.status()["workers"]], ["ready", "ready"], "workers")
@@ -271,6 +272,8 @@ def the_library_works_from_outside(p):
     source = Path(__file__).resolve().parents[2] / "examples/hello.c"
     if not source.exists():
         skip("no examples/hello.c")
+    if p.sanitized:
+        skip("the library of a sanitizer's build needs the sanitizer")
     with Cluster(p, p.golden("olmoe"), workers=2) as c, tempfile.TemporaryDirectory() as folder:
         for name, link in (
             ("shared", [f"-L{p.build}/client", "-lcadre", f"-Wl,-rpath,{p.build}/client"]),
