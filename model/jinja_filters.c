@@ -63,7 +63,7 @@ static int run_replace(FILTER_ARGS) {
 
 /* A number of spaces, or a text. */
 static int spaces(struct jinja_run *r, struct jv v, int64_t most, struct jv_str **out) {
-    int64_t n;
+    int64_t n = 0;
     struct jv space;
     if (v.type == JV_STR) {
         *out = v.u.s;
@@ -205,7 +205,7 @@ static int run_tojson(FILTER_ARGS) {
     bool given[4];
     struct jinja_json how = {0};
     struct text_buf b = {0};
-    int64_t n;
+    int64_t n = 0;
     int rc = jinja_take_args(r, f->name, a, names, arg, given);
     if (rc < 0) return rc;
     how.ascii = given[0] && jv_truth(arg[0]);

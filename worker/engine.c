@@ -77,6 +77,7 @@ int engine_new(const struct engine_options *o, struct engine **out) {
 
 void engine_free(struct engine *e) {
     if (!e) return;
+    placement_clear(&e->setup.placement); /* of an engine whose thread did not start */
     for (int i = 0; i < PLANS; i++) arena_clear(&e->plans[i].arena);
     for (int i = 0; i < REPORTS; i++) {
         free(e->reports[i].out);

@@ -69,7 +69,8 @@ static int read_welcome(const pb_welcome *m, struct worker_setup *s, struct why 
     snprintf(s->model_dir, sizeof s->model_dir, "%s", m->model_dir);
     snprintf(s->isa, sizeof s->isa, "%s", m->isa[0] ? m->isa : "auto");
     if (m->step_tokens < 1 || m->step_tokens > 1 << 20 || m->max_seqs < 1 || m->max_seqs > 1 << 16 || m->max_context < 1 ||
-        m->max_context > 1 << 24 || m->page_tokens < 1 || m->page_tokens > 1024 || m->kv_pages < 1 || m->kv_pages > 1 << 28)
+        m->max_context > 1 << 24 || m->page_tokens < 1 || m->page_tokens > 1024 || m->kv_pages < 1 ||
+        m->kv_pages > INT32_MAX / m->page_tokens) /* so that a KV position fits 32 bits */
         return fail(why, ERR_PROTOCOL,
                     "the coordinator's limits make no sense: %u step tokens, %u sequences, context %u, %u pages of %u",
                     m->step_tokens, m->max_seqs, m->max_context, m->kv_pages, m->page_tokens);
@@ -167,7 +168,8 @@ int port_recv(struct port *p, struct port_message *out, struct plan *(*take)(voi
               struct why *why) {
     struct bus_msg msg;
     int rc = bus_recv(p->bus, &msg);
-    if (rc < 0) return rc;
+    if (rc == ERR_AGAIN) return rc;
+    if (rc < 0) return fail(why, rc, "cannot receive from the coordinator: %s", status_text(rc));
     *out = (struct port_message){.kind = PORT_NONE};
     arena_reset(&p->in);
     pb_control *m = cadre__control__v1__control__unpack(&p->allocator, msg.head_len, msg.head);

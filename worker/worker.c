@@ -114,17 +114,22 @@ static int drain_bus(struct worker *w, struct why *why) {
     return 0;
 }
 
+static int sent(int rc, const char *what, struct why *why) {
+    return rc < 0 ? fail(why, rc, "cannot send %s to the coordinator: %s", what, status_text(rc)) : 0;
+}
+
 static int on_event(struct worker *w, const struct event *ev, struct why *why) {
+    int rc;
     switch (ev->kind) {
-    case EVENT_READY: w->state = SERVING; return port_send_ready(w->port, &ev->ready);
-    case EVENT_STEP: {
-        int rc = port_send_step(w->port, ev->step);
+    case EVENT_READY: w->state = SERVING; return sent(port_send_ready(w->port, &ev->ready), "what was loaded", why);
+    case EVENT_STEP:
+        rc = port_send_step(w->port, ev->step);
         engine_report_done(w->engine, ev->step);
-        return rc < 0 ? fail(why, rc, "cannot report a step to the coordinator: %s", status_text(rc)) : 0;
-    }
+        return sent(rc, "a step's report", why);
     case EVENT_TROUBLE:
         log_warn("step %llu: peers %#llx are late", (unsigned long long)ev->trouble.step, (unsigned long long)ev->trouble.late);
-        return port_send_trouble(w->port, "peers are late", ev->trouble.step, ev->trouble.late);
+        rc = port_send_trouble(w->port, "peers are late", ev->trouble.step, ev->trouble.late);
+        return sent(rc, "a word about late peers", why);
     case EVENT_FAILED: *why = ev->failed; return ERR_IO;
     }
     BUG("engine event of kind %d", (int)ev->kind);
@@ -171,8 +176,7 @@ static void sleep_until(struct worker *w, int64_t until_us) {
 
 int worker_run(struct worker *w, struct why *why) {
     w->join_by_us = clk_now_us() + w->options.join_timeout_us;
-    int rc = say_hello(w);
-    if (rc < 0) fail(why, rc, "cannot send to the coordinator: %s", status_text(rc));
+    int rc = sent(say_hello(w), "a hello", why);
     while (rc >= 0 && w->state != LEAVING && !atomic_load(&w->killed)) {
         rc = drain_events(w, why);
         if (rc >= 0) rc = beat(w, clk_now_us(), why);
