@@ -67,7 +67,7 @@ static int follow(struct talk *t, struct cadre_stream *stream, FILE *text) {
     for (;;) {
         struct cadre_event e;
         int code = cadre_next(stream, 100, &e);
-        if (code > 0) return code;
+        if (code > 0) return cli_complain("chat", code, cadre_error(t->client)), code;
         if (cli_signals()) cadre_cancel(stream);
         if (cli_signals() > 1) return CADRE_CANCELLED;
         if (code == CADRE_TIMEOUT) continue;
@@ -79,7 +79,6 @@ static int follow(struct talk *t, struct cadre_stream *stream, FILE *text) {
         fwrite(e.text ? e.text : "", 1, e.text_len, stdout);
         fflush(stdout);
     }
-    (void)t;
 }
 
 static int answer(struct talk *t) {

@@ -219,6 +219,8 @@ def test_chat_pipe(server):
     expect("there is no command '/what'" in r.stderr and "never" not in r.stdout, r)
     r = cadre("chat", "--connect", server.endpoint, input="refuse\n")
     expect(r.returncode == 1 and "refused as asked" in r.stderr, r)
+    r = cadre("chat", "--connect", server.endpoint, input="garbage\n")
+    expect(r.returncode == 1 and "cannot be read" in r.stderr, r)
     r = cadre("chat", "--connect", server.endpoint, input="")
     expect(r.returncode == 0 and r.stdout == "", r)
 
