@@ -50,11 +50,11 @@ static int send_frame(struct cadre_stream *s, struct frame f, const void *payloa
     return n < 0 ? n : bus_send(s->client->bus, NULL, head, (size_t)n, len ? payload : "", len);
 }
 
-/* The only place where a stream ends. */
-static void end(struct cadre_stream *s, int status, const char *message) {
+/* The only place where a stream ends. status may be what a server made up. */
+static void end(struct cadre_stream *s, uint32_t status, const char *message) {
     if (s->ended) return;
     s->ended = true;
-    s->status = status;
+    s->status = status <= CADRE_UNAUTHENTICATED ? (int)status : CADRE_UNKNOWN;
     s->message = strdup(message);
     list_remove(&s->in_table);
     list_remove(&s->in_ready);
@@ -62,9 +62,9 @@ static void end(struct cadre_stream *s, int status, const char *message) {
 }
 
 /* Ends it here, and tells the server, should it still be there, not to go on. */
-static void abandon(struct cadre_stream *s, int status, const char *message) {
+static void abandon(struct cadre_stream *s, enum cadre_code status, const char *message) {
     send_frame(s, (struct frame){.kind = FRAME_CANCEL}, NULL, 0);
-    end(s, status, message);
+    end(s, (uint32_t)status, message);
 }
 
 static void take_data(struct cadre_stream *s, uint64_t index, const struct bus_msg *m) {
@@ -94,7 +94,7 @@ static void handle(struct cadre_client *c, const struct bus_msg *m) {
     if (s) { /* frames of calls we have given up are none of our business */
         s->heard_us = clk_now_us();
         if (f.kind == FRAME_DATA) take_data(s, f.index, m);
-        else if (f.kind == FRAME_END) end(s, (int)f.status, f.message);
+        else if (f.kind == FRAME_END) end(s, f.status, f.message);
     }
     frame_clear(&f);
 }

@@ -145,6 +145,11 @@ static bool act(struct fake *f, struct call *c, struct answer *a) {
         a->finished = true;
         return false;
     }
+    if (!strncmp(word, "odd", 3)) {
+        call_end(f->server, c, -1, "a status that is none");
+        a->finished = true;
+        return false;
+    }
     if (!strncmp(word, "garbage", 7)) {
         call_send(f->server, c, "\xff\xff\xff", 3);
         return false;

@@ -5,6 +5,7 @@
  *   "hold"      Started and nothing more, until it is cancelled
  *   "nothing"   not even Started
  *   "refuse"    ends INVALID_ARGUMENT
+ *   "odd"       ends with a status that does not exist
  *   "garbage"   a Data frame that is no event
  *   "mute"      the whole server falls silent after Started, until fake_speak
  *   else        the prompt itself, word by word; a chat becomes "role: content" lines

@@ -201,6 +201,15 @@ START_TEST(server_refuses) {
 }
 END_TEST
 
+START_TEST(odd_status) { /* 2^32 - 1 must not become CADRE_TIMEOUT, "nothing came yet" */
+    struct cadre_stream *s = begin("odd");
+    struct cadre_event e = next(s);
+    ck_assert_int_eq(e.kind, CADRE_END);
+    ck_assert_int_eq(e.status, CADRE_UNKNOWN);
+    cadre_stream_close(s);
+}
+END_TEST
+
 START_TEST(unreadable_event) {
     struct cadre_stream *s = begin("garbage");
     struct cadre_event e;
@@ -381,6 +390,7 @@ int main(void) {
     tcase_add_test(c, cancel);
     tcase_add_test(c, close_cancels);
     tcase_add_test(c, server_refuses);
+    tcase_add_test(c, odd_status);
     tcase_add_test(c, unreadable_event);
     tcase_add_test(c, deadline);
     tcase_add_test(c, silence);
