@@ -18,6 +18,7 @@
 #include "base/list.h"
 #include "base/log.h"
 #include "proto/frame.h"
+#include "proto/utf8.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -249,14 +250,16 @@ static int send_frame(struct call_server *s, const struct bus_id *to, struct fra
     return bus_send(s->bus, to, head, (size_t)n, len ? payload : "", len);
 }
 
-/* Cuts at a character's border, so that what goes out is UTF-8 if what came in is. */
+/* What goes out is UTF-8: a reason may quote names that are not, or have been cut inside a character. */
 static void copy_message(char *buf, size_t cap, const char *message) {
-    size_t n = strlen(message);
-    if (n >= cap) {
-        n = cap - 1;
-        while (n && ((unsigned char)message[n] & 0xc0) == 0x80) n--;
+    size_t len = strlen(message), n = 0;
+    for (size_t i = 0, bytes; i < len; i += bytes) {
+        size_t good = utf8_char_bytes((const uint8_t *)message + i, len - i);
+        bytes = good ? good : 1;
+        if (n + bytes >= cap) break;
+        memcpy(buf + n, good ? message + i : "?", bytes);
+        n += bytes;
     }
-    memcpy(buf, message, n);
     buf[n] = 0;
 }
 

@@ -2,6 +2,7 @@
 #include "proto/call.h"
 #include "proto/client.pb-c.h"
 #include "proto/frame.h"
+#include "proto/utf8.h"
 
 #include <check.h>
 #include <stdio.h>
@@ -561,6 +562,28 @@ START_TEST(queue_full) {
 }
 END_TEST
 
+START_TEST(messages_are_utf8) { /* whatever a reason quotes: other languages' protobuf refuses a string that is not */
+    char longest[2400];
+    struct bus *b = join();
+    struct bus_msg m;
+    struct frame f;
+    memset(longest, 'x', sizeof longest);
+    memcpy(longest, "a\xff b\xc3\xa9 \xe2\x82", 9);
+    for (int i = 9; i + 3 < (int)sizeof longest; i += 3) memcpy(longest + i, "\xe2\x82\xac", 3);
+    longest[sizeof longest - 1] = 0;
+    put_open(b, 1, "Hold", 1, 0, 0);
+    call_server_poll(w.server, 0);
+    call_end(w.server, w.held, CALL_INTERNAL, longest);
+    ck_assert_int_eq(bus_recv(b, &m), 0);
+    ck_assert_int_eq(frame_decode(m.head, m.head_len, &f), 0);
+    ck_assert_uint_eq(utf8_good_bytes(f.message, strlen(f.message)), strlen(f.message));
+    ck_assert(!strncmp(f.message, "a? b\xc3\xa9 ", 7));
+    ck_assert_uint_gt(strlen(f.message), 1900);
+    frame_clear(&f);
+    bus_close(b);
+}
+END_TEST
+
 START_TEST(names) {
     ck_assert_str_eq(call_status_name(CALL_UNAUTHENTICATED), "UNAUTHENTICATED");
     ck_assert_str_eq(call_status_name(99), "UNKNOWN");
@@ -591,6 +614,7 @@ int main(void) {
     tcase_add_test(c, thousand_calls);
     tcase_add_test(c, limit_of_calls);
     tcase_add_test(c, queue_full);
+    tcase_add_test(c, messages_are_utf8);
     tcase_add_test(c, names);
     suite_add_tcase(s, c);
     SRunner *r = srunner_create(s);
