@@ -63,9 +63,15 @@ void member_seen(struct members *ms, int rank, int64_t now_us) {
 
 void member_load(struct members *ms, int rank, uint64_t done_bytes, uint64_t total_bytes, int64_t now_us) {
     member_seen(ms, rank, now_us);
+    if (done_bytes > total_bytes) done_bytes = total_bytes;
     if (done_bytes != ms->m[rank].done_bytes) ms->m[rank].moved_us = now_us;
-    ms->m[rank].done_bytes = done_bytes < total_bytes ? done_bytes : total_bytes;
+    ms->m[rank].done_bytes = done_bytes;
     ms->m[rank].total_bytes = total_bytes;
+}
+
+uint32_t member_load_percent(const struct member *m) {
+    if (m->state == WORKER_READY || m->state == WORKER_SUSPECT) return 100;
+    return m->total_bytes ? (uint32_t)(100.0 * (double)m->done_bytes / (double)m->total_bytes) : 0;
 }
 
 int member_ready(struct members *ms, int rank, const struct worker_ready *r, int64_t now_us, struct why *why) {

@@ -58,6 +58,7 @@ void member_init(struct members *ms, const struct member_limits *l);
 int member_hello(struct members *ms, const struct worker_hello *h, int64_t now_us, struct why *why);
 void member_welcomed(struct members *ms, int rank, int64_t now_us);
 void member_load(struct members *ms, int rank, uint64_t done_bytes, uint64_t total_bytes, int64_t now_us);
+uint32_t member_load_percent(const struct member *m); /* 0 .. 100 */
 int member_ready(struct members *ms, int rank, const struct worker_ready *r, int64_t now_us,
                  struct why *why);                              /* as member_hello */
 void member_seen(struct members *ms, int rank, int64_t now_us); /* any other message */

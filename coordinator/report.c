@@ -14,18 +14,13 @@ static const char *state_name(const struct coordinator *c) {
     }
 }
 
-static uint32_t load_percent(const struct member *m) {
-    if (m->state == WORKER_READY || m->state == WORKER_SUSPECT) return 100;
-    return m->total_bytes ? (uint32_t)(m->done_bytes * 100 / m->total_bytes) : 0;
-}
-
 static void report_worker(struct coordinator *c, int w, struct worker_report *r) {
     const struct member *m = &c->members.m[w];
     *r = (struct worker_report){.rank = (uint32_t)w,
                                 .host = m->host,
                                 .pid = m->pid,
                                 .state = worker_state_name(m->state),
-                                .load_percent = load_percent(m),
+                                .load_percent = member_load_percent(m),
                                 .weight_bytes = m->ready.weight_bytes,
                                 .resident_bytes = m->ready.resident_bytes,
                                 .kv_bytes = m->ready.kv_bytes,

@@ -143,6 +143,21 @@ START_TEST(loading_is_given_time) {
 }
 END_TEST
 
+START_TEST(absurd_progress) { /* counts come from the network: more than all is all, and repeating it is not moving */
+    struct worker_hello h = hello(0);
+    ck_assert_int_eq(member_hello(&ms, &h, now, &why), 0);
+    member_welcomed(&ms, 0, now);
+    ck_assert_uint_eq(member_load_percent(&ms.m[0]), 0);
+    member_load(&ms, 0, 900, 100, now);
+    ck_assert_uint_eq(member_load_percent(&ms.m[0]), 100);
+    int64_t moved = now;
+    member_load(&ms, 0, 900, 100, now += TICK);
+    ck_assert_int_eq(ms.m[0].moved_us, moved);
+    member_load(&ms, 0, UINT64_MAX / 2, UINT64_MAX, now);
+    ck_assert_uint_eq(member_load_percent(&ms.m[0]), 50);
+}
+END_TEST
+
 START_TEST(progress) { /* worker 2's engine hangs in a step; the others wait for it, and one of them for another waiter */
     join_all();
     ck_assert_int_eq(pass(now + 2000 * MS, 7, 3), -1);
@@ -195,5 +210,5 @@ START_TEST(leaving) {
 }
 END_TEST
 
-RUN("member", begin, NULL, refusals, both_values, lease, own_stall_blames_nobody, loading_is_given_time, progress,
-    late_but_moving, idle_owes_nothing, ring_of_accusations, leaving)
+RUN("member", begin, NULL, refusals, both_values, lease, own_stall_blames_nobody, loading_is_given_time,
+    absurd_progress, progress, late_but_moving, idle_owes_nothing, ring_of_accusations, leaving)
