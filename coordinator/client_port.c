@@ -1,47 +1,39 @@
-/* client_port.c - protobuf-c over two arenas. Decoding copies nothing it need not: slices point into what was unpacked. */
+/* client_port.c - protobuf over arenas. Decoding copies nothing it need not: slices point into what was unpacked. */
 #include "coordinator/client_port.h"
 
-#include "base/arena.h"
 #include "base/conf.h"
 #include "proto/client.pb-c.h"
+#include "proto/pb_arena.h"
 
 #include <stdlib.h>
 
 typedef Cadre__V1__GenerateEvent pb_event; /* the generator's names are too long for a line */
 
-struct client_port {
-    struct arena in, out, scratch;
-    struct text_buf text;         /* of one token */
-    ProtobufCAllocator allocator; /* over `in` */
+enum {
+    KEEP_BYTES = 4 << 20,
+    REQUEST_BYTES = 64 << 20, /* what a request may unpack to: the largest prompt of ids takes a quarter */
 };
-
-static void *in_alloc(void *ctx, size_t bytes) { return arena_alloc(&((struct client_port *)ctx)->in, bytes); }
-static void in_free(void *ctx, void *p) { (void)ctx, (void)p; }
+struct client_port {
+    struct pb_arena pb;
+    struct arena scratch;
+    struct text_buf text; /* of one token */
+};
 
 int client_port_new(struct client_port **out) {
     struct client_port *p = calloc(1, sizeof *p);
     if (!p) return ERR_NOMEM;
-    arena_init(&p->in, 1 << 16);
-    arena_init(&p->out, 1 << 16);
+    pb_arena_init(&p->pb, KEEP_BYTES, REQUEST_BYTES);
     arena_init(&p->scratch, 1 << 12);
-    p->allocator = (ProtobufCAllocator){.alloc = in_alloc, .free = in_free, .allocator_data = p};
     *out = p;
     return 0;
 }
 
 void client_port_free(struct client_port *p) {
     if (!p) return;
-    arena_clear(&p->in);
-    arena_clear(&p->out);
+    pb_arena_clear(&p->pb);
     arena_clear(&p->scratch);
     text_buf_clear(&p->text);
     free(p);
-}
-
-/* One huge request must not stay in memory for the life of the process. */
-static void reset(struct arena *a) {
-    if (a->held > 4 << 20) arena_clear(a);
-    else arena_reset(a);
 }
 
 /* ---- in ---- */
@@ -54,7 +46,7 @@ static struct text_slice string(const char *s) {
 
 static int read_chat(struct client_port *p, const Cadre__V1__Chat *m, const struct chat_turn **out, size_t *n,
                      struct why *why) {
-    struct chat_turn *turns = arena_array(&p->in, struct chat_turn, m->n_messages);
+    struct chat_turn *turns = arena_array(&p->pb.in, struct chat_turn, m->n_messages);
     if (!turns) return fail(why, ERR_NOMEM, "out of memory for a chat of %zu messages", m->n_messages);
     for (size_t i = 0; i < m->n_messages; i++)
         turns[i] = (struct chat_turn){string(m->messages[i]->role), slice(m->messages[i]->content)};
@@ -65,7 +57,7 @@ static int read_chat(struct client_port *p, const Cadre__V1__Chat *m, const stru
 
 static int read_stops(struct client_port *p, const Cadre__V1__GenerateRequest *m, struct generate_request *out,
                       struct why *why) {
-    struct text_slice *stops = arena_array(&p->in, struct text_slice, m->n_stop);
+    struct text_slice *stops = arena_array(&p->pb.in, struct text_slice, m->n_stop);
     if (!stops) return fail(why, ERR_NOMEM, "out of memory for %zu stop strings", m->n_stop);
     for (size_t i = 0; i < m->n_stop; i++) stops[i] = slice(m->stop[i]);
     out->stop = stops;
@@ -75,8 +67,7 @@ static int read_stops(struct client_port *p, const Cadre__V1__GenerateRequest *m
 
 int client_port_read_generate(struct client_port *p, const uint8_t *payload, size_t len, struct generate_request *out,
                               struct why *why) {
-    reset(&p->in);
-    const Cadre__V1__GenerateRequest *m = cadre__v1__generate_request__unpack(&p->allocator, len, payload);
+    const Cadre__V1__GenerateRequest *m = pb_arena_unpack(&p->pb, &cadre__v1__generate_request__descriptor, payload, len);
     if (!m) return fail(why, ERR_INVALID, "the payload of %zu bytes is no GenerateRequest", len);
     *out = (struct generate_request){.max_tokens = m->max_tokens,
                                      .has_max_tokens = m->has_max_tokens,
@@ -115,24 +106,16 @@ int client_port_read_generate(struct client_port *p, const uint8_t *payload, siz
 
 int client_port_read_tokenize(struct client_port *p, const uint8_t *payload, size_t len, struct tokenize_request *out,
                               struct why *why) {
-    reset(&p->in);
-    const Cadre__V1__TokenizeRequest *m = cadre__v1__tokenize_request__unpack(&p->allocator, len, payload);
+    const Cadre__V1__TokenizeRequest *m = pb_arena_unpack(&p->pb, &cadre__v1__tokenize_request__descriptor, payload, len);
     if (!m) return fail(why, ERR_INVALID, "the payload of %zu bytes is no TokenizeRequest", len);
     *out = (struct tokenize_request){.input = m->chat ? INPUT_CHAT : INPUT_TEXT, .text = slice(m->text)};
     return m->chat ? read_chat(p, m->chat, &out->turns, &out->n_turns, why) : 0;
 }
 
 /* ---- out ---- */
-static const uint8_t *pack(struct client_port *p, const ProtobufCMessage *m, size_t *len) {
-    *len = protobuf_c_message_get_packed_size(m);
-    uint8_t *buf = arena_alloc(&p->out, *len);
-    if (buf) protobuf_c_message_pack(m, buf);
-    return buf;
-}
-
 const uint8_t *client_port_started(struct client_port *p, uint64_t request, int prompt_tokens, uint64_t seed, const char *model,
                                    size_t *len) {
-    reset(&p->out);
+    pb_arena_reset_out(&p->pb);
     Cadre__V1__Started started = CADRE__V1__STARTED__INIT;
     started.request = request;
     started.prompt_tokens = (uint32_t)prompt_tokens;
@@ -141,20 +124,20 @@ const uint8_t *client_port_started(struct client_port *p, uint64_t request, int 
     pb_event e = CADRE__V1__GENERATE_EVENT__INIT;
     e.kind_case = CADRE__V1__GENERATE_EVENT__KIND_STARTED;
     e.started = &started;
-    return pack(p, &e.base, len);
+    return pb_arena_pack(&p->pb, &e.base, len);
 }
 
 static bool spell(struct client_port *p, const struct tokenizer *tokenizer, int32_t id, ProtobufCBinaryData *out) {
     p->text.len = 0;
     if (tokenizer_decode(tokenizer, &id, 1, false, &p->text) < 0) return false;
-    *out = (ProtobufCBinaryData){p->text.len, (uint8_t *)arena_strdup(&p->out, p->text.data, p->text.len)};
+    *out = (ProtobufCBinaryData){p->text.len, (uint8_t *)arena_strdup(&p->pb.out, p->text.data, p->text.len)};
     return out->data != NULL;
 }
 
 static bool pack_tops(struct client_port *p, const struct stream_token *t, const struct tokenizer *tokenizer,
                       Cadre__V1__TokenInfo *m) {
-    m->top = arena_array(&p->out, Cadre__V1__TopLogprob *, t->n_top);
-    Cadre__V1__TopLogprob *tops = arena_array(&p->out, Cadre__V1__TopLogprob, t->n_top);
+    m->top = arena_array(&p->pb.out, Cadre__V1__TopLogprob *, t->n_top);
+    Cadre__V1__TopLogprob *tops = arena_array(&p->pb.out, Cadre__V1__TopLogprob, t->n_top);
     if (!m->top || !tops) return false;
     for (int i = 0; i < t->n_top; i++) {
         cadre__v1__top_logprob__init(&tops[i]);
@@ -168,10 +151,10 @@ static bool pack_tops(struct client_port *p, const struct stream_token *t, const
 
 const uint8_t *client_port_tokens(struct client_port *p, const struct stream_piece *piece, uint32_t logprobs,
                                   const struct tokenizer *tokenizer, size_t *len) {
-    reset(&p->out);
+    pb_arena_reset_out(&p->pb);
     Cadre__V1__Tokens tokens = CADRE__V1__TOKENS__INIT;
-    tokens.token = arena_array(&p->out, Cadre__V1__TokenInfo *, piece->n);
-    Cadre__V1__TokenInfo *info = arena_array(&p->out, Cadre__V1__TokenInfo, piece->n);
+    tokens.token = arena_array(&p->pb.out, Cadre__V1__TokenInfo *, piece->n);
+    Cadre__V1__TokenInfo *info = arena_array(&p->pb.out, Cadre__V1__TokenInfo, piece->n);
     if (!tokens.token || !info) return NULL;
     tokens.first = piece->first;
     for (int i = 0; i < piece->n; i++) {
@@ -187,11 +170,11 @@ const uint8_t *client_port_tokens(struct client_port *p, const struct stream_pie
     pb_event e = CADRE__V1__GENERATE_EVENT__INIT;
     e.kind_case = CADRE__V1__GENERATE_EVENT__KIND_TOKENS;
     e.tokens = &tokens;
-    return pack(p, &e.base, len);
+    return pb_arena_pack(&p->pb, &e.base, len);
 }
 
 const uint8_t *client_port_finished(struct client_port *p, const struct generate_finished *f, size_t *len) {
-    reset(&p->out);
+    pb_arena_reset_out(&p->pb);
     Cadre__V1__Usage usage = CADRE__V1__USAGE__INIT;
     usage.prompt_tokens = f->prompt_tokens;
     usage.completion_tokens = f->completion_tokens;
@@ -208,7 +191,7 @@ const uint8_t *client_port_finished(struct client_port *p, const struct generate
     pb_event e = CADRE__V1__GENERATE_EVENT__INIT;
     e.kind_case = CADRE__V1__GENERATE_EVENT__KIND_FINISHED;
     e.finished = &finished;
-    return pack(p, &e.base, len);
+    return pb_arena_pack(&p->pb, &e.base, len);
 }
 
 static void pack_worker(const struct worker_report *r, Cadre__V1__WorkerStatus *m) {
@@ -233,7 +216,7 @@ static void pack_worker(const struct worker_report *r, Cadre__V1__WorkerStatus *
 }
 
 const uint8_t *client_port_status(struct client_port *p, const struct status_report *r, size_t *len) {
-    reset(&p->out);
+    pb_arena_reset_out(&p->pb);
     Cadre__V1__StatusReply m = CADRE__V1__STATUS_REPLY__INIT;
     m.version = (char *)CADRE_VERSION;
     m.model = (char *)r->model;
@@ -261,18 +244,18 @@ const uint8_t *client_port_status(struct client_port *p, const struct status_rep
     m.listen = (char *)r->listen;
     m.control = (char *)r->control;
     m.fabric = (char *)r->fabric;
-    m.workers = arena_array(&p->out, Cadre__V1__WorkerStatus *, r->n_workers);
-    Cadre__V1__WorkerStatus *workers = arena_array(&p->out, Cadre__V1__WorkerStatus, r->n_workers);
+    m.workers = arena_array(&p->pb.out, Cadre__V1__WorkerStatus *, r->n_workers);
+    Cadre__V1__WorkerStatus *workers = arena_array(&p->pb.out, Cadre__V1__WorkerStatus, r->n_workers);
     if (!m.workers || !workers) return NULL;
     for (int i = 0; i < r->n_workers; i++) {
         pack_worker(&r->workers[i], &workers[i]);
         m.workers[m.n_workers++] = &workers[i];
     }
-    return pack(p, &m.base, len);
+    return pb_arena_pack(&p->pb, &m.base, len);
 }
 
 const uint8_t *client_port_experts(struct client_port *p, const struct experts_report *r, size_t *len) {
-    reset(&p->out);
+    pb_arena_reset_out(&p->pb);
     size_t n = (size_t)r->layers * r->experts;
     Cadre__V1__ExpertsReply m = CADRE__V1__EXPERTS_REPLY__INIT;
     m.layers = r->layers;
@@ -285,18 +268,18 @@ const uint8_t *client_port_experts(struct client_port *p, const struct experts_r
     m.n_worker_rows = (size_t)r->n_workers;
     m.hosts = (uint32_t *)r->first_host;
     m.n_hosts = n;
-    return pack(p, &m.base, len);
+    return pb_arena_pack(&p->pb, &m.base, len);
 }
 
 const uint8_t *client_port_ids(struct client_port *p, const int32_t *ids, size_t n, size_t *len) {
-    reset(&p->out);
+    pb_arena_reset_out(&p->pb);
     Cadre__V1__TokenizeReply m = CADRE__V1__TOKENIZE_REPLY__INIT;
     m.ids = (int32_t *)ids;
     m.n_ids = n;
-    return pack(p, &m.base, len);
+    return pb_arena_pack(&p->pb, &m.base, len);
 }
 
 void *client_port_scratch(struct client_port *p, size_t bytes) {
-    reset(&p->scratch);
+    arena_reset(&p->scratch);
     return arena_alloc(&p->scratch, bytes);
 }

@@ -1,9 +1,9 @@
-/* worker_port.c - protobuf-c over two arenas, one message each way at a time: nothing is freed piece by piece. What a worker
- * says is only decoded here and its counts bounded; who may say what and when is judged by member and scheduler. */
+/* worker_port.c - control.proto over arenas, one message each way at a time. What a worker says is only decoded here and its
+ * counts bounded; who may say what and when is judged by member and scheduler. */
 #include "coordinator/worker_port.h"
 
-#include "base/arena.h"
 #include "proto/control.pb-c.h"
+#include "proto/pb_arena.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,37 +11,31 @@
 
 typedef Cadre__Control__V1__Control pb_control; /* the generator's names are too long for a line */
 
+enum { KEEP_BYTES = 32 << 20, MESSAGE_BYTES = 256 << 20 /* what one message may unpack to */ };
 struct worker_port {
     struct bus *bus;
-    struct arena in, out;
-    ProtobufCAllocator allocator; /* over `in` */
+    struct pb_arena pb;
 };
-
-static void *in_alloc(void *ctx, size_t bytes) { return arena_alloc(&((struct worker_port *)ctx)->in, bytes); }
-static void in_free(void *ctx, void *p) { (void)ctx, (void)p; }
 
 int worker_port_new(struct bus *bus, struct worker_port **out) {
     struct worker_port *p = calloc(1, sizeof *p);
     if (!p) return ERR_NOMEM;
     p->bus = bus;
-    arena_init(&p->in, 1 << 16);
-    arena_init(&p->out, 1 << 16);
-    p->allocator = (ProtobufCAllocator){.alloc = in_alloc, .free = in_free, .allocator_data = p};
+    pb_arena_init(&p->pb, KEEP_BYTES, MESSAGE_BYTES);
     *out = p;
     return 0;
 }
 
 void worker_port_free(struct worker_port *p) {
     if (!p) return;
-    arena_clear(&p->in);
-    arena_clear(&p->out);
+    pb_arena_clear(&p->pb);
     free(p);
 }
 
 /* ---- in ---- */
 static int read_outs(struct worker_port *p, const Cadre__Control__V1__StepDone *m, struct worker_step_done *d,
                      struct why *why) {
-    struct step_out *out = arena_array(&p->in, struct step_out, m->n_out);
+    struct step_out *out = arena_array(&p->pb.in, struct step_out, m->n_out);
     if (!out) return fail(why, ERR_NOMEM, "out of memory for a report of %zu tokens", m->n_out);
     for (size_t i = 0; i < m->n_out; i++) {
         const Cadre__Control__V1__SeqOut *o = m->out[i];
@@ -132,22 +126,17 @@ int worker_port_recv(struct worker_port *p, struct bus_id *from, struct worker_m
     int rc = bus_recv(p->bus, &msg);
     if (rc < 0) return rc;
     *from = msg.from;
-    arena_reset(&p->in);
-    const pb_control *m = cadre__control__v1__control__unpack(&p->allocator, msg.head_len, msg.head);
+    const pb_control *m = pb_arena_unpack(&p->pb, &cadre__control__v1__control__descriptor, msg.head, msg.head_len);
     if (!m) return fail(why, ERR_PROTOCOL, "%zu bytes that are no control message", msg.head_len);
     return read_message(p, m, out, why);
 }
 
 /* ---- out ---- */
 static int send(struct worker_port *p, const struct bus_id *to, const pb_control *m) {
-    size_t len = cadre__control__v1__control__get_packed_size(m);
-    uint8_t *buf = arena_alloc(&p->out, len);
-    int rc = ERR_NOMEM;
-    if (buf) {
-        cadre__control__v1__control__pack(m, buf);
-        rc = bus_send(p->bus, to, buf, len, NULL, 0);
-    }
-    arena_reset(&p->out);
+    size_t len;
+    const uint8_t *bytes = pb_arena_pack(&p->pb, &m->base, &len);
+    int rc = bytes ? bus_send(p->bus, to, bytes, len, NULL, 0) : ERR_NOMEM;
+    pb_arena_reset_out(&p->pb);
     return rc;
 }
 
@@ -213,10 +202,10 @@ static void pack_start(const struct seq *q, Cadre__Control__V1__SeqStart *m) {
 }
 
 static bool pack_work(struct worker_port *p, const struct plan_worker *w, Cadre__Control__V1__Plan *m) {
-    m->start = arena_array(&p->out, Cadre__Control__V1__SeqStart *, w->n_start);
-    m->run = arena_array(&p->out, Cadre__Control__V1__SeqRun *, w->n_run);
-    Cadre__Control__V1__SeqStart *start = arena_array(&p->out, Cadre__Control__V1__SeqStart, w->n_start);
-    Cadre__Control__V1__SeqRun *run = arena_array(&p->out, Cadre__Control__V1__SeqRun, w->n_run);
+    m->start = arena_array(&p->pb.out, Cadre__Control__V1__SeqStart *, w->n_start);
+    m->run = arena_array(&p->pb.out, Cadre__Control__V1__SeqRun *, w->n_run);
+    Cadre__Control__V1__SeqStart *start = arena_array(&p->pb.out, Cadre__Control__V1__SeqStart, w->n_start);
+    Cadre__Control__V1__SeqRun *run = arena_array(&p->pb.out, Cadre__Control__V1__SeqRun, w->n_run);
     if (!m->start || !m->run || !start || !run) return false;
     for (int i = 0; i < w->n_start; i++) {
         pack_start(w->start[i], &start[i]);
@@ -250,7 +239,7 @@ int worker_port_plan(struct worker_port *p, const struct bus_id *to, int worker,
     m.n_tokens = (size_t)plan->workers;
     m.patience_us = (uint64_t)patience_us;
     if (!pack_work(p, &plan->worker[worker], &m)) {
-        arena_reset(&p->out);
+        pb_arena_reset_out(&p->pb);
         return ERR_NOMEM;
     }
     pb_control c = CONTROL(PLAN, plan, &m);

@@ -1,5 +1,5 @@
 /* worker_port.h - the coordinator's door to its workers: control.proto in and out of the structs of msg.h and plan.h.
- * Borrows a server bus. Memory for messages is two arenas that stop growing after the largest message. Owner: one thread. */
+ * Borrows a server bus. Owner: one thread. */
 #pragma once
 #include "coordinator/plan.h"
 #include "proto/bus.h"

@@ -1,9 +1,10 @@
-/* port.c - packs and unpacks with protobuf-c over two arenas (one message each way at a time), so that nothing is freed piece
- * by piece and, once the largest message has been seen, nothing is allocated. */
+/* port.c - control.proto over arenas (proto/pb_arena.h), one message each way at a time: once the largest message has been seen,
+ * nothing is allocated. */
 #include "worker/port.h"
 
 #include "base/log.h"
 #include "proto/control.pb-c.h"
+#include "proto/pb_arena.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,32 +14,30 @@ typedef Cadre__Control__V1__Control pb_control; /* the generator's names are too
 typedef Cadre__Control__V1__Welcome pb_welcome;
 typedef Cadre__Control__V1__Plan pb_plan;
 
-enum { PROTOCOL = 1, MAX_WORKERS = FABRIC_MAX_RANKS };
+enum {
+    PROTOCOL = 1,
+    MAX_WORKERS = FABRIC_MAX_RANKS,
+    KEEP_BYTES = 32 << 20,
+    MESSAGE_BYTES = 512 << 20, /* what one message may unpack to */
+};
 
 struct port {
     struct bus *bus;
-    struct arena in, out;
-    ProtobufCAllocator allocator; /* over `in` */
+    struct pb_arena pb;
 };
-
-static void *in_alloc(void *ctx, size_t bytes) { return arena_alloc(&((struct port *)ctx)->in, bytes); }
-static void in_free(void *ctx, void *p) { (void)ctx, (void)p; }
 
 int port_new(struct bus *bus, struct port **out) {
     struct port *p = calloc(1, sizeof *p);
     if (!p) return ERR_NOMEM;
     p->bus = bus;
-    arena_init(&p->in, 1 << 16);
-    arena_init(&p->out, 1 << 16);
-    p->allocator = (ProtobufCAllocator){.alloc = in_alloc, .free = in_free, .allocator_data = p};
+    pb_arena_init(&p->pb, KEEP_BYTES, MESSAGE_BYTES);
     *out = p;
     return 0;
 }
 
 void port_free(struct port *p) {
     if (!p) return;
-    arena_clear(&p->in);
-    arena_clear(&p->out);
+    pb_arena_clear(&p->pb);
     free(p);
 }
 
@@ -171,8 +170,7 @@ int port_recv(struct port *p, struct port_message *out, struct plan *(*take)(voi
     if (rc == ERR_AGAIN) return rc;
     if (rc < 0) return fail(why, rc, "cannot receive from the coordinator: %s", status_text(rc));
     *out = (struct port_message){.kind = PORT_NONE};
-    arena_reset(&p->in);
-    pb_control *m = cadre__control__v1__control__unpack(&p->allocator, msg.head_len, msg.head);
+    const pb_control *m = pb_arena_unpack(&p->pb, &cadre__control__v1__control__descriptor, msg.head, msg.head_len);
     if (!m) return fail(why, ERR_PROTOCOL, "the coordinator sent %zu bytes that are no control message", msg.head_len);
     return read_message(m, out, take, ctx, plan, why);
 }
@@ -180,12 +178,10 @@ int port_recv(struct port *p, struct port_message *out, struct plan *(*take)(voi
 /* --- out --- */
 
 static int send(struct port *p, const pb_control *m) {
-    size_t len = cadre__control__v1__control__get_packed_size(m);
-    uint8_t *buf = arena_alloc(&p->out, len);
-    if (!buf) return ERR_NOMEM;
-    cadre__control__v1__control__pack(m, buf);
-    int rc = bus_send(p->bus, NULL, buf, len, NULL, 0);
-    arena_reset(&p->out);
+    size_t len;
+    const uint8_t *bytes = pb_arena_pack(&p->pb, &m->base, &len);
+    int rc = bytes ? bus_send(p->bus, NULL, bytes, len, NULL, 0) : ERR_NOMEM;
+    pb_arena_reset_out(&p->pb);
     return rc;
 }
 
@@ -234,8 +230,8 @@ static bool pack_out(struct port *p, const struct seq_out *o, Cadre__Control__V1
     m->token = o->token;
     m->logprob = o->logprob;
     m->finish = (uint32_t)o->finish;
-    m->top = arena_array(&p->out, Cadre__Control__V1__TopToken *, o->n_top);
-    Cadre__Control__V1__TopToken *tops = arena_array(&p->out, Cadre__Control__V1__TopToken, o->n_top);
+    m->top = arena_array(&p->pb.out, Cadre__Control__V1__TopToken *, o->n_top);
+    Cadre__Control__V1__TopToken *tops = arena_array(&p->pb.out, Cadre__Control__V1__TopToken, o->n_top);
     if (!m->top || !tops) return false;
     for (int i = 0; i < o->n_top; i++) {
         cadre__control__v1__top_token__init(&tops[i]);
@@ -255,8 +251,8 @@ int port_send_step(struct port *p, const struct step_report *r) {
     done.n_rows = (size_t)r->n_rows;
     done.wait_us = (uint64_t *)r->wait_us;
     done.n_wait_us = (size_t)r->workers;
-    done.out = arena_array(&p->out, Cadre__Control__V1__SeqOut *, r->n_out);
-    Cadre__Control__V1__SeqOut *outs = arena_array(&p->out, Cadre__Control__V1__SeqOut, r->n_out);
+    done.out = arena_array(&p->pb.out, Cadre__Control__V1__SeqOut *, r->n_out);
+    Cadre__Control__V1__SeqOut *outs = arena_array(&p->pb.out, Cadre__Control__V1__SeqOut, r->n_out);
     if (!done.out || !outs) return ERR_NOMEM;
     for (int i = 0; i < r->n_out; i++) {
         if (!pack_out(p, &r->out[i], &outs[i])) return ERR_NOMEM;
