@@ -21,6 +21,7 @@ enum {
     DEFAULT_QUEUE = 1024,
     MIDDLING_TOKENS = 512,   /* of one sequence, for the default size of KV */
     PAYLOAD_BYTES = 4 << 20, /* largest request */
+    PROMPT_BYTES = 256 << 20, /* of all prompts that wait for the tokeniser */
     OTHER_CALLS = 256,       /* Status and the like, beside the queue */
     PING_US = 1000 * 1000,   /* clients give up a call after some seconds of silence */
     TICK_US = 50 * 1000,
@@ -150,7 +151,7 @@ static int open_doors(struct coordinator *c, struct why *why) {
     if (client_port_new(&c->client_port) < 0 || worker_port_new(c->worker_bus, &c->worker_port) < 0 ||
         call_server_new(c->client_bus, &calls, service_methods, SERVICE_METHODS, c, &c->calls) < 0)
         return fail(why, ERR_NOMEM, "out of memory for the ports");
-    return c->tokenizer ? prepare_open(c->tokenizer, c->chat, requests, &c->prepare, why) : 0;
+    return c->tokenizer ? prepare_open(c->tokenizer, c->chat, requests, PROMPT_BYTES, &c->prepare, why) : 0;
 }
 
 static void default_options(struct coordinator_options *o) {

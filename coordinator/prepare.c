@@ -17,7 +17,8 @@ struct prepare {
     struct bell wake, done; /* wake: the thread sleeps on it; done: the loop */
     atomic_bool stop;
     pthread_t thread;
-    int inside, capacity; /* loop's count of jobs between put and take */
+    int jobs, most_jobs; /* between put and take; the loop's */
+    size_t bytes, most_bytes;
 };
 
 struct prepare_job *prepare_job_text(struct text_slice text, int max_tokens, void *owner) {
@@ -42,6 +43,7 @@ struct prepare_job *prepare_job_chat(const struct chat_turn *turns, size_t n, in
     if (!j) return NULL;
     *j = (struct prepare_job){.input = INPUT_CHAT,
                               .text = malloc(bytes),
+                              .text_len = bytes,
                               .turns = calloc(n, sizeof *j->turns),
                               .n_turns = (int)n,
                               .max_tokens = max_tokens,
@@ -107,14 +109,14 @@ static void *prepare_main(void *arg) {
     return NULL;
 }
 
-int prepare_open(const struct tokenizer *tokenizer, const struct chat_template *chat, int capacity, struct prepare **out,
-                 struct why *why) {
+int prepare_open(const struct tokenizer *tokenizer, const struct chat_template *chat, int jobs, size_t bytes,
+                 struct prepare **out, struct why *why) {
     struct prepare *p = aligned_alloc(_Alignof(struct prepare), sizeof *p); /* its rings keep to their cache lines */
     if (!p) return fail(why, ERR_NOMEM, "out of memory for the tokenizer's thread");
-    *p = (struct prepare){.tokenizer = tokenizer, .chat = chat, .wake = {-1}, .done = {-1}, .capacity = capacity};
+    *p = (struct prepare){.tokenizer = tokenizer, .chat = chat, .wake = {-1}, .done = {-1}, .most_jobs = jobs, .most_bytes = bytes};
     if (bell_open(&p->wake) < 0 || bell_open(&p->done) < 0 ||
-        ring_init(&p->in, sizeof(struct prepare_job *), (size_t)capacity) < 0 ||
-        ring_init(&p->out, sizeof(struct prepare_job *), (size_t)capacity) < 0 ||
+        ring_init(&p->in, sizeof(struct prepare_job *), (size_t)jobs) < 0 ||
+        ring_init(&p->out, sizeof(struct prepare_job *), (size_t)jobs) < 0 ||
         pthread_create(&p->thread, NULL, prepare_main, p)) {
         bell_close(&p->wake);
         bell_close(&p->done);
@@ -142,8 +144,10 @@ void prepare_close(struct prepare *p) {
 }
 
 bool prepare_put(struct prepare *p, struct prepare_job *j) {
-    if (p->inside >= p->capacity || !ring_push(&p->in, &j)) return false;
-    p->inside++;
+    if (p->jobs && p->bytes + j->text_len > p->most_bytes) return false;
+    if (p->jobs >= p->most_jobs || !ring_push(&p->in, &j)) return false;
+    p->jobs++;
+    p->bytes += j->text_len;
     bell_ring(&p->wake);
     return true;
 }
@@ -151,7 +155,8 @@ bool prepare_put(struct prepare *p, struct prepare_job *j) {
 struct prepare_job *prepare_take(struct prepare *p) {
     struct prepare_job *j;
     if (!ring_pop(&p->out, &j)) return NULL;
-    p->inside--;
+    p->jobs--;
+    p->bytes -= j->text_len;
     return j;
 }
 

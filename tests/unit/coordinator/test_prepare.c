@@ -8,12 +8,13 @@
 
 #include "tests/unit/coordinator/run.h"
 
+enum { LIMIT = 1000 }; /* bytes inside */
 static struct tokenizer *tokenizer;
 static struct chat_template *chat;
 static struct prepare *prepare;
 static struct why why;
 
-static void open_prepare(void) { ck_assert_int_eq(prepare_open(tokenizer, chat, 3, &prepare, &why), 0); }
+static void open_prepare(void) { ck_assert_int_eq(prepare_open(tokenizer, chat, 3, LIMIT, &prepare, &why), 0); }
 static void close_prepare(void) { prepare_close(prepare); }
 static struct text_slice slice(const char *s) { return (struct text_slice){s, strlen(s)}; }
 
@@ -82,13 +83,29 @@ START_TEST(bounded_and_in_order) {
 }
 END_TEST
 
+START_TEST(bounded_in_bytes) { /* a queue of the largest prompts must not be the largest prompt times the queue */
+    char text[LIMIT + 1];
+    memset(text, 'x', sizeof text);
+    struct chat_turn turn = {slice("user"), {text, 600}};
+    struct prepare_job *second = prepare_job_chat(&turn, 1, 5, NULL);
+    ck_assert(prepare_put(prepare, prepare_job_text((struct text_slice){text, 600}, 5, NULL)));
+    ck_assert(!prepare_put(prepare, second));
+    ck_assert(prepare_put(prepare, prepare_job_text((struct text_slice){text, 300}, 5, NULL)));
+    for (int i = 0; i < 2; i++) prepare_job_free(wait_one());
+    ck_assert(prepare_put(prepare, second));
+    prepare_job_free(wait_one());
+    ck_assert(prepare_put(prepare, prepare_job_text((struct text_slice){text, LIMIT + 1}, 5, NULL))); /* alone it may be more */
+    prepare_job_free(wait_one());
+}
+END_TEST
+
 START_TEST(leaves_with_work_undone) {
     for (int i = 0; i < 3; i++) ck_assert(prepare_put(prepare, prepare_job_text(slice("x"), 100, NULL)));
 }
 END_TEST
 
 int main(int argc, char **argv) {
-    const TTest *const tests[] = {one_first_token, too_long, bounded_and_in_order, leaves_with_work_undone};
+    const TTest *const tests[] = {one_first_token, too_long, bounded_and_in_order, bounded_in_bytes, leaves_with_work_undone};
     if (argc < 2 || tokenizer_open(argv[1], &tokenizer, &why) < 0 || chat_template_open(argv[1], &chat, &why) < 0) return 2;
     int rc = run_tests("prepare", tests, (int)(sizeof tests / sizeof *tests), open_prepare, close_prepare);
     chat_template_close(chat);
