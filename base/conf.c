@@ -272,16 +272,3 @@ void conf_clear(const struct conf_command *cmd, void *target, struct conf_args *
     free(args->items);
     *args = (struct conf_args){0};
 }
-
-void conf_format(const struct conf_option *o, const void *target, char *buf, size_t cap) {
-    const void *src = (const char *)target + o->offset;
-    switch (o->type) {
-    case CONF_FLAG: snprintf(buf, cap, "%s", *(const bool *)src ? "yes" : "no"); return;
-    case CONF_INT:
-    case CONF_SIZE: snprintf(buf, cap, "%lld", (long long)*(const int64_t *)src); return;
-    case CONF_REAL: snprintf(buf, cap, "%g", *(const double *)src); return;
-    case CONF_STRING:
-    case CONF_CHOICE: snprintf(buf, cap, "%s", *(char *const *)src ? *(char *const *)src : ""); return;
-    case CONF_LIST: snprintf(buf, cap, "(%d given)", ((const struct conf_list *)src)->n); return;
-    }
-}

@@ -50,6 +50,4 @@ struct conf_args {
  * owned by it: conf_clear frees them. target must be zeroed by the caller. A "--config FILE" option is built in when the table names "config". */
 int  conf_parse(const struct conf_command *cmd, void *target, int argc, char **argv, struct conf_args *args, struct why *why);
 void conf_clear(const struct conf_command *cmd, void *target, struct conf_args *args);
-/* Text of one value as a config file would hold it; for banners and dumps. */
-void conf_format(const struct conf_option *o, const void *target, char *buf, size_t cap);
 #define CADRE_VERSION "0.1.0"

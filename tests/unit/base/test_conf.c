@@ -196,18 +196,6 @@ START_TEST(help) {
 }
 END_TEST
 
-START_TEST(formats) {
-    char buf[64];
-    good("m --off --workers 7 --top-p 0.25 --stop x");
-    const char *wanted[] = {NULL, "yes", "yes", "7", "1073741824", "0.25", NULL, "", "", "mem", "(1 given)"};
-    for (size_t i = 0; options[i].name; i++) {
-        if (!wanted[i]) continue;
-        conf_format(&options[i], &s, buf, sizeof buf);
-        ck_assert_str_eq(buf, wanted[i]);
-    }
-}
-END_TEST
-
 int main(void) {
     Suite *suite = suite_create("conf");
     TCase *t = tcase_create("all");
@@ -218,7 +206,6 @@ int main(void) {
     tcase_add_test(t, files);
     tcase_add_loop_test(t, refuses, 0, sizeof mistakes / sizeof *mistakes);
     tcase_add_test(t, help);
-    tcase_add_test(t, formats);
     suite_add_tcase(suite, t);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
