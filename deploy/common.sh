@@ -11,7 +11,6 @@ say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
 [ -t 2 ] || say() { printf '%s\n' "$*" >&2; }
 fail() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
 
-
 # install_packages: silent and instant when all are there.
 install_packages() {
   local missing=() p

@@ -42,6 +42,7 @@ suite() {
   local dir=$1 multiplier=$2
   shift 2
   say "Testing in $(basename "$dir"): $*"
+  rm -f "$dir/meson-logs/testlog.json" # what an earlier run left must not be counted for this one
   meson test -C "$dir" --no-rebuild --timeout-multiplier "$multiplier" --print-errorlogs "$@" 2>&1 | grep -vE '^(ninja: |$|Full log)' || true
   cp "$dir/meson-logs/testlog.json" "$dir/meson-logs/counted-${#logs[@]}.json" 2>/dev/null || failed_builds=$((failed_builds + 1))
   logs+=("$dir/meson-logs/counted-${#logs[@]}.json")
