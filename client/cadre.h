@@ -96,8 +96,8 @@ struct cadre_request {
     int ignore_eos;
     uint32_t logprobs;       /* 0 none; n + 1: the chosen token's and those of the n most likely, n <= 20 */
     uint64_t timeout_ms;     /* the whole call's deadline; 0 = none */
-    int32_t priority;        /* lower runs earlier */
-    const char *tag, *tenant; /* may be NULL */
+    int32_t priority;        /* lower runs earlier, -1000 to 1000 */
+    const char *tag, *tenant; /* at most 64 bytes each, or NULL; for telemetry and fairness to come */
 };
 
 enum cadre_event_kind { CADRE_STARTED, CADRE_TOKENS, CADRE_FINISHED, CADRE_END };
@@ -131,7 +131,7 @@ struct cadre_event {
     size_t n_tokens;
     /* CADRE_FINISHED */
     const char *reason;      /* "stop", "length" */
-    uint32_t completion_tokens, cached_tokens, preemptions;
+    uint32_t completion_tokens, cached_tokens, preemptions; /* cached_tokens: of the prompt; 0 in this version */
     uint64_t queue_us, prefill_us, decode_us; /* on the server's clock: until scheduled, first token, last token */
     /* CADRE_END */
     int status;              /* CADRE_OK or why not */
@@ -156,7 +156,7 @@ struct cadre_worker {
     uint32_t rank;
     const char *host;
     uint64_t pid;
-    const char *state;       /* "expected", "loading", "ready", "dead", "left" */
+    const char *state;       /* "expected", "connected", "loading", "ready", "suspect", "dead", "left" */
     uint32_t load_percent;
     uint64_t weight_bytes;   /* routed experts */
     uint64_t resident_bytes; /* attention, embeddings, shared experts */
@@ -193,7 +193,8 @@ CADRE_API int  cadre_experts(struct cadre_client *client, uint32_t timeout_ms, s
 CADRE_API void cadre_load_free(struct cadre_load *load);
 
 /* Token ids of request->prompt or request->messages (other fields are ignored). Free *ids with cadre_ids_free. */
-CADRE_API int  cadre_tokenize(struct cadre_client *client, const struct cadre_request *request, uint32_t timeout_ms, int32_t **ids, size_t *n);
+CADRE_API int  cadre_tokenize(struct cadre_client *client, const struct cadre_request *request, uint32_t timeout_ms,
+                              int32_t **ids, size_t *n);
 CADRE_API void cadre_ids_free(int32_t *ids);
 
 #ifdef __cplusplus
