@@ -1,4 +1,5 @@
-/* conf.c - walks option tables: defaults, config file, command line, --help. Values are parsed once, into the caller's struct. */
+/* conf.c - walks option tables: defaults, config file, command line, --help. Values are parsed once, into the caller's
+ * struct. */
 #include "base/conf.h"
 
 #include "base/log.h"
@@ -103,8 +104,8 @@ static int set_value(const struct conf_option *o, void *target, const char *text
     double v;
     switch (o->type) {
     case CONF_FLAG:
-        if (!strcmp(text, "true") || !strcmp(text, "yes") || !strcmp(text, "on") || !strcmp(text, "1")) return *(bool *)dst = true, 0;
-        if (!strcmp(text, "false") || !strcmp(text, "no") || !strcmp(text, "off") || !strcmp(text, "0")) return *(bool *)dst = false, 0;
+        if (in_choices("true|yes|on|1", text)) return *(bool *)dst = true, 0;
+        if (in_choices("false|no|off|0", text)) return *(bool *)dst = false, 0;
         return fail(why, ERR_INVALID, "%s: '%s' is not yes or no", o->name, text);
     case CONF_INT: {
         errno = 0;
@@ -114,7 +115,8 @@ static int set_value(const struct conf_option *o, void *target, const char *text
         return rc < 0 ? rc : (*(int64_t *)dst = n, 0);
     }
     case CONF_SIZE: {
-        if (parse_size(text, &v) < 0) return fail(why, ERR_INVALID, "%s: '%s' is not a size such as 512M or 80GiB", o->name, text);
+        if (parse_size(text, &v) < 0)
+            return fail(why, ERR_INVALID, "%s: '%s' is not a size such as 512M or 80GiB", o->name, text);
         int rc = check_range(o, v, text, why);
         if (rc >= 0 && (v < 0 || v > 9e18)) rc = fail(why, ERR_INVALID, "%s: %s is out of range", o->name, text);
         return rc < 0 ? rc : (*(int64_t *)dst = (int64_t)v, 0);
@@ -185,8 +187,8 @@ static void print_help(const struct conf_command *cmd) {
             continue;
         }
         char left[64];
-        const char *arg = o->arg ? o->arg : o->type == CONF_CHOICE ? o->choices : NULL;
-        snprintf(left, sizeof left, "--%s%s%s", o->name, arg && o->type != CONF_FLAG ? " " : "", arg && o->type != CONF_FLAG ? arg : "");
+        const char *arg = o->type == CONF_FLAG ? NULL : o->arg ? o->arg : o->type == CONF_CHOICE ? o->choices : NULL;
+        snprintf(left, sizeof left, "--%s%s%s", o->name, arg ? " " : "", arg ? arg : "");
         printf("  %-30s %s", left, o->help);
         if (o->type == CONF_CHOICE && o->arg) printf(" (%s)", o->choices);
         if (o->def && o->type != CONF_FLAG) printf(" [%s]", o->def);
@@ -223,7 +225,8 @@ static int read_named_file(const struct conf_command *cmd, void *target, int arg
     return 0;
 }
 
-static int parse_all(const struct conf_command *cmd, void *target, int argc, char **argv, struct conf_args *args, struct why *why) {
+static int parse_all(const struct conf_command *cmd, void *target, int argc, char **argv, struct conf_args *args,
+                     struct why *why) {
     bool only_args = false;
     for (int i = 1; i < argc; i++) {
         if (!only_args && !strcmp(argv[i], "--")) {
@@ -236,13 +239,15 @@ static int parse_all(const struct conf_command *cmd, void *target, int argc, cha
             int rc = parse_arg(cmd, target, argc, argv, &i, why);
             if (rc < 0) return rc;
         } else if (!only_args && argv[i][0] == '-' && argv[i][1]) {
-            return fail(why, ERR_INVALID, "unknown option '%s'; options begin with two dashes, '%s --help' lists them", argv[i], cmd->name);
+            return fail(why, ERR_INVALID, "unknown option '%s'; options begin with two dashes, '%s --help' lists them", argv[i],
+                        cmd->name);
         } else {
             args->items[args->n++] = argv[i];
         }
     }
     if (args->n < cmd->min_args || args->n > cmd->max_args)
-        return fail(why, ERR_INVALID, "%s arguments; usage: %s %s", args->n < cmd->min_args ? "missing" : "too many", cmd->name, cmd->usage);
+        return fail(why, ERR_INVALID, "%s arguments; usage: %s %s", args->n < cmd->min_args ? "missing" : "too many", cmd->name,
+                    cmd->usage);
     return 0;
 }
 

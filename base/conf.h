@@ -1,8 +1,9 @@
 /* conf.h - one table per program or verb: names, types, defaults, ranges and help text. Parsing the command line, parsing a
  * config file and printing --help all come from it, so they cannot disagree.
  *
- * Command line: --name VALUE, --name=VALUE, --flag, --no-flag, and positionals. Config file: `name = value` lines, '#' comments.
- * Order: defaults, then the file named by --config, then the command line. Unknown names are refused with the nearest known one. */
+ * Command line: --name VALUE, --name=VALUE, --flag, --no-flag, and positionals. Config file: `name = value` lines, '#'
+ * comments. Order: defaults, then the file named by --config, then the command line. Unknown names are refused with the
+ * nearest known one. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -47,7 +48,8 @@ struct conf_args {
 };
 
 /* 0; 1 when --help or --version was asked for and printed to stdout; or ERR_INVALID / ERR_IO with why. Strings in target are
- * owned by it: conf_clear frees them. target must be zeroed by the caller. A "--config FILE" option is built in when the table names "config". */
+ * owned by it: conf_clear frees them, whatever conf_parse returned. The caller has filled target with zeros, or with what a
+ * number without a `def` shall be. An option called "config" names the file to read first. */
 int  conf_parse(const struct conf_command *cmd, void *target, int argc, char **argv, struct conf_args *args, struct why *why);
 void conf_clear(const struct conf_command *cmd, void *target, struct conf_args *args);
 #define CADRE_VERSION "0.1.0"

@@ -44,8 +44,8 @@ struct cadre_stream {
 };
 
 /* stream.c */
-int  stream_open(struct cadre_client *c, const char *method, const void *payload, size_t len, uint64_t timeout_ms, uint32_t window,
-                 struct cadre_stream **out);
+int  stream_open(struct cadre_client *c, const char *method, const void *payload, size_t len, uint64_t timeout_ms,
+                 uint32_t window, struct cadre_stream **out);
 /* Receives what there is; ends streams whose server fell silent. */
 void stream_pump(struct cadre_client *c);
 /* Pumps until the stream has an item or ended: true; false when timeout_ms passed or a signal came. */

@@ -105,7 +105,9 @@ static void give_up(struct cadre_stream *s, uint32_t ms) {
     char text[400];
     if (!s->heard_us && !c->link.up)
         snprintf(text, sizeof text, "no server answers at %s (is `cadre serve` running?)", c->endpoint);
-    else snprintf(text, sizeof text, "the server at %s has said nothing for %.3g s; it hangs or is unreachable", c->endpoint, ms / 1e3);
+    else
+        snprintf(text, sizeof text, "the server at %s has said nothing for %.3g s; it hangs or is unreachable", c->endpoint,
+                 ms / 1e3);
     abandon(s, CADRE_UNAVAILABLE, text);
 }
 

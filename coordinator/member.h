@@ -9,8 +9,8 @@
  *                                      DEAD                   LEFT     (Shutdown was sent and it is gone)
  *
  * Three deadlines, each with its own question. Lease: is the process alive? Every message renews it; a worker silent for
- * `lease_us` is suspect, for `dead_us` dead. Loading: the same, with a longer deadline. Progress: does its engine move? One that
- * owes progress (busy) and shows none for `progress_us` is dead if its peers wait for it, or if nobody accuses anybody.
+ * `lease_us` is suspect, for `dead_us` dead. Loading: the same, with a longer deadline. Progress: does its engine move? One
+ * that owes progress (busy) and shows none for `progress_us` is dead if its peers wait for it, or if nobody accuses anybody.
  * A worker waiting for a late peer shows no progress either: among the accused, the one that accuses nobody is to blame.
  * Time during which the caller itself did not run (no tick) counts against nobody. */
 #pragma once

@@ -8,8 +8,8 @@
  * the handler keeps (and may merge) what it could not send, so a slow client never holds memory or time of others.
  * A call ends once: by call_end, or from the other side by on_gone, after which the handler must not touch it. Its status is
  * CALL_CANCELLED, CALL_DEADLINE_EXCEEDED, CALL_ABORTED (the client vanished), CALL_INVALID_ARGUMENT (it broke the protocol) or
- * CALL_UNAVAILABLE (call_server_free). When a client vanishes, the call in hand is told inside call_send, its other calls at the
- * next poll, so a handler may walk its own list while it sends.
+ * CALL_UNAVAILABLE (call_server_free). When a client vanishes, the call in hand is told inside call_send, its other calls at
+ * the next poll, so a handler may walk its own list while it sends.
  * After sending outside a callback, poll once more before sleeping on the bus' fd: it is edge triggered.
  * Owner: one thread. */
 #pragma once

@@ -1,5 +1,5 @@
-/* utf8.h - is this text UTF-8? protobuf-c does not check; whoever takes text from outside does (RFC 3629: no surrogates, nothing
- * above U+10FFFF, no overlong forms). */
+/* utf8.h - is this text UTF-8? protobuf-c does not check; whoever takes text from outside does (RFC 3629: no surrogates,
+ * nothing above U+10FFFF, no overlong forms). */
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
