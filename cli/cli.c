@@ -1,6 +1,7 @@
 /* cli.c - see cli.h. */
 #include "cli/cli.h"
-#include "proto/utf8.h"
+
+#include "base/utf8.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -88,16 +89,17 @@ char *cli_read_file(const char *verb, const char *path, size_t *len) {
 }
 
 void cli_json_string(FILE *f, const char *text, size_t len) {
-    const uint8_t *s = (const uint8_t *)text;
+    const unsigned char *s = (const unsigned char *)text;
     putc('"', f);
     for (size_t i = 0; i < len;) {
-        size_t n = utf8_char_bytes(s + i, len - i);
-        if (!n) fputs("\\ufffd", f);
+        uint32_t code_point;
+        int n = utf8_read(text + i, len - i, &code_point);
+        if (n <= 0) fputs("\\ufffd", f);
         else if (s[i] == '"' || s[i] == '\\') fprintf(f, "\\%c", s[i]);
         else if (s[i] == '\n') fputs("\\n", f);
         else if (s[i] < 0x20 || s[i] == 0x7f) fprintf(f, "\\u%04x", s[i]);
-        else fwrite(s + i, 1, n, f);
-        i += n ? n : 1;
+        else fwrite(s + i, 1, (size_t)n, f);
+        i += n > 0 ? (size_t)n : 1;
     }
     putc('"', f);
 }

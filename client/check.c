@@ -1,6 +1,6 @@
 /* check.c - refuses a request that cannot mean anything before it travels. The server checks again: it trusts nobody. */
+#include "base/utf8.h"
 #include "client/client.h"
-#include "proto/utf8.h"
 
 #include <math.h>
 #include <string.h>
@@ -9,7 +9,7 @@ enum { MOST_STOPS = 64, MOST_LOGPROBS = 20 };
 
 static int check_text(struct cadre_client *c, const char *what, const char *text, size_t len) {
     if (!len) len = strlen(text);
-    size_t good = utf8_good_bytes(text, len);
+    size_t good = utf8_valid_prefix(text, len);
     if (good == len) return CADRE_OK;
     return client_fail(c, CADRE_INVALID_ARGUMENT, "%s is not valid UTF-8: byte %zu is 0x%02x", what, good,
                        (unsigned char)text[good]);

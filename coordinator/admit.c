@@ -4,10 +4,10 @@
 #include <math.h>
 #include <string.h>
 
-#include "proto/utf8.h"
+#include "base/utf8.h"
 
 static int check_text(const char *what, struct text_slice t, struct why *why) {
-    size_t at = utf8_good_bytes(t.data, t.len);
+    size_t at = utf8_valid_prefix(t.data, t.len);
     if (at < t.len)
         return fail(why, ERR_INVALID, "%s is not UTF-8: byte 0x%02x at offset %zu", what, (unsigned char)t.data[at], at);
     return 0;

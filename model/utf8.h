@@ -7,19 +7,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/utf8.h"
 #include "model/tokenizer.h"
 
 #define UTF8_REPLACEMENT "\xef\xbf\xbd"
 
-/* Reads the sequence at s[0], len >= 1. Returns its length, or -(length of the maximal ill-formed prefix), or 0 when the bytes
- * end inside a sequence that could still become well-formed. *cp is set when the result is positive. */
-int  utf8_read(const char *s, size_t len, uint32_t *cp);
-/* The same for text known to be well-formed. Returns the length, 1 to 4. */
+/* As utf8_read, for text known to be well-formed. Returns the length, 1 to 4. */
 int  utf8_next(const char *s, uint32_t *cp);
 /* Where the character that ends at s[at] starts; at > 0. Well-formed text. */
 size_t utf8_back(const char *s, size_t at);
 int  utf8_write(uint32_t cp, char *out); /* 1 to 4 bytes */
-size_t utf8_valid_prefix(const char *s, size_t len); /* len when all of it is well-formed */
 int  utf8_append_lossy(struct text_buf *out, const char *s, size_t len); /* 0 or ERR_NOMEM */
 
 /* A lossy decoder fed in pieces: pushes whole characters as soon as they are certain. Init with {0}. */

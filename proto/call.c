@@ -17,8 +17,8 @@
 #include "base/hash.h"
 #include "base/list.h"
 #include "base/log.h"
+#include "base/utf8.h"
 #include "proto/frame.h"
-#include "proto/utf8.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -254,10 +254,11 @@ static int send_frame(struct call_server *s, const struct bus_id *to, struct fra
 static void copy_message(char *buf, size_t cap, const char *message) {
     size_t len = strlen(message), n = 0;
     for (size_t i = 0, bytes; i < len; i += bytes) {
-        size_t good = utf8_char_bytes((const uint8_t *)message + i, len - i);
-        bytes = good ? good : 1;
+        uint32_t code_point;
+        int good = utf8_read(message + i, len - i, &code_point);
+        bytes = good > 0 ? (size_t)good : 1;
         if (n + bytes >= cap) break;
-        memcpy(buf + n, good ? message + i : "?", bytes);
+        memcpy(buf + n, good > 0 ? message + i : "?", bytes);
         n += bytes;
     }
     buf[n] = 0;

@@ -2,7 +2,6 @@
 #include "base/status.h"
 #include "proto/client.pb-c.h"
 #include "proto/frame.h"
-#include "proto/utf8.h"
 
 #include <check.h>
 #include <stdio.h>
@@ -148,49 +147,12 @@ START_TEST(document) {
 }
 END_TEST
 
-START_TEST(utf8) {
-    static const char *const good[] = {"",
-                                       "a",
-                                       "\xc2\x80",
-                                       "\xdf\xbf",
-                                       "\xe0\xa0\x80",
-                                       "\xed\x9f\xbf",
-                                       "\xee\x80\x80",
-                                       "\xef\xbf\xbf",
-                                       "\xf0\x90\x80\x80",
-                                       "\xf4\x8f\xbf\xbf"};
-    static const char *const bad[] = {"\x80",
-                                      "\xbf",
-                                      "\xc0\x80",
-                                      "\xc1\xbf",
-                                      "\xc2",
-                                      "\xc2\x20",
-                                      "\xe0\x9f\xbf",
-                                      "\xe0\xa0",
-                                      "\xed\xa0\x80",
-                                      "\xef\xbf\xc0",
-                                      "\xf0\x8f\xbf\xbf",
-                                      "\xf4\x90\x80\x80",
-                                      "\xf5\x80\x80\x80",
-                                      "\xff",
-                                      "\xf0\x90\x80"};
-    for (size_t i = 0; i < sizeof good / sizeof *good; i++)
-        ck_assert_uint_eq(utf8_good_bytes(good[i], strlen(good[i])), strlen(good[i]));
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        char text[16] = "ab";
-        memcpy(text + 2, bad[i], strlen(bad[i]) + 1);
-        ck_assert_uint_eq(utf8_good_bytes(text, strlen(text)), 2);
-    }
-}
-END_TEST
-
 int main(void) {
     Suite *s = suite_create("frame");
     TCase *c = tcase_create("frame");
     tcase_add_loop_test(c, round_trip, 0, FRAMES);
     tcase_add_test(c, limits);
     tcase_add_test(c, document);
-    tcase_add_test(c, utf8);
     suite_add_tcase(s, c);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
