@@ -10,6 +10,8 @@
 #include <string.h>
 #include <time.h>
 
+enum { COUNT = 16 }; /* a prompt up to so many times too long is counted, so that the refusal can say by how much */
+
 struct prepare {
     const struct tokenizer *tokenizer;
     const struct chat_template *chat;
@@ -76,9 +78,12 @@ void prepare_job_free(struct prepare_job *j) {
 
 /* A template's text holds all special tokens it wants; a plain prompt gets the tokenizer's own (bos ...). */
 static int encode(const struct prepare *p, struct prepare_job *j, const char *text, size_t len) {
-    int rc = tokenizer_encode(p->tokenizer, text, len, j->input == INPUT_TEXT, true, j->max_tokens, &j->ids, &j->why);
-    if (rc == ERR_TOO_LARGE) /* the tokenizer stops counting there */
-        fail(&j->why, rc, "the prompt has more than %d tokens; that is this cluster's context", j->max_tokens);
+    int most = j->max_tokens < INT32_MAX / COUNT ? j->max_tokens * COUNT : INT32_MAX;
+    int rc = tokenizer_encode(p->tokenizer, text, len, j->input == INPUT_TEXT, true, most, &j->ids, &j->why);
+    if (rc == ERR_TOO_LARGE)
+        fail(&j->why, rc, "the prompt has more than %d tokens; this cluster's context is %d", most, j->max_tokens);
+    else if (rc >= 0 && j->ids.len > j->max_tokens)
+        rc = fail(&j->why, ERR_TOO_LARGE, "the prompt has %d tokens; this cluster's context is %d", j->ids.len, j->max_tokens);
     return rc;
 }
 

@@ -294,3 +294,10 @@ def by_hand(programs, model, *words):
             until(ready, "the endpoint file", PATIENCE)
             words = file.read_text().split()
             yield c, words[1], words[3]
+
+
+def mpirun(n):
+    """The command line up to a program, for n processes on this machine."""
+    words = f"mpirun -np {n} --oversubscribe --bind-to none --mca mpi_yield_when_idle 1 --mca pml ob1 --mca btl vader,self"
+    words += " --mca btl_vader_single_copy_mechanism none" + (" --allow-run-as-root" if os.geteuid() == 0 else "")
+    return words.split()

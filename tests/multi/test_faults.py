@@ -9,7 +9,7 @@ import time
 from contextlib import ExitStack
 
 from cases import case, main, note
-from cluster import Cluster, Process, check, same
+from cluster import Cluster, Process, check, same, until
 
 WORK = ["--count", "100000", "--at-once", "24", "--prompt", "20", "--tokens", "230", "--whole"]
 
@@ -137,6 +137,23 @@ def an_interrupted_client_cancels_in_the_cluster(p):
         s = c.idle(20)
         check(s["cancelled"] > len(stopped), "requests of a killed client count as cancelled")
         c.generate(prompt="still here", max_tokens=4)
+
+
+@case
+def an_interrupted_answer_of_a_chat_is_cancelled(p):
+    with ExitStack() as stack:
+        c = stack.enter_context(Cluster(p, p.golden("qwen3_moe"), workers=2, max_batch=2))
+        under_load(p, c, stack)
+        reader, writer = os.pipe()
+        with os.fdopen(reader, "rb") as stdin, os.fdopen(writer, "wb", 0) as say:
+            talk = stack.enter_context(c.start("chat", temperature=3, seed=4, stdin=stdin))
+            say.write(b"one\n")
+            c.until_status(lambda s: s["running"] + s["waiting"] > 24, "the turn inside")
+            talk.send(signal.SIGINT)
+            until(lambda: "(cancelled)" in talk.err(), "the chat says that the answer was cancelled")
+            same(c.status()["cancelled"], 1, "cancelled in the cluster")
+            say.write(b"/quit\n")
+            same(talk.wait(10).status, 0, "the chat goes on and is left")
 
 
 @case

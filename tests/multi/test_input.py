@@ -22,7 +22,7 @@ def bad_requests_are_refused_in_one_line(p):
         before = c.generate(prompt="the sea is", max_tokens=8, logprobs=2)
         refused(c.cadre("generate", prompt=""), 1, "INVALID_ARGUMENT", "empty")
         refused(c.say("generate", "", "-"), 1, "INVALID_ARGUMENT", "empty")
-        refused(c.cadre("generate", prompt="x " * 300, max_tokens=4), 1, "context", "200")
+        refused(c.cadre("generate", prompt="x " * 300, max_tokens=4), 1, "context is 200", "tokens")
         refused(c.cadre("generate", prompt="x", max_tokens=-1), 2, "max-tokens", "-1")
         refused(c.cadre("generate", prompt="x", temperature=-0.5), 2, "temperature", "-0.5")
         refused(c.cadre("generate", prompt="x", temperature="nan"), 2, "temperature")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cases import case, main, note
-from cluster import Cluster, Front, Process, by_hand, check, options_of, same
+from cluster import Cluster, Front, Process, by_hand, check, mpirun, options_of, same
 
 QUICK = 10  # seconds from start to the end of a launch that cannot work, on a busy machine
 
@@ -250,6 +250,16 @@ def another_model_on_the_worker(p):
                     r = w.wait(QUICK)
                     check(r.status == 1 and word in r.err, f"{r.status} {r.err!r}")
                     note(r.err.strip().splitlines()[-1][:300])
+
+
+@case
+def workers_of_another_numeric_class(p):
+    with by_hand(p, p.golden("mixtral"), "--workers", "2", "--fabric", "mpi") as (coordinator, _, control):
+        one = [p.worker, "--fabric", "mpi", "--connect", control, "--isa"]
+        with Process([*mpirun(1), *one, "avx2", ":", "-np", "1", *one, "ref"], env=p.mpi_env()) as w:
+            r = w.wait(QUICK * p.slow)
+            check(r.status != 0 and "avx2" in r.err and "ref" in r.err, f"{r.status} {r.err!r}")
+            check(coordinator.wait(QUICK).status == 1, "the coordinator ends: this cluster cannot be")
 
 
 if __name__ == "__main__":

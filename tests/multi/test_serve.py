@@ -2,7 +2,6 @@
 """test_serve.py - the life of a cluster: started by serve or by hand, asked by every verb, ended by signals."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -10,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from cases import case, main, skip
-from cluster import Cluster, Front, Process, check, run, same, until
+from cluster import Cluster, Front, Process, check, mpirun, run, same, until
 
 STATUS_KEYS = """state reason model family version numeric_class fabric listen control uptime_us epoch placement_version steps
 waiting running finished cancelled failed preemptions prompt_tokens generated_tokens max_context max_batch layers experts topk
@@ -215,7 +214,7 @@ def started_by_hand(p):
         ) as coordinator:
             text = until(lambda: file.exists() and file.read_text().endswith("\n") and file.read_text(), "the endpoint file")
             listen, control = re.fullmatch(r"listen (\S+)\s+control (\S+)\n", text).groups()
-            command = mpirun(2) + [p.worker, "--fabric", "mpi", "--connect", control]
+            command = [*mpirun(2), p.worker, "--fabric", "mpi", "--connect", control]
             with Process(command, env=p.mpi_env()) as workers:
                 front = Front(p, listen)
                 same(front.cadre("status", "-q", "--wait", "30").status, 0, "status --wait")
@@ -226,30 +225,6 @@ def started_by_hand(p):
                 same(workers.wait().status, 0, "mpirun")
                 coordinator.gone("coordinator")
                 workers.gone("workers")
-
-
-def mpirun(n):
-    words = [
-        "mpirun",
-        "-np",
-        str(n),
-        "--oversubscribe",
-        "--bind-to",
-        "none",
-        "--mca",
-        "mpi_yield_when_idle",
-        "1",
-        "--mca",
-        "pml",
-        "ob1",
-        "--mca",
-        "btl",
-        "vader,self",
-        "--mca",
-        "btl_vader_single_copy_mechanism",
-        "none",
-    ]
-    return words + (["--allow-run-as-root"] if os.geteuid() == 0 else [])
 
 
 @case

@@ -182,7 +182,7 @@ START_TEST(bad_requests) {
     char *long_text = malloc(20001);
     memset(long_text, 'x', 20000);
     long_text[20000] = 0;
-    refused(&(struct fake_ask){.text = long_text, .max_tokens = 5}, CALL_INVALID_ARGUMENT, "more than 128 tokens");
+    refused(&(struct fake_ask){.text = long_text, .max_tokens = 5}, CALL_INVALID_ARGUMENT, "this cluster's context is 128");
     free(long_text);
     struct fake_call *c = fake_open(f, "Generate", "\xff\xff\xff", 3, 0, 0);
     fake_run(f, c->ended);
