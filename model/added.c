@@ -124,7 +124,7 @@ static int build_tries(struct added_set *s, struct why *why) {
                           a->normal ? a->normal_len : a->content_len, i);
         if (rc < 0) return fail(why, ERR_INVALID, "%s: '%.60s' is listed twice, or normalises to the same as another", where, a->content);
     }
-    static const char word[] = "[[\\w&&[^\\u00b2\\u00b3\\u00b9\\u00bc-\\u00be]]\\u200c\\u200d]";
+    static const char word[] = "[\\w\\u200c\\u200d]";
     return words ? pattern_open(word, sizeof word - 1, &s->word, why) : 0;
 }
 
@@ -247,7 +247,7 @@ int added_cut_run(const struct added_cut *c, const char *s, size_t len) {
         }
         if (a->rstrip) to = space_after(s, len, to);
         int rc = done < from ? c->piece(c->user, s + done, from - done, done, NULL) : 0;
-        if (rc == 0) rc = c->piece(c->user, s + from, to - from, from, a);
+        if (rc == 0 && from < to) rc = c->piece(c->user, s + from, to - from, from, a); /* else stripped away by the one before */
         if (rc < 0) return rc;
         done = to;
     }

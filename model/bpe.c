@@ -221,8 +221,6 @@ static int emit(const int32_t *ids, int64_t n, int max, struct token_list *out) 
 int bpe_word(struct bpe_work *w, const char *s, size_t len, int max, struct token_list *out) {
     const struct bpe *b = w->b;
     if (len > INT32_MAX) return ERR_TOO_LARGE;
-    size_t longest = b->longest > 4 ? (size_t)b->longest : 4;
-    if (b->lossless && len / longest > (size_t)(max > out->len ? max - out->len : 0)) return ERR_TOO_LARGE;
     if (b->ignore_merges) {
         int32_t id = bpe_id(b, s, len);
         if (id >= 0) return emit(&id, 1, max, out);
@@ -234,6 +232,7 @@ int bpe_word(struct bpe_work *w, const char *s, size_t len, int max, struct toke
     }
     int64_t n = first_symbols(w, s, len);
     if (n < 0) return (int)n;
+    if (n / b->longest > max - out->len) return ERR_TOO_LARGE; /* a token holds at most as many symbols as bytes */
     n = n <= SHORT_WORD ? merge_short(b, w->ids, (int)n) : merge_long(w, n);
     if (n < 0) return (int)n;
     if (c && n <= CACHE_IDS) {

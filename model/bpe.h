@@ -24,7 +24,6 @@ struct bpe {
     int32_t *merged;               /* [merges] by rank: the id it makes */
     int32_t unk;                   /* -1: none; -2: named but not in the vocabulary */
     bool fuse_unk, byte_fallback, ignore_merges;
-    bool lossless;                 /* no character can vanish or share a token of unbounded length */
     int32_t byte_id[256];          /* of "<0x00>" ..., or -1 */
     int32_t char_id[0x180];        /* of the tokens that are one low character: all of the byte-level alphabet */
     char *text;                    /* the tokens' bytes */

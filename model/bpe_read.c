@@ -66,6 +66,7 @@ static int read_vocab(const json_t *vocab, unsigned nul, struct bpe *b, struct w
     }
     if (top < 0) return fail(why, ERR_INVALID, "%s: 'vocab' is empty", where);
     b->size = (int)top + 1;
+    b->longest = 1;
     b->count = (int)json_object_size(vocab);
     b->text_mask = table_mask((size_t)b->count);
     b->tokens = calloc((size_t)b->size, sizeof *b->tokens);
@@ -156,20 +157,17 @@ static int read_merges(const json_t *merges, struct bpe *b, struct why *why) {
     return rc;
 }
 
-/* Direct tables for what words are made of, and what follows from them. */
+/* Direct tables for what words are made of. */
 static void read_alphabet(struct bpe *b) {
     for (uint32_t c = 0; c < 0x180; c++) {
         char s[4];
         b->char_id[c] = bpe_id(b, s, (size_t)utf8_write(c, s));
     }
-    bool all_bytes = true;
     for (int i = 0; i < 256; i++) {
         char s[8];
         snprintf(s, sizeof s, "<0x%02X>", (unsigned)i);
         b->byte_id[i] = bpe_id(b, s, 6);
-        if (b->byte_id[i] < 0) all_bytes = false;
     }
-    b->lossless = (b->byte_fallback && all_bytes) || (b->unk >= 0 && !b->fuse_unk);
 }
 
 static int read_flags(const json_t *model, struct bpe *b, struct why *why) {

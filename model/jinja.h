@@ -263,6 +263,7 @@ struct jinja_run {
     const struct jinja_node *node; /* being evaluated, for the line in messages */
     int64_t now, steps;
     int depth, macro_depth;
+    bool starved;                  /* an allocation failed, not a bound */
 };
 struct jinja_args {
     int n, n_keys;               /* positional; by keyword */

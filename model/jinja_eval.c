@@ -21,10 +21,14 @@ int jinja_spend(struct jinja_run *r, size_t bytes) {
 
 void *jinja_alloc(struct jinja_run *r, size_t bytes) {
     if (bytes > JINJA_MAX_MEMORY || r->arena.used + bytes > JINJA_MAX_MEMORY) return NULL;
-    return arena_alloc(&r->arena, bytes);
+    void *p = arena_alloc(&r->arena, bytes);
+    r->starved |= !p;
+    return p;
 }
 
-int jinja_oom(struct jinja_run *r) { return jinja_fail(r, ERR_TOO_LARGE, "more than %d MiB of values", JINJA_MAX_MEMORY >> 20); }
+int jinja_oom(struct jinja_run *r) {
+    return r->starved ? jinja_fail(r, ERR_NOMEM, "out of memory") : jinja_fail(r, ERR_TOO_LARGE, "more than %d MiB of values", JINJA_MAX_MEMORY >> 20);
+}
 
 int jinja_append(struct jinja_run *r, struct text_buf *b, const char *s, size_t len) {
     if (len > JINJA_MAX_TEXT - (b->len < JINJA_MAX_TEXT ? b->len : JINJA_MAX_TEXT))

@@ -54,6 +54,7 @@ static int read_one(const json_t *spec, const char *type, struct normal_stage *s
         if (rc == 0) rc = keep_text(s, t, why);
     } else if (s->kind == PREPEND) {
         rc = json_field_need_text(spec, where, "prepend", &t, why);
+        if (rc == 0 && !t.len) rc = fail(why, ERR_UNSUPPORTED, "%s: Prepend of nothing, which the reference gets wrong", where);
         if (rc == 0) rc = keep_text(s, t, why);
     } else if (s->kind == STRIP) {
         rc = json_field_bool(spec, where, "strip_left", false, &s->left, why);
@@ -118,6 +119,7 @@ static int run_form(struct normal_work *w, enum unicode_form form) {
         if (rc < 0) return rc;
     }
     int rc = unicode_normalize(form, w->text.data, w->text.len, &w->spare);
+    while (origin < w->spare.len && origin && ((unsigned char)w->spare.data[origin] & 0xc0) == 0x80) origin++; /* it may have composed */
     w->origin = origin < w->spare.len ? origin : w->spare.len;
     return rc;
 }
@@ -131,8 +133,8 @@ static int run_lowercase(struct normal_work *w) {
         int m = unicode_lower(cp, low), len = utf8_write(low[0], b);
         if (m == 2) len += utf8_write(low[1], b + len);
         if (put(w, b, (size_t)len) < 0) return ERR_NOMEM;
+        if (i < w->origin) origin = w->spare.len;
         i += n;
-        if (i <= w->origin) origin = w->spare.len;
     }
     w->origin = origin;
     return 0;
@@ -176,8 +178,8 @@ static int run_strip_accents(struct normal_work *w) {
         uint32_t cp;
         size_t n = (size_t)utf8_next(w->text.data + i, &cp);
         if (!unicode_is_mark(cp) && put(w, w->text.data + i, n) < 0) return ERR_NOMEM;
+        if (i < w->origin) origin = w->spare.len;
         i += n;
-        if (i <= w->origin) origin = w->spare.len;
     }
     w->origin = origin;
     return 0;

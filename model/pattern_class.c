@@ -63,10 +63,10 @@ static int append_space(struct text_buf *items) {
     return put(items, "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}");
 }
 
-static int append_word(struct text_buf *items) {
-    static const char *const parts[] = {"M", "Nd", "Pc"};
-    /* Superscript digits and fractions of Latin-1 are word characters to Oniguruma, by its table for the first 256. */
-    int rc = put(items, "\\p{Alphabetic}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}");
+/* Outside of [..] Oniguruma asks a table of its own for the first 256: there superscript digits and fractions belong to \w. */
+static int append_word(struct text_buf *items, bool in_class) {
+    static const char *const parts[] = {"M", "Nd", "Pc"}; /* M as a whole has not changed */
+    int rc = put(items, in_class ? "\\p{Alphabetic}" : "\\p{Alphabetic}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}");
     if (rc == 0) rc = append_newer(items, "L", 0);
     for (int i = 0; i < 3 && rc == 0; i++) rc = append_category(items, parts[i]);
     return rc;
@@ -104,7 +104,7 @@ static const struct {
     {"han", "Han", 'H'}, {"hiragana", "Hiragana", 'I'}, {"latin", "Latin", 'L'}, {"arabic", "Arabic", 'A'},
     {"cyrillic", "Cyrillic", 'C'}, {"hangul", "Hangul", 0}, {"greek", "Greek", 0}, {"hebrew", "Hebrew", 0}, {"thai", "Thai", 0},
     {"armenian", "Armenian", 0}, {"georgian", "Georgian", 0}, {"tamil", "Tamil", 0}, {"bengali", "Bengali", 0},
-    {"lao", "Lao", 0}, {"tibetan", "Tibetan", 0}, {"khmer", "Khmer", 0}, {"bopomofo", "Bopomofo", 0},
+    {"lao", "Lao", 'O'}, {"tibetan", "Tibetan", 0}, {"khmer", "Khmer", 0}, {"bopomofo", "Bopomofo", 0},
 };
 
 /* The property called name (lower case, no separators) as class items, or as an alternative when it cannot be one. */
@@ -114,7 +114,9 @@ static int append_property(struct pattern_input *in, size_t at, const char *name
         const char *c = categories[i].category;
         if (in->ignore_case && (!strcmp(c, "Lu") || !strcmp(c, "Ll") || !strcmp(c, "Lt")))
             return pattern_refuse(in, at, "a cased property where case is ignored");
-        return append_category(&set->items, c);
+        if (strcmp(c, "Mn")) return append_category(&set->items, c);
+        if (put(&set->alts, set->alts.len ? "|(?!\\x{1171e})[" : "(?!\\x{1171e})[") < 0) return ERR_NOMEM; /* it has moved to Mc */
+        return append_category(&set->alts, c) < 0 ? ERR_NOMEM : put(&set->alts, "]");
     }
     for (size_t i = 0; i < sizeof scripts / sizeof scripts[0]; i++) {
         if (strcmp(name, scripts[i].name)) continue;
@@ -125,7 +127,7 @@ static int append_property(struct pattern_input *in, size_t at, const char *name
     }
     if (!strcmp(name, "c") || !strcmp(name, "other")) return append_other(&set->alts);
     if (!strcmp(name, "space") || !strcmp(name, "whitespace")) return append_space(&set->items);
-    if (!strcmp(name, "word")) return append_word(&set->items);
+    if (!strcmp(name, "word")) return append_word(&set->items, true);
     if (!strcmp(name, "xdigit")) return put(&set->items, "0-9A-Fa-f");
     if (!strcmp(name, "punct")) return append_category(&set->items, "P") < 0 ? ERR_NOMEM : append_category(&set->items, "S");
     return pattern_refuse(in, at, "an unknown character property");
@@ -150,7 +152,7 @@ static int append_set(struct text_buf *out, struct set *s, bool neg) {
 }
 
 /* The escape at in->at into a set, negation included. 1, or 0 when it is not a set escape. */
-static int read_escape(struct pattern_input *in, struct set *out) {
+static int read_escape(struct pattern_input *in, bool in_class, struct set *out) {
     size_t at = in->at - 1;
     char c = in->s[in->at];
     bool neg = c >= 'A' && c <= 'Z';
@@ -159,7 +161,7 @@ static int read_escape(struct pattern_input *in, struct set *out) {
     switch (c | 0x20) {
     case 's': rc = append_space(&plain.items); break;
     case 'd': rc = append_category(&plain.items, "Nd"); break;
-    case 'w': rc = append_word(&plain.items); break;
+    case 'w': rc = append_word(&plain.items, in_class); break;
     case 'h': rc = put(&plain.items, "0-9A-Fa-f"); break;
     case 'p': {
         const char *open = in->s + in->at + 1;
@@ -194,7 +196,7 @@ static int read_escape(struct pattern_input *in, struct set *out) {
 
 int pattern_class_escape(struct pattern_input *in, struct text_buf *out) {
     struct set s = {0};
-    int rc = read_escape(in, &s);
+    int rc = read_escape(in, false, &s);
     /* A lone alternative is an atom already only when grouped: append_set groups it. */
     if (rc == 1 && append_set(out, &s, false) < 0) rc = ERR_NOMEM;
     set_clear(&s);
@@ -284,7 +286,7 @@ static int read_item(struct pattern_input *in, struct set *set) {
     }
     if (c == '\\' && at + 1 < in->len) {
         in->at++;
-        int rc = read_escape(in, set);
+        int rc = read_escape(in, true, set);
         if (rc != 0) return rc < 0 ? rc : 0;
         in->at--;
     }

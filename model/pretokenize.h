@@ -15,7 +15,6 @@ struct pretokenizer {
 };
 int  pretokenizer_read(const json_t *spec, struct pretokenizer *out, struct why *why); /* spec may be null; clear also after failure */
 void pretokenizer_clear(struct pretokenizer *p);
-bool pretokenizer_ends_in_bytes(const struct pretokenizer *p); /* every word is in the byte-level alphabet */
 
 typedef int (*pre_word_fn)(void *user, const char *s, size_t len);
 struct pre_work { /* of one thread; init with {0} and .user, .word */

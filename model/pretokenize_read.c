@@ -9,9 +9,8 @@
 
 static const char *const where = "tokenizer.json: pre_tokenizer";
 static const char gpt2_pattern[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
-/* The reference finds these words with another engine, whose \w lacks some of Latin-1 and has the joiners. */
-#define WORD "[\\w&&[^\\u00b2\\u00b3\\u00b9\\u00bc-\\u00be]]\\u200c\\u200d"
-static const char words_pattern[] = "[" WORD "]+|[^" WORD "\\s]+";
+/* The reference finds these words with another engine, to which joiners belong to words. */
+static const char words_pattern[] = "[\\w\\u200c\\u200d]+|[^\\w\\u200c\\u200d\\s]+";
 
 static int read_behaviour(const json_t *spec, bool needed, enum pre_behaviour *out, struct why *why) {
     static const char *const names[] = {"Isolated", "Removed", "Contiguous", "MergedWithPrevious", "MergedWithNext"};
@@ -147,14 +146,4 @@ void pretokenizer_clear(struct pretokenizer *p) {
     for (int i = 0; i < p->n; i++) pattern_close(p->stages[i].pattern);
     free(p->stages);
     *p = (struct pretokenizer){0};
-}
-
-/* Later stages only cut; none puts in other characters but metaspace. */
-bool pretokenizer_ends_in_bytes(const struct pretokenizer *p) {
-    bool bytes = false;
-    for (int i = 0; i < p->n; i++) {
-        if (p->stages[i].kind == PRE_BYTES) bytes = true;
-        if (p->stages[i].kind == PRE_METASPACE) bytes = false;
-    }
-    return bytes;
 }

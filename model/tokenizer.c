@@ -14,7 +14,6 @@
 
 #include "model/added.h"
 #include "model/bpe.h"
-#include "model/byte_level.h"
 #include "model/decoder.h"
 #include "model/json_field.h"
 #include "model/json_read.h"
@@ -150,13 +149,7 @@ static int read_all(const json_t *root, unsigned nul, struct tokenizer *t, struc
     if (rc == 0) rc = added_read(json_object_get(root, "added_tokens"), &t->bpe, &t->normalizer, &t->added, why);
     if (rc == 0) rc = decoder_read(json_object_get(root, "decoder"), &t->decoder, why);
     if (rc == 0) rc = read_post(json_object_get(root, "post_processor"), 1, t, why);
-    if (rc < 0) return rc;
-    if (pretokenizer_ends_in_bytes(&t->pretokenizer)) {
-        bool all = true;
-        for (int i = 0; i < 256; i++) all &= t->bpe.char_id[byte_level_char((unsigned char)i)] >= 0;
-        t->bpe.lossless |= all;
-    }
-    return 0;
+    return rc;
 }
 
 int tokenizer_parse(const char *json, size_t len, struct tokenizer **out, struct why *why) {

@@ -7,7 +7,7 @@
 #include <utf8proc.h>
 
 const struct unicode_range unicode_newer[] = {
-    {0x897, 0x897, "Mn", 'A'}, {0xcf3, 0xcf3, "Mc"}, {0xece, 0xece, "Mn"}, {0x1b4e, 0x1b4f, "Po"}, {0x1b7f, 0x1b7f, "Po"},
+    {0x897, 0x897, "Mn", 'A'}, {0xcf3, 0xcf3, "Mc"}, {0xece, 0xece, "Mn", 'O'}, {0x1b4e, 0x1b4f, "Po"}, {0x1b7f, 0x1b7f, "Po"},
     {0x1c89, 0x1c89, "Lu", 'C'}, {0x1c8a, 0x1c8a, "Ll", 'C'}, {0x2427, 0x2429, "So"}, {0x2ffc, 0x2fff, "So"},
     {0x31e4, 0x31e5, "So"}, {0x31ef, 0x31ef, "So"}, {0xa7cb, 0xa7cc, "Lu", 'L'}, {0xa7cd, 0xa7cd, "Ll", 'L'},
     {0xa7da, 0xa7da, "Lu", 'L'}, {0xa7db, 0xa7db, "Ll", 'L'}, {0xa7dc, 0xa7dc, "Lu", 'L'}, {0x105c0, 0x105f3, "Lo"},
@@ -19,7 +19,7 @@ const struct unicode_range unicode_newer[] = {
     {0x113bb, 0x113c0, "Mn"}, {0x113c2, 0x113c2, "Mc"}, {0x113c5, 0x113c5, "Mc"}, {0x113c7, 0x113ca, "Mc"},
     {0x113cc, 0x113cd, "Mc"}, {0x113ce, 0x113ce, "Mn"}, {0x113cf, 0x113cf, "Mc"}, {0x113d0, 0x113d0, "Mn"},
     {0x113d1, 0x113d1, "Lo"}, {0x113d2, 0x113d2, "Mn"}, {0x113d3, 0x113d3, "Lo"}, {0x113d4, 0x113d5, "Po"},
-    {0x113d7, 0x113d8, "Po"}, {0x113e1, 0x113e2, "Mn"}, {0x116d0, 0x116e3, "Nd"}, {0x11b00, 0x11b09, "Po"},
+    {0x113d7, 0x113d8, "Po"}, {0x113e1, 0x113e2, "Mn"}, {0x116d0, 0x116e3, "Nd"}, {0x1171e, 0x1171e, "Mc"}, {0x11b00, 0x11b09, "Po"},
     {0x11bc0, 0x11be0, "Lo"}, {0x11be1, 0x11be1, "Po"}, {0x11bf0, 0x11bf9, "Nd"}, {0x11f00, 0x11f01, "Mn"},
     {0x11f02, 0x11f02, "Lo"}, {0x11f03, 0x11f03, "Mc"}, {0x11f04, 0x11f10, "Lo"}, {0x11f12, 0x11f33, "Lo"},
     {0x11f34, 0x11f35, "Mc"}, {0x11f36, 0x11f3a, "Mn"}, {0x11f3e, 0x11f3f, "Mc"}, {0x11f40, 0x11f40, "Mn"},
@@ -135,7 +135,7 @@ bool unicode_is_mark(uint32_t cp) {
     if (cp < 0x300) return false;
     if (cp == 0x1cf2 || cp == 0x1cf3) return true;
     utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
-    return c >= UTF8PROC_CATEGORY_MN && c <= UTF8PROC_CATEGORY_ME && !WITHIN(late_marks, cp) && !newer(cp);
+    return c >= UTF8PROC_CATEGORY_MN && c <= UTF8PROC_CATEGORY_ME && !WITHIN(late_marks, cp) && (cp == 0x1171e || !newer(cp));
 }
 
 bool unicode_is_alnum(uint32_t cp) {
@@ -156,5 +156,5 @@ int unicode_lower(uint32_t cp, uint32_t out[2]) {
 }
 
 bool unicode_is_unnormalized(uint32_t cp) {
-    return cp >= 0x7fd && (WITHIN(late_marks, cp) || WITHIN(late_compat, cp) || newer(cp));
+    return cp >= 0x7fd && (cp == 0x11a7 /* one before the trailing Hangul letters: utf8proc loses it when composing */ || WITHIN(late_marks, cp) || WITHIN(late_compat, cp) || newer(cp));
 }

@@ -17,8 +17,8 @@ bool unicode_is_mark(uint32_t cp);     /* Mn, Mc, Me of the old edition */
 bool unicode_is_alnum(uint32_t cp);    /* L or N of utf8proc's edition: for refusing case-folding corner cases only */
 int  unicode_lower(uint32_t cp, uint32_t out[2]); /* full lower case without context: 1 or 2 code points */
 
-/* Characters newer than PCRE2's tables (Unicode 15 and 16), by general category, ascending. script: 0, or the first letter of
- * Han, hIragana, Latin, Arabic, Cyrillic for those that joined an old script. */
+/* Characters newer than PCRE2's tables (Unicode 15 and 16), by general category, ascending. script: 0, or the letter of Han,
+ * hIragana, Latin, Arabic, Cyrillic, laO for those that joined an old script. U+1171E moved from Mn to Mc. */
 struct unicode_range {
     uint32_t first, last;
     char category[3];
@@ -29,4 +29,4 @@ extern const int unicode_newer_count;
 
 enum unicode_form { UNICODE_NFC, UNICODE_NFD, UNICODE_NFKC, UNICODE_NFKD };
 int unicode_normalize(enum unicode_form form, const char *s, size_t len, struct text_buf *out); /* appends; 0 or ERR_NOMEM */
-bool unicode_is_unnormalized(uint32_t cp); /* the old normaliser passes it through untouched */
+bool unicode_is_unnormalized(uint32_t cp); /* passes through every form untouched */

@@ -1,0 +1,96 @@
+/* test_text_nomem.c - memory runs out at the n-th allocation, for every n until none is left to fail: reading a tokenizer, encoding,
+ * decoding, compiling and rendering a template answer ERR_NOMEM and leak nothing (a sanitizer build checks that).
+ *
+ * The linker routes allocations of Cadre's libraries through __wrap_*; those of jansson, PCRE2 and utf8proc are their own. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/chat_template.h"
+
+#include <check.h> /* last: it has a macro called fail */
+
+static long left = -1; /* allocations until the next one fails, once; -1: never */
+
+static bool refuse_now(void) { return left >= 0 && left-- == 0; }
+
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t n);
+void *__real_aligned_alloc(size_t align, size_t n);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t n);
+void *__wrap_aligned_alloc(size_t align, size_t n);
+void *__wrap_malloc(size_t n) { return refuse_now() ? NULL : __real_malloc(n); }
+void *__wrap_calloc(size_t n, size_t size) { return refuse_now() ? NULL : __real_calloc(n, size); }
+void *__wrap_realloc(void *p, size_t n) { return refuse_now() ? NULL : __real_realloc(p, n); }
+void *__wrap_aligned_alloc(size_t align, size_t n) { return refuse_now() ? NULL : __real_aligned_alloc(align, n); }
+
+static const char json[] =
+    "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2,\"\xe2\x96\x81\":3,\"\xe2\x96\x81\x61\":4},\"merges\":[\"a b\",\"\xe2\x96\x81 a\"]},"
+    "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFKC\"},{\"type\":\"Replace\",\"pattern\":{\"Regex\":\" +\"},\"content\":"
+    "\"\xe2\x96\x81\"},{\"type\":\"Prepend\",\"prepend\":\"\xe2\x96\x81\"}]},\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\"b\"},\"behavior\":"
+    "\"Contiguous\"},\"added_tokens\":[{\"id\":5,\"content\":\"<s>\",\"special\":true,\"single_word\":true},{\"id\":6,\"content\":\"a  b\"}],\"decoder\":"
+    "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"\xe2\x96\x81\"},\"content\":\" \"},{\"type\":\"ByteFallback\"},"
+    "{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},\"post_processor\":{\"type\":\"RobertaProcessing\",\"sep\":[\"<s>\",5],"
+    "\"cls\":[\"<s>\",5]}}";
+static const char template[] =
+    "{% macro m(x) %}[{{ x }}]{% endmacro %}{% set ns = namespace(n=0) %}{% for c in messages %}{% set ns.n = ns.n + 1 %}{{ m(c.content | trim ~ ns.n) }}"
+    "{{ c | tojson(indent=1) }}{{ c.content.split(',') | map('upper') | join('+') }}{% endfor %}{{ [1, 'a', {'k': (2.5,)}] }}";
+
+/* Neither may call Check while allocations fail: it allocates too. */
+static int use_tokenizer(struct why *why) {
+    char text[200];
+    struct tokenizer *t;
+    struct token_list ids = {0};
+    struct text_buf out = {0};
+    memset(text, 'a', sizeof text); /* long enough for the heap of pairs */
+    memcpy(text, "<s> a  b \xff e\xcc\x81 ", 15);
+    int rc = tokenizer_parse(json, sizeof json - 1, &t, why);
+    if (rc < 0) return rc;
+    rc = tokenizer_encode(t, text, sizeof text, true, true, 1000, &ids, why);
+    if (rc == 0) rc = tokenizer_decode(t, ids.ids, ids.len, false, &out);
+    token_list_clear(&ids);
+    text_buf_clear(&out);
+    tokenizer_close(t);
+    return rc;
+}
+
+static int use_template(struct why *why) {
+    struct chat_template *t;
+    struct text_buf out = {0};
+    struct chat_message m[2] = {{"user", "one,two"}, {"assistant", " three "}};
+    int rc = chat_template_compile(template, sizeof template - 1, &t, why);
+    if (rc < 0) return rc;
+    rc = chat_template_render(t, m, 2, true, 0, &out, why);
+    text_buf_clear(&out);
+    chat_template_close(t);
+    return rc;
+}
+
+START_TEST(every_allocation) {
+    long n = 0;
+    for (bool failed = true; failed; n++) {
+        struct why why = {""};
+        left = n;
+        int rc = _i ? use_template(&why) : use_tokenizer(&why);
+        failed = left < 0;
+        left = -1;
+        ck_assert_msg(rc == (failed ? ERR_NOMEM : 0), "allocation %ld: %s: %s", n, status_name(rc), why.text);
+    }
+    ck_assert_int_gt(n, 20);
+}
+END_TEST
+
+int main(void) {
+    Suite *suite = suite_create("text_nomem");
+    TCase *t = tcase_create("all");
+    tcase_set_timeout(t, 60);
+    tcase_add_loop_test(t, every_allocation, 0, 2); /* tokenizer; template */
+    suite_add_tcase(suite, t);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed != 0;
+}
