@@ -118,7 +118,8 @@ int prepare_open(const struct tokenizer *tokenizer, const struct chat_template *
                  struct prepare **out, struct why *why) {
     struct prepare *p = aligned_alloc(_Alignof(struct prepare), sizeof *p); /* its rings keep to their cache lines */
     if (!p) return fail(why, ERR_NOMEM, "out of memory for the tokenizer's thread");
-    *p = (struct prepare){.tokenizer = tokenizer, .chat = chat, .wake = {-1}, .done = {-1}, .most_jobs = jobs, .most_bytes = bytes};
+    *p = (struct prepare){
+        .tokenizer = tokenizer, .chat = chat, .wake = {-1}, .done = {-1}, .most_jobs = jobs, .most_bytes = bytes};
     if (bell_open(&p->wake) < 0 || bell_open(&p->done) < 0 ||
         ring_init(&p->in, sizeof(struct prepare_job *), (size_t)jobs) < 0 ||
         ring_init(&p->out, sizeof(struct prepare_job *), (size_t)jobs) < 0 ||

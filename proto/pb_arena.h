@@ -2,7 +2,7 @@
  *
  * Nothing is freed piece by piece, and once the largest usual message has been seen nothing is allocated. A small message can
  * unpack to a hundred times its size (a repeated message costs two bytes on the wire), so what one may unpack to is limited.
- * Callers may put their own arrays beside a message: pb_arena.in lives until the next unpack, pb_arena.out until the next reset.
+ * Callers may put their own arrays beside a message: what is in `in` lives until the next unpack, in `out` until its reset.
  * Owner: one thread. */
 #pragma once
 #include <protobuf-c/protobuf-c.h>
