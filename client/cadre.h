@@ -89,9 +89,9 @@ struct cadre_request {
     int has_seed;            /* 0: the server draws one and reports it */
     uint32_t max_tokens;
     int has_max_tokens;      /* 0: up to the model's context */
-    const char *const *stop; /* stop strings: the text ends before the first one */
+    const char *const *stop; /* at most 16 strings of up to 256 bytes: the text ends before the first one */
     size_t n_stop;
-    const int32_t *stop_ids;
+    const int32_t *stop_ids; /* at most 16 */
     size_t n_stop_ids;
     int ignore_eos;
     uint32_t logprobs;       /* 0 none; n + 1: the chosen token's and those of the n most likely, n <= 20 */

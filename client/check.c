@@ -5,7 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { MOST_STOPS = 64, MOST_LOGPROBS = 20 };
+enum { MOST_STOPS = 16, MOST_LOGPROBS = 20 };
 
 static int check_text(struct cadre_client *c, const char *what, const char *text, size_t len) {
     if (!len) len = strlen(text);

@@ -65,10 +65,15 @@ static int read_stops(struct client_port *p, const Cadre__V1__GenerateRequest *m
     return 0;
 }
 
+static int unreadable(const char *wanted, size_t len, struct why *why) {
+    return fail(why, ERR_INVALID, "the payload of %zu bytes is no %s, or takes more than %d MiB in memory", len, wanted,
+                REQUEST_BYTES >> 20);
+}
+
 int client_port_read_generate(struct client_port *p, const uint8_t *payload, size_t len, struct generate_request *out,
                               struct why *why) {
     const Cadre__V1__GenerateRequest *m = pb_arena_unpack(&p->pb, &cadre__v1__generate_request__descriptor, payload, len);
-    if (!m) return fail(why, ERR_INVALID, "the payload of %zu bytes is no GenerateRequest", len);
+    if (!m) return unreadable("GenerateRequest", len, why);
     *out = (struct generate_request){.max_tokens = m->max_tokens,
                                      .has_max_tokens = m->has_max_tokens,
                                      .stop_ids = m->stop_ids,
@@ -107,7 +112,7 @@ int client_port_read_generate(struct client_port *p, const uint8_t *payload, siz
 int client_port_read_tokenize(struct client_port *p, const uint8_t *payload, size_t len, struct tokenize_request *out,
                               struct why *why) {
     const Cadre__V1__TokenizeRequest *m = pb_arena_unpack(&p->pb, &cadre__v1__tokenize_request__descriptor, payload, len);
-    if (!m) return fail(why, ERR_INVALID, "the payload of %zu bytes is no TokenizeRequest", len);
+    if (!m) return unreadable("TokenizeRequest", len, why);
     *out = (struct tokenize_request){.input = m->chat ? INPUT_CHAT : INPUT_TEXT, .text = slice(m->text)};
     return m->chat ? read_chat(p, m->chat, &out->turns, &out->n_turns, why) : 0;
 }

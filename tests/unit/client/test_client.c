@@ -304,7 +304,7 @@ START_TEST(bad_requests) {
         {{.prompt = "x", .min_p = -1}, "min_p is -1"},
         {{.prompt = "x", .logprobs = 22}, "21 logprobs"},
         {{.prompt = "x", .stop = empty, .n_stop = 1}, "stop string must not be empty"},
-        {{.prompt = "x", .stop = one, .n_stop = 65}, "at most 64"},
+        {{.prompt = "x", .stop = one, .n_stop = 17}, "at most 16"},
         {{.prompt = "caf\xe9"}, "the prompt is not valid UTF-8: byte 3 is 0xe9"},
         {{.prompt = "\xed\xa0\x80"}, "not valid UTF-8: byte 0"},
         {{.prompt = "\xf4\x90\x80\x80"}, "not valid UTF-8"},
