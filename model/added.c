@@ -83,7 +83,8 @@ static int read_token(const json_t *v, struct added_token *a, int64_t *id, struc
     if (rc == 0) rc = json_field_bool(v, where, "lstrip", false, &a->lstrip, why);
     if (rc == 0) rc = json_field_bool(v, where, "rstrip", false, &a->rstrip, why);
     if (rc < 0) return rc;
-    if (t.len > ADDED_MAX_BYTES) return fail(why, ERR_TOO_LARGE, "%s: '%.60s...' has more than %d bytes", where, t.s, ADDED_MAX_BYTES);
+    if (t.len > ADDED_MAX_BYTES)
+        return fail(why, ERR_TOO_LARGE, "%s: '%.60s...' has more than %d bytes", where, t.s, ADDED_MAX_BYTES);
     a->content = malloc(t.len + 1);
     if (!a->content) return fail(why, ERR_NOMEM, "%s: out of memory", where);
     memcpy(a->content, t.s, t.len + 1);
@@ -115,14 +116,17 @@ static int build_tries(struct added_set *s, struct why *why) {
         const struct added_token *a = &s->tokens[i];
         *(a->normalized ? &normal : &raw) += a->normal ? a->normal_len : a->content_len;
     }
-    if (trie_open(&s->raw, raw) < 0 || trie_open(&s->normal, normal) < 0) return fail(why, ERR_NOMEM, "%s: out of memory", where);
+    if (trie_open(&s->raw, raw) < 0 || trie_open(&s->normal, normal) < 0)
+        return fail(why, ERR_NOMEM, "%s: out of memory", where);
     bool words = false;
     for (int i = 0; i < s->n; i++) {
         const struct added_token *a = &s->tokens[i];
         words |= a->single_word;
         int rc = trie_add(a->normalized ? &s->normal : &s->raw, a->normal ? a->normal : a->content,
                           a->normal ? a->normal_len : a->content_len, i);
-        if (rc < 0) return fail(why, ERR_INVALID, "%s: '%.60s' is listed twice, or normalises to the same as another", where, a->content);
+        if (rc < 0)
+            return fail(why, ERR_INVALID, "%s: '%.60s' is listed twice, or normalises to the same as another", where,
+                        a->content);
     }
     static const char word[] = "[\\w\\u200c\\u200d]";
     return words ? pattern_open(word, sizeof word - 1, &s->word, why) : 0;
@@ -150,10 +154,12 @@ int added_read(const json_t *list, const struct bpe *b, const struct normalizer 
         a->id = bpe_id(b, a->content, a->content_len);
         if (a->id < 0) a->id = next++;
         if (a->id != id)
-            rc = fail(why, ERR_INVALID, "%s: '%.60s' has id %lld in the list, but loads as %d: its text is %s", where, a->content,
-                      (long long)id, a->id, a->id < b->count ? "in the vocabulary" : "not in the vocabulary, whose size gives the id");
+            rc = fail(why, ERR_INVALID, "%s: '%.60s' has id %lld in the list, but loads as %d: its text is %s", where,
+                      a->content, (long long)id, a->id,
+                      a->id < b->count ? "in the vocabulary" : "not in the vocabulary, whose size gives the id");
         else if (id < b->size && bpe_id(b, a->content, a->content_len) < 0 && b->tokens[id].s)
-            rc = fail(why, ERR_INVALID, "%s: '%.60s' takes id %lld from '%.60s'", where, a->content, (long long)id, b->tokens[id].s);
+            rc = fail(why, ERR_INVALID, "%s: '%.60s' takes id %lld from '%.60s'", where, a->content, (long long)id,
+                      b->tokens[id].s);
         if (rc == 0 && a->normalized) rc = find_normal_form(a, n, w, why);
     }
     if (w) normal_work_clear(w);
@@ -247,7 +253,8 @@ int added_cut_run(const struct added_cut *c, const char *s, size_t len) {
         }
         if (a->rstrip) to = space_after(s, len, to);
         int rc = done < from ? c->piece(c->user, s + done, from - done, done, NULL) : 0;
-        if (rc == 0 && from < to) rc = c->piece(c->user, s + from, to - from, from, a); /* else stripped away by the one before */
+        if (rc == 0 && from < to)
+            rc = c->piece(c->user, s + from, to - from, from, a); /* else stripped away by the one before */
         if (rc < 0) return rc;
         done = to;
     }

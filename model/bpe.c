@@ -25,11 +25,11 @@ struct cached { /* 64 bytes */
 };
 struct bpe_work {
     const struct bpe *b;
-    int32_t *ids;       /* the word as its first symbols, then as tokens */
+    int32_t *ids; /* the word as its first symbols, then as tokens */
     size_t ids_cap;
     struct symbol *sym; /* long words only */
     size_t sym_cap;
-    uint64_t *heap;     /* rank << 32 | position */
+    uint64_t *heap; /* rank << 32 | position */
     size_t heap_len, heap_cap;
     struct cached *cache; /* [CACHE_SLOTS] or NULL */
 };

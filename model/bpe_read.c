@@ -60,7 +60,8 @@ static int read_vocab(const json_t *vocab, unsigned nul, struct bpe *b, struct w
     json_object_foreach((json_t *)vocab, key, value) {
         int64_t id = json_is_integer(value) ? json_integer_value(value) : -1;
         if (id < 0 || id >= BPE_MAX_ID)
-            return fail(why, ERR_INVALID, "%s: the id of token '%.60s' must be an integer from 0 to %d", where, key, BPE_MAX_ID - 1);
+            return fail(why, ERR_INVALID, "%s: the id of token '%.60s' must be an integer from 0 to %d", where, key,
+                        BPE_MAX_ID - 1);
         if (id > top) top = id;
         bytes += strlen(key) + 1;
     }
@@ -125,7 +126,8 @@ static int read_merge(const json_t *m, size_t rank, struct bpe *b, char *joined,
         return fail(why, ERR_INVALID, "%s: merge %zu joins '%.*s', which is not in the vocabulary", where, rank,
                     left < 0 ? (int)x.len : (int)y.len, left < 0 ? x.s : y.s);
     if (x.len + y.len > (size_t)b->longest)
-        return fail(why, ERR_INVALID, "%s: merge %zu makes '%.60s%.60s', which is not in the vocabulary", where, rank, x.s, y.s);
+        return fail(why, ERR_INVALID, "%s: merge %zu makes '%.60s%.60s', which is not in the vocabulary", where, rank, x.s,
+                    y.s);
     memcpy(joined, x.s, x.len);
     memcpy(joined + x.len, y.s, y.len);
     int32_t id = bpe_id(b, joined, x.len + y.len);

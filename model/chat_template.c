@@ -53,7 +53,8 @@ static int read_json(const char *dir, const char *name, json_t **out, struct why
     char path[4096], *text;
     size_t len;
     *out = NULL;
-    if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path) return fail(why, ERR_INVALID, "%.200s: path too long", dir);
+    if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path)
+        return fail(why, ERR_INVALID, "%.200s: path too long", dir);
     int rc = json_read_bytes(path, MAX_FILE_BYTES, &text, &len, why);
     if (rc < 0) return rc == ERR_NOT_FOUND ? 0 : rc;
     json_error_t e;
@@ -89,7 +90,8 @@ static int template_of(const json_t *config, struct text_span *out, struct why *
 
 /* Special tokens that a template may print, as text or {"content": text}; the second file fills what the first leaves out. */
 static int read_specials(const json_t *config, const json_t *map, struct chat_template *t, struct why *why) {
-    static const char *const names[] = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
+    static const char *const names[] = {"bos_token", "eos_token", "unk_token", "sep_token",
+                                        "pad_token", "cls_token", "mask_token"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         const json_t *v = json_object_get(config, names[i]);
         if (!v) v = json_object_get(map, names[i]);
@@ -110,7 +112,8 @@ int chat_template_open(const char *dir, struct chat_template **out, struct why *
     char path[4096], *file = NULL;
     struct text_span source = {0};
     struct chat_template *t = NULL;
-    if (snprintf(path, sizeof path, "%s/chat_template.jinja", dir) >= (int)sizeof path) return fail(why, ERR_INVALID, "%.200s: path too long", dir);
+    if (snprintf(path, sizeof path, "%s/chat_template.jinja", dir) >= (int)sizeof path)
+        return fail(why, ERR_INVALID, "%.200s: path too long", dir);
     int rc = read_json(dir, "tokenizer_config.json", &config, why);
     if (rc >= 0) rc = read_json(dir, "special_tokens_map.json", &map, why);
     if (rc >= 0) rc = json_read_bytes(path, MAX_FILE_BYTES, &file, &source.len, why);
@@ -118,7 +121,10 @@ int chat_template_open(const char *dir, struct chat_template **out, struct why *
         source.s = file;
     } else if (rc == ERR_NOT_FOUND) {
         rc = template_of(config, &source, why);
-        if (rc == 0) rc = fail(why, ERR_NOT_FOUND, "%.300s: no chat template: neither chat_template.jinja nor 'chat_template' in tokenizer_config.json", dir);
+        if (rc == 0)
+            rc =
+                fail(why, ERR_NOT_FOUND,
+                     "%.300s: no chat template: neither chat_template.jinja nor 'chat_template' in tokenizer_config.json", dir);
     }
     if (rc >= 0) rc = chat_template_compile(source.s, source.len, &t, why);
     if (rc == 0) rc = read_specials(config, map, t, why);
@@ -161,7 +167,8 @@ static int finish_run(struct jinja_run *r, int rc, const struct chat_template *t
     int flow = 0;
     r->steps = 0;
     if (rc == 0) rc = jinja_exec(r, t->jinja.body, &flow);
-    if (rc == 0 && text_buf_append(out, text->data, text->len) < 0) rc = fail(r->why, ERR_NOMEM, "out of memory rendering the chat template");
+    if (rc == 0 && text_buf_append(out, text->data, text->len) < 0)
+        rc = fail(r->why, ERR_NOMEM, "out of memory rendering the chat template");
     arena_clear(&r->arena);
     text_buf_clear(text);
     return rc;
@@ -201,7 +208,8 @@ static int from_json(struct jinja_run *r, const json_t *j, int depth, struct jv 
     size_t i;
     int rc = 0;
     r->steps = 0;
-    if (depth > MAX_JSON_DEPTH) return fail(r->why, ERR_TOO_LARGE, "the variables of the chat template nest deeper than %d", MAX_JSON_DEPTH);
+    if (depth > MAX_JSON_DEPTH)
+        return fail(r->why, ERR_TOO_LARGE, "the variables of the chat template nest deeper than %d", MAX_JSON_DEPTH);
     switch (json_typeof(j)) {
     case JSON_NULL: *out = jv_none(); return 0;
     case JSON_TRUE:

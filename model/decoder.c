@@ -22,10 +22,10 @@ struct decode_stage {
     struct pattern *pattern; /* REPLACE of single strings */
     char *find, *put;        /* REPLACE: find NULL for a regular expression */
     size_t find_len, put_len;
-    uint32_t *fail;          /* [find_len + 1] REPLACE when joined: longest border of each prefix of find */
-    uint32_t ch;             /* STRIP, METASPACE */
-    size_t start, stop;      /* STRIP */
-    bool drop_first;         /* METASPACE: marks of the first string vanish */
+    uint32_t *fail;     /* [find_len + 1] REPLACE when joined: longest border of each prefix of find */
+    uint32_t ch;        /* STRIP, METASPACE */
+    size_t start, stop; /* STRIP */
+    bool drop_first;    /* METASPACE: marks of the first string vanish */
 };
 struct stage_state {
     struct utf8_stream utf8;
@@ -57,7 +57,8 @@ static int read_char(const json_t *spec, const char *key, uint32_t *ch, struct w
     struct text_span t;
     int rc = json_field_need_text(spec, where, key, &t, why);
     if (rc < 0) return rc;
-    if (!t.len || (size_t)utf8_next(t.s, ch) != t.len) return fail(why, ERR_INVALID, "%s: '%s' must be one character", where, key);
+    if (!t.len || (size_t)utf8_next(t.s, ch) != t.len)
+        return fail(why, ERR_INVALID, "%s: '%s' must be one character", where, key);
     return 0;
 }
 
@@ -107,8 +108,8 @@ static int read_one(const json_t *spec, const char *type, struct decode_stage *s
     static const struct {
         const char *type;
         enum kind kind;
-    } kinds[] = {{"ByteLevel", BYTES}, {"Fuse", FUSE}, {"ByteFallback", FALLBACK}, {"Replace", REPLACE}, {"Strip", STRIP},
-                 {"Metaspace", METASPACE}};
+    } kinds[] = {{"ByteLevel", BYTES}, {"Fuse", FUSE},   {"ByteFallback", FALLBACK},
+                 {"Replace", REPLACE}, {"Strip", STRIP}, {"Metaspace", METASPACE}};
     size_t i = 0, n = sizeof kinds / sizeof kinds[0];
     while (i < n && strcmp(kinds[i].type, type)) i++;
     if (i == n) return fail(why, ERR_UNSUPPORTED, "%s: type '%.60s' is not known", where, type);
@@ -125,7 +126,8 @@ static int read_one(const json_t *spec, const char *type, struct decode_stage *s
 
 static int read_stages(const json_t *spec, int depth, struct decoder *out, struct why *why) {
     struct text_span type;
-    if (depth > PIPELINE_MAX_NESTING) return fail(why, ERR_INVALID, "%s: sequences nest deeper than %d", where, PIPELINE_MAX_NESTING);
+    if (depth > PIPELINE_MAX_NESTING)
+        return fail(why, ERR_INVALID, "%s: sequences nest deeper than %d", where, PIPELINE_MAX_NESTING);
     if (!json_is_object(spec)) return fail(why, ERR_INVALID, "%s: every stage must be an object", where);
     int rc = json_field_need_text(spec, where, "type", &type, why);
     if (rc < 0) return rc;

@@ -219,12 +219,13 @@ int  jinja_node_new(struct jinja_parser *p, enum jinja_kind kind, struct jinja_n
 bool jinja_at(const struct jinja_parser *p, const char *op_or_name); /* the current token is this operator or name */
 bool jinja_skip(struct jinja_parser *p, const char *op_or_name);
 int  jinja_expect(struct jinja_parser *p, const char *op_or_name);
+int  jinja_unexpected(struct jinja_parser *p, const char *wanted);   /* refuses the current token */
+int  jinja_take_name(struct jinja_parser *p, struct jv_str **out);
+int  jinja_enter(struct jinja_parser *p);                            /* one level deeper; p->nesting-- on the way back */
 int  jinja_expression(struct jinja_parser *p, struct jinja_node **out);
 int  jinja_tuple(struct jinja_parser *p, bool conditional, const char *stop, struct jinja_node **out);
-int  jinja_target(struct jinja_parser *p, bool namespaces, struct jinja_node **out); /* for, set, with */
 int  jinja_filters(struct jinja_parser *p, struct jinja_node *on, struct jinja_node **out); /* zero or more |filter */
 int  jinja_filter_one(struct jinja_parser *p, struct jinja_node *on, struct jinja_node **out);
-int  jinja_params(struct jinja_parser *p, struct jinja_node **out);
 
 /* ---- running ---- */
 

@@ -104,7 +104,8 @@ int jv_getitem(struct jinja_run *r, struct jv v, struct jv key, struct jv *out) 
 }
 
 /* Python's slice.indices. False when a bound is no integer. */
-static int bounds_of(struct jinja_run *r, const struct jv b[3], int64_t n, int64_t *start, int64_t *stop, int64_t *step, bool *valid) {
+static int bounds_of(struct jinja_run *r, const struct jv b[3], int64_t n, int64_t *start, int64_t *stop, int64_t *step,
+                     bool *valid) {
     int64_t v;
     *valid = true;
     *step = 1;
@@ -159,8 +160,10 @@ int jv_slice(struct jinja_run *r, struct jv v, const struct jv bounds[3], struct
     if (rc == 0) rc = bounds_of(r, bounds, n, &start, &stop, &step, &valid);
     if (rc < 0) return rc;
     if (!valid) return jv_undefined_at(r, v, jv_none(), out);
-    int64_t count = step > 0 ? (stop > start ? (stop - start - 1) / step + 1 : 0) : (start > stop ? (start - stop - 1) / -step + 1 : 0);
-    if (v.type == JV_STR && step == 1 && v.u.s->chars == v.u.s->len) return jv_str(r, v.u.s->s + (count ? start : 0), (size_t)count, out);
+    int64_t count =
+        step > 0 ? (stop > start ? (stop - start - 1) / step + 1 : 0) : (start > stop ? (start - stop - 1) / -step + 1 : 0);
+    if (v.type == JV_STR && step == 1 && v.u.s->chars == v.u.s->len)
+        return jv_str(r, v.u.s->s + (count ? start : 0), (size_t)count, out);
     if (v.type == JV_STR) return slice_text(r, v.u.s, count ? start : 0, step, count, out);
     rc = jv_list_new(r, v.type, (size_t)count, out);
     for (int64_t i = 0; i < count && rc == 0; i++) out->u.list->v[i] = v.u.list->v[start + i * step];

@@ -6,7 +6,8 @@
 
 #include "model/jinja.h"
 
-int jinja_take_args(struct jinja_run *r, const char *what, const struct jinja_args *a, const char *const *names, struct jv *slot, bool *given) {
+int jinja_take_args(struct jinja_run *r, const char *what, const struct jinja_args *a, const char *const *names,
+                    struct jv *slot, bool *given) {
     int n = 0;
     for (; names[n]; n++) {
         slot[n] = (struct jv){.type = JV_UNDEFINED};
@@ -36,7 +37,8 @@ static int run_range(struct jinja_run *r, const struct jinja_args *a, struct jv 
             return jinja_fail(r, ERR_INVALID, "'%s' object cannot be interpreted as an integer", jv_type_name(a->v[i]));
     }
     if (!v[2]) return jinja_fail(r, ERR_INVALID, "range() arg 3 must not be zero");
-    if (v[0] < -(1LL << 60) || v[0] > 1LL << 60 || v[1] < -(1LL << 60) || v[1] > 1LL << 60 || v[2] < -(1LL << 60) || v[2] > 1LL << 60)
+    if (v[0] < -(1LL << 60) || v[0] > 1LL << 60 || v[1] < -(1LL << 60) || v[1] > 1LL << 60 || v[2] < -(1LL << 60) ||
+        v[2] > 1LL << 60)
         return jinja_fail(r, ERR_TOO_LARGE, "range() with bounds beyond 2^60");
     int64_t n = v[2] > 0 ? (v[1] > v[0] ? (v[1] - v[0] - 1) / v[2] + 1 : 0) : (v[0] > v[1] ? (v[0] - v[1] - 1) / -v[2] + 1 : 0);
     if (n > JINJA_MAX_RANGE) return jinja_fail(r, ERR_TOO_LARGE, "range too big: more than %d elements", JINJA_MAX_RANGE);
@@ -51,13 +53,15 @@ static int dict_from(struct jinja_run *r, struct jv from, struct jv_dict *to) {
     struct jv_list pairs, pair;
     int rc = jv_need_defined(r, from);
     if (rc == 0 && from.type == JV_DICT) {
-        for (size_t i = 0; i < from.u.dict->n && rc == 0; i++) rc = jv_dict_put(r, to, from.u.dict->p[i].k, from.u.dict->p[i].v);
+        for (size_t i = 0; i < from.u.dict->n && rc == 0; i++)
+            rc = jv_dict_put(r, to, from.u.dict->p[i].k, from.u.dict->p[i].v);
         return rc;
     }
     if (rc == 0) rc = jv_elements(r, from, &pairs);
     for (size_t i = 0; rc == 0 && i < pairs.n; i++) {
         rc = jv_elements(r, pairs.v[i], &pair);
-        if (rc == 0 && pair.n != 2) rc = jinja_fail(r, ERR_INVALID, "a dictionary is made of pairs, not of %zu elements", pair.n);
+        if (rc == 0 && pair.n != 2)
+            rc = jinja_fail(r, ERR_INVALID, "a dictionary is made of pairs, not of %zu elements", pair.n);
         if (rc == 0) rc = jv_dict_put(r, to, pair.v[0], pair.v[1]);
     }
     return rc;
@@ -100,9 +104,11 @@ static int run_strftime(struct jinja_run *r, const struct jinja_args *a, struct 
     time_t now = (time_t)r->now;
     size_t n = 0;
     for (size_t i = 0; i < f->len; i++) {
-        if (n + 2 >= sizeof format || !f->s[i]) return jinja_fail(r, ERR_UNSUPPORTED, "strftime_now() with a long or odd format");
+        if (n + 2 >= sizeof format || !f->s[i])
+            return jinja_fail(r, ERR_UNSUPPORTED, "strftime_now() with a long or odd format");
         char next = f->s[i] == '%' ? f->s[i + 1] : 0;
-        if (f->s[i] == '%' && (!next || strchr("fsEO", next))) return jinja_fail(r, ERR_UNSUPPORTED, "strftime_now('%%%c') is not supported", next);
+        if (f->s[i] == '%' && (!next || strchr("fsEO", next)))
+            return jinja_fail(r, ERR_UNSUPPORTED, "strftime_now('%%%c') is not supported", next);
         if (next) i++;
         if (next == 'z' || next == 'Z') continue; /* a time without zone prints neither */
         format[n++] = next ? '%' : f->s[i];
@@ -115,8 +121,11 @@ static int run_strftime(struct jinja_run *r, const struct jinja_args *a, struct 
 }
 
 const struct jinja_function *jinja_function_find(const char *name, size_t len) {
-    static const struct jinja_function functions[] = {{"range", run_range}, {"namespace", run_namespace}, {"dict", run_dict},
-                                                      {"raise_exception", run_raise}, {"strftime_now", run_strftime}};
+    static const struct jinja_function functions[] = {{"range", run_range},
+                                                      {"namespace", run_namespace},
+                                                      {"dict", run_dict},
+                                                      {"raise_exception", run_raise},
+                                                      {"strftime_now", run_strftime}};
     for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++)
         if (strlen(functions[i].name) == len && !memcmp(functions[i].name, name, len)) return &functions[i];
     return NULL;

@@ -27,7 +27,8 @@ void *jinja_alloc(struct jinja_run *r, size_t bytes) {
 }
 
 int jinja_oom(struct jinja_run *r) {
-    return r->starved ? jinja_fail(r, ERR_NOMEM, "out of memory") : jinja_fail(r, ERR_TOO_LARGE, "more than %d MiB of values", JINJA_MAX_MEMORY >> 20);
+    return r->starved ? jinja_fail(r, ERR_NOMEM, "out of memory")
+                      : jinja_fail(r, ERR_TOO_LARGE, "more than %d MiB of values", JINJA_MAX_MEMORY >> 20);
 }
 
 int jinja_append(struct jinja_run *r, struct text_buf *b, const char *s, size_t len) {
@@ -224,8 +225,10 @@ static int sign(struct jinja_run *r, const struct jinja_node *n, struct jv *out)
         return 0;
     }
     if (!jv_integral(*out, &i))
-        return jinja_fail(r, ERR_INVALID, "bad operand type for unary %c: '%s'", n->kind == JN_NEG ? '-' : '+', jv_type_name(*out));
-    if (n->kind == JN_NEG && __builtin_sub_overflow(0, i, &i)) return jinja_fail(r, ERR_UNSUPPORTED, "integers beyond 64 bits are not supported");
+        return jinja_fail(r, ERR_INVALID, "bad operand type for unary %c: '%s'", n->kind == JN_NEG ? '-' : '+',
+                          jv_type_name(*out));
+    if (n->kind == JN_NEG && __builtin_sub_overflow(0, i, &i))
+        return jinja_fail(r, ERR_UNSUPPORTED, "integers beyond 64 bits are not supported");
     *out = jv_int(i);
     return 0;
 }

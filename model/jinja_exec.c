@@ -32,7 +32,8 @@ static int assign_attr(struct jinja_run *r, const struct jinja_node *target, str
     r->node = target;
     if (rc < 0) return rc;
     if (ns.type != JV_NAMESPACE) return jinja_fail(r, ERR_INVALID, "cannot assign attribute on non-namespace object");
-    if (target->name->s[0] == '_') return jinja_fail(r, ERR_INVALID, "a namespace cannot hold '%.60s': it begins with an underscore", target->name->s);
+    if (target->name->s[0] == '_')
+        return jinja_fail(r, ERR_INVALID, "a namespace cannot hold '%.60s': it begins with an underscore", target->name->s);
     return jv_dict_put(r, ns.u.dict, jv_of_str(target->name), v);
 }
 
@@ -45,7 +46,8 @@ int jinja_assign(struct jinja_run *r, const struct jinja_node *target, struct jv
     if (!jv_iterable(v)) return jinja_fail(r, ERR_INVALID, "cannot unpack non-iterable %s object", jv_type_name(v));
     int rc = jv_elements(r, v, &l);
     if (rc == 0 && l.n > wanted) rc = jinja_fail(r, ERR_INVALID, "too many values to unpack (expected %zu)", wanted);
-    if (rc == 0 && l.n < wanted) rc = jinja_fail(r, ERR_INVALID, "not enough values to unpack (expected %zu, got %zu)", wanted, l.n);
+    if (rc == 0 && l.n < wanted)
+        rc = jinja_fail(r, ERR_INVALID, "not enough values to unpack (expected %zu, got %zu)", wanted, l.n);
     size_t k = 0;
     for (const struct jinja_node *i = target->list; i && rc == 0; i = i->next) rc = jinja_assign(r, i, l.v[k++]);
     return rc;
@@ -249,7 +251,8 @@ static int exec_with(struct jinja_run *r, const struct jinja_node *n, int *flow)
     return rc;
 }
 
-static int bind_param(struct jinja_run *r, const struct jinja_node *p, const struct jinja_args *a, int at, int *used, struct jv *out) {
+static int bind_param(struct jinja_run *r, const struct jinja_node *p, const struct jinja_args *a, int at, int *used,
+                      struct jv *out) {
     if (at < a->n) {
         *out = a->v[at];
         return 0;
@@ -285,8 +288,10 @@ static int call_macro(struct jinja_run *r, const struct jinja_macro *m, const st
         if (rc == 0) rc = jinja_bind(r, scope, p->name, v);
     }
     r->scope = saved;
-    if (rc == 0 && a->n > at) rc = jinja_fail(r, ERR_INVALID, "macro '%.60s' takes not more than %d argument(s)", n->name->s, at);
-    if (rc == 0 && used < a->n_keys) rc = jinja_fail(r, ERR_INVALID, "macro '%.60s' takes no such keyword argument", n->name->s);
+    if (rc == 0 && a->n > at)
+        rc = jinja_fail(r, ERR_INVALID, "macro '%.60s' takes not more than %d argument(s)", n->name->s, at);
+    if (rc == 0 && used < a->n_keys)
+        rc = jinja_fail(r, ERR_INVALID, "macro '%.60s' takes no such keyword argument", n->name->s);
     if (rc == 0) rc = captured(r, scope, n->list, out);
     r->macro_depth--;
     return rc;
@@ -315,16 +320,10 @@ static int exec_one(struct jinja_run *r, const struct jinja_node *n, int *flow) 
     int rc;
     switch (n->kind) {
     case JN_TEXT: return jinja_append(r, r->out, n->name->s, n->name->len);
-    case JN_PRINT:
-        rc = jinja_eval(r, n->a, &v);
-        return rc < 0 ? rc : jv_print(r, v, r->out);
-    case JN_IF:
-        rc = jinja_eval(r, n->a, &v);
-        return rc < 0 ? rc : jinja_exec(r, jv_truth(v) ? n->list : n->c, flow);
+    case JN_PRINT: rc = jinja_eval(r, n->a, &v); return rc < 0 ? rc : jv_print(r, v, r->out);
+    case JN_IF: rc = jinja_eval(r, n->a, &v); return rc < 0 ? rc : jinja_exec(r, jv_truth(v) ? n->list : n->c, flow);
     case JN_FOR: return exec_for(r, n, flow);
-    case JN_SET:
-        rc = jinja_eval(r, n->b, &v);
-        return rc < 0 ? rc : jinja_assign(r, n->a, v);
+    case JN_SET: rc = jinja_eval(r, n->b, &v); return rc < 0 ? rc : jinja_assign(r, n->a, v);
     case JN_SET_BLOCK:
     case JN_FILTER_BLOCK:
     case JN_SCOPE: return exec_block(r, n);

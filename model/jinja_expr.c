@@ -36,21 +36,22 @@ bool jinja_skip(struct jinja_parser *p, const char *what) {
     return true;
 }
 
-static int unexpected(struct jinja_parser *p, const char *wanted) {
+int jinja_unexpected(struct jinja_parser *p, const char *wanted) {
     const struct jinja_token *t = p->t;
     if (t->type == JT_END) return jinja_refuse(p, t->line, ERR_INVALID, "unexpected end of template, wanted %s", wanted);
-    if (t->type == JT_PRINT_END || t->type == JT_BLOCK_END) return jinja_refuse(p, t->line, ERR_INVALID, "unexpected end of tag, wanted %s", wanted);
+    if (t->type == JT_PRINT_END || t->type == JT_BLOCK_END)
+        return jinja_refuse(p, t->line, ERR_INVALID, "unexpected end of tag, wanted %s", wanted);
     return jinja_refuse(p, t->line, ERR_INVALID, "unexpected '%.*s', wanted %s", t->len > 60 ? 60 : (int)t->len, t->s, wanted);
 }
 
 int jinja_expect(struct jinja_parser *p, const char *what) {
     char quoted[40];
     snprintf(quoted, sizeof quoted, "'%s'", what);
-    return jinja_skip(p, what) ? 0 : unexpected(p, quoted);
+    return jinja_skip(p, what) ? 0 : jinja_unexpected(p, quoted);
 }
 
-static int take_name(struct jinja_parser *p, struct jv_str **out) {
-    if (p->t->type != JT_NAME) return unexpected(p, "a name");
+int jinja_take_name(struct jinja_parser *p, struct jv_str **out) {
+    if (p->t->type != JT_NAME) return jinja_unexpected(p, "a name");
     struct jv_str *s = arena_alloc(p->arena, sizeof *s + p->t->len + 1);
     if (!s) return fail(p->why, ERR_NOMEM, "out of memory compiling the chat template");
     s->len = s->chars = p->t->len;
@@ -60,7 +61,7 @@ static int take_name(struct jinja_parser *p, struct jv_str **out) {
     return 0;
 }
 
-static int enter(struct jinja_parser *p) {
+int jinja_enter(struct jinja_parser *p) {
     if (++p->nesting > JINJA_MAX_NESTING) return jinja_refuse(p, p->t->line, ERR_TOO_LARGE, "nesting too deep");
     return 0;
 }
@@ -75,7 +76,7 @@ static int or_expression(struct jinja_parser *p, struct jinja_node **out);
 static int postfix(struct jinja_parser *p, struct jinja_node *on, struct jinja_node **out);
 
 int jinja_expression(struct jinja_parser *p, struct jinja_node **out) {
-    int rc = enter(p);
+    int rc = jinja_enter(p);
     if (rc == 0) rc = or_expression(p, out);
     while (rc == 0 && jinja_at(p, "if")) {
         struct jinja_node *n;
@@ -99,12 +100,13 @@ static int call_args(struct jinja_parser *p, struct jinja_node **list) {
         int rc = n ? jinja_expect(p, ",") : 0;
         if (rc < 0) return rc;
         if (n && jinja_at(p, ")")) break;
-        if (jinja_at(p, "*") || jinja_at(p, "**")) return jinja_refuse(p, line, ERR_UNSUPPORTED, "arguments by * or ** are not supported");
+        if (jinja_at(p, "*") || jinja_at(p, "**"))
+            return jinja_refuse(p, line, ERR_UNSUPPORTED, "arguments by * or ** are not supported");
         if (++n > JINJA_MAX_ARGS) return jinja_refuse(p, line, ERR_TOO_LARGE, "more than %d arguments", JINJA_MAX_ARGS);
         struct jinja_node *a;
         if (p->t->type == JT_NAME && is_token(p->t + 1, "=")) {
             rc = jinja_node_new(p, JN_KEYWORD, &a);
-            if (rc == 0) rc = take_name(p, &a->name);
+            if (rc == 0) rc = jinja_take_name(p, &a->name);
             p->t++;
             if (rc == 0) rc = jinja_expression(p, &a->a);
             keywords = true;
@@ -174,7 +176,7 @@ static int primary(struct jinja_parser *p, struct jinja_node **out) {
         p->t++;
         return 0;
     }
-    if (t->type != JT_NAME) return unexpected(p, "an expression");
+    if (t->type != JT_NAME) return jinja_unexpected(p, "an expression");
     if (is_token(t, "true") || is_token(t, "True") || is_token(t, "false") || is_token(t, "False")) {
         n->value = jv_bool((t->s[0] | 0x20) == 't');
         p->t++;
@@ -185,10 +187,11 @@ static int primary(struct jinja_parser *p, struct jinja_node **out) {
         p->t++;
         return 0;
     }
-    if (jinja_name_refused(t->s, t->len) || (p->in_macro && (is_token(t, "varargs") || is_token(t, "kwargs") || is_token(t, "caller"))))
+    if (jinja_name_refused(t->s, t->len) ||
+        (p->in_macro && (is_token(t, "varargs") || is_token(t, "kwargs") || is_token(t, "caller"))))
         return jinja_refuse(p, t->line, ERR_UNSUPPORTED, "'%.*s' is not supported", (int)t->len, t->s);
     n->kind = JN_NAME;
-    return take_name(p, &n->name);
+    return jinja_take_name(p, &n->name);
 }
 
 static int subscript_part(struct jinja_parser *p, struct jinja_node **out) {
@@ -210,7 +213,7 @@ static int subscript(struct jinja_parser *p, struct jinja_node **out) { /* behin
         if (rc == 0 && jinja_skip(p, ":")) rc = subscript_part(p, &n->c);
         *out = n;
     }
-    if (rc == 0 && !*out) return unexpected(p, "an index");
+    if (rc == 0 && !*out) return jinja_unexpected(p, "an index");
     if (rc == 0 && jinja_at(p, ",")) return jinja_refuse(p, p->t->line, ERR_UNSUPPORTED, "several indices are not supported");
     return rc < 0 ? rc : jinja_expect(p, "]");
 }
@@ -248,7 +251,7 @@ static int postfix(struct jinja_parser *p, struct jinja_node *on, struct jinja_n
                 n->kind = JN_ITEM;
                 rc = primary(p, &n->b);
             } else {
-                rc = take_name(p, &n->name);
+                rc = jinja_take_name(p, &n->name);
             }
             on = n;
         } else {
@@ -263,7 +266,7 @@ int jinja_filter_one(struct jinja_parser *p, struct jinja_node *on, struct jinja
     struct jinja_node *n;
     const struct jinja_token *t = p->t;
     int rc = jinja_node_new(p, JN_FILTER, &n);
-    if (rc == 0) rc = take_name(p, &n->name);
+    if (rc == 0) rc = jinja_take_name(p, &n->name);
     if (rc < 0) return rc;
     n->a = on;
     n->filter = jinja_filter_find(t->s, t->len);
@@ -274,11 +277,11 @@ int jinja_filter_one(struct jinja_parser *p, struct jinja_node *on, struct jinja
 }
 
 static int test(struct jinja_parser *p, struct jinja_node *on, struct jinja_node **out) { /* behind "is" */
-    struct jinja_node *n, *not;
+    struct jinja_node *n, *not ;
     bool negated = jinja_skip(p, "not");
     const struct jinja_token *t = p->t;
     int rc = jinja_node_new(p, JN_TEST, &n);
-    if (rc == 0) rc = take_name(p, &n->name);
+    if (rc == 0) rc = jinja_take_name(p, &n->name);
     if (rc < 0) return rc;
     n->a = on;
     n->test = jinja_test_find(t->s, t->len);
@@ -293,9 +296,9 @@ static int test(struct jinja_parser *p, struct jinja_node *on, struct jinja_node
         if (rc == 0) rc = postfix(p, n->list, &n->list);
     }
     if (rc < 0 || !negated) return rc;
-    if ((rc = jinja_node_new(p, JN_NOT, &not)) < 0) return rc;
-    not->a = n;
-    *out = not;
+    if ((rc = jinja_node_new(p, JN_NOT, &not )) < 0) return rc;
+    not ->a = n;
+    *out = not ;
     return 0;
 }
 
@@ -308,7 +311,7 @@ int jinja_filters(struct jinja_parser *p, struct jinja_node *on, struct jinja_no
 
 static int unary(struct jinja_parser *p, bool filters, struct jinja_node **out) {
     struct jinja_node *n;
-    int rc = enter(p);
+    int rc = jinja_enter(p);
     if (rc < 0) return rc;
     if (jinja_at(p, "-") || jinja_at(p, "+")) {
         rc = jinja_node_new(p, jinja_at(p, "-") ? JN_NEG : JN_POS, &n);
@@ -334,7 +337,8 @@ static const struct {
     const char *text;
     enum jinja_op op;
     int level;
-} operators[] = {{"+", OP_ADD, 0}, {"-", OP_SUB, 0}, {"*", OP_MUL, 1}, {"/", OP_DIV, 1}, {"//", OP_FLOORDIV, 1}, {"%", OP_MOD, 1}, {"**", OP_POW, 2}};
+} operators[] = {{"+", OP_ADD, 0},       {"-", OP_SUB, 0}, {"*", OP_MUL, 1}, {"/", OP_DIV, 1},
+                 {"//", OP_FLOORDIV, 1}, {"%", OP_MOD, 1}, {"**", OP_POW, 2}};
 
 static int concat(struct jinja_parser *p, struct jinja_node **out);
 
@@ -411,7 +415,7 @@ static int comparison(struct jinja_parser *p, struct jinja_node **out) {
 static int not_expression(struct jinja_parser *p, struct jinja_node **out) {
     struct jinja_node *n;
     if (!jinja_at(p, "not")) return comparison(p, out);
-    int rc = enter(p);
+    int rc = jinja_enter(p);
     if (rc == 0) rc = jinja_node_new(p, JN_NOT, &n);
     if (rc < 0) return rc;
     p->t++;
@@ -454,71 +458,7 @@ int jinja_tuple(struct jinja_parser *p, bool conditional, const char *stop, stru
         if (!jinja_skip(p, ",")) break;
         comma = true;
     }
-    if (!count && !(stop && !strcmp(stop, ")"))) return unexpected(p, "an expression");
+    if (!count && !(stop && !strcmp(stop, ")"))) return jinja_unexpected(p, "an expression");
     *out = count && !comma ? n->list : n;
     return 0;
-}
-
-static int target_one(struct jinja_parser *p, bool namespaces, struct jinja_node **out) {
-    const struct jinja_token *t = p->t;
-    struct jinja_node *n, *attr;
-    static const char *const constants[] = {"true", "True", "false", "False", "none", "None"};
-    for (size_t i = 0; i < 6; i++)
-        if (is_token(t, constants[i])) return jinja_refuse(p, t->line, ERR_INVALID, "cannot assign to '%s'", constants[i]);
-    if (jinja_at(p, "(")) {
-        p->t++;
-        int rc = jinja_target(p, namespaces, out);
-        return rc < 0 ? rc : jinja_expect(p, ")");
-    }
-    int rc = jinja_node_new(p, JN_NAME, &n);
-    if (rc == 0) rc = t->type == JT_NAME ? take_name(p, &n->name) : unexpected(p, "a name to assign to");
-    if (rc < 0) return rc;
-    *out = n;
-    if (!namespaces || !jinja_at(p, ".")) return 0;
-    if ((rc = jinja_node_new(p, JN_ATTR, &attr)) < 0) return rc;
-    p->t++;
-    attr->a = n;
-    *out = attr;
-    return take_name(p, &attr->name);
-}
-
-int jinja_target(struct jinja_parser *p, bool namespaces, struct jinja_node **out) {
-    struct jinja_node *n, **tail, *item;
-    int rc = enter(p);
-    if (rc == 0) rc = target_one(p, namespaces, out);
-    if (rc == 0 && jinja_at(p, ",")) {
-        if ((rc = jinja_node_new(p, JN_TUPLE, &n)) < 0) return rc;
-        tail = &n->list;
-        append(&tail, *out);
-        while (rc == 0 && jinja_skip(p, ",")) {
-            if (jinja_at(p, "in") || jinja_at(p, "=") || jinja_at(p, ")")) break;
-            rc = target_one(p, namespaces, &item);
-            if (rc == 0) append(&tail, item);
-        }
-        *out = n;
-    }
-    p->nesting--;
-    return rc;
-}
-
-int jinja_params(struct jinja_parser *p, struct jinja_node **out) { /* at '(' */
-    struct jinja_node **tail = out;
-    bool defaults = false;
-    int n = 0, rc = jinja_expect(p, "(");
-    while (rc == 0 && !jinja_at(p, ")")) {
-        struct jinja_node *param;
-        if (n && (rc = jinja_expect(p, ",")) < 0) break;
-        if (++n > JINJA_MAX_ARGS) return jinja_refuse(p, p->t->line, ERR_TOO_LARGE, "more than %d parameters", JINJA_MAX_ARGS);
-        rc = jinja_node_new(p, JN_NAME, &param);
-        if (rc == 0) rc = take_name(p, &param->name);
-        if (rc < 0) break;
-        if (jinja_skip(p, "=")) {
-            rc = jinja_expression(p, &param->a);
-            defaults = true;
-        } else if (defaults) {
-            return jinja_refuse(p, param->line, ERR_INVALID, "a parameter without default behind one with a default");
-        }
-        append(&tail, param);
-    }
-    return rc < 0 ? rc : jinja_expect(p, ")");
 }

@@ -57,7 +57,8 @@ static int run_replace(FILTER_ARGS) {
     if (rc == 0) rc = soft(r, v, &s);
     if (rc == 0) rc = soft(r, arg[0], &from);
     if (rc == 0) rc = soft(r, arg[1], &to);
-    if (rc == 0 && given[2] && arg[2].type != JV_NONE && !jv_integral(arg[2], &max)) rc = jinja_fail(r, ERR_INVALID, "replace wants an integer as count");
+    if (rc == 0 && given[2] && arg[2].type != JV_NONE && !jv_integral(arg[2], &max))
+        rc = jinja_fail(r, ERR_INVALID, "replace wants an integer as count");
     return rc < 0 ? rc : jinja_replace(r, s, from, to, max, out);
 }
 
@@ -115,7 +116,8 @@ static int run_int(FILTER_ARGS) {
     bool given[2], ok = false;
     int64_t i = 0;
     int rc = jinja_take_args(r, f->name, a, names, arg, given);
-    if (rc == 0 && given[1] && !(arg[1].type == JV_INT && arg[1].u.i == 10)) rc = jinja_fail(r, ERR_UNSUPPORTED, "int with a base is not supported");
+    if (rc == 0 && given[1] && !(arg[1].type == JV_INT && arg[1].u.i == 10))
+        rc = jinja_fail(r, ERR_UNSUPPORTED, "int with a base is not supported");
     if (rc == 0) rc = jinja_int_of(r, v, &ok, &i);
     *out = ok ? jv_int(i) : given[0] ? arg[0] : jv_int(0);
     return rc;
@@ -138,7 +140,8 @@ static int run_float(FILTER_ARGS) {
         if ((rc = jinja_strip(r, v.u.s, NULL, true, true, &t)) < 0) return rc;
         const char *s = t.u.s->s;
         if (strspn(s, "0123456789+-.eE") != t.u.s->len) {
-            if (strpbrk(s, "_nN") || memchr(s, 0x80, 0)) return jinja_fail(r, ERR_UNSUPPORTED, "float of an odd text is not supported");
+            if (strpbrk(s, "_nN") || memchr(s, 0x80, 0))
+                return jinja_fail(r, ERR_UNSUPPORTED, "float of an odd text is not supported");
             return 0;
         }
         char *end;
@@ -171,12 +174,14 @@ static int run_round(FILTER_ARGS) {
     int64_t digits = 0, scaled;
     int rc = jinja_take_args(r, f->name, a, names, arg, given);
     if (rc == 0) rc = jv_need_defined(r, v);
-    if (rc == 0 && given[0] && !jv_integral(arg[0], &digits)) rc = jinja_fail(r, ERR_INVALID, "round wants an integer as precision");
+    if (rc == 0 && given[0] && !jv_integral(arg[0], &digits))
+        rc = jinja_fail(r, ERR_INVALID, "round wants an integer as precision");
     if (rc < 0) return rc;
     if (!given[1] || jv_is_str(arg[1], "common")) return jinja_round(r, v, digits, out);
     bool up = jv_is_str(arg[1], "ceil");
     if (!up && !jv_is_str(arg[1], "floor")) return jinja_fail(r, ERR_INVALID, "method must be common, ceil or floor");
-    if (digits < 0 || digits > 15) return jinja_fail(r, ERR_UNSUPPORTED, "rounding to %lld digits is not supported", (long long)digits);
+    if (digits < 0 || digits > 15)
+        return jinja_fail(r, ERR_UNSUPPORTED, "rounding to %lld digits is not supported", (long long)digits);
     double power = 1, x = v.type == JV_FLOAT ? v.u.f : 0;
     if (v.type != JV_FLOAT && jv_integral(v, &scaled)) x = (double)scaled;
     else if (v.type != JV_FLOAT) return jinja_fail(r, ERR_INVALID, "round wants a number, not a %s", jv_type_name(v));
@@ -193,7 +198,8 @@ static int json_separators(struct jinja_run *r, struct jv v, struct jinja_json *
     struct jv_list l;
     if (v.type != JV_TUPLE && v.type != JV_LIST) return jinja_fail(r, ERR_INVALID, "separators must be two texts");
     l = *v.u.list;
-    if (l.n != 2 || l.v[0].type != JV_STR || l.v[1].type != JV_STR) return jinja_fail(r, ERR_INVALID, "separators must be two texts");
+    if (l.n != 2 || l.v[0].type != JV_STR || l.v[1].type != JV_STR)
+        return jinja_fail(r, ERR_INVALID, "separators must be two texts");
     how->comma = l.v[0].u.s;
     how->colon = l.v[1].u.s;
     return 0;
@@ -257,11 +263,13 @@ bool jinja_filter_ends_output(const struct jinja_filter *f) { return f->run == r
 
 const struct jinja_filter *jinja_filter_find(const char *name, size_t len) {
     static const struct jinja_filter filters[] = {
-        {"upper", run_case}, {"lower", run_case}, {"capitalize", run_case}, {"title", run_case}, {"string", run_case},
-        {"trim", run_trim}, {"replace", run_replace}, {"indent", run_indent}, {"default", run_default}, {"d", run_default},
-        {"length", run_length}, {"count", run_length}, {"int", run_int}, {"float", run_float}, {"abs", run_abs},
-        {"round", run_round}, {"tojson", run_tojson}, {"safe", run_safe}, {"e", run_escape}, {"escape", run_escape},
-        {"forceescape", run_escape},
+        {"upper", run_case},      {"lower", run_case},    {"capitalize", run_case},
+        {"title", run_case},      {"string", run_case},   {"trim", run_trim},
+        {"replace", run_replace}, {"indent", run_indent}, {"default", run_default},
+        {"d", run_default},       {"length", run_length}, {"count", run_length},
+        {"int", run_int},         {"float", run_float},   {"abs", run_abs},
+        {"round", run_round},     {"tojson", run_tojson}, {"safe", run_safe},
+        {"e", run_escape},        {"escape", run_escape}, {"forceescape", run_escape},
     };
     for (size_t i = 0; i < sizeof filters / sizeof filters[0]; i++)
         if (strlen(filters[i].name) == len && !memcmp(filters[i].name, name, len)) return &filters[i];

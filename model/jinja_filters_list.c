@@ -163,7 +163,9 @@ static int run_sort(FILTER_ARGS) {
     if (rc == 0 && given[2] && arg[2].type == JV_STR && memchr(arg[2].u.s->s, ',', arg[2].u.s->len))
         rc = jinja_fail(r, ERR_UNSUPPORTED, "sorting by several attributes is not supported");
     if (rc == 0) rc = jv_elements(r, v, &l);
-    return rc < 0 ? rc : sort_by(r, l, given[2] ? arg[2] : jv_none(), !(given[1] && jv_truth(arg[1])), given[0] && jv_truth(arg[0]), out);
+    return rc < 0 ? rc
+                  : sort_by(r, l, given[2] ? arg[2] : jv_none(), !(given[1] && jv_truth(arg[1])), given[0] && jv_truth(arg[0]),
+                            out);
 }
 
 static int run_dictsort(FILTER_ARGS) {
@@ -174,9 +176,12 @@ static int run_dictsort(FILTER_ARGS) {
     if (rc == 0) rc = jv_need_defined(r, v);
     if (rc == 0 && v.type != JV_DICT) rc = jinja_fail(r, ERR_INVALID, "dictsort wants a mapping, not a %s", jv_type_name(v));
     bool value = given[1] && jv_is_str(arg[1], "value");
-    if (rc == 0 && given[1] && !value && !jv_is_str(arg[1], "key")) rc = jinja_fail(r, ERR_INVALID, "You can only sort by either \"key\" or \"value\"");
+    if (rc == 0 && given[1] && !value && !jv_is_str(arg[1], "key"))
+        rc = jinja_fail(r, ERR_INVALID, "You can only sort by either \"key\" or \"value\"");
     if (rc == 0) rc = pair_list(r, v.u.dict, &pairs);
-    return rc < 0 ? rc : sort_by(r, *pairs.u.list, jv_int(value), !(given[0] && jv_truth(arg[0])), given[2] && jv_truth(arg[2]), out);
+    return rc < 0
+               ? rc
+               : sort_by(r, *pairs.u.list, jv_int(value), !(given[0] && jv_truth(arg[0])), given[2] && jv_truth(arg[2]), out);
 }
 
 static int run_unique(FILTER_ARGS) {
@@ -313,7 +318,8 @@ static int run_batch(FILTER_ARGS) {
     struct jv_list l;
     int64_t size = 0;
     int rc = jinja_take_args(r, f->name, a, names, arg, given);
-    if (rc == 0 && (!given[0] || !jv_integral(arg[0], &size) || size < 1)) rc = jinja_fail(r, ERR_INVALID, "batch wants a positive size");
+    if (rc == 0 && (!given[0] || !jv_integral(arg[0], &size) || size < 1))
+        rc = jinja_fail(r, ERR_INVALID, "batch wants a positive size");
     if (rc == 0) rc = jv_elements(r, v, &l);
     if (rc == 0 && size > JINJA_MAX_RANGE) rc = jinja_fail(r, ERR_TOO_LARGE, "batches of more than %d", JINJA_MAX_RANGE);
     bool fill = given[1] && arg[1].type != JV_NONE;
@@ -330,9 +336,10 @@ static int run_batch(FILTER_ARGS) {
 
 const struct jinja_filter *jinja_list_filter_find(const char *name, size_t len) {
     static const struct jinja_filter filters[] = {
-        {"list", run_list}, {"first", ends_of}, {"last", ends_of}, {"join", run_join}, {"reverse", run_reverse}, {"items", run_items},
-        {"sort", run_sort}, {"dictsort", run_dictsort}, {"unique", run_unique}, {"min", run_extreme}, {"max", run_extreme},
-        {"sum", run_sum}, {"map", run_map}, {"select", run_select}, {"reject", run_select}, {"selectattr", run_select},
+        {"list", run_list},         {"first", ends_of},     {"last", ends_of},      {"join", run_join},
+        {"reverse", run_reverse},   {"items", run_items},   {"sort", run_sort},     {"dictsort", run_dictsort},
+        {"unique", run_unique},     {"min", run_extreme},   {"max", run_extreme},   {"sum", run_sum},
+        {"map", run_map},           {"select", run_select}, {"reject", run_select}, {"selectattr", run_select},
         {"rejectattr", run_select}, {"batch", run_batch},
     };
     for (size_t i = 0; i < sizeof filters / sizeof filters[0]; i++)

@@ -22,7 +22,9 @@ struct lexer {
     struct why *why;
 };
 
-static int refuse(struct lexer *x, const char *what) { return fail(x->why, ERR_INVALID, "chat template, line %d: %s", x->line, what); }
+static int refuse(struct lexer *x, const char *what) {
+    return fail(x->why, ERR_INVALID, "chat template, line %d: %s", x->line, what);
+}
 
 static int add(struct lexer *x, enum jinja_token_type type, const char *s, size_t len, struct jinja_token **out) {
     if (x->n == x->cap) {
@@ -204,7 +206,9 @@ static bool digit(char c) { return c >= '0' && c <= '9'; }
 
 /* Digits with single underscores between them; returns where they end. */
 static size_t skip_digits(const struct lexer *x, size_t at) {
-    while (at < x->len && (digit(x->s[at]) || (x->s[at] == '_' && at + 1 < x->len && digit(x->s[at + 1]) && digit(x->s[at - 1])))) at++;
+    while (at < x->len &&
+           (digit(x->s[at]) || (x->s[at] == '_' && at + 1 < x->len && digit(x->s[at + 1]) && digit(x->s[at - 1]))))
+        at++;
     return at;
 }
 
@@ -278,7 +282,8 @@ static int lex_inside(struct lexer *x, char *brackets, size_t *open) {
         return fail(x->why, ERR_INVALID, "chat template, line %d: unexpected character '%.*s'", x->line, width, x->s + x->at);
     }
     if (n == 1 && strchr("([{", c)) {
-        if (*open == JINJA_MAX_NESTING) return fail(x->why, ERR_TOO_LARGE, "chat template, line %d: brackets nest too deep", x->line);
+        if (*open == JINJA_MAX_NESTING)
+            return fail(x->why, ERR_TOO_LARGE, "chat template, line %d: brackets nest too deep", x->line);
         brackets[(*open)++] = c == '(' ? ')' : c == '[' ? ']' : '}';
     } else if (n == 1 && strchr(")]}", c)) {
         if (!*open || brackets[--*open] != c) return refuse(x, "a bracket that closes nothing, or the wrong one");
@@ -295,7 +300,8 @@ static int lex_tag(struct lexer *x, bool print) {
     char sign;
     for (;;) {
         advance(x, skip_space(x, x->at));
-        if (x->at >= x->len) return refuse(x, print ? "unexpected end of template in an expression" : "unexpected end of template in a tag");
+        if (x->at >= x->len)
+            return refuse(x, print ? "unexpected end of template in an expression" : "unexpected end of template in a tag");
         sign = x->s[x->at] == '-' || (!print && x->s[x->at] == '+') ? x->s[x->at] : 0;
         if (!open && looking_at(x, x->at + (sign != 0), close)) break;
         int rc = lex_inside(x, brackets, &open);

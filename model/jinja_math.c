@@ -7,7 +7,8 @@
 
 #include "model/jinja.h"
 
-static const char *const symbols[] = {"+", "-", "*", "/", "//", "%", "** or pow()", "==", "!=", "<", "<=", ">", ">=", "in", "not in"};
+static const char *const symbols[] = {
+    "+", "-", "*", "/", "//", "%", "** or pow()", "==", "!=", "<", "<=", ">", ">=", "in", "not in"};
 
 static int overflow(struct jinja_run *r) { return jinja_fail(r, ERR_UNSUPPORTED, "integers beyond 64 bits are not supported"); }
 
@@ -16,8 +17,10 @@ static int type_error(struct jinja_run *r, enum jinja_op op, struct jv a, struct
     if (rc == 0) rc = jv_need_defined(r, b);
     if (rc < 0) return rc;
     if (op == OP_ADD && (a.type == JV_STR || a.type == JV_LIST || a.type == JV_TUPLE))
-        return jinja_fail(r, ERR_INVALID, "can only concatenate %s (not \"%s\") to %s", jv_type_name(a), jv_type_name(b), jv_type_name(a));
-    return jinja_fail(r, ERR_INVALID, "unsupported operand type(s) for %s: '%s' and '%s'", symbols[op], jv_type_name(a), jv_type_name(b));
+        return jinja_fail(r, ERR_INVALID, "can only concatenate %s (not \"%s\") to %s", jv_type_name(a), jv_type_name(b),
+                          jv_type_name(a));
+    return jinja_fail(r, ERR_INVALID, "unsupported operand type(s) for %s: '%s' and '%s'", symbols[op], jv_type_name(a),
+                      jv_type_name(b));
 }
 
 static int power(struct jinja_run *r, int64_t base, int64_t exp, struct jv *out) {
@@ -65,7 +68,10 @@ static int integers(struct jinja_run *r, enum jinja_op op, int64_t a, int64_t b,
 static int reals(struct jinja_run *r, enum jinja_op op, double a, double b, struct jv *out) {
     double v = 0;
     if ((op == OP_DIV || op == OP_FLOORDIV || op == OP_MOD) && b == 0)
-        return jinja_fail(r, ERR_INVALID, op == OP_DIV ? "float division by zero" : op == OP_MOD ? "float modulo" : "float floor division by zero");
+        return jinja_fail(r, ERR_INVALID,
+                          op == OP_DIV   ? "float division by zero"
+                          : op == OP_MOD ? "float modulo"
+                                         : "float floor division by zero");
     switch (op) {
     case OP_ADD: v = a + b; break;
     case OP_SUB: v = a - b; break;
@@ -137,7 +143,8 @@ int jinja_binary(struct jinja_run *r, enum jinja_op op, struct jv a, struct jv b
     int64_t i = 0, j = 0;
     bool ia = jv_integral(a, &i), ib = jv_integral(b, &j);
     if (ia && ib) return integers(r, op, i, j, out);
-    if ((ia || a.type == JV_FLOAT) && (ib || b.type == JV_FLOAT)) return reals(r, op, ia ? (double)i : a.u.f, ib ? (double)j : b.u.f, out);
+    if ((ia || a.type == JV_FLOAT) && (ib || b.type == JV_FLOAT))
+        return reals(r, op, ia ? (double)i : a.u.f, ib ? (double)j : b.u.f, out);
     if (op == OP_ADD && a.type == b.type && sequence(a)) return join(r, a, b, out);
     if (op == OP_MUL && ib && sequence(a)) return repeat(r, a, j, out);
     if (op == OP_MUL && ia && sequence(b)) return repeat(r, b, i, out);
@@ -160,7 +167,10 @@ int jinja_compare(struct jinja_run *r, enum jinja_op op, struct jv a, struct jv 
         return rc;
     default:
         rc = jv_less(r, a, b, symbols[op], &order);
-        *out = op == OP_LT ? order == -1 : op == OP_LE ? order == -1 || order == 0 : op == OP_GT ? order == 1 : order == 1 || order == 0;
+        *out = op == OP_LT   ? order == -1
+               : op == OP_LE ? order == -1 || order == 0
+               : op == OP_GT ? order == 1
+                             : order == 1 || order == 0;
         return rc;
     }
 }
@@ -175,7 +185,8 @@ int jinja_round(struct jinja_run *r, struct jv v, int64_t digits, struct jv *out
     int rc = jv_need_defined(r, v);
     if (rc < 0) return rc;
     if (v.type != JV_FLOAT) return jinja_fail(r, ERR_INVALID, "type %s doesn't define __round__ method", jv_type_name(v));
-    if (digits < 0 || digits > 300) return jinja_fail(r, ERR_UNSUPPORTED, "rounding to %lld digits is not supported", (long long)digits);
+    if (digits < 0 || digits > 300)
+        return jinja_fail(r, ERR_UNSUPPORTED, "rounding to %lld digits is not supported", (long long)digits);
     char b[700]; /* C rounds the exact decimal value half to even, as Python does */
     snprintf(b, sizeof b, "%.*f", (int)digits, v.u.f);
     *out = jv_float(strtod(b, NULL));

@@ -13,24 +13,32 @@ static bool listed(const char *const *names, const char *name) {
 }
 
 enum jinja_member jinja_member_of(struct jv v, const char *name) {
-    static const char *const text[] = {"capitalize", "count", "endswith", "find", "index", "isalnum", "isalpha", "isdigit", "islower",
-        "isspace", "isupper", "join", "lower", "lstrip", "partition", "removeprefix", "removesuffix", "replace", "rfind", "rindex",
-        "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith", "strip", "title", "upper", NULL};
-    static const char *const text_unknown[] = {"casefold", "center", "encode", "expandtabs", "format", "format_map", "isascii",
-        "isdecimal", "isidentifier", "isnumeric", "isprintable", "istitle", "ljust", "maketrans", "rjust", "swapcase", "translate",
-        "zfill", NULL};
+    static const char *const text[] = {"capitalize", "count",      "endswith",   "find",         "index",        "isalnum",
+                                       "isalpha",    "isdigit",    "islower",    "isspace",      "isupper",      "join",
+                                       "lower",      "lstrip",     "partition",  "removeprefix", "removesuffix", "replace",
+                                       "rfind",      "rindex",     "rpartition", "rsplit",       "rstrip",       "split",
+                                       "splitlines", "startswith", "strip",      "title",        "upper",        NULL};
+    static const char *const text_unknown[] = {
+        "casefold",  "center",       "encode",    "expandtabs",  "format",  "format_map", "isascii",
+        "isdecimal", "isidentifier", "isnumeric", "isprintable", "istitle", "ljust",      "maketrans",
+        "rjust",     "swapcase",     "translate", "zfill",       NULL};
     static const char *const list[] = {"copy", "count", "index", NULL}, *const tuple[] = {"count", "index", NULL};
     static const char *const list_unsafe[] = {"append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort", NULL};
-    static const char *const dict[] = {"copy", "get", "items", "keys", "values", NULL}, *const dict_unknown[] = {"fromkeys", NULL};
+    static const char *const dict[] = {"copy", "get", "items", "keys", "values", NULL}, *const dict_unknown[] = {"fromkeys",
+                                                                                                                 NULL};
     static const char *const dict_unsafe[] = {"clear", "pop", "popitem", "setdefault", "update", NULL};
-    static const char *const number[] = {"as_integer_ratio", "bit_count", "bit_length", "conjugate", "denominator", "from_bytes",
-        "fromhex", "hex", "imag", "is_integer", "numerator", "real", "to_bytes", NULL};
+    static const char *const number[] = {"as_integer_ratio", "bit_count", "bit_length", "conjugate", "denominator",
+                                         "from_bytes",       "fromhex",   "hex",        "imag",      "is_integer",
+                                         "numerator",        "real",      "to_bytes",   NULL};
     switch (v.type) {
     case JV_STR: return listed(text, name) ? MEMBER_METHOD : listed(text_unknown, name) ? MEMBER_UNKNOWN : MEMBER_NONE;
     case JV_LIST: return listed(list, name) ? MEMBER_METHOD : listed(list_unsafe, name) ? MEMBER_UNSAFE : MEMBER_NONE;
     case JV_TUPLE: return listed(tuple, name) ? MEMBER_METHOD : MEMBER_NONE;
     case JV_DICT:
-        return listed(dict, name) ? MEMBER_METHOD : listed(dict_unsafe, name) ? MEMBER_UNSAFE : listed(dict_unknown, name) ? MEMBER_UNKNOWN : MEMBER_NONE;
+        return listed(dict, name)           ? MEMBER_METHOD
+               : listed(dict_unsafe, name)  ? MEMBER_UNSAFE
+               : listed(dict_unknown, name) ? MEMBER_UNKNOWN
+                                            : MEMBER_NONE;
     case JV_BOOL:
     case JV_INT:
     case JV_FLOAT: return listed(number, name) ? MEMBER_UNKNOWN : MEMBER_NONE;
@@ -110,7 +118,8 @@ static int text_join(struct jinja_run *r, struct jv_str *s, struct jv v, struct 
     struct text_buf b = {0};
     int rc = jv_elements(r, v, &l);
     for (size_t i = 0; rc == 0 && i < l.n; i++) {
-        if (l.v[i].type != JV_STR) rc = jinja_fail(r, ERR_INVALID, "sequence item %zu: expected str instance, %s found", i, jv_type_name(l.v[i]));
+        if (l.v[i].type != JV_STR)
+            rc = jinja_fail(r, ERR_INVALID, "sequence item %zu: expected str instance, %s found", i, jv_type_name(l.v[i]));
         if (rc == 0 && i) rc = jinja_append(r, &b, s->s, s->len);
         if (rc == 0) rc = jinja_append(r, &b, l.v[i].u.s->s, l.v[i].u.s->len);
     }
@@ -136,7 +145,8 @@ static int text_split(struct jinja_run *r, struct jv_str *s, const char *name, c
     int64_t max = -1;
     struct jv_str *sep = NULL;
     int rc = jinja_take_args(r, name, a, names, v, given);
-    if (rc == 0 && given[1] && !jv_integral(v[1], &max)) rc = jinja_fail(r, ERR_INVALID, "%s() wants an integer for maxsplit", name);
+    if (rc == 0 && given[1] && !jv_integral(v[1], &max))
+        rc = jinja_fail(r, ERR_INVALID, "%s() wants an integer for maxsplit", name);
     if (rc == 0 && given[0] && v[0].type != JV_NONE) rc = need_text(r, name, v[0], &sep);
     return rc < 0 ? rc : jinja_split(r, s, sep, max, name[0] == 'r', out);
 }
@@ -154,7 +164,8 @@ static int text_replace(struct jinja_run *r, struct jv_str *s, const struct jinj
     if (a->n < 2 || a->n > 3 || a->n_keys) return jinja_fail(r, ERR_INVALID, "replace() takes two texts and a count");
     int rc = need_text(r, "replace", a->v[0], &from);
     if (rc == 0) rc = need_text(r, "replace", a->v[1], &to);
-    if (rc == 0 && a->n == 3 && !jv_integral(a->v[2], &max)) rc = jinja_fail(r, ERR_INVALID, "replace() wants an integer as count");
+    if (rc == 0 && a->n == 3 && !jv_integral(a->v[2], &max))
+        rc = jinja_fail(r, ERR_INVALID, "replace() wants an integer as count");
     return rc < 0 ? rc : jinja_replace(r, s, from, to, max, out);
 }
 
@@ -166,14 +177,15 @@ static int text_one_argument(struct jinja_run *r, struct jv_str *s, const char *
     if (rc < 0) return rc;
     if (!strcmp(name, "count")) return text_count(r, s, t, out);
     if (strstr(name, "partition")) return text_partition(r, s, t, name[0] == 'r', out);
-    if (!strcmp(name, "removeprefix")) return jv_str(r, s->s + (has_end(s, t, false) ? t->len : 0), s->len - (has_end(s, t, false) ? t->len : 0), out);
+    if (!strcmp(name, "removeprefix"))
+        return jv_str(r, s->s + (has_end(s, t, false) ? t->len : 0), s->len - (has_end(s, t, false) ? t->len : 0), out);
     if (!strcmp(name, "removesuffix")) return jv_str(r, s->s, s->len - (has_end(s, t, true) ? t->len : 0), out);
     return text_find(r, s, name, t, out);
 }
 
 static int text_method(struct jinja_run *r, struct jv self, const char *name, const struct jinja_args *a, struct jv *out) {
-    static const char *const no_argument[] = {"capitalize", "isalnum", "isalpha", "isdigit", "islower", "isspace", "isupper", "lower",
-        "title", "upper", NULL};
+    static const char *const no_argument[] = {"capitalize", "isalnum", "isalpha", "isdigit", "islower", "isspace",
+                                              "isupper",    "lower",   "title",   "upper",   NULL};
     struct jv_str *s = self.u.s;
     bool yes;
     if (!strcmp(name, "split") || !strcmp(name, "rsplit")) return text_split(r, s, name, a, out);
@@ -187,7 +199,8 @@ static int text_method(struct jinja_run *r, struct jv self, const char *name, co
     }
     int wanted = !listed(no_argument, name);
     if (a->n > wanted && wanted) return jinja_fail(r, ERR_UNSUPPORTED, "%s() with bounds is not supported", name);
-    if (a->n != wanted || a->n_keys) return jinja_fail(r, ERR_INVALID, "%s() takes %d argument(s), got %d", name, wanted, a->n + a->n_keys);
+    if (a->n != wanted || a->n_keys)
+        return jinja_fail(r, ERR_INVALID, "%s() takes %d argument(s), got %d", name, wanted, a->n + a->n_keys);
     if (wanted) return text_one_argument(r, s, name, a->v[0], out);
     if (!strcmp(name, "upper")) return jinja_upper(r, s, out);
     if (!strcmp(name, "lower")) return jinja_lower(r, s, out);
@@ -248,7 +261,8 @@ static int dict_method(struct jinja_run *r, struct jv self, const char *name, co
     return rc;
 }
 
-static int loop_method(struct jinja_run *r, struct jinja_loop *loop, const char *name, const struct jinja_args *a, struct jv *out) {
+static int loop_method(struct jinja_run *r, struct jinja_loop *loop, const char *name, const struct jinja_args *a,
+                       struct jv *out) {
     bool same = false;
     if (a->n_keys) return jinja_fail(r, ERR_INVALID, "loop.%s() takes no keyword arguments", name);
     if (name[1] == 'y') {

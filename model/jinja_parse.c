@@ -5,9 +5,80 @@
 
 static int statements(struct jinja_parser *p, const char *const *ends, struct jinja_node **out);
 
+static int target(struct jinja_parser *p, bool namespaces, struct jinja_node **out);
+
+static int target_one(struct jinja_parser *p, bool namespaces, struct jinja_node **out) {
+    const struct jinja_token *t = p->t;
+    struct jinja_node *n, *attr;
+    static const char *const constants[] = {"true", "True", "false", "False", "none", "None"};
+    for (size_t i = 0; i < 6; i++)
+        if (jinja_at(p, constants[i])) return jinja_refuse(p, t->line, ERR_INVALID, "cannot assign to '%s'", constants[i]);
+    if (jinja_at(p, "(")) {
+        p->t++;
+        int rc = target(p, namespaces, out);
+        return rc < 0 ? rc : jinja_expect(p, ")");
+    }
+    int rc = jinja_node_new(p, JN_NAME, &n);
+    if (rc == 0) rc = t->type == JT_NAME ? jinja_take_name(p, &n->name) : jinja_unexpected(p, "a name to assign to");
+    if (rc < 0) return rc;
+    *out = n;
+    if (!namespaces || !jinja_at(p, ".")) return 0;
+    if ((rc = jinja_node_new(p, JN_ATTR, &attr)) < 0) return rc;
+    p->t++;
+    attr->a = n;
+    *out = attr;
+    return jinja_take_name(p, &attr->name);
+}
+
+static int target(struct jinja_parser *p, bool namespaces, struct jinja_node **out) {
+    struct jinja_node *n, **tail, *item;
+    int rc = jinja_enter(p);
+    if (rc == 0) rc = target_one(p, namespaces, out);
+    if (rc == 0 && jinja_at(p, ",")) {
+        if ((rc = jinja_node_new(p, JN_TUPLE, &n)) < 0) return rc;
+        tail = &n->list;
+        *tail = *out;
+        tail = &(*out)->next;
+        while (rc == 0 && jinja_skip(p, ",")) {
+            if (jinja_at(p, "in") || jinja_at(p, "=") || jinja_at(p, ")")) break;
+            rc = target_one(p, namespaces, &item);
+            if (rc < 0) break;
+            *tail = item;
+            tail = &item->next;
+        }
+        *out = n;
+    }
+    p->nesting--;
+    return rc;
+}
+
+static int params(struct jinja_parser *p, struct jinja_node **out) { /* at '(' */
+    struct jinja_node **tail = out;
+    bool defaults = false;
+    int n = 0, rc = jinja_expect(p, "(");
+    while (rc == 0 && !jinja_at(p, ")")) {
+        struct jinja_node *param;
+        if (n && (rc = jinja_expect(p, ",")) < 0) break;
+        if (++n > JINJA_MAX_ARGS) return jinja_refuse(p, p->t->line, ERR_TOO_LARGE, "more than %d parameters", JINJA_MAX_ARGS);
+        rc = jinja_node_new(p, JN_NAME, &param);
+        if (rc == 0) rc = jinja_take_name(p, &param->name);
+        if (rc < 0) break;
+        if (jinja_skip(p, "=")) {
+            rc = jinja_expression(p, &param->a);
+            defaults = true;
+        } else if (defaults) {
+            return jinja_refuse(p, param->line, ERR_INVALID, "a parameter without default behind one with a default");
+        }
+        *tail = param;
+        tail = &param->next;
+    }
+    return rc < 0 ? rc : jinja_expect(p, ")");
+}
+
 static int end_of_tag(struct jinja_parser *p) {
     if (p->t->type != JT_BLOCK_END)
-        return jinja_refuse(p, p->t->line, ERR_INVALID, "unexpected '%.*s', wanted the end of the tag", p->t->len > 60 ? 60 : (int)p->t->len, p->t->s);
+        return jinja_refuse(p, p->t->line, ERR_INVALID, "unexpected '%.*s', wanted the end of the tag",
+                            p->t->len > 60 ? 60 : (int)p->t->len, p->t->s);
     p->t++;
     return 0;
 }
@@ -39,7 +110,8 @@ static int parse_if(struct jinja_parser *p, struct jinja_node *n) {
         struct jinja_node *branch;
         rc = jinja_node_new(p, JN_IF, &branch);
         n->c = branch;
-        if (rc == 0 && ++p->nesting > 4 * JINJA_MAX_NESTING) return jinja_refuse(p, p->t->line, ERR_TOO_LARGE, "nesting too deep");
+        if (rc == 0 && ++p->nesting > 4 * JINJA_MAX_NESTING)
+            return jinja_refuse(p, p->t->line, ERR_TOO_LARGE, "nesting too deep");
         rc = rc < 0 ? rc : parse_if(p, branch);
         p->nesting--;
         return rc;
@@ -51,7 +123,7 @@ static int parse_if(struct jinja_parser *p, struct jinja_node *n) {
 
 static int parse_for(struct jinja_parser *p, struct jinja_node *n) {
     static const char *const ends[] = {"else", "endfor", NULL}, *const last[] = {"endfor", NULL};
-    int rc = jinja_target(p, false, &n->a);
+    int rc = target(p, false, &n->a);
     if (rc == 0) rc = jinja_expect(p, "in");
     if (rc == 0) rc = jinja_tuple(p, false, "recursive", &n->b);
     if (rc == 0 && jinja_skip(p, "if")) rc = jinja_expression(p, &n->c);
@@ -67,7 +139,7 @@ static int parse_for(struct jinja_parser *p, struct jinja_node *n) {
 }
 
 static int parse_set(struct jinja_parser *p, struct jinja_node *n) {
-    int rc = jinja_target(p, true, &n->a);
+    int rc = target(p, true, &n->a);
     if (rc < 0) return rc;
     if (jinja_skip(p, "=")) return jinja_tuple(p, true, NULL, &n->b);
     n->kind = JN_SET_BLOCK;
@@ -77,13 +149,13 @@ static int parse_set(struct jinja_parser *p, struct jinja_node *n) {
 
 static int parse_macro(struct jinja_parser *p, struct jinja_node *n) {
     struct jinja_node *name;
-    int rc = p->t->type == JT_NAME ? jinja_target(p, false, &name) : jinja_refuse(p, n->line, ERR_INVALID, "a macro needs a name");
+    int rc = p->t->type == JT_NAME ? target(p, false, &name) : jinja_refuse(p, n->line, ERR_INVALID, "a macro needs a name");
     if (rc < 0) return rc;
     if (name->kind != JN_NAME) return jinja_refuse(p, n->line, ERR_INVALID, "a macro needs a name");
     n->name = name->name;
     bool outer = p->in_macro;
     p->in_macro = true;
-    rc = jinja_params(p, &n->a);
+    rc = params(p, &n->a);
     if (rc == 0) rc = closed_body(p, "endmacro", &n->list);
     p->in_macro = outer;
     return rc;
@@ -98,7 +170,7 @@ static int parse_with(struct jinja_parser *p, struct jinja_node *n) {
         if (n->a && (rc = jinja_expect(p, ",")) < 0) break;
         rc = jinja_node_new(p, JN_SET, &set);
         if (rc < 0) break;
-        rc = p->t->type == JT_NAME ? jinja_target(p, false, &set->a) : jinja_refuse(p, n->line, ERR_INVALID, "with needs names");
+        rc = p->t->type == JT_NAME ? target(p, false, &set->a) : jinja_refuse(p, n->line, ERR_INVALID, "with needs names");
         if (rc == 0) rc = jinja_expect(p, "=");
         if (rc == 0) rc = jinja_expression(p, &set->b);
         *tail = set;
@@ -114,9 +186,9 @@ static int parse_tag(struct jinja_parser *p, struct jinja_node **out) { /* at th
         const char *name;
         enum jinja_kind kind;
         int (*parse)(struct jinja_parser *, struct jinja_node *);
-    } tags[] = {{"if", JN_IF, parse_if}, {"for", JN_FOR, parse_for}, {"set", JN_SET, parse_set}, {"macro", JN_MACRO, parse_macro},
-                {"with", JN_WITH, parse_with}, {"break", JN_BREAK, NULL}, {"continue", JN_CONTINUE, NULL},
-                {"generation", JN_SCOPE, NULL}, {"filter", JN_FILTER_BLOCK, NULL}};
+    } tags[] = {{"if", JN_IF, parse_if},          {"for", JN_FOR, parse_for},     {"set", JN_SET, parse_set},
+                {"macro", JN_MACRO, parse_macro}, {"with", JN_WITH, parse_with},  {"break", JN_BREAK, NULL},
+                {"continue", JN_CONTINUE, NULL},  {"generation", JN_SCOPE, NULL}, {"filter", JN_FILTER_BLOCK, NULL}};
     const struct jinja_token *t = p->t;
     if (t->type != JT_NAME) return jinja_refuse(p, t->line, ERR_INVALID, "a tag needs a name");
     for (size_t i = 0; i < sizeof tags / sizeof tags[0]; i++) {
@@ -143,7 +215,8 @@ static int print(struct jinja_parser *p, struct jinja_node **out) { /* behind {{
     const struct jinja_node *last = (*out)->a;
     if (p->escapes == escapes + 1 && last->kind == JN_FILTER && jinja_filter_ends_output(last->filter)) p->escapes = escapes;
     if (p->t->type != JT_PRINT_END)
-        return jinja_refuse(p, p->t->line, ERR_INVALID, "unexpected '%.*s', wanted '}}'", p->t->len > 60 ? 60 : (int)p->t->len, p->t->s);
+        return jinja_refuse(p, p->t->line, ERR_INVALID, "unexpected '%.*s', wanted '}}'", p->t->len > 60 ? 60 : (int)p->t->len,
+                            p->t->s);
     p->t++;
     return 0;
 }
@@ -157,10 +230,12 @@ static bool at_one_of(const struct jinja_parser *p, const char *const *ends) {
 /* Up to "{% END": p->t is then at END. ends NULL: up to the end of the template. */
 static int statements(struct jinja_parser *p, const char *const *ends, struct jinja_node **out) {
     struct jinja_node **tail = out, *n;
-    int opened = p->t->line, rc = ++p->nesting > JINJA_MAX_NESTING ? jinja_refuse(p, opened, ERR_TOO_LARGE, "nesting too deep") : 0;
+    int opened = p->t->line,
+        rc = ++p->nesting > JINJA_MAX_NESTING ? jinja_refuse(p, opened, ERR_TOO_LARGE, "nesting too deep") : 0;
     while (rc == 0) {
         if (p->t->type == JT_END) {
-            if (ends) rc = jinja_refuse(p, opened, ERR_INVALID, "unexpected end of template: a tag opened here wants '%s'", ends[0]);
+            if (ends)
+                rc = jinja_refuse(p, opened, ERR_INVALID, "unexpected end of template: a tag opened here wants '%s'", ends[0]);
             break;
         }
         if (p->t->type == JT_TEXT) {
@@ -180,7 +255,8 @@ static int statements(struct jinja_parser *p, const char *const *ends, struct ji
             rc = parse_tag(p, &n);
             if (rc == 0) rc = end_of_tag(p);
         }
-        if (rc == 0 && p->escapes) rc = jinja_refuse(p, n->line, ERR_UNSUPPORTED, "safe and escape are supported only at the end of an output");
+        if (rc == 0 && p->escapes)
+            rc = jinja_refuse(p, n->line, ERR_UNSUPPORTED, "safe and escape are supported only at the end of an output");
         if (rc < 0) break;
         *tail = n;
         tail = &n->next;

@@ -135,7 +135,8 @@ static int json_text(struct jinja_run *r, const struct jv_str *s, bool ascii, st
     for (size_t i = 0; i < s->len && rc == 0;) {
         size_t plain = i;
         while (plain < s->len && (unsigned char)s->s[plain] >= 0x20 && s->s[plain] != '"' && s->s[plain] != '\\' &&
-               !(ascii && (unsigned char)s->s[plain] >= 0x7f)) plain++;
+               !(ascii && (unsigned char)s->s[plain] >= 0x7f))
+            plain++;
         rc = jinja_append(r, b, s->s + i, plain - i);
         i = plain;
         if (i == s->len || rc < 0) break;
@@ -160,7 +161,8 @@ static int json_break(struct jinja_run *r, const struct jinja_json *how, int lev
 
 static int json_any(struct jinja_run *r, struct jv v, const struct jinja_json *how, int level, struct text_buf *b);
 
-static int json_list(struct jinja_run *r, const struct jv_list *l, const struct jinja_json *how, int level, struct text_buf *b) {
+static int json_list(struct jinja_run *r, const struct jv_list *l, const struct jinja_json *how, int level,
+                     struct text_buf *b) {
     if (!l->n) return put(r, b, "[]");
     int rc = put(r, b, "[");
     for (size_t i = 0; i < l->n && rc == 0; i++) {
@@ -196,7 +198,8 @@ static int sorted_pairs(struct jinja_run *r, const struct jv_dict *d, size_t *or
     return 0;
 }
 
-static int json_dict(struct jinja_run *r, const struct jv_dict *d, const struct jinja_json *how, int level, struct text_buf *b) {
+static int json_dict(struct jinja_run *r, const struct jv_dict *d, const struct jinja_json *how, int level,
+                     struct text_buf *b) {
     if (!d->n) return put(r, b, "{}");
     size_t *order = jinja_alloc(r, d->n * sizeof *order);
     if (!order) return jinja_oom(r);
@@ -236,4 +239,6 @@ static int json_any(struct jinja_run *r, struct jv v, const struct jinja_json *h
     return rc;
 }
 
-int jv_json(struct jinja_run *r, struct jv v, const struct jinja_json *how, struct text_buf *out) { return json_any(r, v, how, 0, out); }
+int jv_json(struct jinja_run *r, struct jv v, const struct jinja_json *how, struct text_buf *out) {
+    return json_any(r, v, how, 0, out);
+}

@@ -34,14 +34,17 @@ static int put_cased(struct jinja_run *r, struct text_buf *b, uint32_t cp, enum 
     if (cp == 0xdf && to == UPPER) return jinja_append(r, b, "SS", 2);
     static const struct {
         uint32_t first, last;
-    } full[] = {{0xdf, 0xdf}, {0x130, 0x130}, {0x149, 0x149}, {0x1f0, 0x1f0}, {0x345, 0x345}, {0x390, 0x390}, {0x3a3, 0x3a3}, {0x3b0, 0x3b0},
-                {0x587, 0x587}, {0x1c4, 0x1cc}, {0x1f1, 0x1f3}, {0x10d0, 0x10ff}, {0x1e96, 0x1e9a}, {0x1f50, 0x1f57}, {0x1f80, 0x1fff},
-                {0xfb00, 0xfb17}};
+    } full[] = {{0xdf, 0xdf},     {0x130, 0x130},   {0x149, 0x149},   {0x1f0, 0x1f0},  {0x345, 0x345}, {0x390, 0x390},
+                {0x3a3, 0x3a3},   {0x3b0, 0x3b0},   {0x587, 0x587},   {0x1c4, 0x1cc},  {0x1f1, 0x1f3}, {0x10d0, 0x10ff},
+                {0x1e96, 0x1e9a}, {0x1f50, 0x1f57}, {0x1f80, 0x1fff}, {0xfb00, 0xfb17}};
     for (size_t i = 0; i < sizeof full / sizeof full[0]; i++)
         if (cp >= full[i].first && cp <= full[i].last && !(cp == 0x3a3 && to != LOWER))
             return jinja_fail(r, ERR_UNSUPPORTED, "changing the case of U+%04X is not supported", cp);
     utf8proc_int32_t c = (utf8proc_int32_t)cp;
-    return put_char(r, b, (uint32_t)(to == LOWER ? utf8proc_tolower(c) : to == UPPER ? utf8proc_toupper(c) : utf8proc_totitle(c)));
+    return put_char(r, b,
+                    (uint32_t)(to == LOWER   ? utf8proc_tolower(c)
+                               : to == UPPER ? utf8proc_toupper(c)
+                                             : utf8proc_totitle(c)));
 }
 
 static int change_case(struct jinja_run *r, struct jv_str *s, enum letter_case first, enum letter_case rest, struct jv *out) {
@@ -208,7 +211,8 @@ int jinja_splitlines(struct jinja_run *r, struct jv_str *s, bool keep, struct jv
     return rc < 0 ? rc : parts_list(r, &p, false, out);
 }
 
-int jinja_replace(struct jinja_run *r, struct jv_str *s, const struct jv_str *from, const struct jv_str *to, int64_t max, struct jv *out) {
+int jinja_replace(struct jinja_run *r, struct jv_str *s, const struct jv_str *from, const struct jv_str *to, int64_t max,
+                  struct jv *out) {
     struct text_buf b = {0};
     size_t at = 0;
     int rc = jinja_spend(r, s->len);

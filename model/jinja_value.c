@@ -165,8 +165,23 @@ const struct jv *jv_dict_text(const struct jv_dict *d, const char *name, size_t 
 }
 
 const char *jv_type_name(struct jv v) {
-    static const char *const names[] = {"Undefined", "NoneType", "bool", "int", "float", "str", "list", "tuple", "dict", "dict view",
-                                        "generator", "range", "Namespace", "Macro", "LoopContext", "function", "builtin_function_or_method"};
+    static const char *const names[] = {"Undefined",
+                                        "NoneType",
+                                        "bool",
+                                        "int",
+                                        "float",
+                                        "str",
+                                        "list",
+                                        "tuple",
+                                        "dict",
+                                        "dict view",
+                                        "generator",
+                                        "range",
+                                        "Namespace",
+                                        "Macro",
+                                        "LoopContext",
+                                        "function",
+                                        "builtin_function_or_method"};
     return names[v.type];
 }
 
@@ -261,7 +276,8 @@ int jv_equal(struct jinja_run *r, struct jv a, struct jv b, bool *out) {
     if (rc < 0) return rc;
     if (jv_integral(a, &i) && jv_integral(b, &j)) {
         *out = i == j;
-    } else if (as_number(a, &f) && as_number(b, &g)) { /* beyond 2^53 an int and a float differ by more than their doubles may show */
+    } else if (as_number(a, &f) &&
+               as_number(b, &g)) { /* beyond 2^53 an int and a float differ by more than their doubles may show */
         *out = f == g && (a.type == JV_FLOAT) == (b.type == JV_FLOAT);
         if (f == g && (a.type == JV_FLOAT) != (b.type == JV_FLOAT)) {
             int64_t n = a.type == JV_FLOAT ? (jv_integral(b, &j), j) : (jv_integral(a, &i), i);
@@ -322,7 +338,8 @@ int jv_less(struct jinja_run *r, struct jv a, struct jv b, const char *op, int *
         r->depth--;
         return rc;
     } else {
-        return jinja_fail(r, ERR_INVALID, "'%s' not supported between instances of '%s' and '%s'", op, jv_type_name(a), jv_type_name(b));
+        return jinja_fail(r, ERR_INVALID, "'%s' not supported between instances of '%s' and '%s'", op, jv_type_name(a),
+                          jv_type_name(b));
     }
     return 0;
 }
@@ -334,7 +351,8 @@ int jv_contains(struct jinja_run *r, struct jv box, struct jv item, bool *out) {
     if (box.type == JV_STR) {
         int rc = jv_need_defined(r, item);
         if (rc < 0) return rc;
-        if (item.type != JV_STR) return jinja_fail(r, ERR_INVALID, "'in <string>' requires string as left operand, not %s", jv_type_name(item));
+        if (item.type != JV_STR)
+            return jinja_fail(r, ERR_INVALID, "'in <string>' requires string as left operand, not %s", jv_type_name(item));
         *out = jinja_find_text(box.u.s->s, box.u.s->len, item.u.s->s, item.u.s->len, false) != NULL;
         return jinja_spend(r, box.u.s->len);
     }
@@ -403,7 +421,8 @@ int jv_elements(struct jinja_run *r, struct jv v, struct jv_list *out) {
         break;
     case JV_RANGE:
         rc = jv_list_new(r, JV_LIST, (size_t)v.u.range->n, &list);
-        for (int64_t i = 0; i < v.u.range->n && rc == 0; i++) list.u.list->v[i] = jv_int(v.u.range->start + i * v.u.range->step);
+        for (int64_t i = 0; i < v.u.range->n && rc == 0; i++)
+            list.u.list->v[i] = jv_int(v.u.range->start + i * v.u.range->step);
         break;
     default: return jinja_fail(r, ERR_INVALID, "'%s' object is not iterable", jv_type_name(v));
     }

@@ -43,13 +43,15 @@ int json_field_bool(const json_t *obj, const char *where, const char *key, bool 
     return 0;
 }
 
-int json_field_int(const json_t *obj, const char *where, const char *key, int64_t min, int64_t max, int64_t *out, struct why *why) {
+int json_field_int(const json_t *obj, const char *where, const char *key, int64_t min, int64_t max, int64_t *out,
+                   struct why *why) {
     const json_t *v = member(obj, key);
     if (!v) return fail(why, ERR_INVALID, "%s: '%s' is missing, wanted an integer", where, key);
     if (!json_is_integer(v)) return fail(why, ERR_INVALID, "%s: '%s' is %s, wanted an integer", where, key, type_name(v));
     int64_t i = json_integer_value(v);
     if (i < min || i > max)
-        return fail(why, ERR_INVALID, "%s: '%s' is %lld, wanted %lld to %lld", where, key, (long long)i, (long long)min, (long long)max);
+        return fail(why, ERR_INVALID, "%s: '%s' is %lld, wanted %lld to %lld", where, key, (long long)i, (long long)min,
+                    (long long)max);
     *out = i;
     return 0;
 }

@@ -20,7 +20,7 @@ struct normal_stage {
     struct pattern *pattern; /* REPLACE */
     char *text;              /* REPLACE, PREPEND: what is put in */
     size_t text_len;
-    bool left, right;        /* STRIP */
+    bool left, right; /* STRIP */
 };
 
 static const char *const where = "tokenizer.json: normalizer";
@@ -38,9 +38,10 @@ static int read_one(const json_t *spec, const char *type, struct normal_stage *s
         const char *type;
         enum kind kind;
         enum unicode_form form;
-    } kinds[] = {{"NFC", FORM, UNICODE_NFC}, {"NFD", FORM, UNICODE_NFD}, {"NFKC", FORM, UNICODE_NFKC}, {"NFKD", FORM, UNICODE_NFKD},
-                 {"Lowercase", LOWERCASE, 0}, {"Replace", REPLACE, 0}, {"Prepend", PREPEND, 0}, {"Strip", STRIP, 0},
-                 {"StripAccents", STRIP_ACCENTS, 0}, {"ByteLevel", BYTES, 0}};
+    } kinds[] = {{"NFC", FORM, UNICODE_NFC},   {"NFD", FORM, UNICODE_NFD},  {"NFKC", FORM, UNICODE_NFKC},
+                 {"NFKD", FORM, UNICODE_NFKD}, {"Lowercase", LOWERCASE, 0}, {"Replace", REPLACE, 0},
+                 {"Prepend", PREPEND, 0},      {"Strip", STRIP, 0},         {"StripAccents", STRIP_ACCENTS, 0},
+                 {"ByteLevel", BYTES, 0}};
     size_t i = 0, n = sizeof kinds / sizeof kinds[0];
     while (i < n && strcmp(kinds[i].type, type)) i++;
     if (i == n) return fail(why, ERR_UNSUPPORTED, "%s: type '%.60s' is not known", where, type);
@@ -65,7 +66,8 @@ static int read_one(const json_t *spec, const char *type, struct normal_stage *s
 
 static int read_stages(const json_t *spec, int depth, struct normalizer *out, struct why *why) {
     struct text_span type;
-    if (depth > PIPELINE_MAX_NESTING) return fail(why, ERR_INVALID, "%s: sequences nest deeper than %d", where, PIPELINE_MAX_NESTING);
+    if (depth > PIPELINE_MAX_NESTING)
+        return fail(why, ERR_INVALID, "%s: sequences nest deeper than %d", where, PIPELINE_MAX_NESTING);
     if (!json_is_object(spec)) return fail(why, ERR_INVALID, "%s: every stage must be an object", where);
     int rc = json_field_need_text(spec, where, "type", &type, why);
     if (rc < 0) return rc;
@@ -119,7 +121,8 @@ static int run_form(struct normal_work *w, enum unicode_form form) {
         if (rc < 0) return rc;
     }
     int rc = unicode_normalize(form, w->text.data, w->text.len, &w->spare);
-    while (origin < w->spare.len && origin && ((unsigned char)w->spare.data[origin] & 0xc0) == 0x80) origin++; /* it may have composed */
+    while (origin < w->spare.len && origin && ((unsigned char)w->spare.data[origin] & 0xc0) == 0x80)
+        origin++; /* it may have composed */
     w->origin = origin < w->spare.len ? origin : w->spare.len;
     return rc;
 }

@@ -108,7 +108,8 @@ void pattern_scratch_clear(struct pattern_scratch *s) {
 
 static int search(struct pattern_scan *scan, size_t *start, size_t *end) {
     struct pattern_scratch *s = scan->scratch;
-    int rc = pcre2_match(scan->pattern->code, (PCRE2_SPTR)scan->text, scan->len, scan->at, PCRE2_NO_UTF_CHECK, s->match, s->context);
+    int rc =
+        pcre2_match(scan->pattern->code, (PCRE2_SPTR)scan->text, scan->len, scan->at, PCRE2_NO_UTF_CHECK, s->match, s->context);
     if (rc == PCRE2_ERROR_NOMATCH) return 0;
     if (rc == PCRE2_ERROR_NOMEMORY) return ERR_NOMEM;
     if (rc < 0) return ERR_TOO_LARGE;

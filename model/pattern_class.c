@@ -25,7 +25,8 @@ static void set_clear(struct set *s) {
 static int put(struct text_buf *out, const char *text) { return text_buf_append(out, text, strlen(text)); }
 
 int pattern_refuse(const struct pattern_input *in, size_t at, const char *what) {
-    return fail(in->why, ERR_UNSUPPORTED, "pattern '%.*s': %s at offset %zu", in->len > 200 ? 200 : (int)in->len, in->s, what, at);
+    return fail(in->why, ERR_UNSUPPORTED, "pattern '%.*s': %s at offset %zu", in->len > 200 ? 200 : (int)in->len, in->s, what,
+                at);
 }
 
 int pattern_append_char(struct text_buf *out, unsigned cp) {
@@ -60,7 +61,8 @@ static int append_category(struct text_buf *items, const char *category) {
 }
 
 static int append_space(struct text_buf *items) {
-    return put(items, "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}");
+    return put(items,
+               "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}");
 }
 
 /* Outside of [..] Oniguruma asks a table of its own for the first 256: there superscript digits and fractions belong to \w. */
@@ -83,28 +85,87 @@ static int append_other(struct text_buf *alts) {
 static const struct {
     const char *name, *category;
 } categories[] = {
-    {"l", "L"}, {"letter", "L"}, {"lu", "Lu"}, {"uppercaseletter", "Lu"}, {"ll", "Ll"}, {"lowercaseletter", "Ll"}, {"lt", "Lt"},
-    {"titlecaseletter", "Lt"}, {"lm", "Lm"}, {"modifierletter", "Lm"}, {"lo", "Lo"}, {"otherletter", "Lo"}, {"m", "M"},
-    {"mark", "M"}, {"combiningmark", "M"}, {"mn", "Mn"}, {"nonspacingmark", "Mn"}, {"mc", "Mc"}, {"spacingmark", "Mc"},
-    {"me", "Me"}, {"enclosingmark", "Me"}, {"n", "N"}, {"number", "N"}, {"nd", "Nd"}, {"decimalnumber", "Nd"}, {"digit", "Nd"},
-    {"nl", "Nl"}, {"letternumber", "Nl"}, {"no", "No"}, {"othernumber", "No"}, {"p", "P"}, {"punctuation", "P"},
-    {"pc", "Pc"}, {"connectorpunctuation", "Pc"}, {"pd", "Pd"}, {"dashpunctuation", "Pd"}, {"ps", "Ps"},
-    {"openpunctuation", "Ps"}, {"pe", "Pe"}, {"closepunctuation", "Pe"}, {"pi", "Pi"}, {"initialpunctuation", "Pi"},
-    {"pf", "Pf"}, {"finalpunctuation", "Pf"}, {"po", "Po"}, {"otherpunctuation", "Po"}, {"s", "S"}, {"symbol", "S"},
-    {"sm", "Sm"}, {"mathsymbol", "Sm"}, {"sc", "Sc"}, {"currencysymbol", "Sc"}, {"sk", "Sk"}, {"modifiersymbol", "Sk"},
-    {"so", "So"}, {"othersymbol", "So"}, {"z", "Z"}, {"separator", "Z"}, {"zs", "Zs"}, {"spaceseparator", "Zs"},
-    {"zl", "Zl"}, {"lineseparator", "Zl"}, {"zp", "Zp"}, {"paragraphseparator", "Zp"}, {"cc", "Cc"}, {"control", "Cc"},
-    {"cf", "Cf"}, {"format", "Cf"}, {"co", "Co"}, {"privateuse", "Co"},
+    {"l", "L"},
+    {"letter", "L"},
+    {"lu", "Lu"},
+    {"uppercaseletter", "Lu"},
+    {"ll", "Ll"},
+    {"lowercaseletter", "Ll"},
+    {"lt", "Lt"},
+    {"titlecaseletter", "Lt"},
+    {"lm", "Lm"},
+    {"modifierletter", "Lm"},
+    {"lo", "Lo"},
+    {"otherletter", "Lo"},
+    {"m", "M"},
+    {"mark", "M"},
+    {"combiningmark", "M"},
+    {"mn", "Mn"},
+    {"nonspacingmark", "Mn"},
+    {"mc", "Mc"},
+    {"spacingmark", "Mc"},
+    {"me", "Me"},
+    {"enclosingmark", "Me"},
+    {"n", "N"},
+    {"number", "N"},
+    {"nd", "Nd"},
+    {"decimalnumber", "Nd"},
+    {"digit", "Nd"},
+    {"nl", "Nl"},
+    {"letternumber", "Nl"},
+    {"no", "No"},
+    {"othernumber", "No"},
+    {"p", "P"},
+    {"punctuation", "P"},
+    {"pc", "Pc"},
+    {"connectorpunctuation", "Pc"},
+    {"pd", "Pd"},
+    {"dashpunctuation", "Pd"},
+    {"ps", "Ps"},
+    {"openpunctuation", "Ps"},
+    {"pe", "Pe"},
+    {"closepunctuation", "Pe"},
+    {"pi", "Pi"},
+    {"initialpunctuation", "Pi"},
+    {"pf", "Pf"},
+    {"finalpunctuation", "Pf"},
+    {"po", "Po"},
+    {"otherpunctuation", "Po"},
+    {"s", "S"},
+    {"symbol", "S"},
+    {"sm", "Sm"},
+    {"mathsymbol", "Sm"},
+    {"sc", "Sc"},
+    {"currencysymbol", "Sc"},
+    {"sk", "Sk"},
+    {"modifiersymbol", "Sk"},
+    {"so", "So"},
+    {"othersymbol", "So"},
+    {"z", "Z"},
+    {"separator", "Z"},
+    {"zs", "Zs"},
+    {"spaceseparator", "Zs"},
+    {"zl", "Zl"},
+    {"lineseparator", "Zl"},
+    {"zp", "Zp"},
+    {"paragraphseparator", "Zp"},
+    {"cc", "Cc"},
+    {"control", "Cc"},
+    {"cf", "Cf"},
+    {"format", "Cf"},
+    {"co", "Co"},
+    {"privateuse", "Co"},
 };
 /* Scripts that were compared with the reference code point by code point. */
 static const struct {
     const char *name, *script;
     char newer; /* in unicode_newer, or 0 */
 } scripts[] = {
-    {"han", "Han", 'H'}, {"hiragana", "Hiragana", 'I'}, {"latin", "Latin", 'L'}, {"arabic", "Arabic", 'A'},
-    {"cyrillic", "Cyrillic", 'C'}, {"hangul", "Hangul", 0}, {"greek", "Greek", 0}, {"hebrew", "Hebrew", 0}, {"thai", "Thai", 0},
-    {"armenian", "Armenian", 0}, {"georgian", "Georgian", 0}, {"tamil", "Tamil", 0}, {"bengali", "Bengali", 0},
-    {"lao", "Lao", 'O'}, {"tibetan", "Tibetan", 0}, {"khmer", "Khmer", 0}, {"bopomofo", "Bopomofo", 0},
+    {"han", "Han", 'H'},           {"hiragana", "Hiragana", 'I'}, {"latin", "Latin", 'L'},     {"arabic", "Arabic", 'A'},
+    {"cyrillic", "Cyrillic", 'C'}, {"hangul", "Hangul", 0},       {"greek", "Greek", 0},       {"hebrew", "Hebrew", 0},
+    {"thai", "Thai", 0},           {"armenian", "Armenian", 0},   {"georgian", "Georgian", 0}, {"tamil", "Tamil", 0},
+    {"bengali", "Bengali", 0},     {"lao", "Lao", 'O'},           {"tibetan", "Tibetan", 0},   {"khmer", "Khmer", 0},
+    {"bopomofo", "Bopomofo", 0},
 };
 
 /* The property called name (lower case, no separators) as class items, or as an alternative when it cannot be one. */
@@ -115,7 +176,8 @@ static int append_property(struct pattern_input *in, size_t at, const char *name
         if (in->ignore_case && (!strcmp(c, "Lu") || !strcmp(c, "Ll") || !strcmp(c, "Lt")))
             return pattern_refuse(in, at, "a cased property where case is ignored");
         if (strcmp(c, "Mn")) return append_category(&set->items, c);
-        if (put(&set->alts, set->alts.len ? "|(?!\\x{1171e})[" : "(?!\\x{1171e})[") < 0) return ERR_NOMEM; /* it has moved to Mc */
+        if (put(&set->alts, set->alts.len ? "|(?!\\x{1171e})[" : "(?!\\x{1171e})[") < 0)
+            return ERR_NOMEM; /* it has moved to Mc */
         return append_category(&set->alts, c) < 0 ? ERR_NOMEM : put(&set->alts, "]");
     }
     for (size_t i = 0; i < sizeof scripts / sizeof scripts[0]; i++) {
@@ -225,7 +287,8 @@ int pattern_char_escape(struct pattern_input *in, unsigned *cp) {
         in->at += braces ? 2 : 1;
         int n = hex_digits(in, c == 'u' ? 4 : braces ? 6 : 2, cp);
         if (braces && (in->at >= in->len || in->s[in->at++] != '}')) n = 0;
-        if (!n || (c == 'u' && n < 4) || *cp > 0x10ffff || (*cp >= 0xd800 && *cp < 0xe000) || (c == 'x' && !braces && *cp > 0x7f))
+        if (!n || (c == 'u' && n < 4) || *cp > 0x10ffff || (*cp >= 0xd800 && *cp < 0xe000) ||
+            (c == 'x' && !braces && *cp > 0x7f))
             return pattern_refuse(in, at, "a malformed hexadecimal escape");
         return 1;
     }
@@ -234,7 +297,8 @@ int pattern_char_escape(struct pattern_input *in, unsigned *cp) {
         in->at++;
         return 1;
     }
-    if (c >= 0 && ((c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z'))) return pattern_refuse(in, at, "an unknown escape");
+    if (c >= 0 && ((c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z')))
+        return pattern_refuse(in, at, "an unknown escape");
     in->at += (size_t)utf8_next(in->s + in->at, cp);
     return 1;
 }
@@ -250,7 +314,8 @@ static int read_posix(struct pattern_input *in, struct set *set) { /* in->at beh
     struct set plain = {0};
     int rc = append_property(in, at, name, &plain);
     if (rc == 0 && neg) rc = set->alts.len ? put(&set->alts, "|") : 0;
-    if (rc == 0) rc = neg ? append_set(&set->alts, &plain, true) : text_buf_append(&set->items, plain.items.data, plain.items.len);
+    if (rc == 0)
+        rc = neg ? append_set(&set->alts, &plain, true) : text_buf_append(&set->items, plain.items.data, plain.items.len);
     set_clear(&plain);
     in->at = end + 2;
     return rc;

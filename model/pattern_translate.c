@@ -55,7 +55,8 @@ static int escape(struct pattern_input *in, unsigned *prev, struct text_buf *out
         w.len = 1;
         w.at = 0;
         rc = pattern_class_escape(&w, &word);
-        const char *const yes[] = {"(?:(?<=", ")(?!", ")|(?<!", ")(?=", "))"}, *const no[] = {"(?:(?<=", ")(?=", ")|(?<!", ")(?!", "))"};
+        const char *const yes[] = {"(?:(?<=", ")(?!", ")|(?<!", ")(?=", "))"}, *const no[] = {"(?:(?<=", ")(?=", ")|(?<!",
+                                                                                              ")(?!", "))"};
         rc = rc < 0 ? rc : 0;
         for (int i = 0; i < 5 && rc == 0; i++) {
             rc = put(out, c == 'b' ? yes[i] : no[i]);
@@ -132,7 +133,8 @@ static int group(struct pattern_input *in, bool first, struct text_buf *out) {
         in->at += 2;
         size_t start = in->at;
         while (in->at < in->len && in->s[in->at] != end && in->s[in->at] != ')') in->at++;
-        if (in->at >= in->len || in->s[in->at] != end || in->at == start) return pattern_refuse(in, at, "an unknown kind of group");
+        if (in->at >= in->len || in->s[in->at] != end || in->at == start)
+            return pattern_refuse(in, at, "an unknown kind of group");
         in->at++;
     } else if (looking_at(in, "?")) {
         in->at++;
@@ -160,7 +162,8 @@ static int interval(struct pattern_input *in, int *lo, int *hi) {
         else return 0;
     }
     if (p >= in->len || (v[0] < 0 && v[1] < 0)) return 0;
-    if (v[0] > MAX_REPEAT || v[1] > MAX_REPEAT || (v[1] >= 0 && v[0] > v[1])) return pattern_refuse(in, in->at, "a repeat out of range");
+    if (v[0] > MAX_REPEAT || v[1] > MAX_REPEAT || (v[1] >= 0 && v[0] > v[1]))
+        return pattern_refuse(in, in->at, "a repeat out of range");
     *lo = v[0] < 0 ? 0 : (int)v[0];
     *hi = part == 0 ? *lo : (int)v[1];
     in->at = p + 1;
@@ -238,9 +241,7 @@ static int term(struct pattern_input *in, bool first, unsigned *prev, struct tex
     case '*':
     case '+':
     case '?': return pattern_refuse(in, at, "a repeat of nothing");
-    default:
-        *prev = before;
-        rc = literal(in, at, cp, prev, out);
+    default: *prev = before; rc = literal(in, at, cp, prev, out);
     }
     return rc < 0 ? rc : quantifier(in, atom, repeatable, out);
 }

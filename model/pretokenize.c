@@ -26,12 +26,12 @@ static int run_from(struct run *r, int k, struct piece in);
 
 struct cutter {
     struct run *r;
-    int next;              /* the stage that gets the pieces */
+    int next; /* the stage that gets the pieces */
     struct piece in;
     enum pre_behaviour behaviour;
     bool invert;
     struct text_buf *bytes; /* when set, pieces go on in the byte-level alphabet, written here */
-    size_t from, to;       /* the piece held back, if held */
+    size_t from, to;        /* the piece held back, if held */
     bool held, held_match;
     bool was_match;
 };

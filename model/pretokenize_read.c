@@ -15,7 +15,8 @@ static const char words_pattern[] = "[\\w\\u200c\\u200d]+|[^\\w\\u200c\\u200d\\s
 static int read_behaviour(const json_t *spec, bool needed, enum pre_behaviour *out, struct why *why) {
     static const char *const names[] = {"Isolated", "Removed", "Contiguous", "MergedWithPrevious", "MergedWithNext"};
     struct text_span t;
-    int rc = needed ? json_field_need_text(spec, where, "behavior", &t, why) : json_field_text(spec, where, "behavior", &t, why);
+    int rc =
+        needed ? json_field_need_text(spec, where, "behavior", &t, why) : json_field_text(spec, where, "behavior", &t, why);
     if (rc < 0) return rc;
     *out = PRE_ISOLATED;
     if (!t.s) return 0;
@@ -31,7 +32,8 @@ static int read_char(const json_t *spec, const char *key, struct pre_stage *s, s
     struct text_span t;
     int rc = json_field_need_text(spec, where, key, &t, why);
     if (rc < 0) return rc;
-    if (!t.len || (size_t)utf8_next(t.s, &s->ch) != t.len) return fail(why, ERR_INVALID, "%s: '%s' must be one character", where, key);
+    if (!t.len || (size_t)utf8_next(t.s, &s->ch) != t.len)
+        return fail(why, ERR_INVALID, "%s: '%s' must be one character", where, key);
     memcpy(s->mark, t.s, t.len);
     s->mark_len = t.len;
     return 0;
@@ -64,7 +66,8 @@ static int read_metaspace(const json_t *spec, struct pre_stage *s, struct why *w
     for (int i = 0; i < 3; i++) {
         if (strcmp(names[i], scheme.s)) continue;
         s->scheme = (enum pre_scheme)i;
-        if (!prefix && s->scheme != PRE_NEVER) return fail(why, ERR_INVALID, "%s: 'add_prefix_space' contradicts 'prepend_scheme'", where);
+        if (!prefix && s->scheme != PRE_NEVER)
+            return fail(why, ERR_INVALID, "%s: 'add_prefix_space' contradicts 'prepend_scheme'", where);
         return 0;
     }
     return fail(why, ERR_UNSUPPORTED, "%s: prepend_scheme '%.60s' is not known", where, scheme.s);
@@ -116,7 +119,8 @@ static int read_one(const json_t *spec, const char *type, struct pre_stage *s, s
 
 static int read_stages(const json_t *spec, int depth, struct pretokenizer *out, struct why *why) {
     struct text_span type;
-    if (depth > PIPELINE_MAX_NESTING) return fail(why, ERR_INVALID, "%s: sequences nest deeper than %d", where, PIPELINE_MAX_NESTING);
+    if (depth > PIPELINE_MAX_NESTING)
+        return fail(why, ERR_INVALID, "%s: sequences nest deeper than %d", where, PIPELINE_MAX_NESTING);
     if (!json_is_object(spec)) return fail(why, ERR_INVALID, "%s: every stage must be an object", where);
     int rc = json_field_need_text(spec, where, "type", &type, why);
     if (rc < 0) return rc;

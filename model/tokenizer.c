@@ -38,7 +38,8 @@ struct tokenizer {
 
 static int put_around(struct tokenizer *t, bool after, int64_t id, struct why *why) {
     int *n = after ? &t->n_after : &t->n_before;
-    if (*n == MAX_AROUND) return fail(why, ERR_UNSUPPORTED, "tokenizer.json: post_processor adds more than %d tokens", MAX_AROUND);
+    if (*n == MAX_AROUND)
+        return fail(why, ERR_UNSUPPORTED, "tokenizer.json: post_processor adds more than %d tokens", MAX_AROUND);
     (after ? t->after : t->before)[(*n)++] = (int32_t)id;
     return 0;
 }
@@ -53,11 +54,13 @@ static int read_template(const json_t *spec, struct tokenizer *t, struct why *wh
     json_array_foreach(single, i, v) {
         const json_t *sequence = json_object_get(v, "Sequence"), *special = json_object_get(v, "SpecialToken");
         struct text_span id;
-        int rc = sequence || special ? json_field_need_text(sequence ? sequence : special, where, "id", &id, why)
-                                     : fail(why, ERR_INVALID, "%s: an entry of 'single' is neither Sequence nor SpecialToken", where);
+        int rc = sequence || special
+                     ? json_field_need_text(sequence ? sequence : special, where, "id", &id, why)
+                     : fail(why, ERR_INVALID, "%s: an entry of 'single' is neither Sequence nor SpecialToken", where);
         if (rc < 0) return rc;
         if (sequence) {
-            if (strcmp(id.s, "A") || after) return fail(why, ERR_UNSUPPORTED, "%s: 'single' must hold the sequence A once", where);
+            if (strcmp(id.s, "A") || after)
+                return fail(why, ERR_UNSUPPORTED, "%s: 'single' must hold the sequence A once", where);
             after = true;
             continue;
         }
@@ -89,7 +92,8 @@ static int read_post(const json_t *spec, int depth, struct tokenizer *t, struct 
     static const char *const where = "tokenizer.json: post_processor";
     struct text_span type;
     if (!spec || json_is_null(spec)) return 0;
-    if (depth > PIPELINE_MAX_NESTING) return fail(why, ERR_INVALID, "%s: sequences nest deeper than %d", where, PIPELINE_MAX_NESTING);
+    if (depth > PIPELINE_MAX_NESTING)
+        return fail(why, ERR_INVALID, "%s: sequences nest deeper than %d", where, PIPELINE_MAX_NESTING);
     if (!json_is_object(spec)) return fail(why, ERR_INVALID, "%s: every stage must be an object", where);
     int rc = json_field_need_text(spec, where, "type", &type, why);
     if (rc < 0) return rc;
@@ -123,7 +127,8 @@ static unsigned replace_nul_keys(char *json, size_t len) {
         char utf8[4], *at = json;
         snprintf(digits, sizeof digits, "%04x", stand_in);
         bool taken = memmem(json, len, utf8, (size_t)utf8_write(stand_in, utf8)) != NULL;
-        for (; !taken && (at = memmem(at, len - (size_t)(at - json), "\\u", 2)); at += 2) taken = !strncasecmp(at + 2, digits, 4);
+        for (; !taken && (at = memmem(at, len - (size_t)(at - json), "\\u", 2)); at += 2)
+            taken = !strncasecmp(at + 2, digits, 4);
         if (!taken) break;
     }
     for (size_t i = 0, start; i < len && stand_in < 0xfdf0; i++) {
@@ -176,7 +181,8 @@ int tokenizer_parse(const char *json, size_t len, struct tokenizer **out, struct
 int tokenizer_open(const char *dir, struct tokenizer **out, struct why *why) {
     char *text, path[4096];
     size_t len;
-    if (snprintf(path, sizeof path, "%s/tokenizer.json", dir) >= (int)sizeof path) return fail(why, ERR_INVALID, "%.200s: path too long", dir);
+    if (snprintf(path, sizeof path, "%s/tokenizer.json", dir) >= (int)sizeof path)
+        return fail(why, ERR_INVALID, "%.200s: path too long", dir);
     int rc = json_read_bytes(path, MAX_FILE_BYTES, &text, &len, why);
     if (rc < 0) return rc;
     rc = tokenizer_parse(text, len, out, why);
@@ -269,8 +275,8 @@ static int on_raw_piece(void *user, const char *s, size_t len, size_t at, const 
     if (token) return add_token(e, token->id);
     uint32_t cp;
     int rc = normalizer_run(&e->t->normalizer, &e->normal, s, len, at == 0 && len ? (size_t)utf8_next(s, &cp) : 0);
-    struct added_cut cut = {.set = &e->t->added, .normal = true, .special = e->special, .scratch = &e->word,
-                            .piece = on_normal_piece, .user = e};
+    struct added_cut cut = {
+        .set = &e->t->added, .normal = true, .special = e->special, .scratch = &e->word, .piece = on_normal_piece, .user = e};
     return rc < 0 ? rc : added_cut_run(&cut, e->normal.text.data, e->normal.text.len);
 }
 
@@ -300,7 +306,8 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bo
         len = mended.len;
     }
     if (rc == 0) {
-        *e = (struct encoding){.t = t, .out = out, .special = parse_special, .bpe = bpe_work_new(&t->bpe, len >= CACHE_FROM_BYTES)};
+        *e = (struct encoding){
+            .t = t, .out = out, .special = parse_special, .bpe = bpe_work_new(&t->bpe, len >= CACHE_FROM_BYTES)};
         e->max = max_tokens > INT32_MAX - start ? INT32_MAX : start + max_tokens;
         e->pre.user = e;
         e->pre.word = on_word;
@@ -314,7 +321,9 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bo
     text_buf_clear(&mended);
     if (rc == 0) return 0;
     out->len = start;
-    if (rc == ERR_TOO_LARGE) return fail(why, rc, "the text has more than %d tokens, or a word that no pattern can take", max_tokens);
-    if (rc == ERR_INVALID) return fail(why, rc, "the text has a character that the vocabulary lacks, and there is no unknown token");
+    if (rc == ERR_TOO_LARGE)
+        return fail(why, rc, "the text has more than %d tokens, or a word that no pattern can take", max_tokens);
+    if (rc == ERR_INVALID)
+        return fail(why, rc, "the text has a character that the vocabulary lacks, and there is no unknown token");
     return fail(why, rc, "out of memory encoding %zu bytes", len);
 }

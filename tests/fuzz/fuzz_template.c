@@ -5,8 +5,10 @@
 #include "tests/fuzz/fuzz.h"
 
 static const char variables[] =
-    "{\"messages\":[{\"role\":\"system\",\"content\":\"be brief\"},{\"role\":\"user\",\"content\":\"h\\u00e9llo\\n\"},{\"role\":\"assistant\",\"content\":"
-    "null,\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":{\"x\":1.5,\"y\":[true,{}]}}}]}],\"tools\":[{\"name\":\"t\"}],\"n\":3,\"f\":2.5,"
+    "{\"messages\":[{\"role\":\"system\",\"content\":\"be "
+    "brief\"},{\"role\":\"user\",\"content\":\"h\\u00e9llo\\n\"},{\"role\":\"assistant\",\"content\":"
+    "null,\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":{\"x\":1.5,\"y\":[true,{}]}}}]}],\"tools\":[{\"name\":"
+    "\"t\"}],\"n\":3,\"f\":2.5,"
     "\"s\":\" a-b c \",\"add_generation_prompt\":true,\"bos_token\":\"<s>\"}";
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -20,7 +22,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         return 0;
     }
     bool own = nul && size - len > 2;
-    int rc = chat_template_render_json(t, own ? (const char *)nul + 1 : variables, own ? size - len - 1 : sizeof variables - 1, 1741503902, &out, &why);
+    int rc = chat_template_render_json(t, own ? (const char *)nul + 1 : variables, own ? size - len - 1 : sizeof variables - 1,
+                                       1741503902, &out, &why);
     FUZZ_CHECK(rc == 0 ? out.len <= 16 << 20 : out.len == 0);
     struct chat_message m = {"user", "hi"};
     rc = chat_template_render(t, &m, 1, true, 0, &out, &why);
@@ -32,18 +35,27 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
 void fuzz_seeds(fuzz_add add) {
     static const char *const seeds[] = {
-        "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nX<|im_end|>\\n' }}{% endif %}"
-        "{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}"
+        "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ "
+        "'<|im_start|>system\\nX<|im_end|>\\n' }}{% endif %}"
+        "{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}{% if "
+        "add_generation_prompt %}"
         "{{ '<|im_start|>assistant\\n' }}{% endif %}",
-        "{%- set ns = namespace(a=0, b='x') -%}\n{%- for m in messages[1:] if m.content is string -%}\n  {%- set ns.a = ns.a + loop.index0 * 2 // 1 -%}\n"
-        "  {{- m.content | trim | upper ~ loop.previtem.role -}}{% if loop.last %}{% break %}{% else %}{% continue %}{% endif %}\n{%- endfor -%}{{ ns.a }}",
-        "{% macro call(c, i=2) %}{{ c.function.arguments | tojson(indent=i) }}{% endmacro %}{% for m in messages %}{% for c in m.tool_calls or [] %}"
+        "{%- set ns = namespace(a=0, b='x') -%}\n{%- for m in messages[1:] if m.content is string -%}\n  {%- set ns.a = ns.a + "
+        "loop.index0 * 2 // 1 -%}\n"
+        "  {{- m.content | trim | upper ~ loop.previtem.role -}}{% if loop.last %}{% break %}{% else %}{% continue %}{% endif "
+        "%}\n{%- endfor -%}{{ ns.a }}",
+        "{% macro call(c, i=2) %}{{ c.function.arguments | tojson(indent=i) }}{% endmacro %}{% for m in messages %}{% for c in "
+        "m.tool_calls or [] %}"
         "{{ call(c) }}{{ call(c, i=none) }}{% endfor %}{% endfor %}{# c #}{% raw %}{{ x }}{% endraw %}",
-        "{{ s.strip().split('-') | join(', ') }}{{ s[::-1] }}{{ s[1:3] }}{{ [n, f, -n ** 2, n % 2, n / 2] }}{{ {'a': (1,), 'b': none}.items() | list }}"
+        "{{ s.strip().split('-') | join(', ') }}{{ s[::-1] }}{{ s[1:3] }}{{ [n, f, -n ** 2, n % 2, n / 2] }}{{ {'a': (1,), "
+        "'b': none}.items() | list }}"
         "{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | first | default('none', true) }}"
-        "{{ 'yes' if n > 2 and not f is none else 'no' }}{{ range(1, 9, 3) | list | sum }}{{ messages | map('length') | list | sort(reverse=true) }}",
-        "{% set x %}a{% endset %}{% filter title %}{{ x }} b{% endfilter %}{% with y = 1, z = 'q' %}{{ y ~ z }}{% endwith %}{% generation %}g{% endgeneration %}"
-        "{{ strftime_now('%Y-%m-%d') }}{% if n == 4 %}{{ raise_exception('no ' ~ n) }}{% elif 'k' in {'k': 1} %}in{% endif %}{{ s | replace('a', 'bb') | indent(2, true) }}",
+        "{{ 'yes' if n > 2 and not f is none else 'no' }}{{ range(1, 9, 3) | list | sum }}{{ messages | map('length') | list | "
+        "sort(reverse=true) }}",
+        "{% set x %}a{% endset %}{% filter title %}{{ x }} b{% endfilter %}{% with y = 1, z = 'q' %}{{ y ~ z }}{% endwith %}{% "
+        "generation %}g{% endgeneration %}"
+        "{{ strftime_now('%Y-%m-%d') }}{% if n == 4 %}{{ raise_exception('no ' ~ n) }}{% elif 'k' in {'k': 1} %}in{% endif "
+        "%}{{ s | replace('a', 'bb') | indent(2, true) }}",
     };
     static const char with_variables[] = "{{ n }}{{ m.x }}\0{\"n\": 1, \"m\": {\"x\": \"\\u0000\"}}";
     for (size_t i = 0; i < sizeof seeds / sizeof *seeds; i++) add(seeds[i], strlen(seeds[i]));

@@ -29,7 +29,8 @@ static void check_encode(const struct tokenizer *t, const char *text, size_t len
     FUZZ_CHECK(rc == 0 || ids.len == 0);
     if (rc == 0) {
         for (int i = 0; i < ids.len; i++) FUZZ_CHECK(ids.ids[i] >= 0 && ids.ids[i] < 1 << 21);
-        if (ids.len) FUZZ_CHECK(tokenizer_encode(t, text, len, true, true, ids.len - 1, &part, &why) == ERR_TOO_LARGE && part.len == 0);
+        if (ids.len)
+            FUZZ_CHECK(tokenizer_encode(t, text, len, true, true, ids.len - 1, &part, &why) == ERR_TOO_LARGE && part.len == 0);
         check_decode(t, &ids, false);
         check_decode(t, &ids, true);
     }
@@ -52,25 +53,37 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     return 0;
 }
 
-#define MODEL "\"model\":{\"type\":\"BPE\",\"unk_token\":\"u\",\"fuse_unk\":true,\"byte_fallback\":true,\"vocab\":{\"a\":0,\"b\":1,\"ab\":2,\"\xc4\xa0\":3," \
-              "\"\xe2\x96\x81\":4,\"u\":5,\"<0xC3>\":6,\"<0xA9>\":7,\"\xc4\xa0\x61\":8},\"merges\":[\"a b\",[\"\xc4\xa0\",\"a\"]]}"
+#define MODEL                                                                                                                  \
+    "\"model\":{\"type\":\"BPE\",\"unk_token\":\"u\",\"fuse_unk\":true,\"byte_fallback\":true,\"vocab\":{\"a\":0,\"b\":1,"     \
+    "\"ab\":2,\"\xc4\xa0\":3,"                                                                                                 \
+    "\"\xe2\x96\x81\":4,\"u\":5,\"<0xC3>\":6,\"<0xA9>\":7,\"\xc4\xa0\x61\":8},\"merges\":[\"a b\",[\"\xc4\xa0\",\"a\"]]}"
 #define BYTES "{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":true,\"use_regex\":true}"
 
 void fuzz_seeds(fuzz_add add) {
     static const char *const files[] = {
         "{" MODEL ",\"decoder\":null}",
-        "{" MODEL ",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\",\"individual_digits\":true},"
-        "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(?i:'s)|[^\\\\r\\\\n\\\\p{L}&&[^x]]?\\\\p{L}+|\\\\p{N}{1,3}+|\\\\s+(?!\\\\S)\"},\"behavior\":"
+        "{" MODEL
+        ",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\",\"individual_digits\":true},"
+        "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(?i:'s)|[^\\\\r\\\\n\\\\p{L}&&[^x]]?\\\\p{L}+|\\\\p{N}{1,3}+|\\\\s+(?!"
+        "\\\\S)\"},\"behavior\":"
         "\"Isolated\",\"invert\":false}," BYTES "]},\"decoder\":" BYTES ",\"post_processor\":" BYTES "}",
-        "{" MODEL ",\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFKC\"},{\"type\":\"Lowercase\"},{\"type\":\"StripAccents\"},"
-        "{\"type\":\"Strip\",\"strip_left\":true,\"strip_right\":true},{\"type\":\"Prepend\",\"prepend\":\"\xe2\x96\x81\"},{\"type\":\"Replace\","
-        "\"pattern\":{\"String\":\" \"},\"content\":\"\xe2\x96\x81\"}]},\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\","
-        "\"pattern\":{\"String\":\"\xe2\x96\x81\"},\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":"
+        "{" MODEL ",\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFKC\"},{\"type\":\"Lowercase\"},{"
+                  "\"type\":\"StripAccents\"},"
+        "{\"type\":\"Strip\",\"strip_left\":true,\"strip_right\":true},{\"type\":\"Prepend\",\"prepend\":\"\xe2\x96\x81\"},{"
+        "\"type\":\"Replace\","
+        "\"pattern\":{\"String\":\" "
+        "\"},\"content\":\"\xe2\x96\x81\"}]},\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\","
+        "\"pattern\":{\"String\":\"\xe2\x96\x81\"},\"content\":\" "
+        "\"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":"
         "\" \",\"start\":1,\"stop\":1},{\"type\":\"Replace\",\"pattern\":{\"String\":\"aab\"},\"content\":\"x\"}]}}",
-        "{" MODEL ",\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\",\"prepend_scheme\":\"first\",\"split\":true},"
-        "\"decoder\":{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\",\"add_prefix_space\":true},\"added_tokens\":[{\"id\":9,\"content\":"
-        "\"<s>\",\"special\":true,\"lstrip\":true,\"rstrip\":true,\"normalized\":false,\"single_word\":true},{\"id\":10,\"content\":\"  \"}],"
-        "\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},{\"Sequence\":{\"id\":\"A\","
+        "{" MODEL ",\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\",\"prepend_scheme\":\"first\","
+                  "\"split\":true},"
+        "\"decoder\":{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\",\"add_prefix_space\":true},\"added_tokens\":[{"
+        "\"id\":9,\"content\":"
+        "\"<s>\",\"special\":true,\"lstrip\":true,\"rstrip\":true,\"normalized\":false,\"single_word\":true},{\"id\":10,"
+        "\"content\":\"  \"}],"
+        "\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},{"
+        "\"Sequence\":{\"id\":\"A\","
         "\"type_id\":0}}],\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[9],\"tokens\":[\"<s>\"]}}}}",
     };
     static const char text[] = " ab aab 12 <s> a\xc3\xa9 It's \xff\xe2\x82 \xf0\x9f\x98\x80\n\n  <s>";

@@ -53,18 +53,22 @@ static int render(const char *source, size_t len, const char *context, struct te
 }
 
 /* One line of cases or snippets. `may_refuse`: an error is as good as the right text. */
-static void check_line(const json_t *line, const char *name, const char *source, size_t len, const char *context, bool may_refuse) {
+static void check_line(const json_t *line, const char *name, const char *source, size_t len, const char *context,
+                       bool may_refuse) {
     struct text_buf got = {0};
     const json_t *expect = json_object_get(line, "expect");
     int rc = render(source, len, context, &got);
     const char *error = text_of(line, "error");
     if (expect && rc == 0)
-        ck_assert_msg(got.len == json_string_length(expect) && !memcmp(got.data ? got.data : "", json_string_value(expect), got.len),
+        ck_assert_msg(got.len == json_string_length(expect) &&
+                          !memcmp(got.data ? got.data : "", json_string_value(expect), got.len),
                       "%s:\n--- got\n%s\n--- wanted\n%s\n---", name, got.data ? got.data : "", json_string_value(expect));
     else if (expect && !may_refuse) ck_abort_msg("%s: refused (%s), wanted %s", name, got.data, json_string_value(expect));
-    else if (!expect && rc == 0) ck_abort_msg("%s: rendered '%s', wanted an error: %s", name, got.data, text_of(line, "message"));
+    else if (!expect && rc == 0)
+        ck_abort_msg("%s: rendered '%s', wanted an error: %s", name, got.data, text_of(line, "message"));
     else if (!expect && !strcmp(error, "raise"))
-        ck_assert_msg(!strcmp(got.data, text_of(line, "message")), "%s: '%s', wanted '%s'", name, got.data, text_of(line, "message"));
+        ck_assert_msg(!strcmp(got.data, text_of(line, "message")), "%s: '%s', wanted '%s'", name, got.data,
+                      text_of(line, "message"));
     text_buf_clear(&got);
 }
 
@@ -151,7 +155,8 @@ START_TEST(bad_templates_never_yield_a_prompt) {
         int64_t start = clk_now_us();
         int rc = render(source.data, source.len, context, &got);
         ck_assert_msg(rc < 0, "%s rendered '%.80s'", text_of(line, "name"), got.data);
-        ck_assert_msg(clk_now_us() - start < PATIENCE_US, "%s took %lld us", text_of(line, "name"), (long long)(clk_now_us() - start));
+        ck_assert_msg(clk_now_us() - start < PATIENCE_US, "%s took %lld us", text_of(line, "name"),
+                      (long long)(clk_now_us() - start));
         text_buf_clear(&source);
         text_buf_clear(&got);
         json_decref(line);

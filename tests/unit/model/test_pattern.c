@@ -10,22 +10,25 @@
 static const struct {
     const char *pattern, *text, *matches; /* matches joined by '|' */
 } cases[] = {
-    {"\\p{N}{1,3}+", "1234567", "1234567"},              /* repeats, is not possessive */
+    {"\\p{N}{1,3}+", "1234567", "1234567"}, /* repeats, is not possessive */
     {"\\p{N}{1,3}", "1234567", "123|456|7"},
-    {"a{,2}b", "aaab", "aab"},                           /* {,n} is {0,n} */
-    {"x{2", "x{2x{2", "x{2|x{2"},                        /* not an interval */
-    {"\\h+", "xyzBEEFq", "BEEF"},                        /* hex digits */
-    {"\\v", "a\vb\n", "\v"},                             /* one character */
-    {"^b", "a\nb", "b"},                                 /* lines without asking */
+    {"a{,2}b", "aaab", "aab"},    /* {,n} is {0,n} */
+    {"x{2", "x{2x{2", "x{2|x{2"}, /* not an interval */
+    {"\\h+", "xyzBEEFq", "BEEF"}, /* hex digits */
+    {"\\v", "a\vb\n", "\v"},      /* one character */
+    {"^b", "a\nb", "b"},          /* lines without asking */
     {"a$", "a\na", "a|a"},
     {"a.b", "a\nb a-b", "a-b"},
-    {"(?m:a.b)", "a\nb", "a\nb"},                        /* m: the dot matches newlines */
-    {"\\s+", "a\xe1\xa0\x8e b", " "},                    /* U+180E is no space */
+    {"(?m:a.b)", "a\nb", "a\nb"},     /* m: the dot matches newlines */
+    {"\\s+", "a\xe1\xa0\x8e b", " "}, /* U+180E is no space */
     {"[^\\S\\n]+", "a \t\n b", " \t| "},
     {"[a-z&&[^aeiou]]+", "hello world", "h|ll|w|rld"},
     {"[[a-c][x-z]]+", "abcmxyz", "abc|xyz"},
     {"[^a&&b]", "ab", "a|b"},
-    {"[\\p{L}&&[^\\p{Han}]]+", "ab\xe6\xbc\xa2""cd", "ab|cd"},
+    {"[\\p{L}&&[^\\p{Han}]]+",
+     "ab\xe6\xbc\xa2"
+     "cd",
+     "ab|cd"},
     {"\\p{Han}+", "\xe3\x80\x85\xe3\x80\x81", "\xe3\x80\x85"}, /* the script, not its extensions: U+3001 is out */
     {"\\p{^L}+", "ab12", "12"},
     {"\\P{L}+", "ab12", "12"},
@@ -35,7 +38,7 @@ static const struct {
     {"[a\\]\\-]+", "a]-b", "a]-"},
     {"[\\d_-]+", "1_-x", "1_-"},
     {"(?i:'s|'t)|.", "'S't", "'S|'t"},
-    {"(?i)k", "K\xe2\x84\xaa", "K|\xe2\x84\xaa"},        /* the Kelvin sign */
+    {"(?i)k", "K\xe2\x84\xaa", "K|\xe2\x84\xaa"}, /* the Kelvin sign */
     {"(?<=a)b|(?<!a)c", "abcac", "b|c"},
     {"(?>a+)b|a", "aaab", "aaab"},
     {"a*+ab|a", "aab", "a|a"},
@@ -62,7 +65,8 @@ START_TEST(matches_as_the_reference) {
     size_t start, end, n = 0;
     for (bool first = true; pattern_next(&scan, &start, &end) == 1; first = false)
         n += (size_t)snprintf(got + n, sizeof got - n, "%s%.*s", first ? "" : "|", (int)(end - start), text + start);
-    ck_assert_msg(!strcmp(got, cases[_i].matches), "%s on '%s': '%s', wanted '%s'", cases[_i].pattern, text, got, cases[_i].matches);
+    ck_assert_msg(!strcmp(got, cases[_i].matches), "%s on '%s': '%s', wanted '%s'", cases[_i].pattern, text, got,
+                  cases[_i].matches);
     pattern_scratch_clear(&scratch);
     pattern_close(p);
 }
@@ -71,22 +75,38 @@ END_TEST
 static const struct {
     const char *pattern, *what; /* part of the message */
 } refused[] = {
-    {"(a)\\1", "an unknown escape at offset 3"},     {"\\G", "an unknown escape at offset 0"},
-    {"a\\Kb", "an unknown escape at offset 1"},      {"\\X", "an unknown escape"},
-    {"(?x)a", "an unknown kind of group at offset 0"}, {"(?~a)", "an unknown kind of group"},
-    {"(?(1)a)", "an unknown kind of group"},         {"a(?i)b", "an option in mid-branch at offset 1"},
-    {"\\p{Emoji}", "an unknown character property at offset 0"}, {"\\pL", "\\p without {..}"},
-    {"[[:alpha:]]", "an unknown character property"}, {"(?i)\\p{Lu}", "a cased property"},
-    {"(?i:ss)", "fold together"},                    {"(?i:\xc3\xa9)", "beyond ASCII"},
-    {"a**", "a repeat of a repeat at offset 2"},     {"*a", "a repeat of nothing at offset 0"},
-    {"(?=a)*", "a repeat of nothing"},               {"a{3,2}", "a repeat out of range"},
-    {"a{99999}", "a repeat out of range"},           {"a{2}?", "a lazy fixed repeat"},
-    {"[a", "an unfinished class"},                   {"[]", "an empty class"},
-    {"[a&&]", "an empty class"},                     {"[&&a]", "an empty side of &&"},
-    {"[b-a]", "an empty range"},                     {"[a-\\d]", "a range that ends in a set"},
-    {"(a", "an unclosed group at offset 0"},         {"a)", "an unmatched ) at offset 1"},
-    {"(?<=a+)b", "pattern '(?<=a+)b'"},              {"\\x{110000}", "hexadecimal"},
-    {"\\xff", "hexadecimal"},                        {"\\", "a lone backslash"},
+    {"(a)\\1", "an unknown escape at offset 3"},
+    {"\\G", "an unknown escape at offset 0"},
+    {"a\\Kb", "an unknown escape at offset 1"},
+    {"\\X", "an unknown escape"},
+    {"(?x)a", "an unknown kind of group at offset 0"},
+    {"(?~a)", "an unknown kind of group"},
+    {"(?(1)a)", "an unknown kind of group"},
+    {"a(?i)b", "an option in mid-branch at offset 1"},
+    {"\\p{Emoji}", "an unknown character property at offset 0"},
+    {"\\pL", "\\p without {..}"},
+    {"[[:alpha:]]", "an unknown character property"},
+    {"(?i)\\p{Lu}", "a cased property"},
+    {"(?i:ss)", "fold together"},
+    {"(?i:\xc3\xa9)", "beyond ASCII"},
+    {"a**", "a repeat of a repeat at offset 2"},
+    {"*a", "a repeat of nothing at offset 0"},
+    {"(?=a)*", "a repeat of nothing"},
+    {"a{3,2}", "a repeat out of range"},
+    {"a{99999}", "a repeat out of range"},
+    {"a{2}?", "a lazy fixed repeat"},
+    {"[a", "an unfinished class"},
+    {"[]", "an empty class"},
+    {"[a&&]", "an empty class"},
+    {"[&&a]", "an empty side of &&"},
+    {"[b-a]", "an empty range"},
+    {"[a-\\d]", "a range that ends in a set"},
+    {"(a", "an unclosed group at offset 0"},
+    {"a)", "an unmatched ) at offset 1"},
+    {"(?<=a+)b", "pattern '(?<=a+)b'"},
+    {"\\x{110000}", "hexadecimal"},
+    {"\\xff", "hexadecimal"},
+    {"\\", "a lone backslash"},
     {"\xff", "not UTF-8"},
 };
 

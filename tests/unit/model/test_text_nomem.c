@@ -27,15 +27,22 @@ void *__wrap_realloc(void *p, size_t n) { return refuse_now() ? NULL : __real_re
 void *__wrap_aligned_alloc(size_t align, size_t n) { return refuse_now() ? NULL : __real_aligned_alloc(align, n); }
 
 static const char json[] =
-    "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2,\"\xe2\x96\x81\":3,\"\xe2\x96\x81\x61\":4},\"merges\":[\"a b\",\"\xe2\x96\x81 a\"]},"
-    "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFKC\"},{\"type\":\"Replace\",\"pattern\":{\"Regex\":\" +\"},\"content\":"
-    "\"\xe2\x96\x81\"},{\"type\":\"Prepend\",\"prepend\":\"\xe2\x96\x81\"}]},\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\"b\"},\"behavior\":"
-    "\"Contiguous\"},\"added_tokens\":[{\"id\":5,\"content\":\"<s>\",\"special\":true,\"single_word\":true},{\"id\":6,\"content\":\"a  b\"}],\"decoder\":"
-    "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"\xe2\x96\x81\"},\"content\":\" \"},{\"type\":\"ByteFallback\"},"
-    "{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},\"post_processor\":{\"type\":\"RobertaProcessing\",\"sep\":[\"<s>\",5],"
+    "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2,\"\xe2\x96\x81\":3,\"\xe2\x96\x81\x61\":4},\"merges\":["
+    "\"a b\",\"\xe2\x96\x81 a\"]},"
+    "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFKC\"},{\"type\":\"Replace\",\"pattern\":{\"Regex\":"
+    "\" +\"},\"content\":"
+    "\"\xe2\x96\x81\"},{\"type\":\"Prepend\",\"prepend\":\"\xe2\x96\x81\"}]},\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":"
+    "{\"String\":\"b\"},\"behavior\":"
+    "\"Contiguous\"},\"added_tokens\":[{\"id\":5,\"content\":\"<s>\",\"special\":true,\"single_word\":true},{\"id\":6,"
+    "\"content\":\"a  b\"}],\"decoder\":"
+    "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"\xe2\x96\x81\"},\"content\":\" "
+    "\"},{\"type\":\"ByteFallback\"},"
+    "{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" "
+    "\",\"start\":1,\"stop\":0}]},\"post_processor\":{\"type\":\"RobertaProcessing\",\"sep\":[\"<s>\",5],"
     "\"cls\":[\"<s>\",5]}}";
 static const char template[] =
-    "{% macro m(x) %}[{{ x }}]{% endmacro %}{% set ns = namespace(n=0) %}{% for c in messages %}{% set ns.n = ns.n + 1 %}{{ m(c.content | trim ~ ns.n) }}"
+    "{% macro m(x) %}[{{ x }}]{% endmacro %}{% set ns = namespace(n=0) %}{% for c in messages %}{% set ns.n = ns.n + 1 %}{{ "
+    "m(c.content | trim ~ ns.n) }}"
     "{{ c | tojson(indent=1) }}{{ c.content.split(',') | map('upper') | join('+') }}{% endfor %}{{ [1, 'a', {'k': (2.5,)}] }}";
 
 /* Neither may call Check while allocations fail: it allocates too. */

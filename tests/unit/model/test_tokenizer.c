@@ -30,7 +30,8 @@ static struct tokenizer *open_fixture(const char *name) {
 }
 
 /* The ids of text as "1 2 3", or the error's name. */
-static const char *ids_of(const struct tokenizer *t, const char *text, size_t len, bool special, int max, char *out, size_t cap) {
+static const char *ids_of(const struct tokenizer *t, const char *text, size_t len, bool special, int max, char *out,
+                          size_t cap) {
     struct token_list l = {0};
     struct why why;
     int rc = tokenizer_encode(t, text, len, false, special, max, &l, &why);
@@ -42,16 +43,16 @@ static const char *ids_of(const struct tokenizer *t, const char *text, size_t le
     return out;
 }
 
-#define VOCAB "\"vocab\":{\"a\":0,\"b\":1,\"c\":2,\" \":3,\"ab\":4,\"abc\":5,\"bc\":6,\"x\":7}"
-#define MODEL "\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[\"b c\",\"a b\",\"a bc\"]}"
+#define VOCAB                 "\"vocab\":{\"a\":0,\"b\":1,\"c\":2,\" \":3,\"ab\":4,\"abc\":5,\"bc\":6,\"x\":7}"
+#define MODEL                 "\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[\"b c\",\"a b\",\"a bc\"]}"
 #define ADDED(content, flags) "{\"id\":8,\"content\":\"" content "\"" flags "}"
 
 static const struct {
     const char *json, *text, *ids;
 } cases[] = {
-    {"{" MODEL "}", "abcab", "5 4"},                                                /* rank by rank, not left to right */
+    {"{" MODEL "}", "abcab", "5 4"}, /* rank by rank, not left to right */
     {"{" MODEL "}", "", ""},
-    {"{" MODEL "}", "aqb", "4"},                                                    /* unknown and no unk_token: it vanishes */
+    {"{" MODEL "}", "aqb", "4"}, /* unknown and no unk_token: it vanishes */
     {"{\"added_tokens\":[" ADDED("<s>", ",\"special\":true") "]," MODEL "}", "a<s>b<s", "0 8 1"},
     {"{\"added_tokens\":[{\"id\":7,\"content\":\"x\",\"lstrip\":true,\"rstrip\":true}]," MODEL "}", "a x b", "0 7 1"},
     {"{\"added_tokens\":[{\"id\":7,\"content\":\"x\",\"single_word\":true}]," MODEL "}", "ax x xb.x", "0 7 3 7 3 7 1 7"},
@@ -59,10 +60,15 @@ static const struct {
     {"{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[],\"unk_token\":\"x\",\"fuse_unk\":true}}", "aqqb", "0 7 1"},
     {"{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[],\"unk_token\":\"zz\"}}", "aqb", "INVALID"},
     {"{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[],\"ignore_merges\":true}}", "abc", "5"},
-    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"<0xC3>\":0,\"<0xA9>\":1,\"a\":2},\"merges\":[],\"byte_fallback\":true}}", "a\xc3\xa9", "2 0 1"},
-    {"{\"normalizer\":{\"type\":\"Lowercase\"},\"added_tokens\":[" ADDED("<X>", ",\"normalized\":true") "]," MODEL "}", "AB<x>C", "4 8 2"},
-    {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\"b\"},\"behavior\":\"MergedWithPrevious\",\"invert\":false}," MODEL "}", "abc", "4 2"},
-    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"\\u0000\":0,\"a\":1,\"\\u0000a\":2},\"merges\":[[\"\\u0000\",\"a\"]]}}", "a", "1"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"<0xC3>\":0,\"<0xA9>\":1,\"a\":2},\"merges\":[],\"byte_fallback\":true}}",
+     "a\xc3\xa9", "2 0 1"},
+    {"{\"normalizer\":{\"type\":\"Lowercase\"},\"added_tokens\":[" ADDED("<X>", ",\"normalized\":true") "]," MODEL "}",
+     "AB<x>C", "4 8 2"},
+    {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\"b\"},\"behavior\":\"MergedWithPrevious\",\"invert\":"
+     "false}," MODEL "}",
+     "abc", "4 2"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"\\u0000\":0,\"a\":1,\"\\u0000a\":2},\"merges\":[[\"\\u0000\",\"a\"]]}}", "a",
+     "1"},
 };
 
 START_TEST(encodes) {
@@ -82,11 +88,13 @@ START_TEST(nul_is_a_character) {
 END_TEST
 
 START_TEST(special_tokens_are_optional) {
-    struct tokenizer *t = open_text("{\"added_tokens\":[{\"id\":8,\"content\":\"<s>\",\"special\":true},{\"id\":9,\"content\":\"<n>\"}]," MODEL "}");
+    struct tokenizer *t = open_text(
+        "{\"added_tokens\":[{\"id\":8,\"content\":\"<s>\",\"special\":true},{\"id\":9,\"content\":\"<n>\"}]," MODEL "}");
     char got[50];
     ck_assert_str_eq(ids_of(t, "a<s><n>b", 8, true, 100, got, sizeof got), "0 8 9 1");
     ck_assert_str_eq(ids_of(t, "a<s><n>b", 8, false, 100, got, sizeof got), "0 9 1");
-    ck_assert(tokenizer_is_special(t, 8) && !tokenizer_is_special(t, 9) && !tokenizer_is_special(t, 0) && !tokenizer_is_special(t, -1));
+    ck_assert(tokenizer_is_special(t, 8) && !tokenizer_is_special(t, 9) && !tokenizer_is_special(t, 0) &&
+              !tokenizer_is_special(t, -1));
     ck_assert_int_eq(tokenizer_vocab(t), 10);
     ck_assert_int_eq(tokenizer_id(t, "<n>"), 9);
     ck_assert_int_eq(tokenizer_id(t, "abc"), 5);
@@ -120,8 +128,13 @@ END_TEST
 static const struct {
     const char *json, *what;
 } refused[] = {
-    {"", "line"}, {"[]", "not an object"}, {"{", "line"}, {"{}x", "line"}, {"{\"model\":1}", "'model' is missing"},
-    {"{\"model\":{\"type\":\"WordPiece\"}}", "only BPE is"}, {"{\"model\":{\"type\":\"BPE\"}}", "'vocab' must be"},
+    {"", "line"},
+    {"[]", "not an object"},
+    {"{", "line"},
+    {"{}x", "line"},
+    {"{\"model\":1}", "'model' is missing"},
+    {"{\"model\":{\"type\":\"WordPiece\"}}", "only BPE is"},
+    {"{\"model\":{\"type\":\"BPE\"}}", "'vocab' must be"},
     {"{\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[]}}", "'vocab' is empty"},
     {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0}}}", "'merges' must be"},
     {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}}", "duplicate"},
@@ -141,14 +154,19 @@ static const struct {
     {"{\"normalizer\":{\"type\":\"Precompiled\"}," MODEL "}", "'Precompiled' is not known"},
     {"{\"normalizer\":{\"type\":\"Prepend\",\"prepend\":\"\"}," MODEL "}", "Prepend of nothing"},
     {"{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{},\"content\":\"\"}," MODEL "}", "either String or Regex"},
-    {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(a)\\\\1\"},\"behavior\":\"Isolated\"}," MODEL "}", "at offset 3"},
-    {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a\"},\"behavior\":\"Odd\"}," MODEL "}", "'Odd' is not known"},
+    {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(a)\\\\1\"},\"behavior\":\"Isolated\"}," MODEL "}",
+     "at offset 3"},
+    {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a\"},\"behavior\":\"Odd\"}," MODEL "}",
+     "'Odd' is not known"},
     {"{\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"__\"}," MODEL "}", "one character"},
     {"{\"pre_tokenizer\":{\"type\":\"UnicodeScripts\"}," MODEL "}", "'UnicodeScripts' is not known"},
     {"{\"decoder\":{\"type\":\"WordPiece\"}," MODEL "}", "'WordPiece' is not known"},
-    {"{\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Fuse\"},{\"type\":\"ByteFallback\"}]}," MODEL "}", "behind Fuse"},
+    {"{\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Fuse\"},{\"type\":\"ByteFallback\"}]}," MODEL "}",
+     "behind Fuse"},
     {"{\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[]}," MODEL "}", "sequence A once"},
-    {"{\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"q\"}},{\"Sequence\":{\"id\":\"A\"}}]}," MODEL "}", "'q' has no ids"},
+    {"{\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"q\"}},{\"Sequence\":{\"id\":"
+     "\"A\"}}]}," MODEL "}",
+     "'q' has no ids"},
     {"{\"added_tokens\":{}," MODEL "}", "must be a list"},
     {"{\"added_tokens\":[" ADDED("ab", "") "]," MODEL "}", "loads as 4"},
     {"{\"added_tokens\":[{\"id\":9,\"content\":\"<s>\"}]," MODEL "}", "loads as 8"},
@@ -164,12 +182,15 @@ START_TEST(nonsense_is_refused) {
 END_TEST
 
 START_TEST(sequences_nest_so_deep_and_no_deeper) {
-    static const char *const lists[][2] = {{"normalizer", "normalizers"}, {"pre_tokenizer", "pretokenizers"}, {"decoder", "decoders"},
+    static const char *const lists[][2] = {{"normalizer", "normalizers"},
+                                           {"pre_tokenizer", "pretokenizers"},
+                                           {"decoder", "decoders"},
                                            {"post_processor", "processors"}};
     for (int depth = 7; depth <= 8; depth++) {
         char json[2000];
         size_t n = (size_t)snprintf(json, sizeof json, "{" MODEL ",\"%s\":", lists[_i][0]);
-        for (int i = 0; i < depth; i++) n += (size_t)snprintf(json + n, sizeof json - n, "{\"type\":\"Sequence\",\"%s\":[", lists[_i][1]);
+        for (int i = 0; i < depth; i++)
+            n += (size_t)snprintf(json + n, sizeof json - n, "{\"type\":\"Sequence\",\"%s\":[", lists[_i][1]);
         n += (size_t)snprintf(json + n, sizeof json - n, "{\"type\":\"ByteLevel\"}");
         for (int i = 0; i < depth; i++) n += (size_t)snprintf(json + n, sizeof json - n, "]}");
         snprintf(json + n, sizeof json - n, "}");
@@ -195,8 +216,9 @@ END_TEST
 
 /* ---- the stream ---- */
 
-static const char *const names[] = {"tokenizer/llama2.tokenizer.json", "tokenizer/llama3.tokenizer.json", "tokenizer/neox.tokenizer.json",
-                                    "tokenizer/qwen2.tokenizer.json", "tokenizer/smollm2.tokenizer.json"};
+static const char *const names[] = {"tokenizer/llama2.tokenizer.json", "tokenizer/llama3.tokenizer.json",
+                                    "tokenizer/neox.tokenizer.json", "tokenizer/qwen2.tokenizer.json",
+                                    "tokenizer/smollm2.tokenizer.json"};
 enum { NAMES = sizeof names / sizeof *names };
 
 /* Random ids are mostly broken characters. Each piece must be whole UTF-8, all together the text at once. */
@@ -253,7 +275,8 @@ END_TEST
 
 static void fill(char *s, size_t n, int kind) {
     uint64_t seed = 7;
-    for (size_t i = 0; i < n; i++) s[i] = kind == 0 ? 'a' : kind == 1 ? (char)('a' + hash_u64(seed++) % 26) : kind == 2 ? ' ' : (char)hash_u64(seed++);
+    for (size_t i = 0; i < n; i++)
+        s[i] = kind == 0 ? 'a' : kind == 1 ? (char)('a' + hash_u64(seed++) % 26) : kind == 2 ? ' ' : (char)hash_u64(seed++);
 }
 
 /* Ten megabytes as one word, as random letters, as blanks, as garbage: with a limit, where little is done, and a part in full. */
@@ -301,7 +324,8 @@ START_TEST(threads_share_a_tokenizer) {
     memset(w, 0, sizeof w);
     for (int i = 0; i < THREADS; i++) {
         w[i].t = t;
-        for (int k = 0; k < 2000; k++) text_buf_append(&w[i].text, "It's  12,345 \xc3\xa9t\xc3\xa9s <|im_start|> \xe4\xb8\xad\xe6\x96\x87\n", 37);
+        for (int k = 0; k < 2000; k++)
+            text_buf_append(&w[i].text, "It's  12,345 \xc3\xa9t\xc3\xa9s <|im_start|> \xe4\xb8\xad\xe6\x96\x87\n", 37);
         ck_assert_int_eq(pthread_create(&w[i].thread, NULL, encode_thread, &w[i]), 0);
     }
     for (int i = 0; i < THREADS; i++) {

@@ -40,8 +40,8 @@ static struct token_list read_ids(struct fixture *f) {
     return l;
 }
 
-static void expect_ids(const struct tokenizer *t, const char *s, size_t len, bool add_special, struct fixture *want, const char *name,
-                       int number) {
+static void expect_ids(const struct tokenizer *t, const char *s, size_t len, bool add_special, struct fixture *want,
+                       const char *name, int number) {
     struct token_list w = read_ids(want), got = {0};
     struct why why;
     int rc = tokenizer_encode(t, s, len, add_special, true, 1 << 20, &got, &why);
@@ -50,8 +50,8 @@ static void expect_ids(const struct tokenizer *t, const char *s, size_t len, boo
     if (!same) {
         int at = 0;
         while (at < got.len && at < w.len && got.ids[at] == w.ids[at]) at++;
-        ck_abort_msg("%s string %d (%.80s): %d ids, wanted %d; first difference at %d: %d, wanted %d", name, number, s, got.len, w.len,
-                     at, at < got.len ? got.ids[at] : -1, at < w.len ? w.ids[at] : -1);
+        ck_abort_msg("%s string %d (%.80s): %d ids, wanted %d; first difference at %d: %d, wanted %d", name, number, s, got.len,
+                     w.len, at, at < got.len ? got.ids[at] : -1, at < w.len ? w.ids[at] : -1);
     }
     token_list_clear(&w);
     token_list_clear(&got);
@@ -79,14 +79,14 @@ START_TEST(encodes_as_the_reference) {
 }
 END_TEST
 
-static void expect_text(const struct tokenizer *t, const struct token_list *ids, bool skip, struct fixture *want, const char *name,
-                        int number) {
+static void expect_text(const struct tokenizer *t, const struct token_list *ids, bool skip, struct fixture *want,
+                        const char *name, int number) {
     size_t len = fixture_u32(want);
     const char *text = fixture_bytes(want, len);
     struct text_buf got = {0};
     ck_assert_int_eq(tokenizer_decode(t, ids->ids, ids->len, skip, &got), 0);
-    ck_assert_msg(got.len == len && !memcmp(got.data ? got.data : "", text, len), "%s text %d: '%s', wanted '%.*s'", name, number,
-                  got.data, (int)len, text);
+    ck_assert_msg(got.len == len && !memcmp(got.data ? got.data : "", text, len), "%s text %d: '%s', wanted '%.*s'", name,
+                  number, got.data, (int)len, text);
     struct detokenizer *d;
     struct text_buf stream = {0};
     ck_assert_int_eq(detokenizer_new(t, skip, &d), 0);

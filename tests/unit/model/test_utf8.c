@@ -12,11 +12,29 @@
 static const struct {
     const char *in, *out;
 } lossy[] = {
-    {"", ""}, {"plain", "plain"}, {"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", "\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80"},
-    {"\x80", R}, {"\xff\xfe", R R}, {"\xc3", R}, {"\xc3(", R "("}, {"\xe2\x82", R}, {"\xe2\x82x", R "x"},
-    {"\xf0\x9f\x98", R}, {"\xf0\x9f\x98\xc3\xa9", R "\xc3\xa9"}, {"\xf0\x9f\x98\xf0\x9f\x98\x80", R "\xf0\x9f\x98\x80"},
-    {"\xc0\xaf", R R}, {"\xe0\x80\xaf", R R R}, {"\xed\xa0\x80", R R R}, {"\xf4\x90\x80\x80", R R R R}, {"\xf0\x80\x80\x80", R R R R},
-    {"\xe2\xe2\xe2\x82\xac", R R "\xe2\x82\xac"}, {"a\xf1\x80\x80\xe1\x80\xc2" "b\x80" "c\x80\xbf" "d", "a" R R R "b" R "c" R R "d"},
+    {"", ""},
+    {"plain", "plain"},
+    {"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", "\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80"},
+    {"\x80", R},
+    {"\xff\xfe", R R},
+    {"\xc3", R},
+    {"\xc3(", R "("},
+    {"\xe2\x82", R},
+    {"\xe2\x82x", R "x"},
+    {"\xf0\x9f\x98", R},
+    {"\xf0\x9f\x98\xc3\xa9", R "\xc3\xa9"},
+    {"\xf0\x9f\x98\xf0\x9f\x98\x80", R "\xf0\x9f\x98\x80"},
+    {"\xc0\xaf", R R},
+    {"\xe0\x80\xaf", R R R},
+    {"\xed\xa0\x80", R R R},
+    {"\xf4\x90\x80\x80", R R R R},
+    {"\xf0\x80\x80\x80", R R R R},
+    {"\xe2\xe2\xe2\x82\xac", R R "\xe2\x82\xac"},
+    {"a\xf1\x80\x80\xe1\x80\xc2"
+     "b\x80"
+     "c\x80\xbf"
+     "d",
+     "a" R R R "b" R "c" R R "d"},
 };
 
 START_TEST(mends_by_maximal_parts) {
@@ -37,7 +55,8 @@ START_TEST(streams_do_not_depend_on_cuts) {
             struct text_buf all = {0}, piece = {0};
             for (int k = 0; k < 4; k++) {
                 piece.len = 0;
-                int rc = k < 3 ? utf8_stream_push(&u, lossy[_i].in + cut[k], cut[k + 1] - cut[k], &piece) : utf8_stream_flush(&u, &piece);
+                int rc = k < 3 ? utf8_stream_push(&u, lossy[_i].in + cut[k], cut[k + 1] - cut[k], &piece)
+                               : utf8_stream_flush(&u, &piece);
                 ck_assert_int_eq(rc, 0);
                 ck_assert_uint_eq(utf8_valid_prefix(piece.data, piece.len), piece.len);
                 ck_assert_int_eq(text_buf_append(&all, piece.data, piece.len), 0);
@@ -69,12 +88,12 @@ static const struct {
 } forms[] = {
     {UNICODE_NFC, "e\u0301", "\u00e9"},
     {UNICODE_NFD, "\u00e9", "e\u0301"},
-    {UNICODE_NFC, "a\u0315\u0300\u05ae\u0300", "\u00e0\u05ae\u0300\u0315"},      /* marks sorted, the first composed */
+    {UNICODE_NFC, "a\u0315\u0300\u05ae\u0300", "\u00e0\u05ae\u0300\u0315"}, /* marks sorted, the first composed */
     {UNICODE_NFKC, "\ufb01 \u2460", "fi 1"},
     {UNICODE_NFKD, "\u1e9b\u0323", "s\u0323\u0307"},
     {UNICODE_NFC, "\u1112\u1161\u11ab", "\ud55c"},
-    {UNICODE_NFC, "\uac00\u11a7x", "\uac00\u11a7x"},                             /* no trailing letter, and not lost */
-    {UNICODE_NFC, "a\u1abf\u0323", "a\u1abf\u0323"},                            /* a mark the old edition does not know parts them */
+    {UNICODE_NFC, "\uac00\u11a7x", "\uac00\u11a7x"}, /* no trailing letter, and not lost */
+    {UNICODE_NFC, "a\u1abf\u0323", "a\u1abf\u0323"}, /* a mark the old edition does not know parts them */
     {UNICODE_NFKC, "\u32ff", "\u32ff"},
     {UNICODE_NFC, "<\u0338 plain \u00c5\u212b", "\u226e plain \u00c5\u00c5"},
 };
