@@ -24,7 +24,8 @@ static const struct conf_command command = {
     .usage = "(--prompt TEXT | --prompt-file FILE) [options]",
     .about = "Prints the token ids that the model of a running cluster sees for a text.",
     .options = table,
-    .footer = "Examples:\n  cadre tokenize --prompt \"The sea is\"\n  cadre tokenize --chat --json --prompt-file question.txt\n\n"
+    .footer = "Examples:\n  cadre tokenize --prompt \"The sea is\"\n"
+              "  cadre tokenize --chat --json --prompt-file question.txt\n\n"
               "Exit status: 0 shown, 1 failed, 2 wrong usage."};
 
 static int run(const struct options *o) {
