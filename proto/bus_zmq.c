@@ -23,6 +23,7 @@ enum {
     BEAT_TIMEOUT_MS = 2500, /* a stopped peer is gone after about 3 s */
     QUEUE_MESSAGES = 1000,  /* per peer and direction */
     HANDSHAKE_MS = 5000,
+    UNHEARD_MS = 15000, /* what was sent and nobody confirmed for so long breaks the connection: the host is gone */
 };
 
 struct bus_context {
@@ -197,6 +198,7 @@ static void set_options(struct bus_zmq *z, const char *endpoint) {
         {ZMQ_TCP_KEEPALIVE_IDLE, 10},
         {ZMQ_TCP_KEEPALIVE_INTVL, 5},
         {ZMQ_TCP_KEEPALIVE_CNT, 3},
+        {ZMQ_TCP_MAXRT, UNHEARD_MS},
         {ZMQ_RECONNECT_IVL, 50},
         {ZMQ_RECONNECT_IVL_MAX, 1000},
         {ZMQ_IPV6, strchr(endpoint, '[') != NULL},

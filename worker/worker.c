@@ -24,6 +24,7 @@ struct worker {
     enum state state;
     int64_t next_beat_us, join_by_us;
     uint64_t reported_bytes;
+    uint64_t lost; /* breaks of the connection that did not matter */
     int result; /* of worker_run once LEAVING */
 };
 
@@ -114,6 +115,19 @@ static int drain_bus(struct worker *w, struct why *why) {
     return 0;
 }
 
+/* To the coordinator whoever connects again is a stranger, so a member whose connection broke is none any more. What the
+ * coordinator said before it went is taken first: it may have been an orderly end. */
+static int receive(struct worker *w, struct why *why) {
+    struct bus_link link;
+    bus_get_link(w->bus, &link);
+    bool member = w->state != JOINING;
+    int rc = drain_bus(w, why);
+    if (rc >= 0 && member && w->state != LEAVING && link.lost != w->lost)
+        return fail(why, ERR_GONE, "the connection to the coordinator at %s was lost", bus_endpoint(w->bus));
+    w->lost = link.lost;
+    return rc;
+}
+
 static int sent(int rc, const char *what, struct why *why) {
     return rc < 0 ? fail(why, rc, "cannot send %s to the coordinator: %s", what, status_text(rc)) : 0;
 }
@@ -155,8 +169,8 @@ static void report_load(struct worker *w) {
 
 static int beat(struct worker *w, int64_t now_us, struct why *why) {
     if (w->state == JOINING && now_us > w->join_by_us)
-        return fail(why, ERR_DEADLINE,
-                    "no coordinator answers; is cadre-coordinator running at the address given with --connect?");
+        return fail(why, ERR_DEADLINE, "no coordinator answers at %s; is it running, is that its --control endpoint?",
+                    bus_endpoint(w->bus));
     if (now_us < w->next_beat_us) return 0;
     w->next_beat_us = now_us + BEAT_US;
     if (w->state == LOADING) report_load(w);
@@ -180,7 +194,7 @@ int worker_run(struct worker *w, struct why *why) {
     while (rc >= 0 && w->state != LEAVING && !atomic_load(&w->killed)) {
         rc = drain_events(w, why);
         if (rc >= 0) rc = beat(w, clk_now_us(), why);
-        if (rc >= 0) rc = drain_bus(w, why); /* last: a send may swallow the edge of the bus's fd */
+        if (rc >= 0) rc = receive(w, why); /* last: a send may swallow the edge of the bus's fd */
         if (rc >= 0 && w->state != LEAVING) sleep_until(w, w->next_beat_us ? w->next_beat_us : clk_now_us() + BEAT_US);
     }
     if (rc < 0 && rc != ERR_CANCELLED && rc != ERR_DENIED && !atomic_load(&w->killed))

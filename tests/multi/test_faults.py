@@ -9,7 +9,7 @@ import time
 from contextlib import ExitStack
 
 from cases import case, main, note
-from cluster import Cluster, Process, check, same, until
+from cluster import Cluster, Front, Process, by_hand, check, mpirun, same, until
 
 WORK = ["--count", "100000", "--at-once", "24", "--prompt", "20", "--tokens", "230", "--whole"]
 
@@ -91,6 +91,21 @@ def an_idle_worker_dies(p):
         ended = c.process.wait(5 * p.slow)
         check(ended.status == 1 and "worker rank 1" in ended.err, f"serve: {ended.status} {ended.err[-300:]!r}")
         c.process.gone("after a death")
+
+
+@case
+def workers_by_hand_end_with_their_coordinator(p):
+    for fabric in ("mem", "mpi"):
+        with by_hand(p, p.golden("mixtral"), "--workers", "2") as (coordinator, listen, control):
+            start = [*mpirun(2), p.worker, "--fabric", "mpi"] if fabric == "mpi" else [p.worker, "--workers", "2"]
+            with Process([*start, "--connect", control], env=p.mpi_env()) as workers:
+                Front(p, listen).cadre("status", "-q", "--wait", "30").good("status")
+                coordinator.send(signal.SIGKILL)
+                r = workers.wait(5 * p.slow)
+                check(
+                    r.status == 1 and f"the connection to the coordinator at {control} was lost" in r.err,
+                    f"{r.status} {r.err!r}",
+                )
 
 
 @case

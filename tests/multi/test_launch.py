@@ -196,7 +196,7 @@ def workers_without_a_coordinator(p):
     ):
         with Process(argv) as w:
             r = w.wait(QUICK)
-            check(r.status == 1 and "tcp://127.0.0.1:1" in r.err + "tcp://127.0.0.1:1", f"{r.status} {r.err!r}")
+            check(r.status == 1 and "tcp://127.0.0.1:1" in r.err, f"{r.status} {r.err!r}")
             check("coordinator" in r.err, f"what is missing: {r.err!r}")
             note(r.err.strip().splitlines()[-1][:300])
     with Process([p.worker, "--connect", "nonsense"]) as w:

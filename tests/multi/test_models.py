@@ -49,5 +49,17 @@ def the_sparse_model_answers(p):
         same(c.stop().status, 0, "serve")
 
 
+@case
+def the_sparse_model_on_other_clusters(p):
+    if not p.sparse:
+        skip("no -Dmodel_sparse")
+    words = ["--count", "4", "--prompt", "40", "--tokens", "24", "--whole"]
+    told = []
+    for shape in ({"workers": 1, "threads": 2}, {"workers": 3}, {"workers": 4, "fabric": "mpi"}):
+        with Cluster(p, p.sparse, max_context=512, **shape) as c:
+            told.append(run([p.load, "--connect", c.endpoint, *words], 120).good("load").out)
+            same(told[-1], told[0], f"ids and logprobs on {shape}")
+
+
 if __name__ == "__main__":
     main()
