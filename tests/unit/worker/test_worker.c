@@ -13,6 +13,7 @@ struct fake_bus {
     uint8_t message[512];
     size_t len;
     int send_rc, recv_rc;
+    uint64_t lost; /* its connection breaks at every look */
     char trouble[512];
 };
 
@@ -36,7 +37,10 @@ static int fake_recv(struct bus *b, struct bus_msg *out) {
     return 0;
 }
 static int fake_fd(struct bus *b) { return ((struct fake_bus *)b)->bell.fd; }
-static const struct bus_ops fake_ops = {.send = fake_send, .recv = fake_recv, .fd = fake_fd};
+static const char *fake_endpoint(struct bus *b) { return (void)b, "fake://there"; }
+static void fake_link(struct bus *b, struct bus_link *out) { *out = (struct bus_link){.lost = ++((struct fake_bus *)b)->lost}; }
+static const struct bus_ops fake_ops = {.send = fake_send, .recv = fake_recv, .fd = fake_fd, .endpoint = fake_endpoint,
+                                        .link = fake_link};
 
 static struct fake_bus bus;
 static struct worker *worker;
@@ -60,9 +64,10 @@ static void says(const char *words) {
     ck_assert_str_eq(bus.trouble, why.text);
 }
 
-START_TEST(nobody_answers) {
+START_TEST(nobody_answers) { /* and a connection that breaks matters to members only */
     ck_assert_int_eq(worker_run(worker, &why), ERR_DEADLINE);
-    says("--connect");
+    says("fake://there");
+    ck_assert_uint_gt(bus.lost, 0);
 }
 END_TEST
 
