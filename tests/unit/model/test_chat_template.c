@@ -5,13 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/clk.h"
 #include "model/chat_template.h"
 #include "tests/unit/model/fixture.h"
 
 #include <check.h> /* last: it has a macro called fail */
 
-enum { NOW = 1741503902, PATIENCE_US = 10000000 }; /* Sunday 2025-03-09 07:05:02; for one refused template, on a busy machine */
+enum { NOW = 1741503902 }; /* Sunday 2025-03-09 07:05:02 */
 
 static json_t *inputs; /* name -> context */
 
@@ -152,11 +151,8 @@ START_TEST(bad_templates_never_yield_a_prompt) {
         const json_t *text = json_object_get(line, "template");
         if (text) text_buf_append(&source, json_string_value(text), json_string_length(text));
         else append_parts(json_object_get(line, "parts"), &source);
-        int64_t start = clk_now_us();
-        int rc = render(source.data, source.len, context, &got);
+        int rc = render(source.data, source.len, context, &got); /* that it ends at all is the suite's timeout's business */
         ck_assert_msg(rc < 0, "%s rendered '%.80s'", text_of(line, "name"), got.data);
-        ck_assert_msg(clk_now_us() - start < PATIENCE_US, "%s took %lld us", text_of(line, "name"),
-                      (long long)(clk_now_us() - start));
         text_buf_clear(&source);
         text_buf_clear(&got);
         json_decref(line);
