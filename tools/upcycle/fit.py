@@ -26,44 +26,37 @@ import progress
 from gguf_model import round_bf16
 
 GROUPING_ROWS = 8192     # rows that take part in grouping; the rest of the fit uses all
-RIDGE = 1.0              # of the mean neuron variance, against moving w_down
+RIDGE = 0.4              # of the mean neuron variance, against moving w_down
 REPAIR = 0.5             # share of the earlier layers' error that a layer tries to undo
 
 
 class Stream:
-    """Residual stream of several batches [B, T, H], one layer at a time."""
+    """The residual stream of token windows [B, T], one layer at a time."""
 
-    def __init__(self, model, batches):
+    def __init__(self, model, ids):
         self.model = model
-        self.x = [model.embed[ids] for ids in batches]
+        self.x = model.embed[ids]                             # [B, T, H]
 
     def attend(self, i):
-        layer, m = self.model.layers[i], self.model
-        for x in self.x:
-            shape = (1, m.kv_heads, x.shape[1], m.head_dim)
-            for row in x:            # one sequence at a time: scores stay in cache
-                normed = dense.rms_norm(row[None], layer.attn_norm, m.eps)
-                k, v = np.empty(shape, np.float32), np.empty(shape, np.float32)
-                row += dense.attention(m, i, normed, k, v)[0]
+        m, t = self.model, self.x.shape[1]
+        shape = (1, m.kv_heads, t, m.head_dim)
+        for row in self.x:           # one window at a time: its scores stay in cache
+            normed = dense.rms_norm(row[None], m.layers[i].attn_norm, m.eps)
+            row += dense.attention(m, i, normed, np.empty(shape, np.float32), np.empty(shape, np.float32))[0]
 
     def rows(self):
-        return np.concatenate([x.reshape(-1, x.shape[-1]) for x in self.x])
-
-    def add(self, y):
-        at = 0
-        for x in self.x:
-            n = x.shape[0] * x.shape[1]
-            x += y[at:at + n].reshape(x.shape)
-            at += n
+        """[N, H], a view."""
+        return self.x.reshape(-1, self.x.shape[-1])
 
 
 def repair(h, y, weight, w_down):
     """w_down [H, F] moved so that h [N, F] gives y [N, H]; rows count by weight [N]."""
-    weighted = h * weight[:, None]
-    a = weighted.T @ h
+    root = np.sqrt(weight)[:, None]
+    missing = (y - h @ w_down.T) * root
+    h = h * root
+    a = h.T @ h
     a[np.diag_indices_from(a)] += np.float32(RIDGE) * np.trace(a) / len(a)
-    missing = y - h @ w_down.T
-    return w_down + np.linalg.solve(a, weighted.T @ missing).T
+    return w_down + np.linalg.solve(a, h.T @ missing).T
 
 
 def fit_layer(layer, x, h, goal, weight, shape, rng):
@@ -84,11 +77,11 @@ def fit_layer(layer, x, h, goal, weight, shape, rng):
                         shared=np.flatnonzero(owner == experts), gate=w, bias=b, w_down=w_down)
 
 
-def fit(model, batches, experts, k, shared, seed, store):
-    """The whole sparse model, and its expert loads [L, E] on the batches.
+def fit(model, ids, experts, k, shared, seed, store):
+    """The whole sparse model, and its expert loads [L, E] on ids [B, T].
 
     store.get(i) and store.put(i, layer) keep finished layers between runs."""
-    sparse, full = Stream(model, batches), Stream(model, batches)
+    sparse, full = Stream(model, ids), Stream(model, ids)
     layers, loads = [], np.zeros((len(model.layers), experts), np.int64)
     for i, layer in enumerate(model.layers):
         sparse.attend(i)
@@ -108,8 +101,8 @@ def fit(model, batches, experts, k, shared, seed, store):
         chosen = moe.top_k(fitted.scores(x), k)
         loads[i] = chosen.sum(axis=0)
         h *= moe.neuron_mask(chosen, fitted.owner())
-        sparse.add(h @ fitted.w_down.T)
-        full.add(y_full)
+        residual += h @ fitted.w_down.T
+        wanted += y_full
         layers.append(fitted)
         progress.step("fitting layers", i + 1, len(model.layers))
     return moe.Moe((model.ffn - shared) // experts, experts, k, shared, layers), loads

@@ -2,14 +2,22 @@
 
 Run with the tool's environment: VENV/bin/python tools/upcycle/test_upcycle.py
 """
+import json
+import tempfile
 import unittest
+from pathlib import Path
 
 import numpy as np
 
 import dense
+import fit
+import gate
 import gguf_model
+import grouping
+import manifest
 import moe
 import tokenizer
+import write
 
 
 def tiny_model(layers=2, seed=0):
@@ -22,7 +30,7 @@ def tiny_model(layers=2, seed=0):
     def norm(n):
         return gguf_model.round_bf16(1 + 0.1 * rng.standard_normal(n).astype(np.float32))
     m = gguf_model.Model(hidden=32, ffn=48, heads=4, kv_heads=2, head_dim=8, context=128,
-                         eps=1e-5, theta=10000.0, embed=3 * w(64, 32), out_norm=norm(32))
+                         eps=1e-5, theta=10000.0, embed=gguf_model.round_bf16(3 * w(64, 32)), out_norm=norm(32))
     for _ in range(layers):
         m.layers.append(gguf_model.Layer(norm(32), w(32, 32), w(16, 32), w(16, 32), w(32, 32), norm(32),
                                          2 * w(48, 32), 2 * w(48, 32), w(32, 48)))
@@ -89,6 +97,86 @@ class Experts(unittest.TestCase):
     def test_top_k_breaks_ties_by_lower_id(self):
         chosen = moe.top_k(np.float32([[1, 3, 3, 3], [0, 0, 0, 0]]), 2)
         np.testing.assert_array_equal(chosen, [[0, 1, 1, 0], [1, 1, 0, 0]])
+
+
+class Grouping(unittest.TestCase):
+    def test_assign_fills_every_place_once(self):
+        gain = np.random.default_rng(3).random((48, 6))
+        room = [6, 6, 6, 6, 6, 18]
+        owner = grouping.assign(gain, room)
+        np.testing.assert_array_equal(np.bincount(owner, minlength=6), room)
+
+    def test_groups_find_neurons_that_fire_together(self):
+        # Four blocks of neurons, each driven by one input sign; two inputs, k = 2.
+        rng = np.random.default_rng(4)
+        x = rng.standard_normal((2000, 2)).astype(np.float32)
+        drive = np.maximum(np.stack([x[:, 0], -x[:, 0], x[:, 1], -x[:, 1]], axis=1), 0)
+        power = np.repeat(drive, 8, axis=1) * rng.uniform(0.8, 1.2, (2000, 32)).astype(np.float32)
+        owner = grouping.group(power, x, 4, 0, 2, rng)
+        for block in owner.reshape(4, 8):
+            self.assertEqual(len(set(block)), 1)
+
+    def test_no_expert_stays_idle(self):
+        scores = np.random.default_rng(5).standard_normal((1000, 8)) + np.arange(8)
+        bias = gate.raise_idle(scores, np.zeros(8), 4)
+        load = moe.top_k(scores + bias, 4).mean(axis=0)
+        self.assertGreaterEqual(load.min(), gate.LEAST_LOAD * 0.5)
+
+    def test_fitted_model_beats_chance_and_uses_each_neuron_once(self):
+        m, ids = tiny_model(), tiny_ids(40, 24)
+        cut, loads = fit.fit(m, ids, 4, 2, 16, seed=1, store=Forgetful())
+        for layer in cut.layers:
+            everyone = np.concatenate([layer.experts.ravel(), layer.shared])
+            np.testing.assert_array_equal(np.sort(everyone), np.arange(48))
+        self.assertTrue(np.all(loads.sum(axis=1) == ids.size * 2))
+        rng = np.random.default_rng(6)
+        want = dense.forward(m, ids, dense.dense_ffn(m))
+        fitted = dense.forward(m, ids, moe.sparse_ffn(m, cut))
+        chance = dense.forward(m, ids, moe.sparse_ffn(
+            m, cut, choose=lambda i, x: moe.top_k(rng.random((len(x), 4)), 2)))
+        self.assertLess(np.mean((fitted - want) ** 2), 0.8 * np.mean((chance - want) ** 2))
+
+    def test_the_same_seed_gives_the_same_model(self):
+        m, ids = tiny_model(), tiny_ids(20, 16)
+        a, b = (fit.fit(m, ids, 4, 2, 16, seed=1, store=Forgetful())[0] for _ in range(2))
+        for x, y in zip(a.layers, b.layers):
+            np.testing.assert_array_equal(x.w_down, y.w_down)
+            np.testing.assert_array_equal(x.gate, y.gate)
+
+
+class Forgetful:
+    """A store that keeps nothing."""
+
+    def get(self, i):
+        return None
+
+    def put(self, i, layer):
+        pass
+
+
+class Writing(unittest.TestCase):
+    def test_directory_is_whole_and_reads_back(self):
+        m = tiny_model()
+        m.vocab = {"pre": "smollm", "tokens": ["a", "b"], "types": [1, 1], "merges": ["a b"], "bos": 0,
+                   "eos": 1, "pad": 1, "unk": -1, "add_bos": False, "chat_template": ""}
+        with tempfile.TemporaryDirectory() as d:
+            folder = Path(d) / "out"
+            write.write_model(folder, m, moe.exact(m, 6), {"settings": {"seed": 1}})
+            self.assertIsNone(manifest.problem(folder))
+            self.assertEqual(manifest.made_with(folder), {"seed": 1})
+            self.assertEqual(list(folder.glob("*.tmp")), [])
+            raw = (folder / "model.safetensors").read_bytes()
+            size = int.from_bytes(raw[:8], "little")
+            header = json.loads(raw[8:8 + size])
+            entry = header["model.layers.1.mlp.experts.2.down_proj.weight"]
+            a, b = entry["data_offsets"]
+            stored = np.frombuffer(raw[8 + size + a:8 + size + b], "<u2").astype(np.uint32) << 16
+            np.testing.assert_array_equal(stored.view(np.float32).reshape(entry["shape"]),
+                                          m.layers[1].w_down[:, 16:24])
+            self.assertEqual(max(e["data_offsets"][1] for n, e in header.items() if n != "__metadata__"),
+                             len(raw) - 8 - size)
+            (folder / "model.safetensors").write_bytes(raw[:-1] + b"x")
+            self.assertIn("checksum", manifest.problem(folder))
 
 
 class Tokens(unittest.TestCase):

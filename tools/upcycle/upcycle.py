@@ -73,12 +73,8 @@ def fit_sparse(a, model, report):
     from tokenizer import Tokenizer
     tokenizer = Tokenizer(model.vocab)
     kept = store.Store(a.cache / ("fit-" + store.key(settings(a), report["model_sha256"])))
-    sampled = kept.load("sampled")
-    if sampled is None:
-        sampled = {"ids": calibrate.sample(model, tokenizer, a.seed)}
-        kept.save("sampled", **sampled)
-    batches = [calibrate.windows("calibration.txt", tokenizer), sampled["ids"]]
-    cut, loads = fit.fit(model, batches, a.experts, a.top_k, a.shared, a.seed, kept)
+    text = calibrate.windows("calibration.txt", tokenizer)
+    cut, loads = fit.fit(model, text, a.experts, a.top_k, a.shared, a.seed, kept)
     heldout = calibrate.windows("heldout.txt", tokenizer)
     report.update(evaluate.evaluate(model, cut, heldout, loads, a.seed))
     print(evaluate.table(report, cut))
