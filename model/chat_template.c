@@ -150,9 +150,11 @@ static int bind(struct jinja_run *r, const char *name, struct jv v) {
 static int open_run(struct jinja_run *r, const struct chat_template *t, int64_t now, struct text_buf *text, struct why *why) {
     *r = (struct jinja_run){.why = why, .now = now, .out = text};
     arena_init(&r->arena, 256 << 10);
-    struct jv loop, v;
-    int rc = jv_str(r, "loop", 4, &loop);
-    if (rc == 0) r->loop_name = loop.u.s;
+    struct jv name, v;
+    int rc = jv_str(r, "loop", 4, &name);
+    if (rc == 0) r->loop_name = name.u.s;
+    if (rc == 0) rc = jv_str(r, "caller", 6, &name);
+    if (rc == 0) r->caller_name = name.u.s;
     r->scope = jinja_alloc(r, sizeof *r->scope);
     if (rc == 0 && !r->scope) rc = jinja_oom(r);
     for (int i = 0; i < t->n_special && rc == 0; i++) {

@@ -43,6 +43,7 @@ struct jv_undefined {  /* why it is undefined, for messages; any may be NULL */
 };
 struct jv {
     enum jv_type type;
+    bool markup; /* STR: escaped already, as safe and escape make it; + escapes what is joined to it */
     union {
         bool b;
         int64_t i;
@@ -158,6 +159,7 @@ int  jinja_strip(struct jinja_run *r, struct jv_str *s, const struct jv_str *cha
 int  jinja_split(struct jinja_run *r, struct jv_str *s, const struct jv_str *sep, int64_t max, bool right, struct jv *out);
 int  jinja_splitlines(struct jinja_run *r, struct jv_str *s, bool keep, struct jv *out);
 int  jinja_replace(struct jinja_run *r, struct jv_str *s, const struct jv_str *from, const struct jv_str *to, int64_t max, struct jv *out);
+int  jinja_escape(struct jinja_run *r, const struct jv_str *s, struct jv *out); /* for HTML; the result is markup */
 int  jinja_indent(struct jinja_run *r, struct jv_str *s, const struct jv_str *by, bool first, bool blank, struct jv *out);
 const char *jinja_find_text(const char *s, size_t len, const char *what, size_t what_len, bool last); /* or NULL */
 
@@ -166,16 +168,19 @@ const char *jinja_find_text(const char *s, size_t len, const char *what, size_t 
 enum jinja_kind {
     /* expressions */
     JN_CONST, JN_NAME, JN_LIST, JN_TUPLE, JN_DICT, JN_ATTR, JN_ITEM, JN_SLICE, JN_CALL, JN_FILTER, JN_TEST, JN_NOT, JN_NEG, JN_POS,
-    JN_AND, JN_OR, JN_COMPARE, JN_BINARY, JN_CONCAT, JN_COND, JN_KEYWORD,
+    JN_AND, JN_OR, JN_COMPARE, JN_BINARY, JN_CONCAT, JN_COND, JN_KEYWORD, JN_STAR,
     /* statements */
-    JN_TEXT, JN_PRINT, JN_IF, JN_FOR, JN_SET, JN_SET_BLOCK, JN_MACRO, JN_BREAK, JN_CONTINUE, JN_SCOPE, JN_FILTER_BLOCK, JN_WITH
+    JN_TEXT, JN_PRINT, JN_IF, JN_FOR, JN_SET, JN_SET_BLOCK, JN_MACRO, JN_BREAK, JN_CONTINUE, JN_SCOPE, JN_FILTER_BLOCK, JN_WITH,
+    JN_CALL_BLOCK
 };
 /* What a, b, c and list are:
  *   ATTR a.name           ITEM a[b]              SLICE a, b, c: bounds or NULL (only as b of ITEM)
- *   CALL a(list), keywords behind positions      FILTER a|name(list)    TEST a is name(list), negated by NOT
+ *   CALL a(list), keywords behind positions; STAR: *a, or **a when op
+ *       FILTER a|name(list)    TEST a is name(list), negated by NOT
  *   COMPARE a, then list of BINARY nodes with op and a     CONCAT list            COND b if a else c (c may be NULL)
  *   IF a: list, else c (a list)        FOR a = targets, b = iterable, c = condition or NULL; list = body, other = else
- *   SET a = b         SET_BLOCK a = list, filters b       MACRO name(params: NAME with default a) list
+ *   SET a = b         SET_BLOCK a = list, filters b       MACRO name(params: a, NAMEs with default a) list; op: it uses caller
+ *   CALL_BLOCK b: a CALL, a and list as in MACRO: what caller() will be
  *   SCOPE list        FILTER_BLOCK b: filter chain over NULL; list     WITH a: list of SET; list */
 struct jinja_node {
     enum jinja_kind kind;
@@ -210,8 +215,7 @@ struct jinja_parser {
     struct arena *arena;
     const struct jinja_token *t; /* the current token */
     int nesting, loops;
-    int escapes;             /* escaping filters seen and not yet found to end an output */
-    bool in_macro;
+    bool in_macro, uses_caller; /* the macro being read names `caller` */
     struct why *why;
 };
 int  jinja_refuse(struct jinja_parser *p, int line, int code, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
@@ -260,7 +264,7 @@ struct jinja_run {
     struct why *why;
     struct text_buf *out;
     struct jinja_scope *scope;
-    struct jv_str *loop_name;      /* "loop" */
+    struct jv_str *loop_name, *caller_name; /* "loop", "caller" */
     const struct jinja_node *node; /* being evaluated, for the line in messages */
     int64_t now, steps;
     int depth, macro_depth;
@@ -279,6 +283,8 @@ int  jinja_oom(struct jinja_run *r);
 int  jinja_append(struct jinja_run *r, struct text_buf *b, const char *s, size_t len); /* bounded by JINJA_MAX_TEXT */
 
 int  jinja_eval(struct jinja_run *r, const struct jinja_node *n, struct jv *out);
+/* Evaluates a CALL node with one keyword argument more. */
+int  jinja_call_with(struct jinja_run *r, const struct jinja_node *n, struct jv_str *key, struct jv v, struct jv *out);
 int  jinja_call(struct jinja_run *r, struct jv callee, const struct jinja_args *args, struct jv *out);
 int  jinja_exec(struct jinja_run *r, const struct jinja_node *list, int *flow); /* flow: 0, or JN_BREAK, JN_CONTINUE */
 int  jinja_bind(struct jinja_run *r, struct jinja_scope *scope, struct jv_str *name, struct jv v);
@@ -305,7 +311,6 @@ struct jinja_function {
     int (*run)(struct jinja_run *r, const struct jinja_args *a, struct jv *out);
 };
 const struct jinja_filter *jinja_filter_find(const char *name, size_t len);
-bool jinja_filter_ends_output(const struct jinja_filter *f); /* escaping: allowed only as the last step of an output */
 const struct jinja_filter *jinja_list_filter_find(const char *name, size_t len);
 const struct jinja_test *jinja_test_find(const char *name, size_t len);
 int  jinja_test_run(struct jinja_run *r, const struct jinja_test *t, struct jv v, const struct jinja_args *a, bool *out);

@@ -1,4 +1,4 @@
-/* jinja_access.c - v.name, v[key], v[a:b:c], as the sandboxed environment does them.
+/* jinja_access.c - v.name, v[key], v[a:b:c], as the sandboxed environment does them. Slices are Python's own, errors and all.
  *
  * v.name prefers what Python objects of that type have (methods), then v["name"]; v[key] the other way round. What is neither is
  * undefined. Methods that would change a value are undefined too, with the sandbox's message. A member that Python has and
@@ -84,6 +84,7 @@ static int item(struct jinja_run *r, struct jv v, struct jv key, struct jv *out)
         else
             for (; i > 0; i--) at += (size_t)utf8_next(s->s + at, &cp);
         rc = jv_str(r, s->s + at, (size_t)utf8_next(s->s + at, &cp), out);
+        out->markup = v.markup;
         if (rc < 0) return rc;
     }
     return 1;
@@ -103,15 +104,13 @@ int jv_getitem(struct jinja_run *r, struct jv v, struct jv key, struct jv *out) 
     return rc != 0 ? (rc < 0 ? rc : 0) : jv_undefined_at(r, v, key, out);
 }
 
-/* Python's slice.indices. False when a bound is no integer. */
-static int bounds_of(struct jinja_run *r, const struct jv b[3], int64_t n, int64_t *start, int64_t *stop, int64_t *step,
-                     bool *valid) {
+/* Python's slice.indices. */
+static int bounds_of(struct jinja_run *r, const struct jv b[3], int64_t n, int64_t *start, int64_t *stop, int64_t *step) {
     int64_t v;
-    *valid = true;
     *step = 1;
     for (int i = 0; i < 3; i++)
-        if (b[i].type != JV_NONE && !jv_integral(b[i], &v)) *valid = false;
-    if (!*valid) return 0;
+        if (b[i].type != JV_NONE && !jv_integral(b[i], &v))
+            return jinja_fail(r, ERR_INVALID, "slice indices must be integers or None, not %s", jv_type_name(b[i]));
     jv_integral(b[2], step);
     if (!*step) return jinja_fail(r, ERR_INVALID, "slice step cannot be zero");
     if (*step < -INT64_MAX) *step = -INT64_MAX;
@@ -149,17 +148,17 @@ static int slice_text(struct jinja_run *r, struct jv_str *s, int64_t start, int6
     return rc;
 }
 
-int jv_slice(struct jinja_run *r, struct jv v, const struct jv bounds[3], struct jv *out) {
+static int slice(struct jinja_run *r, struct jv v, const struct jv bounds[3], struct jv *out) {
     int64_t start = 0, stop = 0, step = 1, n = 0;
-    bool valid = false;
     int rc = jv_need_defined(r, v);
     if (rc < 0) return rc;
     if (v.type == JV_RANGE) return jinja_fail(r, ERR_UNSUPPORTED, "slices of range() are not supported");
-    if (v.type != JV_STR && v.type != JV_LIST && v.type != JV_TUPLE) return jv_undefined_at(r, v, jv_none(), out);
+    if (v.type == JV_DICT) return jinja_fail(r, ERR_INVALID, "unhashable type: 'slice'");
+    if (v.type != JV_STR && v.type != JV_LIST && v.type != JV_TUPLE)
+        return jinja_fail(r, ERR_INVALID, "'%s' object is not subscriptable", jv_type_name(v));
     rc = jv_len(r, v, &n);
-    if (rc == 0) rc = bounds_of(r, bounds, n, &start, &stop, &step, &valid);
+    if (rc == 0) rc = bounds_of(r, bounds, n, &start, &stop, &step);
     if (rc < 0) return rc;
-    if (!valid) return jv_undefined_at(r, v, jv_none(), out);
     int64_t count =
         step > 0 ? (stop > start ? (stop - start - 1) / step + 1 : 0) : (start > stop ? (start - stop - 1) / -step + 1 : 0);
     if (v.type == JV_STR && step == 1 && v.u.s->chars == v.u.s->len)
@@ -167,5 +166,11 @@ int jv_slice(struct jinja_run *r, struct jv v, const struct jv bounds[3], struct
     if (v.type == JV_STR) return slice_text(r, v.u.s, count ? start : 0, step, count, out);
     rc = jv_list_new(r, v.type, (size_t)count, out);
     for (int64_t i = 0; i < count && rc == 0; i++) out->u.list->v[i] = v.u.list->v[start + i * step];
+    return rc;
+}
+
+int jv_slice(struct jinja_run *r, struct jv v, const struct jv bounds[3], struct jv *out) {
+    int rc = slice(r, v, bounds, out);
+    if (rc == 0) out->markup = v.markup;
     return rc;
 }

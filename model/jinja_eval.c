@@ -96,28 +96,76 @@ static int item(struct jinja_run *r, const struct jinja_node *n, struct jv *out)
     return rc < 0 ? rc : jv_slice(r, v, bounds, out);
 }
 
+static int add_keyword(struct jinja_run *r, struct jinja_args *a, struct jv_str *key, struct jv v) {
+    for (int k = 0; k < a->n_keys; k++)
+        if (a->key[k]->len == key->len && !memcmp(a->key[k]->s, key->s, key->len))
+            return jinja_fail(r, ERR_INVALID, "keyword argument repeated: %.60s", key->s);
+    if (a->n_keys == JINJA_MAX_ARGS) return jinja_fail(r, ERR_TOO_LARGE, "more than %d arguments", JINJA_MAX_ARGS);
+    a->key[a->n_keys] = key;
+    a->kv[a->n_keys++] = v;
+    return 0;
+}
+
+static int add_star(struct jinja_run *r, struct jinja_args *a, struct jv v, bool dict) {
+    struct jv_list l;
+    int rc = jv_need_defined(r, v);
+    if (rc < 0) return rc;
+    if (dict && v.type != JV_DICT)
+        return jinja_fail(r, ERR_INVALID, "argument after ** must be a mapping, not %s", jv_type_name(v));
+    for (size_t i = 0; dict && i < v.u.dict->n && rc == 0; i++) {
+        struct jv k = v.u.dict->p[i].k;
+        rc = k.type == JV_STR ? add_keyword(r, a, k.u.s, v.u.dict->p[i].v)
+                              : jinja_fail(r, ERR_INVALID, "keywords must be strings");
+    }
+    if (dict) return rc;
+    if ((rc = jv_elements(r, v, &l)) < 0) return rc;
+    if (l.n > (size_t)(JINJA_MAX_ARGS - a->n)) return jinja_fail(r, ERR_TOO_LARGE, "more than %d arguments", JINJA_MAX_ARGS);
+    for (size_t i = 0; i < l.n; i++) a->v[a->n++] = l.v[i];
+    return 0;
+}
+
 static int args(struct jinja_run *r, const struct jinja_node *list, struct jinja_args *out) {
     size_t n = 0, keys = 0;
     int rc = 0;
     *out = (struct jinja_args){0};
-    for (const struct jinja_node *i = list; i; i = i->next) *(i->kind == JN_KEYWORD ? &keys : &n) += 1;
+    for (const struct jinja_node *i = list; i; i = i->next) {
+        if (i->kind == JN_STAR) *(i->op ? &keys : &n) += JINJA_MAX_ARGS; /* room for as many as there may be */
+        else ++*(i->kind == JN_KEYWORD ? &keys : &n);
+    }
     if (!n && !keys) return 0;
     out->v = jinja_alloc(r, (n + keys) * sizeof *out->v + keys * sizeof *out->key);
     if (!out->v) return jinja_oom(r);
     out->kv = out->v + n;
     out->key = (struct jv_str **)(out->kv + keys);
     for (const struct jinja_node *i = list; i && rc == 0; i = i->next) {
-        if (i->kind != JN_KEYWORD) {
-            rc = jinja_eval(r, i, &out->v[out->n++]);
-            continue;
-        }
-        for (int k = 0; k < out->n_keys; k++)
-            if (out->key[k]->len == i->name->len && !memcmp(out->key[k]->s, i->name->s, i->name->len))
-                return jinja_fail(r, ERR_INVALID, "keyword argument repeated: %.60s", i->name->s);
-        out->key[out->n_keys] = i->name;
-        rc = jinja_eval(r, i->a, &out->kv[out->n_keys++]);
+        struct jv v;
+        rc = jinja_eval(r, i->kind == JN_KEYWORD || i->kind == JN_STAR ? i->a : i, &v);
+        if (rc < 0) break;
+        if (i->kind == JN_STAR) rc = add_star(r, out, v, i->op);
+        else if (i->kind == JN_KEYWORD) rc = add_keyword(r, out, i->name, v);
+        else out->v[out->n++] = v;
     }
     return rc;
+}
+
+int jinja_call_with(struct jinja_run *r, const struct jinja_node *n, struct jv_str *key, struct jv v, struct jv *out) {
+    struct jv callee;
+    struct jinja_args a, more;
+    int rc = jinja_eval(r, n->a, &callee);
+    if (rc == 0) rc = args(r, n->list, &a);
+    if (rc < 0) return rc;
+    size_t keys = (size_t)a.n_keys + 1;
+    more = a;
+    more.kv = jinja_alloc(r, keys * (sizeof *a.kv + sizeof *a.key));
+    if (!more.kv) return jinja_oom(r);
+    more.key = (struct jv_str **)(more.kv + keys);
+    for (int i = 0; i < a.n_keys; i++) {
+        more.kv[i] = a.kv[i];
+        more.key[i] = a.key[i];
+    }
+    rc = add_keyword(r, &more, key, v);
+    r->node = n;
+    return rc < 0 ? rc : jinja_call(r, callee, &more, out);
 }
 
 static int call(struct jinja_run *r, const struct jinja_node *n, struct jv *out) {
@@ -179,12 +227,14 @@ static int sum(struct jinja_run *r, const struct jinja_node *n, struct jv *out) 
         rc = jinja_eval(r, chain[i]->b, &v);
         r->node = chain[i];
         if (rc < 0) break;
-        if (acc.type == JV_STR && v.type == JV_STR) { /* acc's text is in b once text is set */
+        if (acc.type == JV_STR && v.type == JV_STR && !acc.markup && !v.markup) { /* acc's text is in b once text is set */
             if (!text) rc = jinja_append(r, &b, acc.u.s->s, acc.u.s->len);
             text = true;
             if (rc == 0) rc = jinja_append(r, &b, v.u.s->s, v.u.s->len);
-        } else { /* a text plus anything else is an error, so b is not needed again */
-            rc = jinja_binary(r, OP_ADD, acc, v, &acc);
+        } else {
+            if (text) rc = jv_take_text(r, &b, &acc);
+            text = false;
+            if (rc == 0) rc = jinja_binary(r, OP_ADD, acc, v, &acc);
         }
     }
     if (rc == 0 && text) rc = jv_take_text(r, &b, &acc);

@@ -274,6 +274,18 @@ static int bind_param(struct jinja_run *r, const struct jinja_node *p, const str
     return 0;
 }
 
+/* What {% call %} hands to a macro that asks for it. */
+static int bind_caller(struct jinja_run *r, struct jinja_scope *scope, const struct jinja_args *a, int *used) {
+    struct jv v;
+    for (int k = 0; k < a->n_keys; k++) {
+        if (strcmp(a->key[k]->s, "caller")) continue;
+        ++*used;
+        return jinja_bind(r, scope, r->caller_name, a->kv[k]);
+    }
+    int rc = no_item(r, "No caller defined", &v);
+    return rc < 0 ? rc : jinja_bind(r, scope, r->caller_name, v);
+}
+
 static int call_macro(struct jinja_run *r, const struct jinja_macro *m, const struct jinja_args *a, struct jv *out) {
     const struct jinja_node *n = m->node;
     struct jinja_scope *scope = scope_new(r, m->scope), *saved = r->scope;
@@ -288,10 +300,12 @@ static int call_macro(struct jinja_run *r, const struct jinja_macro *m, const st
         if (rc == 0) rc = jinja_bind(r, scope, p->name, v);
     }
     r->scope = saved;
+    if (rc == 0 && n->op) rc = bind_caller(r, scope, a, &used);
     if (rc == 0 && a->n > at)
-        rc = jinja_fail(r, ERR_INVALID, "macro '%.60s' takes not more than %d argument(s)", n->name->s, at);
+        rc =
+            jinja_fail(r, ERR_INVALID, "macro '%.60s' takes not more than %d argument(s)", n->name ? n->name->s : "caller", at);
     if (rc == 0 && used < a->n_keys)
-        rc = jinja_fail(r, ERR_INVALID, "macro '%.60s' takes no such keyword argument", n->name->s);
+        rc = jinja_fail(r, ERR_INVALID, "macro '%.60s' takes no such keyword argument", n->name ? n->name->s : "caller");
     if (rc == 0) rc = captured(r, scope, n->list, out);
     r->macro_depth--;
     return rc;
@@ -315,6 +329,15 @@ static int define_macro(struct jinja_run *r, const struct jinja_node *n) {
     return jinja_bind(r, r->scope, n->name, (struct jv){.type = JV_MACRO, .u.macro = m});
 }
 
+static int exec_call(struct jinja_run *r, const struct jinja_node *n) {
+    struct jinja_macro *m = jinja_alloc(r, sizeof *m);
+    struct jv v;
+    if (!m) return jinja_oom(r);
+    *m = (struct jinja_macro){n, r->scope};
+    int rc = jinja_call_with(r, n->b, r->caller_name, (struct jv){.type = JV_MACRO, .u.macro = m}, &v);
+    return rc < 0 ? rc : jv_print(r, v, r->out);
+}
+
 static int exec_one(struct jinja_run *r, const struct jinja_node *n, int *flow) {
     struct jv v;
     int rc;
@@ -329,6 +352,7 @@ static int exec_one(struct jinja_run *r, const struct jinja_node *n, int *flow) 
     case JN_SCOPE: return exec_block(r, n);
     case JN_WITH: return exec_with(r, n, flow);
     case JN_MACRO: return define_macro(r, n);
+    case JN_CALL_BLOCK: return exec_call(r, n);
     case JN_BREAK:
     case JN_CONTINUE: *flow = (int)n->kind; return 0;
     default: return jinja_fail(r, ERR_UNSUPPORTED, "a statement that is not one");

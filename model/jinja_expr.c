@@ -95,23 +95,30 @@ int jinja_expression(struct jinja_parser *p, struct jinja_node **out) {
 static int call_args(struct jinja_parser *p, struct jinja_node **list) {
     struct jinja_node **tail = list;
     bool keywords = false;
-    int line = p->t->line, n = 0;
+    int line = p->t->line, n = 0, stars = 0; /* stars: 1 behind *list, 2 behind **dict */
     while (!jinja_at(p, ")")) {
         int rc = n ? jinja_expect(p, ",") : 0;
         if (rc < 0) return rc;
         if (n && jinja_at(p, ")")) break;
-        if (jinja_at(p, "*") || jinja_at(p, "**"))
-            return jinja_refuse(p, line, ERR_UNSUPPORTED, "arguments by * or ** are not supported");
         if (++n > JINJA_MAX_ARGS) return jinja_refuse(p, line, ERR_TOO_LARGE, "more than %d arguments", JINJA_MAX_ARGS);
         struct jinja_node *a;
-        if (p->t->type == JT_NAME && is_token(p->t + 1, "=")) {
+        if (jinja_at(p, "*") || jinja_at(p, "**")) {
+            rc = jinja_node_new(p, JN_STAR, &a);
+            if (rc < 0) return rc;
+            a->op = p->t->len == 2;
+            if (stars >= 1 + a->op) return jinja_refuse(p, line, ERR_INVALID, "arguments in a wrong order");
+            stars = 1 + a->op;
+            p->t++;
+            rc = jinja_expression(p, &a->a);
+        } else if (p->t->type == JT_NAME && is_token(p->t + 1, "=")) {
+            if (stars == 2) return jinja_refuse(p, line, ERR_INVALID, "arguments in a wrong order");
             rc = jinja_node_new(p, JN_KEYWORD, &a);
             if (rc == 0) rc = jinja_take_name(p, &a->name);
             p->t++;
             if (rc == 0) rc = jinja_expression(p, &a->a);
             keywords = true;
         } else {
-            if (keywords) return jinja_refuse(p, line, ERR_INVALID, "a positional argument behind a keyword");
+            if (keywords || stars) return jinja_refuse(p, line, ERR_INVALID, "a positional argument behind a keyword");
             rc = jinja_expression(p, &a);
         }
         if (rc < 0) return rc;
@@ -187,9 +194,9 @@ static int primary(struct jinja_parser *p, struct jinja_node **out) {
         p->t++;
         return 0;
     }
-    if (jinja_name_refused(t->s, t->len) ||
-        (p->in_macro && (is_token(t, "varargs") || is_token(t, "kwargs") || is_token(t, "caller"))))
+    if (jinja_name_refused(t->s, t->len) || (p->in_macro && (is_token(t, "varargs") || is_token(t, "kwargs"))))
         return jinja_refuse(p, t->line, ERR_UNSUPPORTED, "'%.*s' is not supported", (int)t->len, t->s);
+    p->uses_caller |= is_token(t, "caller");
     n->kind = JN_NAME;
     return jinja_take_name(p, &n->name);
 }
@@ -271,7 +278,6 @@ int jinja_filter_one(struct jinja_parser *p, struct jinja_node *on, struct jinja
     n->a = on;
     n->filter = jinja_filter_find(t->s, t->len);
     if (!n->filter) return jinja_refuse(p, t->line, ERR_UNSUPPORTED, "the filter '%.*s' is not known", (int)t->len, t->s);
-    p->escapes += jinja_filter_ends_output(n->filter);
     *out = n;
     return jinja_skip(p, "(") ? call_args(p, &n->list) : 0;
 }

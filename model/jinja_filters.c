@@ -1,9 +1,9 @@
 /* jinja_filters.c - "v|NAME(...)": filters of texts and numbers, and the table of all. Those of lists are in jinja_filters_list.c.
  *
- * Escaping filters make Markup in Jinja, which infects what it is joined with; here they are allowed only where that cannot be
- * seen: the parser takes them as the last step of an output. */
+ * Markup, which safe and escape make, stays markup through trim, string and slices; other filters of texts refuse it. */
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "model/jinja.h"
 
@@ -26,12 +26,17 @@ static int run_case(FILTER_ARGS) {
     int rc = no_args(r, f, a);
     if (rc == 0) rc = soft(r, v, &s);
     if (rc < 0) return rc;
+    if (v.markup && f->name[0] != 's')
+        return jinja_fail(r, ERR_UNSUPPORTED, "'%s' of an escaped text is not supported", f->name);
     switch (f->name[0]) {
     case 'u': return jinja_upper(r, s, out);
     case 'l': return jinja_lower(r, s, out);
     case 'c': return jinja_capitalize(r, s, out);
     case 't': return jinja_title(r, s, true, out);
-    default: *out = jv_of_str(s); return 0; /* string */
+    default:
+        *out = jv_of_str(s); /* string */
+        out->markup = v.markup;
+        return 0;
     }
 }
 
@@ -43,7 +48,9 @@ static int run_trim(FILTER_ARGS) {
     int rc = jinja_take_args(r, f->name, a, names, &chars, &given);
     if (rc == 0) rc = soft(r, v, &s);
     if (rc == 0 && given && chars.type != JV_NONE && chars.type != JV_STR) rc = jinja_fail(r, ERR_INVALID, "trim wants a text");
-    return rc < 0 ? rc : jinja_strip(r, s, given && chars.type == JV_STR ? chars.u.s : NULL, true, true, out);
+    if (rc == 0) rc = jinja_strip(r, s, given && chars.type == JV_STR ? chars.u.s : NULL, true, true, out);
+    out->markup = v.markup;
+    return rc;
 }
 
 static int run_replace(FILTER_ARGS) {
@@ -85,6 +92,7 @@ static int run_indent(FILTER_ARGS) {
     struct jv_str *by;
     int rc = jinja_take_args(r, f->name, a, names, arg, given);
     if (rc == 0) rc = jv_need_defined(r, v);
+    if (rc == 0 && v.markup) rc = jinja_fail(r, ERR_UNSUPPORTED, "'indent' of an escaped text is not supported");
     if (rc == 0 && v.type != JV_STR) rc = jinja_fail(r, ERR_INVALID, "indent wants a text, not a %s", jv_type_name(v));
     if (rc == 0) rc = spaces(r, given[0] ? arg[0] : jv_int(4), 1000000, &by);
     return rc < 0 ? rc : jinja_indent(r, v.u.s, by, given[1] && jv_truth(arg[1]), given[2] && jv_truth(arg[2]), out);
@@ -138,12 +146,11 @@ static int run_float(FILTER_ARGS) {
         *out = jv_float((double)i);
     } else if (v.type == JV_STR) {
         if ((rc = jinja_strip(r, v.u.s, NULL, true, true, &t)) < 0) return rc;
-        const char *s = t.u.s->s;
-        if (strspn(s, "0123456789+-.eE") != t.u.s->len) {
-            if (strpbrk(s, "_nN") || memchr(s, 0x80, 0))
-                return jinja_fail(r, ERR_UNSUPPORTED, "float of an odd text is not supported");
-            return 0;
-        }
+        const char *s = t.u.s->s, *word = s + (*s == '-' || *s == '+');
+        bool named = !strcasecmp(word, "inf") || !strcasecmp(word, "infinity") || !strcasecmp(word, "nan");
+        for (const char *p = s; *p; p++)
+            if (*p & 0x80 || *p == '_') return jinja_fail(r, ERR_UNSUPPORTED, "float of such a text is not supported");
+        if (!named && strspn(s, "0123456789+-.eE") != t.u.s->len) return 0;
         char *end;
         double d = strtod(s, &end);
         if (end != s && end == s + t.u.s->len) *out = jv_float(d);
@@ -236,30 +243,19 @@ static int run_tojson(FILTER_ARGS) {
 
 static int run_safe(FILTER_ARGS) {
     int rc = no_args(r, f, a);
-    return rc < 0 ? rc : jv_to_str(r, v, out);
-}
-
-static int run_escape(FILTER_ARGS) {
-    static const struct {
-        char c;
-        const char *as;
-    } escapes[] = {{'&', "&amp;"}, {'<', "&lt;"}, {'>', "&gt;"}, {'\'', "&#39;"}, {'"', "&#34;"}};
-    struct jv_str *s = NULL;
-    struct text_buf b = {0};
-    int rc = no_args(r, f, a);
-    if (rc == 0) rc = soft(r, v, &s);
-    for (size_t i = 0; rc == 0 && i < s->len; i++) {
-        const char *as = NULL;
-        for (size_t k = 0; k < 5; k++)
-            if (escapes[k].c == s->s[i]) as = escapes[k].as;
-        rc = as ? jinja_append(r, &b, as, strlen(as)) : jinja_append(r, &b, s->s + i, 1);
-    }
-    if (rc == 0) return jv_take_text(r, &b, out);
-    text_buf_clear(&b);
+    if (rc == 0) rc = v.type == JV_UNDEFINED ? jv_str(r, "", 0, out) : jv_to_str(r, v, out);
+    out->markup = true;
     return rc;
 }
 
-bool jinja_filter_ends_output(const struct jinja_filter *f) { return f->run == run_safe || f->run == run_escape; }
+static int run_escape(FILTER_ARGS) {
+    struct jv_str *s = NULL;
+    int rc = no_args(r, f, a);
+    *out = v;
+    if (v.markup && f->name[0] != 'f') return rc;
+    if (rc == 0) rc = soft(r, v, &s);
+    return rc < 0 ? rc : jinja_escape(r, s, out);
+}
 
 const struct jinja_filter *jinja_filter_find(const char *name, size_t len) {
     static const struct jinja_filter filters[] = {

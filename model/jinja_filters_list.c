@@ -61,6 +61,7 @@ static int ends_of(FILTER_ARGS) {
     }
     if (l.n) {
         *out = l.v[last ? l.n - 1 : 0];
+        out->markup |= last && v.markup; /* reversed() takes characters by index, and those of markup are markup */
         return 0;
     }
     struct jv_undefined *u = jinja_alloc(r, sizeof *u);
@@ -139,18 +140,28 @@ static int sort_range(struct jinja_run *r, struct jv_pair *v, struct jv_pair *sp
     return 0;
 }
 
-/* Sorts l by path into a new list. */
-static int sort_by(struct jinja_run *r, struct jv_list l, struct jv path, bool fold, bool reverse, struct jv *out) {
-    struct jv_pair *p = jinja_alloc(r, 2 * (l.n + 1) * sizeof *p);
-    if (!p) return jinja_oom(r);
-    int rc = 0;
-    for (size_t i = 0; i < l.n && rc == 0; i++) {
-        p[i].v = l.v[i];
-        rc = key_of(r, l.v[i], path, fold, &p[i].k);
-    }
-    if (rc == 0) rc = sort_range(r, p, p + l.n, l.n, reverse);
+/* Sorts l by the keys in p[i].k; p[i].v is filled here, and there is room for 2 * l.n pairs. */
+static int sort_by(struct jinja_run *r, struct jv_list l, struct jv_pair *p, bool reverse, struct jv *out) {
+    for (size_t i = 0; i < l.n; i++) p[i].v = l.v[i];
+    int rc = sort_range(r, p, p + l.n, l.n, reverse);
     if (rc == 0) rc = jv_list_new(r, JV_LIST, l.n, out);
     for (size_t i = 0; i < l.n && rc == 0; i++) out->u.list->v[i] = p[i].v;
+    return rc;
+}
+
+/* "a.b,c": one key per attribute, as a list. Jinja compares lists even for one key, so that equal ones need no order. */
+static int keys_of(struct jinja_run *r, struct jv v, struct jv paths, bool fold, struct jv *out) {
+    struct jv comma, parts;
+    int rc = 0;
+    if (paths.type == JV_STR) {
+        rc = jv_str(r, ",", 1, &comma);
+        if (rc == 0) rc = jinja_split(r, paths.u.s, comma.u.s, -1, false, &parts);
+    } else {
+        rc = jv_list_new(r, JV_LIST, 1, &parts);
+        if (rc == 0) parts.u.list->v[0] = paths;
+    }
+    if (rc == 0) rc = jv_list_new(r, JV_LIST, parts.u.list->n, out);
+    for (size_t i = 0; rc == 0 && i < parts.u.list->n; i++) rc = key_of(r, v, parts.u.list->v[i], fold, &out->u.list->v[i]);
     return rc;
 }
 
@@ -158,14 +169,14 @@ static int run_sort(FILTER_ARGS) {
     static const char *const names[] = {"reverse", "case_sensitive", "attribute", NULL};
     struct jv arg[3];
     bool given[3];
-    struct jv_list l;
+    struct jv_list l = {0};
     int rc = jinja_take_args(r, f->name, a, names, arg, given);
-    if (rc == 0 && given[2] && arg[2].type == JV_STR && memchr(arg[2].u.s->s, ',', arg[2].u.s->len))
-        rc = jinja_fail(r, ERR_UNSUPPORTED, "sorting by several attributes is not supported");
     if (rc == 0) rc = jv_elements(r, v, &l);
-    return rc < 0 ? rc
-                  : sort_by(r, l, given[2] ? arg[2] : jv_none(), !(given[1] && jv_truth(arg[1])), given[0] && jv_truth(arg[0]),
-                            out);
+    struct jv_pair *p = jinja_alloc(r, 2 * (l.n + 1) * sizeof *p);
+    if (rc == 0 && !p) rc = jinja_oom(r);
+    for (size_t i = 0; i < l.n && rc == 0; i++)
+        rc = keys_of(r, l.v[i], given[2] ? arg[2] : jv_none(), !(given[1] && jv_truth(arg[1])), &p[i].k);
+    return rc < 0 ? rc : sort_by(r, l, p, given[0] && jv_truth(arg[0]), out);
 }
 
 static int run_dictsort(FILTER_ARGS) {
@@ -179,9 +190,12 @@ static int run_dictsort(FILTER_ARGS) {
     if (rc == 0 && given[1] && !value && !jv_is_str(arg[1], "key"))
         rc = jinja_fail(r, ERR_INVALID, "You can only sort by either \"key\" or \"value\"");
     if (rc == 0) rc = pair_list(r, v.u.dict, &pairs);
-    return rc < 0
-               ? rc
-               : sort_by(r, *pairs.u.list, jv_int(value), !(given[0] && jv_truth(arg[0])), given[2] && jv_truth(arg[2]), out);
+    if (rc < 0) return rc;
+    struct jv_pair *p = jinja_alloc(r, 2 * (v.u.dict->n + 1) * sizeof *p);
+    if (!p) return jinja_oom(r);
+    for (size_t i = 0; i < v.u.dict->n && rc == 0; i++)
+        rc = key_of(r, pairs.u.list->v[i], jv_int(value), !(given[0] && jv_truth(arg[0])), &p[i].k);
+    return rc < 0 ? rc : sort_by(r, *pairs.u.list, p, given[2] && jv_truth(arg[2]), out);
 }
 
 static int run_unique(FILTER_ARGS) {
@@ -256,7 +270,6 @@ static int run_map(FILTER_ARGS) {
     if (a->n) {
         if (a->v[0].type == JV_STR) each = jinja_filter_find(a->v[0].u.s->s, a->v[0].u.s->len);
         if (!each) return jinja_fail(r, ERR_UNSUPPORTED, "map by an unknown filter");
-        if (jinja_filter_ends_output(each)) return jinja_fail(r, ERR_UNSUPPORTED, "map by '%s' is not supported", each->name);
         rest.n--;
         rest.v++;
     } else {

@@ -115,18 +115,22 @@ static int repeat(struct jinja_run *r, struct jv v, int64_t times, struct jv *ou
     }
     struct text_buf b = {0};
     for (rc = 0; times > 0 && rc == 0; times--) rc = jinja_append(r, &b, v.u.s->s, n);
-    if (rc == 0) return jv_take_text(r, &b, out);
+    if (rc == 0) rc = jv_take_text(r, &b, out);
     text_buf_clear(&b);
+    out->markup = v.markup;
     return rc;
 }
 
 static int join(struct jinja_run *r, struct jv a, struct jv b, struct jv *out) {
     if (a.type == JV_STR) {
         struct text_buf t = {0};
-        int rc = jinja_append(r, &t, a.u.s->s, a.u.s->len);
+        bool markup = a.markup || b.markup;
+        int rc = markup && !a.markup ? jinja_escape(r, a.u.s, &a) : markup && !b.markup ? jinja_escape(r, b.u.s, &b) : 0;
+        if (rc == 0) rc = jinja_append(r, &t, a.u.s->s, a.u.s->len);
         if (rc == 0) rc = jinja_append(r, &t, b.u.s->s, b.u.s->len);
-        if (rc == 0) return jv_take_text(r, &t, out);
+        if (rc == 0) rc = jv_take_text(r, &t, out);
         text_buf_clear(&t);
+        out->markup = markup;
         return rc;
     }
     size_t n = a.u.list->n, m = b.u.list->n;

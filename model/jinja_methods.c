@@ -30,6 +30,12 @@ enum jinja_member jinja_member_of(struct jv v, const char *name) {
     static const char *const number[] = {"as_integer_ratio", "bit_count", "bit_length", "conjugate", "denominator",
                                          "from_bytes",       "fromhex",   "hex",        "imag",      "is_integer",
                                          "numerator",        "real",      "to_bytes",   NULL};
+    static const char *const iterator[] = {"send",    "throw",        "close",        "gi_frame", "gi_running",
+                                           "gi_code", "gi_yieldfrom", "gi_suspended", NULL};
+    static const char *const view[] = {"isdisjoint", "mapping", NULL}, *const range[] = {"start", "stop",  "step",
+                                                                                         "count", "index", NULL};
+    static const char *const macro[] = {"name", "arguments", "catch_kwargs", "catch_varargs", "caller", "explicit_caller",
+                                        NULL};
     switch (v.type) {
     case JV_STR: return listed(text, name) ? MEMBER_METHOD : listed(text_unknown, name) ? MEMBER_UNKNOWN : MEMBER_NONE;
     case JV_LIST: return listed(list, name) ? MEMBER_METHOD : listed(list_unsafe, name) ? MEMBER_UNSAFE : MEMBER_NONE;
@@ -42,6 +48,10 @@ enum jinja_member jinja_member_of(struct jv v, const char *name) {
     case JV_BOOL:
     case JV_INT:
     case JV_FLOAT: return listed(number, name) ? MEMBER_UNKNOWN : MEMBER_NONE;
+    case JV_ITER: return listed(iterator, name) ? MEMBER_UNKNOWN : MEMBER_NONE;
+    case JV_VIEW: return listed(view, name) ? MEMBER_UNKNOWN : MEMBER_NONE;
+    case JV_RANGE: return listed(range, name) ? MEMBER_UNKNOWN : MEMBER_NONE;
+    case JV_MACRO: return listed(macro, name) ? MEMBER_UNKNOWN : MEMBER_NONE;
     case JV_NONE: return MEMBER_NONE;
     default: return MEMBER_UNKNOWN;
     }
@@ -188,6 +198,7 @@ static int text_method(struct jinja_run *r, struct jv self, const char *name, co
                                               "isupper",    "lower",   "title",   "upper",   NULL};
     struct jv_str *s = self.u.s;
     bool yes;
+    if (self.markup) return jinja_fail(r, ERR_UNSUPPORTED, "%s() of an escaped text is not supported", name);
     if (!strcmp(name, "split") || !strcmp(name, "rsplit")) return text_split(r, s, name, a, out);
     if (!strcmp(name, "strip") || !strcmp(name, "lstrip") || !strcmp(name, "rstrip")) return text_strip(r, s, name, a, out);
     if (!strcmp(name, "replace")) return text_replace(r, s, a, out);

@@ -153,11 +153,26 @@ static int parse_macro(struct jinja_parser *p, struct jinja_node *n) {
     if (rc < 0) return rc;
     if (name->kind != JN_NAME) return jinja_refuse(p, n->line, ERR_INVALID, "a macro needs a name");
     n->name = name->name;
-    bool outer = p->in_macro;
+    bool outer = p->in_macro, outer_uses = p->uses_caller;
     p->in_macro = true;
+    p->uses_caller = false;
     rc = params(p, &n->a);
     if (rc == 0) rc = closed_body(p, "endmacro", &n->list);
+    n->op = p->uses_caller;
     p->in_macro = outer;
+    p->uses_caller |= outer_uses; /* Jinja counts what nested macros name */
+    return rc;
+}
+
+static int parse_call(struct jinja_parser *p, struct jinja_node *n) {
+    int rc = jinja_at(p, "(") ? params(p, &n->a) : 0;
+    if (rc == 0) rc = jinja_expression(p, &n->b);
+    if (rc == 0 && n->b->kind != JN_CALL) rc = jinja_refuse(p, n->line, ERR_INVALID, "'call' wants the call of a macro");
+    bool outer_uses = p->uses_caller;
+    p->uses_caller = false;
+    if (rc == 0) rc = closed_body(p, "endcall", &n->list);
+    n->op = p->uses_caller;
+    p->uses_caller |= outer_uses;
     return rc;
 }
 
@@ -186,9 +201,11 @@ static int parse_tag(struct jinja_parser *p, struct jinja_node **out) { /* at th
         const char *name;
         enum jinja_kind kind;
         int (*parse)(struct jinja_parser *, struct jinja_node *);
-    } tags[] = {{"if", JN_IF, parse_if},          {"for", JN_FOR, parse_for},     {"set", JN_SET, parse_set},
-                {"macro", JN_MACRO, parse_macro}, {"with", JN_WITH, parse_with},  {"break", JN_BREAK, NULL},
-                {"continue", JN_CONTINUE, NULL},  {"generation", JN_SCOPE, NULL}, {"filter", JN_FILTER_BLOCK, NULL}};
+    } tags[] = {{"if", JN_IF, parse_if},           {"for", JN_FOR, parse_for},
+                {"set", JN_SET, parse_set},        {"macro", JN_MACRO, parse_macro},
+                {"with", JN_WITH, parse_with},     {"break", JN_BREAK, NULL},
+                {"continue", JN_CONTINUE, NULL},   {"generation", JN_SCOPE, NULL},
+                {"filter", JN_FILTER_BLOCK, NULL}, {"call", JN_CALL_BLOCK, parse_call}};
     const struct jinja_token *t = p->t;
     if (t->type != JT_NAME) return jinja_refuse(p, t->line, ERR_INVALID, "a tag needs a name");
     for (size_t i = 0; i < sizeof tags / sizeof tags[0]; i++) {
@@ -209,11 +226,9 @@ static int parse_tag(struct jinja_parser *p, struct jinja_node **out) { /* at th
 }
 
 static int print(struct jinja_parser *p, struct jinja_node **out) { /* behind {{ */
-    int rc = jinja_node_new(p, JN_PRINT, out), escapes = p->escapes;
+    int rc = jinja_node_new(p, JN_PRINT, out);
     if (rc == 0) rc = jinja_tuple(p, true, NULL, &(*out)->a);
     if (rc < 0) return rc;
-    const struct jinja_node *last = (*out)->a;
-    if (p->escapes == escapes + 1 && last->kind == JN_FILTER && jinja_filter_ends_output(last->filter)) p->escapes = escapes;
     if (p->t->type != JT_PRINT_END)
         return jinja_refuse(p, p->t->line, ERR_INVALID, "unexpected '%.*s', wanted '}}'", p->t->len > 60 ? 60 : (int)p->t->len,
                             p->t->s);
@@ -255,8 +270,6 @@ static int statements(struct jinja_parser *p, const char *const *ends, struct ji
             rc = parse_tag(p, &n);
             if (rc == 0) rc = end_of_tag(p);
         }
-        if (rc == 0 && p->escapes)
-            rc = jinja_refuse(p, n->line, ERR_UNSUPPORTED, "safe and escape are supported only at the end of an output");
         if (rc < 0) break;
         *tail = n;
         tail = &n->next;

@@ -102,7 +102,10 @@ int jv_repr(struct jinja_run *r, struct jv v, struct text_buf *b) {
         float_text(v.u.f, text, sizeof text);
         rc = put(r, b, text);
         break;
-    case JV_STR: rc = repr_text(r, v.u.s, b); break;
+    case JV_STR:
+        if (v.markup) rc = jinja_fail(r, ERR_UNSUPPORTED, "an escaped text inside of a printed value is not supported");
+        else rc = repr_text(r, v.u.s, b);
+        break;
     case JV_LIST:
     case JV_TUPLE: rc = repr_list(r, v, b); break;
     case JV_DICT: rc = repr_dict(r, v.u.dict, b); break;

@@ -105,7 +105,7 @@ const struct jinja_test *jinja_test_find(const char *name, size_t len) {
         {"sequence", 0, sequences, NULL},
         {"iterable", 0, iterables, NULL},
         {"callable", 0, callables, NULL},
-        {"escaped", 0, 0, NULL}, /* nothing is: escaping filters stand only at the end of an output */
+        {"escaped", 0, 0, NULL},
         {"true", 0, 0, is_true},
         {"false", 0, 0, is_false},
         {"sameas", 1, 0, is_same},
@@ -141,5 +141,6 @@ int jinja_test_run(struct jinja_run *r, const struct jinja_test *t, struct jv v,
     if (a->n != t->args)
         return jinja_fail(r, ERR_INVALID, "the test '%s' takes %d argument(s), got %d", t->name, t->args, a->n);
     *out = t->types >> v.type & 1;
+    if (!strcmp(t->name, "escaped")) *out = v.markup;
     return t->run ? t->run(r, v, a->v, out) : 0;
 }

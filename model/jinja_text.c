@@ -151,18 +151,10 @@ static int split_space(struct jinja_run *r, struct jv_str *s, int64_t max, struc
         for (; i < s->len && (n = utf8_next(s->s + i, &cp), jinja_is_space(cp)); i += (size_t)n) continue;
         if (i == s->len) break;
         size_t end = i;
-        bool rest = max >= 0 && (int64_t)p.n == max; /* what remains is one piece, without the blanks at its end */
-        if (rest) end = s->len;
+        if (max >= 0 && (int64_t)p.n == max) end = s->len; /* what remains is one piece */
         else
             for (; end < s->len && (n = utf8_next(s->s + end, &cp), !jinja_is_space(cp)); end += (size_t)n) continue;
-        size_t to = end;
-        while (rest && to > i) {
-            size_t back = utf8_back(s->s, to);
-            utf8_next(s->s + back, &cp);
-            if (!jinja_is_space(cp)) break;
-            to = back;
-        }
-        rc = add_part(r, &p, s->s + i, to - i);
+        rc = add_part(r, &p, s->s + i, end - i);
         i = end;
     }
     return rc < 0 ? rc : parts_list(r, &p, false, out);
@@ -235,6 +227,19 @@ int jinja_replace(struct jinja_run *r, struct jv_str *s, const struct jv_str *fr
     }
     if (rc == 0) rc = jinja_append(r, &b, s->s + at, s->len - at);
     return finish(r, rc, &b, out);
+}
+
+int jinja_escape(struct jinja_run *r, const struct jv_str *s, struct jv *out) {
+    static const char from[] = "&<>'\"", *const to[] = {"&amp;", "&lt;", "&gt;", "&#39;", "&#34;"};
+    struct text_buf b = {0};
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < s->len; i++) {
+        const char *hit = s->s[i] ? strchr(from, s->s[i]) : NULL;
+        rc = hit ? jinja_append(r, &b, to[hit - from], strlen(to[hit - from])) : jinja_append(r, &b, s->s + i, 1);
+    }
+    rc = finish(r, rc, &b, out);
+    out->markup = true;
+    return rc;
 }
 
 int jinja_indent(struct jinja_run *r, struct jv_str *s, const struct jv_str *by, bool first, bool blank, struct jv *out) {

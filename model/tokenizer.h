@@ -1,4 +1,4 @@
-/* tokenizer.h - text <-> token ids, from tokenizer.json (Hugging Face format) and tokenizer_config.json.
+/* tokenizer.h - text <-> token ids, from tokenizer.json (Hugging Face format).
  *
  * Agrees exactly with the reference implementation on everything it accepts; a tokenizer.json with a part it does not know
  * (model type, normaliser, pre-tokeniser, decoder, pattern construct) is refused at load, naming the part. Input is bytes:

@@ -7,6 +7,7 @@
 
 #include "model/chat_template.h"
 #include "tests/unit/model/fixture.h"
+#include "tests/unit/model/tiny.h"
 
 #include <check.h> /* last: it has a macro called fail */
 
@@ -163,6 +164,87 @@ START_TEST(bad_templates_never_yield_a_prompt) {
 }
 END_TEST
 
+/* Beyond the fixtures' core: parts of the language that published templates use too. Jinja gave the expected texts. */
+static const struct {
+    const char *source, *text; /* text NULL: refused when loading */
+} extras[] = {
+    {"{% macro box(x) %}[{{ x }}{{ caller() }}]{% endmacro %}{% call box(1) %}in{% endcall %}", "[1in]"},
+    {"{% macro each(l) %}{% for i in l %}{{ caller(i) }}{% endfor %}{% endmacro %}{% call(i) each([1, 2]) %}<{{ i }}>{% "
+     "endcall %}",
+     "<1><2>"},
+    {"{% macro m(a, b, c=3) %}{{ a }}{{ b }}{{ c }}{% endmacro %}{{ m(*[1, 2]) }}{{ m(1, **{'b': 5, 'c': 6}) }}", "123156"},
+    {"{% set x = [1]|tojson|safe %}{{ x }}{{ x + '<' }}{{ '<' ~ x }}{{ x is escaped }}", "[1][1]&lt;<[1]True"},
+    {"{{ '<a>'|e }}{{ ('<a>'|e)|e }}{{ ('<'|e)[1:] }}", "&lt;a&gt;&lt;a&gt;lt;"},
+    {"{% filter upper|trim %} a{{ 1 }} {% endfilter %}{% with x = 1, y = 2 %}{{ x + y }}{% endwith %}", "A13"},
+    {"{{ [none, none]|sort }}{{ [{'a': 2}, {'a': 1}]|sort(attribute='a')|tojson }}", "[None, None][{\"a\": 1}, {\"a\": 2}]"},
+    {"{{ ' a b c '.split(none, 1) }}{{ ' a b c '.split(' ', 2) }}", "['a', 'b c ']['', 'a', 'b c ']"},
+    {"{% for i in [1, 2] %}{% continue %}{% else %}none{% endfor %}", "none"},
+    {"{% for i in range(3) recursive %}{% endfor %}", NULL},
+    {"{% include 'x' %}", NULL},
+    {"{{ joiner() }}", NULL},
+    {"{{ x|groupby('y') }}", NULL},
+};
+
+START_TEST(extras_render_as_in_jinja) {
+    struct text_buf got = {0};
+    int rc = render(extras[_i].source, strlen(extras[_i].source), "{}", &got);
+    if (extras[_i].text) ck_assert_str_eq(got.data, extras[_i].text);
+    else ck_assert_msg(rc == ERR_UNSUPPORTED && strstr(got.data, "line 1"), "%s", got.data);
+    text_buf_clear(&got);
+}
+END_TEST
+
+/* ---- from a checkpoint's files ---- */
+
+static const char plain[] =
+    "{\"chat_template\":\"{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ tools is none }}\",\"bos_token\":\"<s>\","
+    "\"eos_token\":{\"content\":\"</s>\",\"lstrip\":false},\"pad_token\":null}";
+static const char listed[] = "{\"chat_template\":[{\"name\":\"tool_use\",\"template\":\"no\"},{\"name\":\"default\","
+                             "\"template\":\"d{{ pad_token }}\"}]}";
+
+static const struct {
+    const char *config, *map, *file,
+        *text; /* tokenizer_config.json, special_tokens_map.json, chat_template.jinja; NULL: absent */
+    int rc;
+} checkpoints[] = {
+    {plain, NULL, NULL, "<s>hi</s>True", 0},
+    {listed, NULL, NULL, "d", 0},
+    {listed, "{\"pad_token\":\"<p>\"}", NULL, "d<p>", 0},
+    {plain, NULL, "file{{ bos_token }}\n", "file<s>", 0}, /* the file of its own wins */
+    {NULL, NULL, "alone", "alone", 0},
+    {"{}", NULL, NULL, NULL, ERR_NOT_FOUND},
+    {NULL, NULL, NULL, NULL, ERR_NOT_FOUND},
+    {"{\"chat_template\":1}", NULL, NULL, NULL, ERR_INVALID},
+    {"{\"chat_template\":[{\"name\":\"rag\",\"template\":\"x\"}]}", NULL, NULL, NULL, ERR_UNSUPPORTED},
+    {"{\"chat_template\":\"{% frob %}\"}", NULL, NULL, NULL, ERR_UNSUPPORTED},
+    {"{\"chat_template\":\"x\",\"bos_token\":5}", NULL, NULL, NULL, ERR_INVALID},
+    {"{\"chat_template\":", NULL, NULL, NULL, ERR_INVALID},
+};
+
+START_TEST(checkpoints_bring_their_template) {
+    struct scratch dir;
+    struct chat_template *t = NULL;
+    struct why why = {""};
+    struct text_buf out = {0};
+    struct chat_message m = {"user", "hi"};
+    scratch_open(&dir);
+    if (checkpoints[_i].config) scratch_text(&dir, "tokenizer_config.json", checkpoints[_i].config);
+    if (checkpoints[_i].map) scratch_text(&dir, "special_tokens_map.json", checkpoints[_i].map);
+    if (checkpoints[_i].file) scratch_text(&dir, "chat_template.jinja", checkpoints[_i].file);
+    int rc = chat_template_open(dir.dir, &t, &why);
+    ck_assert_msg(rc == checkpoints[_i].rc, "%s: %s", status_name(rc), why.text);
+    if (rc == 0) {
+        ck_assert_int_eq(chat_template_render(t, &m, 1, true, NOW, &out, &why), 0);
+        ck_assert_str_eq(out.data, checkpoints[_i].text);
+        chat_template_close(t);
+        text_buf_clear(&out);
+    } else {
+        ck_assert(!t && strlen(why.text) > 10);
+    }
+    scratch_remove(&dir);
+}
+END_TEST
+
 /* A message as large as a prompt may be passes through + and filters without quadratic cost or refusal. */
 START_TEST(a_large_message_renders) {
     enum { SIZE = 10 << 20 };
@@ -191,6 +273,8 @@ int main(void) {
     tcase_add_test(c, published_templates_render_as_in_jinja);
     tcase_add_test(c, snippets_render_as_in_jinja);
     tcase_add_test(c, bad_templates_never_yield_a_prompt);
+    tcase_add_loop_test(c, extras_render_as_in_jinja, 0, sizeof extras / sizeof *extras);
+    tcase_add_loop_test(c, checkpoints_bring_their_template, 0, sizeof checkpoints / sizeof *checkpoints);
     tcase_add_test(c, a_large_message_renders);
     Suite *s = suite_create("chat_template");
     suite_add_tcase(s, c);
