@@ -4,7 +4,8 @@
  *
  * Then the test tests itself: every mistake of the table below, planted in config, weights or kernels, must make it fail.
  *
- * usage: test_golden DATA_DIR */
+ * usage: test_golden DATA_DIR [NAME]      all checkpoints of DATA_DIR, or one */
+#include "tests/golden/names.h"
 #include "tests/golden/runner.h"
 
 #include "base/log.h"
@@ -16,10 +17,7 @@
 #include <string.h>
 
 static const double TOLERANCE = 1e-4;
-static const char *const checkpoints[] = {"llama",         "llama_tied",      "mixtral",      "mixtral_sharded",
-                                          "qwen2_moe",     "qwen3_moe",       "olmoe",        "cadre_moe_all",
-                                          "cadre_moe_one", "cadre_moe_score", "cadre_moe_raw"};
-enum { CHECKPOINTS = sizeof checkpoints / sizeof *checkpoints, PROMPTS = 3 };
+enum { PROMPTS = 3 };
 
 struct reference { /* of one checkpoint */
     struct st_set *set;
@@ -382,16 +380,20 @@ static void test_mutations(const char *name, const char *dir, const struct refer
 
 int main(int argc, char **argv) {
     static const char *const isas[] = {"ref", "avx2", "avx512"};
-    if (argc != 2) die("usage: test_golden DATA_DIR");
-    for (int c = 0; c < CHECKPOINTS; c++) {
+    if (argc != 2 && argc != 3) die("usage: test_golden DATA_DIR [NAME]");
+    static struct names all;
+    names_read(argv[1], &all);
+    for (int c = 0; c < all.count; c++) {
+        const char *name = all.name[c];
+        if (argc == 3 && strcmp(name, argv[2])) continue;
         char dir[1024];
         void *file;
         struct reference ref = {0};
-        snprintf(dir, sizeof dir, "%s/%s", argv[1], checkpoints[c]);
+        snprintf(dir, sizeof dir, "%s/%s", argv[1], name);
         read_reference(dir, &ref, &file);
         for (int p = 0; p < PROMPTS; p++)
             if (ref.std[p] < 1)
-                report(false, "%s prompt %d: standard deviation %.2f is below 1", checkpoints[c], p, ref.std[p]);
+                report(false, "%s prompt %d: standard deviation %.2f is below 1", name, p, ref.std[p]);
         for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
             struct backend *b;
             struct why why;
@@ -400,9 +402,9 @@ int main(int argc, char **argv) {
                 continue;
             }
             backend_close(b);
-            test_path(checkpoints[c], dir, &ref, isas[i]);
+            test_path(name, dir, &ref, isas[i]);
         }
-        test_mutations(checkpoints[c], dir, &ref);
+        test_mutations(name, dir, &ref);
         free_reference(&ref, file);
     }
     printf("1..%d\n# %d passed, %d failed\n", passed + failed, passed, failed);

@@ -394,7 +394,7 @@ def main():
     torch.use_deterministic_algorithms(True)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    table, bad = [], 0
+    bad = 0
     for name in MODELS:
         if args.only and name != args.only:
             continue
@@ -415,7 +415,7 @@ def main():
             print(f"{name}: std {data['logits.0'].std():.2f}, float32 error {worst['vs float64']:.1e}, oracle differs by "
                   f"{worst['vs oracle']:.1e}, largest attention weight {spread:.2f}, weakest mutation {least[1]} "
                   f"{max(least[2]):.3f}, {sum(p.stat().st_size for p in directory.iterdir()) // 1024} KiB")
-            table += named
+            write_table(directory / "mutations.tsv", named)
             if weak and not args.keep_weak:
                 continue
             for source in Path(scratch).iterdir():
@@ -424,19 +424,17 @@ def main():
                 shutil.copytree(source, target)
                 if source.name.endswith("_sharded"):
                     for path in directory.iterdir():
-                        if path.name not in ("config.json", "model.safetensors"):
+                        if path.name not in ("config.json", "model.safetensors", "mutations.tsv"):
                             shutil.copy(path, target)
                 for path in target.iterdir():
                     path.chmod(0o644)
-    if not args.only:
-        write_table(args.out / "mutations.tsv", table)
     return 1 if bad else 0
 
 
 def write_table(path, table):
-    lines = ["# checkpoint\tmutation\tlargest move of a logit per prompt, in standard deviations of the logits\tmeaning"]
-    for name, wrong, moves in table:
-        lines.append(f"{name}\t{wrong}\t{' '.join(f'{v:.3g}' for v in moves)}\t{oracle.MUTATIONS[wrong]}")
+    lines = ["# mutation\tlargest move of a logit per prompt, in standard deviations of the logits\tmeaning"]
+    for _, wrong, moves in table:
+        lines.append(f"{wrong}\t{' '.join(f'{v:.3g}' for v in moves)}\t{oracle.MUTATIONS[wrong]}")
     path.write_text("\n".join(lines) + "\n")
 
 
