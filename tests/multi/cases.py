@@ -28,10 +28,15 @@ def skip(why):
     raise Skipped(why)
 
 
-def note(text):
+def note(text, stream=None):
     """A line in the report that is no result."""
     for line in str(text).splitlines():
-        print(f"# {line}", flush=True)
+        print(f"# {line}", file=stream, flush=True)
+
+
+def complain(text):
+    """What a failure says goes to stderr: of a TAP program's stdout `meson test --print-errorlogs` shows nothing."""
+    note(text, sys.stderr)
 
 
 def run_case(number, function, programs):
@@ -44,11 +49,11 @@ def run_case(number, function, programs):
         return True
     except Exception as e:
         print(f"not ok {number} - {name}", flush=True)
-        note(e if isinstance(e, Failed) else traceback.format_exc())
+        complain(e if isinstance(e, Failed) else traceback.format_exc())
         if isinstance(e, Failed):
             where = traceback.extract_tb(e.__traceback__)
-            note("at " + " < ".join(f"{f.name}:{f.lineno}" for f in reversed(where) if "cluster.py" not in f.filename))
-        note(getattr(e, "serve", ""))
+            complain("at " + " < ".join(f"{f.name}:{f.lineno}" for f in reversed(where) if "cluster.py" not in f.filename))
+        complain(getattr(e, "serve", ""))
         return False
     print(f"ok {number} - {name} ({time.monotonic() - started:.1f} s)", flush=True)
     return True
