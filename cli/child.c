@@ -38,7 +38,7 @@ void child_with_parent(char *const argv[]) {
     if (getppid() != 1) execvp(argv[0], argv);
 }
 
-static void become(char *const argv[], int death_signal, pid_t parent, int report) {
+static void become(char *const argv[], int death_signal, int keep, pid_t parent, int report) {
     sigset_t none;
     sigemptyset(&none);
     prctl(PR_SET_PDEATHSIG, death_signal);
@@ -49,6 +49,7 @@ static void become(char *const argv[], int death_signal, pid_t parent, int repor
         dup2(null, STDIN_FILENO);
         close(null);
     }
+    if (keep >= 0) fcntl(keep, F_SETFD, 0);
     if (getppid() == parent) execvp(argv[0], argv);
     int e = errno;
     ssize_t done = write(report, &e, sizeof e);
@@ -56,11 +57,11 @@ static void become(char *const argv[], int death_signal, pid_t parent, int repor
     _exit(127);
 }
 
-int child_start(struct child *c, char *const argv[], int death_signal, struct why *why) {
+int child_start(struct child *c, char *const argv[], int death_signal, int keep, struct why *why) {
     int report[2], e = 0;
     if (pipe2(report, O_CLOEXEC) < 0) return fail(why, ERR_IO, "cannot start %s: %s", c->name, strerror(errno));
     pid_t self = getpid(), pid = fork();
-    if (!pid) become(argv, death_signal, self, report[1]);
+    if (!pid) become(argv, death_signal, keep, self, report[1]);
     if (pid < 0) e = errno;
     close(report[1]);
     /* The pipe closes by itself when exec succeeds; what comes out of it is exec's errno. */

@@ -20,7 +20,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -100,9 +99,11 @@ struct supervisor {
     struct child children[CHILDREN];
     struct banner banner;
     struct cadre_client *client;
-    char folder[64], listen[256], control[256]; /* folder "" before it exists */
-    int signals;                                /* signalfd */
-    int stops;                                  /* SIGINT and SIGTERM so far */
+    char listen[256], control[256];
+    char told[600]; /* what came through `endpoints` so far */
+    int endpoints;  /* a pipe from the coordinator; -1 when it has told all */
+    int signals;    /* signalfd */
+    int stops;      /* SIGINT and SIGTERM so far */
     int64_t started_us, asked_us;
     struct worker_process {
         uint32_t rank;
@@ -141,18 +142,17 @@ static void add_number(struct command_line *l, const char *name, int64_t value) 
     add_text(l, name, text);
 }
 
-static int start_coordinator(struct supervisor *s) {
+static int start_coordinator(struct supervisor *s, int endpoint_fd) {
     const struct options *o = s->o;
     struct command_line l = {.n = 0};
-    char program[4096], file[128];
+    char program[4096];
     child_find("cadre-coordinator", "coordinator", program, sizeof program);
-    snprintf(file, sizeof file, "%s/endpoints", s->folder);
     add(&l, program);
     add(&l, s->model);
     add_number(&l, "--workers", o->workers);
     add_text(&l, "--listen", o->listen);
     add_text(&l, "--control", "tcp://127.0.0.1:*");
-    add_text(&l, "--endpoint-file", file);
+    add_number(&l, "--endpoint-fd", endpoint_fd);
     add_text(&l, "--fabric", o->fabric);
     add_text(&l, "--weights", o->weights);
     add_text(&l, "--isa", o->isa);
@@ -164,7 +164,7 @@ static int start_coordinator(struct supervisor *s) {
     add_number(&l, "--memory", o->memory);
     add_number(&l, "--start-timeout", o->startup);
     add_text(&l, "--log-level", o->log_level);
-    return child_start(&s->children[COORDINATOR], l.argv, SIGKILL, &s->why);
+    return child_start(&s->children[COORDINATOR], l.argv, SIGKILL, endpoint_fd, &s->why);
 }
 
 static int64_t threads_per_worker(const struct options *o) {
@@ -213,19 +213,26 @@ static int start_fleet(struct supervisor *s) {
     if (!mpi) add_number(&l, "--workers", o->workers);
     add_number(&l, "--threads", threads_per_worker(o));
     add_text(&l, "--log-level", o->log_level);
-    return child_start(&s->children[FLEET], l.argv, mpi ? SIGTERM : SIGKILL, &s->why);
+    return child_start(&s->children[FLEET], l.argv, mpi ? SIGTERM : SIGKILL, -1, &s->why);
 }
 
-/* True when the coordinator has written both of its endpoints. */
+static void stop_listening(struct supervisor *s) {
+    if (s->endpoints >= 0) close(s->endpoints);
+    s->endpoints = -1;
+}
+
+/* True when the coordinator has told both of its endpoints. One that ends before that is seen by its end. */
 static bool read_endpoints(struct supervisor *s) {
-    char path[128], text[600];
-    snprintf(path, sizeof path, "%s/endpoints", s->folder);
-    FILE *f = fopen(path, "re");
-    if (!f) return false;
-    size_t n = fread(text, 1, sizeof text - 1, f);
-    fclose(f);
-    text[n] = 0;
-    return n && text[n - 1] == '\n' && sscanf(text, "listen %255s control %255s", s->listen, s->control) == 2;
+    size_t have = strlen(s->told);
+    ssize_t n = s->endpoints >= 0 ? read(s->endpoints, s->told + have, sizeof s->told - 1 - have) : 0;
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return false;
+    if (n <= 0) stop_listening(s);
+    if (n <= 0) return false;
+    have += (size_t)n;
+    s->told[have] = 0;
+    if (s->told[have - 1] != '\n' || sscanf(s->told, "listen %255s control %255s", s->listen, s->control) != 2) return false;
+    stop_listening(s);
+    return true;
 }
 
 /* A wildcard is where to listen, not where to go. */
@@ -286,11 +293,11 @@ static void take_signals(struct supervisor *s) {
         if (info.ssi_signo != SIGCHLD) s->stops++;
 }
 
-/* Until a signal (SIGCHLD among them), the end of a worker we look at, or the tick. */
+/* Until a signal (SIGCHLD among them), the coordinator's endpoints, the end of a worker we look at, or the tick. */
 static void pause_a_tick(struct supervisor *s, int n_workers) {
-    struct pollfd p[1 + BANNER_WORKERS] = {{.fd = s->signals, .events = POLLIN}};
-    for (int i = 0; i < n_workers; i++) p[1 + i] = (struct pollfd){.fd = s->workers[i].fd, .events = POLLIN};
-    poll(p, 1 + (nfds_t)n_workers, TICK_MS);
+    struct pollfd p[2 + BANNER_WORKERS] = {{.fd = s->signals, .events = POLLIN}, {.fd = s->endpoints, .events = POLLIN}};
+    for (int i = 0; i < n_workers; i++) p[2 + i] = (struct pollfd){.fd = s->workers[i].fd, .events = POLLIN};
+    poll(p, 2 + (nfds_t)n_workers, TICK_MS);
     take_signals(s);
 }
 
@@ -417,14 +424,10 @@ static bool drain(struct supervisor *s) {
 }
 
 static void close_all(struct supervisor *s) {
-    char path[128];
     cadre_close(s->client);
+    stop_listening(s);
     for (int i = 0; i < s->n_workers; i++) close(s->workers[i].fd);
     if (s->signals >= 0) close(s->signals);
-    if (!s->folder[0]) return;
-    snprintf(path, sizeof path, "%s/endpoints", s->folder);
-    unlink(path);
-    rmdir(s->folder);
 }
 
 static int open_all(struct supervisor *s) {
@@ -437,17 +440,21 @@ static int open_all(struct supervisor *s) {
     sigprocmask(SIG_BLOCK, &set, NULL);
     s->signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
     if (s->signals < 0) return fail(&s->why, ERR_IO, "cannot watch signals: %s", strerror(errno));
-    char folder[sizeof s->folder] = P_tmpdir "/cadre-XXXXXX";
-    if (!mkdtemp(folder)) return fail(&s->why, ERR_IO, "cannot make a folder in %s: %s", P_tmpdir, strerror(errno));
-    memcpy(s->folder, folder, sizeof folder);
+    int endpoints[2];
+    if (pipe2(endpoints, O_CLOEXEC) < 0) return fail(&s->why, ERR_IO, "cannot make a pipe: %s", strerror(errno));
+    s->endpoints = endpoints[0];
+    fcntl(s->endpoints, F_SETFL, O_NONBLOCK);
     child_adopt();
-    return start_coordinator(s);
+    int rc = start_coordinator(s, endpoints[1]);
+    close(endpoints[1]);
+    return rc;
 }
 
 static int run(const struct options *o, const char *model) {
     struct supervisor s = {
         .o = o,
         .model = model,
+        .endpoints = -1,
         .signals = -1,
         .started_us = clk_now_us(),
         .banner.terminal = isatty(STDERR_FILENO),

@@ -11,7 +11,7 @@
 
 struct options {
     char *listen, *control, *endpoint_file, *fabric, *weights, *isa, *placement, *config, *log_level;
-    int64_t workers, max_batch, max_context, step_tokens, prefill_chunk, kv_tokens, memory, max_queue, start_timeout;
+    int64_t endpoint_fd, workers, max_batch, max_context, step_tokens, prefill_chunk, kv_tokens, memory, max_queue, start_timeout;
     double patience;
     bool ids_only;
 };
@@ -25,6 +25,8 @@ static const struct conf_option table[] = {
      .help = "where clients come; port * takes any free one"},
     {"control", CONF_STRING, AT(control), .def = "tcp://127.0.0.1:5771", .arg = "ENDPOINT", .help = "where workers come"},
     {"endpoint-file", CONF_STRING, AT(endpoint_file), .arg = "FILE", .help = "write both addresses there once they are open"},
+    {"endpoint-fd", CONF_INT, AT(endpoint_fd), .min = 1, .max = 1 << 20, .arg = "N",
+     .help = "the same to an open descriptor, which is then closed"},
     {"fabric", CONF_CHOICE, AT(fabric), .choices = "mem|mpi",
      .help = "refuse workers with another fabric; with mpi, end when a worker dies"},
     {"placement", CONF_STRING, AT(placement), .arg = "FILE",
@@ -100,14 +102,26 @@ static void drop_signals(void) {
     sigaction(SIGTERM, &ignore, NULL);
 }
 
+static bool print_endpoints(FILE *f, struct bus *clients, struct bus *workers) {
+    bool good = fprintf(f, "listen %s\ncontrol %s\n", bus_endpoint(clients), bus_endpoint(workers)) > 0;
+    return fclose(f) == 0 && good;
+}
+
+/* For a parent: nothing is left in any folder whoever dies when. */
+static int tell_endpoints(int fd, struct bus *clients, struct bus *workers, struct why *why) {
+    FILE *f = fdopen(fd, "w");
+    if (!f || !print_endpoints(f, clients, workers))
+        return fail(why, ERR_IO, "endpoint-fd %d: %m; wanted a descriptor that is open for writing", fd);
+    return 0;
+}
+
 /* Appears whole or not at all: whoever waits for it may read it at once. */
 static int write_endpoints(const char *path, struct bus *clients, struct bus *workers, struct why *why) {
     char tmp[4200];
     if (snprintf(tmp, sizeof tmp, "%s.new", path) >= (int)sizeof tmp) return fail(why, ERR_INVALID, "%s: name too long", path);
     FILE *f = fopen(tmp, "we");
     if (!f) return fail(why, ERR_IO, "%s: %m", tmp);
-    bool good = fprintf(f, "listen %s\ncontrol %s\n", bus_endpoint(clients), bus_endpoint(workers)) > 0;
-    if (fclose(f) || !good || rename(tmp, path)) return fail(why, ERR_IO, "%s: %m", path);
+    if (!print_endpoints(f, clients, workers) || rename(tmp, path)) return fail(why, ERR_IO, "%s: %m", path);
     return 0;
 }
 
@@ -143,7 +157,8 @@ static int serve(const struct options *o, const char *model) {
     if (rc >= 0) rc = coordinator_new(&co, clients, workers, &c, &why);
     if (rc >= 0) {
         catch_signals(c);
-        if (o->endpoint_file) rc = write_endpoints(o->endpoint_file, clients, workers, &why);
+        if (o->endpoint_fd) rc = tell_endpoints((int)o->endpoint_fd, clients, workers, &why);
+        if (rc >= 0 && o->endpoint_file) rc = write_endpoints(o->endpoint_file, clients, workers, &why);
     }
     if (rc < 0) fprintf(stderr, "cadre-coordinator: %s\n", why.text);
     else rc = coordinator_run(c, &why); /* logs its own reasons */

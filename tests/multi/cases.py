@@ -4,12 +4,17 @@ usage of every test program: test_X.py --build DIR --data DIR [--exact DIR] [--s
 """
 
 import argparse
+import contextlib
 import os
+import shutil
+import signal
 import sys
+import tempfile
 import time
 import traceback
+from pathlib import Path
 
-from cluster import Failed, Programs
+from cluster import Failed, Process, Programs
 
 CASES = []
 
@@ -39,11 +44,46 @@ def complain(text):
     note(text, sys.stderr)
 
 
+@contextlib.contextmanager
+def own_folder():
+    """Everything temporary goes into a folder of ours, which is gone at the end."""
+    with tempfile.TemporaryDirectory(prefix="cadre-multi-") as folder:
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = None
+            del os.environ["TMPDIR"]
+
+
+def check_left():
+    """A case leaves no file and no process. An mpirun that was killed cannot remove its folder: that one is allowed."""
+    processes = [" ".join(p.argv)[:100] for p in Process.open]
+    close_all()
+    left = [p for p in Path(tempfile.gettempdir()).iterdir() if not p.name.startswith("ompi.")]
+    for path in Path(tempfile.gettempdir()).iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if left or processes:
+        raise Failed(f"left behind: {[p.name for p in left] + processes}")
+
+
+def close_all():
+    for process in list(Process.open):
+        process.close()
+
+
+def end(number, _):
+    """As an exception, so that whatever was started is closed on the way out; once is enough."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 def run_case(number, function, programs):
     started = time.monotonic()
     name = function.__name__.replace("_", " ")
     try:
         function(programs)
+        check_left()
     except Skipped as why:
         print(f"ok {number} - {name} # SKIP {why}", flush=True)
         return True
@@ -74,6 +114,11 @@ def main():
     chosen = [f for f in CASES if not args.cases or f.__name__ in args.cases]
     if len(chosen) < len(args.cases):
         raise SystemExit(f"no such case among: {' '.join(f.__name__ for f in CASES)}")
-    print(f"1..{len(chosen)}", flush=True)
-    good = [run_case(i, f, programs) for i, f in enumerate(chosen, 1)]
+    signal.signal(signal.SIGTERM, end)
+    with own_folder():
+        try:
+            print(f"1..{len(chosen)}", flush=True)
+            good = [run_case(i, f, programs) for i, f in enumerate(chosen, 1)]
+        finally:
+            close_all()
     sys.exit(0 if all(good) else 1)

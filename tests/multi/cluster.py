@@ -1,13 +1,15 @@
 """cluster.py - a running cluster for tests: started by `cadre serve` or by hand, watched, and gone at the end whatever happens.
 
 Every process of a cluster carries a mark in its environment, so that all of them can be found again: those that mpirun started,
-those whose parent died, those that left their process group. Waiting is always for a condition, with a deadline.
+those whose parent died, those that left their process group. A process started by one with a mark extends that mark.
+Waiting is always for a condition, with a deadline.
 Only what a user has is used: the programs, their output, their exit status.
 """
 
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -89,8 +91,12 @@ class Result:
 class Process:
     """A program in a session of its own, output into files, marked so that all its descendants can be found."""
 
+    open = set()  # all that were not closed: for whoever must clean up when a `with` could not
+
     def __init__(self, argv, stdin=None, env=None):
-        self.mark = uuid.uuid4().hex
+        self.mark = f"{os.environ.get(MARK, '')}/{uuid.uuid4().hex}"
+        self.popen = None
+        Process.open.add(self)
         self.out_file, self.err_file = tempfile.TemporaryFile(), tempfile.TemporaryFile()
         self.argv = [str(a) for a in argv]
         self.started = time.monotonic()
@@ -131,13 +137,13 @@ class Process:
 
     def family(self):
         """Pids of all processes that carry our mark and are not zombies."""
-        wanted = f"{MARK}={self.mark}".encode()
+        wanted = re.compile(re.escape(f"{MARK}={self.mark}".encode()) + rb"(/|$)")
         found = []
         for name in os.listdir("/proc"):
             if not name.isdigit():
                 continue
             with contextlib.suppress(OSError):
-                if wanted in Path(f"/proc/{name}/environ").read_bytes().split(b"\0"):
+                if any(map(wanted.match, Path(f"/proc/{name}/environ").read_bytes().split(b"\0"))):
                     found.append(int(name))
         return found
 
@@ -160,10 +166,12 @@ class Process:
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.popen.wait(0.1)
-            if not left and not self.running():
+            if self.popen:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.popen.wait(0.1)
+            if not left and not (self.popen and self.running()):
                 break
+        Process.open.discard(self)
         self.out_file.close()
         self.err_file.close()
 

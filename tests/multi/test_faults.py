@@ -5,8 +5,11 @@ left, and whoever is told why is told the right name."""
 import os
 import re
 import signal
+import sys
+import tempfile
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 from cases import case, main, note
 from cluster import Cluster, Front, Process, by_hand, check, mpirun, same, until
@@ -132,6 +135,36 @@ def nothing_survives_the_supervisor(p):
 
 
 @case
+def nothing_survives_a_test_that_is_ended(p):
+    """Neither processes nor files: a suite that hits its time limit is ended so."""
+    hold = [sys.executable, Path(__file__).with_name("hold.py"), "--build", p.build, "--data", p.data]
+    with Process([*hold, "--sanitize", "some" if p.sanitized else "none"]) as test:
+        until(lambda: not test.running() or "# holding" in test.out(), "a cluster inside the test", 60 * p.slow)
+        check(len(test.named("cadre-worker")) == 2, f"its workers run: {test.out()!r} {test.err()!r}")
+        test.send(signal.SIGTERM)
+        same(test.wait().status, 128 + signal.SIGTERM, "the test's exit status")
+        test.gone("after the test was ended")
+
+
+@case
+def files_of_a_cluster_go_with_it(p):
+    """Also when serve is killed; only an mpirun that loses its parent and its ranks at once may forget its own folder."""
+
+    def left(ending):
+        names = [f.name for f in Path(tempfile.gettempdir()).iterdir()]
+        return [n for n in names if ending == signal.SIGTERM or not n.startswith("ompi.")]
+
+    for fabric in ("mem", "mpi"):
+        for ending in (signal.SIGTERM, signal.SIGKILL):
+            with Cluster(p, p.golden("mixtral"), workers=2, fabric=fabric) as c:
+                c.generate(prompt="x", max_tokens=2)
+                c.process.send(ending)
+                c.process.wait()
+                c.process.gone(f"{fabric}, after {ending}", 10 * p.slow)
+                same(left(ending), [], f"files of {fabric} after {ending}")
+
+
+@case
 def an_interrupted_client_cancels_in_the_cluster(p):
     with ExitStack() as stack:
         c = stack.enter_context(Cluster(p, p.golden("mixtral"), workers=2, max_batch=4))
@@ -189,11 +222,15 @@ def a_slow_client_slows_nobody(p):
 @case
 def a_stopped_client_does_not_hold_up_the_drain(p):
     with ExitStack() as stack:
-        c = stack.enter_context(Cluster(p, p.golden("mixtral"), workers=2, drain=3))
+        c = stack.enter_context(Cluster(p, p.golden("mixtral"), workers=2))
         held = under_load(p, c, stack)
+        asked = stack.enter_context(c.start("generate", prompt="the sea", max_tokens=240, temperature=3, seed=1))
+        c.until_status(lambda s: s["running"] + s["waiting"] > 24, "both inside")
         os.kill(held.pid, signal.SIGSTOP)
-        ended = c.stop(signal.SIGTERM, 20)
-        note(f"serve ended with {ended.status}: {ended.err.splitlines()[-1] if ended.err else ''}")
+        ended = c.stop(signal.SIGTERM)
+        same(ended.status, 0, f"serve: {ended.err[-300:]!r}")
+        check(ended.seconds < 25, "it did not need all of its time to drain")
+        asked.wait(10).good("a request that ran meanwhile")
 
 
 @case

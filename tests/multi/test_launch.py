@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cases import case, main, note
-from cluster import Cluster, Front, Process, by_hand, check, mpirun, options_of, same
+from cluster import Cluster, Front, Process, by_hand, check, mpirun, options_of, same, until
 
 QUICK = 10  # seconds from start to the end of a launch that cannot work, on a busy machine
 
@@ -202,6 +202,18 @@ def workers_without_a_coordinator(p):
     with Process([p.worker, "--connect", "nonsense"]) as w:
         r = w.wait(QUICK)
         check(r.status in (1, 2) and "nonsense" in r.err, f"{r.status} {r.err!r}")
+
+
+@case
+def endpoints_to_a_descriptor_that_is_not_open(p):
+    doors = ["--listen", "tcp://127.0.0.1:*", "--control", "tcp://127.0.0.1:*"]
+    with Process([p.coordinator, p.golden("mixtral"), *doors, "--endpoint-fd", "777"]) as c:
+        r = c.wait(QUICK)
+        check(r.status == 1 and "endpoint-fd 777" in r.err, f"{r.status} {r.err!r}")
+    with Process([p.coordinator, p.golden("mixtral"), *doors, "--endpoint-fd", "1"]) as c:
+        until(lambda: c.out().count("\n") == 2, "both endpoints on standard output")
+        c.send(15)
+        same(c.wait(QUICK).status, 0, f"the coordinator {c.err()!r}")
 
 
 @case

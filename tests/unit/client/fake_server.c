@@ -30,21 +30,20 @@ static bool is(const char *model, const char *word) {
     return !strcmp(slash ? slash + 1 : model, word);
 }
 
-/* As the real one does it: whole or not at all. */
-static int write_endpoints(const char *path) {
-    char part[PATH_MAX];
-    snprintf(part, sizeof part, "%s.part", path);
-    FILE *f = fopen(part, "w");
+/* In two halves: whoever reads must wait for all of it. */
+static int tell_endpoints(const char *fd) {
+    FILE *f = fdopen((int)strtol(fd, NULL, 10), "w");
     if (!f) return -1;
-    fprintf(f, "listen %s\ncontrol tcp://127.0.0.1:1\n", bus_endpoint(fake.bus));
-    fclose(f);
-    return rename(part, path);
+    fprintf(f, "listen %s\ncontrol tcp://127", bus_endpoint(fake.bus));
+    fflush(f);
+    fprintf(f, ".0.0.1:1\n");
+    return fclose(f);
 }
 
 int main(int argc, char **argv) {
     struct why why;
     char self[PATH_MAX] = "";
-    const char *model = argc > 1 ? argv[1] : "", *file = option(argc, argv, "--endpoint-file", NULL);
+    const char *model = argc > 1 ? argv[1] : "", *fd = option(argc, argv, "--endpoint-fd", NULL);
     if (readlink("/proc/self/exe", self, sizeof self - 1) < 0) return 1;
     signal(SIGTERM, on_signal);
     signal(SIGINT, on_signal);
@@ -52,11 +51,11 @@ int main(int argc, char **argv) {
     fake.state = is(model, "fail") ? "failed" : "serving";
     fake.loading_polls = 2;
     fake.workers = (int)strtol(option(argc, argv, "--workers", "2"), NULL, 10);
-    fake.folder = file ? dirname(self) : NULL;
+    fake.folder = fd ? dirname(self) : NULL;
     if (fake_open(&fake, option(argc, argv, "--listen", "tcp://127.0.0.1:*"), &why) < 0)
         return fprintf(stderr, "fatal: %s\n", why.text), 1;
-    if (file && write_endpoints(file) < 0) return perror(file), 1;
-    if (!file) printf("%s\n", bus_endpoint(fake.bus)), fflush(stdout);
+    if (fd && tell_endpoints(fd) < 0) return perror(fd), 1;
+    if (!fd) printf("%s\n", bus_endpoint(fake.bus)), fflush(stdout);
     fake_run(&fake);
     fake_close(&fake);
     return 0;
