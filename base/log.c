@@ -4,6 +4,7 @@
 #include "base/status.h"
 
 #include <execinfo.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -24,7 +25,12 @@ int log_level_parse(const char *name) {
     return ERR_INVALID;
 }
 
-void log_set_name(const char *name) { snprintf(thread_name, sizeof thread_name, "%s", name); }
+void log_set_name(const char *name) {
+    char shown[16]; /* all that the kernel keeps */
+    snprintf(thread_name, sizeof thread_name, "%s", name);
+    snprintf(shown, sizeof shown, "%.15s", name);
+    pthread_setname_np(pthread_self(), shown);
+}
 
 static void write_line(const char *tag, const char *fmt, va_list ap) {
     char line[1200];

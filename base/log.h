@@ -9,7 +9,7 @@ enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 void log_set_level(enum log_level level);              /* process-wide; default LOG_INFO */
 int  log_level_parse(const char *name);                /* "error|warn|info|debug" or ERR_INVALID */
 /* Names the calling thread in its lines, e.g. "worker 2". Copied, cut at 31 bytes. Thread-local: embedded workers share a
- * process. */
+ * process. gdb, top -H and /proc show the first 15 bytes as the thread's name, and the main thread's as the process's. */
 void log_set_name(const char *name);
 
 void log_line(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

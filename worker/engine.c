@@ -422,9 +422,11 @@ static int serve(struct engine *e, struct why *why) {
 static void *engine_main(void *arg) {
     struct engine *e = arg;
     struct event failed = {.kind = EVENT_FAILED};
-    char name[32];
+    char name[16];
     snprintf(name, sizeof name, "worker %d", e->options.rank);
-    log_set_name(name);
+    log_set_name(name); /* its lines are the worker's, whichever thread says them */
+    snprintf(name, sizeof name, "engine %d", e->options.rank);
+    pthread_setname_np(pthread_self(), name);
     int rc = load(e, &failed.failed);
     if (rc >= 0) {
         report_ready(e);

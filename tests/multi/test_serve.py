@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from cases import case, main, skip
+from cases import case, main, note, skip
 from cluster import Cluster, Front, Process, check, mpirun, run, same, until
 
 STATUS_KEYS = """state reason model family version numeric_class fabric listen control uptime_us epoch placement_version steps
@@ -190,6 +190,35 @@ def a_second_signal_stops_at_once(p):
             c.process.gone("after the second signal")
             check("at once" in ended.err, f"serve says so: {ended.err[-300:]!r}")
             same(asked.wait(30).status, 1, "requests that cannot have finished")
+
+
+@case
+def what_can_never_fit_is_refused_at_once(p):
+    """While others fill the cluster, so that waiting for room would be noticed."""
+    with Cluster(p, p.golden("mixtral"), workers=2, max_batch=2, max_context=256, kv_tokens=160) as c:
+        others = [p.load, "--connect", c.endpoint, "--count", "100000", "--at-once", "24", "--prompt", "20", "--tokens", "100"]
+        with Process([*others, "--whole"]) as asked:
+            c.until_status(lambda s: s["waiting"] > 0, "requests running and waiting")
+            for words, reason in (
+                ({"prompt": "word " * 300, "max_tokens": 1}, r"the prompt has \d+ tokens.* 256"),
+                ({"prompt": "x", "max_tokens": 200}, r"max_tokens 200 exceed a worker's KV pages of 161 tokens"),
+            ):
+                r = c.cadre("generate", **words)
+                check(r.status == 1 and re.search(reason, r.err), f"refused with the reason: {r.status} {r.err!r}")
+                check(r.seconds < 5 * p.slow, f"it took {r.seconds:.1f} s")
+                note(f"{r.seconds:.2f} s: {r.err.strip()}")
+            check(asked.running() and c.status()["waiting"], "the others still wait and run")
+
+
+@case
+def threads_have_names(p):
+    for fabric in ("mem", "mpi"):
+        with Cluster(p, p.golden("mixtral"), workers=2, fabric=fabric) as c:
+            found = []
+            for pid in c.process.named("cadre-worker") + c.process.named("cadre-coordinator"):
+                found += [f.read_text().strip() for f in Path(f"/proc/{pid}/task").glob("*/comm")]
+            wanted = ["coordinator", "engine 0", "engine 1", "tokenizer", "worker 0", "worker 1"]
+            same(sorted(name for name in found if name in wanted), wanted, f"threads of {fabric}")
 
 
 @case
