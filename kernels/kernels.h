@@ -48,13 +48,15 @@ struct gate_rule {
     int experts, k;           /* E, 1 <= k <= E */
 };
 
-/* One expert or dense FFN: y = down(silu(gate x) * up x). gate, up [I,H]; down [H,I]. */
+/* One expert or dense FFN: y = down(silu(gate x) * up x). gate, up [I,H]; down [H,I].
+ * up.data NULL: y = down(gate x), nothing between the factors: a low-rank expert, gate [r,H] and down [H,r]. */
 struct ffn {
     struct mat gate, up, down;
 };
 struct ffn_group {        /* rows [first, first + count) of x and y go through *weights */
     const struct ffn *weights;
     int first, count;
+    bool add;             /* y += instead of y = */
 };
 
 /* KV pages of one layer: page p holds page_tokens keys then page_tokens values, each [G, D] per token:

@@ -12,6 +12,7 @@ struct piece { /* some rows of one group, and where its tasks and activations ar
     const float *x;   /* [rows, H] */
     float *y;         /* [rows, H] */
     int rows;
+    bool add;
     int first_task[2], col_block[2]; /* of the two dispatches */
 };
 
@@ -48,7 +49,7 @@ static struct products products_of(struct mat w, int first_col, int cols, const 
                              .K = w.cols};
 }
 
-/* act = silu(gate x) * up x for a block of neurons, in strips whose gate and up values fit the two buffers. */
+/* act = silu(gate x) * up x (or gate x) for a block of neurons, in strips whose gate and up values fit the two buffers. */
 static void activate(const struct vec *vec, const struct piece *p, int row, int rows, int col, int cols) {
     enum { ROOM = 4096 };
     float up_values[ROOM], gate_values[ROOM];
@@ -56,13 +57,17 @@ static void activate(const struct vec *vec, const struct piece *p, int row, int 
     const float *x = p->x + (int64_t)row * p->f->gate.cols;
     for (int end = col + cols; col < end; col += width) {
         int n = imin(width, end - col);
-        struct products gate = products_of(p->f->gate, col, n, x, rows), up = products_of(p->f->up, col, n, x, rows);
+        struct products gate = products_of(p->f->gate, col, n, x, rows);
         gate.out = gate_values;
-        up.out = up_values;
-        gate.out_stride = up.out_stride = n;
+        gate.out_stride = n;
         vec->products(&gate);
-        vec->products(&up);
-        vec->silu_mul(gate_values, up_values, (int64_t)rows * n);
+        if (p->f->up.data) {
+            struct products up = products_of(p->f->up, col, n, x, rows);
+            up.out = up_values;
+            up.out_stride = n;
+            vec->products(&up);
+            vec->silu_mul(gate_values, up_values, (int64_t)rows * n);
+        }
         for (int r = 0; r < rows; r++) vec->widen(p->act + (int64_t)(row + r) * I + col, gate_values + r * n, FMT_F32, n);
     }
 }
@@ -81,6 +86,7 @@ static void ffn_task(void *arg, int task, int thread) {
     struct products down = products_of(p->f->down, col, imin(width, j->H - col), p->act + (int64_t)row * p->f->down.cols, rows);
     down.out = p->y + (int64_t)row * j->H + col;
     down.out_stride = j->H;
+    down.add = p->add;
     j->vec->products(&down);
 }
 
@@ -110,7 +116,8 @@ void cpu_ffn(struct backend *b, float *y, const float *x, const struct ffn_group
             int rows = (int)(fit < groups[g].count - done ? fit : groups[g].count - done);
             if (rows > 0) {
                 int64_t at = (int64_t)(groups[g].first + done) * H;
-                pieces[j.n] = (struct piece){.f = f, .act = free, .x = x + at, .y = y + at, .rows = rows};
+                pieces[j.n] = (struct piece){
+                    .f = f, .act = free, .x = x + at, .y = y + at, .rows = rows, .add = groups[g].add};
                 plan_piece(c, &pieces[j.n++], tasks, H, n_groups);
                 free += (int64_t)rows * f->gate.rows;
                 done += rows;

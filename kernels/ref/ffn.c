@@ -11,11 +11,15 @@ static double dot_row(struct mat w, int row, const float *x) {
     return sum;
 }
 
-static void one_row(const struct ffn *f, float *y, const float *x, int H) {
-    for (int h = 0; h < H; h++) y[h] = 0;
+static double activation(const struct ffn *f, int neuron, const float *x) {
+    double gate = dot_row(f->gate, neuron, x);
+    return f->up.data ? gate / (1 + exp(-gate)) * dot_row(f->up, neuron, x) : gate;
+}
+
+static void one_row(const struct ffn *f, float *y, const float *x, int H, bool add) {
+    for (int h = 0; h < H && !add; h++) y[h] = 0;
     for (int i = 0; i < f->gate.rows; i++) {
-        double gate = dot_row(f->gate, i, x), up = dot_row(f->up, i, x);
-        double act = gate / (1 + exp(-gate)) * up;
+        double act = activation(f, i, x);
         for (int h = 0; h < H; h++) {
             y[h] += (float)(act * ref_get(f->down.data, f->down.fmt, (int64_t)h * f->down.cols + i));
         }
@@ -27,7 +31,7 @@ void ref_ffn(struct backend *b, float *y, const float *x, const struct ffn_group
     for (int g = 0; g < n_groups; g++) {
         for (int i = 0; i < groups[g].count; i++) {
             int64_t row = (int64_t)(groups[g].first + i) * H;
-            one_row(groups[g].weights, y + row, x + row, H);
+            one_row(groups[g].weights, y + row, x + row, H, groups[g].add);
         }
     }
 }

@@ -37,6 +37,7 @@ static void make_data(void) {
         enum fmt f = e % 2 ? FMT_F32 : FMT_BF16;
         experts[e] = (struct ffn){kit_matrix(f, I, H, 1), kit_matrix(f, I, H, 1), kit_matrix(f, H, I, 1)};
     }
+    experts[3].up = (struct mat){0}; /* low-rank */
     x = kit_random_floats(ROWS * H, 1);
     bias = kit_random_floats(N, 1);
     norm = kit_random_floats(H, 1);
@@ -83,6 +84,9 @@ static void ffn(struct backend *b, const int *order, int n, float *out) {
         if (count && groups[count - 1].weights == f) groups[count - 1].count++;
         else groups[count++] = (struct ffn_group){f, i, 1};
     }
+    struct ffn_group shared = {&experts[1], 0, n}; /* what all have in common, then each its own */
+    b->ops->ffn(b, y, in, &shared, 1, H);
+    for (int g = 0; g < count; g++) groups[g].add = true;
     b->ops->ffn(b, y, in, groups, count, H);
     put_back(out, y, order, n, H);
 }

@@ -110,6 +110,13 @@ START_TEST(ffn_by_hand) {
     ck_assert_float_eq_tol(y[2], a0 + a1, 1e-5);
     ck_assert_float_eq_tol(y[3], a0 - a1, 1e-5);
     ck_assert_float_eq(y[0], 7); /* a row in no group */
+
+    f.up = (struct mat){0}; /* low-rank: down(gate x), here added to what is there */
+    g.add = true;
+    y[2] = 10, y[3] = 20;
+    b->ops->ffn(b, y, x, &g, 1, 2);
+    ck_assert_float_eq(y[2], 13);
+    ck_assert_float_eq(y[3], 19);
 }
 END_TEST
 
