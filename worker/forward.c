@@ -99,7 +99,7 @@ static int ffn_layer(struct forward *f, int layer) {
     int T = f->rows.T, H = c->hidden;
     bool moe = c->moe_index[layer] >= 0;
     if (T) b->ops->rmsnorm(b, f->norm, H, f->x, H, w->ffn_norm, c->norm_eps, T, H);
-    if (moe) return moe_layer(f->moe, layer, w, f->x, f->norm, f->rows.seq_id, f->rows.pos, T);
+    if (moe) return moe_layer(f->moe, layer, w, f->x, f->norm, &f->rows);
     if (!T) return 0;
     struct ffn_group all = {&w->dense, 0, T};
     b->ops->ffn(b, f->mlp, f->norm, &all, 1, H);

@@ -4,19 +4,10 @@
 #pragma once
 #include "worker/kv.h"
 #include "worker/moe.h"
+#include "worker/step_rows.h"
 
 struct forward_limits {
     int max_tokens, max_seqs, max_pages; /* rows of a step; sequences; pages of a sequence */
-};
-
-/* The rows of one step, filled by the engine. All host-visible. */
-struct step_rows {
-    int T, n_seqs, n_sampled;
-    int32_t *ids, *pos, *seq; /* [T] token, position, index into pages */
-    int32_t *kv_at;           /* [T] page * page_tokens + offset */
-    uint64_t *seq_id;         /* [T] */
-    int32_t *pages;           /* [n_seqs, max_pages] */
-    int32_t *sampled;         /* [n_sampled] rows whose logits are wanted */
 };
 
 struct forward {

@@ -11,14 +11,12 @@ enum { WAIT_SLICE_US = 50000 }; /* how long a stop may go unnoticed */
 
 int moe_init(struct moe *m, int max_tokens, struct why *why) {
     const struct ops *ops = m->backend->ops;
-    size_t T = (size_t)max_tokens, k = (size_t)m->config->gate.k, H = (size_t)m->config->hidden,
-           E = (size_t)m->config->gate.experts;
+    size_t T = (size_t)max_tokens, k = (size_t)m->config->gate.k, H = (size_t)m->config->hidden;
     int slots = 1;
     for (int l = 0; l < m->store->layers; l++)
         if (m->store->first[l + 1] - m->store->first[l] > slots) slots = m->store->first[l + 1] - m->store->first[l];
-    m->logits = ops->alloc(m->backend, T * E * sizeof(float), MEM_DEVICE);
-    m->ids = ops->alloc(m->backend, T * k * sizeof(int32_t), MEM_HOST_VISIBLE);
-    m->weights = ops->alloc(m->backend, T * k * sizeof(float), MEM_HOST_VISIBLE);
+    int rc = gating_init(&m->gating, m->backend, m->config, max_tokens, why);
+    if (rc < 0) return rc;
     m->routed = ops->alloc(m->backend, T * H * sizeof(float), MEM_DEVICE);
     m->shared = ops->alloc(m->backend, T * H * sizeof(float), MEM_DEVICE);
     m->scale = ops->alloc(m->backend, T * sizeof(float), MEM_DEVICE);
@@ -26,7 +24,7 @@ int moe_init(struct moe *m, int max_tokens, struct why *why) {
     m->slot = malloc(T * k * sizeof *m->slot);
     m->rows = malloc(T * k * sizeof *m->rows);
     m->groups = malloc((size_t)slots * sizeof *m->groups);
-    if (m->logits && m->ids && m->weights && m->routed && m->shared && m->scale && m->worker && m->slot && m->rows && m->groups)
+    if (m->routed && m->shared && m->scale && m->worker && m->slot && m->rows && m->groups)
         return 0;
     moe_clear(m);
     return fail(why, ERR_NOMEM, "out of memory for the exchange buffers of %d tokens", max_tokens);
@@ -34,7 +32,8 @@ int moe_init(struct moe *m, int max_tokens, struct why *why) {
 
 void moe_clear(struct moe *m) {
     if (!m->backend) return;
-    void *device[] = {m->logits, m->ids, m->weights, m->routed, m->shared, m->scale};
+    gating_clear(&m->gating);
+    void *device[] = {m->routed, m->shared, m->scale};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++) m->backend->ops->release(m->backend, device[i]);
     free(m->worker);
     free(m->slot);
@@ -43,18 +42,11 @@ void moe_clear(struct moe *m) {
     *m = (struct moe){0};
 }
 
-static void gate(struct moe *m, const struct layer_weights *w, const float *x, int T) {
-    struct backend *b = m->backend;
-    b->ops->linear(b, m->logits, x, w->router, w->router_bias, false, T);
-    b->ops->gate_select(b, m->ids, m->weights, m->logits, w->router_sel_bias, &m->config->gate, T);
-    b->ops->sync(b);
-}
-
-static void route(struct moe *m, int moe_index, const uint64_t *seq_id, const int32_t *pos, int T) {
+static void route(struct moe *m, int moe_index, const struct step_rows *rows) {
     int k = m->config->gate.k;
-    for (int t = 0; t < T; t++)
+    for (int t = 0; t < rows->T; t++)
         for (int j = t * k; j < (t + 1) * k; j++) {
-            const struct replica *r = placement_pick(m->placement, moe_index, m->ids[j], seq_id[t], pos[t]);
+            const struct replica *r = placement_pick(m->placement, moe_index, m->gating.ids[j], rows->seq_id[t], rows->pos[t]);
             m->worker[j] = r->worker;
             m->slot[j] = r->slot;
         }
@@ -133,13 +125,13 @@ static int await_combine(struct moe *m) {
     }
 }
 
-int moe_layer(struct moe *m, int layer, const struct layer_weights *w, float *out, const float *x, const uint64_t *seq_id,
-              const int32_t *pos, int T) {
+int moe_layer(struct moe *m, int layer, const struct layer_weights *w, float *out, const float *x,
+              const struct step_rows *rows) {
     struct backend *b = m->backend;
-    int index = m->config->moe_index[layer], H = m->config->hidden;
+    int index = m->config->moe_index[layer], H = m->config->hidden, T = rows->T;
     if (T) {
-        gate(m, w, x, T);
-        route(m, index, seq_id, pos, T);
+        gating_run(&m->gating, w, x, rows);
+        route(m, index, rows);
     }
     struct ep_send send = {T, x, m->worker, m->slot};
     int rc = post_dispatch(m, layer, &send, m->store->first[index + 1] - m->store->first[index]);
@@ -151,7 +143,7 @@ int moe_layer(struct moe *m, int layer, const struct layer_weights *w, float *ou
     if ((rc = post_combine(m)) < 0) return rc;
     if ((rc = await_combine(m)) < 0) return rc;
     if (!T) return 0;
-    b->ops->combine(b, m->routed, m->rows, m->weights, T, m->config->gate.k, H);
+    b->ops->combine(b, m->routed, m->rows, m->gating.weights, T, m->config->gate.k, H);
     if (m->config->shared != SHARED_NONE)
         b->ops->add(b, m->routed, m->shared, m->config->shared == SHARED_SIGMOID ? m->scale : NULL, T, H);
     b->ops->add(b, out, m->routed, NULL, T, H);

@@ -7,6 +7,7 @@
 
 #include "fabric/ep.h"
 #include "worker/expert_store.h"
+#include "worker/gating.h"
 #include "worker/weights.h"
 
 struct moe {
@@ -21,9 +22,7 @@ struct moe {
     void *ctx;
     int64_t patience_us; /* of this step */
 
-    float *logits;                  /* [T,E] */
-    int32_t *ids;                   /* [T,k] host-visible */
-    float *weights;                 /* [T,k] host-visible */
+    struct gating gating;
     int16_t *worker, *slot;         /* [T,k] */
     const float **rows;             /* [T,k] */
     struct ffn_group *groups;       /* [max(slots, 1)] */
@@ -32,10 +31,9 @@ struct moe {
 
 int moe_init(struct moe *m, int max_tokens, struct why *why); /* after the public fields above are set */
 void moe_clear(struct moe *m);
-/* out [T,H] += experts(x) + shared(x). seq_id[T], pos[T]: for the choice of replicas. Returns 0, ERR_CANCELLED when stop was
- * set, ERR_PROTOCOL or ERR_GONE. */
-int moe_layer(struct moe *m, int layer, const struct layer_weights *w, float *out, const float *x, const uint64_t *seq_id,
-              const int32_t *pos, int T);
+/* out [T,H] += experts(x) + shared(x), T = rows->T. Returns 0, ERR_CANCELLED when stop was set, ERR_PROTOCOL or ERR_GONE. */
+int moe_layer(struct moe *m, int layer, const struct layer_weights *w, float *out, const float *x,
+              const struct step_rows *rows);
 /* After the last layer: sees to it that nothing of this step still needs this worker's help to reach its peers, which would
  * otherwise wait for it while it computes logits or sleeps. Results as moe_layer. */
 int moe_step_end(struct moe *m);
