@@ -34,19 +34,32 @@ struct mat {
     int rows, cols;
 };
 
-/* How a flat gate turns logits into (expert, weight) pairs; reference/routing-and-placement A.1 in the fields' order:
- * score -> selection bias -> (group rule) -> select -> weights -> normalise -> scale. Filled from config.json by model/. */
-enum gate_score { GATE_SOFTMAX, GATE_SIGMOID, GATE_RAW };
-enum gate_norm { GATE_NORM_NONE, GATE_NORM_SUM, GATE_NORM_SOFTMAX };
+/* How a flat gate turns logits into (expert, weight) pairs; reference/routing-and-placement A.1:
+ * score -> selection bias -> group rule -> select -> weights -> normalise -> scale -> apply. Filled from config.json by model/.
+ * The gate scores W = E + zero experts, of which the last `zero` have no weights: they give back their input (LongCat, MoE++). */
+enum gate_score { GATE_SOFTMAX, GATE_SIGMOID, GATE_SQRTSOFTPLUS /* sqrt(ln(1 + e^z)) */, GATE_RAW };
 enum gate_weight { GATE_WEIGHT_SCORE, GATE_WEIGHT_ONE }; /* ONE: every selected expert counts fully (sliced dense FFNs) */
+enum gate_norm { GATE_NORM_NONE, GATE_NORM_SUM, GATE_NORM_SOFTMAX };
+enum gate_apply { GATE_OUTPUT, GATE_INPUT };             /* the weight multiplies F(x), or x before F (Llama-4) */
+enum gate_group { GATE_GROUP_NONE, GATE_GROUP_MAX, GATE_GROUP_TOP2SUM }; /* a group's score: its best, or its two best added */
+enum { GATE_MAX_GROUPS = 64 };
 struct gate_rule {
-    enum gate_score score;    /* over all E logits */
+    enum gate_score score;    /* over all W logits */
     enum gate_weight weight;  /* from the unbiased score of the selected */
     enum gate_norm norm;      /* over the selected */
     float norm_eps;           /* added to the sum of GATE_NORM_SUM */
     float scale;              /* multiplies the final weights */
-    int experts, k;           /* E, 1 <= k <= E */
+    int experts, k;           /* E, 1 <= k <= W */
+    int zero;                 /* identity experts, ids E .. W - 1 */
+    enum gate_apply apply;
+    /* Experts in `groups` equal groups of neighbours; only those of the best topk_group groups (equal ones by lower number) stay
+     * in the choice. group_fill -INFINITY: the others are never chosen (the authors' code); 0: their score for the choice is
+     * zero, so they win over negative biased scores (transformers). */
+    enum gate_group group;
+    int groups, topk_group;   /* groups divides E, zero is 0; k experts fit into topk_group groups */
+    float group_fill;
 };
+static inline int gate_width(const struct gate_rule *r) { return r->experts + r->zero; } /* W: rows of the gate's matrix */
 
 /* One expert or dense FFN: y = down(silu(gate x) * up x). gate, up [I,H]; down [H,I].
  * up.data NULL: y = down(gate x), nothing between the factors: a low-rank expert, gate [r,H] and down [H,r]. */
@@ -118,9 +131,11 @@ struct ops {
     void (*attention)(struct backend *b, const struct kv_layer *kv, const struct attention *a);
     /* Groups do not overlap; rows in no group are left untouched. x, y [rows, H]. Scratch is the backend's. */
     void (*ffn)(struct backend *b, float *y, const float *x, const struct ffn_group *groups, int n_groups, int H);
-    /* logits [T,E] -> ids, weights [T,k], score descending (biased score where there is a selection bias), equal scores by
-     * lower id. Without bias the logits themselves are compared, so rounding a score cannot make a tie; NaN counts as the
-     * lowest. WEIGHT_ONE ignores norm. sel_bias f32 [E] or NULL. ids and weights host-visible. */
+    /* logits [T,W] -> ids, weights [T,k], score descending (biased score where there is a selection bias), equal scores by
+     * lower id. Where the choice depends on the order of logits alone (no bias, no sums or fills of groups) the logits themselves
+     * are compared, so rounding a score cannot make a tie. NaN counts as the lowest: k different experts come out whatever goes
+     * in. WEIGHT_ONE ignores norm. sel_bias f32 [W] or NULL. ids and weights host-visible.
+     * Who takes ids and weights must also take -1 with weight 0: "no expert here", from gates that choose fewer than k. */
     void (*gate_select)(struct backend *b, int32_t *ids, float *weights, const float *logits, const float *sel_bias,
                         const struct gate_rule *rule, int T);
     /* out[i] = x[rows[i]]; rows host-visible [n]. */

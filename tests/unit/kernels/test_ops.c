@@ -250,7 +250,7 @@ START_TEST(ffn_in_rounds) { /* more activations than the scratch holds: 3000 row
 END_TEST
 
 static void check_gate(struct gate_rule rule, bool biased, int T) {
-    int keep = kit_n_rooms, E = rule.experts, k = rule.k;
+    int keep = kit_n_rooms, E = gate_width(&rule), k = rule.k;
     float *logits = kit_floats((int64_t)T * E), *bias = biased ? kit_floats(E) : NULL;
     /* Logits on a coarse grid: many exact ties, and different scores far apart compared with rounding. The bias keeps ties. */
     for (int i = 0; i < T * E; i++) logits[i] = (float)((int)(kit_random() % 17) - 8) / 4;
@@ -288,6 +288,30 @@ START_TEST(gate_select) {
 }
 END_TEST
 
+/* Every group rule, with and without a bias that empties groups, over sizes that leave tails; identity experts beside the others. */
+START_TEST(gate_groups) {
+    open_isa(_i);
+    static const int sizes[][4] = {{2, 1, 1, 1}, {6, 3, 2, 3}, {64, 8, 3, 6}, {160, 8, 3, 6}, {256, 8, 4, 8}, {1024, 64, 1, 16}, {51, 17, 5, 15}};
+    for (unsigned i = 0; fast && i < sizeof sizes / sizeof *sizes; i++) {
+        for (int variant = 0; variant < 8; variant++) {
+            const int *z = sizes[i];
+            struct gate_rule rule = {.score = GATE_RAW, .norm = GATE_NORM_NONE, .scale = 1, .experts = z[0], .k = z[3]};
+            rule.group = variant & 1 ? GATE_GROUP_MAX : GATE_GROUP_TOP2SUM;
+            rule.group_fill = variant & 2 ? 0 : -INFINITY;
+            rule.groups = z[1];
+            rule.topk_group = z[2];
+            check_gate(rule, variant & 4, 5);
+            rule.score = GATE_SIGMOID;
+            if (rule.group == GATE_GROUP_MAX) check_gate(rule, false, 9);
+            rule.group = GATE_GROUP_NONE;
+            rule.zero = (int)i;
+            check_gate(rule, false, 3);
+        }
+    }
+    close_isa();
+}
+END_TEST
+
 START_TEST(gate_biased_and_broken) {
     open_isa(_i);
     if (fast) {
@@ -303,6 +327,12 @@ START_TEST(gate_biased_and_broken) {
         fast->ops->gate_select(fast, ids, weights, logits, NULL, &rule, 1);
         for (int i = 0; i < 40; i++) ck_assert_int_eq(ids[i], i); /* each once, whatever came in */
         fast->ops->gate_select(fast, ids, weights, logits, NULL, &rule, 0);
+        rule.group = GATE_GROUP_TOP2SUM, rule.groups = 5, rule.topk_group = 3, rule.k = 24, rule.group_fill = -INFINITY;
+        fast->ops->gate_select(fast, ids, weights, logits, NULL, &rule, 1);
+        for (int i = 0; i < 24; i++) ck_assert_int_eq(ids[i], i); /* all groups equal: the first three */
+        bias[39] = INFINITY, bias[38] = -INFINITY, logits[39] = 1; /* infinite and its opposite */
+        fast->ops->gate_select(fast, ids, weights, logits, bias, &rule, 1);
+        for (int i = 0; i < 24; i++) ck_assert(ids[i] >= 0 && ids[i] < 40);
     }
     close_isa();
 }
@@ -430,6 +460,7 @@ int main(void) {
     tcase_add_loop_test(c, ffn, 0, KIT_ISAS);
     tcase_add_loop_test(c, ffn_in_rounds, 0, KIT_ISAS);
     tcase_add_loop_test(c, gate_select, 0, KIT_ISAS);
+    tcase_add_loop_test(c, gate_groups, 0, KIT_ISAS);
     tcase_add_loop_test(c, gate_biased_and_broken, 0, KIT_ISAS);
     tcase_add_loop_test(c, sums_and_copies, 0, KIT_ISAS);
     tcase_add_loop_test(c, kv_store, 0, KIT_ISAS);

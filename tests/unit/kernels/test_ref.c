@@ -150,6 +150,54 @@ START_TEST(gate_by_hand) {
 }
 END_TEST
 
+/* Six experts in three groups. Raw scores, so that the arithmetic is in the open. */
+START_TEST(gate_groups_by_hand) {
+    float logits[] = {5, -9, 4, 3, 4, 2}, bias[] = {-6, 0, -6, -6, -6, -9}, weights[3];
+    int32_t ids[3];
+    struct gate_rule rule = {.score = GATE_RAW, .scale = 1, .experts = 6, .k = 2, .groups = 3, .topk_group = 1};
+    rule.group = GATE_GROUP_MAX; /* the group of the best */
+    rule.group_fill = -INFINITY;
+    b->ops->gate_select(b, ids, weights, logits, NULL, &rule, 1);
+    ck_assert(ids[0] == 0 && ids[1] == 1);
+    ck_assert(weights[0] == 5 && weights[1] == -9);
+    rule.group_fill = 0; /* the zeros outside beat -9 */
+    b->ops->gate_select(b, ids, weights, logits, NULL, &rule, 1);
+    ck_assert(ids[0] == 0 && ids[1] == 2 && weights[1] == 4);
+    rule.group = GATE_GROUP_TOP2SUM; /* -4, 7, 6 */
+    rule.group_fill = -INFINITY;
+    b->ops->gate_select(b, ids, weights, logits, NULL, &rule, 1);
+    ck_assert(ids[0] == 2 && ids[1] == 3);
+    b->ops->gate_select(b, ids, weights, logits, bias, &rule, 1); /* biased -1 -9 -2 -3 -2 -7: sums -10 -5 -9 */
+    ck_assert(ids[0] == 2 && ids[1] == 3 && weights[0] == 4);
+    rule.group_fill = 0; /* nobody inside is above zero: the lowest ids outside */
+    b->ops->gate_select(b, ids, weights, logits, bias, &rule, 1);
+    ck_assert(ids[0] == 0 && ids[1] == 1);
+    rule.topk_group = 2; /* equal groups: the lower number */
+    rule.group = GATE_GROUP_MAX;
+    rule.group_fill = -INFINITY;
+    rule.k = 3;
+    b->ops->gate_select(b, ids, weights, logits, NULL, &rule, 1); /* 5, 4, 4: the first two */
+    ck_assert(ids[0] == 0 && ids[1] == 2 && ids[2] == 3);
+    float bad[] = {NAN, NAN, -INFINITY, NAN, -INFINITY, NAN};
+    b->ops->gate_select(b, ids, weights, bad, NULL, &rule, 1);
+    for (int i = 0; i < 3; i++) ck_assert_int_eq(ids[i], i);
+}
+END_TEST
+
+START_TEST(gate_scores_by_hand) {
+    float logits[] = {0, 1, 40, -40, -1}, weights[5];
+    int32_t ids[5];
+    struct gate_rule rule = {.score = GATE_SQRTSOFTPLUS, .scale = 1, .experts = 3, .zero = 2, .k = 5}; /* 5 wide */
+    b->ops->gate_select(b, ids, weights, logits, NULL, &rule, 1);
+    const double want[] = {sqrt(40), 1.14598, sqrt(log(2)), 0.559698, 2.06115e-9};
+    const int order[] = {2, 1, 0, 4, 3};
+    for (int i = 0; i < 5; i++) {
+        ck_assert_int_eq(ids[i], order[i]);
+        ck_assert_float_eq_tol(weights[i], want[i], 1e-5 * want[i]);
+    }
+}
+END_TEST
+
 START_TEST(rows_by_hand) {
     float a[] = {1, 2}, c[] = {10, 20}, weights[] = {2, 0.5f}, y[2], picked[4], gate[] = {0};
     const float *rows[] = {a, c};
@@ -194,6 +242,8 @@ int main(void) {
     tcase_add_test(ops, attention_by_hand);
     tcase_add_test(ops, ffn_by_hand);
     tcase_add_test(ops, gate_by_hand);
+    tcase_add_test(ops, gate_groups_by_hand);
+    tcase_add_test(ops, gate_scores_by_hand);
     tcase_add_test(ops, rows_by_hand);
     tcase_add_test(ops, stats_by_hand);
     suite_add_tcase(s, plain);
