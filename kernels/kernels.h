@@ -122,9 +122,10 @@ struct ops {
                     float eps, int T, int N);
     /* y[t] = W x[t] (+ bias) (+ y[t] when add). y [T,N], x [T,K], bias f32 [N] or NULL. */
     void (*linear)(struct backend *b, float *y, const float *x, struct mat w, const float *bias, bool add, int T);
-    /* Rotates pairs (i, i + rot/2) of the first `rot` of D elements of each head, in place. x [T, heads, D].
-     * table [positions, rot/2, 2] = cos, sin; pos [T] host-visible. */
-    void (*rope)(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, int T, int heads, int D);
+    /* Rotates pairs (i, i + rot/2), or (2i, 2i + 1) when interleaved, of the first `rot` elements of each head, in place.
+     * Heads are D elements apart, rows heads * D. table [positions, rot/2, 2] = cos, sin; pos [T] host-visible. */
+    void (*rope)(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, bool interleaved, int T, int heads,
+                 int D);
     void (*clamp)(struct backend *b, float *x, float limit, int64_t n); /* to [-limit, limit], in place */
     /* Stores k, v [T, G, D] at (page, slot): at[t] = page * page_tokens + slot. at [T] host-visible; all distinct. */
     void (*kv_store)(struct backend *b, const struct kv_layer *kv, const float *k, const float *v, const int32_t *at, int T);

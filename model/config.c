@@ -1,7 +1,7 @@
 /* config.c - from the text of config.json to struct model_config, in stages.
  *
- * First the family (its row decides what the keys mean), then the keys that Cadre must refuse, then sizes, attention, RoPE,
- * layers (config_moe.c) and token ids. Every value is checked against a bound where it is read; relations between values
+ * First the family (its row decides what the keys mean), then the keys that Cadre must refuse, then sizes, attention, RoPE
+ * (config_rope.c), layers (config_moe.c) and token ids. Every value is checked against a bound where it is read; relations between values
  * (heads and groups, ids and vocabulary) right after. Nothing is guessed: a size that is absent is an error. */
 #include "model/config.h"
 
@@ -166,42 +166,6 @@ int config_attention(const json_t *root, const struct family *f, struct model_co
     if (rc >= 0 && f->clip_qkv) rc = json_get_real(root, "clip_qkv", 1e-6, 1e6, &clip, why);
     out->clip_qkv = (float)clip;
     return rc < 0 ? rc : 0;
-}
-
-/* rope_scaling (older) or rope_parameters (newer): only the plain rotation, so only these members. */
-static int read_rope_object(const json_t *root, const char *name, double *theta, struct why *why) {
-    const json_t *rope = NULL, *v;
-    const char *key;
-    int rc = json_get_object(root, name, &rope, why);
-    if (rc <= 0) return rc;
-    json_object_foreach((json_t *)json_object_get(root, name), key, v) {
-        struct json_shown shown, shown_key;
-        const char *word = json_string_value(v);
-        bool type = !strcmp(key, "rope_type") || !strcmp(key, "type");
-        bool one = !strcmp(key, "partial_rotary_factor") || !strcmp(key, "factor");
-        if (!strcmp(key, "rope_theta") || json_is_null(v) || (type && word && !strcmp(word, "default")) ||
-            (one && json_is_number(v) && json_number_value(v) == 1))
-            continue;
-        return fail(why, ERR_UNSUPPORTED, "%s has %s = %s, which Cadre does not implement; accepted: rope_type \"default\"%s",
-                    name, json_show_text(key, &shown_key), json_show(v, &shown), one ? " with factor 1" : "");
-    }
-    rc = json_get_real(rope, "rope_theta", 1.0, 1e12, theta, why);
-    return rc < 0 ? fail_in(why, rc, "%s", name) : rc;
-}
-
-int config_rope(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
-    double top = 0, nested = 0, scaling = 0;
-    int rc = json_get_real(root, "rope_theta", 1.0, 1e12, &top, why);
-    if (rc >= 0) rc = read_rope_object(root, "rope_parameters", &nested, why);
-    if (rc >= 0) rc = read_rope_object(root, "rope_scaling", &scaling, why);
-    if (rc < 0) return rc;
-    if (!nested) nested = scaling;
-    if (top && nested && top != nested)
-        return fail(why, ERR_INVALID, "rope_theta is %g, but %g in rope_parameters or rope_scaling; wanted one value", top,
-                    nested);
-    out->rope_theta = nested ? nested : top ? top : f->theta;
-    out->rope_dims = out->head_dim;
-    return 0;
 }
 
 static int add_eos(const json_t *v, struct model_config *out, struct why *why) {

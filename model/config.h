@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "kernels/kernels.h"
+#include "model/rope.h"
 
 enum { MODEL_MAX_LAYERS = 512, MODEL_MAX_EOS = 8 };
 
@@ -21,8 +22,7 @@ struct model_config {
     int q_heads, kv_heads, head_dim; /* Q, G, D */
     int max_positions;
     float norm_eps;
-    double rope_theta;
-    int rope_dims;                 /* rotated elements per head, even, <= D */
+    struct rope rope;
     float attention_scale;         /* D^-1/2 */
     int window;                    /* sliding window in tokens, 0 = none */
     enum qk_norm qk_norm;

@@ -19,8 +19,7 @@ static const struct refusal refusals[] = {
     {"quantization_config", ACCEPT_NULL},     {"compression_config", ACCEPT_NULL},
     {"mlp_bias", ACCEPT_FALSE},               {"use_bias", ACCEPT_FALSE},
     {"bias", ACCEPT_FALSE},                   {"pretraining_tp", ACCEPT_ONE | ACCEPT_ZERO},
-    {"partial_rotary_factor", ACCEPT_ONE},    {"rotary_pct", ACCEPT_ONE},
-    {"rope_interleaved", ACCEPT_FALSE},       {"rope_interleave", ACCEPT_FALSE},
+    {"rotary_pct", ACCEPT_ONE},               {"rope_interleaved", ACCEPT_FALSE},
     {"no_rope_layers", ACCEPT_EMPTY},         {"is_encoder_decoder", ACCEPT_FALSE},
     {"add_cross_attention", ACCEPT_FALSE},    {"alibi", ACCEPT_FALSE},
     {"parallel_attn", ACCEPT_FALSE},          {"use_mrope", ACCEPT_FALSE},
@@ -53,7 +52,8 @@ static const char *const harmless[] = {
 
 static const char *const read_elsewhere[] = {
     "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size", "rms_norm_eps",
-    "rope_theta", "rope_parameters", "rope_scaling", "max_position_embeddings", "tie_word_embeddings", "hidden_act",
+    "rope_theta", "rope_parameters", "rope_scaling", "partial_rotary_factor", "rotary_dim", "rope_interleave", "yarn_always",
+    "original_max_position_embeddings", "max_position_embeddings", "tie_word_embeddings", "hidden_act",
     "bos_token_id", "eos_token_id", "attention_bias", "qkv_bias", "clip_qkv", "use_sliding_window", "sliding_window",
     "layer_types", "intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size", "num_experts",
     "num_local_experts", "num_experts_per_tok", "norm_topk_prob", "decoder_sparse_step", "mlp_only_layers", "moe_router",
@@ -96,6 +96,7 @@ static int check_family(const json_t *root, const struct family *f, struct why *
     } flags[] = {
         {"attention_bias", f->bias == BIAS_KEY, false}, {"qkv_bias", yes_bias, false},
         {"use_sliding_window", f->window == WINDOW_SWITCH, false}, {"use_qk_norm", false, qk},
+        {"rope_interleave", f->rope_interleaved, false}, {"yarn_always", f->yarn_beyond, true},
         {"norm_topk_prob", f->norm == NORM_KEY || !f->moe, true},
     };
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {

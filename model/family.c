@@ -12,7 +12,7 @@
 
 static const struct family families[] = {
     {.model_type = "cadre_moe", .architecture = "CadreMoeForCausalLM", .theta = 1e4, .eps = 1e-6, .bias = BIAS_KEY,
-     .moe = true, .expert_ffn_key = "moe_intermediate_size", .norm = NORM_RULE, .shared = SHARED_PLAIN},
+     .rotary = 1, .moe = true, .expert_ffn_key = "moe_intermediate_size", .norm = NORM_RULE, .shared = SHARED_PLAIN},
     {.model_type = "llama", .architecture = "LlamaForCausalLM", .theta = 1e4, .eps = 1e-6, .bias = BIAS_KEY,
      .kv_heads_optional = true},
     {.model_type = "mistral", .architecture = "MistralForCausalLM", .theta = 1e4, .eps = 1e-6, .bias = BIAS_NONE,

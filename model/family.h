@@ -28,6 +28,9 @@ struct family {
     enum qk_norm qk_norm;
     bool kv_heads_optional;        /* absent num_key_value_heads means one per query head */
     bool clip_qkv;                 /* reads the key of that name */
+    double rotary;                 /* partial_rotary_factor when config.json has none; 0: the family has no such key */
+    bool rope_interleaved;
+    bool yarn_beyond;              /* yarn only where max_position_embeddings exceeds the original ones, as the official code */
 
     bool moe;                      /* the rest is zero for dense families */
     bool sparse_step;              /* reads decoder_sparse_step and mlp_only_layers; else every layer has experts */

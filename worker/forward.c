@@ -75,8 +75,8 @@ static void attention(struct forward *f, int layer) {
         ops->clamp(b, f->k, c->clip_qkv, (int64_t)T * c->kv_heads * D);
         ops->clamp(b, f->v, c->clip_qkv, (int64_t)T * c->kv_heads * D);
     }
-    ops->rope(b, f->q, r->pos, f->weights->rope, c->rope_dims, T, c->q_heads, D);
-    ops->rope(b, f->k, r->pos, f->weights->rope, c->rope_dims, T, c->kv_heads, D);
+    ops->rope(b, f->q, r->pos, f->weights->rope, c->rope.dims, c->rope.interleaved, T, c->q_heads, D);
+    ops->rope(b, f->k, r->pos, f->weights->rope, c->rope.dims, c->rope.interleaved, T, c->kv_heads, D);
     ops->kv_store(b, kv, f->k, f->v, r->kv_at, T);
     struct attention a = {.q = f->q,
                           .out = f->attended,

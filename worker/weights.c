@@ -1,7 +1,6 @@
 /* weights.c - walks the tensor roles once and binds each to device memory. Shapes were checked when the checkpoint was opened. */
 #include "worker/weights.h"
 
-#include <math.h>
 #include <stdlib.h>
 
 struct loader {
@@ -82,23 +81,13 @@ static void load_layer(struct loader *ld, int i) {
     };
 }
 
-/* inv_freq[i] = theta^(-2i / rot), in f32 like the reference implementations; the angle's cos and sin in f64. */
 static const float *make_rope(struct loader *ld, int positions) {
-    const struct model_config *c = &ld->c->config;
-    int half = c->rope_dims / 2;
-    size_t bytes = (size_t)positions * (size_t)half * 2 * sizeof(float);
+    const struct rope *r = &ld->c->config.rope;
+    size_t bytes = (size_t)positions * (size_t)r->dims * sizeof(float);
     float *host = malloc(bytes), *dev = own(ld, bytes);
     if (!host) ld->out_of_memory = true;
     if (host && dev) {
-        for (int i = 0; i < half; i++) {
-            float inv_freq = 1.0f / (float)pow(c->rope_theta, (double)(2 * i) / c->rope_dims);
-            for (int p = 0; p < positions; p++) {
-                float angle = (float)p * inv_freq;
-                float *pair = host + ((size_t)p * (size_t)half + (size_t)i) * 2;
-                pair[0] = (float)cos((double)angle);
-                pair[1] = (float)sin((double)angle);
-            }
-        }
+        rope_table(r, positions, host);
         ld->w->backend->ops->upload(ld->w->backend, dev, host, bytes);
     }
     free(host);

@@ -26,7 +26,7 @@ struct weights {
     struct mat embed, lm_head;   /* [V,H]; the same matrix when tied */
     const float *final_norm;     /* [H] */
     struct layer_weights *layer; /* [L] */
-    const float *rope;           /* [max_context, rope_dims/2, 2] cos, sin */
+    const float *rope;           /* [max_context, rope.dims/2, 2] cos, sin */
     void **owned;                /* device allocations */
     int n_owned, cap_owned;
     size_t bytes; /* resident: own memory plus mapped */

@@ -41,7 +41,8 @@ void cpu_embed(struct backend *b, float *out, struct mat table, const int32_t *i
 void cpu_rmsnorm(struct backend *b, float *out, int64_t out_stride, const float *x, int64_t x_stride, const float *weight,
                  float eps, int T, int N);
 void cpu_linear(struct backend *b, float *y, const float *x, struct mat w, const float *bias, bool add, int T);
-void cpu_rope(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, int T, int heads, int D);
+void cpu_rope(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, bool interleaved, int T, int heads,
+              int D);
 void cpu_clamp(struct backend *b, float *x, float limit, int64_t n);
 void cpu_kv_store(struct backend *b, const struct kv_layer *kv, const float *k, const float *v, const int32_t *at, int T);
 void cpu_attention(struct backend *b, const struct kv_layer *kv, const struct attention *a);

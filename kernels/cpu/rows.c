@@ -53,18 +53,21 @@ struct rope_job {
     const int32_t *pos;
     const float *table;
     int half, heads, D;
+    bool interleaved;
 };
 
 static void rope_rows(void *arg, int first, int count) {
     const struct rope_job *j = arg;
+    void (*turn)(float *, const float *, int) = j->interleaved ? j->vec->rope_pairs : j->vec->rope;
     for (int t = first; t < first + count; t++) {
         const float *cos_sin = j->table + (int64_t)j->pos[t] * j->half * 2;
-        for (int h = 0; h < j->heads; h++) j->vec->rope(j->x + ((int64_t)t * j->heads + h) * j->D, cos_sin, j->half);
+        for (int h = 0; h < j->heads; h++) turn(j->x + ((int64_t)t * j->heads + h) * j->D, cos_sin, j->half);
     }
 }
 
-void cpu_rope(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, int T, int heads, int D) {
-    struct rope_job j = {cpu_of(b)->vec, x, pos, table, rot / 2, heads, D};
+void cpu_rope(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, bool interleaved, int T, int heads,
+              int D) {
+    struct rope_job j = {cpu_of(b)->vec, x, pos, table, rot / 2, heads, D, interleaved};
     cpu_rows(cpu_of(b), rope_rows, &j, T, (int64_t)heads * D);
 }
 

@@ -83,6 +83,11 @@ INLINE void v16_load_pairs(const float *p, struct v16 *e, struct v16 *o) {
     e->v = _mm512_permutex2var_ps(a, even, b);
     o->v = _mm512_permutex2var_ps(a, _mm512_add_epi32(even, _mm512_set1_epi32(1)), b);
 }
+INLINE void v16_store_pairs(float *p, struct v16 e, struct v16 o) {
+    const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    _mm512_storeu_ps(p, _mm512_permutex2var_ps(e.v, first, o.v));
+    _mm512_storeu_ps(p + 16, _mm512_permutex2var_ps(e.v, _mm512_add_epi32(first, _mm512_set1_epi32(8)), o.v));
+}
 
 #else
 #define ISA(name) name##_avx2
@@ -207,6 +212,15 @@ INLINE void pairs_half(const float *p, __m256 *e, __m256 *o) {
 INLINE void v16_load_pairs(const float *p, struct v16 *e, struct v16 *o) {
     pairs_half(p, &e->lo, &o->lo);
     pairs_half(p + 16, &e->hi, &o->hi);
+}
+INLINE void store_pairs_half(float *p, __m256 e, __m256 o) {
+    __m256 a = _mm256_unpacklo_ps(e, o), b = _mm256_unpackhi_ps(e, o); /* pairs 0 1 4 5, 2 3 6 7 */
+    _mm256_storeu_ps(p, _mm256_permute2f128_ps(a, b, 0x20));
+    _mm256_storeu_ps(p + 8, _mm256_permute2f128_ps(a, b, 0x31));
+}
+INLINE void v16_store_pairs(float *p, struct v16 e, struct v16 o) {
+    store_pairs_half(p, e.lo, o.lo);
+    store_pairs_half(p + 16, e.hi, o.hi);
 }
 #endif
 

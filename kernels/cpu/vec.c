@@ -8,6 +8,7 @@ const struct vec ISA(vec) = {
     .silu_mul = ISA(silu_mul),
     .rmsnorm = ISA(rmsnorm),
     .rope = ISA(rope),
+    .rope_pairs = ISA(rope_pairs),
     .widen = ISA(widen),
     .narrow = ISA(narrow),
     .clamp = ISA(clamp),

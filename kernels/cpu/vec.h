@@ -39,7 +39,8 @@ struct vec {
     void (*attend)(const struct attend *a);
     void (*silu_mul)(float *gate, const float *up, int64_t n);                  /* gate = silu(gate) * up */
     void (*rmsnorm)(float *out, const float *x, const float *weight, float eps, int N);
-    void (*rope)(float *head, const float *cos_sin, int half);                 /* one head of one row */
+    void (*rope)(float *head, const float *cos_sin, int half);                 /* one head of one row: i and i + half */
+    void (*rope_pairs)(float *head, const float *cos_sin, int half);           /* 2i and 2i + 1 */
     void (*widen)(float *out, const void *in, enum fmt fmt, int64_t n);
     void (*narrow)(void *out, enum fmt fmt, const float *in, int64_t n);       /* bf16: nearest even */
     void (*clamp)(float *x, float limit, int64_t n);

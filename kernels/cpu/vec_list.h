@@ -7,6 +7,7 @@ void  ISA(attend)(const struct attend *a);
 void  ISA(silu_mul)(float *gate, const float *up, int64_t n);
 void  ISA(rmsnorm)(float *out, const float *x, const float *weight, float eps, int N);
 void  ISA(rope)(float *head, const float *cos_sin, int half);
+void  ISA(rope_pairs)(float *head, const float *cos_sin, int half);
 void  ISA(widen)(float *out, const void *in, enum fmt fmt, int64_t n);
 void  ISA(narrow)(void *out, enum fmt fmt, const float *in, int64_t n);
 void  ISA(clamp)(float *x, float limit, int64_t n);

@@ -42,6 +42,22 @@ void ISA(rope)(float *head, const float *cos_sin, int half) {
     }
 }
 
+/* The same for elements 2i and 2i + 1. */
+void ISA(rope_pairs)(float *head, const float *cos_sin, int half) {
+    int i = 0;
+    for (; i + 16 <= half; i += 16) {
+        struct v16 c, s, a, b;
+        v16_load_pairs(head + 2 * i, &a, &b);
+        v16_load_pairs(cos_sin + 2 * i, &c, &s);
+        v16_store_pairs(head + 2 * i, v16_fnma(b, s, v16_mul(a, c)), v16_fma(a, s, v16_mul(b, c)));
+    }
+    for (; i < half; i++) {
+        float c = cos_sin[2 * i], s = cos_sin[2 * i + 1], a = head[2 * i], b = head[2 * i + 1];
+        head[2 * i] = fmaf(-b, s, a * c);
+        head[2 * i + 1] = fmaf(a, s, b * c);
+    }
+}
+
 void ISA(widen)(float *out, const void *in, enum fmt fmt, int64_t n) {
     if (fmt == FMT_F32) {
         memcpy(out, in, (size_t)n * sizeof *out);

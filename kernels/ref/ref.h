@@ -15,7 +15,8 @@ void ref_embed(struct backend *b, float *out, struct mat table, const int32_t *i
 void ref_rmsnorm(struct backend *b, float *out, int64_t out_stride, const float *x, int64_t x_stride, const float *weight,
                  float eps, int T, int N);
 void ref_linear(struct backend *b, float *y, const float *x, struct mat w, const float *bias, bool add, int T);
-void ref_rope(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, int T, int heads, int D);
+void ref_rope(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, bool interleaved, int T, int heads,
+              int D);
 void ref_clamp(struct backend *b, float *x, float limit, int64_t n);
 void ref_kv_store(struct backend *b, const struct kv_layer *kv, const float *k, const float *v, const int32_t *at, int T);
 void ref_attention(struct backend *b, const struct kv_layer *kv, const struct attention *a);

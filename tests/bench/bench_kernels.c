@@ -172,7 +172,7 @@ static void call(struct backend *b, struct data *d, const struct test *t, enum f
     case STATS: ops->logit_stats(b, (struct logit_stats *)d->y, d->x, T, t->a); break;
     case COMBINE: ops->combine(b, d->y, d->rows, d->table, T, t->a, t->b); break;
     case KV_STORE: ops->kv_store(b, &kv, d->x, d->x, d->ints, T); break;
-    case ROPE: ops->rope(b, d->x, d->ints, d->table, t->b, T, t->a, t->b); break;
+    case ROPE: ops->rope(b, d->x, d->ints, d->table, t->b, false, T, t->a, t->b); break;
     case EMBED: ops->embed(b, d->y, next_matrix(d, f, 3 * MAX_T, t->a), d->ints, T); break;
     }
 }

@@ -20,8 +20,12 @@ static void check_tensors(const struct model_config *c) {
 static void check_config(const struct model_config *c) {
     struct model_sizes s;
     FUZZ_CHECK(c->hidden > 0 && c->hidden <= 1 << 16 && c->layers > 0 && c->layers <= MODEL_MAX_LAYERS && c->vocab <= 1 << 20);
-    FUZZ_CHECK(c->q_heads % c->kv_heads == 0 && c->head_dim % 2 == 0 && c->rope_dims <= c->head_dim);
-    FUZZ_CHECK(c->norm_eps > 0 && isfinite(c->attention_scale) && c->rope_theta >= 1 && c->window >= 0);
+    FUZZ_CHECK(c->q_heads % c->kv_heads == 0 && c->head_dim % 2 == 0 && c->rope.dims <= c->head_dim);
+    FUZZ_CHECK(c->norm_eps > 0 && isfinite(c->attention_scale) && c->rope.theta >= 1 && c->window >= 0);
+    float freq[ROPE_MAX_DIMS / 2];
+    rope_frequencies(&c->rope, freq);
+    for (int j = 0; j < c->rope.dims / 2; j++) FUZZ_CHECK(isfinite(freq[j]) && freq[j] >= 0);
+    FUZZ_CHECK(c->rope.dims % 2 == 0 && c->rope.amplitude > 0 && isfinite(c->rope.amplitude) && c->rope.factor >= 1);
     FUZZ_CHECK(c->bos < c->vocab && c->n_eos <= MODEL_MAX_EOS && c->moe_layers <= c->layers);
     FUZZ_CHECK(c->moe_layers ? c->gate.k >= 1 && c->gate.k <= c->gate.experts && c->expert_ffn > 0
                              : !c->gate.experts && !c->expert_ffn);
@@ -49,6 +53,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
 void fuzz_seeds(fuzz_add add) {
     static const char *const seeds[] = {
+        "{\"model_type\":\"llama\"," SIZES "\"intermediate_size\":96,\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4,"
+        "\"beta_fast\":32,\"beta_slow\":1,\"mscale\":1,\"mscale_all_dim\":0.7,\"truncate\":false,"
+        "\"original_max_position_embeddings\":32}}",
+        "{\"model_type\":\"llama\"," SIZES "\"intermediate_size\":96,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,"
+        "\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":64}}",
         "{\"model_type\":\"llama\"," SIZES
         "\"intermediate_size\":96,\"rope_theta\":10000,\"attention_bias\":true,\"mlp_bias\":false,"
         "\"pretraining_tp\":1,\"rope_scaling\":null,\"tie_word_embeddings\":true,\"eos_token_id\":[1,2],\"bos_token_id\":0}",

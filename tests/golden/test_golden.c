@@ -102,7 +102,7 @@ static double distance(const struct reference *r, int p, const float *got) {
 
 static const struct ops *real; /* of the backend under mutation: the wrappers below call through it */
 
-static void m_theta(struct model_config *c) { c->rope_theta *= 1.1; }
+static void m_theta(struct model_config *c) { c->rope.theta *= 1.1; }
 static void m_eps_larger(struct model_config *c) { c->norm_eps *= 10; }
 static void m_eps_zero(struct model_config *c) { c->norm_eps = 0; }
 static void m_attention_scale(struct model_config *c) { c->attention_scale *= 1.1f; }
@@ -168,9 +168,9 @@ static void m_norm_final(struct weights *w, struct expert_store *s) {
     w->final_norm = w->layer[0].attn_norm;
 }
 
-static void rope_interleaved(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, int T, int heads,
-                             int D) {
-    (void)b;
+static void rope_interleaved(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, bool interleaved, int T,
+                             int heads, int D) {
+    (void)b, (void)interleaved;
     for (int t = 0; t < T; t++)
         for (int h = 0; h < heads; h++)
             for (int i = 0; i < rot / 2; i++) {
@@ -182,10 +182,10 @@ static void rope_interleaved(struct backend *b, float *x, const int32_t *pos, co
             }
 }
 /* Keys are one position ahead of where they are: seen as a table shifted by one row for the call with fewer heads. */
-static void rope_shifted(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, int T, int heads,
-                         int D) {
+static void rope_shifted(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, bool interleaved, int T,
+                         int heads, int D) {
     static _Thread_local bool key; /* calls alternate: q, then k */
-    real->rope(b, x, pos, key ? table + rot : table, rot, T, heads, D);
+    real->rope(b, x, pos, key ? table + rot : table, rot, interleaved, T, heads, D);
     key = !key;
 }
 static void kv_second_page_shifted(struct backend *b, const struct kv_layer *kv, const float *k, const float *v,

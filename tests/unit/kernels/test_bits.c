@@ -61,11 +61,13 @@ static void rmsnorm(struct backend *b, const int *order, int n, float *out) {
     put_back(out, in, order, n, H);
 }
 
-static void rope(struct backend *b, const int *order, int n, float *out) {
+static void rope_of(struct backend *b, const int *order, int n, float *out, bool pairs) {
     float *in = permuted(x, order, n, H);
-    b->ops->rope(b, in, order, table, 18, n, 3, H / 3); /* the position is the row */
+    b->ops->rope(b, in, order, table, 18, pairs, n, 3, H / 3); /* the position is the row */
     put_back(out, in, order, n, H);
 }
+static void rope(struct backend *b, const int *order, int n, float *out) { rope_of(b, order, n, out, false); }
+static void rope_pairs(struct backend *b, const int *order, int n, float *out) { rope_of(b, order, n, out, true); }
 
 static void add_gated(struct backend *b, const int *order, int n, float *out) {
     float *y = permuted(x, order, n, H), *more = permuted(x, order, n, H), *gate = permuted(gate_logits, order, n, 1);
@@ -165,6 +167,7 @@ static const struct {
     {"linear bf16", linear_bf16, N},
     {"rmsnorm", rmsnorm, H},
     {"rope", rope, H},
+    {"rope_pairs", rope_pairs, H},
     {"add", add_gated, H},
     {"ffn", ffn, H},
     {"gate_select", gate_select, 2 * K},

@@ -95,9 +95,11 @@ START_TEST(rope) {
         float *table = kit_random_floats((int64_t)positions * half * 2, 1);
         int32_t pos[] = {8, 0, 5};
         memcpy(want, got, (size_t)(T * heads * D) * sizeof *got);
-        ref->ops->rope(ref, want, pos, table, 2 * half, T, heads, D);
-        fast->ops->rope(fast, got, pos, table, 2 * half, T, heads, D);
-        for (int i = 0; i < T * heads * D; i++) NEAR(got[i], want[i], 4 * 0x1p-24, "rope half %d at %d", half, i);
+        for (int pairs = 0; pairs < 2; pairs++) {
+            ref->ops->rope(ref, want, pos, table, 2 * half, pairs, T, heads, D);
+            fast->ops->rope(fast, got, pos, table, 2 * half, pairs, T, heads, D);
+            for (int i = 0; i < T * heads * D; i++) NEAR(got[i], want[i], 8 * 0x1p-24, "rope half %d at %d", half, i);
+        }
         kit_clear(keep);
     }
     close_isa();

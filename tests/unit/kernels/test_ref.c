@@ -76,9 +76,12 @@ START_TEST(rope_by_hand) {
     float table[] = {1, 0, 1, 0, 0, 1, 0.6f, 0.8f}; /* position 1: a quarter turn, and (0.6, 0.8) */
     float x[] = {1, 2, 3, 4, 5};
     int32_t pos = 1;
-    b->ops->rope(b, x, &pos, table, 4, 1, 1, 5);
+    b->ops->rope(b, x, &pos, table, 4, false, 1, 1, 5);
     float want[] = {-3, 2 * 0.6f - 4 * 0.8f, 1, 4 * 0.6f + 2 * 0.8f, 5};
     for (int i = 0; i < 5; i++) ck_assert_float_eq_tol(x[i], want[i], 1e-6);
+    float pairs[] = {1, 2, 3, 4, 5}, turned[] = {-2, 1, 3 * 0.6f - 4 * 0.8f, 4 * 0.6f + 3 * 0.8f, 5};
+    b->ops->rope(b, pairs, &pos, table, 4, true, 1, 1, 5);
+    for (int i = 0; i < 5; i++) ck_assert_float_eq_tol(pairs[i], turned[i], 1e-6);
 }
 END_TEST
 

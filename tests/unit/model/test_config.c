@@ -62,10 +62,10 @@ START_TEST(llama) {
                    "\"mlp_bias\":false,\"pretraining_tp\":1,\"rope_scaling\":null,\"architectures\":[\"LlamaForCausalLM\"],");
     ck_assert_str_eq(c.family, "llama");
     ck_assert_int_eq(c.head_dim, 24);
-    ck_assert_int_eq(c.rope_dims, 24);
+    ck_assert_int_eq(c.rope.dims, 24);
     ck_assert_float_eq_tol(c.attention_scale, 0.20412415f, 1e-7f);
     ck_assert_float_eq(c.norm_eps, 1e-5f);
-    ck_assert_double_eq(c.rope_theta, 5e5);
+    ck_assert_double_eq(c.rope.theta, 5e5);
     ck_assert(c.qkv_bias && c.o_bias && c.tied_embeddings && c.stored == FMT_BF16);
     ck_assert_int_eq(c.qk_norm, QK_NORM_NONE);
     ck_assert_int_eq(c.dense_ffn, 96);
@@ -89,14 +89,14 @@ END_TEST
 START_TEST(defaults) {
     struct model_config c = good(LLAMA);
     ck_assert_float_eq(c.norm_eps, 1e-6f);
-    ck_assert_double_eq(c.rope_theta, 1e4);
+    ck_assert_double_eq(c.rope.theta, 1e4);
     ck_assert_int_eq(c.head_dim, 16);
     ck_assert(!c.tied_embeddings && !c.qkv_bias && c.bos == -1 && c.n_eos == 0 && c.stored == FMT_F32 && c.window == 0);
     check_shape(&c, T_LM_HEAD, 0, 300, 64);
     c = good("\"model_type\":\"llama\",\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"vocab_size\":300,"
              "\"max_position_embeddings\":128,\"intermediate_size\":96,");
     ck_assert_int_eq(c.kv_heads, 4);
-    ck_assert_double_eq(good(MIXTRAL).rope_theta, 1e6);
+    ck_assert_double_eq(good(MIXTRAL).rope.theta, 1e6);
     ck_assert_float_eq(good(OLMOE).norm_eps, 1e-5f);
 }
 END_TEST
@@ -143,7 +143,7 @@ START_TEST(qwen3_moe) {
                        "\"rope_parameters\":{\"rope_theta\":1e6,\"rope_type\":\"default\"},\"use_qk_norm\":true,"
                        "\"shared_expert_intermediate_size\":0,\"qkv_bias\":false,");
     ck_assert(c.qk_norm == QK_NORM_HEAD && !c.qkv_bias && c.gate.norm == GATE_NORM_SUM && c.shared == SHARED_NONE);
-    ck_assert(c.rope_theta == 1e6 && c.stored == FMT_BF16);
+    ck_assert(c.rope.theta == 1e6 && c.stored == FMT_BF16);
     check_shape(&c, T_Q_NORM, 0, 32, 0);
     check_shape(&c, T_K_NORM, 0, 32, 0);
     ck_assert_str_eq(name_of(&c, T_EXPERT_UP, 0, 5), "model.layers.0.mlp.experts.5.up_proj.weight");
@@ -259,9 +259,28 @@ static const struct {
     {LLAMA "\"rope_parameters\":7,", ERR_INVALID, "rope_parameters", "7; wanted an object"},
     {LLAMA "\"rope_parameters\":{\"full_attention\":{\"rope_theta\":1}},", ERR_UNSUPPORTED, "rope_parameters",
      "\"full_attention\""},
-    {LLAMA "\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.0},", ERR_UNSUPPORTED, "rope_scaling",
-     "accepted: rope_type \"default\""},
-    {LLAMA "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0},", ERR_UNSUPPORTED, "rope_scaling", "\"llama3\""},
+    {LLAMA "\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2.0},", ERR_UNSUPPORTED, "rope_scaling: rope_type is \"dynamic\"",
+     "accepted: \"default\", \"linear\", \"llama3\", \"yarn\""},
+    {LLAMA "\"rope_scaling\":{\"type\":\"linear\"},", ERR_INVALID, "rope_scaling: factor", "missing"},
+    {LLAMA "\"rope_scaling\":{\"type\":\"linear\",\"factor\":0.5},", ERR_INVALID, "rope_scaling: factor", "0.5"},
+    {LLAMA "\"rope_scaling\":{\"type\":\"linear\",\"rope_type\":\"yarn\"},", ERR_INVALID, "rope_scaling", "wanted one"},
+    {LLAMA "\"rope_scaling\":{\"type\":\"linear\",\"factor\":2,\"beta_fast\":2},", ERR_UNSUPPORTED, "rope_scaling",
+     "\"beta_fast\" = 2"},
+    {LLAMA "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0},", ERR_INVALID, "rope_scaling: low_freq_factor", "missing"},
+    {LLAMA "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":4,\"high_freq_factor\":4},", ERR_INVALID,
+     "rope_scaling: high_freq_factor", "wanted more"},
+    {LLAMA "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":8.0,\"beta_fast\":1,\"beta_slow\":2},", ERR_INVALID,
+     "rope_scaling: beta_fast", "wanted at least"},
+    {LLAMA "\"rope_theta\":1,\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":8.0},", ERR_INVALID, "rope_theta", "more than 1"},
+    {LLAMA "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":2},\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":2},",
+     ERR_INVALID, "rope_parameters and rope_scaling", "wanted one"},
+    {LLAMA "\"rotary_dim\":8,", ERR_UNSUPPORTED, "rotary_dim", "8"},
+    {LLAMA "\"rope_interleave\":true,", ERR_UNSUPPORTED, "rope_interleave", "true"},
+    {LLAMA "\"yarn_always\":false,", ERR_UNSUPPORTED, "yarn_always", "false"},
+    {CADRE "\"partial_rotary_factor\":0.05,", ERR_INVALID, "0 of 16 elements", "wanted an even number"},
+    {CADRE "\"partial_rotary_factor\":0.5,\"rope_parameters\":{\"partial_rotary_factor\":1},", ERR_INVALID,
+     "partial_rotary_factor", "wanted one value"},
+    {CADRE "\"partial_rotary_factor\":0.5,\"rotary_dim\":4,", ERR_INVALID, "rotary_dim", "wanted one value"},
     {LLAMA "\"rope_scaling\":{\"rope_type\":\"default\",\"factor\":8.0},", ERR_UNSUPPORTED, "rope_scaling", "\"factor\" = 8"},
     {LLAMA "\"partial_rotary_factor\":0.5,", ERR_UNSUPPORTED, "partial_rotary_factor", "0.5"},
     {LLAMA "\"hidden_act\":\"gelu\",", ERR_UNSUPPORTED, "hidden_act",
