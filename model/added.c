@@ -7,81 +7,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/hash.h"
 #include "model/json_field.h"
 #include "model/unicode.h"
 #include "model/utf8.h"
 
 static const char *const where = "tokenizer.json: added_tokens";
 
-static uint32_t edge_slot(const struct added_trie *t, uint32_t node, unsigned char byte) {
-    uint64_t key = ((uint64_t)node << 8 | byte) + 1;
-    uint32_t i = (uint32_t)hash_u64(key) & t->mask;
-    while (t->edge[i] && t->edge[i] != key) i = (i + 1) & t->mask;
-    return i;
-}
-
-static int trie_open(struct added_trie *t, size_t bytes) {
-    uint32_t size = 64;
-    while (size < 2 * bytes) size *= 2;
-    t->mask = size - 1;
-    t->edge = calloc(size, sizeof *t->edge);
-    t->to = calloc(size, sizeof *t->to);
-    t->token = malloc((bytes + 1) * sizeof *t->token);
-    if (!t->edge || !t->to || !t->token) return ERR_NOMEM;
-    memset(t->token, 0xff, (bytes + 1) * sizeof *t->token);
-    t->nodes = 1;
-    return 0;
-}
-
-static void trie_close(struct added_trie *t) {
-    free(t->edge);
-    free(t->to);
-    free(t->token);
-}
-
-static int trie_add(struct added_trie *t, const char *s, size_t len, int32_t token) {
-    uint32_t node = 0;
-    for (size_t i = 0; i < len; i++) {
-        uint32_t slot = edge_slot(t, node, (unsigned char)s[i]);
-        if (!t->edge[slot]) {
-            t->edge[slot] = ((uint64_t)node << 8 | (unsigned char)s[i]) + 1;
-            t->to[slot] = t->nodes++;
-        }
-        node = t->to[slot];
-    }
-    t->first[(unsigned char)s[0]] = true;
-    if (t->token[node] >= 0) return ERR_EXISTS;
-    t->token[node] = token;
-    return 0;
-}
-
-/* The longest token at s, or -1. */
-static int32_t trie_match(const struct added_trie *t, const char *s, size_t len, size_t *matched) {
-    int32_t best = -1;
-    uint32_t node = 0;
-    for (size_t i = 0; i < len; i++) {
-        uint32_t slot = edge_slot(t, node, (unsigned char)s[i]);
-        if (!t->edge[slot]) break;
-        node = t->to[slot];
-        if (t->token[node] >= 0) {
-            best = t->token[node];
-            *matched = i + 1;
-        }
-    }
-    return best;
-}
-
-static int read_token(const json_t *v, struct added_token *a, int64_t *id, struct why *why) {
+static int read_token(const json_t *spec, struct added_token *a, int64_t *id, struct why *why) {
     struct text_span t;
-    int rc = json_is_object(v) ? 0 : fail(why, ERR_INVALID, "%s: every entry must be an object", where);
-    if (rc == 0) rc = json_field_need_text(v, where, "content", &t, why);
-    if (rc == 0) rc = json_field_int(v, where, "id", 0, BPE_MAX_ID - 1, id, why);
-    if (rc == 0) rc = json_field_bool(v, where, "special", false, &a->special, why);
-    if (rc == 0) rc = json_field_bool(v, where, "normalized", true, &a->normalized, why);
-    if (rc == 0) rc = json_field_bool(v, where, "single_word", false, &a->single_word, why);
-    if (rc == 0) rc = json_field_bool(v, where, "lstrip", false, &a->lstrip, why);
-    if (rc == 0) rc = json_field_bool(v, where, "rstrip", false, &a->rstrip, why);
+    int rc = json_is_object(spec) ? 0 : fail(why, ERR_INVALID, "%s: every entry must be an object", where);
+    if (rc == 0) rc = json_field_need_text(spec, where, "content", &t, why);
+    if (rc == 0) rc = json_field_int(spec, where, "id", 0, VOCAB_MAX_ID - 1, id, why);
+    if (rc == 0) rc = json_field_bool(spec, where, "special", false, &a->special, why);
+    if (rc == 0) rc = json_field_bool(spec, where, "normalized", true, &a->normalized, why);
+    if (rc == 0) rc = json_field_bool(spec, where, "single_word", false, &a->single_word, why);
+    if (rc == 0) rc = json_field_bool(spec, where, "lstrip", false, &a->lstrip, why);
+    if (rc == 0) rc = json_field_bool(spec, where, "rstrip", false, &a->rstrip, why);
     if (rc < 0) return rc;
     if (t.len > ADDED_MAX_BYTES)
         return fail(why, ERR_TOO_LARGE, "%s: '%.60s...' has more than %d bytes", where, t.s, ADDED_MAX_BYTES);
@@ -123,7 +64,7 @@ static int build_tries(struct added_set *s, struct why *why) {
         const struct added_token *a = &s->tokens[i];
         words |= a->single_word;
         int rc = trie_add(a->normalized ? &s->normal : &s->raw, a->normal ? a->normal : a->content,
-                          a->normal ? a->normal_len : a->content_len, i);
+                          a->normal ? a->normal_len : a->content_len, i, false);
         if (rc < 0)
             return fail(why, ERR_INVALID, "%s: '%.60s' is listed twice, or normalises to the same as another", where,
                         a->content);
@@ -132,13 +73,13 @@ static int build_tries(struct added_set *s, struct why *why) {
     return words ? pattern_open(word, sizeof word - 1, &s->word, why) : 0;
 }
 
-int added_read(const json_t *list, const struct bpe *b, const struct normalizer *n, struct added_set *out, struct why *why) {
+int added_read(const json_t *list, const struct vocab *v, const struct normalizer *n, struct added_set *out, struct why *why) {
     if (list && !json_is_null(list) && !json_is_array(list)) return fail(why, ERR_INVALID, "%s must be a list", where);
     size_t count = json_array_size(list), i;
     out->tokens = calloc(count + 1, sizeof *out->tokens);
     struct normal_work *w = calloc(1, sizeof *w);
-    int rc = out->tokens && w && count <= BPE_MAX_ID ? 0 : fail(why, ERR_NOMEM, "%s: out of memory", where);
-    int32_t next = b->count;
+    int rc = out->tokens && w && count <= VOCAB_MAX_ID ? 0 : fail(why, ERR_NOMEM, "%s: out of memory", where);
+    int32_t next = v->count;
     for (i = 0; i < count && rc == 0; i++) {
         struct added_token *a = &out->tokens[out->n];
         int64_t id = 0;
@@ -151,15 +92,15 @@ int added_read(const json_t *list, const struct bpe *b, const struct normalizer 
             out->n--;
             continue;
         }
-        a->id = bpe_id(b, a->content, a->content_len);
+        a->id = vocab_id(v, a->content, a->content_len);
         if (a->id < 0) a->id = next++;
         if (a->id != id)
             rc = fail(why, ERR_INVALID, "%s: '%.60s' has id %lld in the list, but loads as %d: its text is %s", where,
                       a->content, (long long)id, a->id,
-                      a->id < b->count ? "in the vocabulary" : "not in the vocabulary, whose size gives the id");
-        else if (id < b->size && bpe_id(b, a->content, a->content_len) < 0 && b->tokens[id].s)
+                      a->id < v->count ? "in the vocabulary" : "not in the vocabulary, whose size gives the id");
+        else if (id < v->size && vocab_id(v, a->content, a->content_len) < 0 && v->tokens[id].s)
             rc = fail(why, ERR_INVALID, "%s: '%.60s' takes id %lld from '%.60s'", where, a->content, (long long)id,
-                      b->tokens[id].s);
+                      v->tokens[id].s);
         if (rc == 0 && a->normalized) rc = find_normal_form(a, n, w, why);
     }
     if (w) normal_work_clear(w);
@@ -230,10 +171,10 @@ static size_t space_after(const char *s, size_t len, size_t at) {
 }
 
 int added_cut_run(const struct added_cut *c, const char *s, size_t len) {
-    const struct added_trie *t = c->normal ? &c->set->normal : &c->set->raw;
+    const struct trie *t = c->normal ? &c->set->normal : &c->set->raw;
     size_t done = 0; /* handed out up to here; stripping may have gone beyond the search position */
     for (size_t at = 0, matched = 0; at < len;) {
-        int32_t hit = t->first[(unsigned char)s[at]] ? trie_match(t, s + at, len - at, &matched) : -1;
+        int32_t hit = t->first[(unsigned char)s[at]] ? trie_longest(t, s + at, len - at, &matched) : -1;
         if (hit < 0) {
             at++;
             continue;

@@ -5,9 +5,10 @@
 #pragma once
 #include <jansson.h>
 
-#include "model/bpe.h"
 #include "model/normalize.h"
 #include "model/pattern.h"
+#include "model/trie.h"
+#include "model/vocab.h"
 
 enum { ADDED_MAX_BYTES = 1024 };
 
@@ -17,20 +18,13 @@ struct added_token {
     int32_t id;
     bool special, normalized, single_word, lstrip, rstrip;
 };
-struct added_trie {                /* edges by (node, byte), open addressing; node 0 is the root */
-    uint64_t *edge;                /* node << 8 | byte, +1; 0: empty */
-    uint32_t *to;
-    uint32_t mask, nodes;
-    int32_t *token;                /* [nodes] index of the token that ends here, or -1 */
-    bool first[256];               /* bytes that leave the root */
-};
 struct added_set {
     struct added_token *tokens;    /* ascending id */
     int n;
-    struct added_trie raw, normal;
+    struct trie raw, normal;
     struct pattern *word;          /* one word character; only when a token asks for single_word */
 };
-int  added_read(const json_t *list, const struct bpe *b, const struct normalizer *n, struct added_set *out, struct why *why);
+int  added_read(const json_t *list, const struct vocab *v, const struct normalizer *n, struct added_set *out, struct why *why);
 void added_clear(struct added_set *a); /* also after a failed read */
 const struct added_token *added_by_id(const struct added_set *a, int32_t id);                   /* or NULL */
 const struct added_token *added_by_text(const struct added_set *a, const char *s, size_t len);  /* or NULL; a scan, for set-up only */

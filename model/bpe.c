@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "model/json_field.h"
 #include "model/utf8.h"
 
 enum { SHORT_WORD = 40, CACHE_SLOTS = 4096, CACHE_TEXT = 23, CACHE_IDS = 9 };
@@ -33,18 +34,6 @@ struct bpe_work {
     size_t heap_len, heap_cap;
     struct cached *cache; /* [CACHE_SLOTS] or NULL */
 };
-
-int token_list_add(struct token_list *l, int32_t id) {
-    if (l->len == l->cap) {
-        int cap = l->cap ? l->cap * 2 : 64;
-        int32_t *ids = l->cap > INT32_MAX / 2 ? NULL : realloc(l->ids, (size_t)cap * sizeof *ids);
-        if (!ids) return ERR_NOMEM;
-        l->ids = ids;
-        l->cap = cap;
-    }
-    l->ids[l->len++] = id;
-    return 0;
-}
 
 struct bpe_work *bpe_work_new(const struct bpe *b, bool cache) {
     struct bpe_work *w = calloc(1, sizeof *w);
@@ -71,34 +60,66 @@ static const struct bpe_pair *find_pair(const struct bpe *b, int32_t left, int32
     }
 }
 
+/* The token of one character, marked as the model marks the inner characters and the last of a word. *text is what may fall back
+ * to bytes: the character with its marks. */
+static int32_t char_symbol(const struct bpe *b, char *marked, const char *s, size_t bytes, bool first, bool last,
+                           struct text_span *text) {
+    *text = (struct text_span){s, bytes};
+    size_t before = first ? 0 : b->prefix_len, after = last ? b->suffix_len : 0;
+    if (before || after) {
+        if (before) memcpy(marked, b->prefix, before);
+        memcpy(marked + before, s, bytes);
+        if (after) memcpy(marked + before + bytes, b->suffix, after);
+        *text = (struct text_span){marked, before + bytes + after};
+    } else {
+        uint32_t cp;
+        utf8_next(s, &cp);
+        if (cp < 0x180) return b->char_id[cp];
+    }
+    return vocab_id(b->vocab, text->s, text->len);
+}
+
+/* The bytes of an unknown character as tokens, when all of them have one. */
+static bool fall_back(struct bpe_work *w, struct text_span t, int64_t *n) {
+    const struct bpe *b = w->b;
+    bool all = b->byte_fallback;
+    for (size_t k = 0; k < t.len && all; k++) all = b->byte_id[(unsigned char)t.s[k]] >= 0;
+    for (size_t k = 0; k < t.len && all; k++) w->ids[(*n)++] = b->byte_id[(unsigned char)t.s[k]];
+    return all;
+}
+
+static int symbols_room(struct bpe_work *w, size_t len) {
+    size_t n = (w->b->prefix_len + 1) * len + w->b->suffix_len + 1; /* bytes, when every character falls back */
+    if (w->ids_cap >= n) return 0;
+    int32_t *ids = realloc(w->ids, n * sizeof *ids);
+    if (!ids) return ERR_NOMEM;
+    w->ids = ids;
+    w->ids_cap = n;
+    return 0;
+}
+
 /* The word as one symbol per character; unknown characters as bytes or as the unknown token. Returns how many, or an error.
  * As in the reference, an unknown token stands where the next known character comes: bytes fallen back to go before it. */
 static int64_t first_symbols(struct bpe_work *w, const char *s, size_t len) {
     const struct bpe *b = w->b;
-    if (w->ids_cap < len + 1) {
-        int32_t *ids = realloc(w->ids, (len + 1) * sizeof *ids);
-        if (!ids) return ERR_NOMEM;
-        w->ids = ids;
-        w->ids_cap = len + 1;
-    }
+    if (symbols_room(w, len) < 0) return ERR_NOMEM;
     int64_t n = 0;
     bool unknown = false; /* an unknown token is waiting */
     for (size_t i = 0; i < len;) {
+        char marked[2 * BPE_MAX_MARK + 4];
         uint32_t cp;
-        size_t bytes = (size_t)utf8_next(s + i, &cp);
-        int32_t id = cp < 0x180 ? b->char_id[cp] : bpe_id(b, s + i, bytes);
+        struct text_span text;
+        size_t bytes = (size_t)utf8_next(s + i, &cp), whole = 0;
+        int32_t id = b->atoms.edge ? trie_longest(&b->atoms, s + i, len - i, &whole) : -1;
+        if (id >= 0) bytes = whole;
+        else id = char_symbol(b, marked, s + i, bytes, i == 0, i + bytes == len, &text);
         if (id >= 0) {
             if (unknown) w->ids[n++] = b->unk;
             unknown = false;
             w->ids[n++] = id;
-        } else {
-            bool fallback = b->byte_fallback;
-            for (size_t k = 0; k < bytes && fallback; k++) fallback = b->byte_id[(unsigned char)s[i + k]] >= 0;
-            if (fallback) {
-                for (size_t k = 0; k < bytes; k++) w->ids[n++] = b->byte_id[(unsigned char)s[i + k]];
-            } else if (b->unk == -2) {
-                return ERR_INVALID;
-            } else if (b->unk >= 0) {
+        } else if (!fall_back(w, text, &n)) {
+            if (b->unk == -2) return ERR_INVALID;
+            if (b->unk >= 0) {
                 if (unknown && !b->fuse_unk) w->ids[n++] = b->unk;
                 unknown = true;
             }
@@ -193,13 +214,13 @@ static int64_t merge_long(struct bpe_work *w, int64_t n) {
         uint64_t top = w->heap[0];
         w->heap[0] = w->heap[--w->heap_len];
         if (w->heap_len) sift_down(w->heap, w->heap_len, 0);
-        int32_t at = (int32_t)(top & 0xffffffff), id = b->merged[top >> 32];
+        int32_t at = (int32_t)(top & 0xffffffff), rank = (int32_t)(top >> 32);
         struct symbol *left = &sym[at];
         if (left->id < 0 || left->next < 0) continue;
         struct symbol *right = &sym[left->next];
         const struct bpe_pair *p = find_pair(b, left->id, right->id);
-        if (!p || p->id != id) continue; /* one of the two has changed since */
-        left->id = id;
+        if (!p || (b->merged ? p->id != b->merged[rank] : p->rank != rank)) continue; /* one of the two has changed since */
+        left->id = p->id;
         left->next = right->next;
         right->id = -1;
         if (left->next >= 0) sym[left->next].prev = at;
@@ -222,7 +243,7 @@ int bpe_word(struct bpe_work *w, const char *s, size_t len, int max, struct toke
     const struct bpe *b = w->b;
     if (len > INT32_MAX) return ERR_TOO_LARGE;
     if (b->ignore_merges) {
-        int32_t id = bpe_id(b, s, len);
+        int32_t id = vocab_id(b->vocab, s, len);
         if (id >= 0) return emit(&id, 1, max, out);
     }
     struct cached *c = NULL;
@@ -232,7 +253,7 @@ int bpe_word(struct bpe_work *w, const char *s, size_t len, int max, struct toke
     }
     int64_t n = first_symbols(w, s, len);
     if (n < 0) return (int)n;
-    if (n / b->longest > max - out->len) return ERR_TOO_LARGE; /* a token holds at most as many symbols as bytes */
+    if (n / b->vocab->longest > max - out->len) return ERR_TOO_LARGE; /* a token holds at most as many symbols as bytes */
     n = n <= SHORT_WORD ? merge_short(b, w->ids, (int)n) : merge_long(w, n);
     if (n < 0) return (int)n;
     if (c && n <= CACHE_IDS) {

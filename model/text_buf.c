@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "model/tokenizer.h"
+#include "model/vocab.h"
 
 void text_buf_clear(struct text_buf *b) {
     free(b->data);
@@ -30,4 +31,16 @@ int text_buf_append(struct text_buf *b, const char *s, size_t len) {
 void token_list_clear(struct token_list *l) {
     free(l->ids);
     *l = (struct token_list){0};
+}
+
+int token_list_add(struct token_list *l, int32_t id) {
+    if (l->len == l->cap) {
+        int cap = l->cap ? l->cap * 2 : 64;
+        int32_t *ids = l->cap > INT32_MAX / 2 ? NULL : realloc(l->ids, (size_t)cap * sizeof *ids);
+        if (!ids) return ERR_NOMEM;
+        l->ids = ids;
+        l->cap = cap;
+    }
+    l->ids[l->len++] = id;
+    return 0;
 }

@@ -13,12 +13,12 @@
 #include <strings.h>
 
 #include "model/added.h"
-#include "model/bpe.h"
 #include "model/decoder.h"
 #include "model/json_field.h"
 #include "model/json_read.h"
 #include "model/normalize.h"
 #include "model/pretokenize.h"
+#include "model/subword.h"
 #include "model/tokenizer_parts.h"
 #include "model/utf8.h"
 
@@ -27,7 +27,7 @@ enum { MAX_FILE_BYTES = 256 << 20, MAX_AROUND = 16, CACHE_FROM_BYTES = 2048 };
 struct tokenizer {
     struct normalizer normalizer;
     struct pretokenizer pretokenizer;
-    struct bpe bpe;
+    struct subword model;
     struct added_set added;
     struct decoder decoder;
     int32_t before[MAX_AROUND], after[MAX_AROUND]; /* what the post-processor puts around a text */
@@ -67,7 +67,7 @@ static int read_template(const json_t *spec, struct tokenizer *t, struct why *wh
         const json_t *ids = json_object_get(json_object_get(specials, id.s), "ids"), *one;
         if (!json_is_array(ids)) return fail(why, ERR_INVALID, "%s: special token '%.60s' has no ids", where, id.s);
         json_array_foreach(ids, k, one) {
-            if (!json_is_integer(one) || json_integer_value(one) < 0 || json_integer_value(one) >= BPE_MAX_ID)
+            if (!json_is_integer(one) || json_integer_value(one) < 0 || json_integer_value(one) >= VOCAB_MAX_ID)
                 return fail(why, ERR_INVALID, "%s: special token '%.60s' has an id out of range", where, id.s);
             rc = put_around(t, after, json_integer_value(one), why);
             if (rc < 0) return rc;
@@ -80,7 +80,7 @@ static int read_template(const json_t *spec, struct tokenizer *t, struct why *wh
 static int read_cls_sep(const json_t *spec, struct tokenizer *t, struct why *why) {
     for (int after = 0; after < 2; after++) {
         const json_t *id = json_array_get(json_object_get(spec, after ? "sep" : "cls"), 1);
-        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= BPE_MAX_ID)
+        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= VOCAB_MAX_ID)
             return fail(why, ERR_INVALID, "tokenizer.json: post_processor: '%s' must be [text, id]", after ? "sep" : "cls");
         int rc = put_around(t, after, json_integer_value(id), why);
         if (rc < 0) return rc;
@@ -148,10 +148,10 @@ static unsigned replace_nul_keys(char *json, size_t len) {
 
 static int read_all(const json_t *root, unsigned nul, struct tokenizer *t, struct why *why) {
     if (!json_is_object(root)) return fail(why, ERR_INVALID, "tokenizer.json: not an object");
-    int rc = bpe_read(json_object_get(root, "model"), nul, &t->bpe, why);
+    int rc = subword_read(json_object_get(root, "model"), nul, &t->model, why);
     if (rc == 0) rc = normalizer_read(json_object_get(root, "normalizer"), &t->normalizer, why);
     if (rc == 0) rc = pretokenizer_read(json_object_get(root, "pre_tokenizer"), &t->pretokenizer, why);
-    if (rc == 0) rc = added_read(json_object_get(root, "added_tokens"), &t->bpe, &t->normalizer, &t->added, why);
+    if (rc == 0) rc = added_read(json_object_get(root, "added_tokens"), &t->model.vocab, &t->normalizer, &t->added, why);
     if (rc == 0) rc = decoder_read(json_object_get(root, "decoder"), &t->decoder, why);
     if (rc == 0) rc = read_post(json_object_get(root, "post_processor"), 1, t, why);
     return rc;
@@ -194,7 +194,7 @@ void tokenizer_close(struct tokenizer *t) {
     if (!t) return;
     normalizer_clear(&t->normalizer);
     pretokenizer_clear(&t->pretokenizer);
-    bpe_clear(&t->bpe);
+    subword_clear(&t->model);
     added_clear(&t->added);
     decoder_clear(&t->decoder);
     free(t);
@@ -203,14 +203,14 @@ void tokenizer_close(struct tokenizer *t) {
 /* ---- questions ---- */
 
 int tokenizer_vocab(const struct tokenizer *t) {
-    int size = t->bpe.size;
+    int size = t->model.vocab.size;
     if (t->added.n && t->added.tokens[t->added.n - 1].id >= size) size = t->added.tokens[t->added.n - 1].id + 1;
     return size;
 }
 
 int32_t tokenizer_id(const struct tokenizer *t, const char *token) {
     const struct added_token *a = added_by_text(&t->added, token, strlen(token));
-    return a ? a->id : bpe_id(&t->bpe, token, strlen(token));
+    return a ? a->id : vocab_id(&t->model.vocab, token, strlen(token));
 }
 
 const char *tokenizer_token(const struct tokenizer *t, int32_t id, size_t *len) {
@@ -219,9 +219,9 @@ const char *tokenizer_token(const struct tokenizer *t, int32_t id, size_t *len) 
         *len = a->content_len;
         return a->content;
     }
-    if (id < 0 || id >= t->bpe.size || !t->bpe.tokens[id].s) return NULL;
-    *len = t->bpe.tokens[id].len;
-    return t->bpe.tokens[id].s;
+    if (id < 0 || id >= t->model.vocab.size || !t->model.vocab.tokens[id].s) return NULL;
+    *len = t->model.vocab.tokens[id].len;
+    return t->model.vocab.tokens[id].s;
 }
 
 bool tokenizer_is_special(const struct tokenizer *t, int32_t id) {
@@ -235,8 +235,13 @@ const char *tokenizer_decoded(const struct tokenizer *t, int32_t id, bool skip_s
         *len = a->normal_len;
         return a->normal;
     }
-    if (a && a->special && skip_special) return NULL;
-    return tokenizer_token(t, id, len);
+    const char *text = tokenizer_token(t, id, len);
+    if (!skip_special || !text) return text;
+    if (!a) { /* a text may be listed twice (Unigram): being special goes by the text */
+        int32_t same = vocab_id(&t->model.vocab, text, *len);
+        a = same == id ? NULL : added_by_id(&t->added, same);
+    }
+    return a && a->special ? NULL : text;
 }
 
 const struct decoder *tokenizer_decoder(const struct tokenizer *t) { return &t->decoder; }
@@ -250,13 +255,13 @@ struct encoding {
     bool special;
     struct normal_work normal;
     struct pre_work pre;
-    struct bpe_work *bpe;
+    struct subword_work *words;
     struct pattern_scratch word;
 };
 
 static int on_word(void *user, const char *s, size_t len) {
     struct encoding *e = user;
-    return bpe_word(e->bpe, s, len, e->max, e->out);
+    return subword_word(e->words, s, len, e->max, e->out);
 }
 
 static int add_token(struct encoding *e, int32_t id) {
@@ -307,12 +312,12 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bo
     }
     if (rc == 0) {
         *e = (struct encoding){
-            .t = t, .out = out, .special = parse_special, .bpe = bpe_work_new(&t->bpe, len >= CACHE_FROM_BYTES)};
+            .t = t, .out = out, .special = parse_special, .words = subword_work_new(&t->model, len >= CACHE_FROM_BYTES)};
         e->max = max_tokens > INT32_MAX - start ? INT32_MAX : start + max_tokens;
         e->pre.user = e;
         e->pre.word = on_word;
-        rc = e->bpe ? encode(e, text, len, add_special) : ERR_NOMEM;
-        bpe_work_free(e->bpe);
+        rc = e->words ? encode(e, text, len, add_special) : ERR_NOMEM;
+        subword_work_free(e->words);
         normal_work_clear(&e->normal);
         pre_work_clear(&e->pre);
         pattern_scratch_clear(&e->word);
