@@ -61,10 +61,17 @@ struct gate_rule {
 };
 static inline int gate_width(const struct gate_rule *r) { return r->experts + r->zero; } /* W: rows of the gate's matrix */
 
-/* One expert or dense FFN: y = down(silu(gate x) * up x). gate, up [I,H]; down [H,I].
+/* What joins the two halves of a gated FFN. All zero: silu(g) * u. Else, with g clamped to at most limit and u to +-limit:
+ * g * sigmoid(alpha * g) * (u + shift) (GPT-OSS: 7, 1.702, 1). */
+struct swiglu {
+    float limit, alpha, shift; /* limit > 0 unless all are zero */
+};
+/* One expert or dense FFN: y = down(act(gate x, up x)). gate, up [I,H]; down [H,I]; biases f32, each may be NULL.
  * up.data NULL: y = down(gate x), nothing between the factors: a low-rank expert, gate [r,H] and down [H,r]. */
 struct ffn {
     struct mat gate, up, down;
+    const float *gate_bias, *up_bias, *down_bias; /* [I] [I] [H] */
+    struct swiglu act;
 };
 struct ffn_group {        /* rows [first, first + count) of x and y go through *weights */
     const struct ffn *weights;
@@ -91,6 +98,7 @@ struct attention {
     const int32_t *seq;       /* [T] row of `pages` it belongs to. Host-visible */
     const int32_t *pages;     /* [S, max_pages] page numbers in order of position. Host-visible */
     int max_pages;
+    const float *sinks;       /* [Q] or NULL: one more logit per head, that takes its share of the softmax and has no value */
 };
 
 struct logit_stats { /* of one row of logits */

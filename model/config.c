@@ -102,67 +102,12 @@ static int read_biases(const json_t *root, const struct family *f, struct model_
     return 0;
 }
 
-/* 1: every layer slides; 0: none does, or layer_types is absent (then *given is false). */
-static int read_layer_types(const json_t *root, int layers, bool *given, struct why *why) {
-    const json_t *types = NULL;
-    int rc = json_get_array(root, "layer_types", &types, why);
-    *given = rc > 0;
-    if (rc <= 0) return rc;
-    if (json_array_size(types) != (size_t)layers)
-        return fail(why, ERR_INVALID, "layer_types has %zu entries; wanted num_hidden_layers, %d", json_array_size(types),
-                    layers);
-    int sliding = 0;
-    for (int i = 0; i < layers; i++) {
-        const char *s = json_string_value(json_array_get(types, (size_t)i));
-        bool slides = s && !strcmp(s, "sliding_attention");
-        if (!slides && (!s || strcmp(s, "full_attention"))) {
-            struct json_shown shown;
-            return fail(why, ERR_UNSUPPORTED, "layer_types[%d] is %s; accepted: \"full_attention\", \"sliding_attention\"", i,
-                        json_show(json_array_get(types, (size_t)i), &shown));
-        }
-        sliding += slides;
-    }
-    if (sliding && sliding < layers)
-        return fail(why, ERR_UNSUPPORTED,
-                    "layer_types mixes full and sliding attention, which Cadre does not implement; accepted: "
-                    "one kind for all layers");
-    return sliding > 0;
-}
-
-static int read_window(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
-    int64_t length = 0;
-    bool on = false, given = false;
-    int slides = read_layer_types(root, out->layers, &given, why);
-    if (slides < 0) return slides;
-    int rc = json_get_int(root, "sliding_window", f->window == WINDOW_LENGTH ? 1 : 0, 1 << 30, &length, why);
-    if (rc >= 0) rc = json_get_bool(root, "use_sliding_window", &on, why);
-    if (rc < 0) return rc;
-    if (f->window == WINDOW_LENGTH) {
-        if (given && (slides > 0) != (length > 0))
-            return fail(why, ERR_INVALID,
-                        "layer_types and sliding_window contradict each other; wanted both or neither to slide");
-        out->window = (int)length;
-        return 0;
-    }
-    if (slides > 0 && !on)
-        return fail(why, ERR_UNSUPPORTED,
-                    "layer_types asks for sliding attention, but use_sliding_window is not true; accepted: \"full_attention\"");
-    if (on && !given)
-        return fail(why, ERR_UNSUPPORTED, "use_sliding_window is true, but nothing says for which layers; accepted: false, or "
-                    "layer_types with one kind for all layers");
-    if (slides > 0 && length < 1)
-        return fail(why, ERR_INVALID,
-                    "sliding_window is missing although use_sliding_window is true; wanted its length in tokens");
-    out->window = slides > 0 ? (int)length : 0;
-    return 0;
-}
-
 int config_attention(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
     double clip = 0;
     out->qk_norm = f->qk_norm;
     int rc = read_heads(root, f, out, why);
     if (rc >= 0) rc = read_biases(root, f, out, why);
-    if (rc >= 0) rc = read_window(root, f, out, why);
+    if (rc >= 0) rc = config_window(root, f, out, why);
     if (rc >= 0 && f->clip_qkv) rc = json_get_real(root, "clip_qkv", 1e-6, 1e6, &clip, why);
     out->clip_qkv = (float)clip;
     return rc < 0 ? rc : 0;

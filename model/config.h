@@ -24,11 +24,12 @@ struct model_config {
     float norm_eps;
     struct rope rope;
     float attention_scale;         /* D^-1/2 */
-    int window;                    /* sliding window in tokens, 0 = none */
     enum qk_norm qk_norm;
     bool qkv_bias, o_bias;
     float clip_qkv;                /* 0 = none */
     bool tied_embeddings;          /* lm_head is embed_tokens */
+
+    int window[MODEL_MAX_LAYERS];  /* layer -> its sliding window in tokens, 0 = none */
 
     int dense_ffn;                 /* I of dense layers; 0 when there are none */
     int expert_ffn;                /* I of an expert; 0 for a dense model */

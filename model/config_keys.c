@@ -95,7 +95,7 @@ static int check_family(const json_t *root, const struct family *f, struct why *
         bool read, only; /* read by this family; else the one value it may have */
     } flags[] = {
         {"attention_bias", f->bias == BIAS_KEY, false}, {"qkv_bias", yes_bias, false},
-        {"use_sliding_window", f->window == WINDOW_SWITCH, false}, {"use_qk_norm", false, qk},
+        {"use_sliding_window", f->window == WINDOW_SWITCH || f->window == WINDOW_SWITCH_ALL, false}, {"use_qk_norm", false, qk},
         {"rope_interleave", f->rope_interleaved, false}, {"yarn_always", f->yarn_beyond, true},
         {"norm_topk_prob", f->norm == NORM_KEY || !f->moe, true},
     };

@@ -15,6 +15,7 @@ enum {
 int config_refuse(const json_t *root, const struct family *f, struct why *why);    /* keys that mean something we do not do */
 int config_sizes(const json_t *root, const struct family *f, struct model_config *out, struct why *why);
 int config_attention(const json_t *root, const struct family *f, struct model_config *out, struct why *why);
+int config_window(const json_t *root, const struct family *f, struct model_config *out, struct why *why);
 int config_rope(const json_t *root, const struct family *f, struct model_config *out, struct why *why); /* config_rope.c */
 int config_layers(const json_t *root, const struct family *f, struct model_config *out, struct why *why);
 int config_tokens(const json_t *root, const json_t *generation, struct model_config *out, struct why *why);

@@ -30,7 +30,7 @@ static const struct family families[] = {
     {.model_type = "qwen3", .architecture = "Qwen3ForCausalLM", .theta = 1e4, .eps = 1e-6, .bias = BIAS_KEY,
      .window = WINDOW_SWITCH, .qk_norm = QK_NORM_HEAD},
     {.model_type = "qwen3_moe", .architecture = "Qwen3MoeForCausalLM", .theta = 1e4, .eps = 1e-6, .bias = BIAS_KEY,
-     .window = WINDOW_SWITCH, .qk_norm = QK_NORM_HEAD, .moe = true, .sparse_step = true,
+     .window = WINDOW_SWITCH_ALL, .qk_norm = QK_NORM_HEAD, .moe = true, .sparse_step = true,
      .expert_ffn_key = "moe_intermediate_size", .norm = NORM_KEY},
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };

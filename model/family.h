@@ -12,7 +12,9 @@ enum family_bias {     /* biases of the attention projections */
 enum family_window {   /* who decides on a sliding window */
     WINDOW_NEVER,
     WINDOW_LENGTH,     /* sliding_window: null or its length, for all layers */
-    WINDOW_SWITCH      /* use_sliding_window, then layer_types */
+    WINDOW_SWITCH,     /* use_sliding_window, then layer_types */
+    WINDOW_SWITCH_ALL, /* the same, but all layers slide or none */
+    WINDOW_LAYERS      /* layer_types, and without them every second layer from the first */
 };
 enum family_norm {     /* what happens to the weights of the selected experts */
     NORM_ALWAYS,       /* divided by their sum */

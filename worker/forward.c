@@ -83,7 +83,7 @@ static void attention(struct forward *f, int layer) {
                           .tokens = T,
                           .q_heads = c->q_heads,
                           .scale = c->attention_scale,
-                          .window = c->window,
+                          .window = c->window[layer],
                           .pos = r->pos,
                           .seq = r->seq,
                           .pages = r->pages,

@@ -1,4 +1,4 @@
-/* ffn.c - down(silu(gate x) * up x) for many groups of rows in two dispatches.
+/* ffn.c - down(act(gate x, up x)) for many groups of rows in two dispatches.
  *
  * First all groups' gate and up products, fused with the activation, into the scratch area [rows, I]; then all groups' down
  * products. A task is a block of outputs (neurons, then elements of y) for a block of rows of one group; small experts are
@@ -49,7 +49,7 @@ static struct products products_of(struct mat w, int first_col, int cols, const 
                              .K = w.cols};
 }
 
-/* act = silu(gate x) * up x (or gate x) for a block of neurons, in strips whose gate and up values fit the two buffers. */
+/* act(gate x, up x) (or gate x) for a block of neurons, in strips whose gate and up values fit the two buffers. */
 static void activate(const struct vec *vec, const struct piece *p, int row, int rows, int col, int cols) {
     enum { ROOM = 4096 };
     float up_values[ROOM], gate_values[ROOM];
@@ -60,13 +60,16 @@ static void activate(const struct vec *vec, const struct piece *p, int row, int 
         struct products gate = products_of(p->f->gate, col, n, x, rows);
         gate.out = gate_values;
         gate.out_stride = n;
+        gate.bias = p->f->gate_bias ? p->f->gate_bias + col : NULL;
         vec->products(&gate);
         if (p->f->up.data) {
             struct products up = products_of(p->f->up, col, n, x, rows);
             up.out = up_values;
             up.out_stride = n;
+            up.bias = p->f->up_bias ? p->f->up_bias + col : NULL;
             vec->products(&up);
-            vec->silu_mul(gate_values, up_values, (int64_t)rows * n);
+            if (p->f->act.limit > 0) vec->swiglu(gate_values, up_values, p->f->act, (int64_t)rows * n);
+            else vec->silu_mul(gate_values, up_values, (int64_t)rows * n);
         }
         for (int r = 0; r < rows; r++) vec->widen(p->act + (int64_t)(row + r) * I + col, gate_values + r * n, FMT_F32, n);
     }
@@ -87,6 +90,7 @@ static void ffn_task(void *arg, int task, int thread) {
     down.out = p->y + (int64_t)row * j->H + col;
     down.out_stride = j->H;
     down.add = p->add;
+    down.bias = p->f->down_bias ? p->f->down_bias + col : NULL;
     j->vec->products(&down);
 }
 

@@ -6,6 +6,7 @@ const struct vec ISA(vec) = {
     .products = ISA(products),
     .attend = ISA(attend),
     .silu_mul = ISA(silu_mul),
+    .swiglu = ISA(swiglu),
     .rmsnorm = ISA(rmsnorm),
     .rope = ISA(rope),
     .rope_pairs = ISA(rope_pairs),

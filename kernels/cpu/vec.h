@@ -38,6 +38,7 @@ struct vec {
     void (*products)(const struct products *p);
     void (*attend)(const struct attend *a);
     void (*silu_mul)(float *gate, const float *up, int64_t n);                  /* gate = silu(gate) * up */
+    void (*swiglu)(float *gate, const float *up, struct swiglu act, int64_t n); /* gate = act(gate, up); act.limit > 0 */
     void (*rmsnorm)(float *out, const float *x, const float *weight, float eps, int N);
     void (*rope)(float *head, const float *cos_sin, int half);                 /* one head of one row: i and i + half */
     void (*rope_pairs)(float *head, const float *cos_sin, int half);           /* 2i and 2i + 1 */

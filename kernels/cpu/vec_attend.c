@@ -41,7 +41,9 @@ static void load_queries(struct block *b) {
         }
         int pos = a->pos[row];
         int first = a->window && pos >= a->window ? pos - a->window + 1 : 0;
-        b->query[i] = (struct query){.first = first, .last = pos, .max = -INFINITY, .sum = 0};
+        /* A sink is a key seen before all others whose value is zero: where it stands must not depend on pages. */
+        b->query[i] = (struct query){
+            .first = first, .last = pos, .max = a->sinks ? a->sinks[head] : -INFINITY, .sum = a->sinks ? 1 : 0};
     }
 }
 

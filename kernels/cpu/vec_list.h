@@ -5,6 +5,7 @@
 void  ISA(products)(const struct products *p);
 void  ISA(attend)(const struct attend *a);
 void  ISA(silu_mul)(float *gate, const float *up, int64_t n);
+void  ISA(swiglu)(float *gate, const float *up, struct swiglu act, int64_t n);
 void  ISA(rmsnorm)(float *out, const float *x, const float *weight, float eps, int N);
 void  ISA(rope)(float *head, const float *cos_sin, int half);
 void  ISA(rope_pairs)(float *head, const float *cos_sin, int half);

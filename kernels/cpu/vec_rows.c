@@ -12,6 +12,16 @@ void ISA(silu_mul)(float *gate, const float *up, int64_t n) {
     }
 }
 
+void ISA(swiglu)(float *gate, const float *up, struct swiglu act, int64_t n) {
+    struct v16 limit = v16_set(act.limit), low = v16_set(-act.limit), alpha = v16_set(act.alpha), shift = v16_set(act.shift);
+    for (int64_t i = 0; i < n; i += 16) {
+        int left = n - i < 16 ? (int)(n - i) : 16;
+        struct v16 g = v16_min(limit, v16_load_first(gate + i, left)), u = v16_load_first(up + i, left);
+        u = v16_max(low, v16_min(limit, u)); /* a NaN stays one: min and max return their second operand for it */
+        v16_store_first(gate + i, left, v16_mul(v16_mul(g, v16_sigmoid(v16_mul(alpha, g))), v16_add(u, shift)));
+    }
+}
+
 void ISA(rmsnorm)(float *out, const float *x, const float *weight, float eps, int N) {
     struct v16 squares = v16_zero();
     for (int i = 0; i < N; i += 16) {

@@ -34,6 +34,7 @@ struct head { /* what one (row, query head) reads */
     const float *q;       /* [D] */
     int g;                /* its key/value head */
     float scale;
+    double sink;          /* a logit without a value; -inf: none */
 };
 
 static int64_t locate(const struct head *h, int key, int which) {
@@ -50,8 +51,9 @@ static double score(const struct head *h, int key) {
 
 static void attend(const struct head *h, int first, int last, float *out) {
     const struct kv_layer *kv = h->kv;
-    double max = -INFINITY, sum = 0;
+    double max = h->sink, sum = 0;
     for (int key = first; key <= last; key++) max = fmax(max, score(h, key));
+    sum = exp(h->sink - max);
     for (int key = first; key <= last; key++) sum += exp(score(h, key) - max);
     for (int d = 0; d < kv->head_dim; d++) out[d] = 0;
     for (int key = first; key <= last; key++) {
@@ -68,7 +70,8 @@ void ref_attention(struct backend *b, const struct kv_layer *kv, const struct at
         int last = a->pos[t], first = a->window && last >= a->window ? last - a->window + 1 : 0;
         for (int q = 0; q < Q; q++) {
             int64_t row = ((int64_t)t * Q + q) * D;
-            struct head h = {kv, a->pages + (int64_t)a->seq[t] * a->max_pages, a->q + row, q / per_group, a->scale};
+            struct head h = {kv, a->pages + (int64_t)a->seq[t] * a->max_pages, a->q + row, q / per_group, a->scale,
+                             a->sinks ? (double)a->sinks[q] : -INFINITY};
             attend(&h, first, last, a->out + row);
         }
     }

@@ -1,23 +1,27 @@
-/* ffn.c - down(silu(gate x) * up x) for groups of rows, neuron by neuron.
+/* ffn.c - down(act(gate x, up x)) for groups of rows, neuron by neuron.
  *
  * A neuron's activation is computed and at once spread over the outputs, so no row of activations is ever kept. */
 #include <math.h>
 
 #include "kernels/ref/ref.h"
 
-static double dot_row(struct mat w, int row, const float *x) {
-    double sum = 0;
+static double dot_row(struct mat w, int row, const float *x, const float *bias) {
+    double sum = bias ? bias[row] : 0;
     for (int k = 0; k < w.cols; k++) sum += (double)x[k] * ref_get(w.data, w.fmt, (int64_t)row * w.cols + k);
     return sum;
 }
 
 static double activation(const struct ffn *f, int neuron, const float *x) {
-    double gate = dot_row(f->gate, neuron, x);
-    return f->up.data ? gate / (1 + exp(-gate)) * dot_row(f->up, neuron, x) : gate;
+    double g = dot_row(f->gate, neuron, x, f->gate_bias);
+    if (!f->up.data) return g;
+    double u = dot_row(f->up, neuron, x, f->up_bias);
+    if (!(f->act.limit > 0)) return g / (1 + exp(-g)) * u;
+    g = fmin(g, f->act.limit);
+    return g / (1 + exp(-f->act.alpha * g)) * (fmax(fmin(u, f->act.limit), -f->act.limit) + f->act.shift);
 }
 
 static void one_row(const struct ffn *f, float *y, const float *x, int H, bool add) {
-    for (int h = 0; h < H && !add; h++) y[h] = 0;
+    for (int h = 0; h < H; h++) y[h] = (add ? y[h] : 0) + (f->down_bias ? f->down_bias[h] : 0);
     for (int i = 0; i < f->gate.rows; i++) {
         double act = activation(f, i, x);
         for (int h = 0; h < H; h++) {

@@ -21,7 +21,8 @@ static void check_config(const struct model_config *c) {
     struct model_sizes s;
     FUZZ_CHECK(c->hidden > 0 && c->hidden <= 1 << 16 && c->layers > 0 && c->layers <= MODEL_MAX_LAYERS && c->vocab <= 1 << 20);
     FUZZ_CHECK(c->q_heads % c->kv_heads == 0 && c->head_dim % 2 == 0 && c->rope.dims <= c->head_dim);
-    FUZZ_CHECK(c->norm_eps > 0 && isfinite(c->attention_scale) && c->rope.theta >= 1 && c->window >= 0);
+    FUZZ_CHECK(c->norm_eps > 0 && isfinite(c->attention_scale) && c->rope.theta >= 1);
+    for (int l = 0; l < c->layers; l++) FUZZ_CHECK(c->window[l] >= 0);
     float freq[ROPE_MAX_DIMS / 2];
     rope_frequencies(&c->rope, freq);
     for (int j = 0; j < c->rope.dims / 2; j++) FUZZ_CHECK(isfinite(freq[j]) && freq[j] >= 0);

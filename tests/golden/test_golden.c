@@ -116,7 +116,9 @@ static void m_k_minus(struct model_config *c) { c->gate.k--; }
 static void m_score(struct model_config *c) { c->gate.score = c->gate.score == GATE_SOFTMAX ? GATE_SIGMOID : GATE_SOFTMAX; }
 static void m_shared_gate(struct model_config *c) { c->shared = SHARED_PLAIN; }
 static void m_shared(struct model_config *c) { c->shared = SHARED_NONE; }
-static void m_window(struct model_config *c) { c->window = 9; }
+static void m_window(struct model_config *c) {
+    for (int l = 0; l < c->layers; l++) c->window[l] = 9;
+}
 
 static void m_swap_gate_up(struct weights *w, struct expert_store *s) {
     int n = s->first ? s->first[s->layers] : 0;

@@ -125,7 +125,7 @@ static void logit_stats(struct backend *b, const int *order, int n, float *out) 
  * prefill and decode of the same rows differ only in the cut. */
 enum { Q = 6, G = 2, D = 20, P = 8, SEQUENCES = 5, MAX_PAGES = 20 };
 
-static void attention_of(struct backend *b, const int *order, int n, float *out, enum fmt f, int window) {
+static void attention_of(struct backend *b, const int *order, int n, float *out, enum fmt f, int window, const float *sinks) {
     static const int seq_of[ROWS] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 3, 4};
     static const int pos_of[ROWS] = {30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 2, 3, 4, 5, 0, 100, 159};
     struct kv_layer kv = {.fmt = f, .page_tokens = P, .heads = G, .head_dim = D};
@@ -144,18 +144,22 @@ static void attention_of(struct backend *b, const int *order, int n, float *out,
     float *all = kit_random_floats((int64_t)ROWS * Q * D, 2), *q = permuted(all, order, n, Q * D);
     float *y = kit_floats((int64_t)n * Q * D);
     for (int i = 0; i < n; i++) pos[i] = pos_of[order[i]], seq[i] = seq_of[order[i]];
-    struct attention a = {q, y, n, Q, 0.3f, window, pos, seq, pages, MAX_PAGES};
+    struct attention a = {q, y, n, Q, 0.3f, window, pos, seq, pages, MAX_PAGES, sinks};
     b->ops->attention(b, &kv, &a);
     put_back(out, y, order, n, Q * D);
 }
 static void attention_f32(struct backend *b, const int *order, int n, float *out) {
-    attention_of(b, order, n, out, FMT_F32, 0);
+    attention_of(b, order, n, out, FMT_F32, 0, NULL);
 }
 static void attention_bf16(struct backend *b, const int *order, int n, float *out) {
-    attention_of(b, order, n, out, FMT_BF16, 0);
+    attention_of(b, order, n, out, FMT_BF16, 0, NULL);
 }
 static void attention_window(struct backend *b, const int *order, int n, float *out) {
-    attention_of(b, order, n, out, FMT_BF16, 11);
+    attention_of(b, order, n, out, FMT_BF16, 11, NULL);
+}
+static void attention_sinks(struct backend *b, const int *order, int n, float *out) {
+    static const float sinks[Q] = {-3, 0, 0.5f, 2, 7, 40};
+    attention_of(b, order, n, out, FMT_BF16, 40, sinks);
 }
 
 static const struct {
@@ -176,6 +180,7 @@ static const struct {
     {"attention f32", attention_f32, Q * D},
     {"attention bf16", attention_bf16, Q * D},
     {"attention window", attention_window, Q * D},
+    {"attention sinks", attention_sinks, Q * D},
 };
 enum { CASES = sizeof cases / sizeof *cases };
 

@@ -101,6 +101,11 @@ START_TEST(attention_by_hand) {
     b->ops->attention(b, &layer, &a);
     ck_assert_float_eq(out[0], 100);
     ck_assert_float_eq(out[2], 10);
+    float sink = logf(6); /* takes as much as the three keys together */
+    a.window = 0;
+    a.sinks = &sink;
+    b->ops->attention(b, &layer, &a);
+    ck_assert_float_eq_tol(out[0], (1 + 20 + 300) / 12.0, 1e-4);
 }
 END_TEST
 
@@ -111,6 +116,16 @@ START_TEST(ffn_by_hand) {
     b->ops->ffn(b, y, x, &g, 1, 2);
     double a0 = 1 / (1 + exp(-1)) * 2, a1 = 2 / (1 + exp(-2)) * 6;
     ck_assert_float_eq_tol(y[2], a0 + a1, 1e-5);
+    float gate_bias[] = {0.5f, 0}, up_bias[] = {0, -9}, down_bias[] = {0.25f, 0};
+    struct ffn biased = f; /* neuron 0: gate 1.5, up 2; neuron 1: gate 2 clamped to 1.75, up 6 - 9 clamped to -1.75 */
+    biased.gate_bias = gate_bias, biased.up_bias = up_bias, biased.down_bias = down_bias;
+    biased.act = (struct swiglu){1.75f, 1.702f, 1};
+    struct ffn_group clamped = {&biased, 1, 1};
+    float z[] = {7, 7, 0, 0};
+    b->ops->ffn(b, z, x, &clamped, 1, 2);
+    double b0 = 1.5 / (1 + exp(-1.702 * 1.5)) * 2.75, b1 = 1.75 / (1 + exp(-1.702 * 1.75)) * -0.75;
+    ck_assert_float_eq_tol(z[2], b0 + b1 + 0.25, 1e-5);
+    ck_assert_float_eq_tol(z[3], b0 - b1, 1e-5);
     ck_assert_float_eq_tol(y[3], a0 - a1, 1e-5);
     ck_assert_float_eq(y[0], 7); /* a row in no group */
 

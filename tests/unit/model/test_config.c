@@ -91,7 +91,7 @@ START_TEST(defaults) {
     ck_assert_float_eq(c.norm_eps, 1e-6f);
     ck_assert_double_eq(c.rope.theta, 1e4);
     ck_assert_int_eq(c.head_dim, 16);
-    ck_assert(!c.tied_embeddings && !c.qkv_bias && c.bos == -1 && c.n_eos == 0 && c.stored == FMT_F32 && c.window == 0);
+    ck_assert(!c.tied_embeddings && !c.qkv_bias && c.bos == -1 && c.n_eos == 0 && c.stored == FMT_F32 && c.window[0] == 0);
     check_shape(&c, T_LM_HEAD, 0, 300, 64);
     c = good("\"model_type\":\"llama\",\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"vocab_size\":300,"
              "\"max_position_embeddings\":128,\"intermediate_size\":96,");
@@ -105,7 +105,7 @@ START_TEST(mixtral) {
     struct model_config c = good(MIXTRAL "\"sliding_window\":100,");
     ck_assert(c.gate.score == GATE_SOFTMAX && c.gate.norm == GATE_NORM_SUM && c.gate.weight == GATE_WEIGHT_SCORE);
     ck_assert(c.gate.experts == 8 && c.gate.k == 2 && c.gate.scale == 1 && c.gate.norm_eps == 0);
-    ck_assert(c.expert_ffn == 96 && c.dense_ffn == 0 && c.moe_layers == 4 && c.moe_index[3] == 3 && c.window == 100);
+    ck_assert(c.expert_ffn == 96 && c.dense_ffn == 0 && c.moe_layers == 4 && c.moe_index[3] == 3 && c.window[0] == 100 && c.window[3] == 100);
     ck_assert_str_eq(name_of(&c, T_ROUTER, 1, 0), "model.layers.1.block_sparse_moe.gate.weight");
     ck_assert_str_eq(name_of(&c, T_EXPERT_GATE, 1, 7), "model.layers.1.block_sparse_moe.experts.7.w1.weight");
     ck_assert_str_eq(name_of(&c, T_EXPERT_UP, 1, 7), "model.layers.1.block_sparse_moe.experts.7.w3.weight");
@@ -120,7 +120,7 @@ START_TEST(qwen2_moe) {
     struct model_config c =
         good(QWEN2_MOE "\"norm_topk_prob\":false,\"decoder_sparse_step\":2,\"mlp_only_layers\":[1],\"max_window_layers\":21,"
                        "\"use_sliding_window\":false,\"sliding_window\":4096,\"qkv_bias\":true,");
-    ck_assert(c.qkv_bias && !c.o_bias && c.window == 0);
+    ck_assert(c.qkv_bias && !c.o_bias && c.window[0] == 0);
     ck_assert(c.gate.norm == GATE_NORM_NONE && c.gate.experts == 6 && c.gate.k == 4);
     ck_assert(c.shared == SHARED_SIGMOID && c.shared_ffn == 48 && c.expert_ffn == 32 && c.dense_ffn == 96);
     ck_assert(c.moe_layers == 1 && c.moe_index[0] == -1 && c.moe_index[1] == -1 && c.moe_index[2] == -1 && c.moe_index[3] == 0);
@@ -180,18 +180,21 @@ START_TEST(cadre_moe) {
 END_TEST
 
 START_TEST(windows) {
-    ck_assert_int_eq(good(MISTRAL "\"sliding_window\":4096,").window, 4096);
-    ck_assert_int_eq(good(MISTRAL "\"sliding_window\":null,").window, 0);
-    ck_assert_int_eq(good(QWEN2 "\"use_sliding_window\":false,\"sliding_window\":64,\"max_window_layers\":2,").window, 0);
+    ck_assert_int_eq(good(MISTRAL "\"sliding_window\":4096,").window[0], 4096);
+    ck_assert_int_eq(good(MISTRAL "\"sliding_window\":null,").window[0], 0);
+    ck_assert_int_eq(good(QWEN2 "\"use_sliding_window\":false,\"sliding_window\":64,\"max_window_layers\":2,").window[0], 0);
     static const char full[] = "\"full_attention\",\"full_attention\",\"full_attention\",\"full_attention\"";
     static const char slide[] = "\"sliding_attention\",\"sliding_attention\",\"sliding_attention\",\"sliding_attention\"";
     char text[1024];
     snprintf(text, sizeof text, QWEN2 "\"use_sliding_window\":true,\"sliding_window\":64,\"layer_types\":[%s],", slide);
-    ck_assert_int_eq(good(text).window, 64);
+    ck_assert_int_eq(good(text).window[0], 64);
     snprintf(text, sizeof text, QWEN2 "\"use_sliding_window\":true,\"sliding_window\":64,\"layer_types\":[%s],", full);
-    ck_assert_int_eq(good(text).window, 0);
+    ck_assert_int_eq(good(text).window[0], 0);
     snprintf(text, sizeof text, LLAMA "\"layer_types\":[%s],", full);
-    ck_assert_int_eq(good(text).window, 0);
+    ck_assert_int_eq(good(text).window[0], 0);
+    struct model_config c = good(QWEN2 "\"use_sliding_window\":true,\"sliding_window\":64,\"layer_types\":[\"full_attention\","
+                                       "\"sliding_attention\",\"full_attention\",\"sliding_attention\"],");
+    ck_assert(c.window[0] == 0 && c.window[1] == 64 && c.window[2] == 0 && c.window[3] == 64);
 }
 END_TEST
 
@@ -325,8 +328,8 @@ static const struct {
      "num_experts_per_tok", "5; wanted at most the number of experts, 4"},
     {QWEN2 "\"use_sliding_window\":true,\"sliding_window\":64,\"max_window_layers\":2,", ERR_UNSUPPORTED, "use_sliding_window",
      "layer_types"},
-    {QWEN2 "\"use_sliding_window\":true,\"sliding_window\":64,\"layer_types\":[\"full_attention\",\"sliding_attention\","
-           "\"full_attention\",\"full_attention\"],",
+    {MISTRAL "\"sliding_window\":64,\"layer_types\":[\"full_attention\",\"sliding_attention\","
+             "\"full_attention\",\"full_attention\"],",
      ERR_UNSUPPORTED, "layer_types", "mixes"},
     {QWEN2 "\"sliding_window\":64,\"layer_types\":[\"sliding_attention\",\"sliding_attention\",\"sliding_attention\","
            "\"sliding_attention\"],",
