@@ -17,7 +17,7 @@ void fit_worker(const struct fit_plan *p, int worker, struct fit_bytes *out) {
     struct model_sizes s;
     model_sizes(p->config, &s);
     uint64_t elem = fmt_bytes(p->weights);
-    *out = (struct fit_bytes){.experts = s.expert_params * (uint64_t)p->slots[worker] * elem,
+    *out = (struct fit_bytes){.experts = (s.expert_params * (uint64_t)p->slots[worker] + s.common_params) * elem,
                               .resident = s.resident_params * elem,
                               .kv = s.kv_elements_per_token * (uint64_t)p->kv_tokens * elem,
                               .mapped = p->config->stored == p->weights};

@@ -146,10 +146,7 @@ static uint64_t bytes_to_load(const struct engine *e) {
     struct model_sizes sizes;
     model_sizes(&e->checkpoint.config, &sizes);
     uint64_t total = sizes.resident_params * fmt_bytes(e->setup.weights);
-    const struct placement *p = &e->setup.placement;
-    for (int l = 0; l < p->layers; l++)
-        total += (uint64_t)placement_slots(p, e->options.rank, l) * blob_bytes(&e->checkpoint.config, e->setup.weights);
-    return total;
+    return total + expert_store_bytes(&e->checkpoint.config, e->setup.weights, &e->setup.placement, e->options.rank);
 }
 
 static int check_setup(const struct engine *e, struct why *why) {

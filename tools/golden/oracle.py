@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+import expert_oracle
+
 
 class Model:
     """Tensors by their on-disk name plus the numbers of config.json that the forward pass needs."""
@@ -94,7 +96,7 @@ MUTATIONS = {
     "shared": "shared expert left out",
     "moe_input": "experts fed with the rows before the post-attention norm",
     "last_token_id": "embedding of the previous id for the last token",
-}
+} | expert_oracle.MUTATIONS
 
 
 def rms_norm(x, weight, eps):
@@ -222,7 +224,10 @@ def moe(m, layer, x, wrong, trace):
         trace["experts"].append(ids)
         trace["gap"].append(gap)
     y = torch.zeros_like(x)
-    for slot in range(ids.shape[1]):
+    special = expert_oracle.needed(m.router)
+    if special:
+        y = expert_oracle.experts(m.w, prefix, m.router, x, ids, weight, wrong)
+    for slot in range(0 if special else ids.shape[1]):
         for expert in ids[:, slot].unique().tolist():
             rows = (ids[:, slot] == expert).nonzero()[:, 0]
             source = {0: 1, 1: 0}.get(expert, expert) if "expert_order" in wrong else expert
@@ -270,6 +275,8 @@ def applies(m, name):
     """Whether a mutation changes anything by definition in this model: the others are checked, not assumed."""
     has = lambda part: any(part in t for t in m.w)
     r = m.router
+    if name in expert_oracle.MUTATIONS:
+        return r is not None and expert_oracle.applies(r, name)
     if name in ("qk_norm", "qk_norm_other", "qk_norm_swapped", "eps_qk_zero"):
         return has("q_norm")
     if name in ("bias", "bias_v"):
