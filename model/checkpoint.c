@@ -148,6 +148,7 @@ static const struct st_tensor *find(const struct checkpoint *c, enum tensor_role
 
 void checkpoint_read(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt, void *dst) {
     size_t n;
+    if (c->headers_only) return;
     const struct st_tensor *t = find(c, role, layer, expert, &n);
     convert(dst, fmt, t->data, t->dtype, n);
 }

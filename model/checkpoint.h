@@ -10,6 +10,7 @@
 struct checkpoint {
     struct model_config config;
     struct st_set *tensors;
+    bool headers_only;          /* of a copy made to ask for sizes: checkpoint_read reads nothing, loaders convert nothing */
     uint64_t fingerprint;       /* XXH3 of both config files, all tensors' names, dtypes and shapes, and file sizes: two workers must agree */
 };
 int  checkpoint_open(const char *dir, struct checkpoint *out, struct why *why);

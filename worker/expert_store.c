@@ -137,7 +137,7 @@ int expert_store_open(struct expert_store *s, struct backend *b, const struct ch
         return fail(why, ERR_NOMEM, "out of memory: %zu experts need %zu MiB; use more workers or --weights bf16", n,
                     m.bytes >> 20);
     }
-    each_blob(&c->config, p, worker, load_one, &ld);
+    if (!c->headers_only) each_blob(&c->config, p, worker, load_one, &ld);
     free(ld.staging);
     return 0;
 }
