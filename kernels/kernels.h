@@ -81,16 +81,30 @@ struct ffn_group {        /* rows [first, first + count) of x and y go through *
 
 /* KV pages of one layer: page p holds page_tokens keys then page_tokens values, each [G, D] per token:
  *   key(p, i)   = base + ((p * 2    ) * page_tokens + i) * G * D elements of fmt
- *   value(p, i) = base + ((p * 2 + 1) * page_tokens + i) * G * D */
+ *   value(p, i) = base + ((p * 2 + 1) * page_tokens + i) * G * D
+ * Latent pages (MLA) hold keys alone, and the first `latent` elements of a key are its value: key(p, i) = base + (p *
+ * page_tokens + i) * D; G = 1. */
 struct kv_layer {
     void *base;
     enum fmt fmt;
     int page_tokens, heads, head_dim; /* page_tokens, G, D */
+    int latent;                       /* 0: values of their own; else 1..D */
+};
+static inline int kv_value_dim(const struct kv_layer *kv) { return kv->latent ? kv->latent : kv->head_dim; }
+static inline int64_t kv_page_elements(const struct kv_layer *kv) {
+    return (int64_t)(kv->latent ? 1 : 2) * kv->page_tokens * kv->heads * kv->head_dim;
+}
+
+/* The heads of multi-head latent attention (arXiv 2405.04434, 2.1). Per head h, kv_b [heads * (nope + value), rank] has `nope`
+ * rows W_UK, which make a key of a latent, then `value` rows W_UV, which make a value. kv_b is f32 or bf16. */
+struct latent_heads {
+    struct mat kv_b;
+    int heads, nope, rope, value; /* Q; elements of a key without and with a position; of a value. rank is kv_b.cols */
 };
 
 struct attention {
     const float *q;           /* [T, Q, D], roped */
-    float *out;               /* [T, Q, D] */
+    float *out;               /* [T, Q, value dim], which is D but for latent pages */
     int tokens, q_heads;      /* T, Q; Q % G == 0, query head h reads kv head h / (Q / G) */
     float scale;
     int window;               /* keys older than window are not seen: pos - key_pos < window; 0 = all */
@@ -135,9 +149,15 @@ struct ops {
     void (*rope)(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, bool interleaved, int T, int heads,
                  int D);
     void (*clamp)(struct backend *b, float *x, float limit, int64_t n); /* to [-limit, limit], in place */
-    /* Stores k, v [T, G, D] at (page, slot): at[t] = page * page_tokens + slot. at [T] host-visible; all distinct. */
+    /* Stores k, v [T, G, D] at (page, slot): at[t] = page * page_tokens + slot. at [T] host-visible; all distinct. v is not read
+     * for latent pages. */
     void (*kv_store)(struct backend *b, const struct kv_layer *kv, const float *k, const float *v, const int32_t *at, int T);
     void (*attention)(struct backend *b, const struct kv_layer *kv, const struct attention *a);
+    /* The absorbed form of MLA: queries that meet latents directly. out [T, Q, rank + rope]: per head W_UK^T times the first
+     * `nope` elements of q [T, Q, nope + rope], then its last `rope` elements as they are. */
+    void (*latent_query)(struct backend *b, float *out, const float *q, const struct latent_heads *h, int T);
+    /* out [T, Q, value] = per head W_UV times x [T, Q, rank]. */
+    void (*latent_value)(struct backend *b, float *out, const float *x, const struct latent_heads *h, int T);
     /* Groups do not overlap; rows in no group are left untouched. x, y [rows, H]. Scratch is the backend's. */
     void (*ffn)(struct backend *b, float *y, const float *x, const struct ffn_group *groups, int n_groups, int H);
     /* logits [T,W] -> ids, weights [T,k], score descending (biased score where there is a selection bias), equal scores by

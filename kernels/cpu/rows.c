@@ -102,9 +102,9 @@ static void store_rows(void *arg, int first, int count) {
     int64_t n = (int64_t)kv->heads * kv->head_dim, P = kv->page_tokens;
     for (int t = first; t < first + count; t++) {
         int64_t page = j->at[t] / P, slot = j->at[t] % P;
-        char *key = (char *)kv->base + (size_t)((page * 2 * P + slot) * n) * fmt_bytes(kv->fmt);
+        char *key = (char *)kv->base + (size_t)(page * kv_page_elements(kv) + slot * n) * fmt_bytes(kv->fmt);
         j->vec->narrow(key, kv->fmt, j->k + t * n, n);
-        j->vec->narrow(key + (size_t)(P * n) * fmt_bytes(kv->fmt), kv->fmt, j->v + t * n, n);
+        if (!kv->latent) j->vec->narrow(key + (size_t)(P * n) * fmt_bytes(kv->fmt), kv->fmt, j->v + t * n, n);
     }
 }
 

@@ -4,6 +4,7 @@
 
 const struct vec ISA(vec) = {
     .products = ISA(products),
+    .transposed = ISA(transposed),
     .attend = ISA(attend),
     .silu_mul = ISA(silu_mul),
     .swiglu = ISA(swiglu),

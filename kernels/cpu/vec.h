@@ -34,8 +34,19 @@ static inline size_t attend_scratch(int D) { /* queries and sums padded to whole
     return (size_t)ATTEND_QUERIES * (size_t)(2 * ((D + 15) / 16 * 16) + ATTEND_TILE);
 }
 
+/* out[i, j] = sum over k of x[i, k] * w[k, j], i < rows, j < cols: one fused step per k, in ascending k, from zero. */
+struct transposed {
+    float *out;
+    const float *x; /* [rows, K] */
+    const void *w;  /* [K, cols] of fmt */
+    int64_t out_stride, x_stride, w_stride;
+    enum fmt fmt;
+    int rows, cols, K;
+};
+
 struct vec {
     void (*products)(const struct products *p);
+    void (*transposed)(const struct transposed *p);
     void (*attend)(const struct attend *a);
     void (*silu_mul)(float *gate, const float *up, int64_t n);                  /* gate = silu(gate) * up */
     void (*swiglu)(float *gate, const float *up, struct swiglu act, int64_t n); /* gate = act(gate, up); act.limit > 0 */

@@ -19,8 +19,9 @@ struct query { /* running state of one query head of one row */
 
 struct block {
     const struct attend *task;
-    int n, D, stride;        /* queries, head dimension, D in whole vectors */
-    float *q, *acc, *scores; /* [n, stride], [n, stride], [n, ATTEND_TILE] */
+    int n, D, stride;        /* queries, elements of a key, D in whole vectors */
+    int V, wide;             /* elements of a value, V in whole vectors */
+    float *q, *acc, *scores; /* [n, stride], [n, wide], [n, ATTEND_TILE] */
     struct query query[ATTEND_QUERIES];
 };
 
@@ -35,10 +36,8 @@ static void load_queries(struct block *b) {
     for (int i = 0; i < b->n; i++) {
         int row = b->task->first_row + i / b->task->heads, head = b->task->first_head + i % b->task->heads;
         const float *q = a->q + ((int64_t)row * a->q_heads + head) * b->D;
-        for (int d = 0; d < b->D; d += 16) {
-            v16_store(b->q + i * b->stride + d, v16_load_first(q + d, b->D - d));
-            v16_store(b->acc + i * b->stride + d, v16_zero());
-        }
+        for (int d = 0; d < b->D; d += 16) v16_store(b->q + i * b->stride + d, v16_load_first(q + d, b->D - d));
+        for (int d = 0; d < b->V; d += 16) v16_store(b->acc + i * b->wide + d, v16_zero());
         int pos = a->pos[row];
         int first = a->window && pos >= a->window ? pos - a->window + 1 : 0;
         /* A sink is a key seen before all others whose value is zero: where it stands must not depend on pages. */
@@ -51,10 +50,10 @@ static void store_outputs(const struct block *b) {
     const struct attention *a = b->task->a;
     for (int i = 0; i < b->n; i++) {
         int row = b->task->first_row + i / b->task->heads, head = b->task->first_head + i % b->task->heads;
-        float *out = a->out + ((int64_t)row * a->q_heads + head) * b->D;
+        float *out = a->out + ((int64_t)row * a->q_heads + head) * b->V;
         struct v16 sum = v16_set(b->query[i].sum);
-        const float *acc = b->acc + i * b->stride;
-        for (int d = 0; d < b->D; d += 16) v16_store_first(out + d, b->D - d, v16_div(v16_load(acc + d), sum));
+        const float *acc = b->acc + i * b->wide;
+        for (int d = 0; d < b->V; d += 16) v16_store_first(out + d, b->V - d, v16_div(v16_load(acc + d), sum));
     }
 }
 
@@ -78,7 +77,7 @@ INLINE float scale_scores(const struct block *b, int i) {
 /* Scores -> weights relative to the new maximum, in place, summed; what was summed before is rescaled by factor. */
 INLINE void weigh_scores(struct block *b, int i, float factor) {
     struct query *q = &b->query[i];
-    float *s = b->scores + i * ATTEND_TILE, *acc = b->acc + i * b->stride;
+    float *s = b->scores + i * ATTEND_TILE, *acc = b->acc + i * b->wide;
     struct v16 max = v16_set(q->max), sum = v16_zero();
     for (int k = 0; k < q->hi; k += 16) {
         struct v16 p = v16_exp(v16_sub(v16_load(s + k), max));
@@ -87,7 +86,7 @@ INLINE void weigh_scores(struct block *b, int i, float factor) {
     }
     q->sum = fmaf(q->sum, factor, v16_sum(sum));
     if (factor == 1) return; /* the usual case, and a product with 1 changes nothing */
-    for (int d = 0; d < b->stride; d += 16) v16_store(acc + d, v16_mul(v16_load(acc + d), v16_set(factor)));
+    for (int d = 0; d < b->wide; d += 16) v16_store(acc + d, v16_mul(v16_load(acc + d), v16_set(factor)));
 }
 
 static void soften(struct block *b) {
@@ -110,14 +109,14 @@ INLINE void add_values(const struct block *b, const struct tile_keys *t, int i, 
     const int64_t size = f == FMT_F32 ? 4 : 2, step = (int64_t)b->task->kv->heads * b->D * size;
     const char *value = t->values + from * step + d * size;
     const float *p = b->scores + i * ATTEND_TILE;
-    float *at = b->acc + i * b->stride + d;
+    float *at = b->acc + i * b->wide + d;
     const int64_t ahead = i == 0 ? t->ahead : 0;
-    const int rest = b->D - d - 16 * (C - 1); /* elements in the last vector: 16 or more when it is whole */
+    const int rest = b->V - d - 16 * (C - 1); /* elements in the last vector: 16 or more when it is whole */
     struct v16 acc[GROUP][CHUNK], v[CHUNK];
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
 #pragma GCC unroll 4
-        for (int c = 0; c < C; c++) acc[r][c] = v16_load(at + r * b->stride + 16 * c);
+        for (int c = 0; c < C; c++) acc[r][c] = v16_load(at + r * b->wide + 16 * c);
     }
     for (int k = from; k < to; k++, value += step) {
 #pragma GCC unroll 4
@@ -136,14 +135,14 @@ INLINE void add_values(const struct block *b, const struct tile_keys *t, int i, 
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
 #pragma GCC unroll 4
-        for (int c = 0; c < C; c++) v16_store(at + r * b->stride + 16 * c, acc[r][c]);
+        for (int c = 0; c < C; c++) v16_store(at + r * b->wide + 16 * c, acc[r][c]);
     }
 }
 
 INLINE void add_values_chunks(const struct block *b, const struct tile_keys *t, int i, int from, int to, const enum fmt f,
                               const int R) {
-    for (int d = 0; d < b->stride; d += 16 * CHUNK) {
-        switch (b->stride - d >= 16 * CHUNK ? CHUNK : (b->stride - d) / 16) {
+    for (int d = 0; d < b->wide; d += 16 * CHUNK) {
+        switch (b->wide - d >= 16 * CHUNK ? CHUNK : (b->wide - d) / 16) {
         case 4: add_values(b, t, i, from, to, d, f, R, 4); break;
         case 3: add_values(b, t, i, from, to, d, f, R, 3); break;
         case 2: add_values(b, t, i, from, to, d, f, R, 2); break;
@@ -211,10 +210,11 @@ static void visit_tile(struct block *b, const struct tile_keys *t) {
 void ISA(attend)(const struct attend *task) {
     const struct kv_layer *kv = task->kv;
     const struct attention *a = task->a;
-    struct block b = {.task = task, .n = task->rows * task->heads, .D = kv->head_dim, .stride = (kv->head_dim + 15) / 16 * 16};
+    struct block b = {.task = task, .n = task->rows * task->heads, .D = kv->head_dim, .stride = (kv->head_dim + 15) / 16 * 16,
+                      .V = kv_value_dim(kv), .wide = (kv_value_dim(kv) + 15) / 16 * 16};
     b.q = task->scratch;
     b.acc = b.q + ATTEND_QUERIES * b.stride;
-    b.scores = b.acc + ATTEND_QUERIES * b.stride;
+    b.scores = b.acc + ATTEND_QUERIES * b.wide;
     load_queries(&b);
 
     int first = b.query[0].first, last = b.query[0].last, P = kv->page_tokens;
@@ -224,12 +224,13 @@ void ISA(attend)(const struct attend *task) {
     }
     const int32_t *pages = a->pages + (int64_t)a->seq[task->first_row] * a->max_pages;
     size_t row = (size_t)kv->head_dim * fmt_bytes(kv->fmt), token = (size_t)kv->heads * row, head = (size_t)task->g * row;
+    size_t page_bytes = (size_t)kv_page_elements(kv) * fmt_bytes(kv->fmt);
     for (int page = first / P; page <= last / P; page++) {
-        int64_t ahead = page < last / P ? ((int64_t)pages[page + 1] - pages[page]) * 2 * P * (int64_t)token : 0;
-        const char *keys = (const char *)kv->base + (size_t)pages[page] * 2 * (size_t)P * token + head;
+        int64_t ahead = page < last / P ? ((int64_t)pages[page + 1] - pages[page]) * (int64_t)page_bytes : 0;
+        const char *keys = (const char *)kv->base + (size_t)pages[page] * page_bytes + head;
         for (int at = 0; at < P; at += ATTEND_TILE) {
-            struct tile_keys t = {.keys = keys + (size_t)at * token, .values = keys + (size_t)(P + at) * token,
-                                  
+            struct tile_keys t = {.keys = keys + (size_t)at * token,
+                                  .values = keys + (size_t)(kv->latent ? at : P + at) * token,
                                   .ahead = ahead, .start = page * P + at, .count = P - at < ATTEND_TILE ? P - at : ATTEND_TILE};
             visit_tile(&b, &t);
         }

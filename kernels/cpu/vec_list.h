@@ -3,6 +3,7 @@
 #include "kernels/cpu/vec.h"
 
 void  ISA(products)(const struct products *p);
+void  ISA(transposed)(const struct transposed *p);
 void  ISA(attend)(const struct attend *a);
 void  ISA(silu_mul)(float *gate, const float *up, int64_t n);
 void  ISA(swiglu)(float *gate, const float *up, struct swiglu act, int64_t n);

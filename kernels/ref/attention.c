@@ -8,6 +8,7 @@
 
 /* Element offset of token `slot` of page `page` in the keys (which = 0) or values (which = 1). */
 static int64_t at_page(const struct kv_layer *kv, int64_t page, int64_t slot, int which) {
+    if (kv->latent) return (page * kv->page_tokens + slot) * kv->head_dim;
     return ((page * 2 + which) * kv->page_tokens + slot) * kv->heads * kv->head_dim;
 }
 
@@ -19,11 +20,11 @@ static void put(const struct kv_layer *kv, int64_t i, float value) {
 void ref_kv_store(struct backend *b, const struct kv_layer *kv, const float *k, const float *v, const int32_t *at, int T) {
     (void)b;
     int n = kv->heads * kv->head_dim;
-    for (int t = 0; t < T; t++, k += n, v += n) {
+    for (int t = 0; t < T; t++, k += n, v += kv->latent ? 0 : n) {
         int64_t page = at[t] / kv->page_tokens, slot = at[t] % kv->page_tokens;
         for (int i = 0; i < n; i++) {
             put(kv, at_page(kv, page, slot, 0) + i, k[i]);
-            put(kv, at_page(kv, page, slot, 1) + i, v[i]);
+            if (!kv->latent) put(kv, at_page(kv, page, slot, 1) + i, v[i]);
         }
     }
 }
@@ -55,11 +56,11 @@ static void attend(const struct head *h, int first, int last, float *out) {
     for (int key = first; key <= last; key++) max = fmax(max, score(h, key));
     sum = exp(h->sink - max);
     for (int key = first; key <= last; key++) sum += exp(score(h, key) - max);
-    for (int d = 0; d < kv->head_dim; d++) out[d] = 0;
+    for (int d = 0; d < kv_value_dim(kv); d++) out[d] = 0;
     for (int key = first; key <= last; key++) {
         double p = exp(score(h, key) - max) / sum;
         int64_t at = locate(h, key, 1);
-        for (int d = 0; d < kv->head_dim; d++) out[d] += (float)(p * ref_get(kv->base, kv->fmt, at + d));
+        for (int d = 0; d < kv_value_dim(kv); d++) out[d] += (float)(p * ref_get(kv->base, kv->fmt, at + d));
     }
 }
 
@@ -69,10 +70,10 @@ void ref_attention(struct backend *b, const struct kv_layer *kv, const struct at
     for (int t = 0; t < a->tokens; t++) {
         int last = a->pos[t], first = a->window && last >= a->window ? last - a->window + 1 : 0;
         for (int q = 0; q < Q; q++) {
-            int64_t row = ((int64_t)t * Q + q) * D;
-            struct head h = {kv, a->pages + (int64_t)a->seq[t] * a->max_pages, a->q + row, q / per_group, a->scale,
+            int64_t row = (int64_t)t * Q + q;
+            struct head h = {kv, a->pages + (int64_t)a->seq[t] * a->max_pages, a->q + row * D, q / per_group, a->scale,
                              a->sinks ? (double)a->sinks[q] : -INFINITY};
-            attend(&h, first, last, a->out + row);
+            attend(&h, first, last, a->out + row * kv_value_dim(kv));
         }
     }
 }

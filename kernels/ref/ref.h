@@ -20,6 +20,8 @@ void ref_rope(struct backend *b, float *x, const int32_t *pos, const float *tabl
 void ref_clamp(struct backend *b, float *x, float limit, int64_t n);
 void ref_kv_store(struct backend *b, const struct kv_layer *kv, const float *k, const float *v, const int32_t *at, int T);
 void ref_attention(struct backend *b, const struct kv_layer *kv, const struct attention *a);
+void ref_latent_query(struct backend *b, float *out, const float *q, const struct latent_heads *m, int T);
+void ref_latent_value(struct backend *b, float *out, const float *x, const struct latent_heads *m, int T);
 void ref_ffn(struct backend *b, float *y, const float *x, const struct ffn_group *groups, int n_groups, int H);
 void ref_gate_select(struct backend *b, int32_t *ids, float *weights, const float *logits, const float *sel_bias,
                      const struct gate_rule *rule, int T);

@@ -123,13 +123,15 @@ static void logit_stats(struct backend *b, const int *order, int n, float *out) 
 
 /* Row r < 10 is position r + 30 of sequence 0 (a chunk), 10..13 positions 2.. of sequence 1, the rest far ones of others:
  * prefill and decode of the same rows differ only in the cut. */
-enum { Q = 6, G = 2, D = 20, P = 8, SEQUENCES = 5, MAX_PAGES = 20 };
+enum { Q = 6, G = 2, D = 20, P = 8, SEQUENCES = 5, MAX_PAGES = 20, LATENT = 18, LATENT_WIDTH = 63 };
 
-static void attention_of(struct backend *b, const int *order, int n, float *out, enum fmt f, int window, const float *sinks) {
+static void attention_of(struct backend *b, const int *order, int n, float *out, enum fmt f, int window, const float *sinks,
+                         bool latent) {
     static const int seq_of[ROWS] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 3, 4};
     static const int pos_of[ROWS] = {30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 2, 3, 4, 5, 0, 100, 159};
-    struct kv_layer kv = {.fmt = f, .page_tokens = P, .heads = G, .head_dim = D};
-    kv.base = kit_bytes((size_t)(SEQUENCES * MAX_PAGES * 2 * P * G * D) * fmt_bytes(f));
+    struct kv_layer kv = {.fmt = f, .page_tokens = P, .heads = latent ? 1 : G, .head_dim = D, .latent = latent ? LATENT : 0};
+    const int value = kv_value_dim(&kv);
+    kv.base = kit_bytes((size_t)(SEQUENCES * MAX_PAGES * kv_page_elements(&kv)) * fmt_bytes(f));
     int32_t pages[SEQUENCES * MAX_PAGES], pos[ROWS], seq[ROWS];
     for (int i = 0; i < SEQUENCES * MAX_PAGES; i++) pages[i] = (i * 13 + 5) % (SEQUENCES * MAX_PAGES);
     kit_seed = 7;
@@ -142,24 +144,41 @@ static void attention_of(struct backend *b, const int *order, int n, float *out,
         kit_clear(keep);
     }
     float *all = kit_random_floats((int64_t)ROWS * Q * D, 2), *q = permuted(all, order, n, Q * D);
-    float *y = kit_floats((int64_t)n * Q * D);
+    float *y = kit_floats((int64_t)n * Q * value);
     for (int i = 0; i < n; i++) pos[i] = pos_of[order[i]], seq[i] = seq_of[order[i]];
     struct attention a = {q, y, n, Q, 0.3f, window, pos, seq, pages, MAX_PAGES, sinks};
     b->ops->attention(b, &kv, &a);
-    put_back(out, y, order, n, Q * D);
+    put_back(out, y, order, n, Q * value);
 }
 static void attention_f32(struct backend *b, const int *order, int n, float *out) {
-    attention_of(b, order, n, out, FMT_F32, 0, NULL);
+    attention_of(b, order, n, out, FMT_F32, 0, NULL, false);
 }
 static void attention_bf16(struct backend *b, const int *order, int n, float *out) {
-    attention_of(b, order, n, out, FMT_BF16, 0, NULL);
+    attention_of(b, order, n, out, FMT_BF16, 0, NULL, false);
 }
 static void attention_window(struct backend *b, const int *order, int n, float *out) {
-    attention_of(b, order, n, out, FMT_BF16, 11, NULL);
+    attention_of(b, order, n, out, FMT_BF16, 11, NULL, false);
 }
 static void attention_sinks(struct backend *b, const int *order, int n, float *out) {
     static const float sinks[Q] = {-3, 0, 0.5f, 2, 7, 40};
-    attention_of(b, order, n, out, FMT_BF16, 40, sinks);
+    attention_of(b, order, n, out, FMT_BF16, 40, sinks, false);
+}
+static void attention_latent(struct backend *b, const int *order, int n, float *out) {
+    attention_of(b, order, n, out, FMT_BF16, 0, NULL, true);
+}
+
+/* Three heads of the row's 72 elements as keys with and without a position, and the way back. */
+static void latent_heads(struct backend *b, const int *order, int n, float *out) {
+    enum { HEADS = 3, ROPE = 6, RANK = 50, VALUE = 21 };
+    const int nope = H / HEADS - ROPE;
+    kit_seed = 11;
+    struct latent_heads m = {kit_matrix(FMT_BF16, HEADS * (nope + VALUE), RANK, 1), HEADS, nope, ROPE, VALUE};
+    float *q = kit_floats((int64_t)n * HEADS * (RANK + ROPE)), *in = permuted(x, order, n, H);
+    float *u = kit_floats((int64_t)n * HEADS * RANK), *y = kit_floats((int64_t)n * HEADS * VALUE);
+    b->ops->latent_query(b, q, in, &m, n);
+    for (int i = 0; i < n * HEADS; i++) memcpy(u + (int64_t)i * RANK, q + (int64_t)i * (RANK + ROPE), RANK * sizeof *u);
+    b->ops->latent_value(b, y, u, &m, n);
+    put_back(out, y, order, n, LATENT_WIDTH);
 }
 
 static const struct {
@@ -181,6 +200,8 @@ static const struct {
     {"attention bf16", attention_bf16, Q * D},
     {"attention window", attention_window, Q * D},
     {"attention sinks", attention_sinks, Q * D},
+    {"attention latent", attention_latent, Q * LATENT},
+    {"latent heads", latent_heads, LATENT_WIDTH},
 };
 enum { CASES = sizeof cases / sizeof *cases };
 

@@ -106,12 +106,13 @@ START_TEST(rope) {
 }
 END_TEST
 
-static void check_attention(enum fmt fmt, int Q, int G, int D, int P, int window, bool with_sinks) {
+static void check_attention(enum fmt fmt, int Q, int G, int D, int P, int window, bool with_sinks, int latent) {
     enum { S = 3, MAX_PAGES = 40, T = 23 };
     int keep = kit_n_rooms, pages_used = S * MAX_PAGES;
-    int64_t token = (int64_t)G * D, cells = (int64_t)pages_used * 2 * P * token;
-    struct kv_layer kv = {.fmt = fmt, .page_tokens = P, .heads = G, .head_dim = D};
-    kv.base = kit_bytes((size_t)cells * fmt_bytes(fmt));
+    int64_t token = (int64_t)G * D;
+    struct kv_layer kv = {.fmt = fmt, .page_tokens = P, .heads = G, .head_dim = D, .latent = latent};
+    const int V = kv_value_dim(&kv);
+    kv.base = kit_bytes((size_t)(pages_used * kv_page_elements(&kv)) * fmt_bytes(fmt));
     int32_t pages[S * MAX_PAGES];
     for (int i = 0; i < pages_used; i++) pages[i] = (i * 7 + 3) % pages_used; /* 7 does not divide 120: all distinct */
     /* Sequence 0 has rows up to 16 (a chunk of 11 rows), 1 a chunk of 10 from the start, 2 a lone row at its last slot. */
@@ -123,7 +124,7 @@ static void check_attention(enum fmt fmt, int Q, int G, int D, int P, int window
         float *k = kit_random_floats(ends[s] * token, 1), *v = kit_random_floats(ends[s] * token, 1);
         int32_t *at = kit_bytes((size_t)ends[s] * sizeof *at);
         for (int i = 0; i < ends[s]; i++) at[i] = pages[s * MAX_PAGES + i / P] * P + i % P;
-        fast->ops->kv_store(fast, &kv, k, v, at, ends[s]);
+        fast->ops->kv_store(fast, &kv, k, latent ? NULL : v, at, ends[s]);
         kit_clear(inner);
     }
     int32_t pos[T], seq[T];
@@ -131,8 +132,8 @@ static void check_attention(enum fmt fmt, int Q, int G, int D, int P, int window
     for (int i = ends[0] - 11; i < ends[0]; i++, n++) pos[n] = i, seq[n] = 0;
     pos[n] = ends[2] - 1, seq[n++] = 2;
     for (int i = 0; i < ends[1]; i++, n++) pos[n] = i, seq[n] = 1;
-    float *q = kit_random_floats((int64_t)n * Q * D, 2), *got = kit_floats((int64_t)n * Q * D);
-    float *want = kit_floats((int64_t)n * Q * D);
+    float *q = kit_random_floats((int64_t)n * Q * D, 2), *got = kit_floats((int64_t)n * Q * V);
+    float *want = kit_floats((int64_t)n * Q * V);
     struct attention a = {q, got, n, Q, 1 / sqrtf((float)D), window, pos, seq, pages, MAX_PAGES,
                           with_sinks ? kit_random_floats(Q, 6) : NULL};
     fast->ops->attention(fast, &kv, &a);
@@ -141,7 +142,7 @@ static void check_attention(enum fmt fmt, int Q, int G, int D, int P, int window
     /* |q.k| <= 2 D; a score is off by the sum's error, a weight by twice that, an output (|v| <= 1) by the weights' error. */
     double score = kit_sum_error(D, 2.0 * D) * a.scale + 0x1p-22 * 2 * D * a.scale;
     double bound = 4 * score + (MAX_PAGES * P + 32) * 0x1p-23;
-    for (int64_t i = 0; i < (int64_t)n * Q * D; i++) {
+    for (int64_t i = 0; i < (int64_t)n * Q * V; i++) {
         NEAR(got[i], want[i], bound, "attention %s Q %d G %d D %d P %d window %d at %d", fmt_name(fmt), Q, G, D, P, window,
              (int)i);
     }
@@ -164,7 +165,41 @@ START_TEST(attention) {
         for (int f = 0; f < FMT_COUNT; f++) {
             static const int windows[] = {0, 1, 5, 16, 1000};
             for (int w = 0; w < 5; w++)
-                check_attention((enum fmt)f, shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], windows[w], (i + w) % 2);
+                check_attention((enum fmt)f, shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], windows[w], (i + w) % 2, 0);
+        }
+    }
+    static const int latents[][4] = {/* Q D value P */ {1, 1, 1, 1}, {3, 7, 5, 3}, {30, 24, 16, 16}, {5, 40, 40, 7}, {4, 96, 65, 64}};
+    for (unsigned i = 0; fast && i < sizeof latents / sizeof *latents; i++) {
+        for (int f = 0; f <= FMT_BF16; f++)
+            check_attention((enum fmt)f, latents[i][0], 1, latents[i][1], latents[i][3], 0, i % 2, latents[i][2]);
+    }
+    close_isa();
+}
+END_TEST
+
+START_TEST(latent) {
+    open_isa(_i);
+    static const int shapes[][6] = {/* heads nope rope value rank T */ {1, 1, 0, 1, 1, 1}, {3, 5, 2, 7, 9, 4},
+                                    {2, 16, 4, 16, 16, 13}, {5, 24, 6, 20, 72, 7}, {2, 33, 8, 17, 130, 26}, {1, 8, 2, 8, 200, 70}};
+    for (unsigned s = 0; fast && s < sizeof shapes / sizeof *shapes; s++) {
+        for (int f = 0; f <= FMT_BF16; f++) {
+            const int *n = shapes[s], T = n[5], rank = n[4], keep = kit_n_rooms;
+            struct latent_heads m = {kit_matrix((enum fmt)f, n[0] * (n[1] + n[3]), rank, 1), n[0], n[1], n[2], n[3]};
+            int64_t in = (int64_t)T * m.heads * (m.nope + m.rope), out = (int64_t)T * m.heads * (rank + m.rope);
+            float *q = kit_random_floats(in, 1), *got = kit_floats(out), *want = kit_floats(out);
+            fast->ops->latent_query(fast, got, q, &m, T);
+            ref->ops->latent_query(ref, want, q, &m, T);
+            for (int64_t i = 0; i < out; i++) {
+                bool roped = i % (rank + m.rope) >= rank;
+                NEAR(got[i], want[i], roped ? 0 : kit_sum_error(16 * m.nope, m.nope), "latent query, shape %u at %d", s, (int)i);
+            }
+            int64_t values = (int64_t)T * m.heads * m.value;
+            float *x = kit_random_floats((int64_t)T * m.heads * rank, 1), *y = kit_floats(values), *y_want = kit_floats(values);
+            fast->ops->latent_value(fast, y, x, &m, T);
+            ref->ops->latent_value(ref, y_want, x, &m, T);
+            for (int64_t i = 0; i < values; i++)
+                NEAR(y[i], y_want[i], kit_sum_error(rank, rank), "latent value, shape %u at %d", s, (int)i);
+            kit_clear(keep);
         }
     }
     close_isa();
@@ -475,6 +510,7 @@ int main(void) {
     tcase_add_loop_test(c, linear, 0, KIT_ISAS);
     tcase_add_loop_test(c, rmsnorm, 0, KIT_ISAS);
     tcase_add_loop_test(c, rope, 0, KIT_ISAS);
+    tcase_add_loop_test(c, latent, 0, KIT_ISAS);
     tcase_add_loop_test(c, attention, 0, KIT_ISAS);
     tcase_add_loop_test(c, ffn, 0, KIT_ISAS);
     tcase_add_loop_test(c, ffn_in_rounds, 0, KIT_ISAS);
