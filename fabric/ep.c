@@ -85,10 +85,6 @@ size_t ep_frame_bytes(const struct ep_limits *l) {
     return dispatch > combine ? dispatch : combine;
 }
 
-size_t ep_bytes(const struct ep_limits *l, int workers) {
-    return 2 * (size_t)workers * (size_t)l->max_tokens * (size_t)l->topk * (size_t)l->hidden * sizeof(float);
-}
-
 static int check_limits(const struct fabric *f, const struct ep_limits *l, struct why *why) {
     if (l->max_tokens < 1 || l->max_tokens > MAX_TOKENS)
         return fail(why, ERR_INVALID, "ep: %d tokens per worker and step, expected 1..%d", l->max_tokens, MAX_TOKENS);
@@ -114,11 +110,12 @@ int ep_new(struct fabric *f, const struct ep_limits *l, struct ep **out, struct 
     ep->rank = f ? f->rank : 0;
     ep->size = f ? f->size : 1;
     ep->others = (ep->size == 64 ? UINT64_MAX : bit(ep->size) - 1) & ~bit(ep->rank);
-    ep->map_bytes = ep_bytes(l, ep->size);
+    size_t floats = row_floats(ep, (size_t)ep->size * (size_t)max_pairs(ep));
+    ep->map_bytes = 2 * floats * sizeof(float);
     void *map = mmap(NULL, ep->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map != MAP_FAILED) {
         ep->x = map;
-        ep->y = ep->x + ep->map_bytes / sizeof(float) / 2;
+        ep->y = ep->x + floats;
     }
     if (!ep->x || ep_split_init(&ep->split, ep->size, l->max_tokens, l->topk) < 0 ||
         ep_group_init(&ep->group, ep->size, l->max_slots, max_pairs(ep)) < 0) {
@@ -297,6 +294,7 @@ static int post(struct ep *ep, uint64_t to, bool (*send)(struct ep *ep, int to),
 
 static void check_routes(const struct ep *ep, const struct ep_send *s) {
     for (int i = 0; i < s->tokens * ep->lim.topk; i++) {
+        if (s->worker[i] == -1) continue;
         int slots = s->worker[i] == ep->rank ? ep->group.slots : ep->lim.max_slots; /* others check theirs */
         if (s->worker[i] < 0 || s->worker[i] >= ep->size || s->slot[i] < 0 || s->slot[i] >= slots)
             BUG("ep: route %d goes to worker %d of %d, slot %d of %d", i, s->worker[i], ep->size, s->slot[i], slots);
@@ -388,6 +386,8 @@ int ep_combine_wait(struct ep *ep, const float **rows, int64_t deadline_us, uint
     const int32_t *own = ep->group.row + (size_t)ep->rank * (size_t)max_pairs(ep);
     for (int i = 0; i < ep->send.tokens * ep->lim.topk; i++) {
         int w = ep->send.worker[i], pair = ep->split.pair_of[i];
+        rows[i] = NULL;
+        if (w < 0) continue;
         const float *from = w == ep->rank ? ep->y + row_floats(ep, (size_t)own[pair])
                                           : (const float *)ep_frame_rows((void *)ep->frame[w]) + row_floats(ep, (size_t)pair);
         rows[i] = from;

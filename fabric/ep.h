@@ -27,7 +27,7 @@ struct ep_limits {
 struct ep_send {
     int tokens;
     const float *x;        /* [T,H] */
-    const int16_t *worker; /* [T,k] destination of pair (t, j) */
+    const int16_t *worker; /* [T,k] destination of pair (t, j); -1: the pair goes nowhere and gets no row */
     const int16_t *slot;   /* [T,k] slot there */
 };
 
@@ -49,7 +49,6 @@ struct ep_counters {                        /* since ep_new; read by the owner *
 
 struct ep;
 size_t ep_frame_bytes(const struct ep_limits *l); /* what the fabric must carry */
-size_t ep_bytes(const struct ep_limits *l, int workers); /* address space ep_new takes for rows; memory as rows come */
 /* fabric is borrowed; may be NULL when alone (R = 1). ERR_INVALID, ERR_TOO_LARGE, ERR_NOMEM */
 int ep_new(struct fabric *f, const struct ep_limits *l, struct ep **out, struct why *why);
 void ep_free(struct ep *ep);
@@ -65,7 +64,7 @@ int ep_dispatch_post(struct ep *ep, int layer, const struct ep_send *send, int s
  * shape (logged, dropped, *late names the sender), ERR_GONE when this rank was killed. May be called again after ERR_LATE. */
 int ep_dispatch_wait(struct ep *ep, struct ep_work *out, int64_t deadline_us, uint64_t *late);
 int ep_combine_post(struct ep *ep, int64_t deadline_us);
-/* rows[t*k + j] = the row of pair (t, j), valid until the next dispatch_post. Same results as dispatch_wait. */
+/* rows[t*k + j] = the row of pair (t, j), NULL for one that went nowhere; valid until the next dispatch_post. Same results as dispatch_wait. */
 int ep_combine_wait(struct ep *ep, const float **rows, int64_t deadline_us, uint64_t *late);
 /* Before sleeping anywhere but in the waits above: works until the answers given are on their way; 0 or ERR_DEADLINE. May be
  * called again, also in slices; a new step may begin without it. */

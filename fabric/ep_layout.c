@@ -30,6 +30,7 @@ void ep_split_make(struct ep_split *s, int tokens, const int16_t *worker, const 
     for (int t = 0; t < tokens; t++) {
         for (int i = t * s->topk; i < (t + 1) * s->topk; i++) {
             int w = worker[i];
+            if (w < 0) continue;
             int32_t *copies = s->token + (size_t)w * (size_t)s->max_tokens;
             if (!s->tokens[w] || copies[s->tokens[w] - 1] != t) copies[s->tokens[w]++] = t;
             s->pair_of[i] = s->pairs[w]++;

@@ -20,7 +20,7 @@ struct ep_split {
 };
 int ep_split_init(struct ep_split *s, int workers, int max_tokens, int topk); /* 0 or ERR_NOMEM */
 void ep_split_clear(struct ep_split *s);
-/* worker, slot [T,k]; 0 <= worker < R, T <= T max. */
+/* worker, slot [T,k]; 0 <= worker < R, or -1 for a pair that goes nowhere and has no pair_of; T <= T max. */
 void ep_split_make(struct ep_split *s, int tokens, const int16_t *worker, const int16_t *slot);
 
 struct ep_group {

@@ -95,7 +95,8 @@ static int read_heads(const json_t *root, const struct family *f, struct model_c
 
 static int read_biases(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
     bool flag = f->bias == BIAS_QKV;
-    int rc = json_get_bool(root, f->bias == BIAS_KEY ? "attention_bias" : "qkv_bias", &flag, why);
+    bool key = f->bias == BIAS_KEY || f->bias == BIAS_KEY_QKV;
+    int rc = json_get_bool(root, key ? "attention_bias" : "qkv_bias", &flag, why);
     if (rc < 0) return rc;
     out->qkv_bias = flag && f->bias != BIAS_NONE;
     out->o_bias = flag && f->bias == BIAS_KEY;
@@ -104,8 +105,10 @@ static int read_biases(const json_t *root, const struct family *f, struct model_
 
 int config_attention(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
     double clip = 0;
-    out->qk_norm = f->qk_norm;
+    bool normed = !f->qk_norm_key;
     int rc = read_heads(root, f, out, why);
+    if (rc >= 0 && f->qk_norm_key) rc = json_get_bool(root, "use_qk_norm", &normed, why);
+    out->qk_norm = normed ? f->qk_norm : QK_NORM_NONE;
     if (rc >= 0) rc = read_biases(root, f, out, why);
     if (rc >= 0) rc = config_window(root, f, out, why);
     if (rc >= 0 && f->clip_qkv) rc = json_get_real(root, "clip_qkv", 1e-6, 1e6, &clip, why);

@@ -37,6 +37,9 @@ static const struct refusal refusals[] = {
     {"n_group", ACCEPT_ZERO | ACCEPT_ONE},    {"topk_group", ACCEPT_ZERO | ACCEPT_ONE},
     {"topk_method", ACCEPT_NULL},             {"routed_scaling_factor", ACCEPT_ONE},
     {"zero_expert_num", ACCEPT_ZERO},         {"swiglu_limit", ACCEPT_NULL},
+    {"group_fill", ACCEPT_NULL},              {"scale_always", ACCEPT_FALSE},
+    {"use_routing_bias", ACCEPT_FALSE},       {"shared_intermediate_size", ACCEPT_ZERO},
+    {"layernorm_full_attention_beta", ACCEPT_ONE}, {"layernorm_mlp_beta", ACCEPT_ONE},
 };
 
 static const char *const harmless[] = {
@@ -73,11 +76,28 @@ static int refuse(const char *key, const json_t *v, const char *accepts, struct 
                 accepts);
 }
 
-static int check_refusals(const json_t *root, struct why *why) {
+/* Some keys of the table below are read after all, by some families. */
+static bool is_read(const struct family *f, const char *key) {
+    const bool v2 = f->gate == FAMILY_GATE_DEEPSEEK_V2, deepseek = v2 || f->gate == FAMILY_GATE_DEEPSEEK_V3;
+    const struct {
+        const char *key;
+        bool read;
+    } keys[] = {
+        {"n_routed_experts", f->moe},        {"n_shared_experts", f->shared_count}, {"first_k_dense_replace", f->first_dense},
+        {"moe_layer_freq", f->first_dense},  {"n_group", deepseek},                 {"topk_group", deepseek},
+        {"topk_method", deepseek},           {"routed_scaling_factor", deepseek},   {"group_fill", deepseek},
+        {"scale_always", v2},                {"use_routing_bias", f->gate == FAMILY_GATE_MINIMAX},
+    };
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (!strcmp(key, keys[i].key)) return keys[i].read;
+    return false;
+}
+
+static int check_refusals(const json_t *root, const struct family *f, struct why *why) {
     for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++) {
         const struct refusal *r = &refusals[i];
         const json_t *v = json_object_get(root, r->key);
-        if (!v || accepted(v, r->accept)) continue;
+        if (!v || accepted(v, r->accept) || is_read(f, r->key)) continue;
         char text[64];
         snprintf(text, sizeof text, "null%s%s%s%s", r->accept & ACCEPT_FALSE ? ", false" : "",
                  r->accept & ACCEPT_ZERO ? ", 0" : "", r->accept & ACCEPT_ONE ? ", 1" : "",
@@ -94,8 +114,9 @@ static int check_family(const json_t *root, const struct family *f, struct why *
         const char *key;
         bool read, only; /* read by this family; else the one value it may have */
     } flags[] = {
-        {"attention_bias", f->bias == BIAS_KEY, false}, {"qkv_bias", yes_bias, false},
-        {"use_sliding_window", f->window == WINDOW_SWITCH || f->window == WINDOW_SWITCH_ALL, false}, {"use_qk_norm", false, qk},
+        {"attention_bias", f->bias == BIAS_KEY || f->bias == BIAS_KEY_QKV, false}, {"qkv_bias", yes_bias, false},
+        {"use_sliding_window", f->window == WINDOW_SWITCH || f->window == WINDOW_SWITCH_ALL, false},
+        {"use_qk_norm", f->qk_norm_key, qk},
         {"rope_interleave", f->rope_interleaved, false}, {"yarn_always", f->yarn_beyond, true},
         {"norm_topk_prob", f->norm == NORM_KEY || !f->moe, true},
     };
@@ -131,7 +152,7 @@ static int check_words(const json_t *root, const struct family *f, struct why *w
         const char *s = json_string_value(act);
         if (!s || (strcmp(s, "silu") && strcmp(s, "swish"))) return refuse("hidden_act", act, "\"silu\"", why);
     }
-    if (score && !json_is_null(score)) {
+    if (score && !json_is_null(score) && f->gate == FAMILY_GATE_SOFTMAX) {
         const char *s = json_string_value(score);
         if (!s || strcmp(s, "softmax")) return refuse("scoring_func", score, "null, \"softmax\"", why);
     }
@@ -146,7 +167,7 @@ static int check_words(const json_t *root, const struct family *f, struct why *w
 
 int config_refuse(const json_t *root, const struct family *f, struct why *why) {
     int rc = check_words(root, f, why);
-    if (rc >= 0) rc = check_refusals(root, why);
+    if (rc >= 0) rc = check_refusals(root, f, why);
     if (rc >= 0) rc = check_family(root, f, why);
     return rc;
 }

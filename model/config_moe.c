@@ -8,18 +8,24 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Some writers call it num_local_experts, some num_experts, some both. */
+/* Three names for one number; some writers use two of them. */
 static int read_expert_count(const json_t *root, struct model_config *out, struct why *why) {
-    int64_t experts = 0, local = 0;
-    int rc = json_get_int(root, "num_experts", 1, MAX_EXPERTS, &experts, why);
-    if (rc >= 0) rc = json_get_int(root, "num_local_experts", 1, MAX_EXPERTS, &local, why);
-    if (rc < 0) return rc;
-    if (experts && local && experts != local)
-        return fail(why, ERR_INVALID, "num_experts is %lld and num_local_experts is %lld; wanted one value", (long long)experts,
-                    (long long)local);
-    out->gate.experts = (int)(experts ? experts : local);
+    static const char *const keys[] = {"num_experts", "num_local_experts", "n_routed_experts"};
+    int64_t experts = 0;
+    int rc = 0;
+    const char *name = "";
+    for (int i = 0; i < 3; i++) {
+        int64_t n = 0;
+        if ((rc = json_get_int(root, keys[i], 1, MAX_EXPERTS, &n, why)) < 0) return rc;
+        if (n && experts && n != experts)
+            return fail(why, ERR_INVALID, "%s is %lld and %s is %lld; wanted one value", name, (long long)experts, keys[i],
+                        (long long)n);
+        if (n) experts = n, name = keys[i];
+    }
+    out->gate.experts = (int)experts;
     if (!out->gate.experts)
-        return fail(why, ERR_INVALID, "num_experts (or num_local_experts) is missing; wanted a whole number from 1 to %d",
+        return fail(why, ERR_INVALID,
+                    "num_experts (or num_local_experts, n_routed_experts) is missing; wanted a whole number from 1 to %d",
                     MAX_EXPERTS);
     rc = config_need_int(root, "num_experts_per_tok", MAX_TOP_K, &out->gate.k, why);
     if (rc >= 0 && out->gate.k > out->gate.experts)
@@ -45,7 +51,8 @@ static int read_word(const json_t *obj, const char *key, const char *const *word
 }
 
 static int check_router_members(const json_t *router, struct why *why) {
-    static const char *const known[] = {"kind", "score", "k", "norm", "scale", "weight", "bias", "sel_bias", "shared_rows"};
+    static const char *const known[] = {"kind", "score", "k", "norm", "scale", "weight", "bias", "sel_bias",
+                                        "norm_eps", "groups", "zero_experts", "apply"};
     const char *key;
     const json_t *v;
     json_object_foreach((json_t *)router, key, v) {
@@ -59,27 +66,53 @@ static int check_router_members(const json_t *router, struct why *why) {
     return 0;
 }
 
+/* What is left of the choice: groups, identity experts, and where the weight is applied. */
+static int read_choice(const json_t *router, struct gate_rule *g, struct why *why) {
+    const char *apply = NULL;
+    int64_t zero = 0;
+    struct json_shown shown;
+    int rc = json_get_int(router, "zero_experts", 0, MAX_EXPERTS, &zero, why);
+    if (rc >= 0) rc = json_get_string(router, "apply", &apply, why);
+    if (rc >= 0) rc = config_groups(router, g, why);
+    if (rc < 0) return rc;
+    g->zero = (int)zero;
+    if (zero && g->group != GATE_GROUP_NONE)
+        return fail(why, ERR_UNSUPPORTED, "zero_experts is %lld beside groups; accepted: 0", (long long)zero);
+    if (!apply || !strcmp(apply, "output")) return 0;
+    g->apply = GATE_INPUT;
+    if (strcmp(apply, "input"))
+        return fail(why, ERR_UNSUPPORTED, "apply is %s; accepted: \"output\", \"input\"", json_show_text(apply, &shown));
+    if (g->k > 1)
+        return fail(why, ERR_UNSUPPORTED, "apply is \"input\" with k = %d; accepted: 1, for a token is sent to its experts once",
+                    g->k);
+    return 0;
+}
+
 static int read_router(const json_t *router, struct model_config *out, struct why *why) {
-    static const char *const kinds[] = {"flat", NULL}, *const scores[] = {"softmax", "sigmoid", "raw", NULL},
+    static const char *const kinds[] = {"flat", NULL}, *const scores[] = {"softmax", "sigmoid", "sqrtsoftplus", "raw", NULL},
                              *const norms[] = {"none", "sum", "softmax", NULL}, *const weights[] = {"score", "one", NULL};
     int kind = 0, score = 0, norm = 0, weight = 0, k = 0;
-    double scale = 1;
+    double scale = 1, eps = 0;
+    struct gate_rule *g = &out->gate;
     int rc = check_router_members(router, why);
     if (rc >= 0) rc = read_word(router, "kind", kinds, &kind, why);
     if (rc >= 0) rc = read_word(router, "score", scores, &score, why);
     if (rc >= 0) rc = read_word(router, "norm", norms, &norm, why);
     if (rc >= 0) rc = read_word(router, "weight", weights, &weight, why);
     if (rc >= 0) rc = json_get_real(router, "scale", 1e-6, 1e6, &scale, why);
+    if (rc >= 0) rc = json_get_real(router, "norm_eps", 0, 1, &eps, why);
     if (rc >= 0) rc = json_get_bool(router, "bias", &out->gate_bias, why);
     if (rc >= 0) rc = json_get_bool(router, "sel_bias", &out->gate_sel_bias, why);
     if (rc >= 0) rc = config_need_int(router, "k", MAX_TOP_K, &k, why);
     if (rc < 0) return rc;
     if (k != out->gate.k) return fail(why, ERR_INVALID, "k is %d; wanted num_experts_per_tok, %d", k, out->gate.k);
-    out->gate.score = score == 0 ? GATE_SOFTMAX : score == 1 ? GATE_SIGMOID : GATE_RAW;
-    out->gate.norm = norm == 0 ? GATE_NORM_NONE : norm == 1 ? GATE_NORM_SUM : GATE_NORM_SOFTMAX;
-    out->gate.weight = weight == 0 ? GATE_WEIGHT_SCORE : GATE_WEIGHT_ONE;
-    out->gate.scale = (float)scale;
-    return 0;
+    static const enum gate_score score_of[] = {GATE_SOFTMAX, GATE_SIGMOID, GATE_SQRTSOFTPLUS, GATE_RAW};
+    g->score = score_of[score];
+    g->norm = norm == 0 ? GATE_NORM_NONE : norm == 1 ? GATE_NORM_SUM : GATE_NORM_SOFTMAX;
+    g->norm_eps = (float)eps;
+    g->weight = weight == 0 ? GATE_WEIGHT_SCORE : GATE_WEIGHT_ONE;
+    g->scale = (float)scale;
+    return read_choice(router, g, why);
 }
 
 static int read_gate(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
@@ -95,13 +128,15 @@ static int read_gate(const json_t *root, const struct family *f, struct model_co
         if (rc > 0 && (rc = read_router(router, out, why)) < 0) rc = fail_in(why, rc, "moe_router");
         return rc;
     }
+    if (f->gate != FAMILY_GATE_SOFTMAX) return config_gate(root, f, out, why);
     bool divide = f->norm == NORM_ALWAYS;
     if (f->norm == NORM_KEY) rc = json_get_bool(root, "norm_topk_prob", &divide, why);
     out->gate.norm = divide ? GATE_NORM_SUM : GATE_NORM_NONE;
     return rc;
 }
 
-/* moe_index: a layer has experts iff (i + 1) % decoder_sparse_step == 0 and it is not in mlp_only_layers. */
+/* moe_index: a layer has experts iff (i + 1) % decoder_sparse_step == 0 and it is not in mlp_only_layers (Qwen); or it is none of
+ * the first_k_dense_replace and i % moe_layer_freq == 0 (DeepSeek). */
 static int read_layer_kinds(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
     int64_t step = 1;
     const json_t *dense = NULL;
@@ -118,12 +153,16 @@ static int read_layer_kinds(const json_t *root, const struct family *f, struct m
                         out->layers - 1);
         is_dense[layer] = true;
     }
+    int64_t first = f->dense_layers, freq = 1;
+    if (f->first_dense) rc = json_get_int(root, "first_k_dense_replace", 0, MODEL_MAX_LAYERS, &first, why);
+    if (rc >= 0 && f->first_dense) rc = json_get_int(root, "moe_layer_freq", 1, MODEL_MAX_LAYERS, &freq, why);
+    if (rc < 0) return rc;
     if (!f->sparse_step && (step != 1 || json_array_size(dense)))
         return fail(why, ERR_UNSUPPORTED, "%s is set, which model_type %s does not have; accepted: %s",
                     step != 1 ? "decoder_sparse_step" : "mlp_only_layers", f->model_type, step != 1 ? "null, 1" : "null, []");
     out->moe_layers = 0;
     for (int i = 0; i < out->layers; i++) {
-        bool moe = f->moe && !is_dense[i] && (i + 1) % step == 0;
+        bool moe = f->moe && !is_dense[i] && (i + 1) % step == 0 && i >= first && i % freq == 0;
         out->moe_index[i] = (int16_t)(moe ? out->moe_layers++ : -1);
     }
     return 0;
@@ -135,7 +174,15 @@ static int read_widths(const json_t *root, const struct family *f, struct model_
     if (out->moe_layers < out->layers) rc = config_need_int(root, "intermediate_size", MAX_FFN, &out->dense_ffn, why);
     if (rc < 0 || !out->moe_layers) return rc;
     rc = config_need_int(root, f->expert_ffn_key, MAX_FFN, &out->expert_ffn, why);
-    if (rc >= 0 && f->shared != SHARED_NONE) {
+    if (rc >= 0 && f->shared_count) {
+        rc = json_get_int(root, "n_shared_experts", 0, 64, &shared, why);
+        if (rc == 0 && !json_object_get(root, "n_shared_experts"))
+            rc = fail(why, ERR_INVALID, "n_shared_experts is missing; wanted null or a whole number from 0 to 64");
+        shared *= out->expert_ffn;
+        if (rc >= 0 && shared > MAX_FFN)
+            rc = fail(why, ERR_INVALID, "n_shared_experts of moe_intermediate_size make %lld; wanted at most %d", (long long)shared,
+                      MAX_FFN);
+    } else if (rc >= 0 && f->shared != SHARED_NONE) {
         rc = json_get_int(root, "shared_expert_intermediate_size", 0, MAX_FFN, &shared, why);
         if (rc == 0 && f->shared == SHARED_SIGMOID)
             rc = fail(why, ERR_INVALID, "shared_expert_intermediate_size is missing; wanted a whole number from 0 to %d",
@@ -151,6 +198,5 @@ int config_layers(const json_t *root, const struct family *f, struct model_confi
     int rc = read_layer_kinds(root, f, out, why);
     if (rc >= 0 && out->moe_layers) rc = read_gate(root, f, out, why);
     if (rc >= 0) rc = read_widths(root, f, out, why);
-    if (rc >= 0 && out->moe_layers && f->norm == NORM_RULE) rc = config_experts(json_object_get(root, "moe_router"), out, why);
     return rc < 0 ? rc : 0;
 }

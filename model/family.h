@@ -7,7 +7,14 @@
 enum family_bias {     /* biases of the attention projections */
     BIAS_KEY,          /* q, k, v and o iff attention_bias */
     BIAS_QKV,          /* q, k and v always (or as qkv_bias says), o never */
+    BIAS_KEY_QKV,      /* q, k and v iff attention_bias, o never */
     BIAS_NONE          /* never */
+};
+enum family_gate {     /* from logits to experts; config_gate.c */
+    FAMILY_GATE_SOFTMAX,     /* over all, and what enum family_norm says */
+    FAMILY_GATE_DEEPSEEK_V2, /* softmax, groups by their best, normalised or scaled */
+    FAMILY_GATE_DEEPSEEK_V3, /* sigmoid, selection bias, groups by their two best, normalised, scaled */
+    FAMILY_GATE_MINIMAX      /* sigmoid, selection bias beside the gate, normalised */
 };
 enum family_window {   /* who decides on a sliding window */
     WINDOW_NEVER,
@@ -28,6 +35,7 @@ struct family {
     enum family_bias bias;
     enum family_window window;
     enum qk_norm qk_norm;
+    bool qk_norm_key;              /* has them iff use_qk_norm */
     bool kv_heads_optional;        /* absent num_key_value_heads means one per query head */
     bool clip_qkv;                 /* reads the key of that name */
     double rotary;                 /* partial_rotary_factor when config.json has none; 0: the family has no such key */
@@ -37,7 +45,11 @@ struct family {
     bool moe;                      /* the rest is zero for dense families */
     bool sparse_step;              /* reads decoder_sparse_step and mlp_only_layers; else every layer has experts */
     const char *expert_ffn_key;
+    enum family_gate gate;
     enum family_norm norm;
+    bool first_dense;              /* reads first_k_dense_replace and moe_layer_freq */
+    int dense_layers;              /* first_k_dense_replace when config.json has none */
+    bool shared_count;             /* the shared expert is n_shared_experts wide in experts, and named so */
     enum shared_kind shared;
     bool block_names;              /* block_sparse_moe.experts.{j}.w1 instead of mlp.experts.{j}.gate_proj */
 };

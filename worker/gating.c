@@ -4,7 +4,7 @@
 int gating_init(struct gating *g, struct backend *b, const struct model_config *c, int max_tokens, struct why *why) {
     size_t T = (size_t)max_tokens, k = (size_t)c->gate.k;
     *g = (struct gating){.backend = b, .config = c};
-    g->logits = b->ops->alloc(b, T * (size_t)c->gate.experts * sizeof(float), MEM_DEVICE);
+    g->logits = b->ops->alloc(b, T * (size_t)gate_width(&c->gate) * sizeof(float), MEM_DEVICE);
     g->ids = b->ops->alloc(b, T * k * sizeof(int32_t), MEM_HOST_VISIBLE);
     g->weights = b->ops->alloc(b, T * k * sizeof(float), MEM_HOST_VISIBLE);
     if (g->logits && g->ids && g->weights) return 0;

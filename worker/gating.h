@@ -11,8 +11,9 @@
 struct gating {
     struct backend *backend;
     const struct model_config *config;
-    float *logits;  /* [T,E] */
-    int32_t *ids;   /* [T,k] host-visible: experts, in the order in which combine adds them */
+    float *logits;  /* [T,W] */
+    int32_t *ids;   /* [T,k] host-visible: in the order in which combine adds them. From 0 the experts, from gate.experts on
+                     * identity, -1 nothing (weight 0) */
     float *weights; /* [T,k] host-visible */
 };
 

@@ -1,6 +1,7 @@
 /* moe.c - the road of design.md 5 for one layer. The shared expert runs while the dispatched rows travel.
  *
- * y = sum over k of w_k * row_k in k order, f32; then the shared expert; then the residual: in this order whatever the placement. */
+ * y = sum over k of w_k * row_k in k order, f32; then the shared expert; then the residual: in this order whatever the placement. The
+ * row of an identity expert is the token's own, and never leaves home. */
 #include "worker/moe.h"
 
 #include "base/clk.h"
@@ -20,24 +21,31 @@ int moe_init(struct moe *m, int max_tokens, struct why *why) {
     m->routed = ops->alloc(m->backend, T * H * sizeof(float), MEM_DEVICE);
     m->shared = ops->alloc(m->backend, T * H * sizeof(float), MEM_DEVICE);
     m->scale = ops->alloc(m->backend, T * sizeof(float), MEM_DEVICE);
+    m->nothing = ops->alloc(m->backend, H * sizeof(float), MEM_DEVICE);
+    bool input = m->config->gate.apply == GATE_INPUT;
+    if (input) m->weighed = ops->alloc(m->backend, T * H * sizeof(float), MEM_DEVICE);
+    if (input) m->ones = ops->alloc(m->backend, T * sizeof(float), MEM_HOST_VISIBLE);
+    for (size_t t = 0; m->ones && t < T; t++) m->ones[t] = 1;
     m->worker = malloc(T * k * sizeof *m->worker);
     m->slot = malloc(T * k * sizeof *m->slot);
     m->rows = malloc(T * k * sizeof *m->rows);
-    rc = expert_run_init(&m->run, m->backend, m->config, slots, why);
-    if (rc >= 0 && m->routed && m->shared && m->scale && m->worker && m->slot && m->rows) return 0;
+    m->groups = malloc((size_t)slots * sizeof *m->groups);
+    if (m->routed && m->shared && m->scale && m->nothing && m->worker && m->slot && m->rows && m->groups &&
+        (!input || (m->weighed && m->ones)))
+        return 0;
     moe_clear(m);
-    return rc < 0 ? rc : fail(why, ERR_NOMEM, "out of memory for the exchange buffers of %d tokens", max_tokens);
+    return fail(why, ERR_NOMEM, "out of memory for the exchange buffers of %d tokens", max_tokens);
 }
 
 void moe_clear(struct moe *m) {
     if (!m->backend) return;
     gating_clear(&m->gating);
-    void *device[] = {m->routed, m->shared, m->scale};
+    void *device[] = {m->routed, m->shared, m->scale, m->nothing, m->weighed, m->ones};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++) m->backend->ops->release(m->backend, device[i]);
     free(m->worker);
     free(m->slot);
     free(m->rows);
-    expert_run_clear(&m->run);
+    free(m->groups);
     *m = (struct moe){0};
 }
 
@@ -45,10 +53,32 @@ static void route(struct moe *m, int moe_index, const struct step_rows *rows) {
     int k = m->config->gate.k;
     for (int t = 0; t < rows->T; t++)
         for (int j = t * k; j < (t + 1) * k; j++) {
-            const struct replica *r = placement_pick(m->placement, moe_index, m->gating.ids[j], rows->seq_id[t], rows->pos[t]);
+            int expert = m->gating.ids[j];
+            m->worker[j] = m->slot[j] = -1;
+            if (expert < 0 || expert >= m->config->gate.experts) continue;
+            const struct replica *r = placement_pick(m->placement, moe_index, expert, rows->seq_id[t], rows->pos[t]);
             m->worker[j] = r->worker;
             m->slot[j] = r->slot;
         }
+}
+
+/* What the experts are given: x, or each row times its only weight. */
+static const float *weigh_input(struct moe *m, const float *x, int T) {
+    int H = m->config->hidden;
+    if (m->config->gate.apply != GATE_INPUT) return x;
+    for (int t = 0; t < T; t++) m->rows[t] = x + (size_t)t * (size_t)H;
+    m->backend->ops->combine(m->backend, m->weighed, m->rows, m->gating.weights, T, 1, H);
+    m->backend->ops->sync(m->backend);
+    return m->weighed;
+}
+
+/* The rows that did not come back from anywhere. sent [T,H]: what the experts were given. */
+static void fill_rows(struct moe *m, const float *sent, int T) {
+    int k = m->config->gate.k;
+    for (int i = 0; i < T * k; i++) {
+        if (m->worker[i] >= 0) continue;
+        m->rows[i] = m->gating.ids[i] < 0 ? m->nothing : sent + (size_t)(i / k) * (size_t)m->config->hidden;
+    }
 }
 
 static void shared_expert(struct moe *m, const struct layer_weights *w, const float *x, int T) {
@@ -57,6 +87,19 @@ static void shared_expert(struct moe *m, const struct layer_weights *w, const fl
     struct ffn_group all = {&w->shared, 0, T};
     b->ops->ffn(b, m->shared, x, &all, 1, m->config->hidden);
     if (m->config->shared == SHARED_SIGMOID) b->ops->linear(b, m->scale, x, w->shared_scale, NULL, false, T);
+}
+
+static void run_experts(struct moe *m, int moe_index, const struct ep_work *work) {
+    struct expert_slot *slots = expert_slots(m->store, moe_index);
+    int n = 0;
+    for (int s = 0; s < work->slots; s++) {
+        int count = work->first[s + 1] - work->first[s];
+        if (!count) continue;
+        m->groups[n++] = (struct ffn_group){&slots[s].ffn, work->first[s], count};
+        slots[s].rows += (uint64_t)count;
+    }
+    if (n) m->backend->ops->ffn(m->backend, work->y, work->x, m->groups, n, m->config->hidden);
+    m->backend->ops->sync(m->backend);
 }
 
 /* Posts and waits: in slices, so that a stop is noticed; a peer that outlasts the patience is reported, and waited for still, because
@@ -119,17 +162,19 @@ int moe_layer(struct moe *m, int layer, const struct layer_weights *w, float *ou
         gating_run(&m->gating, w, x, rows);
         route(m, index, rows);
     }
-    struct ep_send send = {T, x, m->worker, m->slot};
+    const float *sent = T ? weigh_input(m, x, T) : NULL;
+    struct ep_send send = {T, sent, m->worker, m->slot};
     int rc = post_dispatch(m, layer, &send, m->store->first[index + 1] - m->store->first[index]);
     if (rc < 0) return rc;
     shared_expert(m, w, x, T);
     struct ep_work work;
     if ((rc = await_dispatch(m, &work)) < 0) return rc;
-    expert_run(&m->run, expert_slots(m->store, index), &work);
+    run_experts(m, index, &work);
     if ((rc = post_combine(m)) < 0) return rc;
     if ((rc = await_combine(m)) < 0) return rc;
     if (!T) return 0;
-    b->ops->combine(b, m->routed, m->rows, m->gating.weights, T, m->config->gate.k, H);
+    fill_rows(m, sent, T);
+    b->ops->combine(b, m->routed, m->rows, m->ones ? m->ones : m->gating.weights, T, m->config->gate.k, H);
     if (m->config->shared != SHARED_NONE)
         b->ops->add(b, m->routed, m->shared, m->config->shared == SHARED_SIGMOID ? m->scale : NULL, T, H);
     b->ops->add(b, out, m->routed, NULL, T, H);

@@ -114,6 +114,14 @@ static void m_topk_norm(struct model_config *c) {
 static void m_scale(struct model_config *c) { c->gate.scale *= 1.05f; }
 static void m_k_minus(struct model_config *c) { c->gate.k--; }
 static void m_score(struct model_config *c) { c->gate.score = c->gate.score == GATE_SOFTMAX ? GATE_SIGMOID : GATE_SOFTMAX; }
+static void m_groups(struct model_config *c) { c->gate.group = GATE_GROUP_NONE; }
+static void m_group_score(struct model_config *c) {
+    c->gate.group = c->gate.group == GATE_GROUP_MAX ? GATE_GROUP_TOP2SUM : GATE_GROUP_MAX;
+}
+static void m_group_fill(struct model_config *c) { c->gate.group_fill = c->gate.group_fill == 0 ? -INFINITY : 0; }
+static void m_gate_eps(struct model_config *c) { c->gate.norm_eps = 0; }
+static void m_apply(struct model_config *c) { c->gate.apply = GATE_OUTPUT; }
+static void m_rotary(struct model_config *c) { c->rope.dims = c->head_dim; }
 static void m_shared_gate(struct model_config *c) { c->shared = SHARED_PLAIN; }
 static void m_shared(struct model_config *c) { c->shared = SHARED_NONE; }
 static void m_window(struct model_config *c) {
@@ -138,18 +146,6 @@ static void m_expert_order(struct weights *w, struct expert_store *s) {
     struct ffn first = s->slots[0].ffn;
     s->slots[0].ffn = s->slots[1].ffn;
     s->slots[1].ffn = first;
-}
-static void m_rows_common(struct weights *w, struct expert_store *s) {
-    (void)w;
-    for (int i = 0; i < s->first[s->layers]; i++) s->slots[i].common = NULL;
-}
-static void m_rows_own(struct weights *w, struct expert_store *s) {
-    (void)w;
-    for (int i = 0; i < s->first[s->layers]; i++) s->slots[i].ffn = *s->slots[i].common;
-}
-static void m_rows_layer(struct weights *w, struct expert_store *s) {
-    (void)w;
-    for (int i = 0; i < s->first[1]; i++) s->slots[i].common = &s->common[s->levels].ffn;
 }
 static void m_qkv_bias(struct weights *w, struct expert_store *s) {
     (void)s;
@@ -242,6 +238,14 @@ static void combine_reversed(struct backend *b, float *y, const float *const *ro
     real->combine(b, y, swapped, weights, T, k, H);
 }
 
+/* Identity experts are nobody. */
+static void gate_without_identity(struct backend *b, int32_t *ids, float *weights, const float *logits, const float *sel_bias,
+                             const struct gate_rule *rule, int T) {
+    real->gate_select(b, ids, weights, logits, sel_bias, rule, T);
+    for (int i = 0; i < T * rule->k; i++)
+        if (ids[i] >= rule->experts) ids[i] = -1;
+}
+
 static void o_rope_interleaved(struct ops *o) { o->rope = rope_interleaved; }
 static void o_rope_shifted(struct ops *o) { o->rope = rope_shifted; }
 static void o_kv_position(struct ops *o) { o->kv_store = kv_second_page_shifted; }
@@ -250,13 +254,22 @@ static void o_causal_late(struct ops *o) { o->attention = attention_late; }
 static void o_residual(struct ops *o) { o->linear = linear_no_residual; }
 static void o_ffn(struct ops *o) { o->add = add_nothing; }
 static void o_last_token(struct ops *o) { o->embed = embed_late; }
+static void o_identity(struct ops *o) { o->gate_select = gate_without_identity; }
 static void o_combine(struct ops *o) { o->combine = combine_reversed; }
 
 static bool any(const struct model_config *c) { return c->layers > 0; }
 static bool has_moe(const struct model_config *c) { return c->moe_layers > 0; }
 static bool has_moe_first(const struct model_config *c) { return c->moe_layers > 0 || c->layers > 0; }
 static bool has_scores(const struct model_config *c) { return c->moe_layers > 0 && c->gate.weight == GATE_WEIGHT_SCORE; }
-static bool has_sum_choice(const struct model_config *c) { return has_scores(c) && c->gate.score != GATE_RAW; }
+static bool has_choice(const struct model_config *c) { return has_moe(c) && c->gate.k > 1; }
+static bool has_sum_order(const struct model_config *c) { return has_scores(c) && has_choice(c); }
+static bool has_sum_choice(const struct model_config *c) { return has_scores(c) && has_choice(c) && c->gate.score != GATE_RAW; }
+static bool has_groups(const struct model_config *c) { return c->gate.group != GATE_GROUP_NONE; }
+static bool has_signed_groups(const struct model_config *c) { return has_groups(c) && c->gate_sel_bias; }
+static bool has_gate_eps(const struct model_config *c) { return c->gate.norm_eps > 1e-6f; }
+static bool has_identity(const struct model_config *c) { return c->gate.zero > 0; }
+static bool has_input(const struct model_config *c) { return c->moe_layers > 0 && c->gate.apply == GATE_INPUT; }
+static bool has_rotary(const struct model_config *c) { return c->rope.dims < c->head_dim; }
 static bool has_qk_norm(const struct model_config *c) { return c->qk_norm != QK_NORM_NONE; }
 static bool has_clip(const struct model_config *c) { return c->clip_qkv > 0; }
 static bool has_shared_gate(const struct model_config *c) { return c->shared == SHARED_SIGMOID; }
@@ -264,8 +277,6 @@ static bool has_shared(const struct model_config *c) { return c->shared != SHARE
 static bool has_qkv_bias(const struct model_config *c) { return c->qkv_bias; }
 static bool has_router_bias(const struct model_config *c) { return c->gate_bias; }
 static bool has_sel_bias(const struct model_config *c) { return c->gate_sel_bias; }
-
-static bool has_rows(const struct model_config *c) { return c->experts.shared_rows > 0; }
 
 static const struct mutation {
     const char *name, *meaning;
@@ -288,15 +299,21 @@ static const struct mutation {
      has_sum_choice,
      {.mutate_config = m_topk_norm}},
     {"routed_scale", "routed weights 5 % too large", has_moe, {.mutate_config = m_scale}},
-    {"k_minus", "one expert less", has_moe, {.mutate_config = m_k_minus}},
+    {"k_minus", "one expert less", has_choice, {.mutate_config = m_k_minus}},
     {"score_other", "sigmoid instead of softmax scores or the other way round", has_scores, {.mutate_config = m_score}},
     {"shared_gate", "sigmoid gate of the shared expert left out", has_shared_gate, {.mutate_config = m_shared_gate}},
     {"shared", "shared expert left out", has_shared, {.mutate_config = m_shared}},
     {"gate_up_swapped", "gate and up projections exchanged", has_moe_first, {.mutate_weights = m_swap_gate_up}},
+    {"groups", "group limit left out", has_groups, {.mutate_config = m_groups}},
+    {"group_score", "groups scored by their best or their two best, the other way round", has_groups,
+     {.mutate_config = m_group_score}},
+    {"group_fill", "experts outside the chosen groups get zero or nothing, the other way round", has_signed_groups,
+     {.mutate_config = m_group_fill}},
+    {"gate_eps", "epsilon of the weights' normalisation left out", has_gate_eps, {.mutate_config = m_gate_eps}},
+    {"apply", "the weight on the expert's output", has_input, {.mutate_config = m_apply}},
+    {"identity", "identity experts give nothing", has_identity, {.mutate_ops = o_identity}},
+    {"rotary", "the whole head rotated", has_rotary, {.mutate_config = m_rotary}},
     {"expert_order", "two experts exchanged", has_scores, {.mutate_weights = m_expert_order}},
-    {"rows_common", "rows that experts share left out", has_rows, {.mutate_weights = m_rows_common}},
-    {"rows_own", "the shared rows twice instead of an expert's own", has_rows, {.mutate_weights = m_rows_own}},
-    {"rows_layer", "the shared rows of another layer", has_rows, {.mutate_weights = m_rows_layer}},
     {"bias", "biases of the attention projections left out", has_qkv_bias, {.mutate_weights = m_qkv_bias}},
     {"router_bias", "bias of the gate left out", has_router_bias, {.mutate_weights = m_router_bias}},
     {"sel_bias", "selection bias left out", has_sel_bias, {.mutate_weights = m_sel_bias}},
@@ -311,7 +328,7 @@ static const struct mutation {
     {"residual_attention", "residual around the attention left out", any, {.mutate_ops = o_residual}},
     {"ffn_dropped", "the FFN's output never added", any, {.mutate_ops = o_ffn}},
     {"last_token_id", "embedding of the previous id", any, {.mutate_ops = o_last_token}},
-    {"combine_order", "expert rows paired with each other's weights", has_scores, {.mutate_ops = o_combine}},
+    {"combine_order", "expert rows paired with each other's weights", has_sum_order, {.mutate_ops = o_combine}},
 };
 enum { MUTATIONS = sizeof mutations / sizeof *mutations };
 

@@ -19,7 +19,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-import expert_oracle
+import gates
 import oracle
 import tiny_tokenizers
 
@@ -91,7 +91,7 @@ MODELS = {
         moe_router=dict(kind="flat", score="raw", k=2, norm="softmax", scale=1.0, weight="score", bias=False,
                         sel_bias=False))),
 }
-MODELS |= expert_oracle.MODELS
+MODELS |= gates.MODELS
 SHARDED = "mixtral"             # saved a second time as <name>_sharded, in two files with an index
 
 
@@ -111,28 +111,33 @@ def shapes(c):
         out[p + "input_layernorm.weight"] = (H,)
         for name, rows, cols in (("q", N * D, H), ("k", M * D, H), ("v", M * D, H), ("o", H, N * D)):
             out[f"{p}self_attn.{name}_proj.weight"] = (rows, cols)
-            if c.get("attention_bias") or (family == "qwen2_moe" and name != "o"):
+            if (c.get("attention_bias") and (family, name) != ("glm4_moe", "o")) or (family == "qwen2_moe" and name != "o"):
                 out[f"{p}self_attn.{name}_proj.bias"] = (rows,)
-        if family in ("qwen3_moe", "olmoe"):
-            out[p + "self_attn.q_norm.weight"] = (D,) if family == "qwen3_moe" else (N * D,)
-            out[p + "self_attn.k_norm.weight"] = (D,) if family == "qwen3_moe" else (M * D,)
+        if family in ("qwen3_moe", "olmoe") or c.get("use_qk_norm"):
+            out[p + "self_attn.q_norm.weight"] = (D,) if family in ("qwen3_moe", "glm4_moe") else (N * D,)
+            out[p + "self_attn.k_norm.weight"] = (D,) if family in ("qwen3_moe", "glm4_moe") else (M * D,)
         out[p + "post_attention_layernorm.weight"] = (H,)
         sparse = i not in c.get("mlp_only_layers", []) and (i + 1) % c.get("decoder_sparse_step", 1) == 0
-        experts = c.get("num_experts") or c.get("num_local_experts")
+        sparse = sparse and i >= c.get("first_k_dense_replace", 0)
+        experts = c.get("num_experts") or c.get("num_local_experts") or c.get("n_routed_experts")
+        width = experts and experts + c.get("moe_router", {}).get("zero_experts", 0)
         if not experts or not sparse:
             mlp(p + "mlp", c["intermediate_size"])
             continue
-        block = p + ("block_sparse_moe" if family == "mixtral" else "mlp")
+        block = p + ("block_sparse_moe" if family in ("mixtral", "minimax_m2") else "mlp")
         inner = c.get("moe_intermediate_size") or c["intermediate_size"]
-        out[block + ".gate.weight"] = (experts, H)
+        out[block + ".gate.weight"] = (width, H)
         if c.get("moe_router", {}).get("bias"):
-            out[block + ".gate.bias"] = (experts,)
-        if c.get("moe_router", {}).get("sel_bias"):
-            out[block + ".gate.e_score_correction_bias"] = (experts,)
+            out[block + ".gate.bias"] = (width,)
+        if c.get("moe_router", {}).get("sel_bias") or family == "glm4_moe":
+            out[block + ".gate.e_score_correction_bias"] = (width,)
+        if family == "minimax_m2":
+            out[block + ".e_score_correction_bias"] = (width,)
         for j in range(experts):
-            names = ("w1", "w3", "w2") if family == "mixtral" else ("gate_proj", "up_proj", "down_proj")
+            names = ("w1", "w3", "w2") if family in ("mixtral", "minimax_m2") else ("gate_proj", "up_proj", "down_proj")
             mlp(f"{block}.experts.{j}", inner, names)
-        expert_oracle.reshape(out, block, c)
+        if c.get("n_shared_experts"):
+            mlp(block + ".shared_experts", c["n_shared_experts"] * inner)
         if c.get("shared_expert_intermediate_size"):
             mlp(block + ".shared_expert", c["shared_expert_intermediate_size"])
             if family == "qwen2_moe":
@@ -156,12 +161,13 @@ def draw(name, shape, c, seed):
     if "norm" in part:
         return np.abs(1.0 + 0.3 * z)
     if name.endswith("e_score_correction_bias"):
-        return 0.15 * z
+        groups = c.get("moe_router", {}).get("groups") or c.get("n_group", 1) > c.get("topk_group", 1)
+        return (0.05 if c.get("moe_router", {}).get("score") == "softmax" else 0.15) * z - (0.5 if groups else 0)
+    if c["model_type"] == "glm4_moe" and c["use_qk_norm"] and part in ("q_proj", "k_proj") and name.endswith("bias"):
+        return STREAM * z                         # of the size of what it is added to
     if name.endswith("bias"):
         return (0.05 if c["model_type"] == "olmoe" else 0.4 if part != "o_proj" else STREAM) * z
     fan_in = shape[-1]
-    if expert_oracle.gain(part, fan_in):
-        return expert_oracle.gain(part, fan_in) * z
     gain = {"embed_tokens": (0.2 if tied else STREAM) * np.sqrt(fan_in),
             "lm_head": 1.2, "q_proj": 1.3, "k_proj": 1.3, "v_proj": 1.0, "o_proj": 2.0 * STREAM,
             "gate": 1.5, "shared_expert_gate": 1.5, "gate_proj": 1.4, "up_proj": 1.4, "down_proj": 1.4 * STREAM}[part]
@@ -193,7 +199,7 @@ def config_for(name, kind_ids):
         del c["attention_dropout"]
         return c
     classes = {"llama": "LlamaForCausalLM", "mixtral": "MixtralForCausalLM", "qwen2_moe": "Qwen2MoeForCausalLM",
-               "qwen3_moe": "Qwen3MoeForCausalLM", "olmoe": "OlmoeForCausalLM"}
+               "qwen3_moe": "Qwen3MoeForCausalLM", "olmoe": "OlmoeForCausalLM"} | gates.CLASSES
     return {"architectures": [classes[c["model_type"]]]} | c | {"torch_dtype": "float32", "use_cache": True}
 
 
@@ -259,6 +265,13 @@ def same_as_published(name, directory, logits):
                 old = [tensors.pop(f"model.layers.{i}.mlp.experts.{j}.{part}_proj.weight") for j in experts]
                 tensors[f"model.layers.{i}.mlp.{part}_proj.weight"] = torch.cat(old, side)
             del tensors[f"model.layers.{i}.mlp.gate.weight"]
+    elif name == "cadre_moe_groups":              # GLM-4.5's gate, with the whole head rotated
+        r = c["moe_router"]
+        c |= {"model_type": "glm4_moe", "architectures": ["Glm4MoeForCausalLM"], "n_routed_experts": c["num_experts"],
+              "partial_rotary_factor": 1.0, "first_k_dense_replace": 0, "n_group": r["groups"]["n"],
+              "topk_group": r["groups"]["topk"], "routed_scaling_factor": r["scale"], "norm_topk_prob": True,
+              "n_shared_experts": 1, "moe_intermediate_size": c["moe_intermediate_size"]}
+        tensors = {n.replace("shared_expert.", "shared_experts."): t for n, t in tensors.items()}
     elif name == "cadre_moe_raw":                 # softmax over the selected is Mixtral's softmax, normalised over them
         c |= {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "num_local_experts": c["num_experts"],
               "intermediate_size": c["moe_intermediate_size"]}

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-import expert_oracle
+import gates
 
 
 class Model:
@@ -34,6 +34,8 @@ class Model:
         self.theta = c["rope_theta"] if "rope_theta" in c else c["rope_parameters"]["rope_theta"]
         self.clip = c.get("clip_qkv")
         self.router = router_of(c)
+        self.rotary = gates.rotary_dims(c, self.head_dim)
+        self.block = "block_sparse_moe." if any(".block_sparse_moe." in t for t in self.w) else "mlp."
 
     def is_moe(self, layer):
         return any(name.startswith(f"model.layers.{layer}.") and ".experts." in name for name in self.w)
@@ -46,6 +48,8 @@ def router_of(c):
     """The gate's rule as one description, whatever the family calls its fields."""
     if c["model_type"] == "llama":
         return None
+    if gates.router_of(c):
+        return gates.router_of(c)
     if c["model_type"] == "cadre_moe":
         return dict(c["moe_router"])
     normalise = c["model_type"] == "mixtral" or c.get("norm_topk_prob", False)
@@ -91,20 +95,22 @@ MUTATIONS = {
     "router_bias": "bias of the gate left out",
     "sel_bias": "selection bias left out",
     "sel_bias_weight": "selection bias also added to the weights",
-    "score_other": "sigmoid instead of softmax scores, or the other way round",
+    "score_other": "sigmoid instead of softmax scores, softmax instead of any other",
     "shared_gate": "sigmoid gate of the shared expert left out",
     "shared": "shared expert left out",
     "moe_input": "experts fed with the rows before the post-attention norm",
     "last_token_id": "embedding of the previous id for the last token",
-} | expert_oracle.MUTATIONS
+} | gates.MUTATIONS
 
 
 def rms_norm(x, weight, eps):
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
 
 
-def rotate(x, positions, theta, interleaved):
-    """x [T,n,D] -> the same, each pair turned by position * theta^(-2j/D)."""
+def rotate(x, positions, theta, interleaved, dims=None):
+    """x [T,n,D] -> the same, each pair of the first `dims` turned by position * theta^(-2j/dims)."""
+    if dims is not None and dims < x.shape[-1]:
+        return torch.cat((rotate(x[..., :dims], positions, theta, interleaved), x[..., dims:]), -1)
     half = x.shape[-1] // 2
     exponent = torch.arange(0, half, dtype=torch.float64) * 2 / x.shape[-1]
     angle = positions.double()[:, None] * theta ** -exponent  # [T,D/2]
@@ -154,8 +160,9 @@ def attention(m, layer, x, wrong, eps, theta):
     position = torch.arange(tokens)
     key_position = position + (position // 16 % 2 if "kv_position" in wrong else 0)
     query_position = position + ((position >= 7).long() if "kv_chunk_position" in wrong else 0)
-    q = rotate(q, query_position, theta, "rope_interleaved" in wrong)
-    k = rotate(k, key_position, theta, "rope_interleaved" in wrong)
+    dims = None if "rotary" in wrong else m.rotary
+    q = rotate(q, query_position, theta, "rope_interleaved" in wrong, dims)
+    k = rotate(k, key_position, theta, "rope_interleaved" in wrong, dims)
 
     scale = m.head_dim ** -0.5 * (1.1 if "attention_scale" in wrong else 1.0)
     if "attention_scale_hidden" in wrong:
@@ -193,48 +200,57 @@ def gate(m, prefix, x, wrong):
         z = z + m.w[prefix + "gate.bias"]
     kind = r["score"]
     if "score_other" in wrong:
-        kind = {"softmax": "sigmoid", "sigmoid": "softmax", "raw": "softmax"}[kind]
-    score = torch.softmax(z, -1) if kind == "softmax" else torch.sigmoid(z) if kind == "sigmoid" else z
+        kind = {"softmax": "sigmoid", "sigmoid": "softmax", "raw": "softmax", "sqrtsoftplus": "softmax"}[kind]
+    score = {"softmax": lambda: torch.softmax(z, -1), "sigmoid": lambda: torch.sigmoid(z), "raw": lambda: z,
+             "sqrtsoftplus": lambda: torch.nn.functional.softplus(z).sqrt()}[kind]()
     chosen_by = score
     if r["sel_bias"] and "sel_bias" not in wrong:
-        chosen_by = score + m.w[prefix + "gate.e_score_correction_bias"]
+        beside = "" if prefix.endswith("block_sparse_moe.") else "gate."
+        chosen_by = score + m.w[prefix + beside + "e_score_correction_bias"]
+    biased = chosen_by
+    chosen_by, group_gap = gates.limit_groups(chosen_by, r, wrong)
     k = r["k"] + ("k_plus" in wrong) - ("k_minus" in wrong)
     order = torch.sort(chosen_by, dim=-1, descending=True, stable=True)
     ids = order.indices[:, :k]
     top = order.values
     gap = (top[:, k - 1] - top[:, k]) / top[:, k - 1].abs() if k < z.shape[-1] else torch.full((len(x),), 1e9)
+    gap = torch.minimum(gap, group_gap)
     if r["weight"] == "one":
         weight = torch.ones_like(ids, dtype=x.dtype)
     else:
-        weight = (chosen_by if "sel_bias_weight" in wrong else score).gather(-1, ids)
+        weight = (biased if "sel_bias_weight" in wrong else score).gather(-1, ids)
     norm = r["norm"]
     if "topk_norm" in wrong:
         norm = "none" if norm != "none" else "sum"
     if norm == "sum":
-        weight = weight / weight.sum(-1, keepdim=True)
+        weight = weight / (weight.sum(-1, keepdim=True) + (0 if "norm_eps" in wrong else r.get("norm_eps", 0)))
     elif norm == "softmax":
         weight = torch.softmax(weight, -1)
     return ids, weight * r["scale"] * (1.05 if "routed_scale" in wrong else 1.0), gap
 
 
 def moe(m, layer, x, wrong, trace):
-    prefix = f"model.layers.{layer}." + ("block_sparse_moe." if m.family == "mixtral" else "mlp.")
+    prefix = f"model.layers.{layer}." + m.block
+    experts = sum(1 for t in m.w if t.startswith(prefix + "experts.")) // 3
+    to_input = (m.router.get("apply") == "input") != ("apply" in wrong)
     ids, weight, gap = gate(m, prefix, x, wrong)
     if trace is not None:
         trace["experts"].append(ids)
         trace["gap"].append(gap)
     y = torch.zeros_like(x)
-    special = expert_oracle.needed(m.router)
-    if special:
-        y = expert_oracle.experts(m.w, prefix, m.router, x, ids, weight, wrong)
-    for slot in range(0 if special else ids.shape[1]):
+    for slot in range(ids.shape[1]):
         for expert in ids[:, slot].unique().tolist():
             rows = (ids[:, slot] == expert).nonzero()[:, 0]
+            if expert >= experts:
+                y[rows] += weight[rows, slot, None] * x[rows] * (0 if "identity" in wrong else 1)
+                continue
             source = {0: 1, 1: 0}.get(expert, expert) if "expert_order" in wrong else expert
-            names = ffn_names(f"{prefix}experts.{source}", m.family == "mixtral")
-            y[rows] += weight[rows, slot, None] * ffn(m, names, x[rows], wrong)
-    if prefix + "shared_expert.up_proj.weight" in m.w and "shared" not in wrong:
-        s = ffn(m, ffn_names(prefix + "shared_expert"), x, wrong)
+            names = ffn_names(f"{prefix}experts.{source}", m.block != "mlp.")
+            w = weight[rows, slot, None]
+            y[rows] += ffn(m, names, w * x[rows], wrong) if to_input else w * ffn(m, names, x[rows], wrong)
+    shared = prefix + ("shared_experts" if prefix + "shared_experts.up_proj.weight" in m.w else "shared_expert")
+    if shared + ".up_proj.weight" in m.w and "shared" not in wrong:
+        s = ffn(m, ffn_names(shared), x, wrong)
         g = m.w.get(prefix + "shared_expert_gate.weight")
         y = y + (s if g is None or "shared_gate" in wrong else torch.sigmoid(x @ g.T) * s)
     return y
@@ -275,8 +291,8 @@ def applies(m, name):
     """Whether a mutation changes anything by definition in this model: the others are checked, not assumed."""
     has = lambda part: any(part in t for t in m.w)
     r = m.router
-    if name in expert_oracle.MUTATIONS:
-        return r is not None and expert_oracle.applies(r, name)
+    if name in gates.MUTATIONS:
+        return gates.applies(r, name, m.rotary, m.head_dim)
     if name in ("qk_norm", "qk_norm_other", "qk_norm_swapped", "eps_qk_zero"):
         return has("q_norm")
     if name in ("bias", "bias_v"):
@@ -288,13 +304,13 @@ def applies(m, name):
     if name == "attention_scale_hidden":
         return m.head_dim != m.config["hidden_size"] // m.heads
     if name in ("shared", "shared_gate"):
-        return has("shared_expert_gate") if name == "shared_gate" else has("shared_expert.")
+        return has("shared_expert_gate") if name == "shared_gate" else has("shared_expert.") or has("shared_experts.")
     if name in ("topk_norm", "routed_scale", "k_plus", "k_minus", "expert_order", "router_bias", "sel_bias",
                 "sel_bias_weight", "score_other", "moe_input"):
         if r is None:
             return False
         experts = sum(1 for t in m.w if ".experts." in t and ("w1." in t or "gate_proj" in t) and "layers.1." in t)
-        return {"k_plus": r["k"] < experts, "router_bias": r["bias"], "sel_bias": r["sel_bias"],
+        return {"k_plus": r["k"] < experts + r.get("zero_experts", 0), "router_bias": r["bias"], "sel_bias": r["sel_bias"],
                 "sel_bias_weight": r["sel_bias"], "expert_order": r["weight"] != "one" or r["k"] < experts,
                 "score_other": r["weight"] != "one" and r["norm"] != "softmax"}.get(name, True)
     return True

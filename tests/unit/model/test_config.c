@@ -219,7 +219,7 @@ static const struct {
     int code;
     const char *key, *says; /* both are in the message */
 } refused[] = {
-    {"", ERR_INVALID, "model_type", "known are cadre_moe, llama"},
+    {"", ERR_INVALID, "model_type", "known are cadre_moe, "},
     {"\"model_type\":3,", ERR_INVALID, "model_type", "3; wanted a string"},
     {"\"model_type\":\"gpt2\",", ERR_UNSUPPORTED, "model_type", "\"gpt2\"; known are"},
     {"\"model_type\":\"llama\",", ERR_INVALID, "hidden_size", "missing"},
@@ -346,15 +346,10 @@ static const struct {
     {CADRE_SIZES, ERR_INVALID, "moe_router", "missing"},
     {CADRE "\"norm_topk_prob\":false,", ERR_UNSUPPORTED, "norm_topk_prob", "false"},
     {CADRE_SIZES ROUTER(",\"top_p\":{\"P\":0.4}"), ERR_UNSUPPORTED, "\"top_p\"", "accepted: null"},
-    {CADRE_SIZES ROUTER(",\"shared_rows\":32"), ERR_INVALID, "moe_router: shared_rows", "32; wanted a whole number below"},
-    {CADRE_SIZES ROUTER(",\"shared_rows\":-1"), ERR_INVALID, "moe_router: shared_rows", "-1; wanted"},
-    {CADRE_SIZES ROUTER(",\"shared_rows\":1.5"), ERR_INVALID, "moe_router: shared_rows", "1.5; wanted"},
-    {CADRE_SIZES ROUTER(",\"shared_rows\":0.99"), ERR_INVALID, "moe_router: shared_rows", "a row of its own"},
-    {CADRE_SIZES ROUTER(",\"shared_rows\":\"all\""), ERR_INVALID, "moe_router: shared_rows", "\"all\"; wanted"},
     {CADRE_SIZES ROUTER(",\"bias\":1"), ERR_INVALID, "moe_router: bias", "1; wanted true or false"},
     {CADRE_SIZES ROUTER(",\"scale\":0"), ERR_INVALID, "moe_router: scale", "0; wanted"},
     {CADRE_SIZES "\"moe_router\":{\"kind\":\"tree\"},", ERR_UNSUPPORTED, "moe_router: kind", "\"tree\"; accepted: \"flat\""},
-    {CADRE_SIZES "\"moe_router\":{\"kind\":\"flat\"},", ERR_INVALID, "moe_router: score", "\"softmax\", \"sigmoid\", \"raw\""},
+    {CADRE_SIZES "\"moe_router\":{\"kind\":\"flat\"},", ERR_INVALID, "moe_router: score", "\"softmax\", \"sigmoid\", \"sqrtsoftplus\", \"raw\""},
     {CADRE_SIZES "\"moe_router\":{\"kind\":\"flat\",\"score\":\"raw\",\"k\":4,\"norm\":\"none\",\"weight\":\"one\"},",
      ERR_INVALID, "moe_router: k", "4; wanted num_experts_per_tok, 3"},
 };
