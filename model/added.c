@@ -73,7 +73,8 @@ static int build_tries(struct added_set *s, struct why *why) {
     return words ? pattern_open(word, sizeof word - 1, &s->word, why) : 0;
 }
 
-int added_read(const json_t *list, const struct vocab *v, const struct normalizer *n, struct added_set *out, struct why *why) {
+int added_read(const json_t *list, bool keep_ids, const struct vocab *v, const struct normalizer *n, struct added_set *out,
+               struct why *why) {
     if (list && !json_is_null(list) && !json_is_array(list)) return fail(why, ERR_INVALID, "%s must be a list", where);
     size_t count = json_array_size(list), i;
     out->tokens = calloc(count + 1, sizeof *out->tokens);
@@ -93,12 +94,13 @@ int added_read(const json_t *list, const struct vocab *v, const struct normalize
             continue;
         }
         a->id = vocab_id(v, a->content, a->content_len);
+        if (keep_ids) a->id = (int32_t)id;
         if (a->id < 0) a->id = next++;
         if (a->id != id)
             rc = fail(why, ERR_INVALID, "%s: '%.60s' has id %lld in the list, but loads as %d: its text is %s", where,
                       a->content, (long long)id, a->id,
                       a->id < v->count ? "in the vocabulary" : "not in the vocabulary, whose size gives the id");
-        else if (id < v->size && vocab_id(v, a->content, a->content_len) < 0 && v->tokens[id].s)
+        else if (!keep_ids && id < v->size && vocab_id(v, a->content, a->content_len) < 0 && v->tokens[id].s)
             rc = fail(why, ERR_INVALID, "%s: '%.60s' takes id %lld from '%.60s'", where, a->content, (long long)id,
                       v->tokens[id].s);
         if (rc == 0 && a->normalized) rc = find_normal_form(a, n, w, why);

@@ -4,103 +4,12 @@
  * character alone, which is all that the later question "does this word start the text" can see. */
 #include "model/normalize.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "model/byte_level.h"
-#include "model/json_field.h"
+#include "model/normal_stage.h"
 #include "model/unicode.h"
 #include "model/utf8.h"
-
-enum kind { FORM, LOWERCASE, REPLACE, PREPEND, STRIP, STRIP_ACCENTS, BYTES };
-
-struct normal_stage {
-    enum kind kind;
-    enum unicode_form form;
-    struct pattern *pattern; /* REPLACE */
-    char *text;              /* REPLACE, PREPEND: what is put in */
-    size_t text_len;
-    bool left, right; /* STRIP */
-};
-
-static const char *const where = "tokenizer.json: normalizer";
-
-static int keep_text(struct normal_stage *s, struct text_span t, struct why *why) {
-    s->text = malloc(t.len + 1);
-    if (!s->text) return fail(why, ERR_NOMEM, "%s: out of memory", where);
-    memcpy(s->text, t.s, t.len + 1);
-    s->text_len = t.len;
-    return 0;
-}
-
-static int read_one(const json_t *spec, const char *type, struct normal_stage *s, struct why *why) {
-    static const struct {
-        const char *type;
-        enum kind kind;
-        enum unicode_form form;
-    } kinds[] = {{"NFC", FORM, UNICODE_NFC},   {"NFD", FORM, UNICODE_NFD},  {"NFKC", FORM, UNICODE_NFKC},
-                 {"NFKD", FORM, UNICODE_NFKD}, {"Lowercase", LOWERCASE, 0}, {"Replace", REPLACE, 0},
-                 {"Prepend", PREPEND, 0},      {"Strip", STRIP, 0},         {"StripAccents", STRIP_ACCENTS, 0},
-                 {"ByteLevel", BYTES, 0}};
-    size_t i = 0, n = sizeof kinds / sizeof kinds[0];
-    while (i < n && strcmp(kinds[i].type, type)) i++;
-    if (i == n) return fail(why, ERR_UNSUPPORTED, "%s: type '%.60s' is not known", where, type);
-    s->kind = kinds[i].kind;
-    s->form = kinds[i].form;
-    struct text_span t;
-    int rc = 0;
-    if (s->kind == REPLACE) {
-        rc = pattern_read(json_object_get(spec, "pattern"), where, &s->pattern, why);
-        if (rc == 0) rc = json_field_need_text(spec, where, "content", &t, why);
-        if (rc == 0) rc = keep_text(s, t, why);
-    } else if (s->kind == PREPEND) {
-        rc = json_field_need_text(spec, where, "prepend", &t, why);
-        if (rc == 0 && !t.len) rc = fail(why, ERR_UNSUPPORTED, "%s: Prepend of nothing, which the reference gets wrong", where);
-        if (rc == 0) rc = keep_text(s, t, why);
-    } else if (s->kind == STRIP) {
-        rc = json_field_bool(spec, where, "strip_left", false, &s->left, why);
-        if (rc == 0) rc = json_field_bool(spec, where, "strip_right", false, &s->right, why);
-    }
-    return rc;
-}
-
-static int read_stages(const json_t *spec, int depth, struct normalizer *out, struct why *why) {
-    struct text_span type;
-    if (depth > PIPELINE_MAX_NESTING)
-        return fail(why, ERR_INVALID, "%s: sequences nest deeper than %d", where, PIPELINE_MAX_NESTING);
-    if (!json_is_object(spec)) return fail(why, ERR_INVALID, "%s: every stage must be an object", where);
-    int rc = json_field_need_text(spec, where, "type", &type, why);
-    if (rc < 0) return rc;
-    if (!strcmp(type.s, "Sequence")) {
-        const json_t *list = json_object_get(spec, "normalizers"), *v;
-        if (!json_is_array(list)) return fail(why, ERR_INVALID, "%s: a Sequence needs the list 'normalizers'", where);
-        size_t i;
-        json_array_foreach(list, i, v) {
-            rc = read_stages(v, depth + 1, out, why);
-            if (rc < 0) return rc;
-        }
-        return 0;
-    }
-    if (out->n == PIPELINE_MAX_STAGES) return fail(why, ERR_INVALID, "%s: more than %d stages", where, PIPELINE_MAX_STAGES);
-    return read_one(spec, type.s, &out->stages[out->n++], why);
-}
-
-int normalizer_read(const json_t *spec, struct normalizer *out, struct why *why) {
-    *out = (struct normalizer){0};
-    if (!spec || json_is_null(spec)) return 0;
-    out->stages = calloc(PIPELINE_MAX_STAGES, sizeof *out->stages);
-    if (!out->stages) return fail(why, ERR_NOMEM, "%s: out of memory", where);
-    return read_stages(spec, 1, out, why);
-}
-
-void normalizer_clear(struct normalizer *n) {
-    for (int i = 0; i < n->n; i++) {
-        pattern_close(n->stages[i].pattern);
-        free(n->stages[i].text);
-    }
-    free(n->stages);
-    *n = (struct normalizer){0};
-}
 
 void normal_work_clear(struct normal_work *w) {
     text_buf_clear(&w->text);
@@ -190,17 +99,22 @@ static int run_strip_accents(struct normal_work *w) {
 
 static int run_stage(const struct normal_stage *s, struct normal_work *w, struct pattern_scratch *scratch) {
     int rc = 0;
+    bool first = w->origin > 0;
     switch (s->kind) {
-    case FORM: return run_form(w, s->form);
-    case LOWERCASE: return run_lowercase(w);
-    case REPLACE: return run_replace(s, w, scratch);
-    case STRIP: return run_strip(s, w);
-    case STRIP_ACCENTS: return run_strip_accents(w);
-    case PREPEND:
+    case NORMAL_SENTENCEPIECE:
+        rc = spm_normalize(s->spm, w->text.data, w->text.len, first, &w->spare);
+        w->origin = first && w->spare.len ? 1 : 0; /* nothing behind this stage asks for more */
+        return rc;
+    case NORMAL_FORM: return run_form(w, s->form);
+    case NORMAL_LOWERCASE: return run_lowercase(w);
+    case NORMAL_REPLACE: return run_replace(s, w, scratch);
+    case NORMAL_STRIP: return run_strip(s, w);
+    case NORMAL_STRIP_ACCENTS: return run_strip_accents(w);
+    case NORMAL_PREPEND:
         rc = put(w, s->text, s->text_len);
         if (w->origin) w->origin += s->text_len;
         return rc < 0 ? rc : put(w, w->text.data, w->text.len);
-    case BYTES:
+    case NORMAL_BYTES:
         rc = byte_level_append(&w->spare, w->text.data, w->origin);
         if (rc < 0) return rc;
         size_t origin = w->spare.len;

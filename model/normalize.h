@@ -8,11 +8,14 @@
 enum { PIPELINE_MAX_STAGES = 64, PIPELINE_MAX_NESTING = 8 }; /* of any pipeline in tokenizer.json */
 
 struct normal_stage;
+struct spm_normal;
 struct normalizer {
     struct normal_stage *stages;
     int n;
 };
 int  normalizer_read(const json_t *spec, struct normalizer *out, struct why *why); /* spec may be null; clear also after failure */
+/* One stage of a SentencePiece model's rules, which it takes over. clear also after failure. */
+int  normalizer_sentencepiece(struct spm_normal *rules, struct normalizer *out, struct why *why);
 void normalizer_clear(struct normalizer *n);
 
 /* Two buffers that change places at each stage; init with {0}. origin: how many leading bytes of the text stem from the first

@@ -36,7 +36,8 @@ int subword_read(const json_t *model, unsigned nul, struct subword *m, struct wh
     }
     bool bpe = !strcmp(type, "BPE"), pieces = !strcmp(type, "WordPiece");
     if (!bpe && !pieces && strcmp(type, "WordLevel"))
-        return fail(why, ERR_UNSUPPORTED, "%s: type '%.60s' is not known; BPE, Unigram, WordPiece and WordLevel are", where, type);
+        return fail(why, ERR_UNSUPPORTED, "%s: type '%.60s' is not known; BPE, Unigram, WordPiece and WordLevel are", where,
+                    type);
     const json_t *vocab = json_object_get(model, "vocab");
     if (!json_is_object(vocab)) return fail(why, ERR_INVALID, "%s: 'vocab' must be an object", where);
     rc = vocab_read(vocab, nul, &m->vocab, why);

@@ -146,15 +146,20 @@ static unsigned replace_nul_keys(char *json, size_t len) {
     return stand_in < 0xfdf0 ? stand_in : 0;
 }
 
+static int read_rest(const json_t *root, bool keep_ids, struct tokenizer *t, struct why *why) {
+    int rc = pretokenizer_read(json_object_get(root, "pre_tokenizer"), &t->pretokenizer, why);
+    if (rc == 0)
+        rc = added_read(json_object_get(root, "added_tokens"), keep_ids, &t->model.vocab, &t->normalizer, &t->added, why);
+    if (rc == 0) rc = decoder_read(json_object_get(root, "decoder"), &t->decoder, why);
+    if (rc == 0) rc = read_post(json_object_get(root, "post_processor"), 1, t, why);
+    return rc;
+}
+
 static int read_all(const json_t *root, unsigned nul, struct tokenizer *t, struct why *why) {
     if (!json_is_object(root)) return fail(why, ERR_INVALID, "tokenizer.json: not an object");
     int rc = subword_read(json_object_get(root, "model"), nul, &t->model, why);
     if (rc == 0) rc = normalizer_read(json_object_get(root, "normalizer"), &t->normalizer, why);
-    if (rc == 0) rc = pretokenizer_read(json_object_get(root, "pre_tokenizer"), &t->pretokenizer, why);
-    if (rc == 0) rc = added_read(json_object_get(root, "added_tokens"), &t->model.vocab, &t->normalizer, &t->added, why);
-    if (rc == 0) rc = decoder_read(json_object_get(root, "decoder"), &t->decoder, why);
-    if (rc == 0) rc = read_post(json_object_get(root, "post_processor"), 1, t, why);
-    return rc;
+    return rc < 0 ? rc : read_rest(root, false, t, why);
 }
 
 int tokenizer_parse(const char *json, size_t len, struct tokenizer **out, struct why *why) {
@@ -178,12 +183,36 @@ int tokenizer_parse(const char *json, size_t len, struct tokenizer **out, struct
     return 0;
 }
 
+/* The model's parts point at its vocabulary, which moves with it. */
+static void move_model(struct subword *to, struct subword *from) {
+    *to = *from;
+    *from = (struct subword){0};
+    to->bpe.vocab = to->unigram.vocab = to->wordpiece.vocab = &to->vocab;
+}
+
+int tokenizer_assemble(struct subword *model, struct normalizer *normalizer, const json_t *rest, struct tokenizer **out,
+                       struct why *why) {
+    struct tokenizer *t = calloc(1, sizeof *t);
+    if (!t) return fail(why, ERR_NOMEM, "out of memory reading a tokenizer");
+    move_model(&t->model, model);
+    t->normalizer = *normalizer;
+    *normalizer = (struct normalizer){0};
+    int rc = read_rest(rest, true, t, why);
+    if (rc < 0) tokenizer_close(t);
+    else *out = t;
+    return rc;
+}
+
 int tokenizer_open(const char *dir, struct tokenizer **out, struct why *why) {
     char *text, path[4096];
     size_t len;
     if (snprintf(path, sizeof path, "%s/tokenizer.json", dir) >= (int)sizeof path)
         return fail(why, ERR_INVALID, "%.200s: path too long", dir);
     int rc = json_read_bytes(path, MAX_FILE_BYTES, &text, &len, why);
+    if (rc == ERR_NOT_FOUND) {
+        rc = tokenizer_open_files(dir, out, why);
+        return rc < 0 && rc != ERR_NOT_FOUND ? fail_in(why, rc, "%.200s", dir) : rc;
+    }
     if (rc < 0) return rc;
     rc = tokenizer_parse(text, len, out, why);
     free(text);

@@ -1,8 +1,28 @@
-/* tokenizer_parts.h - what detokenizer.c needs to know of a tokenizer. */
+/* tokenizer_parts.h - what the files around tokenizer.c need to know of a tokenizer. */
 #pragma once
+#include <jansson.h>
+
 #include "model/decoder.h"
+#include "model/normalize.h"
+#include "model/subword.h"
 #include "model/tokenizer.h"
 
 /* The text that goes into the decoder for this id; NULL: nothing does (no such id, or special and skipped). */
 const char *tokenizer_decoded(const struct tokenizer *t, int32_t id, bool skip_special, size_t *len);
 const struct decoder *tokenizer_decoder(const struct tokenizer *t);
+
+/* A tokenizer from a model and a normaliser that are there already, both taken over even on failure (and zeroed). rest: tokenizer.json's
+ * "pre_tokenizer", "decoder", "added_tokens" and "post_processor", as far as they are there; added tokens keep the ids of the list. */
+int  tokenizer_assemble(struct subword *model, struct normalizer *normalizer, const json_t *rest, struct tokenizer **out,
+                        struct why *why);
+
+/* tokenizer_files.c: a checkpoint without tokenizer.json. */
+struct tokenizer_hints { /* other files of the checkpoint; any may be NULL */
+    const json_t *config;          /* config.json */
+    const json_t *tokenizer;       /* tokenizer_config.json */
+    const json_t *added;           /* added_tokens.json */
+    const char *file;              /* the vocabulary's file name, without folders */
+};
+/* bytes: a SentencePiece model or a tiktoken vocabulary. */
+int  tokenizer_from_model(const char *bytes, size_t len, const struct tokenizer_hints *hints, struct tokenizer **out, struct why *why);
+int  tokenizer_open_files(const char *dir, struct tokenizer **out, struct why *why); /* ERR_NOT_FOUND: none of the known files */

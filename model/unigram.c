@@ -56,7 +56,8 @@ int unigram_read(const json_t *model, struct vocab *vocab, struct unigram *u, st
     const json_t *list = json_object_get(model, "vocab"), *v, *unk = json_object_get(model, "unk_id");
     size_t n = json_array_size(list), bytes = 0, i;
     if (!n) return fail(why, ERR_INVALID, "%s: 'vocab' must be a list of [text, score]", where);
-    if (n > VOCAB_MAX_ID) return fail(why, ERR_TOO_LARGE, "%s: 'vocab' has %zu entries; at most %d are read", where, n, VOCAB_MAX_ID);
+    if (n > VOCAB_MAX_ID)
+        return fail(why, ERR_TOO_LARGE, "%s: 'vocab' has %zu entries; at most %d are read", where, n, VOCAB_MAX_ID);
     json_array_foreach(list, i, v) bytes += json_string_length(json_array_get(v, 0));
     double *score = malloc(n * sizeof *score);
     if (!score || vocab_open(vocab, n, bytes, n) < 0) {

@@ -42,7 +42,9 @@ static uint32_t text_slot(const struct vocab *v, const char *s, size_t len) {
     }
 }
 
-int32_t vocab_id(const struct vocab *v, const char *s, size_t len) { return v->by_text ? v->by_text[text_slot(v, s, len)] : -1; }
+int32_t vocab_id(const struct vocab *v, const char *s, size_t len) {
+    return v->by_text ? v->by_text[text_slot(v, s, len)] : -1;
+}
 
 /* Copies a text, with NUL for its stand-in. Returns the length. */
 static size_t copy_text(char *to, const char *s, size_t len, unsigned nul) {
