@@ -8,11 +8,14 @@
 
 #include "base/status.h"
 
+struct page_supply {
+    int n_returned, fresh; /* pages on the stack; pages from `fresh` on were never taken */
+};
 struct pages {
     int workers, per_worker;
-    int32_t *free_list; /* [workers][per_worker] stacks of free pages */
-    int *n_free;        /* [workers] */
-    uint64_t *holder;   /* [workers][per_worker] sequence number, 0 = free */
+    int32_t *returned; /* [workers][per_worker] stacks of free pages */
+    struct page_supply *supply; /* [workers] */
+    uint64_t *holder;  /* [workers][per_worker] sequence number, 0 = free */
 };
 
 int pages_init(struct pages *p, int workers, int per_worker); /* 0 or ERR_NOMEM */
