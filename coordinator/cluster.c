@@ -214,7 +214,7 @@ static void on_message(struct coordinator *c, int rank, const struct worker_msg 
     case WORKER_BEAT: member_beat(&c->members, rank, m->beat.progress, m->beat.busy, c->now_us); return;
     case WORKER_TROUBLE:
     case WORKER_REFUSES: on_trouble(c, rank, m); return;
-    case WORKER_HELLO: return; /* repeated: it is known */
+    case WORKER_HELLO: member_seen(&c->members, rank, c->now_us); return; /* repeated: it still waits */
     }
 }
 
@@ -333,6 +333,7 @@ void cluster_tick(struct coordinator *c) {
     if (c->state == CORE_LEAVING) return tick_leaving(c);
     if (c->state == CORE_FAILED || c->state == CORE_ENDED) return;
     while ((rank = member_tick(&c->members, c->now_us, &why)) >= 0 && c->state != CORE_FAILED) core_fail(c, ERR_GONE, &why);
+    while (member_release(&c->members, c->now_us, &why) >= 0) log_warn("%s", why.text);
     say_suspects(c);
     say_missing(c);
     check_start(c);

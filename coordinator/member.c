@@ -17,7 +17,7 @@ const char *worker_state_name(enum worker_state s) {
 static void set_state(struct members *ms, int rank, enum worker_state to) {
     static const bool legal[WORKER_STATES][WORKER_STATES] = {
         [WORKER_EXPECTED] = {[WORKER_CONNECTED] = true},
-        [WORKER_CONNECTED] = {[WORKER_LOADING] = true, [WORKER_DEAD] = true, [WORKER_LEFT] = true},
+        [WORKER_CONNECTED] = {[WORKER_EXPECTED] = true, [WORKER_LOADING] = true, [WORKER_DEAD] = true, [WORKER_LEFT] = true},
         [WORKER_LOADING] = {[WORKER_READY] = true, [WORKER_DEAD] = true, [WORKER_LEFT] = true},
         [WORKER_READY] = {[WORKER_SUSPECT] = true, [WORKER_DEAD] = true, [WORKER_LEFT] = true},
         [WORKER_SUSPECT] = {[WORKER_READY] = true, [WORKER_DEAD] = true, [WORKER_LEFT] = true},
@@ -41,6 +41,10 @@ int member_hello(struct members *ms, const struct worker_hello *h, int64_t now_u
     if (ms->limits.fabric[0] && strcmp(h->fabric, ms->limits.fabric))
         return fail(why, ERR_DENIED, "fabric '%s'; this cluster runs '%s' (--fabric)", h->fabric, ms->limits.fabric);
     struct member *m = &ms->m[h->rank];
+    if (m->state == WORKER_CONNECTED && m->pid == h->pid && !strcmp(m->host, h->host)) { /* it lost its connection */
+        m->seen_us = now_us;
+        return 0;
+    }
     if (m->state != WORKER_EXPECTED)
         return fail(why, ERR_DENIED, "rank %u is taken: %s pid %" PRIu64 " has it (%s), this is %s pid %" PRIu64, h->rank,
                     m->host, m->pid, worker_state_name(m->state), h->host, h->pid);
@@ -139,7 +143,7 @@ static int check_lease(struct members *ms, int rank, int64_t now_us, struct why 
     struct member *m = &ms->m[rank];
     bool loading = m->state == WORKER_LOADING;
     int64_t silent = now_us - m->seen_us, dead = loading ? ms->limits.loading_us : ms->limits.dead_us;
-    if (m->state == WORKER_CONNECTED) return 0; /* it owes nothing before its Welcome */
+    if (m->state == WORKER_CONNECTED) return 0; /* nothing is lost with it yet: member_release */
     if (silent >= dead)
         return fail(why, ERR_GONE, "worker %d (%s pid %" PRIu64 ") is dead: silent for %.1f s%s", rank, m->host, m->pid,
                     (double)silent / 1e6, loading ? " while loading" : "");
@@ -179,6 +183,18 @@ int member_tick(struct members *ms, int64_t now_us, struct why *why) {
         fail(why, ERR_LATE, "worker %d (%s pid %" PRIu64 ") is dead: the engines of all workers wait for each other", i,
              m->host, m->pid);
         return condemn(ms, i);
+    }
+    return -1;
+}
+
+int member_release(struct members *ms, int64_t now_us, struct why *why) {
+    for (int i = 0; i < ms->limits.workers; i++) {
+        struct member *m = &ms->m[i];
+        if (m->state != WORKER_CONNECTED || now_us - m->seen_us < ms->limits.dead_us) continue;
+        set_state(ms, i, WORKER_EXPECTED);
+        fail(why, ERR_GONE, "worker %d (%s pid %" PRIu64 ") went before all had come: silent for %.1f s; its rank is free again",
+             i, m->host, m->pid, (double)(now_us - m->seen_us) / 1e6);
+        return i;
     }
     return -1;
 }

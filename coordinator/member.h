@@ -1,17 +1,18 @@
 /* member.h - which workers there are and how they are. Pure: (state, event, now) in, verdicts out; no I/O, no clock.
  *
  *   EXPECTED --Hello--> CONNECTED --Welcome sent--> LOADING --Ready--> READY <------> SUSPECT
- *                           |                          |                 |    late /     |
- *                           |                          |                 |    back       |
- *                           +------------+-------------+--------+--------+---------------+
+ *       ^                 |     |                      |                 |    late /     |
+ *       +--silent---------+     |                      |                 |    back       |
+ *                               +--------+-------------+--------+--------+---------------+
  *                                        |                      |
  *                                        v                      v
  *                                      DEAD                   LEFT     (Shutdown was sent and it is gone)
  *
  * Three deadlines, each with its own question. Lease: is the process alive? Every message renews it; a worker silent for
- * `lease_us` is suspect, for `dead_us` dead. Loading: the same, with a longer deadline. Progress: does its engine move? One
- * that owes progress (busy) and shows none for `progress_us` is dead if its peers wait for it, or if nobody accuses anybody.
- * A worker waiting for a late peer shows no progress either: among the accused, the one that accuses nobody is to blame.
+ * `lease_us` is suspect, for `dead_us` dead. Before its Welcome it repeats its Hello, and silent for so long it only loses its
+ * rank. Loading: as lease, with a longer deadline. Progress: does its engine move? One that owes progress (busy) and shows none
+ * for `progress_us` is dead if its peers wait for it, or if nobody accuses anybody. A worker waiting for a late peer shows no
+ * progress either: among the accused, the one that accuses nobody is to blame.
  * Time during which the caller itself did not run (no tick) counts against nobody. */
 #pragma once
 #include "base/status.h"
@@ -68,6 +69,9 @@ void member_gone(struct members *ms, int rank, bool in_order); /* -> LEFT or DEA
 
 /* Looks at all deadlines. The rank of a worker that is dead now, with the reason; call again until -1. */
 int member_tick(struct members *ms, int64_t now_us, struct why *why);
+
+/* The rank of a worker that is EXPECTED again, with the reason; call after member_tick, again until -1. */
+int member_release(struct members *ms, int64_t now_us, struct why *why);
 
 int member_count(const struct members *ms, enum worker_state s);
 bool member_alive(const struct members *ms, int rank);                                  /* CONNECTED .. SUSPECT */

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { BEAT_US = 100000 };
+enum { BEAT_US = 100000, HELLO_US = 300000 };
 enum state { JOINING, LOADING, SERVING, LEAVING };
 
 struct worker {
@@ -22,7 +22,7 @@ struct worker {
     struct bell kill_bell;
     atomic_bool killed;
     enum state state;
-    int64_t next_beat_us, join_by_us;
+    int64_t next_beat_us, join_by_us, next_hello_us;
     uint64_t reported_bytes;
     uint64_t lost; /* breaks of the connection that did not matter */
     int result; /* of worker_run once LEAVING */
@@ -167,12 +167,24 @@ static void report_load(struct worker *w) {
     port_send_progress(w->port, done, total);
 }
 
+/* Until the Welcome: it says that this worker still waits, and over a new connection who it is. What was said before there was
+ * any connection is still on its way, so nothing is added to it then. */
+static void repeat_hello(struct worker *w, int64_t now_us) {
+    struct bus_link link;
+    bus_get_link(w->bus, &link);
+    if (!w->next_hello_us || !link.up) w->next_hello_us = now_us + HELLO_US;
+    if (now_us < w->next_hello_us) return;
+    w->next_hello_us = now_us + HELLO_US;
+    say_hello(w); /* a lost one is repeated */
+}
+
 static int beat(struct worker *w, int64_t now_us, struct why *why) {
     if (w->state == JOINING && now_us > w->join_by_us)
         return fail(why, ERR_DEADLINE, "no coordinator answers at %s; does it run, and is that its control endpoint (--connect)?",
                     bus_endpoint(w->bus));
     if (now_us < w->next_beat_us) return 0;
     w->next_beat_us = now_us + BEAT_US;
+    if (w->state == JOINING) repeat_hello(w, now_us);
     if (w->state == LOADING) report_load(w);
     bool busy;
     uint64_t progress = engine_progress(w->engine, &busy);

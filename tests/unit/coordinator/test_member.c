@@ -134,12 +134,33 @@ START_TEST(loading_is_given_time) {
         struct worker_hello h = hello(i);
         ck_assert_int_eq(member_hello(&ms, &h, now, &why), 0);
     }
-    ck_assert_int_eq(pass(now + 10000 * MS, 0, 0), -1); /* nothing is owed before Welcome */
+    ck_assert_int_eq(pass(now + 10000 * MS, 0, 0), -1); /* nobody dies of silence before Welcome */
     for (int i = 0; i < 3; i++) member_welcomed(&ms, i, now);
     int64_t start = now;
     ck_assert_int_eq(pass(start + 10000 * MS, 3, 3), 2);
     ck_assert_int_ge(now - start, LOADING);
     ck_assert_ptr_nonnull(strstr(why.text, "while loading"));
+}
+END_TEST
+
+START_TEST(who_goes_before_the_welcome_frees_its_rank) {
+    struct worker_hello h = hello(1), other = hello(1);
+    ck_assert_int_eq(member_hello(&ms, &h, now, &why), 0);
+    ck_assert_int_eq(pass(now + DEAD - TICK, 0, 0), -1);
+    ck_assert_int_eq(member_release(&ms, now, &why), -1);
+    member_seen(&ms, 1, now); /* its Hello again */
+    ck_assert_int_eq(pass(now + DEAD, 0, 0), -1);
+    ck_assert_int_eq(member_hello(&ms, &h, now, &why), 0); /* over a new connection: the same process */
+    int64_t start = now;
+    while (member_tick(&ms, now, &why) < 0 && member_release(&ms, now, &why) < 0) now += TICK;
+    ck_assert_int_eq(now - start, DEAD);
+    ck_assert_ptr_nonnull(strstr(why.text, "worker 1 (a pid 101) went before all had come"));
+    ck_assert_int_eq(ms.m[1].state, WORKER_EXPECTED);
+    other.pid = 999;
+    ck_assert_int_eq(member_hello(&ms, &other, now, &why), 0);
+    now += 60 * 1000 * MS; /* the coordinator itself stood still: its Hellos wait unread */
+    ck_assert_int_eq(member_tick(&ms, now, &why), -1);
+    ck_assert_int_eq(member_release(&ms, now, &why), -1);
 }
 END_TEST
 
@@ -211,4 +232,4 @@ START_TEST(leaving) {
 END_TEST
 
 RUN("member", begin, NULL, refusals, both_values, lease, own_stall_blames_nobody, loading_is_given_time,
-    absurd_progress, progress, late_but_moving, idle_owes_nothing, ring_of_accusations, leaving)
+    who_goes_before_the_welcome_frees_its_rank,     absurd_progress, progress, late_but_moving, idle_owes_nothing, ring_of_accusations, leaving)
