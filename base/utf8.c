@@ -59,3 +59,16 @@ size_t utf8_valid_prefix(const char *s, size_t len) {
     }
     return i;
 }
+
+void utf8_copy(char *buf, size_t cap, const char *s) {
+    size_t len = strlen(s), n = 0;
+    for (size_t i = 0, bytes; i < len; i += bytes) {
+        uint32_t code_point;
+        int good = utf8_read(s + i, len - i, &code_point);
+        bytes = good > 0 ? (size_t)good : 1;
+        if (n + bytes >= cap) break;
+        memcpy(buf + n, good > 0 ? s + i : "?", bytes);
+        n += bytes;
+    }
+    buf[n] = 0;
+}

@@ -8,3 +8,5 @@
  * end inside a sequence that could still become well-formed. *cp is set when the result is positive. */
 int    utf8_read(const char *s, size_t len, uint32_t *cp);
 size_t utf8_valid_prefix(const char *s, size_t len); /* bytes; len when all of it is well-formed */
+/* The string s into buf (cap bytes, NUL included), each byte that is not UTF-8 as '?', cut only between characters. */
+void   utf8_copy(char *buf, size_t cap, const char *s);

@@ -64,9 +64,9 @@ static void print_table(const struct cadre_cluster *c) {
     printf("  experts   %u in each of %u layers, %u per token\n", c->experts, c->layers, c->topk);
     printf("  class     %s, fabric %s, epoch %u, placement %u\n", c->numeric_class, c->fabric, c->epoch, c->placement_version);
     printf("  limits    %u sequences at once, %u tokens of context\n", c->max_batch, c->max_context);
-    printf("  requests  %u waiting, %u running, %llu finished, %llu cancelled, %llu failed, %llu preemptions\n", c->waiting,
-           c->running, (unsigned long long)c->finished, (unsigned long long)c->cancelled, (unsigned long long)c->failed,
-           (unsigned long long)c->preemptions);
+    printf("  requests  %u waiting, %u running, %llu finished, %llu cancelled, %llu expired, %llu failed, %llu preemptions\n",
+           c->waiting, c->running, (unsigned long long)c->finished, (unsigned long long)c->cancelled,
+           (unsigned long long)c->expired, (unsigned long long)c->failed, (unsigned long long)c->preemptions);
     printf("  tokens    %llu read, %llu generated in %llu steps\n", (unsigned long long)c->prompt_tokens,
            (unsigned long long)c->generated_tokens, (unsigned long long)c->steps);
     printf("  listen    %s, control %s, version %s\n", c->listen, c->control, c->version);
@@ -97,6 +97,7 @@ static void print_json(const struct cadre_cluster *c) {
     json_number("running", c->running);
     json_number("finished", c->finished);
     json_number("cancelled", c->cancelled);
+    json_number("expired", c->expired);
     json_number("failed", c->failed);
     json_number("preemptions", c->preemptions);
     json_number("prompt_tokens", c->prompt_tokens);

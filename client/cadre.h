@@ -172,7 +172,7 @@ struct cadre_cluster {
     const char *state;       /* "loading", "serving", "draining", "failed" */
     const char *reason;      /* why it is not serving */
     const char *numeric_class, *fabric, *listen, *control;
-    uint64_t uptime_us, steps, finished, cancelled, failed, preemptions, prompt_tokens, generated_tokens;
+    uint64_t uptime_us, steps, finished, cancelled, expired, failed, preemptions, prompt_tokens, generated_tokens;
     uint32_t epoch, placement_version, waiting, running, max_context, max_batch;
     uint32_t layers, experts, topk; /* MoE layers, experts in each, experts per token */
     const struct cadre_worker *workers;

@@ -218,6 +218,7 @@ static void fill_cluster(struct cadre_cluster *out, const Cadre__V1__StatusReply
     out->steps = m->steps;
     out->finished = m->finished;
     out->cancelled = m->cancelled;
+    out->expired = m->expired;
     out->failed = m->failed;
     out->preemptions = m->preemptions;
     out->prompt_tokens = m->prompt_tokens;

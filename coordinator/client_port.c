@@ -2,10 +2,12 @@
 #include "coordinator/client_port.h"
 
 #include "base/conf.h"
+#include "base/utf8.h"
 #include "proto/client.pb-c.h"
 #include "proto/pb_arena.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 typedef Cadre__V1__GenerateEvent pb_event; /* the generator's names are too long for a line */
 
@@ -118,6 +120,16 @@ int client_port_read_tokenize(struct client_port *p, const uint8_t *payload, siz
 }
 
 /* ---- out ---- */
+/* A string of the protocol is UTF-8, and readers in other languages refuse a message with one that is not. Folders, host names
+ * and reasons that quote them come from outside. Lives until the next message; NULL without memory. */
+static char *clean(struct client_port *p, const char *s) {
+    size_t len = strlen(s);
+    if (utf8_valid_prefix(s, len) == len) return (char *)s;
+    char *copy = arena_strdup(&p->pb.out, s, len);
+    if (copy) utf8_copy(copy, len + 1, s);
+    return copy;
+}
+
 const uint8_t *client_port_started(struct client_port *p, uint64_t request, int prompt_tokens, uint64_t seed, const char *model,
                                    size_t *len) {
     pb_arena_reset_out(&p->pb);
@@ -125,7 +137,8 @@ const uint8_t *client_port_started(struct client_port *p, uint64_t request, int 
     started.request = request;
     started.prompt_tokens = (uint32_t)prompt_tokens;
     started.seed = seed;
-    started.model = (char *)model;
+    started.model = clean(p, model);
+    if (!started.model) return NULL;
     pb_event e = CADRE__V1__GENERATE_EVENT__INIT;
     e.kind_case = CADRE__V1__GENERATE_EVENT__KIND_STARTED;
     e.started = &started;
@@ -199,10 +212,10 @@ const uint8_t *client_port_finished(struct client_port *p, const struct generate
     return pb_arena_pack(&p->pb, &e.base, len);
 }
 
-static void pack_worker(const struct worker_report *r, Cadre__V1__WorkerStatus *m) {
+static bool pack_worker(struct client_port *p, const struct worker_report *r, Cadre__V1__WorkerStatus *m) {
     cadre__v1__worker_status__init(m);
     m->rank = r->rank;
-    m->host = (char *)r->host;
+    m->host = clean(p, r->host);
     m->pid = r->pid;
     m->state = (char *)r->state;
     m->load_percent = r->load_percent;
@@ -218,16 +231,17 @@ static void pack_worker(const struct worker_report *r, Cadre__V1__WorkerStatus *
     m->wait_us = r->wait_us;
     m->busy_us = r->busy_us;
     m->placement = (char *)r->placement;
+    return m->host != NULL;
 }
 
 const uint8_t *client_port_status(struct client_port *p, const struct status_report *r, size_t *len) {
     pb_arena_reset_out(&p->pb);
     Cadre__V1__StatusReply m = CADRE__V1__STATUS_REPLY__INIT;
     m.version = (char *)CADRE_VERSION;
-    m.model = (char *)r->model;
+    m.model = clean(p, r->model);
     m.family = (char *)r->family;
     m.state = (char *)r->state;
-    m.reason = (char *)r->reason;
+    m.reason = clean(p, r->reason);
     m.uptime_us = r->uptime_us;
     m.epoch = r->epoch;
     m.placement_version = r->placement_version;
@@ -236,11 +250,12 @@ const uint8_t *client_port_status(struct client_port *p, const struct status_rep
     m.running = r->running;
     m.finished = r->finished;
     m.cancelled = r->cancelled;
+    m.expired = r->expired;
     m.failed = r->failed;
     m.preemptions = r->preemptions;
     m.prompt_tokens = r->prompt_tokens;
     m.generated_tokens = r->generated_tokens;
-    m.numeric_class = (char *)r->numeric_class;
+    m.numeric_class = clean(p, r->numeric_class);
     m.max_context = r->max_context;
     m.max_batch = r->max_batch;
     m.layers = r->layers;
@@ -248,12 +263,12 @@ const uint8_t *client_port_status(struct client_port *p, const struct status_rep
     m.topk = r->topk;
     m.listen = (char *)r->listen;
     m.control = (char *)r->control;
-    m.fabric = (char *)r->fabric;
+    m.fabric = clean(p, r->fabric);
     m.workers = arena_array(&p->pb.out, Cadre__V1__WorkerStatus *, r->n_workers);
     Cadre__V1__WorkerStatus *workers = arena_array(&p->pb.out, Cadre__V1__WorkerStatus, r->n_workers);
-    if (!m.workers || !workers) return NULL;
+    if (!m.model || !m.reason || !m.numeric_class || !m.fabric || !m.workers || !workers) return NULL;
     for (int i = 0; i < r->n_workers; i++) {
-        pack_worker(&r->workers[i], &workers[i]);
+        if (!pack_worker(p, &r->workers[i], &workers[i])) return NULL;
         m.workers[m.n_workers++] = &workers[i];
     }
     return pb_arena_pack(&p->pb, &m.base, len);

@@ -5,6 +5,7 @@
  * nothing, and only then does the thread sleep. */
 #include "coordinator/coordinator.h"
 
+#include <inttypes.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -290,8 +291,9 @@ int coordinator_run(struct coordinator *c, struct why *why) {
         int64_t next = pass(c);
         if (!c->moved && c->state != CORE_ENDED) sleep_until(c, next);
     }
-    log_info("ended: %llu requests finished, %llu cancelled, %llu failed", (unsigned long long)c->counts.finished,
-             (unsigned long long)c->counts.cancelled, (unsigned long long)c->counts.failed);
+    const struct core_counts *n = &c->counts;
+    log_info("ended: %" PRIu64 " requests finished, %" PRIu64 " cancelled, %" PRIu64 " expired, %" PRIu64 " failed", n->finished,
+             n->cancelled, n->expired, n->failed);
     if (c->result < 0) *why = c->why;
     return c->result;
 }

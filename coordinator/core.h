@@ -37,8 +37,8 @@ struct request {
     struct generate_finished end;
 };
 
-struct core_counts {
-    uint64_t finished, cancelled, failed;
+struct core_counts { /* of Generate calls; every one that ended is in exactly one of them */
+    uint64_t finished, cancelled, expired, failed; /* cancelled: by the client, or it is gone; expired: its deadline */
 };
 
 struct coordinator {

@@ -151,7 +151,7 @@ struct worker_report {
 };
 struct status_report {
     const char *model, *family, *state, *reason, *numeric_class, *listen, *control, *fabric;
-    uint64_t uptime_us, steps, finished, cancelled, failed, preemptions, prompt_tokens, generated_tokens;
+    uint64_t uptime_us, steps, finished, cancelled, expired, failed, preemptions, prompt_tokens, generated_tokens;
     uint32_t epoch, placement_version, waiting, running, max_context, max_batch, layers, experts, topk;
     const struct worker_report *workers;
     int n_workers;

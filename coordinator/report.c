@@ -52,6 +52,7 @@ const uint8_t *report_status(struct coordinator *c, size_t *len) {
                               .steps = s->committed,
                               .finished = c->counts.finished,
                               .cancelled = c->counts.cancelled,
+                              .expired = c->counts.expired,
                               .failed = c->counts.failed,
                               .preemptions = s->counts.preemptions,
                               .prompt_tokens = s->counts.prompt_tokens,

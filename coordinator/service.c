@@ -136,7 +136,12 @@ void service_committed(struct coordinator *c, const struct commit *commit) {
 }
 
 /* ---- admission ---- */
-static bool open_for_requests(struct coordinator *c, struct call *call) {
+static void end_early(struct coordinator *c, enum request_kind kind, struct call *call, int status, const char *message) {
+    if (kind == REQUEST_GENERATE) c->counts.failed++;
+    call_end(c->calls, call, status, message);
+}
+
+static bool open_for_requests(struct coordinator *c, enum request_kind kind, struct call *call) {
     char text[640];
     switch (c->state) {
     case CORE_SERVING: return true;
@@ -147,14 +152,8 @@ static bool open_for_requests(struct coordinator *c, struct call *call) {
     case CORE_FAILED: snprintf(text, sizeof text, "the cluster has failed: %s", c->why.text); break;
     default: snprintf(text, sizeof text, "the cluster is draining: no new requests"); break;
     }
-    call_end(c->calls, call, CALL_UNAVAILABLE, text);
-    c->counts.failed++;
+    end_early(c, kind, call, CALL_UNAVAILABLE, text);
     return false;
-}
-
-static void end_early(struct coordinator *c, struct call *call, int code, const char *message) {
-    c->counts.failed++;
-    call_end(c->calls, call, status_of(code), message);
 }
 
 static void submit(struct coordinator *c, struct request *r, const int32_t *ids, int n) {
@@ -216,16 +215,16 @@ static void open_generate(void *ctx, struct call *call, const uint8_t *payload, 
     struct generate_request g;
     struct why why;
     c->moved = true;
-    if (!open_for_requests(c, call)) return;
+    if (!open_for_requests(c, REQUEST_GENERATE, call)) return;
     struct admit_limits limits = {.vocab = c->checkpoint.config.vocab,
                                   .max_context = c->scheduler.limits.max_context,
                                   .has_tokenizer = c->tokenizer,
                                   .has_template = c->chat};
     int rc = client_port_read_generate(c->client_port, payload, len, &g, &why);
     if (rc >= 0) rc = admit_generate(&g, &limits, &why);
-    if (rc < 0) return end_early(c, call, rc, why.text);
+    if (rc < 0) return end_early(c, REQUEST_GENERATE, call, status_of(rc), why.text);
     struct request *r = request_new(c, REQUEST_GENERATE, call);
-    if (!r) return end_early(c, call, ERR_NOMEM, "out of memory for a request");
+    if (!r) return end_early(c, REQUEST_GENERATE, call, status_of(ERR_NOMEM), "out of memory for a request");
     rc = fill_request(c, r, &g);
     if (rc < 0) {
         fail(&why, rc, "cannot set up the request: %s", status_text(rc));
@@ -247,9 +246,9 @@ static void open_tokenize(void *ctx, struct call *call, const uint8_t *payload, 
                                   .has_template = c->chat};
     int rc = client_port_read_tokenize(c->client_port, payload, len, &t, &why);
     if (rc >= 0) rc = admit_tokenize(&t, &limits, &why);
-    if (rc < 0) return end_early(c, call, rc, why.text);
+    if (rc < 0) return end_early(c, REQUEST_TOKENIZE, call, status_of(rc), why.text);
     struct request *r = request_new(c, REQUEST_TOKENIZE, call);
-    if (!r) return end_early(c, call, ERR_NOMEM, "out of memory for a request");
+    if (!r) return end_early(c, REQUEST_TOKENIZE, call, status_of(ERR_NOMEM), "out of memory for a request");
     if (t.input == INPUT_TEXT) prepare_request(c, r, prepare_job_text(t.text, INT32_MAX, r));
     else prepare_request(c, r, prepare_job_chat(t.turns, t.n_turns, INT32_MAX, r));
 }
@@ -301,13 +300,15 @@ static void on_credit(void *ctx, struct call *call) {
 static void on_gone(void *ctx, struct call *call, int status) {
     struct coordinator *c = ctx;
     struct request *r = call->handler;
-    (void)status;
     if (!r) return;
     c->moved = true;
     r->call = NULL;
     if (r->seq) scheduler_end(&c->scheduler, r->seq);
     r->seq = NULL;
-    c->counts.cancelled++;
+    if (r->kind == REQUEST_GENERATE)
+        *(status == CALL_CANCELLED || status == CALL_ABORTED  ? &c->counts.cancelled
+          : status == CALL_DEADLINE_EXCEEDED                  ? &c->counts.expired
+                                                              : &c->counts.failed) += 1;
     if (!r->job) request_free(c, r);
 }
 

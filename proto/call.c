@@ -250,24 +250,10 @@ static int send_frame(struct call_server *s, const struct bus_id *to, struct fra
     return bus_send(s->bus, to, head, (size_t)n, len ? payload : "", len);
 }
 
-/* What goes out is UTF-8: a reason may quote names that are not, or have been cut inside a character. */
-static void copy_message(char *buf, size_t cap, const char *message) {
-    size_t len = strlen(message), n = 0;
-    for (size_t i = 0, bytes; i < len; i += bytes) {
-        uint32_t code_point;
-        int good = utf8_read(message + i, len - i, &code_point);
-        bytes = good > 0 ? (size_t)good : 1;
-        if (n + bytes >= cap) break;
-        memcpy(buf + n, good > 0 ? message + i : "?", bytes);
-        n += bytes;
-    }
-    buf[n] = 0;
-}
-
 static int send_end(struct call_server *s, const struct bus_id *to, const uint8_t *id, size_t id_len, int status,
                     const char *message) {
     char text[MESSAGE_BYTES];
-    copy_message(text, sizeof text, message ? message : "");
+    utf8_copy(text, sizeof text, message ? message : ""); /* it may quote names that are none, or be cut inside a character */
     struct frame f = {.kind = FRAME_END, .call_id = id, .call_id_len = id_len, .status = (uint32_t)status, .message = text};
     return send_frame(s, to, &f, NULL, 0);
 }

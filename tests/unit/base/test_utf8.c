@@ -41,10 +41,22 @@ START_TEST(borders) {
 }
 END_TEST
 
+START_TEST(copies) {
+    char buf[8];
+    static const char *const cases[][2] = {
+        {"plain", "plain"}, {"a\xffg", "a?g"}, {"1234567", "1234567"}, {"12345678", "1234567"}, {"123456\xc3\xa9", "123456"}, {"\xe2\x82", "??"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        utf8_copy(buf, sizeof buf, cases[i][0]);
+        ck_assert_str_eq(buf, cases[i][1]);
+    }
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("utf8");
     TCase *c = tcase_create("utf8");
     tcase_add_test(c, borders);
+    tcase_add_test(c, copies);
     suite_add_tcase(s, c);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);

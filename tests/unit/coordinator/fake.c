@@ -363,6 +363,7 @@ static void read_status(struct fake *f, const uint8_t *data, size_t len) {
                                      .running = (int)r->running,
                                      .finished = r->finished,
                                      .cancelled = r->cancelled,
+                                     .expired = r->expired,
                                      .failed = r->failed};
     snprintf(f->status.state, sizeof f->status.state, "%s", r->state);
     snprintf(f->status.reason, sizeof f->status.reason, "%s", r->reason);

@@ -63,7 +63,7 @@ void fake_cancel(struct fake *f, struct fake_call *c);
 struct fake_status {
     char state[16], reason[512];
     int waiting, running, pages_used;
-    uint64_t finished, cancelled, failed;
+    uint64_t finished, cancelled, expired, failed;
 };
 struct fake_status fake_status(struct fake *f);
 

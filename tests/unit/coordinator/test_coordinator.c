@@ -158,6 +158,14 @@ START_TEST(deadline) {
     struct fake_call *c = fake_generate(f, &(struct fake_ask){.prompt = 5, .max_tokens = 50, .timeout_ms = 50});
     fake_run(f, c->ended);
     ck_assert_int_eq(c->status, CALL_DEADLINE_EXCEEDED);
+    struct fake_status status = fake_status(f);
+    ck_assert(status.expired == 1 && !status.cancelled && !status.failed);
+    static const uint8_t broken[] = {0x0a, 1, 0xff}; /* TokenizeRequest.text */
+    struct fake_call *t = fake_open(f, "Tokenize", broken, sizeof broken, 1, 0);
+    fake_run(f, t->ended);
+    ck_assert_int_eq(t->status, CALL_INVALID_ARGUMENT);
+    status = fake_status(f); /* counts are of Generate calls */
+    ck_assert(status.expired == 1 && !status.cancelled && !status.failed && !status.finished);
     let_go();
     fake_run(f, !fake_status(f).pages_used);
 }
@@ -313,7 +321,7 @@ static void get_stuck(void) {
     fake_run(f, fake_beats(f, 0) > seen + 1); /* a worker accuses after it has waited, not before */
     fake_trouble(f, 0, "peers are late", 2);
 }
-static void leave_by_itself(void) { fake_trouble(f, 1, "out of cheese", 0); }
+static void leave_by_itself(void) { fake_trouble(f, 1, "out of chees\xe9", 0); } /* no UTF-8 */
 static void lie_about_position(void) {
     for (int i = 0; i < 2; i++) fake_faults(f, i)->wrong_token = i == 1;
     let_go();
@@ -323,7 +331,7 @@ START_TEST(silent_worker) { lose_worker(go_silent, "silent for"); }
 END_TEST
 START_TEST(stuck_engine) { lose_worker(get_stuck, "engine has not moved"); }
 END_TEST
-START_TEST(failing_worker) { lose_worker(leave_by_itself, "out of cheese"); }
+START_TEST(failing_worker) { lose_worker(leave_by_itself, "out of chees?"); }
 END_TEST
 
 /* Who is home to the sequence lies, so the liar's rank is not known beforehand. */
