@@ -17,6 +17,7 @@ int chat_main(int argc, char **argv);
 int status_main(int argc, char **argv);
 int experts_main(int argc, char **argv);
 int tokenize_main(int argc, char **argv);
+int inspect_main(int argc, char **argv);
 int serve_main(int argc, char **argv);
 
 /* conf_parse with the manners of a command: prints help or the complaint. True: go on; false: leave with *exit_status.

@@ -120,6 +120,9 @@ static void print_json(const struct cadre_cluster *c) {
         json_number("weight_bytes", w->weight_bytes);
         json_number("resident_bytes", w->resident_bytes);
         json_number("kv_bytes", w->kv_bytes);
+        json_number("mapped_bytes", w->mapped_bytes);
+        json_number("buffer_bytes", w->buffer_bytes);
+        json_number("exchange_bytes", w->exchange_bytes);
         json_number("kv_pages", w->kv_pages);
         json_number("kv_pages_used", w->kv_pages_used);
         json_number("sequences", w->sequences);

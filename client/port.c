@@ -193,6 +193,9 @@ static void fill_worker(struct cadre_worker *out, const Cadre__V1__WorkerStatus 
     out->weight_bytes = w->weight_bytes;
     out->resident_bytes = w->resident_bytes;
     out->kv_bytes = w->kv_bytes;
+    out->mapped_bytes = w->mapped_bytes;
+    out->buffer_bytes = w->buffer_bytes;
+    out->exchange_bytes = w->exchange_bytes;
     out->kv_pages = w->kv_pages;
     out->kv_pages_used = w->kv_pages_used;
     out->sequences = w->sequences;

@@ -222,6 +222,9 @@ static bool pack_worker(struct client_port *p, const struct worker_report *r, Ca
     m->weight_bytes = r->weight_bytes;
     m->resident_bytes = r->resident_bytes;
     m->kv_bytes = r->kv_bytes;
+    m->mapped_bytes = r->mapped_bytes;
+    m->buffer_bytes = r->buffer_bytes;
+    m->exchange_bytes = r->exchange_bytes;
     m->kv_pages = r->kv_pages;
     m->kv_pages_used = r->kv_pages_used;
     m->sequences = r->sequences;

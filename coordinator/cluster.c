@@ -67,15 +67,22 @@ static uint64_t memory_available(void) {
 }
 
 static int check_fit(struct coordinator *c, struct why *why) {
-    int slots[MSG_MAX_WORKERS];
-    char text[256];
-    for (int w = 0; w < c->options.workers; w++) slots[w] = planner_describe(&c->shape, c->hosts, w, text, sizeof text);
-    struct fit_plan p = {.config = &c->checkpoint.config,
-                         .weights = c->weights,
-                         .workers = c->options.workers,
-                         .slots = slots,
-                         .kv_tokens = (int64_t)c->scheduler.limits.pages * c->scheduler.limits.page_tokens};
-    return fit_check(&p, c->options.memory, all_local(c) ? memory_available() : 0, why);
+    const struct scheduler_limits *l = &c->scheduler.limits;
+    struct worker_bytes bytes[MSG_MAX_WORKERS];
+    struct measure m = {.checkpoint = &c->checkpoint,
+                        .weights = c->weights,
+                        .workers = c->options.workers,
+                        .step_tokens = l->step_tokens,
+                        .max_seqs = l->max_seqs,
+                        .max_context = l->max_context,
+                        .page_tokens = l->page_tokens,
+                        .kv_pages = l->pages,
+                        .hosts = c->hosts};
+    for (int w = 0; w < c->options.workers; w++) {
+        int rc = measure_worker(&m, w, &bytes[w], why);
+        if (rc < 0) return rc;
+    }
+    return fit_check(bytes, c->options.workers, c->weights, c->options.memory, all_local(c) ? memory_available() : 0, why);
 }
 
 static void refuse(struct coordinator *c, const struct bus_id *id, const char *reason) {

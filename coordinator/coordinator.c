@@ -13,14 +13,10 @@
 #include "base/clk.h"
 #include "base/log.h"
 #include "coordinator/core.h"
+#include "worker/measure.h"
 
 enum {
-    PAGE_TOKENS = 16,
-    DEFAULT_BATCH = 32,
-    DEFAULT_CONTEXT = 4096,
-    DEFAULT_STEP_TOKENS = 128,
     DEFAULT_QUEUE = 1024,
-    MIDDLING_TOKENS = 512,   /* of one sequence, for the default size of KV */
     PAYLOAD_BYTES = 4 << 20, /* largest request */
     PROMPT_BYTES = 256 << 20, /* of all prompts that wait for the tokeniser */
     OTHER_CALLS = 256,       /* Status and the like, beside the queue */
@@ -112,27 +108,21 @@ static int open_placement(struct coordinator *c, struct why *why) {
 
 static int open_scheduler(struct coordinator *c, struct why *why) {
     const struct coordinator_options *o = &c->options;
-    int positions = c->checkpoint.config.max_positions;
+    struct measure m = {.checkpoint = &c->checkpoint, .workers = o->workers};
+    struct measure_wish wish = {o->max_batch, o->max_context, o->step_tokens, o->kv_tokens};
+    int rc = measure_limits(&m, &wish, why);
+    if (rc < 0) return rc;
     struct scheduler_limits l = {.workers = o->workers,
-                                 .max_batch = o->max_batch ? o->max_batch : DEFAULT_BATCH,
-                                 .page_tokens = PAGE_TOKENS,
+                                 .max_batch = o->max_batch ? o->max_batch : MEASURE_BATCH,
+                                 .max_seqs = m.max_seqs,
+                                 .max_context = m.max_context,
+                                 .step_tokens = m.step_tokens,
+                                 .page_tokens = m.page_tokens,
+                                 .pages = m.kv_pages,
                                  .prefill_chunk = o->prefill_chunk,
                                  .max_queue = o->max_queue ? o->max_queue : DEFAULT_QUEUE,
                                  .vocab = c->checkpoint.config.vocab,
                                  .ahead = 2};
-    if (o->max_context > positions)
-        return fail(why, ERR_INVALID, "max-context %d: the model was made for %d positions", o->max_context, positions);
-    l.max_context = o->max_context ? o->max_context : positions < DEFAULT_CONTEXT ? positions : DEFAULT_CONTEXT;
-    l.max_seqs = (l.max_batch + o->workers - 1) / o->workers;
-    int step = l.max_seqs > DEFAULT_STEP_TOKENS ? l.max_seqs : DEFAULT_STEP_TOKENS;
-    l.step_tokens = o->step_tokens ? o->step_tokens : step;
-    int64_t kv = (int64_t)l.max_seqs * (l.max_context < MIDDLING_TOKENS ? l.max_context : MIDDLING_TOKENS);
-    if (kv < l.max_context) kv = l.max_context;
-    if (o->kv_tokens) kv = o->kv_tokens;
-    int64_t pages = (kv + PAGE_TOKENS - 1) / PAGE_TOKENS;
-    if (pages > 1 << 28)
-        return fail(why, ERR_INVALID, "kv-tokens %lld: at most %lld are possible", (long long)kv, (long long)PAGE_TOKENS << 28);
-    l.pages = (int)pages;
     return scheduler_init(&c->scheduler, &l, why);
 }
 

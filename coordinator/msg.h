@@ -53,7 +53,7 @@ struct worker_hello {
 struct worker_ready {
     uint64_t fingerprint;
     char numeric_class[MSG_CLASS_BYTES];
-    uint64_t weight_bytes, resident_bytes, kv_bytes;
+    uint64_t weight_bytes, resident_bytes, kv_bytes, mapped_bytes, buffer_bytes, exchange_bytes;
     uint32_t slots;
 };
 struct worker_step_done {
@@ -144,7 +144,7 @@ struct worker_report {
     const char *host, *state;
     uint64_t pid;
     uint32_t load_percent;
-    uint64_t weight_bytes, resident_bytes, kv_bytes;
+    uint64_t weight_bytes, resident_bytes, kv_bytes, mapped_bytes, buffer_bytes, exchange_bytes;
     uint32_t kv_pages, kv_pages_used, sequences, experts;
     uint64_t rows, beat_age_us, wait_us, busy_us;
     char placement[256];

@@ -73,6 +73,9 @@ static void read_ready(const Cadre__Control__V1__Ready *m, struct worker_ready *
                                .weight_bytes = m->weight_bytes,
                                .resident_bytes = m->resident_bytes,
                                .kv_bytes = m->kv_bytes,
+                               .mapped_bytes = m->mapped_bytes,
+                               .buffer_bytes = m->buffer_bytes,
+                               .exchange_bytes = m->exchange_bytes,
                                .slots = m->slots};
     snprintf(r->numeric_class, sizeof r->numeric_class, "%s", m->numeric_class);
 }

@@ -85,6 +85,10 @@ size_t ep_frame_bytes(const struct ep_limits *l) {
     return dispatch > combine ? dispatch : combine;
 }
 
+size_t ep_bytes(const struct ep_limits *l, int workers) {
+    return 2 * (size_t)workers * (size_t)l->max_tokens * (size_t)l->topk * (size_t)l->hidden * sizeof(float);
+}
+
 static int check_limits(const struct fabric *f, const struct ep_limits *l, struct why *why) {
     if (l->max_tokens < 1 || l->max_tokens > MAX_TOKENS)
         return fail(why, ERR_INVALID, "ep: %d tokens per worker and step, expected 1..%d", l->max_tokens, MAX_TOKENS);
@@ -110,12 +114,11 @@ int ep_new(struct fabric *f, const struct ep_limits *l, struct ep **out, struct 
     ep->rank = f ? f->rank : 0;
     ep->size = f ? f->size : 1;
     ep->others = (ep->size == 64 ? UINT64_MAX : bit(ep->size) - 1) & ~bit(ep->rank);
-    size_t floats = row_floats(ep, (size_t)ep->size * (size_t)max_pairs(ep));
-    ep->map_bytes = 2 * floats * sizeof(float);
+    ep->map_bytes = ep_bytes(l, ep->size);
     void *map = mmap(NULL, ep->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map != MAP_FAILED) {
         ep->x = map;
-        ep->y = ep->x + floats;
+        ep->y = ep->x + ep->map_bytes / sizeof(float) / 2;
     }
     if (!ep->x || ep_split_init(&ep->split, ep->size, l->max_tokens, l->topk) < 0 ||
         ep_group_init(&ep->group, ep->size, l->max_slots, max_pairs(ep)) < 0) {

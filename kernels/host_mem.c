@@ -12,13 +12,13 @@
 enum { ALIGN = 64 };
 
 void *host_alloc(struct backend *b, size_t bytes, enum mem_kind kind) {
-    (void)b;
     (void)kind;
     if (bytes > SIZE_MAX - 2 * ALIGN) return NULL;
     char *raw = calloc(1, bytes + 2 * ALIGN);
     if (!raw) return NULL;
     char *p = (char *)(((uintptr_t)raw + 2 * ALIGN - 1) & ~(uintptr_t)(ALIGN - 1)); /* at least ALIGN bytes after raw */
     memcpy(p - sizeof raw, &raw, sizeof raw);
+    b->allocated += bytes;
     return p;
 }
 

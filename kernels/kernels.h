@@ -186,9 +186,13 @@ struct backend_options {
 struct backend {
     const struct ops *ops;
     int threads;
+    uint64_t allocated; /* bytes ever asked of alloc: what a start takes is the difference before and after it */
 };
 
 /* "auto" takes the best implementation this processor can run and "avx2"/"avx512" give the same bits as each other; "ref" uses
  * one thread whatever is asked. ERR_INVALID: unknown name or threads < 1; ERR_UNSUPPORTED: this processor or build lacks it. */
 int  backend_open(const struct backend_options *o, struct backend **out, struct why *why);
+/* A device that has no memory and computes nothing: alloc, release, copies, sync and adopt alone exist; device memory must not
+ * be touched, copies move nothing. Whoever allocates from it learns from `allocated` what it would take. */
+int backend_open_count(struct backend **out, struct why *why);
 void backend_close(struct backend *b); /* buffers of alloc must have been released; NULL is fine */

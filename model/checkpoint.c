@@ -41,10 +41,9 @@ static int check_tensor(const struct st_set *s, const struct tensor_want *w, boo
 }
 
 static int check_role(const struct checkpoint *c, enum tensor_role role, int layer, bool *used, struct why *why) {
-    const bool per_expert = role >= T_EXPERT_GATE && role <= T_EXPERT_DOWN;
     struct tensor_want w;
-    for (int e = 0; e < (per_expert ? c->config.gate.experts : 1); e++) {
-        if (!model_tensor(&c->config, role, layer, e, &w)) return 0; /* experts of a layer exist all or none */
+    for (int e = 0; e < model_tensor_count(&c->config, role); e++) {
+        if (!model_tensor(&c->config, role, layer, e, &w)) continue;
         int rc = check_tensor(c->tensors, &w, used, why);
         if (rc < 0) return rc;
     }
@@ -149,6 +148,7 @@ static const struct st_tensor *find(const struct checkpoint *c, enum tensor_role
 
 void checkpoint_read(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt, void *dst) {
     size_t n;
+    if (c->headers_only) return;
     const struct st_tensor *t = find(c, role, layer, expert, &n);
     convert(dst, fmt, t->data, t->dtype, n);
 }

@@ -10,6 +10,7 @@
 struct checkpoint {
     struct model_config config;
     struct st_set *tensors;
+    bool headers_only;          /* of a copy made to ask for sizes: checkpoint_read reads nothing, loaders convert nothing */
     uint64_t fingerprint;       /* XXH3 of both config files, all tensors' names, dtypes and shapes, and file sizes: two workers must agree */
 };
 int  checkpoint_open(const char *dir, struct checkpoint *out, struct why *why);
@@ -23,7 +24,8 @@ const void *checkpoint_map(const struct checkpoint *c, enum tensor_role role, in
 /* Sizes, from the config alone. */
 struct model_sizes {
     uint64_t params_total, params_active;   /* per token */
-    uint64_t expert_params;                 /* of one expert */
+    uint64_t expert_params;                 /* of one expert, what it shares not counted */
+    uint64_t common_params;                 /* rows that experts share, of all layers: held by a worker where it has a member */
     uint64_t resident_params;               /* everything but routed experts: what every worker holds */
     uint64_t kv_elements_per_token;         /* 2 * L * G * D */
 };

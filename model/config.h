@@ -16,6 +16,15 @@ enum { MODEL_MAX_LAYERS = 512, MODEL_MAX_EOS = 8 };
 enum qk_norm { QK_NORM_NONE, QK_NORM_HEAD, QK_NORM_FULL }; /* per head over D (Qwen3); over the whole vector (OLMoE) */
 enum shared_kind { SHARED_NONE, SHARED_PLAIN, SHARED_SIGMOID }; /* SIGMOID: times sigmoid(w_s . x) (Qwen2-MoE) */
 
+/* What the routed experts of a layer have in common and what they give back beside their rows. All zero: nothing.
+ * Levels: experts are of one level, or of several with different shapes (two_stage); each level has its own common rows. */
+struct expert_rule {
+    int shared_rows;               /* C < I: the first neurons of every expert of a level are the same ones, stored once */
+    int fusion_dim;                /* d: outputs are weighed by their agreement with the token too (config_experts.c); 0 = not */
+    float fusion_beta;             /* exponent of an expert's confidence in that; 0 = none */
+    bool confidence;               /* every expert judges its own output: c = sigmoid(conf . o) */
+};
+
 struct model_config {
     char family[32];               /* model_type */
     int hidden, layers, vocab;     /* H, L, V */
@@ -37,6 +46,7 @@ struct model_config {
     enum shared_kind shared;
     bool gate_bias, gate_sel_bias; /* tensors beside the gate's weight */
     struct gate_rule gate;         /* experts = 0 for a dense model */
+    struct expert_rule experts;
     int moe_layers;                /* number of layers with experts */
     int16_t moe_index[MODEL_MAX_LAYERS]; /* layer -> 0.. among MoE layers, or -1 for a dense one */
 
@@ -56,7 +66,9 @@ enum tensor_role {
     T_Q, T_K, T_V, T_O, T_Q_BIAS, T_K_BIAS, T_V_BIAS, T_O_BIAS, T_Q_NORM, T_K_NORM,
     T_DENSE_GATE, T_DENSE_UP, T_DENSE_DOWN,
     T_ROUTER, T_ROUTER_BIAS, T_ROUTER_SEL_BIAS,
-    T_EXPERT_GATE, T_EXPERT_UP, T_EXPERT_DOWN,      /* per expert */
+    T_EXPERT_GATE, T_EXPERT_UP, T_EXPERT_DOWN, T_EXPERT_CONF, /* per expert; a low-rank one has no up (struct ffn) */
+    T_COMMON_GATE, T_COMMON_UP, T_COMMON_DOWN,      /* per level: the rows that its experts share */
+    T_FUSION_Q, T_FUSION_K,
     T_SHARED_GATE, T_SHARED_UP, T_SHARED_DOWN, T_SHARED_SCALE,
     T_ROLE_COUNT
 };
@@ -66,3 +78,8 @@ struct tensor_want {               /* what must be on disk */
 };
 /* false: this model has no such tensor (e.g. T_Q_BIAS without biases, T_EXPERT_UP in a dense layer). */
 bool model_tensor(const struct model_config *c, enum tensor_role role, int layer, int expert, struct tensor_want *out);
+/* How many tensors a role has in a layer: one, or one per expert or level; `expert` above counts them. Not all need exist. */
+int model_tensor_count(const struct model_config *c, enum tensor_role role);
+static inline bool tensor_in_blob(enum tensor_role r) { return r >= T_EXPERT_GATE && r <= T_COMMON_DOWN; } /* held where placed */
+int model_levels(const struct model_config *c);                 /* of experts; 0 for a dense model */
+int model_expert_level(const struct model_config *c, int expert);

@@ -51,8 +51,8 @@ static int read_word(const json_t *obj, const char *key, const char *const *word
 }
 
 static int check_router_members(const json_t *router, struct why *why) {
-    static const char *const known[] = {"kind", "score", "k", "norm", "scale", "weight", "bias", "sel_bias",
-                                        "norm_eps", "groups", "zero_experts", "apply"};
+    static const char *const known[] = {"kind", "score", "k", "norm", "scale", "weight", "bias", "sel_bias", "norm_eps",
+                                        "groups", "zero_experts", "apply", "shared_rows"};
     const char *key;
     const json_t *v;
     json_object_foreach((json_t *)router, key, v) {
@@ -198,5 +198,6 @@ int config_layers(const json_t *root, const struct family *f, struct model_confi
     int rc = read_layer_kinds(root, f, out, why);
     if (rc >= 0 && out->moe_layers) rc = read_gate(root, f, out, why);
     if (rc >= 0) rc = read_widths(root, f, out, why);
+    if (rc >= 0 && out->moe_layers && f->norm == NORM_RULE) rc = config_experts(json_object_get(root, "moe_router"), out, why);
     return rc < 0 ? rc : 0;
 }

@@ -20,6 +20,7 @@ int config_rope(const json_t *root, const struct family *f, struct model_config 
 int config_gate(const json_t *root, const struct family *f, struct model_config *out, struct why *why); /* E and k are set */
 int config_groups(const json_t *router, struct gate_rule *g, struct why *why); /* "groups" of a moe_router */
 int config_layers(const json_t *root, const struct family *f, struct model_config *out, struct why *why);
+int config_experts(const json_t *router, struct model_config *out, struct why *why); /* what experts share and give back */
 int config_tokens(const json_t *root, const json_t *generation, struct model_config *out, struct why *why);
 void config_note_unknown(json_t *root); /* one debug line */
 

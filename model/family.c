@@ -82,14 +82,23 @@ static const char *const names[T_ROLE_COUNT] = {
     [T_EXPERT_GATE] = "gate_proj.weight",
     [T_EXPERT_UP] = "up_proj.weight",
     [T_EXPERT_DOWN] = "down_proj.weight",
+    [T_EXPERT_CONF] = "conf",
+    [T_COMMON_GATE] = "experts.common.gate_proj.weight",
+    [T_COMMON_UP] = "experts.common.up_proj.weight",
+    [T_COMMON_DOWN] = "experts.common.down_proj.weight",
+    [T_FUSION_Q] = "fusion.q",
+    [T_FUSION_K] = "fusion.k",
     [T_SHARED_GATE] = "mlp.shared_expert.gate_proj.weight",
     [T_SHARED_UP] = "mlp.shared_expert.up_proj.weight",
     [T_SHARED_DOWN] = "mlp.shared_expert.down_proj.weight",
     [T_SHARED_SCALE] = "mlp.shared_expert_gate.weight",
 };
 
-static bool is_router(enum tensor_role r) { return r == T_ROUTER || r == T_ROUTER_BIAS || r == T_ROUTER_SEL_BIAS; }
-static bool is_expert(enum tensor_role r) { return r == T_EXPERT_GATE || r == T_EXPERT_UP || r == T_EXPERT_DOWN; }
+static bool is_block(enum tensor_role r) { /* of the MoE block, named below it */
+    return r == T_ROUTER || r == T_ROUTER_BIAS || r == T_ROUTER_SEL_BIAS || (r >= T_COMMON_GATE && r <= T_FUSION_K);
+}
+static bool is_expert(enum tensor_role r) { return r >= T_EXPERT_GATE && r <= T_EXPERT_CONF; }
+static bool is_common(enum tensor_role r) { return r >= T_COMMON_GATE && r <= T_COMMON_DOWN; }
 
 static const char *expert_part(enum tensor_role role, bool block_names) {
     if (!block_names) return names[role];
@@ -106,7 +115,7 @@ static void write_name(const struct family *f, enum tensor_role role, int layer,
         snprintf(out, cap, "model.layers.%d.%s.e_score_correction_bias", layer, moe);
     else if (f->shared_count && (role == T_SHARED_GATE || role == T_SHARED_UP || role == T_SHARED_DOWN))
         snprintf(out, cap, "model.layers.%d.mlp.shared_experts.%s", layer, names[role - T_SHARED_GATE + T_EXPERT_GATE]);
-    else if (is_router(role))
+    else if (is_block(role))
         snprintf(out, cap, "model.layers.%d.%s.%s", layer, moe, names[role]);
     else
         snprintf(out, cap, "model.layers.%d.%s", layer, names[role]);
@@ -141,7 +150,8 @@ static struct shape dense_shape(const struct model_config *c, enum tensor_role r
 }
 
 static struct shape moe_shape(const struct model_config *c, enum tensor_role role) {
-    const int H = c->hidden, E = gate_width(&c->gate), I = c->expert_ffn, S = c->shared_ffn;
+    const int H = c->hidden, E = gate_width(&c->gate), S = c->shared_ffn;
+    const int C = c->experts.shared_rows, I = c->expert_ffn - C; /* neurons in common, an expert's own */
     switch (role) {
     case T_ROUTER: return (struct shape){E, H};
     case T_ROUTER_BIAS: return (struct shape){c->gate_bias ? E : 0, 0};
@@ -149,6 +159,12 @@ static struct shape moe_shape(const struct model_config *c, enum tensor_role rol
     case T_EXPERT_GATE:
     case T_EXPERT_UP: return (struct shape){I, H};
     case T_EXPERT_DOWN: return (struct shape){H, I};
+    case T_EXPERT_CONF: return (struct shape){c->experts.confidence ? H : 0, 0};
+    case T_COMMON_GATE:
+    case T_COMMON_UP: return (struct shape){C, H};
+    case T_COMMON_DOWN: return (struct shape){C ? H : 0, C};
+    case T_FUSION_Q:
+    case T_FUSION_K: return (struct shape){c->experts.fusion_dim, H};
     case T_SHARED_GATE:
     case T_SHARED_UP: return (struct shape){S, H};
     case T_SHARED_DOWN: return (struct shape){S ? H : 0, S};
@@ -169,8 +185,19 @@ static struct shape want_shape(const struct model_config *c, enum tensor_role ro
     if (role < T_DENSE_GATE) return attention_shape(c, role);
     const bool moe = c->moe_index[layer] >= 0;
     if (role < T_ROUTER) return moe ? (struct shape){0, 0} : dense_shape(c, role);
-    if (!moe || (is_expert(role) && (expert < 0 || expert >= c->gate.experts))) return (struct shape){0, 0};
+    if (!moe || expert < 0 || expert >= model_tensor_count(c, role)) return (struct shape){0, 0};
     return moe_shape(c, role);
+}
+
+int model_levels(const struct model_config *c) { return c->moe_layers > 0; }
+
+int model_expert_level(const struct model_config *c, int expert) {
+    (void)c, (void)expert;
+    return 0;
+}
+
+int model_tensor_count(const struct model_config *c, enum tensor_role role) {
+    return is_expert(role) ? c->gate.experts : is_common(role) ? model_levels(c) : 1;
 }
 
 bool model_tensor(const struct model_config *c, enum tensor_role role, int layer, int expert, struct tensor_want *out) {

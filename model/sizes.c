@@ -1,26 +1,47 @@
 /* sizes.c - how big a model is, from its description alone: the same table of tensors that the loader checks, added up.
  *
- * Layers are summed one by one (they may differ in kind), experts of a layer are alike and multiplied. */
+ * Layers are summed one by one (they may differ in kind), the experts of a level are alike and multiplied. */
 #include "model/checkpoint.h"
 
-static uint64_t elements(const struct model_config *c, enum tensor_role role, int layer) {
+static uint64_t elements(const struct model_config *c, enum tensor_role role, int layer, int expert) {
     struct tensor_want w;
-    if (!model_tensor(c, role, layer, 0, &w)) return 0;
+    if (!model_tensor(c, role, layer, expert, &w)) return 0;
     return (uint64_t)w.rows * (uint64_t)(w.cols ? w.cols : 1);
 }
 
+struct placed { /* of one layer */
+    uint64_t experts, common; /* all experts; what they share */
+    uint64_t first;           /* the first expert */
+};
+
+/* Experts of a level are alike: one is looked at and multiplied. */
+static void add_level(const struct model_config *c, int layer, int level, struct placed *sum) {
+    uint64_t count = 0, one = 0;
+    for (int e = 0; e < c->gate.experts; e++) {
+        if (model_expert_level(c, e) != level || count++) continue;
+        for (int role = T_EXPERT_GATE; role <= T_EXPERT_CONF; role++) one += elements(c, (enum tensor_role)role, layer, e);
+    }
+    sum->experts += count * one;
+    if (!level) sum->first = one;
+    for (int role = T_COMMON_GATE; role <= T_COMMON_DOWN; role++) sum->common += elements(c, (enum tensor_role)role, layer, level);
+}
+
 void model_sizes(const struct model_config *c, struct model_sizes *out) {
-    const uint64_t E = (uint64_t)c->gate.experts, k = (uint64_t)c->gate.k, moe_layers = (uint64_t)c->moe_layers;
-    uint64_t resident = 0, unused = elements(c, T_EMBED, 0);
-    for (int role = T_EMBED; role < T_ATTN_NORM; role++) resident += elements(c, (enum tensor_role)role, 0);
-    for (int i = 0; i < c->layers; i++)
+    const uint64_t k = (uint64_t)c->gate.k, moe_layers = (uint64_t)c->moe_layers;
+    uint64_t resident = 0, unused = elements(c, T_EMBED, 0, 0);
+    struct placed placed = {0};
+    for (int role = T_EMBED; role < T_ATTN_NORM; role++) resident += elements(c, (enum tensor_role)role, 0, 0);
+    for (int i = 0; i < c->layers; i++) {
         for (int role = T_ATTN_NORM; role < T_ROLE_COUNT; role++)
-            if (role < T_EXPERT_GATE || role > T_EXPERT_DOWN) resident += elements(c, (enum tensor_role)role, i);
-    const uint64_t expert = 3 * (uint64_t)c->hidden * (uint64_t)c->expert_ffn;
+            if (!tensor_in_blob((enum tensor_role)role)) resident += elements(c, (enum tensor_role)role, i, 0);
+        if (c->moe_index[i] < 0) continue;
+        for (int level = 0; level < model_levels(c); level++) add_level(c, i, level, &placed);
+    }
     *out = (struct model_sizes){
-        .params_total = resident + moe_layers * E * expert,
-        .params_active = resident - (c->tied_embeddings ? 0 : unused) + moe_layers * k * expert,
-        .expert_params = expert,
+        .params_total = resident + placed.experts + placed.common,
+        .params_active = resident - (c->tied_embeddings ? 0 : unused) + moe_layers * k * placed.first + placed.common,
+        .expert_params = placed.first,
+        .common_params = placed.common,
         .resident_params = resident,
         .kv_elements_per_token = 2 * (uint64_t)c->layers * (uint64_t)c->kv_heads * (uint64_t)c->head_dim,
     };

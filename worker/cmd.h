@@ -11,6 +11,7 @@
 #include "fabric/fabric.h"
 #include "kernels/kernels.h"
 #include "router/placement.h"
+#include "worker/measure.h"
 
 /* What the coordinator says before anything can be loaded. */
 struct worker_setup {
@@ -88,7 +89,7 @@ struct step_report {
 struct ready_report {
     uint64_t fingerprint;
     char numeric_class[96];
-    uint64_t weight_bytes, resident_bytes, kv_bytes;
+    struct worker_bytes bytes;
     int slots;
 };
 

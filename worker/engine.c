@@ -32,6 +32,8 @@ struct engine {
 
     /* the engine thread's own from here on */
     struct worker_setup setup;
+    const struct checkpoint *counted; /* not NULL: nothing is loaded, only counted (engine_measure) */
+    struct worker_bytes bytes;
     struct checkpoint checkpoint;
     struct backend *backend;
     struct weights weights;
@@ -146,10 +148,7 @@ static uint64_t bytes_to_load(const struct engine *e) {
     struct model_sizes sizes;
     model_sizes(&e->checkpoint.config, &sizes);
     uint64_t total = sizes.resident_params * fmt_bytes(e->setup.weights);
-    const struct placement *p = &e->setup.placement;
-    for (int l = 0; l < p->layers; l++)
-        total += (uint64_t)placement_slots(p, e->options.rank, l) * blob_bytes(&e->checkpoint.config, e->setup.weights);
-    return total;
+    return total + expert_store_bytes(&e->checkpoint.config, e->setup.weights, &e->setup.placement, e->options.rank);
 }
 
 static int check_setup(const struct engine *e, struct why *why) {
@@ -177,9 +176,10 @@ static int load_exchange(struct engine *e, struct why *why) {
             if (placement_slots(&s->placement, w, l) > limits.max_slots)
                 limits.max_slots = placement_slots(&s->placement, w, l);
     int rc = 0;
-    if (e->options.workers > 1)
+    e->bytes.exchange = ep_bytes(&limits, e->options.workers);
+    if (e->options.workers > 1 && !e->counted)
         rc = e->options.open_fabric(e->options.fabric_ctx, e->options.rank, ep_frame_bytes(&limits), &e->fabric, why);
-    if (rc >= 0) rc = ep_new(e->fabric, &limits, &e->ep, why);
+    if (rc >= 0 && !e->counted) rc = ep_new(e->fabric, &limits, &e->ep, why);
     if (rc < 0) return rc;
     e->moe = (struct moe){.backend = e->backend,
                           .config = c,
@@ -207,20 +207,40 @@ static int alloc_reports(struct engine *e, struct why *why) {
     return ok ? 0 : fail(why, ERR_NOMEM, "out of memory for step reports");
 }
 
+static int open_model(struct engine *e, struct why *why) {
+    const struct worker_setup *s = &e->setup;
+    struct backend_options bo = {.isa = s->isa, .threads = e->options.threads};
+    int rc = 0;
+    if (e->counted) e->checkpoint = *e->counted, e->checkpoint.headers_only = true;
+    else rc = checkpoint_open(s->model_dir, &e->checkpoint, why);
+    if (rc >= 0 && (rc = check_setup(e, why)) < 0) rc = fail_in(why, rc, "%s", s->model_dir);
+    if (rc < 0) return rc;
+    return e->counted ? backend_open_count(&e->backend, why) : backend_open(&bo, &e->backend, why);
+}
+
+/* What was taken from the device since the last call. */
+static uint64_t taken(const struct engine *e, uint64_t *before) {
+    uint64_t now = e->backend->allocated, bytes = now - *before;
+    *before = now;
+    return bytes;
+}
+
 static int load(struct engine *e, struct why *why) {
     struct worker_setup *s = &e->setup;
     const struct model_config *c = &e->checkpoint.config;
-    struct backend_options bo = {.isa = s->isa, .threads = e->options.threads};
-    int rc = checkpoint_open(s->model_dir, &e->checkpoint, why);
-    if (rc >= 0 && (rc = check_setup(e, why)) < 0) rc = fail_in(why, rc, "%s", s->model_dir);
-    if (rc >= 0) rc = backend_open(&bo, &e->backend, why);
+    int rc = open_model(e, why);
     if (rc < 0) return rc;
+    uint64_t before = e->backend->allocated;
     atomic_store(&e->total_bytes, bytes_to_load(e));
     rc = weights_open(&e->weights, e->backend, &e->checkpoint, s->weights, s->max_context, &e->loaded_bytes, why);
+    e->bytes.mapped = e->weights.mapped_bytes;
+    e->bytes.resident = taken(e, &before) + e->bytes.mapped;
     if (rc >= 0)
         rc = expert_store_open(&e->store, e->backend, &e->checkpoint, s->weights, &s->placement, e->options.rank,
                                &e->loaded_bytes, why);
+    e->bytes.experts = taken(e, &before);
     if (rc >= 0) rc = kv_open(&e->kv, e->backend, c, s->weights, s->kv_pages, s->page_tokens, why);
+    e->bytes.kv = taken(e, &before);
     if (rc >= 0) rc = seq_table_init(&e->seqs, s, why);
     if (rc >= 0 && sampler_init(&e->sampler, c->vocab) < 0) rc = fail(why, ERR_NOMEM, "out of memory for the sampler");
     if (rc >= 0) rc = alloc_reports(e, why);
@@ -230,6 +250,7 @@ static int load(struct engine *e, struct why *why) {
         .backend = e->backend, .config = c, .weights = &e->weights, .kv = &e->kv, .moe = &e->moe, .progress = &e->progress};
     struct forward_limits limits = {s->step_tokens, s->max_seqs, e->seqs.max_pages};
     rc = forward_init(&e->forward, &limits, why);
+    e->bytes.buffers = taken(e, &before);
     atomic_store(&e->loaded_bytes, atomic_load(&e->total_bytes));
     return rc;
 }
@@ -245,18 +266,38 @@ static void unload(struct engine *e) {
     expert_store_close(&e->store);
     weights_close(&e->weights);
     backend_close(e->backend);
-    checkpoint_close(&e->checkpoint);
+    if (!e->counted) checkpoint_close(&e->checkpoint);
     placement_clear(&e->setup.placement);
     free(e->rows_before);
     free(e->sampled);
 }
 
+int engine_measure(const struct engine_options *o, struct worker_setup *setup, const struct checkpoint *c,
+                   struct worker_bytes *out, struct why *why) {
+    struct engine *e = calloc(1, sizeof *e);
+    if (!e) {
+        placement_clear(&setup->placement);
+        return fail(why, ERR_NOMEM, "out of memory");
+    }
+    e->options = *o;
+    e->setup = *setup;
+    setup->placement = (struct placement){0};
+    e->counted = c;
+    int rc = load(e, why);
+    *out = e->bytes;
+    unload(e);
+    for (int i = 0; i < REPORTS; i++) {
+        free(e->reports[i].out);
+        free(e->reports[i].rows);
+    }
+    free(e);
+    return rc;
+}
+
 static void report_ready(struct engine *e) {
     struct event ev = {.kind = EVENT_READY};
     ev.ready = (struct ready_report){.fingerprint = e->checkpoint.fingerprint,
-                                     .weight_bytes = e->store.bytes,
-                                     .resident_bytes = e->weights.bytes,
-                                     .kv_bytes = e->kv.bytes,
+                                     .bytes = e->bytes,
                                      .slots = e->store.first ? e->store.first[e->store.layers] : 0};
     numeric_class(e, ev.ready.numeric_class, sizeof ev.ready.numeric_class);
     emit(e, &ev);

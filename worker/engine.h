@@ -22,6 +22,9 @@ void engine_free(struct engine *e);                                  /* after en
 int engine_start(struct engine *e, struct worker_setup *setup);      /* takes setup's placement; starts the thread */
 void engine_stop(struct engine *e);                                  /* finish soon, mid-step if need be */
 void engine_join(struct engine *e);
+/* What this rank would allocate: loads as the engine does, on a device that only counts. Takes setup's placement. */
+int engine_measure(const struct engine_options *o, struct worker_setup *setup, const struct checkpoint *c,
+                   struct worker_bytes *out, struct why *why);
 
 /* Control thread's side. */
 struct plan *engine_plan_take(struct engine *e); /* an empty plan, or NULL: more plans in flight than allowed */

@@ -5,50 +5,13 @@
 #include <string.h>
 #include <xxhash.h>
 
-_Static_assert(sizeof(struct blob_header) == 128, "blob header is a file format");
-
-static size_t round64(size_t n) { return (n + 63) / 64 * 64; }
-
-size_t blob_bytes(const struct model_config *c, enum fmt fmt) {
-    size_t matrix = round64((size_t)c->hidden * (size_t)c->expert_ffn * fmt_bytes(fmt));
-    return sizeof(struct blob_header) + 3 * matrix;
-}
-
-static void describe(struct blob_header *h, const struct model_config *c, enum fmt fmt, int layer, int expert) {
-    size_t matrix = round64((size_t)c->hidden * (size_t)c->expert_ffn * fmt_bytes(fmt));
-    *h = (struct blob_header){.magic = BLOB_MAGIC,
-                              .version = BLOB_VERSION,
-                              .layer = (uint32_t)layer,
-                              .expert = (uint32_t)expert,
-                              .format = (uint32_t)fmt,
-                              .layout = BLOB_LAYOUT_ROWS,
-                              .hidden = (uint32_t)c->hidden,
-                              .inner = (uint32_t)c->expert_ffn,
-                              .content_version = 1,
-                              .payload_bytes = 3 * matrix,
-                              .gate_at = sizeof *h,
-                              .up_at = sizeof *h + matrix,
-                              .down_at = sizeof *h + 2 * matrix};
-}
-
-static void load_slot(struct expert_store *s, const struct checkpoint *c, enum fmt fmt, int layer, int expert,
-                      unsigned char *staging, int slot) {
-    struct expert_slot *e = &s->slots[slot];
-    struct blob_header *h = &e->header;
-    const struct model_config *m = &c->config;
-    describe(h, m, fmt, layer, expert);
-    memset(staging, 0, s->stride);
-    checkpoint_read(c, T_EXPERT_GATE, layer, expert, fmt, staging + h->gate_at);
-    checkpoint_read(c, T_EXPERT_UP, layer, expert, fmt, staging + h->up_at);
-    checkpoint_read(c, T_EXPERT_DOWN, layer, expert, fmt, staging + h->down_at);
-    h->checksum = XXH3_64bits(staging + sizeof *h, h->payload_bytes);
-    memcpy(staging, h, sizeof *h);
-    unsigned char *blob = (unsigned char *)s->memory + (size_t)slot * s->stride;
-    s->backend->ops->upload(s->backend, blob, staging, s->stride);
-    e->ffn.gate = (struct mat){blob + h->gate_at, fmt, m->expert_ffn, m->hidden};
-    e->ffn.up = (struct mat){blob + h->up_at, fmt, m->expert_ffn, m->hidden};
-    e->ffn.down = (struct mat){blob + h->down_at, fmt, m->hidden, m->expert_ffn};
-}
+struct loader {
+    struct expert_store *s;
+    const struct checkpoint *c;
+    enum fmt fmt;
+    unsigned char *staging, *next; /* host, of the largest blob; device, where the next blob goes */
+    atomic_ullong *progress;
+};
 
 static int model_layer(const struct model_config *c, int moe_layer) {
     for (int l = 0; l < c->layers; l++)
@@ -56,50 +19,155 @@ static int model_layer(const struct model_config *c, int moe_layer) {
     return -1;
 }
 
+static const int16_t *experts_of(const struct placement *p, int worker, int layer, int *n) {
+    *n = placement_slots(p, worker, layer);
+    return p->slot_expert + p->slot_first[worker * p->layers + layer];
+}
+
+struct blob_ref { /* one blob of a worker */
+    enum blob_kind kind;
+    int moe_layer, layer;
+    int expert, slot; /* the level and -1 for a common blob */
+};
+
+/* Calls with every blob of a worker: per layer the levels that have a member here, then the experts, by slot. */
+static void each_blob(const struct model_config *c, const struct placement *p, int worker,
+                      void (*fn)(void *ctx, const struct blob_ref *ref), void *ctx) {
+    for (int l = 0, slot = 0; l < p->layers; l++) {
+        int n, layer = model_layer(c, l);
+        const int16_t *experts = experts_of(p, worker, l, &n);
+        for (int level = 0; level < model_levels(c); level++) {
+            bool member = false;
+            for (int i = 0; i < n; i++) member |= model_expert_level(c, experts[i]) == level;
+            if (member) fn(ctx, &(struct blob_ref){BLOB_COMMON, l, layer, level, -1});
+        }
+        for (int i = 0; i < n; i++) fn(ctx, &(struct blob_ref){BLOB_EXPERT, l, layer, experts[i], slot++});
+    }
+}
+
+struct measure {
+    const struct model_config *c;
+    enum fmt fmt;
+    size_t bytes, common_bytes, largest;
+};
+
+static void measure_blob(void *ctx, const struct blob_ref *ref) {
+    struct measure *m = ctx;
+    size_t n = blob_bytes(m->c, m->fmt, ref->kind, ref->layer, ref->expert);
+    m->bytes += n;
+    if (ref->kind == BLOB_COMMON) m->common_bytes += n;
+    if (n > m->largest) m->largest = n;
+}
+
+static struct measure measure(const struct model_config *c, enum fmt fmt, const struct placement *p, int worker) {
+    struct measure m = {.c = c, .fmt = fmt};
+    each_blob(c, p, worker, measure_blob, &m);
+    return m;
+}
+
+size_t expert_store_bytes(const struct model_config *c, enum fmt fmt, const struct placement *p, int worker) {
+    return measure(c, fmt, p, worker).bytes;
+}
+
+static struct mat matrix(const struct blob *b, enum blob_tensor tensor) {
+    const struct blob_part *p = blob_find(&b->header, tensor);
+    return p ? (struct mat){b->data + p->at, (enum fmt)p->format, (int)p->rows, (int)p->cols} : (struct mat){0};
+}
+
+static struct ffn ffn_of(const struct blob *b) {
+    return (struct ffn){.gate = matrix(b, BLOB_GATE), .up = matrix(b, BLOB_UP), .down = matrix(b, BLOB_DOWN)};
+}
+
+static void load_blob(struct loader *ld, struct blob *b, const struct blob_ref *ref) {
+    struct blob_header *h = &b->header;
+    size_t bytes = blob_describe(h, &ld->c->config, ld->fmt, ref->kind, ref->layer, ref->expert);
+    if (!bytes) return;
+    memset(ld->staging, 0, bytes);
+    for (uint32_t i = 0; i < h->n_parts; i++) {
+        const struct blob_part *p = &h->part[i];
+        enum tensor_role role = blob_role(ref->kind, (enum blob_tensor)p->tensor);
+        checkpoint_read(ld->c, role, ref->layer, ref->expert, (enum fmt)p->format, ld->staging + p->at);
+    }
+    h->checksum = XXH3_64bits(ld->staging + sizeof *h, h->payload_bytes);
+    memcpy(ld->staging, h, sizeof *h);
+    b->data = ld->next;
+    ld->next += bytes;
+    ld->s->backend->ops->upload(ld->s->backend, b->data, ld->staging, bytes);
+    atomic_fetch_add(ld->progress, bytes);
+}
+
+static void load_one(void *ctx, const struct blob_ref *ref) {
+    struct loader *ld = ctx;
+    struct expert_store *s = ld->s;
+    if (ref->kind == BLOB_COMMON) {
+        struct expert_common *common = &s->common[ref->moe_layer * s->levels + ref->expert];
+        load_blob(ld, &common->blob, ref);
+        common->ffn = ffn_of(&common->blob);
+        return;
+    }
+    struct expert_slot *e = &s->slots[ref->slot];
+    const struct expert_common *common =
+        &s->common[ref->moe_layer * s->levels + model_expert_level(&ld->c->config, ref->expert)];
+    load_blob(ld, &e->blob, ref);
+    const struct blob_part *conf = blob_find(&e->blob.header, BLOB_CONF);
+    e->ffn = ffn_of(&e->blob);
+    e->common = common->blob.data ? &common->ffn : NULL;
+    e->conf = conf ? (const float *)(e->blob.data + conf->at) : NULL;
+}
+
 int expert_store_open(struct expert_store *s, struct backend *b, const struct checkpoint *c, enum fmt fmt,
                       const struct placement *p, int worker, atomic_ullong *progress, struct why *why) {
-    *s = (struct expert_store){.backend = b, .layers = p->layers, .stride = blob_bytes(&c->config, fmt)};
+    *s = (struct expert_store){.backend = b, .layers = p->layers, .levels = model_levels(&c->config)};
     s->first = calloc((size_t)p->layers + 1, sizeof *s->first);
     if (!s->first) return fail(why, ERR_NOMEM, "out of memory for the slot table");
     for (int l = 0; l < p->layers; l++) s->first[l + 1] = s->first[l] + placement_slots(p, worker, l);
     size_t n = (size_t)s->first[p->layers];
-    s->bytes = n * s->stride;
+    struct measure m = measure(&c->config, fmt, p, worker);
+    s->bytes = m.bytes;
+    s->common_bytes = m.common_bytes;
     if (!n) return 0;
     s->slots = calloc(n, sizeof *s->slots);
+    s->common = calloc((size_t)p->layers * (size_t)s->levels, sizeof *s->common);
     s->memory = b->ops->alloc(b, s->bytes, MEM_DEVICE);
-    unsigned char *staging = malloc(s->stride);
-    if (!s->slots || !s->memory || !staging) {
-        size_t mib = s->bytes >> 20;
-        free(staging);
+    struct loader ld = {
+        .s = s, .c = c, .fmt = fmt, .staging = malloc(m.largest), .next = s->memory, .progress = progress};
+    if (!s->slots || !s->common || !s->memory || !ld.staging) {
+        free(ld.staging);
         expert_store_close(s);
-        return fail(why, ERR_NOMEM, "out of memory: %zu experts need %zu MiB; use more workers or --weights bf16", n, mib);
+        return fail(why, ERR_NOMEM, "out of memory: %zu experts need %zu MiB; use more workers or --weights bf16", n,
+                    m.bytes >> 20);
     }
-    for (int l = 0; l < p->layers; l++) {
-        const int16_t *experts = p->slot_expert + p->slot_first[worker * p->layers + l];
-        for (int i = 0; i < s->first[l + 1] - s->first[l]; i++) {
-            load_slot(s, c, fmt, model_layer(&c->config, l), experts[i], staging, s->first[l] + i);
-            atomic_fetch_add(progress, s->stride);
-        }
-    }
-    free(staging);
+    if (!c->headers_only) each_blob(&c->config, p, worker, load_one, &ld);
+    free(ld.staging);
     return 0;
 }
 
 void expert_store_close(struct expert_store *s) {
     if (s->backend) s->backend->ops->release(s->backend, s->memory);
     free(s->slots);
+    free(s->common);
     free(s->first);
     *s = (struct expert_store){0};
 }
 
-int expert_store_verify(const struct expert_store *s, int slot, struct why *why) {
-    const struct blob_header *want = &s->slots[slot].header;
-    unsigned char *copy = malloc(s->stride);
+static int verify(const struct expert_store *s, const struct blob *b, struct why *why) {
+    const struct blob_header *want = &b->header;
+    size_t bytes = sizeof *want + want->payload_bytes;
+    unsigned char *copy = malloc(bytes);
     if (!copy) return fail(why, ERR_NOMEM, "out of memory while verifying an expert");
-    s->backend->ops->download(s->backend, copy, (unsigned char *)s->memory + (size_t)slot * s->stride, s->stride);
+    s->backend->ops->download(s->backend, copy, b->data, bytes);
     bool same = !memcmp(copy, want, sizeof *want) && XXH3_64bits(copy + sizeof *want, want->payload_bytes) == want->checksum;
     free(copy);
     if (same) return 0;
-    return fail(why, ERR_CORRUPT, "layer %u expert %u: the blob in slot %d does not match its checksum", want->layer,
-                want->expert, slot);
+    return fail(why, ERR_CORRUPT, "layer %u %s %u: the blob does not match its checksum", want->layer,
+                want->kind == BLOB_COMMON ? "common rows of level" : "expert", want->expert);
+}
+
+int expert_store_verify(const struct expert_store *s, int slot, struct why *why) {
+    int layer = 0;
+    while (s->first[layer + 1] <= slot) layer++;
+    int rc = verify(s, &s->slots[slot].blob, why);
+    for (int l = layer * s->levels; rc >= 0 && l < (layer + 1) * s->levels; l++)
+        if (s->slots[slot].common == &s->common[l].ffn) rc = verify(s, &s->common[l].blob, why);
+    return rc;
 }

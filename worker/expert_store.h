@@ -1,49 +1,46 @@
-/* expert_store.h - the routed experts a worker holds: one blob per slot.
+/* expert_store.h - the routed experts a worker holds: one blob per slot, and the common blobs of what they share.
  *
- * A blob is contiguous and self-describing: header (layer, id, format, layout, shapes, content version, checksum), then gate,
- * up, down in the layout the kernel reads. It is the unit of loading, verifying and, later, moving and quantising.
- * Slots of all layers are one allocation of equal strides. Owner: the engine thread. */
+ * All blobs are in one allocation: a common blob for each level of each layer that has a member here, then the experts' own.
+ * An expert is computed as common rows, then its own added to them (moe.c). Owner: the engine thread. */
 #pragma once
 #include <stdatomic.h>
 
-#include "kernels/kernels.h"
 #include "model/checkpoint.h"
 #include "router/placement.h"
+#include "worker/blob.h"
 
-enum { BLOB_MAGIC = 0x42584443 /* "CDXB" */, BLOB_VERSION = 1, BLOB_LAYOUT_ROWS = 1 /* row-major [out, in] */ };
-
-struct blob_header { /* 128 bytes; little endian */
-    uint32_t magic, version;
-    uint32_t layer, expert;  /* layer in the model */
-    uint32_t format, layout; /* enum fmt, BLOB_LAYOUT_* */
-    uint32_t hidden, inner;  /* H, I */
-    uint64_t content_version;
-    uint64_t payload_bytes;           /* what follows the header */
-    uint64_t gate_at, up_at, down_at; /* offsets from the header's start */
-    uint64_t checksum;                /* XXH3-64 of the payload */
-    uint8_t reserved[48];
-};
-
-struct expert_slot {
+struct blob { /* resident */
     struct blob_header header; /* host copy */
-    struct ffn ffn;            /* into the blob */
-    uint64_t rows;             /* token rows executed, ever: counted where they run */
+    unsigned char *data;       /* device: header and payload; NULL: not here */
+};
+struct expert_common {
+    struct blob blob;
+    struct ffn ffn; /* into it */
+};
+struct expert_slot {
+    struct blob blob;
+    struct ffn ffn;           /* the expert's own rows, as in its blob */
+    const struct ffn *common; /* rows that it shares with its level; NULL: none */
+    const float *conf;        /* [H] of its confidence head, device; NULL: none */
+    uint64_t rows;            /* token rows executed, ever: counted where they run */
 };
 
 struct expert_store {
     struct backend *backend;
-    int layers;                /* MoE layers */
+    int layers, levels;        /* MoE layers; levels of experts in each */
     int *first;                /* [layers + 1] first slot of each layer */
     struct expert_slot *slots; /* [first[layers]] */
+    struct expert_common *common;      /* [layers, levels] */
     void *memory;              /* device: all blobs */
-    size_t stride, bytes;
+    size_t bytes, common_bytes; /* all blobs; the common ones among them */
 };
 
 /* Loads this worker's experts as the placement says. progress counts bytes as they arrive (atomic: others read it). */
 int expert_store_open(struct expert_store *s, struct backend *b, const struct checkpoint *c, enum fmt fmt,
                       const struct placement *p, int worker, atomic_ullong *progress, struct why *why);
 void expert_store_close(struct expert_store *s);
-size_t blob_bytes(const struct model_config *c, enum fmt fmt); /* header and payload of one expert, rounded to 64 */
-/* Recomputes a slot's checksum from device memory. 0 or ERR_CORRUPT naming layer and expert. */
+/* What expert_store_open will take: every blob of a worker, before anything is loaded. */
+size_t expert_store_bytes(const struct model_config *c, enum fmt fmt, const struct placement *p, int worker);
+/* Recomputes checksums from device memory: of a slot and of what it shares. 0 or ERR_CORRUPT naming layer and expert. */
 int expert_store_verify(const struct expert_store *s, int slot, struct why *why);
 static inline struct expert_slot *expert_slots(struct expert_store *s, int layer) { return s->slots + s->first[layer]; }

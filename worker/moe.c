@@ -29,12 +29,12 @@ int moe_init(struct moe *m, int max_tokens, struct why *why) {
     m->worker = malloc(T * k * sizeof *m->worker);
     m->slot = malloc(T * k * sizeof *m->slot);
     m->rows = malloc(T * k * sizeof *m->rows);
-    m->groups = malloc((size_t)slots * sizeof *m->groups);
-    if (m->routed && m->shared && m->scale && m->nothing && m->worker && m->slot && m->rows && m->groups &&
+    rc = expert_run_init(&m->run, m->backend, m->config, slots, why);
+    if (rc >= 0 && m->routed && m->shared && m->scale && m->nothing && m->worker && m->slot && m->rows &&
         (!input || (m->weighed && m->ones)))
         return 0;
     moe_clear(m);
-    return fail(why, ERR_NOMEM, "out of memory for the exchange buffers of %d tokens", max_tokens);
+    return rc < 0 ? rc : fail(why, ERR_NOMEM, "out of memory for the exchange buffers of %d tokens", max_tokens);
 }
 
 void moe_clear(struct moe *m) {
@@ -45,7 +45,7 @@ void moe_clear(struct moe *m) {
     free(m->worker);
     free(m->slot);
     free(m->rows);
-    free(m->groups);
+    expert_run_clear(&m->run);
     *m = (struct moe){0};
 }
 
@@ -87,19 +87,6 @@ static void shared_expert(struct moe *m, const struct layer_weights *w, const fl
     struct ffn_group all = {&w->shared, 0, T};
     b->ops->ffn(b, m->shared, x, &all, 1, m->config->hidden);
     if (m->config->shared == SHARED_SIGMOID) b->ops->linear(b, m->scale, x, w->shared_scale, NULL, false, T);
-}
-
-static void run_experts(struct moe *m, int moe_index, const struct ep_work *work) {
-    struct expert_slot *slots = expert_slots(m->store, moe_index);
-    int n = 0;
-    for (int s = 0; s < work->slots; s++) {
-        int count = work->first[s + 1] - work->first[s];
-        if (!count) continue;
-        m->groups[n++] = (struct ffn_group){&slots[s].ffn, work->first[s], count};
-        slots[s].rows += (uint64_t)count;
-    }
-    if (n) m->backend->ops->ffn(m->backend, work->y, work->x, m->groups, n, m->config->hidden);
-    m->backend->ops->sync(m->backend);
 }
 
 /* Posts and waits: in slices, so that a stop is noticed; a peer that outlasts the patience is reported, and waited for still, because
@@ -169,7 +156,7 @@ int moe_layer(struct moe *m, int layer, const struct layer_weights *w, float *ou
     shared_expert(m, w, x, T);
     struct ep_work work;
     if ((rc = await_dispatch(m, &work)) < 0) return rc;
-    run_experts(m, index, &work);
+    expert_run(&m->run, expert_slots(m->store, index), &work);
     if ((rc = post_combine(m)) < 0) return rc;
     if ((rc = await_combine(m)) < 0) return rc;
     if (!T) return 0;

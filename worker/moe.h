@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 
 #include "fabric/ep.h"
+#include "worker/expert_run.h"
 #include "worker/expert_store.h"
 #include "worker/gating.h"
 #include "worker/weights.h"
@@ -23,9 +24,9 @@ struct moe {
     int64_t patience_us; /* of this step */
 
     struct gating gating;
+    struct expert_run run;
     int16_t *worker, *slot;         /* [T,k] */
     const float **rows;             /* [T,k] */
-    struct ffn_group *groups;       /* [max(slots, 1)] */
     float *routed, *shared, *scale; /* [T,H] [T,H] [T] */
     float *nothing;                 /* [H] zeros: the row of a pair that went nowhere */
     float *weighed, *ones;          /* [T,H] and [T] host-visible, where weights multiply inputs (GATE_INPUT); else NULL */

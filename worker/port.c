@@ -215,9 +215,12 @@ int port_send_ready(struct port *p, const struct ready_report *r) {
     Cadre__Control__V1__Ready ready = CADRE__CONTROL__V1__READY__INIT;
     ready.model_fingerprint = r->fingerprint;
     ready.numeric_class = (char *)r->numeric_class;
-    ready.weight_bytes = r->weight_bytes;
-    ready.resident_bytes = r->resident_bytes;
-    ready.kv_bytes = r->kv_bytes;
+    ready.weight_bytes = r->bytes.experts;
+    ready.resident_bytes = r->bytes.resident;
+    ready.kv_bytes = r->bytes.kv;
+    ready.mapped_bytes = r->bytes.mapped;
+    ready.buffer_bytes = r->bytes.buffers;
+    ready.exchange_bytes = r->bytes.exchange;
     ready.slots = (uint32_t)r->slots;
     pb_control m = CONTROL(READY, ready, &ready);
     return send(p, &m);

@@ -34,7 +34,11 @@ static const void *load(struct loader *ld, enum tensor_role role, int layer, enu
     ld->w->bytes += bytes;
     atomic_fetch_add(ld->progress, bytes);
     const void *mapped = checkpoint_map(ld->c, role, layer, 0, fmt);
-    if (mapped && b->ops->adopt && (mapped = b->ops->adopt(b, mapped, bytes))) return mapped;
+    if (mapped && b->ops->adopt && (mapped = b->ops->adopt(b, mapped, bytes))) {
+        ld->w->mapped_bytes += bytes;
+        return mapped;
+    }
+    if (ld->c->headers_only) return own(ld, bytes);
     void *host = malloc(bytes), *dev = own(ld, bytes);
     if (!host) ld->out_of_memory = true;
     if (host && dev) {
@@ -84,6 +88,7 @@ static void load_layer(struct loader *ld, int i) {
 static const float *make_rope(struct loader *ld, int positions) {
     const struct rope *r = &ld->c->config.rope;
     size_t bytes = (size_t)positions * (size_t)r->dims * sizeof(float);
+    if (ld->c->headers_only) return own(ld, bytes);
     float *host = malloc(bytes), *dev = own(ld, bytes);
     if (!host) ld->out_of_memory = true;
     if (host && dev) {

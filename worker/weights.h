@@ -29,7 +29,8 @@ struct weights {
     const float *rope;           /* [max_context, rope.dims/2, 2] cos, sin */
     void **owned;                /* device allocations */
     int n_owned, cap_owned;
-    size_t bytes; /* resident: own memory plus mapped */
+    size_t bytes;        /* of the checkpoint's tensors: own memory plus mapped */
+    size_t mapped_bytes; /* used where they are on disk: workers of one host share these pages */
 };
 
 /* `c` must outlive the weights (mapped tensors). */

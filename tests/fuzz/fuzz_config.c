@@ -30,6 +30,7 @@ static void check_config(const struct model_config *c) {
     FUZZ_CHECK(c->bos < c->vocab && c->n_eos <= MODEL_MAX_EOS && c->moe_layers <= c->layers);
     FUZZ_CHECK(c->moe_layers ? c->gate.k >= 1 && c->gate.k <= c->gate.experts && c->expert_ffn > 0
                              : !c->gate.experts && !c->expert_ffn);
+    FUZZ_CHECK(c->experts.shared_rows >= 0 && (!c->moe_layers || c->experts.shared_rows < c->expert_ffn));
     FUZZ_CHECK(c->moe_layers == c->layers || c->dense_ffn > 0);
     model_sizes(c, &s);
     FUZZ_CHECK(s.params_active <= s.params_total && s.resident_params <= s.params_total && s.params_total < (uint64_t)1 << 62);
@@ -77,7 +78,7 @@ void fuzz_seeds(fuzz_add add) {
         "{\"model_type\":\"cadre_moe\"," SIZES "\"moe_intermediate_size\":32,\"num_experts\":8,\"num_experts_per_tok\":3,"
         "\"shared_expert_intermediate_size\":16,\"moe_router\":{\"kind\":\"flat\",\"score\":\"sigmoid\",\"k\":3,\"norm\":"
         "\"sum\",\"scale\":1.5,"
-        "\"weight\":\"score\",\"bias\":true,\"sel_bias\":true}}",
+        "\"weight\":\"score\",\"bias\":true,\"sel_bias\":true,\"shared_rows\":0.25}}",
         "{\"model_type\":\"mistral\"," SIZES "\"intermediate_size\":96,\"sliding_window\":null}",
         "{\"model_type\":\"qwen3\"," SIZES "\"intermediate_size\":96,\"use_sliding_window\":true,\"sliding_window\":8,"
         "\"layer_types\":[\"sliding_attention\",\"sliding_attention\",\"sliding_attention\",\"sliding_attention\"]}",

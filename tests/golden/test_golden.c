@@ -147,6 +147,18 @@ static void m_expert_order(struct weights *w, struct expert_store *s) {
     s->slots[0].ffn = s->slots[1].ffn;
     s->slots[1].ffn = first;
 }
+static void m_rows_common(struct weights *w, struct expert_store *s) {
+    (void)w;
+    for (int i = 0; i < s->first[s->layers]; i++) s->slots[i].common = NULL;
+}
+static void m_rows_own(struct weights *w, struct expert_store *s) {
+    (void)w;
+    for (int i = 0; i < s->first[s->layers]; i++) s->slots[i].ffn = *s->slots[i].common;
+}
+static void m_rows_layer(struct weights *w, struct expert_store *s) {
+    (void)w;
+    for (int i = 0; i < s->first[1]; i++) s->slots[i].common = &s->common[s->levels].ffn;
+}
 static void m_qkv_bias(struct weights *w, struct expert_store *s) {
     (void)s;
     w->layer[0].q_bias = w->layer[0].k_bias = w->layer[0].v_bias = NULL;
@@ -278,6 +290,8 @@ static bool has_qkv_bias(const struct model_config *c) { return c->qkv_bias; }
 static bool has_router_bias(const struct model_config *c) { return c->gate_bias; }
 static bool has_sel_bias(const struct model_config *c) { return c->gate_sel_bias; }
 
+static bool has_rows(const struct model_config *c) { return c->experts.shared_rows > 0; }
+
 static const struct mutation {
     const char *name, *meaning;
     bool (*applies)(const struct model_config *c);
@@ -314,6 +328,9 @@ static const struct mutation {
     {"identity", "identity experts give nothing", has_identity, {.mutate_ops = o_identity}},
     {"rotary", "the whole head rotated", has_rotary, {.mutate_config = m_rotary}},
     {"expert_order", "two experts exchanged", has_scores, {.mutate_weights = m_expert_order}},
+    {"rows_common", "rows that experts share left out", has_rows, {.mutate_weights = m_rows_common}},
+    {"rows_own", "the shared rows twice instead of an expert's own", has_rows, {.mutate_weights = m_rows_own}},
+    {"rows_layer", "the shared rows of another layer", has_rows, {.mutate_weights = m_rows_layer}},
     {"bias", "biases of the attention projections left out", has_qkv_bias, {.mutate_weights = m_qkv_bias}},
     {"router_bias", "bias of the gate left out", has_router_bias, {.mutate_weights = m_router_bias}},
     {"sel_bias", "selection bias left out", has_sel_bias, {.mutate_weights = m_sel_bias}},

@@ -16,7 +16,7 @@ waiting running finished cancelled expired failed preemptions prompt_tokens gene
 workers""".split()
 WORKER_KEYS = (
     """rank host pid state load_percent placement experts weight_bytes resident_bytes kv_bytes kv_pages kv_pages_used sequences
-rows busy_us wait_us beat_age_us""".split()
+mapped_bytes buffer_bytes exchange_bytes rows busy_us wait_us beat_age_us""".split()
 )
 ANSWER_KEYS = "text token_ids logprobs finish_reason usage model seed timing".split()
 

@@ -19,6 +19,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+import expert_oracle
 import gates
 import oracle
 import tiny_tokenizers
@@ -91,6 +92,7 @@ MODELS = {
         moe_router=dict(kind="flat", score="raw", k=2, norm="softmax", scale=1.0, weight="score", bias=False,
                         sel_bias=False))),
 }
+MODELS |= expert_oracle.MODELS
 MODELS |= gates.MODELS
 SHARDED = "mixtral"             # saved a second time as <name>_sharded, in two files with an index
 
@@ -136,6 +138,7 @@ def shapes(c):
         for j in range(experts):
             names = ("w1", "w3", "w2") if family in ("mixtral", "minimax_m2") else ("gate_proj", "up_proj", "down_proj")
             mlp(f"{block}.experts.{j}", inner, names)
+        expert_oracle.reshape(out, block, c)
         if c.get("n_shared_experts"):
             mlp(block + ".shared_experts", c["n_shared_experts"] * inner)
         if c.get("shared_expert_intermediate_size"):
@@ -168,6 +171,8 @@ def draw(name, shape, c, seed):
     if name.endswith("bias"):
         return (0.05 if c["model_type"] == "olmoe" else 0.4 if part != "o_proj" else STREAM) * z
     fan_in = shape[-1]
+    if expert_oracle.gain(part, fan_in):
+        return expert_oracle.gain(part, fan_in) * z
     gain = {"embed_tokens": (0.2 if tied else STREAM) * np.sqrt(fan_in),
             "lm_head": 1.2, "q_proj": 1.3, "k_proj": 1.3, "v_proj": 1.0, "o_proj": 2.0 * STREAM,
             "gate": 1.5, "shared_expert_gate": 1.5, "gate_proj": 1.4, "up_proj": 1.4, "down_proj": 1.4 * STREAM}[part]

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+import expert_oracle
 import gates
 
 
@@ -100,7 +101,7 @@ MUTATIONS = {
     "shared": "shared expert left out",
     "moe_input": "experts fed with the rows before the post-attention norm",
     "last_token_id": "embedding of the previous id for the last token",
-} | gates.MUTATIONS
+} | expert_oracle.MUTATIONS | gates.MUTATIONS
 
 
 def rms_norm(x, weight, eps):
@@ -238,7 +239,10 @@ def moe(m, layer, x, wrong, trace):
         trace["experts"].append(ids)
         trace["gap"].append(gap)
     y = torch.zeros_like(x)
-    for slot in range(ids.shape[1]):
+    special = expert_oracle.needed(m.router)
+    if special:
+        y = expert_oracle.experts(m.w, prefix, m.router, x, ids, weight, wrong)
+    for slot in range(0 if special else ids.shape[1]):
         for expert in ids[:, slot].unique().tolist():
             rows = (ids[:, slot] == expert).nonzero()[:, 0]
             if expert >= experts:
@@ -291,6 +295,8 @@ def applies(m, name):
     """Whether a mutation changes anything by definition in this model: the others are checked, not assumed."""
     has = lambda part: any(part in t for t in m.w)
     r = m.router
+    if name in expert_oracle.MUTATIONS:
+        return r is not None and expert_oracle.applies(r, name)
     if name in gates.MUTATIONS:
         return gates.applies(r, name, m.rotary, m.head_dim)
     if name in ("qk_norm", "qk_norm_other", "qk_norm_swapped", "eps_qk_zero"):

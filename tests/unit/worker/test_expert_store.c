@@ -28,7 +28,7 @@ START_TEST(blobs) {
     ck_assert_int_eq(n, c.config.moe_layers * (c.config.gate.experts - c.config.gate.experts / 2));
     ck_assert_uint_eq(progress, s.bytes);
     for (int i = 0; i < n; i++) {
-        const struct blob_header *h = &s.slots[i].header;
+        const struct blob_header *h = &s.slots[i].blob.header;
         ck_assert_uint_eq(h->magic, BLOB_MAGIC);
         ck_assert_uint_eq(h->hidden, (uint32_t)c.config.hidden);
         ck_assert_int_ge(c.config.moe_index[h->layer], 0);
@@ -39,7 +39,7 @@ START_TEST(blobs) {
         ck_assert_mem_eq(up, first, (size_t)(c.config.hidden * c.config.expert_ffn) * fmt_bytes(fmt));
         ck_assert_int_eq(expert_store_verify(&s, i, &why), 0);
     }
-    unsigned char byte, *victim = (unsigned char *)s.memory + s.stride + 200; /* inside slot 1's payload */
+    unsigned char byte, *victim = s.slots[1].blob.data + sizeof(struct blob_header) + 60; /* inside slot 1's payload */
     b->ops->download(b, &byte, victim, 1);
     byte ^= 4;
     b->ops->upload(b, victim, &byte, 1);
@@ -48,6 +48,60 @@ START_TEST(blobs) {
     ck_assert_ptr_nonnull(strstr(why.text, "expert"));
     expert_store_close(&s);
     placement_clear(&p);
+    backend_close(b);
+    checkpoint_close(&c);
+}
+END_TEST
+
+/* What experts share is held once per layer by whoever has one of them: memory drops by what the others would have repeated. */
+START_TEST(shared_rows) {
+    enum fmt fmt = _i ? FMT_BF16 : FMT_F32;
+    char dir[1024];
+    struct why why = {""};
+    struct checkpoint c;
+    struct backend *b;
+    snprintf(dir, sizeof dir, "%s/cadre_moe_rows", data_dir);
+    ck_assert_msg(checkpoint_open(dir, &c, &why) >= 0, "%s", why.text);
+    struct model_config plain = c.config;
+    plain.experts.shared_rows = 0;
+    const int layers = c.config.moe_layers, experts = c.config.gate.experts, C = c.config.experts.shared_rows;
+    ck_assert_int_eq(C, 9); /* 0.4 of 22 */
+    ck_assert_int_eq(backend_open(&(struct backend_options){.isa = "ref", .threads = 1}, &b, &why), 0);
+    for (int workers = 1; workers <= 8; workers++) {
+        struct placement p;
+        ck_assert_int_eq(placement_contiguous(&p, workers, layers, experts, &why), 0);
+        for (int w = 0; w < workers; w++) {
+            struct expert_store s;
+            atomic_ullong progress = 0;
+            ck_assert_msg(expert_store_open(&s, b, &c, fmt, &p, w, &progress, &why) >= 0, "%s", why.text);
+            size_t n = (size_t)s.first[layers], held = n ? (size_t)layers : 0;
+            size_t common = blob_bytes(&c.config, fmt, BLOB_COMMON, 0, 0), own = blob_bytes(&c.config, fmt, BLOB_EXPERT, 0, 0);
+            ck_assert_uint_eq(s.bytes, n * own + held * common);
+            ck_assert_uint_eq(s.common_bytes, held * common);
+            ck_assert_uint_eq(s.bytes, expert_store_bytes(&c.config, fmt, &p, w));
+            ck_assert_uint_eq(s.bytes, progress);
+            size_t without = expert_store_bytes(&plain, fmt, &p, w), rows = (size_t)(3 * C * c.config.hidden) * fmt_bytes(fmt);
+            if (n > held) /* up to 63 bytes of padding for each of three tensors of each blob, and one header */
+                ck_assert_uint_ge(without - s.bytes + n * 192 + held * (192 + sizeof(struct blob_header)), (n - held) * rows);
+            for (size_t i = 0; i < n; i++) {
+                const struct expert_slot *e = &s.slots[i];
+                ck_assert_ptr_eq(e->common, &s.common[i * held / n].ffn); /* one for all experts of the layer */
+                ck_assert_int_eq(e->common->gate.rows + e->ffn.gate.rows, c.config.expert_ffn);
+                ck_assert_int_eq(expert_store_verify(&s, (int)i, &why), 0);
+            }
+            if (n) { /* a flipped byte in what they share is every member's damage */
+                unsigned char byte, *victim = s.common[0].blob.data + sizeof(struct blob_header) + 60;
+                b->ops->download(b, &byte, victim, 1);
+                byte ^= 1;
+                b->ops->upload(b, victim, &byte, 1);
+                ck_assert_int_eq(expert_store_verify(&s, 0, &why), ERR_CORRUPT);
+                ck_assert_ptr_nonnull(strstr(why.text, "common rows"));
+                ck_assert_int_eq(expert_store_verify(&s, (int)n - 1, &why), 0);
+            }
+            expert_store_close(&s);
+        }
+        placement_clear(&p);
+    }
     backend_close(b);
     checkpoint_close(&c);
 }
@@ -77,7 +131,8 @@ START_TEST(out_of_memory) { /* the operator is told how much was wanted */
     b->ops = &poor;
     ck_assert_int_eq(expert_store_open(&s, b, &c, FMT_F32, &p, 0, &progress, &why), ERR_NOMEM);
     size_t n = (size_t)(c.config.moe_layers * c.config.gate.experts);
-    snprintf(wanted, sizeof wanted, "%zu experts need %zu MiB", n, n * blob_bytes(&c.config, FMT_F32) >> 20);
+    size_t mib = n * blob_bytes(&c.config, FMT_F32, BLOB_EXPERT, 0, 0) >> 20;
+    snprintf(wanted, sizeof wanted, "%zu experts need %zu MiB", n, mib);
     ck_assert_msg(strstr(why.text, wanted), "'%s' does not say '%s'", why.text, wanted);
     b->ops = real;
     placement_clear(&p);
@@ -92,6 +147,7 @@ int main(int argc, char **argv) {
     Suite *s = suite_create("expert_store");
     TCase *t = tcase_create("expert_store");
     tcase_add_loop_test(t, blobs, 0, 2);
+    tcase_add_loop_test(t, shared_rows, 0, 2);
     tcase_add_test(t, out_of_memory);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);

@@ -1,0 +1,162 @@
+/* test_measure.c - what measure_worker says of every checkpoint is what an engine that loads it counts, byte for byte: for
+ * several numbers of workers, formats, contexts and step sizes. And the counters are right: pages, experts and resident
+ * tensors of the plainest checkpoints are added up here by other means.
+ *
+ * usage: test_measure DATA_DIR */
+#include "tests/golden/names.h"
+#include "worker/engine.h"
+
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { MAX_WORKERS = 3 };
+
+static int number, failures;
+
+__attribute__((format(printf, 2, 3))) static void report(bool ok, const char *fmt, ...) {
+    char text[600];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    printf("%sok %d - %s\n", ok ? "" : "not ", ++number, text);
+    failures += !ok;
+}
+
+struct hub {
+    int size;
+    struct fabric_hub *hub;
+};
+
+static int open_fabric(void *ctx, int rank, size_t frame_bytes, struct fabric **out, struct why *why) {
+    struct hub *h = ctx;
+    int rc = h->hub ? 0 : fabric_hub_new(h->size, frame_bytes, NULL, &h->hub, why);
+    return rc < 0 ? rc : fabric_mem_open(h->hub, rank, out, why);
+}
+
+static struct worker_setup setup_of(const char *dir, const struct measure *m) {
+    struct worker_setup s = {.epoch = 1,
+                             .weights = m->weights,
+                             .isa = "ref",
+                             .step_tokens = m->step_tokens,
+                             .max_seqs = m->max_seqs,
+                             .max_context = m->max_context,
+                             .page_tokens = m->page_tokens,
+                             .kv_pages = m->kv_pages};
+    const struct model_config *c = &m->checkpoint->config;
+    struct why why;
+    snprintf(s.model_dir, sizeof s.model_dir, "%s", dir);
+    if (placement_contiguous(&s.placement, m->workers, c->moe_layers, c->gate.experts, &why) < 0) die("%s", why.text);
+    return s;
+}
+
+/* What an engine says when it is ready. */
+static bool load(const char *dir, const struct measure *m, struct hub *hub, int rank, struct event *ev) {
+    struct engine_options o = {.rank = rank,
+                               .workers = m->workers,
+                               .threads = 1,
+                               .fabric_name = "mem",
+                               .open_fabric = open_fabric,
+                               .fabric_ctx = hub};
+    struct worker_setup s = setup_of(dir, m);
+    struct engine *e;
+    if (engine_new(&o, &e) < 0 || engine_start(e, &s) < 0) die("no engine");
+    while (!engine_event_pop(e, ev)) {
+        struct pollfd fd = {.fd = engine_event_fd(e), .events = POLLIN};
+        poll(&fd, 1, 1000);
+        engine_event_clear(e);
+    }
+    engine_stop(e);
+    engine_join(e);
+    engine_free(e);
+    return ev->kind == EVENT_READY;
+}
+
+static void compare(const char *name, const char *dir, const struct measure *m) {
+    struct hub hub = {.size = m->workers};
+    char text[400] = "";
+    bool same = true;
+    for (int rank = 0; rank < m->workers && same; rank++) {
+        struct worker_bytes want = {0};
+        struct event ev;
+        struct why why = {""};
+        bool ready = load(dir, m, &hub, rank, &ev);
+        int rc = measure_worker(m, rank, &want, &why);
+        const struct worker_bytes *got = &ev.ready.bytes;
+        same = ready && rc >= 0 && !memcmp(got, &want, sizeof want);
+        if (!ready || rc < 0) snprintf(text, sizeof text, ": %.300s", ready ? why.text : ev.failed.text);
+        else if (!same)
+            snprintf(text, sizeof text,
+                     ": worker %d allocates %llu + %llu (%llu mapped) + %llu + %llu + %llu, measured %llu + %llu (%llu) + %llu + "
+                     "%llu + %llu",
+                     rank, (unsigned long long)got->experts, (unsigned long long)got->resident,
+                     (unsigned long long)got->mapped, (unsigned long long)got->kv, (unsigned long long)got->buffers,
+                     (unsigned long long)got->exchange, (unsigned long long)want.experts, (unsigned long long)want.resident,
+                     (unsigned long long)want.mapped, (unsigned long long)want.kv, (unsigned long long)want.buffers,
+                     (unsigned long long)want.exchange);
+    }
+    fabric_hub_free(hub.hub);
+    report(same, "%s: %d workers, %s, context %d, steps of %d%s", name, m->workers, fmt_name(m->weights), m->max_context,
+           m->step_tokens, text);
+}
+
+static void walk(const char *name, const char *dir, const struct checkpoint *c) {
+    for (int workers = 1; workers <= MAX_WORKERS; workers++)
+        for (int f = 0; f < FMT_COUNT; f++)
+            for (int large = 0; large < 2; large++) {
+                struct measure m = {.checkpoint = c,
+                                    .weights = (enum fmt)f,
+                                    .workers = workers,
+                                    .step_tokens = large ? 40 : 5,
+                                    .max_seqs = large ? 9 : 1,
+                                    .max_context = large ? 77 : 33,
+                                    .page_tokens = 16,
+                                    .kv_pages = large ? 21 : 3};
+                compare(name, dir, &m);
+            }
+}
+
+/* Of a plain model nothing is hidden: sums over the tensors in the files, and the formulae every paper has. */
+static void check_plain(const char *name, const struct checkpoint *c) {
+    const struct model_config *m = &c->config;
+    struct measure one = {.checkpoint = c,
+                          .weights = FMT_F32,
+                          .workers = 1,
+                          .step_tokens = 1,
+                          .max_seqs = 1,
+                          .max_context = 1,
+                          .page_tokens = 16,
+                          .kv_pages = 2};
+    struct worker_bytes b;
+    struct why why;
+    uint64_t elements = 0, experts = (uint64_t)m->moe_layers * (uint64_t)m->gate.experts * 3 * (uint64_t)m->hidden *
+                                     (uint64_t)m->expert_ffn;
+    for (int i = 0; i < st_count(c->tensors); i++)
+        elements += st_at(c->tensors, i)->bytes / (uint64_t)st_dtype_bytes(st_at(c->tensors, i)->dtype);
+    uint64_t rope = (uint64_t)m->head_dim * 4, kv = 2ull * 16 * 2 * (uint64_t)(m->kv_heads * m->head_dim * m->layers) * 4;
+    if (measure_worker(&one, 0, &b, &why) < 0) die("%s: %s", name, why.text);
+    report(b.resident == (elements - experts) * 4 + rope, "%s: %llu resident bytes", name, (unsigned long long)b.resident);
+    report(b.kv == kv, "%s: %llu bytes of KV", name, (unsigned long long)b.kv);
+    report(b.experts >= experts * 4 && b.experts < experts * 4 + experts / 4 + 4096, "%s: %llu bytes of experts", name,
+           (unsigned long long)b.experts);
+}
+
+int main(int argc, char **argv) {
+    static struct names all;
+    if (argc != 2) die("usage: test_measure DATA_DIR");
+    names_read(argv[1], &all);
+    for (int i = 0; i < all.count; i++) {
+        char dir[900];
+        struct checkpoint c;
+        struct why why;
+        snprintf(dir, sizeof dir, "%s/%s", argv[1], all.name[i]);
+        if (checkpoint_open(dir, &c, &why) < 0) die("%s", why.text);
+        walk(all.name[i], dir, &c);
+        if (!strcmp(all.name[i], "mixtral") || !strcmp(all.name[i], "llama")) check_plain(all.name[i], &c);
+        checkpoint_close(&c);
+    }
+    printf("1..%d\n", number);
+    return failures > 0;
+}

@@ -1,0 +1,61 @@
+/* blob.c - parts one after another: whichever of the tensors this model has. */
+#include "worker/blob.h"
+
+#include "base/log.h"
+
+_Static_assert(sizeof(struct blob_part) == 32 && sizeof(struct blob_header) == 320, "blob header is a file format");
+
+static size_t round64(size_t n) { return (n + 63) / 64 * 64; }
+
+static const struct {
+    enum blob_tensor tensor;
+    enum tensor_role role[3]; /* by enum blob_kind; 0: that kind has none */
+    bool vector;              /* always f32 */
+} tensors[] = {{BLOB_GATE, {0, T_EXPERT_GATE, T_COMMON_GATE}, false},
+               {BLOB_UP, {0, T_EXPERT_UP, T_COMMON_UP}, false},
+               {BLOB_DOWN, {0, T_EXPERT_DOWN, T_COMMON_DOWN}, false},
+               {BLOB_CONF, {0, T_EXPERT_CONF, 0}, true}};
+enum { TENSORS = sizeof tensors / sizeof *tensors };
+_Static_assert((int)TENSORS <= (int)BLOB_PARTS, "every tensor has a place in the header");
+
+size_t blob_describe(struct blob_header *h, const struct model_config *c, enum fmt fmt, enum blob_kind kind, int layer,
+                     int expert) {
+    *h = (struct blob_header){.magic = BLOB_MAGIC,
+                              .version = BLOB_VERSION,
+                              .kind = (uint32_t)kind,
+                              .layer = (uint32_t)layer,
+                              .expert = (uint32_t)expert,
+                              .layout = BLOB_LAYOUT_ROWS,
+                              .hidden = (uint32_t)c->hidden,
+                              .content_version = 1};
+    size_t at = sizeof *h;
+    for (int i = 0; i < TENSORS; i++) {
+        struct tensor_want want;
+        enum tensor_role role = tensors[i].role[kind];
+        if (!role || !model_tensor(c, role, layer, expert, &want)) continue;
+        enum fmt f = tensors[i].vector ? FMT_F32 : fmt;
+        size_t bytes = (size_t)want.rows * (size_t)(want.cols ? want.cols : 1) * fmt_bytes(f);
+        h->part[h->n_parts++] = (struct blob_part){
+            (uint32_t)tensors[i].tensor, (uint32_t)f, (uint32_t)want.rows, (uint32_t)want.cols, at, bytes};
+        at += round64(bytes);
+    }
+    h->payload_bytes = at - sizeof *h;
+    return h->n_parts ? at : 0;
+}
+
+size_t blob_bytes(const struct model_config *c, enum fmt fmt, enum blob_kind kind, int layer, int expert) {
+    struct blob_header h;
+    return blob_describe(&h, c, fmt, kind, layer, expert);
+}
+
+const struct blob_part *blob_find(const struct blob_header *h, enum blob_tensor tensor) {
+    for (uint32_t i = 0; i < h->n_parts; i++)
+        if (h->part[i].tensor == (uint32_t)tensor) return &h->part[i];
+    return NULL;
+}
+
+enum tensor_role blob_role(enum blob_kind kind, enum blob_tensor tensor) {
+    for (int i = 0; i < TENSORS; i++)
+        if (tensors[i].tensor == tensor) return tensors[i].role[kind];
+    BUG("blob: no tensor %d", (int)tensor);
+}

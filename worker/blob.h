@@ -1,0 +1,41 @@
+/* blob.h - the unit in which experts are loaded, verified and moved: contiguous and self-describing (design 7).
+ *
+ *   header | part | part ...     each at a multiple of 64 bytes from the blob's start, the gaps zero
+ *
+ * An expert's blob holds every tensor of that expert, in the layout the kernels read. What the experts of a level share is a
+ * blob of its own, the common blob of (layer, level): it is resident wherever one of them is, and moves before them.
+ * The layout follows from the model's description alone, so a worker knows a blob's size before it has it. Pure; any thread. */
+#pragma once
+#include "kernels/kernels.h"
+#include "model/config.h"
+
+enum { BLOB_MAGIC = 0x42584443 /* "CDXB" */, BLOB_VERSION = 2, BLOB_LAYOUT_ROWS = 1 /* row-major [out, in] */, BLOB_PARTS = 8 };
+enum blob_kind { BLOB_EXPERT = 1, BLOB_COMMON = 2 };
+enum blob_tensor { BLOB_GATE = 1, BLOB_UP = 2, BLOB_DOWN = 3, BLOB_CONF = 4 };
+
+struct blob_part {
+    uint32_t tensor, format; /* enum blob_tensor, enum fmt */
+    uint32_t rows, cols;     /* cols 0: a vector */
+    uint64_t at, bytes;      /* from the blob's start */
+};
+struct blob_header { /* 320 bytes; little endian */
+    uint32_t magic, version;
+    uint32_t kind;          /* enum blob_kind */
+    uint32_t layer, expert; /* layer in the model; the expert, or the level of a common blob */
+    uint32_t layout;
+    uint32_t hidden, n_parts;
+    uint64_t content_version;
+    uint64_t payload_bytes; /* what follows the header */
+    uint64_t checksum;      /* XXH3-64 of the payload */
+    uint64_t reserved;
+    struct blob_part part[BLOB_PARTS]; /* those beyond n_parts are zero */
+};
+
+/* Fills everything but the checksum. Returns the size of the whole blob, 0 when the model has no such blob. */
+size_t blob_describe(struct blob_header *h, const struct model_config *c, enum fmt fmt, enum blob_kind kind, int layer,
+                     int expert);
+size_t blob_bytes(const struct model_config *c, enum fmt fmt, enum blob_kind kind, int layer, int expert);
+/* The part that holds a tensor, or NULL. */
+const struct blob_part *blob_find(const struct blob_header *h, enum blob_tensor tensor);
+/* The role whose tensor a part holds. */
+enum tensor_role blob_role(enum blob_kind kind, enum blob_tensor tensor);
