@@ -11,6 +11,11 @@ enum normal_kind {
     NORMAL_PREPEND,
     NORMAL_STRIP,
     NORMAL_STRIP_ACCENTS,
+    NORMAL_STRIP_NONSPACING,
+    NORMAL_CLEAN,
+    NORMAL_SPACE_IDEOGRAPHS,
+    NORMAL_NMT,
+    NORMAL_MAP,
     NORMAL_BYTES,
     NORMAL_SENTENCEPIECE
 };
@@ -23,4 +28,9 @@ struct normal_stage {
     size_t text_len;
     bool left, right;        /* STRIP */
     struct spm_normal *spm;  /* SENTENCEPIECE */
+    struct charsmap *map;    /* MAP */
 };
+
+enum { NORMAL_MAX_FORM = 3 };
+/* normalize_chars.c: what a stage that looks at single characters makes of one: up to NORMAL_MAX_FORM characters. Returns how many. */
+int  normal_character(enum normal_kind kind, uint32_t cp, uint32_t form[NORMAL_MAX_FORM]);

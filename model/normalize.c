@@ -36,15 +36,16 @@ static int run_form(struct normal_work *w, enum unicode_form form) {
     return rc;
 }
 
-static int run_lowercase(struct normal_work *w) {
+/* Character by character; see normal_character. */
+static int run_characters(enum normal_kind kind, struct normal_work *w) {
     size_t origin = 0;
     for (size_t i = 0; i < w->text.len;) {
-        uint32_t cp, low[2];
-        size_t n = (size_t)utf8_next(w->text.data + i, &cp);
-        char b[8];
-        int m = unicode_lower(cp, low), len = utf8_write(low[0], b);
-        if (m == 2) len += utf8_write(low[1], b + len);
-        if (put(w, b, (size_t)len) < 0) return ERR_NOMEM;
+        uint32_t cp, form[NORMAL_MAX_FORM];
+        char b[4 * NORMAL_MAX_FORM];
+        size_t n = (size_t)utf8_next(w->text.data + i, &cp), len = 0;
+        int m = normal_character(kind, cp, form);
+        for (int k = 0; k < m; k++) len += (size_t)utf8_write(form[k], b + len);
+        if (put(w, b, len) < 0) return ERR_NOMEM;
         if (i < w->origin) origin = w->spare.len;
         i += n;
     }
@@ -52,22 +53,25 @@ static int run_lowercase(struct normal_work *w) {
     return 0;
 }
 
-static int run_replace(const struct normal_stage *s, struct normal_work *w, struct pattern_scratch *scratch) {
-    struct pattern_scan scan = {.pattern = s->pattern, .scratch = scratch, .text = w->text.data, .len = w->text.len};
-    size_t start, end, done = 0, origin = 0;
-    int rc;
-    while ((rc = pattern_next(&scan, &start, &end)) == 1) {
-        if (w->origin > done) origin = w->spare.len + (w->origin < start ? w->origin : start) - done;
-        rc = put(w, w->text.data + done, start - done);
-        if (rc == 0) rc = put(w, s->text, s->text_len);
-        if (rc < 0) return rc;
-        if (end <= w->origin) origin = w->spare.len;
-        done = end;
+/* SentencePiece's map as tokenizer.json applies it: by grapheme where that is short, the shortest source at its start standing for all
+ * of it; else by character. */
+static int run_map(const struct charsmap *m, struct normal_work *w) {
+    const char *s = w->text.data;
+    size_t origin = 0, taken;
+    for (size_t at = 0, end; at < w->text.len; at = end) {
+        end = at + unicode_grapheme(s + at, w->text.len - at);
+        const char *form = end - at < 6 ? charsmap_find(m, s + at, end - at, false, &taken) : NULL;
+        if (form && put(w, form, strlen(form)) < 0) return ERR_NOMEM;
+        for (size_t i = at, n; !form && i < end; i += n) {
+            uint32_t cp;
+            n = (size_t)utf8_next(s + i, &cp);
+            const char *one = charsmap_find(m, s + i, n, false, &taken);
+            if (put(w, one ? one : s + i, one ? strlen(one) : n) < 0) return ERR_NOMEM;
+        }
+        if (at < w->origin) origin = w->spare.len;
     }
-    if (rc < 0) return rc;
-    if (w->origin > done) origin = w->spare.len + w->origin - done;
     w->origin = origin;
-    return put(w, w->text.data + done, w->text.len - done);
+    return 0;
 }
 
 static int run_strip(const struct normal_stage *s, struct normal_work *w) {
@@ -84,19 +88,6 @@ static int run_strip(const struct normal_stage *s, struct normal_work *w) {
     return put(w, w->text.data + from, to - from);
 }
 
-static int run_strip_accents(struct normal_work *w) {
-    size_t origin = 0;
-    for (size_t i = 0; i < w->text.len;) {
-        uint32_t cp;
-        size_t n = (size_t)utf8_next(w->text.data + i, &cp);
-        if (!unicode_is_mark(cp) && put(w, w->text.data + i, n) < 0) return ERR_NOMEM;
-        if (i < w->origin) origin = w->spare.len;
-        i += n;
-    }
-    w->origin = origin;
-    return 0;
-}
-
 static int run_stage(const struct normal_stage *s, struct normal_work *w, struct pattern_scratch *scratch) {
     int rc = 0;
     bool first = w->origin > 0;
@@ -106,10 +97,16 @@ static int run_stage(const struct normal_stage *s, struct normal_work *w, struct
         w->origin = first && w->spare.len ? 1 : 0; /* nothing behind this stage asks for more */
         return rc;
     case NORMAL_FORM: return run_form(w, s->form);
-    case NORMAL_LOWERCASE: return run_lowercase(w);
-    case NORMAL_REPLACE: return run_replace(s, w, scratch);
+    case NORMAL_REPLACE:
+        return pattern_replace(s->pattern, scratch, w->text.data, w->text.len, s->text, s->text_len, &w->origin, &w->spare);
     case NORMAL_STRIP: return run_strip(s, w);
-    case NORMAL_STRIP_ACCENTS: return run_strip_accents(w);
+    case NORMAL_LOWERCASE:
+    case NORMAL_STRIP_ACCENTS:
+    case NORMAL_STRIP_NONSPACING:
+    case NORMAL_CLEAN:
+    case NORMAL_SPACE_IDEOGRAPHS:
+    case NORMAL_NMT: return run_characters(s->kind, w);
+    case NORMAL_MAP: return run_map(s->map, w);
     case NORMAL_PREPEND:
         rc = put(w, s->text, s->text_len);
         if (w->origin) w->origin += s->text_len;

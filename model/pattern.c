@@ -145,3 +145,20 @@ int pattern_next(struct pattern_scan *scan, size_t *start, size_t *end) {
     }
     return 0;
 }
+
+int pattern_replace(const struct pattern *p, struct pattern_scratch *scratch, const char *s, size_t len, const char *with,
+                    size_t with_len, size_t *origin, struct text_buf *out) {
+    struct pattern_scan scan = {.pattern = p, .scratch = scratch, .text = s, .len = len};
+    size_t start, end, done = 0, base = out->len, from = origin ? *origin : 0, to = 0;
+    int rc;
+    while ((rc = pattern_next(&scan, &start, &end)) == 1) {
+        if (from > done) to = out->len - base + (from < start ? from : start) - done;
+        if (text_buf_append(out, s + done, start - done) < 0 || text_buf_append(out, with, with_len) < 0) return ERR_NOMEM;
+        if (end <= from) to = out->len - base;
+        done = end;
+    }
+    if (rc < 0) return rc;
+    if (from > done) to = out->len - base + from - done;
+    if (origin) *origin = to;
+    return text_buf_append(out, s + done, len - done);
+}

@@ -5,7 +5,7 @@
 
 #include "model/pattern.h"
 
-enum pre_kind { PRE_SPLIT, PRE_CLASS, PRE_BYTES, PRE_METASPACE };
+enum pre_kind { PRE_SPLIT, PRE_CLASS, PRE_BYTES, PRE_METASPACE, PRE_FIXED };
 /* What becomes of a match, "-" in "the-final--countdown":
  * the - final - - countdown | the final countdown | the - final -- countdown | the- final- - countdown | the -final - -countdown */
 enum pre_behaviour { PRE_ISOLATED, PRE_REMOVED, PRE_CONTIGUOUS, PRE_WITH_PREVIOUS, PRE_WITH_NEXT };
@@ -24,4 +24,5 @@ struct pre_stage {
     size_t mark_len;
     enum pre_scheme scheme;
     bool split;
+    int64_t chars;                /* PRE_FIXED */
 };

@@ -129,6 +129,16 @@ static int cut_class(struct cutter *c, const struct pre_stage *s) {
     return rc < 0 ? rc : cut_flush(c);
 }
 
+static int cut_fixed(struct cutter *c, int64_t chars) {
+    int rc = 0;
+    for (size_t at = 0, end = 0; at < c->in.len && rc == 0; at = end) {
+        uint32_t cp;
+        for (int64_t i = 0; i < chars && end < c->in.len; i++) end += (size_t)utf8_next(c->in.s + end, &cp);
+        rc = cut_out(c, at, end);
+    }
+    return rc;
+}
+
 /* The stage's text buffer becomes prefix + s, and *in describes it. */
 static int prepend(struct text_buf *b, const char *prefix, size_t prefix_len, struct piece *in) {
     b->len = 0;
@@ -179,6 +189,7 @@ static int run_from(struct run *r, int k, struct piece in) {
     case PRE_CLASS: return cut_class(&c, s);
     case PRE_BYTES: return run_bytes(r, k, in);
     case PRE_METASPACE: return run_metaspace(r, k, in);
+    case PRE_FIXED: return cut_fixed(&c, s->chars);
     }
     return 0;
 }

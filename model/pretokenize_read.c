@@ -94,6 +94,11 @@ static int read_one(const json_t *spec, const char *type, struct pre_stage *s, s
         s->invert = true;
         return pattern_open(words_pattern, sizeof words_pattern - 1, &s->pattern, why);
     }
+    if (!strcmp(type, "FixedLength")) {
+        s->kind = PRE_FIXED;
+        s->chars = 5;
+        return json_object_get(spec, "length") ? json_field_int(spec, where, "length", 1, INT32_MAX, &s->chars, why) : 0;
+    }
     s->kind = PRE_CLASS;
     if (!strcmp(type, "Digits")) {
         rc = json_field_bool(spec, where, "individual_digits", false, &individual, why);
@@ -134,8 +139,13 @@ static int read_stages(const json_t *spec, int depth, struct pretokenizer *out, 
         }
         return 0;
     }
-    if (out->n == PIPELINE_MAX_STAGES) return fail(why, ERR_INVALID, "%s: more than %d stages", where, PIPELINE_MAX_STAGES);
-    return read_one(spec, type.s, &out->stages[out->n++], why);
+    bool bert = !strcmp(type.s, "BertPreTokenizer"); /* two stages */
+    if (out->n + bert >= PIPELINE_MAX_STAGES)
+        return fail(why, ERR_INVALID, "%s: more than %d stages", where, PIPELINE_MAX_STAGES);
+    if (!bert) return read_one(spec, type.s, &out->stages[out->n++], why);
+    out->stages[out->n++] = (struct pre_stage){.kind = PRE_CLASS, .class = PRE_SPACE, .behaviour = PRE_REMOVED};
+    out->stages[out->n++] = (struct pre_stage){.kind = PRE_CLASS, .class = PRE_PUNCT, .behaviour = PRE_ISOLATED};
+    return 0;
 }
 
 int pretokenizer_read(const json_t *spec, struct pretokenizer *out, struct why *why) {

@@ -6,6 +6,8 @@
 
 #include <utf8proc.h>
 
+#include "model/utf8.h"
+
 const struct unicode_range unicode_newer[] = {
     {0x897, 0x897, "Mn", 'A'},     {0xcf3, 0xcf3, "Mc"},          {0xece, 0xece, "Mn", 'O'},     {0x1b4e, 0x1b4f, "Po"},
     {0x1b7f, 0x1b7f, "Po"},        {0x1c89, 0x1c89, "Lu", 'C'},   {0x1c8a, 0x1c8a, "Ll", 'C'},   {0x2427, 0x2429, "So"},
@@ -139,6 +141,32 @@ bool unicode_is_mark(uint32_t cp) {
     if (cp == 0x1cf2 || cp == 0x1cf3) return true;
     utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
     return c >= UTF8PROC_CATEGORY_MN && c <= UTF8PROC_CATEGORY_ME && !WITHIN(late_marks, cp) && (cp == 0x1171e || !newer(cp));
+}
+
+/* Nonspacing marks of utf8proc that are other marks, or nothing yet, in the old edition. */
+static const struct span late_nonspacing[] = {
+    {0x8d4, 0x8e1},     {0x1734, 0x1734},   {0x1885, 0x1886},   {0x1dfb, 0x1dfb},   {0xa8c5, 0xa8c5},   {0xa9bd, 0xa9bd},
+    {0x1123e, 0x1123e}, {0x11438, 0x1143f}, {0x11442, 0x11444}, {0x11446, 0x11446}, {0x11c30, 0x11c36}, {0x11c38, 0x11c3d},
+    {0x11c3f, 0x11c3f}, {0x11c92, 0x11ca7}, {0x11caa, 0x11cb0}, {0x11cb2, 0x11cb3}, {0x11cb5, 0x11cb6}, {0x1e000, 0x1e006},
+    {0x1e008, 0x1e018}, {0x1e01b, 0x1e021}, {0x1e023, 0x1e024}, {0x1e026, 0x1e02a}, {0x1e944, 0x1e94a},
+};
+
+bool unicode_is_nonspacing(uint32_t cp) {
+    return unicode_is_mark(cp) && utf8proc_category((utf8proc_int32_t)cp) == UTF8PROC_CATEGORY_MN &&
+           !WITHIN(late_nonspacing, cp);
+}
+
+size_t unicode_grapheme(const char *s, size_t len) {
+    uint32_t cp, next;
+    utf8proc_int32_t state = 0;
+    size_t at = (size_t)utf8_next(s, &cp);
+    while (at < len) {
+        size_t n = (size_t)utf8_next(s + at, &next);
+        if (utf8proc_grapheme_break_stateful((utf8proc_int32_t)cp, (utf8proc_int32_t)next, &state)) break;
+        at += n;
+        cp = next;
+    }
+    return at;
 }
 
 bool unicode_is_alnum(uint32_t cp) {

@@ -14,6 +14,8 @@ bool unicode_is_space(uint32_t cp);    /* White_Space */
 bool unicode_is_numeric(uint32_t cp);  /* Nd, Nl, No */
 bool unicode_is_punct(uint32_t cp);    /* ASCII punctuation, or P of the old edition */
 bool unicode_is_mark(uint32_t cp);     /* Mn, Mc, Me of the old edition */
+bool unicode_is_nonspacing(uint32_t cp); /* Mn of the old edition */
+size_t unicode_grapheme(const char *s, size_t len); /* bytes of the grapheme cluster at s; well-formed UTF-8, len > 0 */
 bool unicode_is_alnum(uint32_t cp);    /* L or N of utf8proc's edition: for refusing case-folding corner cases only */
 int  unicode_lower(uint32_t cp, uint32_t out[2]); /* full lower case without context: 1 or 2 code points */
 

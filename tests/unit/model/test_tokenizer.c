@@ -67,19 +67,24 @@ static const struct {
     {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\"b\"},\"behavior\":\"MergedWithPrevious\",\"invert\":"
      "false}," MODEL "}",
      "abc", "4 2"},
-    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a</w>\":0,\"a\":1,\"aa</w>\":2},\"merges\":[\"a a</w>\"],\"end_of_word_suffix\":"
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a</w>\":0,\"a\":1,\"aa</w>\":2},\"merges\":[\"a "
+     "a</w>\"],\"end_of_word_suffix\":"
      "\"</w>\"}}",
      "aa", "2"},
-    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"##a\":1,\"aa\":2},\"merges\":[\"a ##a\"],\"continuing_subword_prefix\":\"##\"}}",
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"##a\":1,\"aa\":2},\"merges\":[\"a "
+     "##a\"],\"continuing_subword_prefix\":\"##\"}}",
      "aaa", "2 1"},
-    {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"u\",0],[\"a\",-1],[\"b\",-1],[\"ab\",-1.5],[\"ba\",-3]],\"unk_id\":0}}", "abaqqb",
-     "3 1 0 2"},
-    {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",0],[\"<0xC3>\",-1],[\"<0xA9>\",-1],[\"u\",-1]],\"unk_id\":3,\"byte_fallback\":true}}",
+    {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"u\",0],[\"a\",-1],[\"b\",-1],[\"ab\",-1.5],[\"ba\",-3]],\"unk_id\":0}}",
+     "abaqqb", "3 1 0 2"},
+    {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",0],[\"<0xC3>\",-1],[\"<0xA9>\",-1],[\"u\",-1]],\"unk_id\":3,\"byte_"
+     "fallback\":true}}",
      "a\xc3\xa9", "0 1 2"},
     {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",0]],\"unk_id\":null}}", "ab", "INVALID"},
-    {"{\"pre_tokenizer\":{\"type\":\"WhitespaceSplit\"},\"model\":{\"type\":\"WordPiece\",\"vocab\":{\"[UNK]\":0,\"ab\":1,\"##ab\":2,\"##c\":3}}}",
+    {"{\"pre_tokenizer\":{\"type\":\"WhitespaceSplit\"},\"model\":{\"type\":\"WordPiece\",\"vocab\":{\"[UNK]\":0,\"ab\":1,\"##"
+     "ab\":2,\"##c\":3}}}",
      "ababc abx", "1 2 3 0"},
-    {"{\"pre_tokenizer\":{\"type\":\"WhitespaceSplit\"},\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"<unk>\":0,\"ab\":1}}}", "ab b", "1 0"},
+    {"{\"pre_tokenizer\":{\"type\":\"WhitespaceSplit\"},\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"<unk>\":0,\"ab\":1}}}",
+     "ab b", "1 0"},
     {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"\\u0000\":0,\"a\":1,\"\\u0000a\":2},\"merges\":[[\"\\u0000\",\"a\"]]}}", "a",
      "1"},
 };
@@ -167,7 +172,8 @@ static const struct {
     {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"aa\":1},\"merges\":[\"a a\",[\"a\",\"a\"]]}}", "mix"},
     {"{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[],\"dropout\":0.1}}", "'dropout'"},
     {"{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[],\"fuse_unk\":1}}", "'fuse_unk' is a number"},
-    {"{\"normalizer\":{\"type\":\"Precompiled\"}," MODEL "}", "'Precompiled' is not known"},
+    {"{\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"AAA\"}," MODEL "}", "not base64"},
+    {"{\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"CAAAAA==\"}," MODEL "}", "cut short"},
     {"{\"normalizer\":{\"type\":\"Prepend\",\"prepend\":\"\"}," MODEL "}", "Prepend of nothing"},
     {"{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{},\"content\":\"\"}," MODEL "}", "either String or Regex"},
     {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(a)\\\\1\"},\"behavior\":\"Isolated\"}," MODEL "}",
@@ -176,7 +182,8 @@ static const struct {
      "'Odd' is not known"},
     {"{\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"__\"}," MODEL "}", "one character"},
     {"{\"pre_tokenizer\":{\"type\":\"UnicodeScripts\"}," MODEL "}", "'UnicodeScripts' is not known"},
-    {"{\"decoder\":{\"type\":\"WordPiece\"}," MODEL "}", "'WordPiece' is not known"},
+    {"{\"decoder\":{\"type\":\"Odd\"}," MODEL "}", "'Odd' is not known"},
+    {"{\"decoder\":{\"type\":\"BPEDecoder\",\"suffix\":\"\"}," MODEL "}", "'suffix' is empty"},
     {"{\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Fuse\"},{\"type\":\"ByteFallback\"}]}," MODEL "}",
      "behind Fuse"},
     {"{\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[]}," MODEL "}", "sequence A once"},
