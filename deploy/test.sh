@@ -60,6 +60,7 @@ say "Making the models the tests use ..."
 exact=$(make_model smollm2-exact --exact)
 sparse=$(make_model smollm2-moe)
 options+=("-Dmodel_exact=$exact" "-Dmodel_sparse=$sparse")
+"$CACHE/venv/bin/python" -B "$ROOT/tools/upcycle/test_upcycle.py" -b || failed_builds=$((failed_builds + 1))
 
 say "Building ..."
 configure "$ROOT/build"

@@ -1,9 +1,11 @@
 """Token windows to calibrate on and to evaluate on.
 
 text/calibration.txt and text/heldout.txt are original prose, dialogue, code,
-science, sums and chat turns, written for this purpose; the second is only ever
-used to measure. (Text sampled from the dense model was tried as well. Token for
-token it taught the fit about a fifth as much as written text.)
+science, sums and chat turns, written for this purpose; the second was looked at
+while the method was chosen. text/unseen.txt was written afterwards and in other
+styles, and only measures: choose nothing by it. (Text sampled from the dense
+model was tried as well. Token for token it taught the fit about a fifth as much
+as written text.)
 
 Documents are separated by a line "%%". One whose first line starts with "? "
 is a chat turn: that line is the user's, the rest the assistant's.

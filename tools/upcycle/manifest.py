@@ -5,10 +5,12 @@ fraction of a second. The format is that of sha256sum(1).
 """
 import hashlib
 import json
+from pathlib import Path
 
 MANIFEST = "SHA256SUMS"
 REPORT = "upcycle-report.json"
 BLOCK = 1 << 20
+HERE = Path(__file__).parent
 
 
 def sha256_of(path):
@@ -17,6 +19,18 @@ def sha256_of(path):
         while block := f.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def tool(texts, here=HERE):
+    """A name for this tool's own source and, with texts, for what it calibrates on and measures with.
+
+    What it makes depends on these as much as on the settings. Tests do not count."""
+    digest = hashlib.sha256()
+    files = [p for p in here.glob("*.py") if not p.name.startswith("test_")]
+    for path in sorted([*files, *(here.glob("text/*.txt") if texts else [])]):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(here)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:16]
 
 
 def text(folder, names):

@@ -179,6 +179,23 @@ class Writing(unittest.TestCase):
             self.assertIn("checksum", manifest.problem(folder))
 
 
+    def test_the_tool_is_known_by_its_source_and_texts(self):
+        with tempfile.TemporaryDirectory() as d:
+            here = Path(d)
+            (here / "text").mkdir()
+            names = ("fit.py", "test_upcycle.py", "text/calibration.txt")
+            for name in names:
+                (here / name).write_text("one")
+            sparse, exact = manifest.tool(True, here), manifest.tool(False, here)
+            self.assertNotEqual(sparse, exact)
+            for name, changes_sparse, changes_exact in zip(names, (True, False, True), (True, False, False)):
+                (here / name).write_text("two")
+                self.assertEqual(manifest.tool(True, here) != sparse, changes_sparse, name)
+                self.assertEqual(manifest.tool(False, here) != exact, changes_exact, name)
+                (here / name).write_text("one")
+            self.assertEqual(manifest.tool(True, here), sparse)
+
+
 class Tokens(unittest.TestCase):
     def vocab(self):
         tokens = ["<|end|>", *tokenizer.byte_alphabet().values(), "he", "ll", "hell", "\u0120hell"]

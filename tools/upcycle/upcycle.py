@@ -60,7 +60,7 @@ def parse(argv):
 
 def settings(a):
     """What decides the output; kept in the report so that a rerun can tell."""
-    return {"source": str(a.gguf.resolve()) if a.gguf else a.package, "exact": a.exact,
+    return {"source": str(a.gguf.resolve()) if a.gguf else a.package, "exact": a.exact, "tool": manifest.tool(not a.exact),
             "experts": a.experts, "top_k": a.top_k, "shared": a.shared, "seed": a.seed}
 
 
@@ -75,8 +75,8 @@ def fit_sparse(a, model, report):
     kept = store.Store(a.cache / ("fit-" + store.key(settings(a), report["model_sha256"])))
     text = calibrate.windows("calibration.txt", tokenizer)
     cut, loads = fit.fit(model, text, a.experts, a.top_k, a.shared, a.seed, kept)
-    heldout = calibrate.windows("heldout.txt", tokenizer)
-    report.update(evaluate.evaluate(model, cut, heldout, loads, a.seed))
+    heldout, unseen = (calibrate.windows(name, tokenizer) for name in ("heldout.txt", "unseen.txt"))
+    report.update(evaluate.evaluate(model, cut, heldout, unseen, loads, a.seed))
     print(evaluate.table(report, cut))
     return cut, evaluate.failures(report), kept
 
@@ -127,6 +127,8 @@ def main(argv):
     if not a.force and manifest.made_with(a.out) == settings(a) and not manifest.problem(a.out):
         print(f"{a.out} is whole and up to date")
         return 0
+    if not a.force and manifest.made_with(a.out):
+        progress.note(f"{a.out} was made with other settings or by another version of this tool, or is damaged; making it again")
     try:
         status = convert(a)
     except (fetch.FetchError, OSError, ValueError) as e:
