@@ -54,8 +54,10 @@ trap 'exit 130' INT TERM
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 listen=tcp://127.0.0.1:$port
 say "Serving $model with $workers workers (mpirun) at $listen ..."
+set -m # a process group of its own: Ctrl-C reaches it through us alone, once
 "$cadre" serve "$model" --workers "$workers" --fabric mpi --listen "$listen" >"$log" 2>&1 &
 serve_pid=$!
+set +m
 until "$cadre" status --connect "$listen" --wait 2 -q 2>/dev/null; do
   kill -0 "$serve_pid" 2>/dev/null || { cat "$log" >&2; serve_pid=; fail "cadre serve ended before it was ready"; }
 done
@@ -68,8 +70,14 @@ echo
 
 if [ -n "$keep" ]; then
   say "Still serving at $listen; Ctrl-C stops it. Try: build/cli/cadre chat --connect $listen"
-  wait "$serve_pid"
+  trap 'told=1; kill -TERM "$serve_pid" 2>/dev/null || true' INT TERM # a second one makes serve stop at once
+  told=1
+  while [ -n "$told" ]; do # a signal ends the wait, not serve
+    told=
+    wait "$serve_pid" && status=0 || status=$?
+  done
   serve_pid=
+  [ "$status" -eq 0 ] || fail "cadre serve ended with status $status; its log: $(cat "$log")"
 else
   kill -TERM "$serve_pid"
   wait "$serve_pid" || fail "cadre serve did not end in order; its log: $(cat "$log")"
