@@ -31,7 +31,7 @@
 #include "fabric/ep_frame.h"
 #include "fabric/ep_layout.h"
 
-enum { MAX_TOKENS = 65535, MAX_SLOTS = 32767, MAX_TOPK = 256, MAX_HIDDEN = 1 << 20, MAX_LAYER = 65535 };
+enum { MAX_TOKENS = 65535, MAX_SLOTS = 32767, MAX_TOPK = 256, MAX_HIDDEN = 1 << 20, MAX_EXTRA = 16, MAX_LAYER = 65535 };
 enum phase { READY, DISPATCHING, DISPATCHED, WORKING, ANSWERING, ANSWERED };
 
 struct ep {
@@ -49,7 +49,7 @@ struct ep {
     struct ep_send send;
     struct ep_split split;
     struct ep_group group;
-    float *x, *y; /* [R * T max * k, H], address space until used */
+    float *x, *y, *extra; /* [R * T max * k, H] twice and [.., X], address space until used */
     size_t map_bytes;
 
     uint64_t posted; /* who has been sent this phase's frame */
@@ -81,12 +81,13 @@ static void set_phase(struct ep *ep, enum phase to) {
 
 size_t ep_frame_bytes(const struct ep_limits *l) {
     int pairs = l->max_tokens * l->topk;
-    size_t dispatch = ep_dispatch_bytes(l->max_tokens, pairs, l->hidden), combine = ep_combine_bytes(pairs, l->hidden);
+    size_t dispatch = ep_dispatch_bytes(l->max_tokens, pairs, l->hidden), combine = ep_combine_bytes(pairs, l->hidden, l->extra);
     return dispatch > combine ? dispatch : combine;
 }
 
 size_t ep_bytes(const struct ep_limits *l, int workers) {
-    return 2 * (size_t)workers * (size_t)l->max_tokens * (size_t)l->topk * (size_t)l->hidden * sizeof(float);
+    size_t rows = (size_t)workers * (size_t)l->max_tokens * (size_t)l->topk;
+    return rows * (2 * (size_t)l->hidden + (size_t)l->extra) * sizeof(float);
 }
 
 static int check_limits(const struct fabric *f, const struct ep_limits *l, struct why *why) {
@@ -97,6 +98,8 @@ static int check_limits(const struct fabric *f, const struct ep_limits *l, struc
     if (l->topk < 1 || l->topk > MAX_TOPK) return fail(why, ERR_INVALID, "ep: top-%d, expected 1..%d", l->topk, MAX_TOPK);
     if (l->hidden < 1 || l->hidden > MAX_HIDDEN)
         return fail(why, ERR_INVALID, "ep: rows of %d elements, expected 1..%d", l->hidden, MAX_HIDDEN);
+    if (l->extra < 0 || l->extra > MAX_EXTRA)
+        return fail(why, ERR_INVALID, "ep: %d floats beside each row, expected 0..%d", l->extra, MAX_EXTRA);
     int64_t rows = (int64_t)(f ? f->size : 1) * l->max_tokens * l->topk;
     if (rows > INT32_MAX / 2) return fail(why, ERR_TOO_LARGE, "ep: %lld rows in one layer of a step", (long long)rows);
     if (f && ep_frame_bytes(l) > f->frame_bytes)
@@ -114,11 +117,13 @@ int ep_new(struct fabric *f, const struct ep_limits *l, struct ep **out, struct 
     ep->rank = f ? f->rank : 0;
     ep->size = f ? f->size : 1;
     ep->others = (ep->size == 64 ? UINT64_MAX : bit(ep->size) - 1) & ~bit(ep->rank);
+    size_t floats = row_floats(ep, (size_t)ep->size * (size_t)max_pairs(ep));
     ep->map_bytes = ep_bytes(l, ep->size);
     void *map = mmap(NULL, ep->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map != MAP_FAILED) {
         ep->x = map;
-        ep->y = ep->x + ep->map_bytes / sizeof(float) / 2;
+        ep->y = ep->x + floats;
+        ep->extra = ep->y + floats;
     }
     if (!ep->x || ep_split_init(&ep->split, ep->size, l->max_tokens, l->topk) < 0 ||
         ep_group_init(&ep->group, ep->size, l->max_slots, max_pairs(ep)) < 0) {
@@ -189,7 +194,7 @@ static int drop_old(struct ep *ep, int peer, const struct ep_header **out, struc
 static int check(const struct ep *ep, int peer, const struct ep_header *h, struct why *why) {
     if (h->kind == EP_COMBINE) {
         if (!ep->brings) return fail(why, ERR_PROTOCOL, "an answer, but nothing was asked");
-        return ep_frame_check_combine(h, ep->split.pairs[peer], ep->lim.hidden, why);
+        return ep_frame_check_combine(h, ep->split.pairs[peer], ep->lim.hidden, ep->lim.extra, why);
     }
     if (!ep->tokens[peer]) return fail(why, ERR_PROTOCOL, "a dispatch, but the plan gives it no tokens");
     const struct ep_bounds b = {
@@ -244,7 +249,7 @@ static bool send_dispatch(struct ep *ep, int to) {
     size_t bytes = ep_dispatch_bytes(tokens, pairs, H);
     void *room = fabric_reserve(ep->fabric, to, bytes);
     if (!room) return false;
-    ep_frame_begin(room, &ep->key, ep->rank, tokens, pairs, H);
+    ep_frame_begin(room, &ep->key, ep->rank, &(struct ep_counts){tokens, pairs, H, 0});
     const struct ep_pair *list = ep->split.pair + (size_t)to * (size_t)max_pairs(ep);
     memcpy(ep_frame_pairs(room), list, (size_t)pairs * sizeof *list);
     const int32_t *token = ep->split.token + (size_t)to * (size_t)ep->lim.max_tokens;
@@ -259,18 +264,20 @@ static bool send_dispatch(struct ep *ep, int to) {
 }
 
 static bool send_combine(struct ep *ep, int to) {
-    int pairs = ep->group.pairs[to], H = ep->lim.hidden;
-    size_t bytes = ep_combine_bytes(pairs, H);
+    int pairs = ep->group.pairs[to], H = ep->lim.hidden, X = ep->lim.extra;
+    size_t bytes = ep_combine_bytes(pairs, H, X);
     void *room = fabric_reserve(ep->fabric, to, bytes);
     if (!room) return false;
-    ep_frame_begin(room, &ep->key, ep->rank, 0, pairs, H);
+    ep_frame_begin(room, &ep->key, ep->rank, &(struct ep_counts){0, pairs, H, X});
     const int32_t *row = ep->group.row + (size_t)to * (size_t)max_pairs(ep);
     float *rows = ep_frame_rows(room);
     for (int i = 0; i < pairs; i++)
         memcpy(rows + row_floats(ep, (size_t)i), ep->y + row_floats(ep, (size_t)row[i]), row_floats(ep, 1) * sizeof *rows);
+    float *extras = ep_frame_extras(room);
+    for (int i = 0; i < pairs * X; i++) extras[i] = ep->extra[row[i / X] * X + i % X];
     fabric_commit(ep->fabric, to, bytes);
     ep->count.combine_rows += (uint64_t)pairs;
-    ep->count.combine_bytes += row_floats(ep, (size_t)pairs) * sizeof *rows;
+    ep->count.combine_bytes += (row_floats(ep, (size_t)pairs) + (size_t)(pairs * X)) * sizeof *rows;
     return true;
 }
 
@@ -366,7 +373,12 @@ int ep_dispatch_wait(struct ep *ep, struct ep_work *out, int64_t deadline_us, ui
     group_rows(ep);
     if (ep->fabric) release_held(ep);
     set_phase(ep, WORKING);
-    *out = (struct ep_work){.rows = ep->group.rows, .x = ep->x, .y = ep->y, .first = ep->group.first, .slots = ep->group.slots};
+    *out = (struct ep_work){.rows = ep->group.rows,
+                            .x = ep->x,
+                            .y = ep->y,
+                            .extra = ep->extra,
+                            .first = ep->group.first,
+                            .slots = ep->group.slots};
     return 0;
 }
 
@@ -397,6 +409,17 @@ int ep_combine_wait(struct ep *ep, const float **rows, int64_t deadline_us, uint
     }
     set_phase(ep, READY);
     return 0;
+}
+
+void ep_extras(const struct ep *ep, float *out) {
+    const int32_t *own = ep->group.row + (size_t)ep->rank * (size_t)max_pairs(ep);
+    size_t X = (size_t)ep->lim.extra;
+    for (int i = 0; i < ep->send.tokens * ep->lim.topk; i++, out += X) {
+        int w = ep->send.worker[i], pair = ep->split.pair_of[i];
+        if (w < 0) memset(out, 0, X * sizeof *out);
+        else if (w == ep->rank) memcpy(out, ep->extra + (size_t)own[pair] * X, X * sizeof *out);
+        else memcpy(out, ep_frame_extras((void *)ep->frame[w]) + (size_t)pair * X, X * sizeof *out);
+    }
 }
 
 int ep_flush(struct ep *ep, int64_t deadline_us) { return ep->fabric ? fabric_flush(ep->fabric, deadline_us) : 0; }

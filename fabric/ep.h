@@ -21,6 +21,7 @@ struct ep_limits {
     int max_tokens;   /* T a worker may bring to a step */
     int max_slots;    /* slots of any worker in any layer */
     int hidden, topk; /* H, k */
+    int extra;        /* X: floats that come back beside each row; 0: none */
 };
 
 /* What home asks for: T tokens, each with k routes. Borrowed until combine_wait returns. */
@@ -36,6 +37,7 @@ struct ep_work {
     int rows;             /* n = sum of counts */
     const float *x;       /* [n,H] grouped by slot; within a slot by (source worker, token, k) */
     float *y;             /* [n,H] the caller fills it, same order, before combine_post */
+    float *extra;         /* [n,X] the same */
     const int32_t *first; /* [slots + 1] rows of slot s = first[s] .. first[s+1] */
     int slots;
 };
@@ -67,6 +69,9 @@ int ep_dispatch_wait(struct ep *ep, struct ep_work *out, int64_t deadline_us, ui
 int ep_combine_post(struct ep *ep, int64_t deadline_us);
 /* rows[t*k + j] = the row of pair (t, j), NULL for one that went nowhere; valid until the next dispatch_post. Same results as dispatch_wait. */
 int ep_combine_wait(struct ep *ep, const float **rows, int64_t deadline_us, uint64_t *late);
+/* After combine_wait, until the next dispatch_post: out[t*k + j] = the X floats that came beside the row of pair (t, j); zeros
+ * for a pair that went nowhere. */
+void ep_extras(const struct ep *ep, float *out);
 /* Before sleeping anywhere but in the waits above: works until the answers given are on their way; 0 or ERR_DEADLINE. May be
  * called again, also in slices; a new step may begin without it. */
 int ep_flush(struct ep *ep, int64_t deadline_us);

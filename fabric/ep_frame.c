@@ -15,12 +15,19 @@ size_t ep_dispatch_bytes(int tokens, int pairs, int hidden) {
     return dispatch_rows_at((size_t)pairs) + rows_bytes((size_t)tokens, (size_t)hidden);
 }
 
-size_t ep_combine_bytes(int pairs, int hidden) { return sizeof(struct ep_header) + rows_bytes((size_t)pairs, (size_t)hidden); }
+size_t ep_combine_bytes(int pairs, int hidden, int extra) {
+    return sizeof(struct ep_header) + rows_bytes((size_t)pairs, (size_t)hidden + (size_t)extra);
+}
 
 float *ep_frame_rows(void *frame) {
     const struct ep_header *h = frame;
     size_t at = h->kind == EP_DISPATCH ? dispatch_rows_at(h->pairs) : sizeof *h;
     return (float *)((unsigned char *)frame + at);
+}
+
+float *ep_frame_extras(void *frame) {
+    const struct ep_header *h = frame;
+    return ep_frame_rows(frame) + (size_t)h->pairs * h->hidden;
 }
 
 struct ep_key ep_frame_key(const struct ep_header *h) {
@@ -34,8 +41,9 @@ int ep_key_order(const struct ep_key *a, const struct ep_key *b) {
     return (int)a->kind - (int)b->kind;
 }
 
-void ep_frame_begin(void *room, const struct ep_key *key, int source, int tokens, int pairs, int hidden) {
-    size_t bytes = key->kind == EP_DISPATCH ? ep_dispatch_bytes(tokens, pairs, hidden) : ep_combine_bytes(pairs, hidden);
+void ep_frame_begin(void *room, const struct ep_key *key, int source, const struct ep_counts *n) {
+    size_t bytes = key->kind == EP_DISPATCH ? ep_dispatch_bytes(n->tokens, n->pairs, n->hidden)
+                                            : ep_combine_bytes(n->pairs, n->hidden, n->extra);
     *(struct ep_header *)room = (struct ep_header){.magic = EP_MAGIC,
                                                    .version = EP_VERSION,
                                                    .kind = (uint8_t)key->kind,
@@ -44,13 +52,14 @@ void ep_frame_begin(void *room, const struct ep_key *key, int source, int tokens
                                                    .epoch = key->epoch,
                                                    .layer = (uint16_t)key->layer,
                                                    .source = (uint16_t)source,
-                                                   .tokens = (uint32_t)tokens,
-                                                   .pairs = (uint32_t)pairs,
-                                                   .hidden = (uint32_t)hidden,
+                                                   .tokens = (uint32_t)n->tokens,
+                                                   .pairs = (uint32_t)n->pairs,
+                                                   .hidden = (uint32_t)n->hidden,
+                                                   .extra = (uint32_t)n->extra,
                                                    .bytes = bytes};
     if (key->kind == EP_DISPATCH) { /* the pad: no byte of an earlier frame leaves the process */
-        size_t end = sizeof(struct ep_header) + (size_t)pairs * sizeof(struct ep_pair);
-        memset((unsigned char *)room + end, 0, dispatch_rows_at((size_t)pairs) - end);
+        size_t end = sizeof(struct ep_header) + (size_t)n->pairs * sizeof(struct ep_pair);
+        memset((unsigned char *)room + end, 0, dispatch_rows_at((size_t)n->pairs) - end);
     }
 }
 
@@ -75,6 +84,7 @@ int ep_frame_open(const void *frame, size_t bytes, int source, const struct ep_h
 int ep_frame_check_dispatch(const struct ep_header *h, const struct ep_bounds *b, struct why *why) {
     if (h->hidden != (uint32_t)b->hidden)
         return fail(why, ERR_PROTOCOL, "rows of %u elements, expected %d", h->hidden, b->hidden);
+    if (h->extra) return fail(why, ERR_PROTOCOL, "%u floats beside the rows of a dispatch, expected none", h->extra);
     if (h->tokens > (uint32_t)b->tokens) return fail(why, ERR_PROTOCOL, "%u tokens, the plan allows %d", h->tokens, b->tokens);
     if (h->pairs > h->tokens * (uint32_t)b->topk)
         return fail(why, ERR_PROTOCOL, "%u pairs for %u tokens, at most %d each", h->pairs, h->tokens, b->topk);
@@ -95,11 +105,13 @@ int ep_frame_check_dispatch(const struct ep_header *h, const struct ep_bounds *b
     return 0;
 }
 
-int ep_frame_check_combine(const struct ep_header *h, int pairs, int hidden, struct why *why) {
+int ep_frame_check_combine(const struct ep_header *h, int pairs, int hidden, int extra, struct why *why) {
     if (h->hidden != (uint32_t)hidden) return fail(why, ERR_PROTOCOL, "rows of %u elements, expected %d", h->hidden, hidden);
     if (h->tokens) return fail(why, ERR_PROTOCOL, "%u tokens in an answer, expected none", h->tokens);
     if (h->pairs != (uint32_t)pairs) return fail(why, ERR_PROTOCOL, "%u rows, %d were asked for", h->pairs, pairs);
-    size_t want = ep_combine_bytes(pairs, hidden);
+    if (h->extra != (uint32_t)extra)
+        return fail(why, ERR_PROTOCOL, "%u floats beside each row, expected %d", h->extra, extra);
+    size_t want = ep_combine_bytes(pairs, hidden, extra);
     if (h->bytes != want) return fail(why, ERR_PROTOCOL, "%llu bytes, its rows need %zu", (unsigned long long)h->bytes, want);
     return 0;
 }

@@ -1,7 +1,7 @@
 /* ep_frame.h - what an exchange frame looks like in memory and on the wire, and when one may be believed.
  *
  *   dispatch:  header | pairs: struct ep_pair [pairs] | pad to 64 | rows: [tokens, H]
- *   combine:   header | rows: [pairs, H], in the order of the pairs that the home dispatched
+ *   combine:   header | rows: [pairs, H], in the order of the pairs that the home dispatched | extras: [pairs, X]
  *
  * Little-endian, packed straight into the transport's 64-byte aligned memory. Checks are pure: they read the frame, judge it
  * against limits and fill `why`; nothing in a frame is used before its check passed. Any thread. */
@@ -11,7 +11,7 @@
 
 #include "base/status.h"
 
-enum { EP_MAGIC = 0x50456443, EP_VERSION = 1, EP_ALIGN = 64 }; /* "CdEP" */
+enum { EP_MAGIC = 0x50456443, EP_VERSION = 2, EP_ALIGN = 64 }; /* "CdEP" */
 enum ep_kind { EP_DISPATCH = 1, EP_COMBINE = 2 };              /* in the order in which a layer sends them */
 enum ep_format { EP_F32 = 1 };                                 /* of the rows */
 
@@ -29,7 +29,8 @@ struct ep_header {
     uint32_t pairs;      /* dispatch: (token, slot) pairs; combine: rows */
     uint32_t hidden;     /* H */
     uint64_t bytes;      /* of the whole frame */
-    uint8_t zero[16];
+    uint32_t extra;      /* combine: X, floats beside each row; dispatch: 0 */
+    uint8_t zero[12];
 };
 struct ep_pair {    /* one route, in the home's (token, k) order */
     uint16_t token; /* row of this frame */
@@ -40,6 +41,7 @@ _Static_assert(offsetof(struct ep_header, kind) == 6 && offsetof(struct ep_heade
 _Static_assert(offsetof(struct ep_header, epoch) == 16 && offsetof(struct ep_header, layer) == 20, "wire offsets");
 _Static_assert(offsetof(struct ep_header, source) == 24 && offsetof(struct ep_header, tokens) == 28, "wire offsets");
 _Static_assert(offsetof(struct ep_header, hidden) == 36 && offsetof(struct ep_header, bytes) == 40, "wire offsets");
+_Static_assert(offsetof(struct ep_header, extra) == 48, "wire offsets");
 _Static_assert(sizeof(struct ep_pair) == 4 && offsetof(struct ep_pair, slot) == 2, "wire offsets");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "frames are little-endian");
 
@@ -54,14 +56,18 @@ struct ep_key ep_frame_key(const struct ep_header *h);
 int ep_key_order(const struct ep_key *a, const struct ep_key *b); /* < 0, 0, > 0 */
 
 size_t ep_dispatch_bytes(int tokens, int pairs, int hidden);
-size_t ep_combine_bytes(int pairs, int hidden);
+size_t ep_combine_bytes(int pairs, int hidden, int extra);
 
-/* Writes the header of a frame whose counts are known; room must be 64-byte aligned. */
-void ep_frame_begin(void *room, const struct ep_key *key, int source, int tokens, int pairs, int hidden);
+/* Writes the header of a frame whose counts are known; room must be 64-byte aligned. extra: of combine frames, else 0. */
+struct ep_counts {
+    int tokens, pairs, hidden, extra;
+};
+void ep_frame_begin(void *room, const struct ep_key *key, int source, const struct ep_counts *n);
 static inline struct ep_pair *ep_frame_pairs(void *frame) {
     return (struct ep_pair *)((unsigned char *)frame + sizeof(struct ep_header));
 }
-float *ep_frame_rows(void *frame); /* of a frame with a header; receivers: only after its check */
+float *ep_frame_rows(void *frame);   /* of a frame with a header; receivers: only after its check */
+float *ep_frame_extras(void *frame); /* of a combine frame, as above */
 
 /* Is this a frame of ours from `source` at all? After 0 the key may be read, nothing else. ERR_PROTOCOL. */
 int ep_frame_open(const void *frame, size_t bytes, int source, const struct ep_header **out, struct why *why);
@@ -70,4 +76,4 @@ struct ep_bounds {
     int slots, hidden;
 };
 int ep_frame_check_dispatch(const struct ep_header *h, const struct ep_bounds *b, struct why *why);
-int ep_frame_check_combine(const struct ep_header *h, int pairs, int hidden, struct why *why);
+int ep_frame_check_combine(const struct ep_header *h, int pairs, int hidden, int extra, struct why *why);

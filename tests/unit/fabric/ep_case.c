@@ -23,6 +23,7 @@ void ep_case_make(struct ep_case *c, uint64_t seed, int ranks) {
     c->lim.hidden = 1 + (int)(draw(c, 3, 0, 0, 0) % 40);
     c->lim.max_tokens = 1 + (int)(draw(c, 4, 0, 0, 0) % 24);
     c->lim.max_slots = 1 + (int)(draw(c, 5, 0, 0, 0) % 6);
+    c->lim.extra = (int)(draw(c, 16, 0, 0, 0) % 3);
 }
 
 void ep_case_tokens(const struct ep_case *c, uint64_t step, int32_t *tokens) {
@@ -85,6 +86,7 @@ struct table { /* one layer of one step as every rank sees it */
     int tokens[FABRIC_MAX_RANKS];
     int16_t *worker, *slot; /* [R, T max, k] */
     float *x;               /* own [T,H] */
+    float *extra;           /* [T max, k, X] of the answers */
 };
 
 static void make_table(const struct ep_case *c, struct table *t, uint64_t step, uint64_t at, int rank, const int32_t *planned) {
@@ -123,18 +125,26 @@ static int check_work(const struct ep_case *c, const struct table *t, uint64_t a
     return 0;
 }
 
-static void compute(const struct ep_work *work, int rank, int H) {
-    for (int s = 0; s < work->slots; s++)
+static void compute(const struct ep_work *work, int rank, int H, int X) {
+    for (int s = 0; s < work->slots; s++) {
         for (int i = work->first[s] * H; i < work->first[s + 1] * H; i++) work->y[i] = expert(rank, s, work->x[i]);
+        for (int i = work->first[s]; i < work->first[s + 1]; i++)
+            for (int e = 0; e < X; e++) work->extra[i * X + e] = expert(rank, s + 9 * e, work->x[i * H]);
+    }
 }
 
-static int check_rows(const struct ep_case *c, const struct table *t, int rank, const float *const *rows, struct why *why) {
-    int k = c->lim.topk, H = c->lim.hidden;
+static int check_rows(const struct ep_case *c, const struct table *t, const struct ep *ep, int rank, const float *const *rows,
+                      struct why *why) {
+    int k = c->lim.topk, H = c->lim.hidden, X = c->lim.extra;
+    ep_extras(ep, t->extra);
     for (int i = 0; i < t->tokens[rank] * k; i++) {
         size_t cell = (size_t)(rank * c->lim.max_tokens * k + i);
         for (int h = 0; h < H; h++)
             if (rows[i][h] != expert(t->worker[cell], t->slot[cell], t->x[i / k * H + h]))
                 return fail(why, ERR_CORRUPT, "answer for pair (%d, %d) is wrong at %d", i / k, i % k, h);
+        for (int e = 0; e < X; e++)
+            if (t->extra[i * X + e] != expert(t->worker[cell], t->slot[cell] + 9 * e, t->x[i / k * H]))
+                return fail(why, ERR_CORRUPT, "float %d beside the answer for pair (%d, %d) is wrong", e, i / k, i % k);
     }
     return 0;
 }
@@ -157,12 +167,12 @@ static int run_layer(const struct ep_case *c, struct ep *ep, int rank, uint64_t 
     if (rc == 0) rc = ep_dispatch_wait(ep, &work, clk_now_us() + patience_us, late);
     if (rc == 0) rc = check_work(c, t, at, rank, &work, why);
     if (rc < 0) return rc;
-    compute(&work, rank, c->lim.hidden);
+    compute(&work, rank, c->lim.hidden, c->lim.extra);
     if (stop_at == 2 * layer + 1) return 1;
     rc = ep_combine_post(ep, clk_now_us() + patience_us);
     if (rc == 0) dawdle(c, ~at, rank);
     if (rc == 0) rc = ep_combine_wait(ep, rows, clk_now_us() + patience_us, late);
-    return rc == 0 ? check_rows(c, t, rank, rows, why) : rc;
+    return rc == 0 ? check_rows(c, t, ep, rank, rows, why) : rc;
 }
 
 int ep_case_step(const struct ep_case *c, struct ep *ep, int rank, uint32_t epoch, uint64_t step, int stop_at,
@@ -170,7 +180,8 @@ int ep_case_step(const struct ep_case *c, struct ep *ep, int rank, uint32_t epoc
     size_t cells = (size_t)(c->ranks * c->lim.max_tokens * c->lim.topk);
     struct table t = {.worker = calloc(cells, sizeof *t.worker),
                       .slot = calloc(cells, sizeof *t.slot),
-                      .x = calloc((size_t)(c->lim.max_tokens * c->lim.hidden), sizeof *t.x)};
+                      .x = calloc((size_t)(c->lim.max_tokens * c->lim.hidden), sizeof *t.x),
+                      .extra = calloc(cells * (size_t)c->lim.extra + 1, sizeof *t.extra)};
     const float **rows = calloc((size_t)(c->lim.max_tokens * c->lim.topk), sizeof *rows);
     int32_t planned[FABRIC_MAX_RANKS];
     ep_case_tokens(c, step, planned);
@@ -184,6 +195,7 @@ int ep_case_step(const struct ep_case *c, struct ep *ep, int rank, uint32_t epoc
     free(t.worker);
     free(t.slot);
     free(t.x);
+    free(t.extra);
     free(rows);
     return rc < 0 ? rc : 0;
 }

@@ -63,7 +63,7 @@ static void run_case(uint64_t seed, int ranks, int steps, const struct fabric_fa
         ck_assert_uint_eq(r[i].count.dispatch_rows, copies);
         ck_assert_uint_eq(r[i].count.combine_rows, answers);
         ck_assert_uint_eq(r[i].count.dispatch_bytes, copies * (uint64_t)c.lim.hidden * 4);
-        ck_assert_uint_eq(r[i].count.combine_bytes, answers * (uint64_t)c.lim.hidden * 4);
+        ck_assert_uint_eq(r[i].count.combine_bytes, answers * (uint64_t)(c.lim.hidden + c.lim.extra) * 4);
         if (sum) sum->frames_duplicate += r[i].count.frames_duplicate;
     }
     fabric_hub_free(hub);

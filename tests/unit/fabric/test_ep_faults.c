@@ -219,7 +219,7 @@ static struct ep_send stage_send(struct stage *s, int tokens) {
 static size_t write_dispatch(void *room, uint32_t epoch, int layer) {
     static const struct ep_pair pairs[] = {{0, 4}, {1, 0}, {1, 2}};
     struct ep_key key = {.epoch = epoch, .step = 1, .layer = layer, .kind = EP_DISPATCH};
-    ep_frame_begin(room, &key, 1, 2, 3, H);
+    ep_frame_begin(room, &key, 1, &(struct ep_counts){2, 3, H, 0});
     memcpy(ep_frame_pairs(room), pairs, sizeof pairs);
     for (int i = 0; i < 2 * H; i++) ep_frame_rows(room)[i] = (float)i;
     return ep_dispatch_bytes(2, 3, H);
@@ -337,13 +337,13 @@ START_TEST(frames_against_the_plan) {
 
     struct ep_key key = {.epoch = 1, .step = 1, .kind = EP_COMBINE};
     void *room = fabric_reserve(s.theirs, 0, ep_frame_bytes(&small));
-    ep_frame_begin(room, &key, 1, 0, T * K - 1, H);
-    fabric_commit(s.theirs, 0, ep_combine_bytes(T * K - 1, H));
+    ep_frame_begin(room, &key, 1, &(struct ep_counts){0, T * K - 1, H, 0});
+    fabric_commit(s.theirs, 0, ep_combine_bytes(T * K - 1, H, 0));
     ck_assert_int_eq(ep_combine_wait(s.ep, rows, 0, &late), ERR_PROTOCOL);
     ck_assert_uint_eq(late, 2);
     room = fabric_reserve(s.theirs, 0, ep_frame_bytes(&small));
-    ep_frame_begin(room, &key, 1, 0, T * K, H);
-    fabric_commit(s.theirs, 0, ep_combine_bytes(T * K, H));
+    ep_frame_begin(room, &key, 1, &(struct ep_counts){0, T * K, H, 0});
+    fabric_commit(s.theirs, 0, ep_combine_bytes(T * K, H, 0));
     ck_assert_int_eq(ep_combine_wait(s.ep, rows, 0, &late), 0); /* the right one still counts */
 
     ep_step_begin(s.ep, 2, 1, only_theirs);
@@ -398,7 +398,8 @@ START_TEST(limits) {
     struct ep *ep = NULL;
     struct why why;
     struct ep_limits l[] = {{0, 1, 1, 1}, {70000, 1, 1, 1}, {1, 0, 1, 1},   {1, 40000, 1, 1},
-                            {1, 1, 0, 1}, {1, 1, 1, 0},     {1, 1, 1, 1000}};
+                            {1, 1, 0, 1}, {1, 1, 1, 0},     {1, 1, 1, 1000},
+                            {1, 1, 1, 1, 17}, {1, 1, 1, 1, -1}};
     for (size_t i = 0; i < sizeof l / sizeof *l; i++) ck_assert_int_eq(ep_new(NULL, &l[i], &ep, &why), ERR_INVALID);
     struct stage s;
     stage_open(&s);

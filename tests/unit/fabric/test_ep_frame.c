@@ -7,7 +7,7 @@
 
 #include <check.h> /* last: its macros collide with fail() */
 
-enum { ROOM = 4096, SOURCE = 3, HIDDEN = 5 };
+enum { ROOM = 4096, SOURCE = 3, HIDDEN = 5, EXTRA = 2 };
 static _Alignas(64) unsigned char room[ROOM];
 static const struct ep_bounds bounds = {.tokens = 4, .topk = 2, .slots = 6, .hidden = HIDDEN};
 
@@ -16,7 +16,7 @@ static size_t make_dispatch(void) {
     static const struct ep_pair pairs[] = {{0, 1}, {0, 5}, {1, 0}, {2, 3}, {2, 2}};
     struct ep_key key = {.epoch = 9, .step = 1ull << 40, .layer = 2, .kind = EP_DISPATCH};
     memset(room, 0xee, sizeof room);
-    ep_frame_begin(room, &key, SOURCE, 3, 5, HIDDEN);
+    ep_frame_begin(room, &key, SOURCE, &(struct ep_counts){3, 5, HIDDEN, 0});
     memcpy(ep_frame_pairs(room), pairs, sizeof pairs);
     for (int i = 0; i < 3 * HIDDEN; i++) ep_frame_rows(room)[i] = (float)i;
     return ep_dispatch_bytes(3, 5, HIDDEN);
@@ -26,7 +26,7 @@ static int judge(size_t bytes, struct why *why) {
     const struct ep_header *h;
     int rc = ep_frame_open(room, bytes, SOURCE, &h, why);
     if (rc < 0) return rc;
-    return h->kind == EP_DISPATCH ? ep_frame_check_dispatch(h, &bounds, why) : ep_frame_check_combine(h, 5, HIDDEN, why);
+    return h->kind == EP_DISPATCH ? ep_frame_check_dispatch(h, &bounds, why) : ep_frame_check_combine(h, 5, HIDDEN, EXTRA, why);
 }
 
 START_TEST(sound_frames) {
@@ -40,10 +40,10 @@ START_TEST(sound_frames) {
     for (size_t i = 64 + 20; i < 128; i++) ck_assert_int_eq(room[i], 0); /* the pad */
 
     key.kind = EP_COMBINE;
-    ep_frame_begin(room, &key, SOURCE, 0, 5, HIDDEN);
-    ck_assert_int_eq(judge(ep_combine_bytes(5, HIDDEN), &why), 0);
+    ep_frame_begin(room, &key, SOURCE, &(struct ep_counts){0, 5, HIDDEN, EXTRA});
+    ck_assert_int_eq(judge(ep_combine_bytes(5, HIDDEN, EXTRA), &why), 0);
     key.kind = EP_DISPATCH;
-    ep_frame_begin(room, &key, SOURCE, 0, 0, HIDDEN);
+    ep_frame_begin(room, &key, SOURCE, &(struct ep_counts){0, 0, HIDDEN, 0});
     ck_assert_int_eq(judge(64, &why), 0); /* an empty one is its header */
 }
 END_TEST
@@ -69,14 +69,14 @@ static size_t lie(int which, const char **words) {
     case 0: *words = "header has 64"; return 63;
     case 1: *words = "header has 64"; return 0;
     case 2: h->magic ^= 1, *words = "magic"; break;
-    case 3: h->version = 2, *words = "version 2"; break;
+    case 3: h->version = 1, *words = "version 1"; break;
     case 4: h->bytes++, *words = "says"; break;
     case 5: *words = "says"; return bytes - 4;
     case 6: h->source = 2, *words = "from worker 2"; break;
     case 7: h->kind = 3, *words = "kind 3"; break;
     case 8: h->format = 0, *words = "format 0"; break;
     case 9: h->flags = 1, *words = "reserved"; break;
-    case 10: h->zero[15] = 1, *words = "reserved"; break;
+    case 10: h->zero[11] = 1, *words = "reserved"; break;
     case 11: h->hidden = 6, *words = "rows of 6"; break;
     case 12: h->tokens = 5, *words = "5 tokens"; break;
     case 13: h->tokens = UINT32_MAX, *words = "4294967295 tokens"; break;
@@ -92,9 +92,12 @@ static size_t lie(int which, const char **words) {
     case 23: p[3].token = 1, p[4].token = 1, p[2].token = 0, *words = "pair 2 names row 0"; break;
     case 24: h->pairs = 4, h->kind = EP_COMBINE, h->tokens = 0, *words = "5 were asked"; break;
     case 25: h->kind = EP_COMBINE, *words = "3 tokens in an answer"; break;
-    case 26: h->kind = EP_COMBINE, h->tokens = 0, *words = "rows need"; break;
+    case 26: h->kind = EP_COMBINE, h->tokens = 0, h->extra = EXTRA, *words = "rows need"; break;
     case 27: h->microbatch = 1, *words = "reserved"; break;
     case 28: h->pairs = 2, *words = "pairs for 1 of 3"; break; /* same bytes: the table is padded */
+    case 29: h->extra = 1, *words = "1 floats beside the rows of a dispatch"; break;
+    case 30: h->kind = EP_COMBINE, h->tokens = 0, *words = "0 floats beside each row"; break;
+    case 31: h->kind = EP_COMBINE, h->tokens = 0, h->extra = UINT32_MAX, *words = "4294967295 floats beside"; break;
     }
     return bytes;
 }
@@ -143,7 +146,7 @@ int main(void) {
     TCase *t = tcase_create("all");
     tcase_add_test(t, sound_frames);
     tcase_add_test(t, order_of_keys);
-    tcase_add_loop_test(t, each_lie_is_refused, 0, 29);
+    tcase_add_loop_test(t, each_lie_is_refused, 0, 32);
     tcase_add_test(t, random_damage);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
