@@ -115,6 +115,13 @@ struct attention {
     const float *sinks;       /* [Q] or NULL: one more logit per head, that takes its share of the softmax and has no value */
 };
 
+/* How the weights of a token's experts change by what these say of their outputs (struct ops, fuse). Columns of `extra`. */
+struct fuse_rule {
+    int extra;       /* X: floats beside each row */
+    int score, conf; /* columns: agreement with the token; logit of the expert's confidence (read where beta > 0) */
+    float beta;      /* exponent of the confidence, >= 0 */
+};
+
 struct logit_stats { /* of one row of logits */
     float max, lse;  /* largest logit; log of the sum of exp(logit) over the row */
     int32_t argmax;  /* lowest index among equals */
@@ -171,6 +178,12 @@ struct ops {
     void (*gather)(struct backend *b, float *out, const float *x, const int32_t *rows, int n, int H);
     /* y[t] = sum over j = 0..k-1, in this order, f32, of weights[t,j] * rows[t*k + j][0..H). rows: pointers, host-visible. */
     void (*combine)(struct backend *b, float *y, const float *const *rows, const float *weights, int T, int k, int H);
+    /* out[t * stride] = scale * (x[t] . y[t]); x [T,N], y rows y_stride elements apart (0: the same one for all). */
+    void (*dots)(struct backend *b, float *out, int64_t stride, const float *x, const float *y, int64_t y_stride, float scale,
+                 int T, int N);
+    /* weights [T,k] := (sum of w) * softmax over j of (score_j + ln w_j + beta * ln sigmoid(conf_j)), in place, from extra
+     * [T,k,X]; both host-visible. Weights of 0 stay 0 and their extras are not read; none is negative. k <= 256. */
+    void (*fuse)(struct backend *b, float *weights, const float *extra, const struct fuse_rule *rule, int T, int k);
     /* y += x, or y[t] += sigmoid(gate[t]) * x[t] when gate [T] is given. */
     void (*add)(struct backend *b, float *y, const float *x, const float *gate, int T, int H);
     void (*logit_stats)(struct backend *b, struct logit_stats *out, const float *logits, int T, int V); /* out host-visible */

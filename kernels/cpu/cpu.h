@@ -53,5 +53,8 @@ void cpu_gate_select(struct backend *b, int32_t *ids, float *weights, const floa
                      const struct gate_rule *rule, int T);
 void cpu_gather(struct backend *b, float *out, const float *x, const int32_t *rows, int n, int H);
 void cpu_combine(struct backend *b, float *y, const float *const *rows, const float *weights, int T, int k, int H);
+void cpu_dots(struct backend *b, float *out, int64_t stride, const float *x, const float *y, int64_t y_stride, float scale, int T,
+              int N);
+void cpu_fuse(struct backend *b, float *weights, const float *extra, const struct fuse_rule *rule, int T, int k);
 void cpu_add(struct backend *b, float *y, const float *x, const float *gate, int T, int H);
 void cpu_logit_stats(struct backend *b, struct logit_stats *out, const float *logits, int T, int V);
