@@ -66,6 +66,13 @@ static bool positive_weights(const struct gate_rule *g) {
     return g->weight == GATE_WEIGHT_ONE || g->score != GATE_RAW || g->norm == GATE_NORM_SOFTMAX;
 }
 
+/* What experts say of their outputs is of experts that have some, weighed after they have spoken. */
+static int check_plain(const struct model_config *c, const char *key, struct why *why) {
+    if (c->gate.zero) return fail(why, ERR_UNSUPPORTED, "%s goes with zero_experts; accepted: one of the two", key);
+    if (c->gate.apply == GATE_INPUT) return fail(why, ERR_UNSUPPORTED, "%s goes with apply \"input\"; accepted: one of the two", key);
+    return 0;
+}
+
 static int read_fusion(const json_t *router, struct model_config *out, struct why *why) {
     static const char *const known[] = {"d", "beta", NULL};
     const json_t *obj = NULL;
@@ -90,5 +97,7 @@ int config_experts(const json_t *router, struct model_config *out, struct why *w
     int rc = read_shared_rows(router, out, why);
     if (rc >= 0) rc = read_confidence(router, out, why);
     if (rc >= 0) rc = read_fusion(router, out, why);
+    if (rc >= 0 && out->experts.fusion_dim) rc = check_plain(out, "fusion", why);
+    if (rc >= 0 && out->experts.confidence) rc = check_plain(out, "confidence", why);
     return rc < 0 ? fail_in(why, rc, "moe_router") : 0;
 }

@@ -52,7 +52,7 @@ static int read_word(const json_t *obj, const char *key, const char *const *word
 
 static int check_router_members(const json_t *router, struct why *why) {
     static const char *const known[] = {"kind", "score", "k", "norm", "scale", "weight", "bias", "sel_bias", "norm_eps",
-                                        "groups", "zero_experts", "apply", "shared_rows"};
+                                        "groups", "zero_experts", "apply", "shared_rows", "fusion", "confidence"};
     const char *key;
     const json_t *v;
     json_object_foreach((json_t *)router, key, v) {

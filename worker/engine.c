@@ -170,7 +170,11 @@ static int load_exchange(struct engine *e, struct why *why) {
     const struct model_config *c = &e->checkpoint.config;
     struct worker_setup *s = &e->setup;
     if (!c->moe_layers) return 0;
-    struct ep_limits limits = {.max_tokens = s->step_tokens, .max_slots = 1, .hidden = c->hidden, .topk = c->gate.k};
+    struct ep_limits limits = {.max_tokens = s->step_tokens,
+                               .max_slots = 1,
+                               .hidden = c->hidden,
+                               .topk = c->gate.k,
+                               .extra = expert_extras(c).extra};
     for (int w = 0; w < s->placement.workers; w++)
         for (int l = 0; l < s->placement.layers; l++)
             if (placement_slots(&s->placement, w, l) > limits.max_slots)

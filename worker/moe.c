@@ -7,6 +7,7 @@
 #include "base/clk.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum { WAIT_SLICE_US = 50000 }; /* how long a stop may go unnoticed */
 
@@ -30,7 +31,10 @@ int moe_init(struct moe *m, int max_tokens, struct why *why) {
     m->slot = malloc(T * k * sizeof *m->slot);
     m->rows = malloc(T * k * sizeof *m->rows);
     rc = expert_run_init(&m->run, m->backend, m->config, slots, why);
-    if (rc >= 0 && m->routed && m->shared && m->scale && m->nothing && m->worker && m->slot && m->rows &&
+    size_t X = (size_t)m->run.extras.extra;
+    m->said = ops->alloc(m->backend, (T * k * X + 1) * sizeof(float), MEM_HOST_VISIBLE);
+    m->fused = ops->alloc(m->backend, T * k * sizeof(float), MEM_HOST_VISIBLE);
+    if (rc >= 0 && m->routed && m->shared && m->scale && m->nothing && m->said && m->fused && m->worker && m->slot && m->rows &&
         (!input || (m->weighed && m->ones)))
         return 0;
     moe_clear(m);
@@ -40,7 +44,7 @@ int moe_init(struct moe *m, int max_tokens, struct why *why) {
 void moe_clear(struct moe *m) {
     if (!m->backend) return;
     gating_clear(&m->gating);
-    void *device[] = {m->routed, m->shared, m->scale, m->nothing, m->weighed, m->ones};
+    void *device[] = {m->routed, m->shared, m->scale, m->nothing, m->weighed, m->ones, m->said, m->fused};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++) m->backend->ops->release(m->backend, device[i]);
     free(m->worker);
     free(m->slot);
@@ -141,6 +145,17 @@ static int await_combine(struct moe *m) {
     }
 }
 
+/* The weights with which the rows are added: the gate's, changed by what the experts said. */
+static const float *final_weights(struct moe *m, int T) {
+    const struct fuse_rule *extras = &m->run.extras;
+    if (extras->extra) ep_extras(m->ep, m->said);
+    if (m->ones) return m->ones;
+    if (extras->score < 0) return m->gating.weights;
+    memcpy(m->fused, m->gating.weights, (size_t)(T * m->config->gate.k) * sizeof *m->fused);
+    m->backend->ops->fuse(m->backend, m->fused, m->said, extras, T, m->config->gate.k);
+    return m->fused;
+}
+
 int moe_layer(struct moe *m, int layer, const struct layer_weights *w, float *out, const float *x,
               const struct step_rows *rows) {
     struct backend *b = m->backend;
@@ -156,12 +171,12 @@ int moe_layer(struct moe *m, int layer, const struct layer_weights *w, float *ou
     shared_expert(m, w, x, T);
     struct ep_work work;
     if ((rc = await_dispatch(m, &work)) < 0) return rc;
-    expert_run(&m->run, expert_slots(m->store, index), &work);
+    expert_run(&m->run, expert_slots(m->store, index), w, &work);
     if ((rc = post_combine(m)) < 0) return rc;
     if ((rc = await_combine(m)) < 0) return rc;
     if (!T) return 0;
     fill_rows(m, sent, T);
-    b->ops->combine(b, m->routed, m->rows, m->ones ? m->ones : m->gating.weights, T, m->config->gate.k, H);
+    b->ops->combine(b, m->routed, m->rows, final_weights(m, T), T, m->config->gate.k, H);
     if (m->config->shared != SHARED_NONE)
         b->ops->add(b, m->routed, m->shared, m->config->shared == SHARED_SIGMOID ? m->scale : NULL, T, H);
     b->ops->add(b, out, m->routed, NULL, T, H);

@@ -30,6 +30,8 @@ struct moe {
     float *routed, *shared, *scale; /* [T,H] [T,H] [T] */
     float *nothing;                 /* [H] zeros: the row of a pair that went nowhere */
     float *weighed, *ones;          /* [T,H] and [T] host-visible, where weights multiply inputs (GATE_INPUT); else NULL */
+    float *said;                    /* [T,k,X] host-visible: what came beside the rows of the last layer; columns: run.extras */
+    float *fused;                   /* [T,k] host-visible: weights after the fusion */
 };
 
 int moe_init(struct moe *m, int max_tokens, struct why *why); /* after the public fields above are set */

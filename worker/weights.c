@@ -82,6 +82,8 @@ static void load_layer(struct loader *ld, int i) {
         .shared = {load_matrix(ld, T_SHARED_GATE, i, ld->fmt), load_matrix(ld, T_SHARED_UP, i, ld->fmt),
                    load_matrix(ld, T_SHARED_DOWN, i, ld->fmt)},
         .shared_scale = load_matrix(ld, T_SHARED_SCALE, i, FMT_F32),
+        .fusion_q = load_matrix(ld, T_FUSION_Q, i, FMT_F32),
+        .fusion_k = load_matrix(ld, T_FUSION_K, i, FMT_F32),
     };
 }
 

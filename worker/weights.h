@@ -19,6 +19,7 @@ struct layer_weights {
     const float *router_bias, *router_sel_bias;     /* [E] or NULL */
     struct ffn shared;                              /* data NULL without */
     struct mat shared_scale;                        /* [1,H], data NULL without */
+    struct mat fusion_q, fusion_k;                  /* [d,H] f32, data NULL without */
 };
 
 struct weights {

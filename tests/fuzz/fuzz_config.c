@@ -78,7 +78,8 @@ void fuzz_seeds(fuzz_add add) {
         "{\"model_type\":\"cadre_moe\"," SIZES "\"moe_intermediate_size\":32,\"num_experts\":8,\"num_experts_per_tok\":3,"
         "\"shared_expert_intermediate_size\":16,\"moe_router\":{\"kind\":\"flat\",\"score\":\"sigmoid\",\"k\":3,\"norm\":"
         "\"sum\",\"scale\":1.5,"
-        "\"weight\":\"score\",\"bias\":true,\"sel_bias\":true,\"shared_rows\":0.25}}",
+        "\"weight\":\"score\",\"bias\":true,\"sel_bias\":true,\"shared_rows\":0.25,"
+        "\"fusion\":{\"d\":8,\"beta\":0.5},\"confidence\":{\"type\":\"head\",\"action\":\"report\"}}}",
         "{\"model_type\":\"mistral\"," SIZES "\"intermediate_size\":96,\"sliding_window\":null}",
         "{\"model_type\":\"qwen3\"," SIZES "\"intermediate_size\":96,\"use_sliding_window\":true,\"sliding_window\":8,"
         "\"layer_types\":[\"sliding_attention\",\"sliding_attention\",\"sliding_attention\",\"sliding_attention\"]}",

@@ -8,8 +8,11 @@ static void on_late(void *ctx, uint64_t late) { (void)ctx, (void)late; }
 static int open_exchange(struct runner *r, struct why *why) {
     const struct model_config *c = &r->checkpoint.config;
     if (!c->moe_layers) return 0;
-    struct ep_limits limits = {
-        .max_tokens = RUNNER_MAX_TOKENS, .max_slots = c->gate.experts, .hidden = c->hidden, .topk = c->gate.k};
+    struct ep_limits limits = {.max_tokens = RUNNER_MAX_TOKENS,
+                               .max_slots = c->gate.experts,
+                               .hidden = c->hidden,
+                               .topk = c->gate.k,
+                               .extra = expert_extras(c).extra};
     int rc = ep_new(NULL, &limits, &r->ep, why);
     if (rc < 0) return rc;
     r->moe = (struct moe){.backend = r->backend,

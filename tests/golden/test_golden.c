@@ -128,6 +128,9 @@ static void m_window(struct model_config *c) {
     for (int l = 0; l < c->layers; l++) c->window[l] = 9;
 }
 
+static void m_fusion(struct model_config *c) { c->experts.fusion_dim = 0; }
+static void m_fusion_beta(struct model_config *c) { c->experts.fusion_beta = 0; }
+
 static void m_swap_gate_up(struct weights *w, struct expert_store *s) {
     int n = s->first ? s->first[s->layers] : 0;
     for (int i = 0; i < n; i++) {
@@ -158,6 +161,18 @@ static void m_rows_own(struct weights *w, struct expert_store *s) {
 static void m_rows_layer(struct weights *w, struct expert_store *s) {
     (void)w;
     for (int i = 0; i < s->first[1]; i++) s->slots[i].common = &s->common[s->levels].ffn;
+}
+static void m_fusion_swapped(struct weights *w, struct expert_store *s) {
+    (void)s;
+    struct mat q = w->layer[0].fusion_q;
+    w->layer[0].fusion_q = w->layer[0].fusion_k;
+    w->layer[0].fusion_k = q;
+}
+static void m_conf_order(struct weights *w, struct expert_store *s) {
+    (void)w;
+    const float *first = s->slots[0].conf;
+    s->slots[0].conf = s->slots[1].conf;
+    s->slots[1].conf = first;
 }
 static void m_qkv_bias(struct weights *w, struct expert_store *s) {
     (void)s;
@@ -258,6 +273,31 @@ static void gate_without_identity(struct backend *b, int32_t *ids, float *weight
         if (ids[i] >= rule->experts) ids[i] = -1;
 }
 
+static void dots_unscaled(struct backend *b, float *out, int64_t stride, const float *x, const float *y, int64_t y_stride,
+                          float scale, int T, int N) {
+    real->dots(b, out, stride, x, y, y_stride, 1, T, N);
+    (void)scale;
+}
+static void fuse_ungated(struct backend *b, float *weights, const float *extra, const struct fuse_rule *rule, int T, int k) {
+    for (int t = 0; t < T; t++) {
+        float sum = 0;
+        for (int j = t * k; j < (t + 1) * k; j++) sum += weights[j];
+        for (int j = t * k; j < (t + 1) * k; j++) weights[j] = sum / (float)k; /* ln w the same for all, the sum unchanged */
+    }
+    real->fuse(b, weights, extra, rule, T, k);
+}
+static void fuse_massless(struct backend *b, float *weights, const float *extra, const struct fuse_rule *rule, int T, int k) {
+    real->fuse(b, weights, extra, rule, T, k);
+    for (int t = 0; t < T; t++) {
+        float sum = 0;
+        for (int j = t * k; j < (t + 1) * k; j++) sum += weights[j];
+        for (int j = t * k; j < (t + 1) * k; j++) weights[j] /= sum;
+    }
+}
+
+static void o_dots(struct ops *o) { o->dots = dots_unscaled; }
+static void o_fuse_gate(struct ops *o) { o->fuse = fuse_ungated; }
+static void o_fuse_mass(struct ops *o) { o->fuse = fuse_massless; }
 static void o_rope_interleaved(struct ops *o) { o->rope = rope_interleaved; }
 static void o_rope_shifted(struct ops *o) { o->rope = rope_shifted; }
 static void o_kv_position(struct ops *o) { o->kv_store = kv_second_page_shifted; }
@@ -290,6 +330,11 @@ static bool has_qkv_bias(const struct model_config *c) { return c->qkv_bias; }
 static bool has_router_bias(const struct model_config *c) { return c->gate_bias; }
 static bool has_sel_bias(const struct model_config *c) { return c->gate_sel_bias; }
 
+static bool has_fusion(const struct model_config *c) { return c->experts.fusion_dim > 0; }
+static bool has_beta(const struct model_config *c) { return c->experts.fusion_beta > 0; }
+static bool has_mass(const struct model_config *c) {
+    return has_fusion(c) && (c->gate.norm == GATE_NORM_NONE || c->gate.scale != 1);
+}
 static bool has_rows(const struct model_config *c) { return c->experts.shared_rows > 0; }
 
 static const struct mutation {
@@ -331,6 +376,13 @@ static const struct mutation {
     {"rows_common", "rows that experts share left out", has_rows, {.mutate_weights = m_rows_common}},
     {"rows_own", "the shared rows twice instead of an expert's own", has_rows, {.mutate_weights = m_rows_own}},
     {"rows_layer", "the shared rows of another layer", has_rows, {.mutate_weights = m_rows_layer}},
+    {"fusion", "outputs weighed by the gate alone", has_fusion, {.mutate_config = m_fusion}},
+    {"fusion_swapped", "queries and keys of the fusion exchanged", has_fusion, {.mutate_weights = m_fusion_swapped}},
+    {"fusion_scale", "agreement not divided by sqrt(d)", has_fusion, {.mutate_ops = o_dots}},
+    {"fusion_gate", "the gate's weights left out of the fusion", has_fusion, {.mutate_ops = o_fuse_gate}},
+    {"fusion_mass", "the sum of the gate's weights left out", has_mass, {.mutate_ops = o_fuse_mass}},
+    {"fusion_beta", "confidence left out of the fusion", has_beta, {.mutate_config = m_fusion_beta}},
+    {"conf_order", "the confidence heads of two experts exchanged", has_beta, {.mutate_weights = m_conf_order}},
     {"bias", "biases of the attention projections left out", has_qkv_bias, {.mutate_weights = m_qkv_bias}},
     {"router_bias", "bias of the gate left out", has_router_bias, {.mutate_weights = m_router_bias}},
     {"sel_bias", "selection bias left out", has_sel_bias, {.mutate_weights = m_sel_bias}},

@@ -100,7 +100,7 @@ MODELS = {
         moe_router=dict(kind="flat", score="sigmoid", k=3, norm="sum", scale=1.3, weight="score", bias=False,
                         sel_bias=False, shared_rows=0.4))),
     # Fusion by agreement, gate and confidence; the weights do not sum to one.
-    "cadre_moe_fusion": ("llama-chatml", 42, "cadre", dict(
+    "cadre_moe_fusion": ("llama-chatml", 53, "cadre", dict(
         vocab_size=273, hidden_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=10,
         rope_theta=20000.0, rms_norm_eps=1e-3, moe_intermediate_size=19, num_experts=6, num_experts_per_tok=3,
         shared_expert_intermediate_size=0,
@@ -140,4 +140,4 @@ def reshape(shapes, block, c):
 
 def gain(part, fan_in):
     """Spreads for which agreement and confidence matter but do not decide alone; outputs are small, so keys are large."""
-    return {"q": 1.5 / fan_in ** 0.5, "k": 14.0 / fan_in ** 0.5, "conf": 3.0}.get(part)
+    return {"q": 1.0 / fan_in ** 0.5, "k": 10.0 / fan_in ** 0.5, "conf": 2.0}.get(part)

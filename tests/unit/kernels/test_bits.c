@@ -93,6 +93,21 @@ static void ffn(struct backend *b, const int *order, int n, float *out) {
     put_back(out, y, order, n, H);
 }
 
+static void dots(struct backend *b, const int *order, int n, float *out) {
+    float *in = permuted(x, order, n, H), *both = kit_floats(n * 2);
+    b->ops->dots(b, both, 2, in, in, H, 0.5f, n, H);
+    b->ops->dots(b, both + 1, 2, in, norm, 0, 3, n, H);
+    put_back(out, both, order, n, 2);
+}
+
+static void fuse(struct backend *b, const int *order, int n, float *out) {
+    struct fuse_rule rule = {2, 1, 0, 0.7f};
+    float *said = permuted(gate_logits, order, n, 2 * K), *w = permuted(logits, order, n, K);
+    for (int i = 0; i < n * K; i++) w[i] = fabsf(w[i]);
+    b->ops->fuse(b, w, said, &rule, n, K);
+    put_back(out, w, order, n, K);
+}
+
 static void gate_select(struct backend *b, const int *order, int n, float *out) {
     struct gate_rule rule = {GATE_SOFTMAX, GATE_WEIGHT_SCORE, GATE_NORM_SUM, 0, 1, E, K};
     float *in = permuted(gate_logits, order, n, E), *both = kit_floats(n * 2 * K), *w = kit_floats(n * K);
@@ -193,6 +208,8 @@ static const struct {
     {"rope_pairs", rope_pairs, H},
     {"add", add_gated, H},
     {"ffn", ffn, H},
+    {"dots", dots, 2},
+    {"fuse", fuse, K},
     {"gate_select", gate_select, 2 * K},
     {"combine", combine, H},
     {"logit_stats", logit_stats, 3},

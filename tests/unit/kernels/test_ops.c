@@ -285,6 +285,36 @@ START_TEST(ffn) {
 }
 END_TEST
 
+START_TEST(dots_and_fuse) {
+    open_isa(_i);
+    static const int sizes[] = {1, 15, 16, 17, 64, 129};
+    for (unsigned s = 0; fast && s < sizeof sizes / sizeof *sizes; s++) {
+        enum { T = 70, K = 5, X = 3 };
+        int keep = kit_n_rooms, N = sizes[s];
+        float *x = kit_random_floats((int64_t)T * N, 1), *y = kit_random_floats((int64_t)T * N, 1);
+        float *got = kit_floats(T * X), *want = kit_floats(T * X);
+        for (int one = 0; one < 2; one++) {
+            fast->ops->dots(fast, got + one, X, x, y, one ? 0 : N, 0.3f, T, N);
+            ref->ops->dots(ref, want + one, X, x, y, one ? 0 : N, 0.3f, T, N);
+            for (int t = 0; t < T; t++) {
+                double size = 0;
+                for (int i = 0; i < N; i++) size += fabs(0.3 * x[t * N + i] * y[(one ? 0 : t * N) + i]);
+                NEAR(got[t * X + one], want[t * X + one], kit_sum_error(N, size) + 1e-6 * size, "dots N %d row %d", N, t);
+                ck_assert_msg(isnan(got[t * X + 2]), "dots wrote beside its column");
+            }
+        }
+        float *said = kit_random_floats(T * K * X, 4), *w = kit_random_floats(T * K, 1), *v = kit_floats(T * K);
+        for (int i = 0; i < T * K; i++) v[i] = w[i] = i % 7 ? fabsf(w[i]) : 0;
+        struct fuse_rule rule = {X, 2, 0, s % 2 ? 1.3f : 0};
+        fast->ops->fuse(fast, w, said, &rule, T, K);
+        ref->ops->fuse(ref, v, said, &rule, T, K);
+        for (int i = 0; i < T * K; i++) NEAR(w[i], v[i], 4e-6 * (1 + v[i]), "fuse row %d, %d", i / K, i % K);
+        kit_clear(keep);
+    }
+    close_isa();
+}
+END_TEST
+
 START_TEST(ffn_in_rounds) { /* more activations than the scratch holds: 3000 rows of 1000 neurons */
     open_isa(_i);
     if (fast) {
@@ -513,6 +543,7 @@ int main(void) {
     tcase_add_loop_test(c, latent, 0, KIT_ISAS);
     tcase_add_loop_test(c, attention, 0, KIT_ISAS);
     tcase_add_loop_test(c, ffn, 0, KIT_ISAS);
+    tcase_add_loop_test(c, dots_and_fuse, 0, KIT_ISAS);
     tcase_add_loop_test(c, ffn_in_rounds, 0, KIT_ISAS);
     tcase_add_loop_test(c, gate_select, 0, KIT_ISAS);
     tcase_add_loop_test(c, gate_groups, 0, KIT_ISAS);

@@ -138,6 +138,36 @@ START_TEST(ffn_by_hand) {
 }
 END_TEST
 
+START_TEST(fuse_by_hand) {
+    float a[] = {1, 2, 3, 4}, v[] = {10, 1}, out[] = {7, 7, 7, 7};
+    b->ops->dots(b, out, 2, a, a, 2, 0.5f, 2, 2);
+    ck_assert_float_eq(out[0], 2.5f);
+    ck_assert_float_eq(out[2], 12.5f);
+    b->ops->dots(b, out + 1, 2, a, v, 0, 1, 2, 2);
+    ck_assert_float_eq(out[1], 12);
+    ck_assert_float_eq(out[3], 34);
+
+    struct fuse_rule rule = {.extra = 1, .score = 0, .conf = -1};
+    float weights[] = {0.5f, 0.25f, 0, /* */ 1, 1, 1, /* */ 0, 0, 0}, said[] = {0, logf(2), NAN, 0, 0, logf(2), NAN, NAN, NAN};
+    b->ops->fuse(b, weights, said, &rule, 3, 3);
+    ck_assert_float_eq_tol(weights[0], 0.375, 1e-6); /* 0.5 and 0.25 * 2 are equal parts of 0.75 */
+    ck_assert_float_eq_tol(weights[1], 0.375, 1e-6);
+    ck_assert_float_eq(weights[2], 0);
+    ck_assert_float_eq_tol(weights[3], 0.75, 1e-6);
+    ck_assert_float_eq_tol(weights[5], 1.5, 1e-6);
+    ck_assert_float_eq(weights[6] + weights[7] + weights[8], 0);
+
+    rule = (struct fuse_rule){.extra = 2, .score = 1, .conf = 0, .beta = 2}; /* c = 1/2 and 1/4: squares 4 to 1 */
+    float two[] = {0.5f, 0.5f}, both[] = {0, 1, -logf(3), 1}, far[] = {-500, 0, 500, 0};
+    b->ops->fuse(b, two, both, &rule, 1, 2);
+    ck_assert_float_eq_tol(two[0], 0.8, 1e-6);
+    ck_assert_float_eq_tol(two[1], 0.2, 1e-6);
+    b->ops->fuse(b, two, far, &rule, 1, 2);
+    ck_assert_float_eq_tol(two[0], 0, 1e-6);
+    ck_assert_float_eq_tol(two[1], 1, 1e-6);
+}
+END_TEST
+
 START_TEST(gate_by_hand) {
     float logits[] = {0, logf(4), logf(4), logf(1)}, weights[3], bias[] = {0, 0, 1, 2};
     int32_t ids[3];
@@ -259,6 +289,7 @@ int main(void) {
     tcase_add_test(ops, rope_by_hand);
     tcase_add_test(ops, attention_by_hand);
     tcase_add_test(ops, ffn_by_hand);
+    tcase_add_test(ops, fuse_by_hand);
     tcase_add_test(ops, gate_by_hand);
     tcase_add_test(ops, gate_groups_by_hand);
     tcase_add_test(ops, gate_scores_by_hand);
