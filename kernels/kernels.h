@@ -20,19 +20,35 @@
 
 #include "base/status.h"
 
-enum fmt { FMT_F32, FMT_BF16, FMT_COUNT };
-size_t      fmt_bytes(enum fmt f);           /* per element */
+/* Number formats. f32 and bf16 ("plain") hold anything. The others hold weight matrices alone: a weight is a small number times
+ * the scale of its block, the product rounded to f32, whoever computes it; so they give the bits that their expansion to f32 gives.
+ *   fp8    e4m3 (1-4-3, bias 7, NaN but no infinity); one f32 per block x block square, those at the edges cut off
+ *   mxfp4  e2m1, two to a byte, low nibble first; one e8m0 byte s, 2^(s-127), per 32 of a row (OCP Microscaling 1.0) */
+enum fmt { FMT_F32, FMT_BF16, FMT_FP8, FMT_MXFP4, FMT_COUNT, FMT_PLAIN = FMT_FP8 };
+enum { MXFP4_BLOCK = 32 };
+static inline bool fmt_plain(enum fmt f) { return f < FMT_PLAIN; }
+size_t      fmt_bytes(enum fmt f);           /* per element of a plain format; BUG else */
 const char *fmt_name(enum fmt f);            /* "f32" */
-int         fmt_parse(const char *name);     /* enum fmt or ERR_INVALID */
+int         fmt_parse(const char *name);     /* a plain enum fmt or ERR_INVALID */
 float       bf16_to_f32(uint16_t b);
 uint16_t    bf16_from_f32(float f);          /* round to nearest even; NaN stays NaN */
 
+float       e4m3_to_f32(uint8_t b);          /* one number of fp8 */
+float       e2m1_to_f32(unsigned nibble);    /* one number of mxfp4, of the low four bits */
+float       e8m0_to_f32(uint8_t s);          /* its scale; 255 is NaN */
+
 /* A weight matrix as nn.Linear stores it: [rows = N outputs, cols = K inputs], row-major, rows contiguous. Borrowed. */
 struct mat {
-    const void *data; /* device memory */
+    const void *data;   /* device memory */
     enum fmt fmt;
-    int rows, cols;
+    int rows, cols;     /* mxfp4: cols % 32 == 0 */
+    const void *scales; /* device memory; NULL for plain formats. fp8: f32 [ceil(rows / block), ceil(cols / block)], 4-byte
+                         * aligned; mxfp4: u8 [rows, cols / 32] */
+    int block;          /* fp8: a multiple of 16 */
 };
+size_t mat_row_bytes(enum fmt f, int cols);
+size_t mat_bytes(enum fmt f, int rows, int cols);                   /* of data */
+size_t mat_scale_bytes(enum fmt f, int rows, int cols, int block);  /* of scales */
 
 /* How a flat gate turns logits into (expert, weight) pairs; reference/routing-and-placement A.1:
  * score -> selection bias -> group rule -> select -> weights -> normalise -> scale -> apply. Filled from config.json by model/.
@@ -143,7 +159,7 @@ struct ops {
      * NULL function: never. The memory stays the caller's and must stay readable. */
     const void *(*adopt)(struct backend *b, const void *host, size_t bytes);
 
-    /* out[t] = table[ids[t]] as f32. table [V,H]; ids [T] in 0..V-1, host-visible. */
+    /* out[t] = table[ids[t]] as f32. table [V,H], plain; ids [T] in 0..V-1, host-visible. */
     void (*embed)(struct backend *b, float *out, struct mat table, const int32_t *ids, int T);
     /* out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight; rows of N, x and out with their own row strides (elements).
      * out may be x. weight f32 [N]. */

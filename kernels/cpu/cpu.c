@@ -9,7 +9,7 @@
 
 #ifdef KERNELS_X86
 static bool can_avx2(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
 
 static bool can_avx512(void) {

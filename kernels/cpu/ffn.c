@@ -38,17 +38,6 @@ static const struct piece *piece_of_task(const struct ffn_job *j, int task) {
     return &j->pieces[lo];
 }
 
-static struct products products_of(struct mat w, int first_col, int cols, const float *x, int rows) {
-    return (struct products){.x = x,
-                             .x_stride = w.cols,
-                             .w = (const char *)w.data + (size_t)first_col * (size_t)w.cols * fmt_bytes(w.fmt),
-                             .w_stride = w.cols,
-                             .fmt = w.fmt,
-                             .rows = rows,
-                             .cols = cols,
-                             .K = w.cols};
-}
-
 /* act(gate x, up x) (or gate x) for a block of neurons, in strips whose gate and up values fit the two buffers. */
 static void activate(const struct vec *vec, const struct piece *p, int row, int rows, int col, int cols) {
     enum { ROOM = 4096 };

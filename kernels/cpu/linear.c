@@ -19,7 +19,8 @@ static void linear_task(void *arg, int task, int thread) {
     p.cols = imin(j->col_block, p.cols - col);
     p.out += row * p.out_stride + col;
     p.x += row * p.x_stride;
-    p.w = (const char *)p.w + (size_t)(col * p.w_stride) * fmt_bytes(p.fmt);
+    p.w = (const char *)p.w + (size_t)col * mat_row_bytes(p.fmt, p.K);
+    p.first = col;
     if (p.bias) p.bias += col;
     j->vec->products(&p);
 }
@@ -28,8 +29,11 @@ void cpu_linear(struct backend *b, float *y, const float *x, struct mat w, const
     struct cpu *c = cpu_of(b);
     if (T <= 0 || w.rows <= 0) return;
     int fit = imax(64 * 1024 / imax(w.cols, 1), 1) / 6 * 6; /* rows of x in 256 KB */
-    struct linear_job j = {.vec = c->vec, .whole = {.out = y, .out_stride = w.rows, .x = x, .x_stride = w.cols, .w = w.data,
-                           .fmt = w.fmt, .w_stride = w.cols, .bias = bias, .add = add, .rows = T, .cols = w.rows, .K = w.cols}};
+    struct linear_job j = {.vec = c->vec, .whole = products_of(w, 0, w.rows, x, T)};
+    j.whole.out = y;
+    j.whole.out_stride = w.rows;
+    j.whole.bias = bias;
+    j.whole.add = add;
     j.row_block = imin(T, imax(fit, 6));
     j.row_blocks = (T + j.row_block - 1) / j.row_block;
     j.col_block = cpu_col_block(c, w.rows, (int64_t)j.row_block * w.cols, j.row_blocks);

@@ -76,6 +76,16 @@ INLINE __m256i v16_to_bf16(struct v16 a) { /* nearest even; NaN made quiet */
     __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
     return _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(nan, rounded, quiet));
 }
+INLINE struct v16 v16_from_f16(__m256i h) { return (struct v16){_mm512_cvtph_ps(h)}; }
+INLINE __m128i u8_load_first(const uint8_t *p, int n) { return _mm_maskz_loadu_epi8(m16_first(n).v, p); }
+INLINE struct v16 v16_from_e2m1(const uint8_t *p) {
+    const __m512i shift = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+    const __m512 twice = _mm512_setr_ps(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+    int32_t half[2];
+    memcpy(half, p, sizeof half);
+    __m512i b = _mm512_mask_set1_epi32(_mm512_set1_epi32(half[0]), 0xff00, half[1]);
+    return (struct v16){_mm512_permutexvar_ps(_mm512_srlv_epi32(b, shift), twice)}; /* of an index it reads four bits */
+}
 /* 16 pairs (e, o) in memory order -> all e, all o. */
 INLINE void v16_load_pairs(const float *p, struct v16 *e, struct v16 *o) {
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
@@ -222,9 +232,44 @@ INLINE void v16_store_pairs(float *p, struct v16 e, struct v16 o) {
     store_pairs_half(p, e.lo, o.lo);
     store_pairs_half(p + 16, e.hi, o.hi);
 }
+
+INLINE struct v16 v16_from_f16(__m256i h) {
+    return (struct v16){_mm256_cvtph_ps(_mm256_castsi256_si128(h)), _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1))};
+}
+INLINE __m128i u8_load_first(const uint8_t *p, int n) {
+    uint8_t b[16] = {0};
+    memcpy(b, p, (size_t)n);
+    return _mm_loadu_si128((const __m128i *)b);
+}
+INLINE struct v16 v16_from_e2m1(const uint8_t *p) {
+    const __m128i twice = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+    __m128i b = _mm_loadl_epi64((const __m128i *)p), low = _mm_set1_epi8(15);
+    __m128i nibbles = _mm_unpacklo_epi8(_mm_and_si128(b, low), _mm_and_si128(_mm_srli_epi16(b, 4), low));
+    b = _mm_shuffle_epi8(twice, nibbles);
+    __m256i lo = _mm256_cvtepi8_epi32(b), hi = _mm256_cvtepi8_epi32(_mm_srli_si128(b, 8));
+    return (struct v16){_mm256_cvtepi32_ps(lo), _mm256_cvtepi32_ps(hi)};
+}
 #endif
 
 /* From here on both builds share the text. */
+
+/* Block formats: 16 numbers before their scale, as E4M3_UNIT or E2M1_UNIT times what v16_from_* returns. v16_from_e2m1 above
+ * reads 8 bytes and drops the sign of zero, which no sum that starts at zero can show. */
+#define E4M3_UNIT 256.0f
+#define E2M1_UNIT 0.5f
+INLINE struct v16 v16_from_e4m3(__m128i b) {
+    __m256i u = _mm256_cvtepu8_epi16(b), magnitude = _mm256_and_si256(u, _mm256_set1_epi16(0x7f));
+    /* Sign to bit 15, exponent and mantissa to 13..7: an f16 of the same number over 2^8, subnormals included. */
+    __m256i h = _mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(u, 8), 1), _mm256_set1_epi16((short)0xbf80));
+    return v16_from_f16(_mm256_or_si256(h, _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x7f)))); /* all ones: NaN */
+}
+INLINE float e8m0_of(unsigned s) { /* 2^(s-127) * E2M1_UNIT */
+    uint32_t bits = s > 1 ? (s - 1) << 23 : UINT32_C(0x200000) << s;
+    float f;
+    if (s == 255) bits = 0x7fc00000;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
 
 /* The 16 elements at p, or the first n of them (the rest zero, not read). */
 INLINE struct v16 v16_load_fmt(enum fmt f, const void *p) {

@@ -18,7 +18,16 @@ struct products {
     int rows, cols, K;
     bool add;
     int64_t ahead; /* prefetch this many bytes after each weight; 0: the weight rows that come next */
+    /* Block formats (then w_stride = K): the matrix's scales, and which of its rows w is. */
+    const void *scales;
+    int first, block;
 };
+/* Weight rows [first, first + cols) of w against `rows` rows of x; the caller adds where to and what else. */
+static inline struct products products_of(struct mat w, int first, int cols, const float *x, int rows) {
+    return (struct products){.x = x, .x_stride = w.cols, .w = (const char *)w.data + (size_t)first * mat_row_bytes(w.fmt, w.cols),
+                             .w_stride = w.cols, .fmt = w.fmt, .rows = rows, .cols = cols, .K = w.cols,
+                             .scales = w.scales, .first = first, .block = w.block};
+}
 
 /* Softmax(q k) v for some query heads that read one key/value head. Queries of one row are adjacent. */
 enum { ATTEND_QUERIES = 24, ATTEND_TILE = 64 }; /* queries at a time; keys at a time at most */

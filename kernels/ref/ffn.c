@@ -7,7 +7,7 @@
 
 static double dot_row(struct mat w, int row, const float *x, const float *bias) {
     double sum = bias ? bias[row] : 0;
-    for (int k = 0; k < w.cols; k++) sum += (double)x[k] * ref_get(w.data, w.fmt, (int64_t)row * w.cols + k);
+    for (int k = 0; k < w.cols; k++) sum += (double)x[k] * ref_weight(w, row, k);
     return sum;
 }
 
@@ -25,7 +25,7 @@ static void one_row(const struct ffn *f, float *y, const float *x, int H, bool a
     for (int i = 0; i < f->gate.rows; i++) {
         double act = activation(f, i, x);
         for (int h = 0; h < H; h++) {
-            y[h] += (float)(act * ref_get(f->down.data, f->down.fmt, (int64_t)h * f->down.cols + i));
+            y[h] += (float)(act * ref_weight(f->down, h, i));
         }
     }
 }

@@ -7,7 +7,7 @@ void ref_linear(struct backend *b, float *y, const float *x, struct mat w, const
     for (int t = 0; t < T; t++, y += N, x += K) {
         for (int n = 0; n < N; n++) {
             double sum = 0;
-            for (int k = 0; k < K; k++) sum += (double)x[k] * ref_get(w.data, w.fmt, (int64_t)n * K + k);
+            for (int k = 0; k < K; k++) sum += (double)x[k] * ref_weight(w, n, k);
             if (bias) sum += bias[n];
             if (add) sum += y[n];
             y[n] = (float)sum;

@@ -49,3 +49,17 @@ int ref_open(struct backend **out, struct why *why) {
 float ref_get(const void *data, enum fmt fmt, int64_t i) {
     return fmt == FMT_F32 ? ((const float *)data)[i] : bf16_to_f32(((const uint16_t *)data)[i]);
 }
+
+float ref_weight(struct mat w, int row, int col) {
+    int64_t i = (int64_t)row * w.cols + col;
+    const uint8_t *bytes = w.data;
+    if (w.fmt == FMT_FP8) {
+        int64_t across = (w.cols + w.block - 1) / w.block, square = row / w.block * across + col / w.block;
+        return e4m3_to_f32(bytes[i]) * ((const float *)w.scales)[square];
+    }
+    if (w.fmt == FMT_MXFP4) {
+        unsigned nibble = i % 2 ? bytes[i / 2] >> 4 : bytes[i / 2] & 15u;
+        return e2m1_to_f32(nibble) * e8m0_to_f32(((const uint8_t *)w.scales)[i / MXFP4_BLOCK]);
+    }
+    return ref_get(w.data, w.fmt, i);
+}

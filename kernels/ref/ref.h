@@ -9,7 +9,8 @@
 int ref_open(struct backend **out, struct why *why);
 
 /* The number at element i of an array of format fmt; any address of natural element alignment. */
-float ref_get(const void *data, enum fmt fmt, int64_t i);
+float ref_get(const void *data, enum fmt fmt, int64_t i); /* plain formats */
+float ref_weight(struct mat w, int row, int col);         /* every format */
 
 void ref_embed(struct backend *b, float *out, struct mat table, const int32_t *ids, int T);
 void ref_rmsnorm(struct backend *b, float *out, int64_t out_stride, const float *x, int64_t x_stride, const float *weight,

@@ -86,7 +86,7 @@ struct settings {
 
 /* Everything any case reads or writes; filled once, shared by all. */
 struct data {
-    char *pool; /* weights, KV pages: bytes that are harmless numbers in both formats */
+    char *pool; /* weights, KV pages: bytes that are harmless numbers in every format */
     size_t at;  /* where the next call's weights start */
     float *x, *y, *table;
     size_t x_floats;
@@ -127,10 +127,11 @@ static void fill(struct data *d) {
 }
 
 static struct mat next_matrix(struct data *d, enum fmt f, int rows, int cols) {
-    size_t bytes = (size_t)rows * (size_t)cols * fmt_bytes(f);
-    if (d->at + bytes > POOL_BYTES) d->at = 0;
-    struct mat m = {d->pool + d->at, f, rows, cols};
-    d->at += bytes;
+    size_t bytes = (mat_bytes(f, rows, cols) + 63) / 64 * 64, scales = mat_scale_bytes(f, rows, cols, 128);
+    if (d->at + bytes + scales > POOL_BYTES) d->at = 0;
+    d->at = (d->at + 63) / 64 * 64;
+    struct mat m = {d->pool + d->at, f, rows, cols, d->pool + d->at + bytes, 128};
+    d->at += bytes + scales;
     return m;
 }
 
@@ -182,7 +183,7 @@ struct cost {
 };
 
 static struct cost cost_of(const struct test *t, enum fmt f, int T) {
-    double size = (double)fmt_bytes(f), n = T, a = t->a, b = t->b, c = t->c, d = t->d;
+    double size = (double)mat_row_bytes(f, 64) / 64, n = T, a = t->a, b = t->b, c = t->c, d = t->d;
     double seen = t->op == PREFILL ? n * a - n * (n - 1) / 2 : n * a; /* (row, key) pairs */
     switch (t->op) {
     case LINEAR: return (struct cost){a * b * size, 2 * n * a * b};
@@ -234,7 +235,7 @@ static bool report(const struct test *t, enum fmt f, const char *isa, const stru
     double memory_us = c.bytes / m->gbs * 1e-3, arithmetic_us = c.flops / m->gflops * 1e-3;
     double roof = 100 * fmax(memory_us, arithmetic_us) / us;
     bool good = roof >= t->floor && us <= ref_us;
-    printf("%-32s %-4s %-6s %10.1f %7.1f %8.1f  %5.0f %% of %-10s %7.1f%s\n", t->name, fmt_name(f), isa, us,
+    printf("%-32s %-5s %-6s %10.1f %7.1f %8.1f  %5.0f %% of %-10s %7.1f%s\n", t->name, fmt_name(f), isa, us,
            c.bytes / us * 1e-3, c.flops / us * 1e-3, roof, memory_us > arithmetic_us ? "memory" : "arithmetic", ref_us / us,
            good ? "" : "  BELOW FLOOR");
     fflush(stdout);
@@ -256,14 +257,14 @@ static int bench_isa(const char *isa, const struct settings *s, struct data *d, 
     if (backend_open(&plain, &ref, &why) < 0) die("%s", why.text);
     *gbs = fmax(*gbs, ceiling_read_gbs((int)s->threads));
     struct machine m = {*gbs, ceiling_gflops(isa, (int)s->threads)};
-    printf("\n%s, %d thread%s: %.0f GFLOP/s, %.1f GB/s\n%-32s %-4s %-6s %10s %7s %8s  %-21s %7s\n", isa, (int)s->threads,
+    printf("\n%s, %d thread%s: %.0f GFLOP/s, %.1f GB/s\n%-32s %-5s %-6s %10s %7s %8s  %-21s %7s\n", isa, (int)s->threads,
            s->threads > 1 ? "s" : "", m.gflops, m.gbs, "case", "fmt", "isa", "us", "GB/s", "GFLOP/s", "roof", "x ref");
     int below = 0;
     for (int i = 0; i < TESTS; i++) {
         if (s->only && !strstr(tests[i].name, s->only)) continue;
-        bool both = tests[i].op <= PREFILL || tests[i].op == EMBED || tests[i].op == KV_STORE; /* the others know only f32 */
-        for (int f = FMT_COUNT - 1; f >= 0; f--) {
-            if (!both && f != FMT_F32) continue;
+        bool weights = tests[i].op <= FFN, both = tests[i].op <= PREFILL || tests[i].op == EMBED || tests[i].op == KV_STORE;
+        bool odd = tests[i].c % MXFP4_BLOCK && tests[i].op == FFN;
+        for (int f = weights ? odd ? FMT_FP8 : FMT_MXFP4 : both ? FMT_BF16 : FMT_F32; f >= 0; f--) {
             double us = time_of(b, d, &tests[i], (enum fmt)f, tests[i].T, s->quick ? 3 : 9, s->quick ? 4000 : 12000);
             below += !report(&tests[i], (enum fmt)f, isa, &m, us, ref_time(ref, d, &tests[i], (enum fmt)f), json, cap);
         }

@@ -76,13 +76,39 @@ static inline struct mat kit_matrix(enum fmt fmt, int rows, int cols, float scal
         m.data = kit_random_floats(n, scale);
         return m;
     }
-    uint16_t *p = kit_bytes((size_t)n * sizeof *p);
-    for (int64_t i = 0; i < n; i++) p[i] = bf16_from_f32(kit_uniform(-scale, scale));
+    if (fmt == FMT_BF16) {
+        uint16_t *p = kit_bytes((size_t)n * sizeof *p);
+        for (int64_t i = 0; i < n; i++) p[i] = bf16_from_f32(kit_uniform(-scale, scale));
+        m.data = p;
+        return m;
+    }
+    m.block = 32;
+    size_t n_scales = mat_scale_bytes(fmt, rows, cols, m.block);
+    uint8_t *p = kit_bytes(mat_bytes(fmt, rows, cols)), *scales = kit_bytes(n_scales);
+    for (size_t i = 0; i < mat_bytes(fmt, rows, cols); i++) {
+        p[i] = (uint8_t)kit_random();
+        if (fmt == FMT_FP8 && (p[i] & 0x7f) == 0x7f) p[i] = 0; /* NaN */
+    }
+    for (size_t i = 0; fmt == FMT_FP8 && i < n_scales / 4; i++) ((float *)scales)[i] = kit_uniform(scale / 448, scale / 100);
+    for (size_t i = 0; fmt == FMT_MXFP4 && i < n_scales; i++) scales[i] = (uint8_t)(120 + kit_random() % 5);
     m.data = p;
+    m.scales = scales;
     return m;
 }
+/* From the formats' definitions, not through the functions of kernels.h. */
 static inline double kit_weight(struct mat m, int row, int col) {
     int64_t i = (int64_t)row * m.cols + col;
+    const uint8_t *bytes = m.data;
+    if (m.fmt == FMT_FP8) {
+        int across = (m.cols + m.block - 1) / m.block, e = bytes[i] >> 3 & 15, f = bytes[i] & 7;
+        double v = e ? ldexp(1 + f / 8.0, e - 7) : ldexp(f / 8.0, -6);
+        return (float)((bytes[i] & 0x80 ? -v : v) * ((const float *)m.scales)[row / m.block * across + col / m.block]);
+    }
+    if (m.fmt == FMT_MXFP4) {
+        unsigned four = i & 1 ? bytes[i / 2] >> 4 : bytes[i / 2] & 15u, e = four >> 1 & 3, f = four & 1;
+        double v = e ? ldexp(1 + f / 2.0, (int)e - 1) : f / 2.0;
+        return ldexp(four & 8 ? -v : v, ((const uint8_t *)m.scales)[i / 32] - 127);
+    }
     return m.fmt == FMT_F32 ? ((const float *)m.data)[i] : bf16_to_f32(((const uint16_t *)m.data)[i]);
 }
 

@@ -25,7 +25,7 @@ static void put_back(float *all, const float *some, const int *order, int n, int
 typedef void case_fn(struct backend *b, const int *order, int n, float *out); /* computes rows order[0..n) into out[row] */
 
 /* The data of all cases, the same for every backend. */
-enum { H = 72, N = 45, I = 37, EXPERTS = 5, V = 5000, E = 60, K = 7 };
+enum { H = 96, N = 45, I = 37, EXPERTS = 5, V = 5000, E = 60, K = 7 };
 static struct mat weights[FMT_COUNT];
 static struct ffn experts[EXPERTS];
 static float *x, *bias, *norm, *logits, *gate_logits, *table;
@@ -54,6 +54,8 @@ static void linear_of(struct backend *b, const int *order, int n, float *out, en
 }
 static void linear_f32(struct backend *b, const int *order, int n, float *out) { linear_of(b, order, n, out, FMT_F32); }
 static void linear_bf16(struct backend *b, const int *order, int n, float *out) { linear_of(b, order, n, out, FMT_BF16); }
+static void linear_fp8(struct backend *b, const int *order, int n, float *out) { linear_of(b, order, n, out, FMT_FP8); }
+static void linear_mxfp4(struct backend *b, const int *order, int n, float *out) { linear_of(b, order, n, out, FMT_MXFP4); }
 
 static void rmsnorm(struct backend *b, const int *order, int n, float *out) {
     float *in = permuted(x, order, n, H);
@@ -203,6 +205,8 @@ static const struct {
 } cases[] = {
     {"linear f32", linear_f32, N},
     {"linear bf16", linear_bf16, N},
+    {"linear fp8", linear_fp8, N},
+    {"linear mxfp4", linear_mxfp4, N},
     {"rmsnorm", rmsnorm, H},
     {"rope", rope, H},
     {"rope_pairs", rope_pairs, H},

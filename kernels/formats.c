@@ -1,0 +1,68 @@
+/* formats.c - number formats: sizes, names, and single numbers. Bulk conversions are the backends' and model/convert's. */
+#include <math.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "kernels/kernels.h"
+
+static const char *const names[FMT_COUNT] = {
+    [FMT_F32] = "f32", [FMT_BF16] = "bf16", [FMT_FP8] = "fp8", [FMT_MXFP4] = "mxfp4"};
+
+size_t fmt_bytes(enum fmt f) {
+    if (!fmt_plain(f)) BUG("bytes per element of format %d, which has none", (int)f);
+    return f == FMT_F32 ? 4 : 2;
+}
+
+const char *fmt_name(enum fmt f) { return f >= 0 && f < FMT_COUNT ? names[f] : "?"; }
+
+int fmt_parse(const char *name) {
+    for (int f = 0; f < FMT_PLAIN; f++) {
+        if (!strcmp(name, names[f])) return f;
+    }
+    return ERR_INVALID;
+}
+
+static size_t blocks(int n, int block) { return ((size_t)n + (size_t)block - 1) / (size_t)block; }
+
+size_t mat_row_bytes(enum fmt f, int cols) {
+    if (f == FMT_MXFP4) return (size_t)cols / 2;
+    return (size_t)cols * (f == FMT_FP8 ? 1 : fmt_bytes(f));
+}
+
+size_t mat_bytes(enum fmt f, int rows, int cols) { return (size_t)rows * mat_row_bytes(f, cols); }
+
+size_t mat_scale_bytes(enum fmt f, int rows, int cols, int block) {
+    if (f == FMT_FP8) return blocks(rows, block) * blocks(cols, block) * sizeof(float);
+    return f == FMT_MXFP4 ? (size_t)rows * ((size_t)cols / MXFP4_BLOCK) : 0;
+}
+
+static float from_bits(uint32_t bits) {
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+float bf16_to_f32(uint16_t b) { return from_bits((uint32_t)b << 16); }
+
+uint16_t bf16_from_f32(float f) {
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    bool nan = (bits & 0x7fffffff) > 0x7f800000;
+    if (nan) return (uint16_t)(bits >> 16 | 0x40); /* made quiet: rounding could turn it into infinity */
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+float e4m3_to_f32(uint8_t b) {
+    int exponent = b >> 3 & 15, mantissa = b & 7;
+    float magnitude = exponent == 15 && mantissa == 7 ? NAN
+                      : exponent                      ? ldexpf((float)(8 + mantissa), exponent - 10)
+                                                      : ldexpf((float)mantissa, -9);
+    return b & 0x80 ? -magnitude : magnitude;
+}
+
+float e2m1_to_f32(unsigned nibble) {
+    static const float magnitude[8] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+    return nibble & 8 ? -magnitude[nibble & 7] : magnitude[nibble & 7];
+}
+
+float e8m0_to_f32(uint8_t s) { return s == 255 ? NAN : ldexpf(1, s - 127); }
