@@ -59,6 +59,7 @@ struct answer {                   /* what has come so far */
     char reason[32], model[200];
     int status;
     char message[512];
+    const char *gave_up; /* why no END was waited for */
 };
 
 static void append(struct buffer *b, const char *data, size_t len) {
@@ -149,9 +150,12 @@ static void follow(struct cadre_client *client, struct cadre_stream *stream, con
         if (cli_signals() && !cancelled_us) {
             cadre_cancel(stream);
             cancelled_us = clk_now_us();
+            fprintf(stderr, "cadre generate: cancelling; interrupt again to leave at once\n");
         }
-        if (cli_signals() > 1 || (cancelled_us && clk_now_us() - cancelled_us > CANCEL_PATIENCE_US)) {
+        bool at_once = cli_signals() > 1;
+        if (at_once || (cancelled_us && clk_now_us() - cancelled_us > CANCEL_PATIENCE_US)) {
             a->status = CADRE_CANCELLED;
+            a->gave_up = at_once ? "; left without the cluster's answer" : "; the cluster did not answer";
             return;
         }
     }
@@ -198,7 +202,7 @@ static int report(const struct options *o, struct answer *a) {
     if (o->stream && !o->json && a->text.len) putchar('\n');
     fflush(stdout);
     if (cli_signals() && a->status == CADRE_CANCELLED) {
-        fprintf(stderr, "cadre generate: cancelled after %u tokens\n", a->completion_tokens);
+        fprintf(stderr, "cadre generate: cancelled after %u tokens%s\n", a->completion_tokens, a->gave_up ? a->gave_up : "");
         return cli_exit_signal();
     }
     return cli_complain("generate", a->status, a->message);

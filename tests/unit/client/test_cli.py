@@ -186,26 +186,19 @@ def test_interrupt_twice(server):
     p = start_generate(server, "mute")  # no End will come
     wait_for("signal handler", lambda: handles(p.pid, signal.SIGINT))
     p.send_signal(signal.SIGINT)
-    wait_for("first signal taken", lambda: not pending(p.pid, signal.SIGINT))
-    before = time.monotonic()
+    # Two signals that are delivered together may count as one, so the second waits until the first was acted upon.
+    expect("cancelling" in p.stderr.readline(), "the first interrupt is acknowledged")
     p.send_signal(signal.SIGINT)
-    p.communicate(timeout=LIMIT)
-    expect(p.returncode == 130 and time.monotonic() - before < 3, p.returncode)
-
-
-def pending(pid, number):
-    text = Path(f"/proc/{pid}/status").read_text()
-    masks = [int(re.search(rf"{name}:\s*([0-9a-f]+)", text).group(1), 16) for name in ("SigPnd", "ShdPnd")]
-    return any(m >> (number - 1) & 1 for m in masks)
+    _, err = p.communicate(timeout=LIMIT)
+    expect(p.returncode == 130 and "cancelled after 0 tokens" in err, (p.returncode, err))
 
 
 def test_server_dies(server):
     p = start_generate(server, "hold")
     wait_for("a running request", lambda: running(server))
-    before = time.monotonic()
     server.process.kill()
     out, err = p.communicate(timeout=LIMIT)
-    expect(p.returncode == 1 and "was lost" in err and time.monotonic() - before < 3, (p.returncode, out, err))
+    expect(p.returncode == 1 and "was lost" in err, (p.returncode, out, err))
 
 
 # ---- chat ----
