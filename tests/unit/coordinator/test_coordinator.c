@@ -72,7 +72,7 @@ START_TEST(a_crowd) {
         ck_assert_int_eq(c[i]->status, CALL_OK);
         right_tokens(c[i], i % 7 ? i % 40 : 0);
     }
-    ck_assert_int_eq(fake_status(f).pages_used, 0);
+    fake_run(f, !fake_status(f).pages_used); /* a step that was already planned may hold them a little longer */
 }
 END_TEST
 
@@ -97,7 +97,7 @@ START_TEST(text_and_stops) {
     fake_run(f, e->ended);
     ck_assert_str_eq(e->reason, "stop");
     right_tokens(e, 6);
-    ck_assert_int_eq(fake_status(f).pages_used, 0);
+    fake_run(f, !fake_status(f).pages_used); /* a step that was already planned may hold them a little longer */
 }
 END_TEST
 
@@ -108,7 +108,7 @@ START_TEST(no_credit_no_harm) { /* a client that reads nothing holds up nobody, 
     struct fake_call *c = ask(5, 60);
     fake_run(f, c->ended);
     fake_run(f, !fake_status(f).running); /* its sequence ran to its end and gave its pages back */
-    ck_assert_int_eq(fake_status(f).pages_used, 0);
+    fake_run(f, !fake_status(f).pages_used); /* a step that was already planned may hold them a little longer */
     ck_assert_int_eq(slow->data_frames, 1);
     fake_credit(f, slow, 1);
     fake_run(f, slow->data_frames == 2);
