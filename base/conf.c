@@ -20,8 +20,7 @@ static const struct conf_option *lookup(const struct conf_command *cmd, const ch
     return NULL;
 }
 
-/* Edit distance, bounded use: option names are short. */
-static int distance(const char *a, size_t n, const char *b) {
+int conf_distance(const char *a, size_t n, const char *b) {
     int row[64];
     size_t m = strlen(b);
     if (m >= 64 || n >= 64) return 64;
@@ -44,7 +43,7 @@ static int unknown(const struct conf_command *cmd, const char *name, size_t len,
     const char *near = NULL;
     int best = 4;
     for (const struct conf_option *o = cmd->options; o->name; o++) {
-        int d = is_group(o) ? 64 : distance(name, len, o->name);
+        int d = is_group(o) ? 64 : conf_distance(name, len, o->name);
         if (d < best) best = d, near = o->name;
     }
     if (near) return fail(why, ERR_INVALID, "unknown option '%.*s'; did you mean '%s'?", (int)len, name, near);
@@ -188,7 +187,8 @@ static void print_help(const struct conf_command *cmd) {
         }
         char left[64];
         const char *arg = o->type == CONF_FLAG ? NULL : o->arg ? o->arg : o->type == CONF_CHOICE ? o->choices : NULL;
-        snprintf(left, sizeof left, "--%s%s%s", o->name, arg ? " " : "", arg ? arg : "");
+        char letter[] = {'-', o->letter, ',', ' ', 0};
+        snprintf(left, sizeof left, "%s--%s%s%s", o->letter ? letter : "", o->name, arg ? " " : "", arg ? arg : "");
         printf("  %-30s %s", left, o->help);
         if (o->type == CONF_CHOICE && o->arg) printf(" (%s)", o->choices);
         if (o->def && o->type != CONF_FLAG) printf(" [%s]", o->def);
@@ -196,6 +196,19 @@ static void print_help(const struct conf_command *cmd) {
     }
     printf("\n  %-30s %s\n  %-30s %s\n", "--help", "show this text", "--version", "show the version");
     if (cmd->footer) printf("\n%s\n", cmd->footer);
+}
+
+static const struct conf_option *by_letter(const struct conf_command *cmd, const char *arg) {
+    for (const struct conf_option *o = cmd->options; o->name; o++)
+        if (arg[0] == '-' && o->letter && arg[1] == o->letter && !arg[2]) return o;
+    return NULL;
+}
+
+/* The option that argv[*i] is, without "=": a flag, or what follows is its value. */
+static int take_value(const struct conf_option *o, void *target, int argc, char **argv, int *i, struct why *why) {
+    if (o->type == CONF_FLAG) return set_value(o, target, "yes", why);
+    if (*i + 1 >= argc) return fail(why, ERR_INVALID, "%s needs a value", argv[*i]);
+    return set_value(o, target, argv[++*i], why);
 }
 
 static int parse_arg(const struct conf_command *cmd, void *target, int argc, char **argv, int *i, struct why *why) {
@@ -208,10 +221,12 @@ static int parse_arg(const struct conf_command *cmd, void *target, int argc, cha
         o = NULL;
     }
     if (!o) return unknown(cmd, name, len, why);
-    if (eq) return set_value(o, target, eq + 1, why);
-    if (o->type == CONF_FLAG) return set_value(o, target, "yes", why);
-    if (*i + 1 >= argc) return fail(why, ERR_INVALID, "--%s needs a value", o->name);
-    return set_value(o, target, argv[++*i], why);
+    return eq ? set_value(o, target, eq + 1, why) : take_value(o, target, argc, argv, i, why);
+}
+
+static bool takes_next(const struct conf_command *cmd, const char *arg) {
+    const struct conf_option *o = !strncmp(arg, "--", 2) ? lookup(cmd, arg + 2, strlen(arg + 2)) : by_letter(cmd, arg);
+    return o && o->type != CONF_FLAG;
 }
 
 /* The config file comes before the rest of the command line, wherever --config stands in it. */
@@ -221,6 +236,7 @@ static int read_named_file(const struct conf_command *cmd, void *target, int arg
         const char *path = !strncmp(argv[i], "--config=", 9) ? argv[i] + 9
                            : !strcmp(argv[i], "--config") && i + 1 < argc ? argv[i + 1] : NULL;
         if (path) return read_file(cmd, target, path, why);
+        if (takes_next(cmd, argv[i])) i++;
     }
     return 0;
 }
@@ -237,6 +253,9 @@ static int parse_all(const struct conf_command *cmd, void *target, int argc, cha
             return printf("%s %s\n", cmd->name, CADRE_VERSION), 1;
         } else if (!only_args && !strncmp(argv[i], "--", 2)) {
             int rc = parse_arg(cmd, target, argc, argv, &i, why);
+            if (rc < 0) return rc;
+        } else if (!only_args && by_letter(cmd, argv[i])) {
+            int rc = take_value(by_letter(cmd, argv[i]), target, argc, argv, &i, why);
             if (rc < 0) return rc;
         } else if (!only_args && argv[i][0] == '-' && argv[i][1]) {
             return fail(why, ERR_INVALID, "unknown option '%s'; options begin with two dashes, '%s --help' lists them", argv[i],

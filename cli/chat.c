@@ -169,7 +169,7 @@ static int converse(struct talk *t) {
 
 static int run(const struct options *o) {
     struct talk t = {.o = o, .terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO)};
-    t.client = cli_connect("chat", o->request.connect);
+    t.client = cli_connect("chat", o->request.connect, false);
     if (!t.client) return EXIT_FAILED;
     cli_catch_signals();
     int status = converse(&t);
@@ -183,7 +183,7 @@ int chat_main(int argc, char **argv) {
     struct options o = {.request = REQUEST_DEFAULTS};
     struct conf_args args;
     int status;
-    if (cli_parse(&command, NULL, &o, argc, argv, &args, &status)) status = run(&o);
+    if (cli_parse(&command, &o, argc, argv, &args, &status)) status = run(&o);
     conf_clear(&command, &o, &args);
     return status;
 }

@@ -26,26 +26,18 @@ int cli_signals(void) { return signals; }
 void cli_forget_signals(void) { signals = 0; }
 int cli_exit_signal(void) { return 128 + last_signal; }
 
-bool cli_parse(const struct conf_command *cmd, const char *const *shorts, void *target, int argc, char **argv,
-               struct conf_args *args, int *exit_status) {
+bool cli_parse(const struct conf_command *cmd, void *target, int argc, char **argv, struct conf_args *args, int *exit_status) {
     struct why why;
-    char **spelled = calloc((size_t)argc + 1, sizeof *spelled);
-    if (!spelled) return *exit_status = EXIT_FAILED, false;
-    for (int i = 0; i < argc; i++) {
-        spelled[i] = argv[i];
-        for (const char *const *s = shorts; s && *s && i; s += 2)
-            if (!strcmp(argv[i], s[0])) spelled[i] = (char *)s[1];
-    }
-    int rc = conf_parse(cmd, target, argc, spelled, args, &why);
-    free(spelled);
+    int rc = conf_parse(cmd, target, argc, argv, args, &why);
     if (rc < 0) fprintf(stderr, "%s: %s\n", cmd->name, why.text);
     *exit_status = rc < 0 ? EXIT_USAGE : EXIT_DONE;
     return rc == 0;
 }
 
-struct cadre_client *cli_connect(const char *verb, const char *endpoint) {
+struct cadre_client *cli_connect(const char *verb, const char *endpoint, bool once) {
+    struct cadre_options options = {.once = once};
     struct cadre_client *c;
-    int code = cadre_open(endpoint, NULL, &c);
+    int code = cadre_open(endpoint, &options, &c);
     if (!code) return c;
     cli_complain(verb, code, cadre_error(c));
     cadre_close(c);

@@ -21,7 +21,7 @@ static const struct conf_option table[] = {
     {"layer", CONF_INT, AT(layer), .min = 0, .max = 1e6, .arg = "L",
      .help = "every expert of this layer (the model's own numbering)"},
     {"json", CONF_FLAG, AT(json), .def = "no", .help = "print one JSON object (also: -o json)"},
-    {"output", CONF_CHOICE, AT(output), .def = "table", .choices = "table|json", .help = "how to print"},
+    {"output", CONF_CHOICE, AT(output), .def = "table", .choices = "table|json", .help = "how to print", .letter = 'o'},
     {NULL}};
 static const struct conf_command command = {
     .name = "cadre experts",
@@ -144,7 +144,7 @@ static int show(const struct options *o, const struct cadre_load *l) {
 }
 
 static int run(const struct options *o) {
-    struct cadre_client *client = cli_connect("experts", o->connect);
+    struct cadre_client *client = cli_connect("experts", o->connect, true);
     struct cadre_load *load;
     if (!client) return EXIT_FAILED;
     int code = cadre_experts(client, 0, &load), status;
@@ -159,11 +159,10 @@ static int run(const struct options *o) {
 }
 
 int experts_main(int argc, char **argv) {
-    static const char *const shorts[] = {"-o", "--output", NULL};
     struct options o = {.layer = -1};
     struct conf_args args;
     int status;
-    if (cli_parse(&command, shorts, &o, argc, argv, &args, &status)) status = run(&o);
+    if (cli_parse(&command, &o, argc, argv, &args, &status)) status = run(&o);
     conf_clear(&command, &o, &args);
     return status;
 }

@@ -211,7 +211,7 @@ static int report(const struct options *o, struct answer *a) {
 static int ask(const struct options *o, const struct cadre_request *request) {
     struct answer a = {.sent_us = clk_now_us()};
     struct cadre_stream *stream = NULL;
-    struct cadre_client *client = cli_connect("generate", o->request.connect);
+    struct cadre_client *client = cli_connect("generate", o->request.connect, false);
     if (!client) return EXIT_FAILED;
     int code = cadre_generate(client, request, &stream);
     if (code) {
@@ -275,7 +275,7 @@ int generate_main(int argc, char **argv) {
     struct options o = {.request = REQUEST_DEFAULTS, .logprobs = -1};
     struct conf_args args;
     int status;
-    if (cli_parse(&command, NULL, &o, argc, argv, &args, &status)) status = run(&o, &args);
+    if (cli_parse(&command, &o, argc, argv, &args, &status)) status = run(&o, &args);
     conf_clear(&command, &o, &args);
     return status;
 }

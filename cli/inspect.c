@@ -153,7 +153,7 @@ int inspect_main(int argc, char **argv) {
     struct conf_args args;
     int status;
     log_set_name("inspect");
-    if (cli_parse(&command, NULL, &o, argc, argv, &args, &status)) status = run(&o, args.items[0]);
+    if (cli_parse(&command, &o, argc, argv, &args, &status)) status = run(&o, args.items[0]);
     conf_clear(&command, &o, &args);
     return status;
 }

@@ -29,31 +29,12 @@ static const struct cli_verb *find_verb(const char *name) {
     return NULL;
 }
 
-static size_t least(size_t a, size_t b) { return a < b ? a : b; }
-
-/* Edit distance; verbs are short. */
-static size_t distance(const char *a, const char *b) {
-    size_t row[32], n = strlen(a), m = strlen(b);
-    if (n > 31 || m > 31) return 32;
-    for (size_t j = 0; j <= m; j++) row[j] = j;
-    for (size_t i = 1; i <= n; i++) {
-        size_t corner = row[0];
-        row[0] = i;
-        for (size_t j = 1; j <= m; j++) {
-            size_t above = row[j];
-            row[j] = least(least(above, row[j - 1]) + 1, corner + (a[i - 1] != b[j - 1]));
-            corner = above;
-        }
-    }
-    return row[m];
-}
-
 static int unknown_verb(const char *name) {
     const struct cli_verb *near = NULL;
-    size_t best = 4;
+    int best = 4;
     for (int i = 0; i < VERBS; i++) {
         bool begins = strlen(name) >= 2 && !strncmp(verbs[i].name, name, strlen(name));
-        size_t d = begins ? 1 : distance(name, verbs[i].name);
+        int d = begins ? 1 : conf_distance(name, strlen(name), verbs[i].name);
         if (d < best) best = d, near = &verbs[i];
     }
     if (near) fprintf(stderr, "cadre: there is no verb '%s'; did you mean '%s'?\n", name, near->name);

@@ -474,7 +474,7 @@ int serve_main(int argc, char **argv) {
     struct options o = {.threads = -1, .max_batch = -1, .max_context = -1, .step_tokens = -1, .kv_tokens = -1, .memory = -1};
     struct conf_args args;
     int status;
-    if (cli_parse(&command, NULL, &o, argc, argv, &args, &status)) status = run(&o, args.items[0]);
+    if (cli_parse(&command, &o, argc, argv, &args, &status)) status = run(&o, args.items[0]);
     conf_clear(&command, &o, &args);
     return status;
 }

@@ -16,8 +16,8 @@ static const struct conf_option table[] = {
     {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT",
      .help = "where the cluster listens"},
     {"json", CONF_FLAG, AT(json), .def = "no", .help = "print one JSON object (also: -o json)"},
-    {"output", CONF_CHOICE, AT(output), .def = "table", .choices = "table|json", .help = "how to print"},
-    {"quiet", CONF_FLAG, AT(quiet), .def = "no", .help = "print nothing, only exit (also: -q)"},
+    {"output", CONF_CHOICE, AT(output), .def = "table", .choices = "table|json", .help = "how to print", .letter = 'o'},
+    {"quiet", CONF_FLAG, AT(quiet), .def = "no", .help = "print nothing, only exit", .letter = 'q'},
     {"wait", CONF_INT, AT(wait), .def = "0", .min = 0, .max = 86400, .arg = "SECONDS",
      .help = "wait so long for the cluster to be serving"},
     {NULL}};
@@ -149,7 +149,7 @@ static int ask(struct cadre_client *client, int64_t wait_s, struct cadre_cluster
 }
 
 static int run(const struct options *o) {
-    struct cadre_client *client = cli_connect("status", o->connect);
+    struct cadre_client *client = cli_connect("status", o->connect, true);
     struct cadre_cluster *cluster = NULL;
     if (!client) return EXIT_FAILED;
     int code = ask(client, o->wait, &cluster), status = EXIT_UNHEALTHY;
@@ -167,11 +167,10 @@ static int run(const struct options *o) {
 }
 
 int status_main(int argc, char **argv) {
-    static const char *const shorts[] = {"-o", "--output", "-q", "--quiet", NULL};
     struct options o = {0};
     struct conf_args args;
     int status;
-    if (cli_parse(&command, shorts, &o, argc, argv, &args, &status)) status = run(&o);
+    if (cli_parse(&command, &o, argc, argv, &args, &status)) status = run(&o);
     conf_clear(&command, &o, &args);
     return status;
 }

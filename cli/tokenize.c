@@ -39,7 +39,7 @@ static int run(const struct options *o) {
     struct cadre_message message = {"user", text, len};
     struct cadre_request request = {
         .prompt = o->chat ? NULL : text, .prompt_len = len, .messages = o->chat ? &message : NULL, .n_messages = o->chat};
-    struct cadre_client *client = cli_connect("tokenize", o->connect);
+    struct cadre_client *client = cli_connect("tokenize", o->connect, false);
     int code = client ? cadre_tokenize(client, &request, 0, &ids, &n) : CADRE_UNAVAILABLE;
     if (client && code) cli_complain("tokenize", code, cadre_error(client));
     if (!code) {
@@ -57,7 +57,7 @@ int tokenize_main(int argc, char **argv) {
     struct options o = {0};
     struct conf_args args;
     int status;
-    if (cli_parse(&command, NULL, &o, argc, argv, &args, &status)) status = run(&o);
+    if (cli_parse(&command, &o, argc, argv, &args, &status)) status = run(&o);
     conf_clear(&command, &o, &args);
     return status;
 }

@@ -56,6 +56,8 @@ struct cadre_options {
     uint32_t connect_timeout_ms; /* without a connection a call ends UNAVAILABLE after this; 0 = 5000 */
     uint32_t silence_timeout_ms; /* so does a call the server says nothing about; 0 = 15000. Servers ping every second */
     uint32_t window;             /* events the server may send ahead of you, per stream; 0 = 64 */
+    int once;                    /* 1: a connection that is refused ends calls UNAVAILABLE at once; 0: it is tried again until
+                                    connect_timeout_ms is over, for servers that are just starting */
 };
 /* Connects in the background: whether a server is there shows with the first call. options may be NULL. *out is set even when
  * this fails, so that cadre_error can say why (NULL only without memory); close it in any case. */

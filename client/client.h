@@ -35,6 +35,7 @@ struct cadre_stream {
     uint64_t next_index;
     uint32_t window, consumed;       /* credits granted at first; events taken since the last Credit */
     int64_t opened_us, heard_us;     /* heard_us 0: nothing yet */
+    uint64_t refused;                /* connections refused before it was opened */
     bool ended, end_taken, cancelled;
     int status;                      /* valid when ended */
     char *message;

@@ -120,7 +120,8 @@ static void look_for_silence(struct cadre_client *c) {
         struct cadre_stream *s = list_entry(i, struct cadre_stream, node);
         uint32_t ms = s->heard_us || c->link.up ? c->options.silence_timeout_ms : c->options.connect_timeout_ms;
         int64_t since = s->heard_us ? s->heard_us : s->opened_us;
-        if (!s->ended && now - since >= (int64_t)ms * 1000) give_up(s, ms);
+        bool refused = c->options.once && !s->heard_us && !c->link.up && c->link.refused != s->refused;
+        if (!s->ended && (refused || now - since >= (int64_t)ms * 1000)) give_up(s, ms);
     }
 }
 
@@ -177,6 +178,7 @@ int stream_open(struct cadre_client *c, const char *method, const void *payload,
     s->client = c;
     s->window = window;
     s->opened_us = clk_now_us();
+    s->refused = c->link.refused;
     list_init(&s->items);
     list_init(&s->in_ready);
     arena_init(&s->arena, 16 << 10);

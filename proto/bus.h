@@ -25,6 +25,7 @@ struct bus_msg {                  /* valid until the next bus_recv or bus_close 
 struct bus_link {  /* a client's connection */
     bool up;
     uint64_t lost; /* how often it broke; it comes back by itself, but to the server as a new peer */
+    uint64_t refused; /* attempts to connect that failed; it is tried again by itself */
 };
 
 struct bus {

@@ -158,6 +158,10 @@ static void get_link(struct bus *b, struct bus_link *out) {
         uint16_t event;
         if (!zmq_msg_more(&m) || zmq_msg_size(&m) < sizeof event) continue;
         memcpy(&event, zmq_msg_data(&m), sizeof event);
+        if (event == ZMQ_EVENT_CONNECT_RETRIED) {
+            z->link.refused++;
+            continue;
+        }
         z->link.up = event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
         if (event == ZMQ_EVENT_DISCONNECTED) z->link.lost++;
     }
@@ -168,7 +172,8 @@ static void get_link(struct bus *b, struct bus_link *out) {
 static int open_monitor(struct bus_context *c, struct bus_zmq *z) {
     char address[64];
     snprintf(address, sizeof address, "inproc://monitor-%p", (void *)z);
-    if (zmq_socket_monitor(z->socket, address, ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED) < 0) return -1;
+    int events = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_CONNECT_RETRIED;
+    if (zmq_socket_monitor(z->socket, address, events) < 0) return -1;
     z->monitor = zmq_socket(c->zmq, ZMQ_PAIR);
     return z->monitor && zmq_connect(z->monitor, address) >= 0 ? 0 : -1;
 }

@@ -20,10 +20,10 @@ struct settings {
 static const struct conf_option options[] = {
     {"", CONF_FLAG, 0, NULL, 0, 0, NULL, NULL, "Model"},
     {"on", CONF_FLAG, AT(on), "yes", .help = "on by default"},
-    {"off", CONF_FLAG, AT(off), .help = "off by default"},
+    {"off", CONF_FLAG, AT(off), .help = "off by default", .letter = 'f'},
     {"workers", CONF_INT, AT(workers), "4", 1, 512, .arg = "N", .help = "how many"},
     {"memory", CONF_SIZE, AT(memory), "1GiB", 0, 1e15, .arg = "BYTES", .help = "how much"},
-    {"top-p", CONF_REAL, AT(top_p), "0.9", 0, 1, .arg = "P", .help = "nucleus"},
+    {"top-p", CONF_REAL, AT(top_p), "0.9", 0, 1, .arg = "P", .help = "nucleus", .letter = 'p'},
     {"", CONF_FLAG, 0, NULL, 0, 0, NULL, NULL, "Other"},
     {"config", CONF_STRING, AT(config), .arg = "FILE", .help = "read options from FILE"},
     {"prompt", CONF_STRING, AT(prompt), .arg = "TEXT", .help = "what to say"},
@@ -121,6 +121,12 @@ START_TEST(files) {
     ck_assert_str_eq(s.prompt, "a b#c");
     good("--workers 2 --no-off --config $ m"); /* the command line wins wherever --config stands */
     ck_assert(s.workers == 2 && !s.off);
+    good("m --prompt --config"); /* a value, whatever it looks like */
+    ck_assert_str_eq(s.prompt, "--config");
+    good("m --prompt -f -p 0.25");
+    ck_assert(!s.off && s.top_p == 0.25 && !strcmp(s.prompt, "-f"));
+    good("m -f -- -p");
+    ck_assert(s.off && args.n == 2 && !strcmp(args.items[1], "-p"));
     good("m -- --config");
     ck_assert_int_eq(s.workers, 4);
     static const struct { const char *text, *says; } bad[] = {
@@ -145,6 +151,10 @@ static const struct { const char *line, *says; } mistakes[] = {
     {"m --zzzzzzzzzz", "'cadre test --help' lists them"},
     {"m -w", "options begin with two dashes"},
     {"m --workers", "--workers needs a value"},
+    {"m -p", "-p needs a value"},
+    {"m -p x", "top-p: 'x' is not a number"},
+    {"m -p0.5", "unknown option '-p0.5'"},
+    {"m -f yes no", "too many arguments"},
     {"m --workers 0", "workers: 0 is out of range; wanted 1 to 512"},
     {"m --workers 513", "wanted 1 to 512"},
     {"m --workers 3.5", "'3.5' is not a whole number"},

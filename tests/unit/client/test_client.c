@@ -260,6 +260,10 @@ START_TEST(nobody_there) {
     ck_assert_int_eq(cadre_status(c, 0, &cluster), CADRE_UNAVAILABLE);
     ck_assert_str_eq(cadre_error(c), "no server answers at tcp://127.0.0.1:1 (is `cadre serve` running?)");
     cadre_close(c);
+    o = (struct cadre_options){.connect_timeout_ms = 3600 * 1000, .once = 1}; /* nobody waits an hour for this */
+    ck_assert_int_eq(cadre_open("tcp://127.0.0.1:1", &o, &c), CADRE_OK);
+    for (int i = 0; i < 3; i++) ck_assert_int_eq(cadre_status(c, 0, &cluster), CADRE_UNAVAILABLE);
+    cadre_close(c);
     ck_assert_int_eq(cadre_open("nonsense", NULL, &c), CADRE_INVALID_ARGUMENT);
     ck_assert_ptr_nonnull(strstr(cadre_error(c), "nonsense"));
     struct cadre_request r = {.prompt = "x"};
