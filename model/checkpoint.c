@@ -16,6 +16,8 @@
 
 static bool same_shape(const struct tensor_want *w, const struct st_tensor *t) {
     if (!w->cols) return t->dims == 1 && t->shape[0] == w->rows;
+    if (w->blocks && t->dims == 3)
+        return t->shape[0] == w->blocks && t->shape[1] == w->rows / w->blocks && t->shape[2] == w->cols;
     return t->dims == 2 && t->shape[0] == w->rows && t->shape[1] == w->cols;
 }
 

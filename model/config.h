@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "kernels/kernels.h"
+#include "kernels/router_rule.h"
 #include "model/rope.h"
 
 enum { MODEL_MAX_LAYERS = 512, MODEL_MAX_EOS = 8 };
@@ -45,7 +46,8 @@ struct model_config {
     int shared_ffn;                /* width of the shared expert, 0 = none */
     enum shared_kind shared;
     bool gate_bias, gate_sel_bias; /* tensors beside the gate's weight */
-    struct gate_rule gate;         /* experts = 0 for a dense model */
+    struct gate_rule gate;         /* experts = 0 for a dense model; k: the most pairs a token can have */
+    struct router_rule router;     /* what goes beyond a flat gate */
     struct expert_rule experts;
     int moe_layers;                /* number of layers with experts */
     int16_t moe_index[MODEL_MAX_LAYERS]; /* layer -> 0.. among MoE layers, or -1 for a dense one */
@@ -62,10 +64,12 @@ int model_config_parse(const char *json, size_t len, const char *generation_json
 /* Names of this family's tensors, so that nobody else spells one. Writes "model.layers.3.mlp.experts.7.up_proj.weight". */
 enum tensor_role {
     T_EMBED, T_FINAL_NORM, T_LM_HEAD,
+    T_GRU_IN, T_GRU_IH, T_GRU_HH, T_GRU_IH_BIAS, T_GRU_HH_BIAS,
     T_ATTN_NORM, T_FFN_NORM,                        /* per layer from here on */
     T_Q, T_K, T_V, T_O, T_Q_BIAS, T_K_BIAS, T_V_BIAS, T_O_BIAS, T_Q_NORM, T_K_NORM,
     T_DENSE_GATE, T_DENSE_UP, T_DENSE_DOWN,
-    T_ROUTER, T_ROUTER_BIAS, T_ROUTER_SEL_BIAS,
+    T_ROUTER, T_ROUTER_BIAS, T_ROUTER_SEL_BIAS,     /* of the first level, where there are more (router_rule.h) */
+    T_ROUTER_L1, T_ROUTER_L2, T_ROUTER_HISTORY,
     T_EXPERT_GATE, T_EXPERT_UP, T_EXPERT_DOWN, T_EXPERT_CONF, /* per expert; a low-rank one has no up (struct ffn) */
     T_COMMON_GATE, T_COMMON_UP, T_COMMON_DOWN,      /* per level: the rows that its experts share */
     T_FUSION_Q, T_FUSION_K,
@@ -75,6 +79,7 @@ enum tensor_role {
 struct tensor_want {               /* what must be on disk */
     char name[160];
     int rows, cols;                /* [rows, cols]; cols 0 = a vector of `rows` */
+    int blocks;                    /* not 0: may also stand as [blocks, rows / blocks, cols] */
 };
 /* false: this model has no such tensor (e.g. T_Q_BIAS without biases, T_EXPERT_UP in a dense layer). */
 bool model_tensor(const struct model_config *c, enum tensor_role role, int layer, int expert, struct tensor_want *out);

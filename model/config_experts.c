@@ -13,20 +13,6 @@
 
 enum { MAX_FUSION = 4096 };
 
-static int refuse_member(const json_t *obj, const char *const *known, struct why *why) {
-    const char *key;
-    const json_t *v;
-    json_object_foreach((json_t *)obj, key, v) {
-        struct json_shown shown, shown_key;
-        bool found = json_is_null(v);
-        for (int i = 0; !found && known[i]; i++) found = !strcmp(key, known[i]);
-        if (!found)
-            return fail(why, ERR_UNSUPPORTED, "%s is %s, which Cadre does not implement; accepted: null",
-                        json_show_text(key, &shown_key), json_show(v, &shown));
-    }
-    return 0;
-}
-
 static int read_shared_rows(const json_t *router, struct model_config *out, struct why *why) {
     const json_t *v = json_object_get(router, "shared_rows");
     if (!v || json_is_null(v)) return 0;
@@ -43,13 +29,12 @@ static int read_shared_rows(const json_t *router, struct model_config *out, stru
 }
 
 static int read_confidence(const json_t *router, struct model_config *out, struct why *why) {
-    static const char *const known[] = {"type", "action", NULL};
     const json_t *obj = NULL;
     const char *type = NULL, *action = NULL;
     int rc = json_get_object(router, "confidence", &obj, why);
     if (rc <= 0) return rc;
-    rc = refuse_member(obj, known, why);
-    if (rc >= 0) rc = json_get_string(obj, "type", &type, why);
+    rc = json_get_string(obj, "type", &type, why);
+    if (rc >= 0 && type && strcmp(type, "head")) return 0; /* the gate's own (config_router.c) */
     if (rc >= 0) rc = json_get_string(obj, "action", &action, why);
     struct json_shown shown;
     if (rc >= 0 && (!type || strcmp(type, "head") != 0))
@@ -79,7 +64,7 @@ static int read_fusion(const json_t *router, struct model_config *out, struct wh
     double beta = 0;
     int rc = json_get_object(router, "fusion", &obj, why);
     if (rc <= 0) return rc;
-    rc = refuse_member(obj, known, why);
+    rc = config_closed(obj, known, why);
     if (rc >= 0) rc = config_need_int(obj, "d", MAX_FUSION, &out->experts.fusion_dim, why);
     if (rc >= 0) rc = json_get_real(obj, "beta", 0, 100, &beta, why);
     if (rc >= 0 && beta > 0 && !out->experts.confidence)

@@ -34,8 +34,7 @@ static int read_expert_count(const json_t *root, struct model_config *out, struc
     return rc;
 }
 
-/* Sets *out to the index of the member's word in `words` (ends with NULL). */
-static int read_word(const json_t *obj, const char *key, const char *const *words, int *out, struct why *why) {
+int config_read_word(const json_t *obj, const char *key, const char *const *words, int *out, struct why *why) {
     const char *s = NULL;
     char list[96];
     size_t n = 0;
@@ -48,22 +47,6 @@ static int read_word(const json_t *obj, const char *key, const char *const *word
     if (!s) return fail(why, ERR_INVALID, "%s is missing; wanted one of %s", key, list);
     struct json_shown shown;
     return fail(why, ERR_UNSUPPORTED, "%s is %s; accepted: %s", key, json_show_text(s, &shown), list);
-}
-
-static int check_router_members(const json_t *router, struct why *why) {
-    static const char *const known[] = {"kind", "score", "k", "norm", "scale", "weight", "bias", "sel_bias", "norm_eps",
-                                        "groups", "zero_experts", "apply", "shared_rows", "fusion", "confidence"};
-    const char *key;
-    const json_t *v;
-    json_object_foreach((json_t *)router, key, v) {
-        bool found = json_is_null(v);
-        for (size_t i = 0; !found && i < sizeof known / sizeof *known; i++) found = !strcmp(key, known[i]);
-        struct json_shown shown, shown_key;
-        if (!found)
-            return fail(why, ERR_UNSUPPORTED, "%s is %s, which Cadre does not implement; accepted: null",
-                        json_show_text(key, &shown_key), json_show(v, &shown));
-    }
-    return 0;
 }
 
 /* What is left of the choice: groups, identity experts, and where the weight is applied. */
@@ -88,17 +71,18 @@ static int read_choice(const json_t *router, struct gate_rule *g, struct why *wh
     return 0;
 }
 
-static int read_router(const json_t *router, struct model_config *out, struct why *why) {
-    static const char *const kinds[] = {"flat", NULL}, *const scores[] = {"softmax", "sigmoid", "sqrtsoftplus", "raw", NULL},
+static int read_flat(const json_t *router, struct model_config *out, struct why *why) {
+    static const char *const known[] = {"kind", "score", "k", "norm", "scale", "weight", "bias", "norm_eps", "groups",
+                                        "zero_experts", "apply", "top_p", CONFIG_ROUTER_ADDED, NULL},
+                             *const scores[] = {"softmax", "sigmoid", "sqrtsoftplus", "raw", NULL},
                              *const norms[] = {"none", "sum", "softmax", NULL}, *const weights[] = {"score", "one", NULL};
-    int kind = 0, score = 0, norm = 0, weight = 0, k = 0;
+    int score = 0, norm = 0, weight = 0, k = 0;
     double scale = 1, eps = 0;
     struct gate_rule *g = &out->gate;
-    int rc = check_router_members(router, why);
-    if (rc >= 0) rc = read_word(router, "kind", kinds, &kind, why);
-    if (rc >= 0) rc = read_word(router, "score", scores, &score, why);
-    if (rc >= 0) rc = read_word(router, "norm", norms, &norm, why);
-    if (rc >= 0) rc = read_word(router, "weight", weights, &weight, why);
+    int rc = config_closed(router, known, why);
+    if (rc >= 0) rc = config_read_word(router, "score", scores, &score, why);
+    if (rc >= 0) rc = config_read_word(router, "norm", norms, &norm, why);
+    if (rc >= 0) rc = config_read_word(router, "weight", weights, &weight, why);
     if (rc >= 0) rc = json_get_real(router, "scale", 1e-6, 1e6, &scale, why);
     if (rc >= 0) rc = json_get_real(router, "norm_eps", 0, 1, &eps, why);
     if (rc >= 0) rc = json_get_bool(router, "bias", &out->gate_bias, why);
@@ -115,19 +99,29 @@ static int read_router(const json_t *router, struct model_config *out, struct wh
     return read_choice(router, g, why);
 }
 
+/* moe_router says it all; router.kind decides who reads it. */
+static int read_router(const json_t *root, struct model_config *out, struct why *why) {
+    static const char *const kinds[] = {"flat", "two_stage", "tree", NULL};
+    const json_t *router = NULL;
+    int kind = 0;
+    int rc = json_get_object(root, "moe_router", &router, why);
+    if (rc == 0) return fail(why, ERR_INVALID, "moe_router is missing; wanted an object with a kind");
+    if (rc < 0) return rc;
+    rc = config_read_word(router, "kind", kinds, &kind, why);
+    out->router.kind = (enum router_kind)kind;
+    if (rc >= 0 && !kind) rc = read_flat(router, out, why);
+    if (rc >= 0) rc = config_router(router, out, why);
+    return rc < 0 ? fail_in(why, rc, "moe_router") : 0;
+}
+
 static int read_gate(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
     out->gate.score = GATE_SOFTMAX;
     out->gate.weight = GATE_WEIGHT_SCORE;
     out->gate.scale = 1;
     int rc = read_expert_count(root, out, why);
     if (rc < 0) return rc;
-    if (f->norm == NORM_RULE) {
-        const json_t *router = NULL;
-        rc = json_get_object(root, "moe_router", &router, why);
-        if (rc == 0) return fail(why, ERR_INVALID, "moe_router is missing; wanted an object with kind, score, k, norm, weight");
-        if (rc > 0 && (rc = read_router(router, out, why)) < 0) rc = fail_in(why, rc, "moe_router");
-        return rc;
-    }
+    out->router.k = out->gate.k;
+    if (f->norm == NORM_RULE) return read_router(root, out, why);
     if (f->gate != FAMILY_GATE_SOFTMAX) return config_gate(root, f, out, why);
     bool divide = f->norm == NORM_ALWAYS;
     if (f->norm == NORM_KEY) rc = json_get_bool(root, "norm_topk_prob", &divide, why);

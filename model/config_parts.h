@@ -21,11 +21,22 @@ int config_gate(const json_t *root, const struct family *f, struct model_config 
 int config_groups(const json_t *router, struct gate_rule *g, struct why *why); /* "groups" of a moe_router */
 int config_layers(const json_t *root, const struct family *f, struct model_config *out, struct why *why);
 int config_experts(const json_t *router, struct model_config *out, struct why *why); /* what experts share and give back */
+/* moe_router: the members beyond a flat gate's own, after those and num_experts, num_experts_per_tok; router.kind is set. */
+int config_router(const json_t *router, struct model_config *out, struct why *why);
+/* Members that any kind of router may have beside its own. */
+#define CONFIG_ROUTER_ADDED                                                                                                    \
+    "sel_bias", "history", "segment", "confidence", "bias_update", "serve_bias_update", "dropout", "freeze_experts",           \
+        "adaptive_routing", "shared_rows", "fusion"
 int config_tokens(const json_t *root, const json_t *generation, struct model_config *out, struct why *why);
 void config_note_unknown(json_t *root); /* one debug line */
 
 /* As json_get_int, but absence is an error. */
 int config_need_int(const json_t *root, const char *key, int64_t max, int *out, struct why *why);
+
+/* Refuses members of obj that `known` (ends with NULL) does not list. */
+int config_closed(const json_t *obj, const char *const *known, struct why *why);
+/* Sets *out to the index of the member's word in `words` (ends with NULL). */
+int config_read_word(const json_t *obj, const char *key, const char *const *words, int *out, struct why *why);
 
 /* The two files' texts, malloc'ed; generation is NULL when there is none. On an error nothing is left to free. */
 int model_config_texts(const char *dir, char **config, size_t *config_len, char **generation, size_t *generation_len,

@@ -61,6 +61,11 @@ static const char *const names[T_ROLE_COUNT] = {
     [T_EMBED] = "model.embed_tokens.weight",
     [T_FINAL_NORM] = "model.norm.weight",
     [T_LM_HEAD] = "lm_head.weight",
+    [T_GRU_IN] = "router_gru.proj.weight",
+    [T_GRU_IH] = "router_gru.weight_ih",
+    [T_GRU_HH] = "router_gru.weight_hh",
+    [T_GRU_IH_BIAS] = "router_gru.bias_ih",
+    [T_GRU_HH_BIAS] = "router_gru.bias_hh",
     [T_ATTN_NORM] = "input_layernorm.weight",
     [T_FFN_NORM] = "post_attention_layernorm.weight",
     [T_Q] = "self_attn.q_proj.weight",
@@ -79,6 +84,7 @@ static const char *const names[T_ROLE_COUNT] = {
     [T_ROUTER] = "gate.weight",
     [T_ROUTER_BIAS] = "gate.bias",
     [T_ROUTER_SEL_BIAS] = "gate.e_score_correction_bias",
+    [T_ROUTER_HISTORY] = "gate.hist.weight",
     [T_EXPERT_GATE] = "gate_proj.weight",
     [T_EXPERT_UP] = "up_proj.weight",
     [T_EXPERT_DOWN] = "down_proj.weight",
@@ -94,29 +100,61 @@ static const char *const names[T_ROLE_COUNT] = {
     [T_SHARED_SCALE] = "mlp.shared_expert_gate.weight",
 };
 
-static bool is_block(enum tensor_role r) { /* of the MoE block, named below it */
-    return r == T_ROUTER || r == T_ROUTER_BIAS || r == T_ROUTER_SEL_BIAS || (r >= T_COMMON_GATE && r <= T_FUSION_K);
-}
+static bool is_router(enum tensor_role r) { return r >= T_ROUTER && r <= T_ROUTER_HISTORY; }
 static bool is_expert(enum tensor_role r) { return r >= T_EXPERT_GATE && r <= T_EXPERT_CONF; }
 static bool is_common(enum tensor_role r) { return r >= T_COMMON_GATE && r <= T_COMMON_DOWN; }
+static bool is_block(enum tensor_role r) { /* of the MoE block, named below it */
+    return is_router(r) || is_common(r) || r == T_FUSION_Q || r == T_FUSION_K;
+}
 
 static const char *expert_part(enum tensor_role role, bool block_names) {
     if (!block_names) return names[role];
     return role == T_EXPERT_GATE ? "w1.weight" : role == T_EXPERT_UP ? "w3.weight" : "w2.weight";
 }
 
-static void write_name(const struct family *f, enum tensor_role role, int layer, int expert, char *out, size_t cap) {
+/* Routers of several levels name their gates after them. */
+static const char *router_part(const struct model_config *c, enum tensor_role role) {
+    static const char *const two_stage[] = {"gate.global.weight", "gate.domain.weight", "gate.local.weight"},
+                             *const tree[] = {"gate.l0", "gate.l1", "gate.l2"};
+    const int level = role == T_ROUTER ? 0 : role == T_ROUTER_L1 ? 1 : role == T_ROUTER_L2 ? 2 : -1;
+    if (level < 0 || c->router.kind == ROUTER_FLAT) return names[role];
+    return c->router.kind == ROUTER_TREE ? tree[level] : two_stage[level];
+}
+
+enum { LEVEL_GLOBAL, LEVEL_DOMAIN, LEVEL_LOCAL }; /* of two-stage experts; all others are of level 0 */
+static const char *const levels[] = {"global", "domain", "local"};
+
+/* An expert's own name within its layer, and what of it this is: the flat ids of two-stage experts are in router_rule.h. */
+static void write_expert(const struct model_config *c, enum tensor_role role, int expert, bool block_names, char *out,
+                         size_t cap) {
+    const struct two_stage_rule *r = &c->router.two_stage;
+    const char *part = expert_part(role, block_names);
+    if (c->router.kind != ROUTER_TWO_STAGE) {
+        snprintf(out, cap, "%d.%s", expert, part);
+        return;
+    }
+    const int first[] = {0, r->globals, r->globals + r->domains}, level = model_expert_level(c, expert);
+    if (level == LEVEL_LOCAL && r->rank && role != T_EXPERT_CONF) part = role == T_EXPERT_GATE ? "lora_A.weight" : "lora_B.weight";
+    snprintf(out, cap, "%s.%d.%s", levels[level], expert - first[level], part);
+}
+
+static void write_name(const struct model_config *c, const struct family *f, enum tensor_role role, int layer, int expert,
+                       char *out, size_t cap) {
     const char *moe = f->block_names ? "block_sparse_moe" : "mlp";
+    char part[64];
     if (role < T_ATTN_NORM)
         snprintf(out, cap, "%s", names[role]);
-    else if (is_expert(role))
-        snprintf(out, cap, "model.layers.%d.%s.experts.%d.%s", layer, moe, expert, expert_part(role, f->block_names));
+    else if (is_expert(role)) {
+        write_expert(c, role, expert, f->block_names, part, sizeof part);
+        snprintf(out, cap, "model.layers.%d.%s.experts.%s", layer, moe, part);
+    } else if (is_common(role) && c->router.kind == ROUTER_TWO_STAGE)
+        snprintf(out, cap, "model.layers.%d.%s.experts.%s.%s", layer, moe, levels[expert], names[role] + strlen("experts."));
     else if (role == T_ROUTER_SEL_BIAS && f->block_names) /* beside the gate */
         snprintf(out, cap, "model.layers.%d.%s.e_score_correction_bias", layer, moe);
     else if (f->shared_count && (role == T_SHARED_GATE || role == T_SHARED_UP || role == T_SHARED_DOWN))
         snprintf(out, cap, "model.layers.%d.mlp.shared_experts.%s", layer, names[role - T_SHARED_GATE + T_EXPERT_GATE]);
     else if (is_block(role))
-        snprintf(out, cap, "model.layers.%d.%s.%s", layer, moe, names[role]);
+        snprintf(out, cap, "model.layers.%d.%s.%s", layer, moe, router_part(c, role));
     else
         snprintf(out, cap, "model.layers.%d.%s", layer, names[role]);
 }
@@ -149,15 +187,44 @@ static struct shape dense_shape(const struct model_config *c, enum tensor_role r
     return (struct shape){0, 0};
 }
 
-static struct shape moe_shape(const struct model_config *c, enum tensor_role role) {
-    const int H = c->hidden, E = gate_width(&c->gate), S = c->shared_ffn;
-    const int C = c->experts.shared_rows, I = c->expert_ffn - C; /* neurons in common, an expert's own */
+static struct shape router_shape(const struct model_config *c, enum tensor_role role) {
+    const struct router_rule *r = &c->router;
+    const int *branch = r->tree.branch, first = router_first(r, gate_width(&c->gate)), H = c->hidden;
+    const bool tree = r->kind == ROUTER_TREE;
     switch (role) {
-    case T_ROUTER: return (struct shape){E, H};
-    case T_ROUTER_BIAS: return (struct shape){c->gate_bias ? E : 0, 0};
-    case T_ROUTER_SEL_BIAS: return (struct shape){c->gate_sel_bias ? E : 0, 0};
-    case T_EXPERT_GATE:
-    case T_EXPERT_UP: return (struct shape){I, H};
+    case T_ROUTER: return (struct shape){first, H};
+    case T_ROUTER_BIAS: return (struct shape){c->gate_bias ? first : 0, 0};
+    case T_ROUTER_SEL_BIAS: return (struct shape){c->gate_sel_bias ? first : 0, 0};
+    case T_ROUTER_L1: return (struct shape){tree ? branch[1] * (r->tree.shared ? 1 : branch[0]) : r->two_stage.domains, H};
+    case T_ROUTER_L2:
+        return (struct shape){tree ? branch[2] * (r->tree.shared ? 1 : branch[0] * branch[1]) : r->two_stage.locals, H};
+    case T_ROUTER_HISTORY: return (struct shape){r->history.mode != HISTORY_NONE ? first : 0, r->history.dim};
+    default: return (struct shape){0, 0};
+    }
+}
+
+/* Inner nodes of a tree that have gates of their own; 0 for other tensors. */
+static int gate_blocks(const struct model_config *c, enum tensor_role role) {
+    const struct tree_rule *r = &c->router.tree;
+    if (c->router.kind != ROUTER_TREE || r->shared) return 0;
+    return role == T_ROUTER_L1 ? r->branch[0] : role == T_ROUTER_L2 ? r->branch[0] * r->branch[1] : 0;
+}
+
+static struct shape gru_shape(const struct model_config *c, enum tensor_role role) {
+    const int d = c->router.history.mode == HISTORY_LAYER ? c->router.history.dim : 0;
+    if (role == T_GRU_IN) return (struct shape){d, c->hidden};
+    return (struct shape){3 * d, role == T_GRU_IH || role == T_GRU_HH ? d : 0};
+}
+
+static struct shape moe_shape(const struct model_config *c, enum tensor_role role, int expert) {
+    const int H = c->hidden, S = c->shared_ffn, level = is_common(role) ? expert : model_expert_level(c, expert);
+    const int rank = c->router.kind == ROUTER_TWO_STAGE && level == LEVEL_LOCAL ? c->router.two_stage.rank : 0;
+    const int C = rank ? 0 : c->experts.shared_rows; /* neurons in common, and an expert's own */
+    const int I = rank ? rank : c->expert_ffn - C;
+    if (is_router(role)) return router_shape(c, role);
+    switch (role) {
+    case T_EXPERT_GATE: return (struct shape){I, H};
+    case T_EXPERT_UP: return (struct shape){rank ? 0 : I, H};
     case T_EXPERT_DOWN: return (struct shape){H, I};
     case T_EXPERT_CONF: return (struct shape){c->experts.confidence ? H : 0, 0};
     case T_COMMON_GATE:
@@ -180,20 +247,25 @@ static struct shape want_shape(const struct model_config *c, enum tensor_role ro
     case T_LM_HEAD: return (struct shape){c->tied_embeddings ? 0 : c->vocab, c->hidden};
     default: break;
     }
+    if (role < T_ATTN_NORM) return gru_shape(c, role);
     if (layer < 0 || layer >= c->layers) return (struct shape){0, 0};
     if (role == T_ATTN_NORM || role == T_FFN_NORM) return (struct shape){c->hidden, 0};
     if (role < T_DENSE_GATE) return attention_shape(c, role);
     const bool moe = c->moe_index[layer] >= 0;
     if (role < T_ROUTER) return moe ? (struct shape){0, 0} : dense_shape(c, role);
     if (!moe || expert < 0 || expert >= model_tensor_count(c, role)) return (struct shape){0, 0};
-    return moe_shape(c, role);
+    return moe_shape(c, role, expert);
 }
 
-int model_levels(const struct model_config *c) { return c->moe_layers > 0; }
+int model_levels(const struct model_config *c) {
+    if (!c->moe_layers || c->router.kind != ROUTER_TWO_STAGE) return c->moe_layers > 0;
+    return c->router.two_stage.locals ? LEVEL_LOCAL + 1 : LEVEL_DOMAIN + 1;
+}
 
 int model_expert_level(const struct model_config *c, int expert) {
-    (void)c, (void)expert;
-    return 0;
+    const struct two_stage_rule *r = &c->router.two_stage;
+    if (c->router.kind != ROUTER_TWO_STAGE || expert < r->globals) return LEVEL_GLOBAL;
+    return expert < r->globals + r->domains ? LEVEL_DOMAIN : LEVEL_LOCAL;
 }
 
 int model_tensor_count(const struct model_config *c, enum tensor_role role) {
@@ -207,6 +279,7 @@ bool model_tensor(const struct model_config *c, enum tensor_role role, int layer
     if (!s.rows) return false;
     out->rows = s.rows;
     out->cols = s.cols;
-    write_name(f, role, layer, expert, out->name, sizeof out->name);
+    out->blocks = gate_blocks(c, role);
+    write_name(c, f, role, layer, expert, out->name, sizeof out->name);
     return true;
 }

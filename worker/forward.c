@@ -18,7 +18,9 @@ int forward_init(struct forward *f, const struct forward_limits *limits, struct 
                                  .kv_at = visible(f, T * 4),
                                  .seq_id = visible(f, T * 8),
                                  .pages = visible(f, S * (size_t)limits->max_pages * 4),
-                                 .sampled = visible(f, S * 4)};
+                                 .sampled = visible(f, S * 4),
+                                 .max_pages = limits->max_pages,
+                                 .state = &f->kv->route};
     f->x = device(f, T * H * 4);
     f->norm = device(f, T * H * 4);
     f->q = device(f, T * Q * 4);

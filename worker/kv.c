@@ -17,7 +17,12 @@ int kv_open(struct kv *kv, struct backend *b, const struct model_config *c, enum
         if (!kv->layer[l].base) break;
         kv->bytes += per_layer;
     }
-    if (kv->bytes == per_layer * (size_t)c->layers) return 0;
+    if (kv->bytes == per_layer * (size_t)c->layers) {
+        int rc = route_state_open(&kv->route, b, c, pages, page_tokens, why);
+        kv->bytes += kv->route.bytes;
+        if (rc < 0) kv_close(kv);
+        return rc;
+    }
     kv_close(kv);
     return fail(why, ERR_NOMEM,
                 "out of memory: %d KV pages of %d tokens need %zu MiB; use a smaller --kv-tokens or --max-batch", pages,
@@ -26,6 +31,7 @@ int kv_open(struct kv *kv, struct backend *b, const struct model_config *c, enum
 
 void kv_close(struct kv *kv) {
     for (int l = 0; kv->layer && l < kv->layers; l++) kv->backend->ops->release(kv->backend, kv->layer[l].base);
+    route_state_close(&kv->route);
     free(kv->layer);
     *kv = (struct kv){0};
 }

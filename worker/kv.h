@@ -3,12 +3,14 @@
 #pragma once
 #include "kernels/kernels.h"
 #include "model/config.h"
+#include "worker/route_state.h"
 
 struct kv {
     struct backend *backend;
     struct kv_layer *layer; /* [L] */
     int layers, pages;
-    size_t bytes;
+    struct route_state route; /* beside the pages */
+    size_t bytes;             /* of both */
 };
 
 int kv_open(struct kv *kv, struct backend *b, const struct model_config *c, enum fmt fmt, int pages, int page_tokens,

@@ -161,7 +161,7 @@ int moe_layer(struct moe *m, int layer, const struct layer_weights *w, float *ou
     struct backend *b = m->backend;
     int index = m->config->moe_index[layer], H = m->config->hidden, T = rows->T;
     if (T) {
-        gating_run(&m->gating, w, x, rows);
+        gating_run(&m->gating, index, w, x, rows);
         route(m, index, rows);
     }
     const float *sent = T ? weigh_input(m, x, T) : NULL;

@@ -5,11 +5,15 @@
 #pragma once
 #include <stdint.h>
 
+struct route_state;
+
 struct step_rows {
     int T, n_seqs, n_sampled;
     int32_t *ids, *pos, *seq; /* [T] token, position, index into pages */
     int32_t *kv_at;           /* [T] page * page_tokens + offset */
     uint64_t *seq_id;         /* [T] */
     int32_t *pages;           /* [n_seqs, max_pages] */
+    int max_pages;
+    const struct route_state *state; /* what routers remember beside the pages */
     int32_t *sampled;         /* [n_sampled] rows whose logits are wanted */
 };

@@ -77,6 +77,9 @@ static void load_layer(struct loader *ld, int i) {
         .dense = {load_matrix(ld, T_DENSE_GATE, i, ld->fmt), load_matrix(ld, T_DENSE_UP, i, ld->fmt),
                   load_matrix(ld, T_DENSE_DOWN, i, ld->fmt)},
         .router = load_matrix(ld, T_ROUTER, i, FMT_F32),
+        .router_inner = {load_matrix(ld, T_ROUTER_L1, i, FMT_F32), load_matrix(ld, T_ROUTER_L2, i, FMT_F32)},
+        .router_history = load_matrix(ld, T_ROUTER_HISTORY, i, FMT_F32),
+        .gru = ld->w->gru.in.data ? &ld->w->gru : NULL,
         .router_bias = load_vector(ld, T_ROUTER_BIAS, i),
         .router_sel_bias = load_vector(ld, T_ROUTER_SEL_BIAS, i),
         .shared = {load_matrix(ld, T_SHARED_GATE, i, ld->fmt), load_matrix(ld, T_SHARED_UP, i, ld->fmt),
@@ -110,6 +113,9 @@ int weights_open(struct weights *w, struct backend *b, const struct checkpoint *
     w->embed = load_matrix(&ld, T_EMBED, 0, fmt);
     w->lm_head = c->config.tied_embeddings ? w->embed : load_matrix(&ld, T_LM_HEAD, 0, fmt);
     w->final_norm = load_vector(&ld, T_FINAL_NORM, 0);
+    w->gru = (struct router_gru){load_matrix(&ld, T_GRU_IN, 0, FMT_F32), load_matrix(&ld, T_GRU_IH, 0, FMT_F32),
+                                 load_matrix(&ld, T_GRU_HH, 0, FMT_F32), load_vector(&ld, T_GRU_IH_BIAS, 0),
+                                 load_vector(&ld, T_GRU_HH_BIAS, 0)};
     for (int i = 0; i < c->config.layers && !ld.out_of_memory; i++) load_layer(&ld, i);
     w->rope = make_rope(&ld, max_context);
     if (!ld.out_of_memory) return 0;

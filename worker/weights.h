@@ -15,11 +15,19 @@ struct layer_weights {
     const float *q_bias, *k_bias, *v_bias, *o_bias; /* NULL without */
     const float *q_norm, *k_norm;                   /* NULL, [D], or [Q*D] and [G*D] */
     struct ffn dense;                               /* dense layers; data NULL otherwise */
-    struct mat router;                              /* [E,H] f32 */
-    const float *router_bias, *router_sel_bias;     /* [E] or NULL */
+    struct mat router;                              /* [W,H] f32, of the first level */
+    struct mat router_inner[2];                     /* of the others (kernels/router_rule.h), f32; data NULL without */
+    struct mat router_history;                      /* [W,dim] f32 */
+    const struct router_gru *gru;                   /* NULL without */
+    const float *router_bias, *router_sel_bias;     /* [W] or NULL */
     struct ffn shared;                              /* data NULL without */
     struct mat shared_scale;                        /* [1,H], data NULL without */
     struct mat fusion_q, fusion_k;                  /* [d,H] f32, data NULL without */
+};
+
+struct router_gru { /* one for all layers; f32 */
+    struct mat in, ih, hh;            /* [d,H] [3d,d] [3d,d] */
+    const float *ih_bias, *hh_bias;   /* [3d] */
 };
 
 struct weights {
@@ -27,6 +35,7 @@ struct weights {
     struct mat embed, lm_head;   /* [V,H]; the same matrix when tied */
     const float *final_norm;     /* [H] */
     struct layer_weights *layer; /* [L] */
+    struct router_gru gru;       /* data NULL without; layers point at it, so this struct stays where it is */
     const float *rope;           /* [max_context, rope.dims/2, 2] cos, sin */
     void **owned;                /* device allocations */
     int n_owned, cap_owned;

@@ -1,7 +1,10 @@
-/* linear.c - y = W x split into blocks of outputs by blocks of rows.
+/* linear.c - y = W x split into blocks of outputs by blocks of rows, and chosen blocks for chosen rows.
  *
  * Blocks of one column range follow one another, so that its weights are in a shared cache when the next rows want them. A
  * row block is small enough that its rows stay in the second-level cache while the weights of the task pass by. */
+#include <string.h>
+
+#include "base/log.h"
 #include "kernels/cpu/cpu.h"
 
 struct linear_job {
@@ -39,4 +42,54 @@ void cpu_linear(struct backend *b, float *y, const float *x, struct mat w, const
     j.col_block = cpu_col_block(c, w.rows, (int64_t)j.row_block * w.cols, j.row_blocks);
     int col_blocks = (w.rows + j.col_block - 1) / j.col_block;
     team_run(c->team, linear_task, &j, j.row_blocks * col_blocks);
+}
+
+struct blocks_job {
+    const struct vec *vec;
+    const float *x;
+    struct mat w;
+    float *y;
+    const int32_t *row, *block, *order; /* order: pairs by ascending block, so that a block's weights are met while still cached */
+    int n, col_block, col_blocks;
+};
+
+static void blocks_task(void *arg, int task, int thread) {
+    const struct blocks_job *j = arg;
+    (void)thread;
+    int p = j->order[task / j->col_blocks], col = task % j->col_blocks * j->col_block;
+    int64_t K = j->w.cols, first = (int64_t)j->block[p] * j->n + col;
+    struct products one = {.out = j->y + (int64_t)p * j->n + col, .out_stride = j->n, .x = j->x + j->row[p] * K, .x_stride = K,
+                           .w = (const char *)j->w.data + (size_t)(first * K) * fmt_bytes(j->w.fmt), .w_stride = K,
+                           .fmt = j->w.fmt, .rows = 1, .cols = imin(j->col_block, j->n - col), .K = j->w.cols};
+    j->vec->products(&one);
+}
+
+/* A counting sort: order[P] of pairs, stable, by block; start has one entry more than there are blocks. */
+static void order_pairs(int32_t *order, int32_t *start, const int32_t *block, int P, int blocks) {
+    memset(start, 0, sizeof *start * ((size_t)blocks + 1));
+    for (int p = 0; p < P; p++) start[block[p] + 1]++;
+    for (int i = 0; i < blocks; i++) start[i + 1] += start[i];
+    for (int p = 0; p < P; p++) order[start[block[p]]++] = p;
+}
+
+void cpu_linear_blocks(struct backend *b, float *y, const float *x, struct mat w, int n, const int32_t *row, const int32_t *block,
+                       int P) {
+    struct cpu *c = cpu_of(b);
+    if (P <= 0) return;
+    const int blocks = w.rows / n, most = (int)(CPU_SCRATCH_BYTES / sizeof(int32_t)) - blocks - 1;
+    if (most < 1) BUG("a matrix of %d blocks: too many", blocks);
+    struct blocks_job j = {.vec = c->vec, .x = x, .w = w, .y = y, .row = row, .block = block, .n = n};
+    while (P > 0) {
+        int count = imin(P, most);
+        int32_t *start = (int32_t *)c->scratch, *order = start + blocks + 1;
+        order_pairs(order, start, j.block, count, blocks);
+        j.order = order;
+        j.col_block = cpu_col_block(c, n, w.cols, count);
+        j.col_blocks = (n + j.col_block - 1) / j.col_block;
+        team_run(c->team, blocks_task, &j, count * j.col_blocks);
+        j.y += (int64_t)count * n;
+        j.row += count;
+        j.block += count;
+        P -= count;
+    }
 }

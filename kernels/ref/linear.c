@@ -14,3 +14,17 @@ void ref_linear(struct backend *b, float *y, const float *x, struct mat w, const
         }
     }
 }
+
+void ref_linear_blocks(struct backend *b, float *y, const float *x, struct mat w, int n, const int32_t *row, const int32_t *block,
+                       int P) {
+    (void)b;
+    const int K = w.cols;
+    for (int p = 0; p < P; p++) {
+        for (int i = 0; i < n; i++) {
+            double sum = 0;
+            for (int k = 0; k < K; k++)
+                sum += (double)x[(int64_t)row[p] * K + k] * ref_get(w.data, w.fmt, ((int64_t)block[p] * n + i) * K + k);
+            y[(int64_t)p * n + i] = (float)sum;
+        }
+    }
+}

@@ -20,6 +20,7 @@ static const struct ops ref_ops = {
     .embed = ref_embed,
     .rmsnorm = ref_rmsnorm,
     .linear = ref_linear,
+    .linear_blocks = ref_linear_blocks,
     .rope = ref_rope,
     .clamp = ref_clamp,
     .kv_store = ref_kv_store,

@@ -16,6 +16,8 @@ void ref_embed(struct backend *b, float *out, struct mat table, const int32_t *i
 void ref_rmsnorm(struct backend *b, float *out, int64_t out_stride, const float *x, int64_t x_stride, const float *weight,
                  float eps, int T, int N);
 void ref_linear(struct backend *b, float *y, const float *x, struct mat w, const float *bias, bool add, int T);
+void ref_linear_blocks(struct backend *b, float *y, const float *x, struct mat w, int n, const int32_t *row, const int32_t *block,
+                       int P);
 void ref_rope(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, bool interleaved, int T, int heads,
               int D);
 void ref_clamp(struct backend *b, float *x, float limit, int64_t n);

@@ -5,8 +5,8 @@
  * Then the test tests itself: every mistake of the table below, planted in config, weights or kernels, must make it fail.
  *
  * usage: test_golden DATA_DIR [NAME]      all checkpoints of DATA_DIR, or one */
+#include "tests/golden/mutation.h"
 #include "tests/golden/names.h"
-#include "tests/golden/runner.h"
 
 #include "base/log.h"
 
@@ -313,9 +313,15 @@ static bool any(const struct model_config *c) { return c->layers > 0; }
 static bool has_moe(const struct model_config *c) { return c->moe_layers > 0; }
 static bool has_moe_first(const struct model_config *c) { return c->moe_layers > 0 || c->layers > 0; }
 static bool has_scores(const struct model_config *c) { return c->moe_layers > 0 && c->gate.weight == GATE_WEIGHT_SCORE; }
-static bool has_choice(const struct model_config *c) { return has_moe(c) && c->gate.k > 1; }
-static bool has_sum_order(const struct model_config *c) { return has_scores(c) && has_choice(c); }
-static bool has_sum_choice(const struct model_config *c) { return has_scores(c) && has_choice(c) && c->gate.score != GATE_RAW; }
+static bool has_rule(const struct model_config *c) { return has_moe(c) && c->router.kind == ROUTER_FLAT; }
+static bool has_choice(const struct model_config *c) {
+    return has_rule(c) && c->gate.k > 1 && c->gate.k == c->router.k && c->router.top_p.p <= 0;
+}
+static bool has_score(const struct model_config *c) { return has_scores(c) && has_rule(c); }
+static bool has_sum_order(const struct model_config *c) { return has_scores(c) && c->gate.k > 1; }
+static bool has_sum_choice(const struct model_config *c) {
+    return has_scores(c) && has_rule(c) && c->gate.k > 1 && c->gate.score != GATE_RAW;
+}
 static bool has_groups(const struct model_config *c) { return c->gate.group != GATE_GROUP_NONE; }
 static bool has_signed_groups(const struct model_config *c) { return has_groups(c) && c->gate_sel_bias; }
 static bool has_gate_eps(const struct model_config *c) { return c->gate.norm_eps > 1e-6f; }
@@ -337,11 +343,7 @@ static bool has_mass(const struct model_config *c) {
 }
 static bool has_rows(const struct model_config *c) { return c->experts.shared_rows > 0; }
 
-static const struct mutation {
-    const char *name, *meaning;
-    bool (*applies)(const struct model_config *c);
-    struct runner_options plant;
-} mutations[] = {
+static const struct mutation mutations[] = {
     {"theta", "RoPE base 10 % larger", any, {.mutate_config = m_theta}},
     {"eps_larger", "RMSNorm epsilon ten times", any, {.mutate_config = m_eps_larger}},
     {"eps_zero", "RMSNorm epsilon left out", any, {.mutate_config = m_eps_zero}},
@@ -357,9 +359,9 @@ static const struct mutation {
      "weights of the selected experts normalised or not, the other way round",
      has_sum_choice,
      {.mutate_config = m_topk_norm}},
-    {"routed_scale", "routed weights 5 % too large", has_moe, {.mutate_config = m_scale}},
+    {"routed_scale", "routed weights 5 % too large", has_rule, {.mutate_config = m_scale}},
     {"k_minus", "one expert less", has_choice, {.mutate_config = m_k_minus}},
-    {"score_other", "sigmoid instead of softmax scores or the other way round", has_scores, {.mutate_config = m_score}},
+    {"score_other", "sigmoid instead of softmax scores or the other way round", has_score, {.mutate_config = m_score}},
     {"shared_gate", "sigmoid gate of the shared expert left out", has_shared_gate, {.mutate_config = m_shared_gate}},
     {"shared", "shared expert left out", has_shared, {.mutate_config = m_shared}},
     {"gate_up_swapped", "gate and up projections exchanged", has_moe_first, {.mutate_weights = m_swap_gate_up}},
@@ -453,35 +455,40 @@ static void test_path(const char *name, const char *dir, const struct reference 
     runner_close(&r);
 }
 
+static void test_mutation(const char *name, const char *dir, const struct reference *ref, const struct mutation *m) {
+    struct runner r;
+    struct why why;
+    struct runner_options o = m->plant;
+    o.isa = "ref";
+    o.threads = 1;
+    o.weights = FMT_F32;
+    if (runner_open(&r, dir, &o, &why) < 0) { /* noticed by the loader would say nothing about the logits */
+        report(false, "%s opens with: %s: %s", name, m->meaning, why.text);
+        runner_close(&r);
+        return;
+    }
+    double worst = 0;
+    float *got = malloc((size_t)RUNNER_MAX_TOKENS * (size_t)ref->V * sizeof *got);
+    for (int p = 0; p < PROMPTS; p++) {
+        if (!got || runner_logits(&r, ref->ids[p], ref->T[p], 0, got) < 0) die("the forward pass failed");
+        double d = distance(ref, p, got);
+        if (d > worst) worst = d;
+    }
+    runner_close(&r);
+    free(got);
+    report(worst > 3 * TOLERANCE, "%s notices: %s (%.2g)", name, m->meaning, worst);
+}
+
 static void test_mutations(const char *name, const char *dir, const struct reference *ref) {
     struct runner plain;
     struct why why;
     if (runner_open(&plain, dir, &(struct runner_options){.isa = "ref", .threads = 1}, &why) < 0) die("%s: %s", dir, why.text);
     struct model_config config = plain.checkpoint.config;
     real = plain.real_ops;
-    for (int i = 0; i < MUTATIONS; i++) {
-        if (!mutations[i].applies(&config)) continue;
-        struct runner r;
-        struct runner_options o = mutations[i].plant;
-        o.isa = "ref";
-        o.threads = 1;
-        o.weights = FMT_F32;
-        if (runner_open(&r, dir, &o, &why) < 0) { /* noticed by the loader would say nothing about the logits */
-            report(false, "%s opens with: %s: %s", name, mutations[i].meaning, why.text);
-            runner_close(&r);
-            continue;
-        }
-        double worst = 0;
-        float *got = malloc((size_t)RUNNER_MAX_TOKENS * (size_t)ref->V * sizeof *got);
-        for (int p = 0; p < PROMPTS; p++) {
-            if (!got || runner_logits(&r, ref->ids[p], ref->T[p], 0, got) < 0) die("the forward pass failed");
-            double d = distance(ref, p, got);
-            if (d > worst) worst = d;
-        }
-        runner_close(&r);
-        free(got);
-        report(worst > 3 * TOLERANCE, "%s notices: %s (%.2g)", name, mutations[i].meaning, worst);
-    }
+    for (int i = 0; i < MUTATIONS; i++)
+        if (mutations[i].applies(&config)) test_mutation(name, dir, ref, &mutations[i]);
+    for (const struct mutation *m = router_mutations; m->name; m++)
+        if (m->applies(&config)) test_mutation(name, dir, ref, m);
     runner_close(&plain);
 }
 

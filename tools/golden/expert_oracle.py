@@ -36,8 +36,12 @@ def applies(router, name):
     return bool(fusion)
 
 
+def has_head(router):
+    return (router.get("confidence") or {}).get("type") == "head"
+
+
 def needed(router):
-    return any(router.get(member) for member in MEMBERS)
+    return any(router.get(member) for member in MEMBERS) and (bool(router.get("shared_rows") or router.get("fusion")) or has_head(router))
 
 
 def rows_in_common(router, inner):
@@ -70,7 +74,7 @@ def experts(w, prefix, router, x, ids, weight, wrong):
             e = int(ids[t, j])
             e = {0: 1, 1: 0}.get(e, e) if "expert_order" in wrong else e
             o[t, j] = expert(w, prefix, e, x[t:t + 1], wrong)[0]
-            if router.get("confidence"):
+            if has_head(router):
                 z = w[f"{prefix}experts.{e}.conf"] @ o[t, j]
                 log_c[t, j] = z if "fusion_logit" in wrong else torch.log(torch.sigmoid(z))
     fusion = router.get("fusion")
@@ -127,7 +131,7 @@ def reshape(shapes, block, c):
             for name in ("gate", "up"):
                 shapes[f"{e}.{name}_proj.weight"] = (inner - rows, H)
             shapes[f"{e}.down_proj.weight"] = (H, inner - rows)
-        if router.get("confidence"):
+        if has_head(router):
             shapes[f"{e}.conf"] = (H,)
     if rows:
         for name in ("gate", "up"):

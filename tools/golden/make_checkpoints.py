@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 import expert_oracle
 import gates
 import oracle
+import router_oracle
 import tiny_tokenizers
 
 DATA = Path(__file__).resolve().parents[2] / "tests/golden/data"
@@ -94,6 +95,7 @@ MODELS = {
 }
 MODELS |= expert_oracle.MODELS
 MODELS |= gates.MODELS
+MODELS |= router_oracle.MODELS
 SHARDED = "mixtral"             # saved a second time as <name>_sharded, in two files with an index
 
 
@@ -139,6 +141,7 @@ def shapes(c):
             names = ("w1", "w3", "w2") if family in ("mixtral", "minimax_m2") else ("gate_proj", "up_proj", "down_proj")
             mlp(f"{block}.experts.{j}", inner, names)
         expert_oracle.reshape(out, block, c)
+        router_oracle.reshape(out, block, c)
         if c.get("n_shared_experts"):
             mlp(block + ".shared_experts", c["n_shared_experts"] * inner)
         if c.get("shared_expert_intermediate_size"):
@@ -163,6 +166,8 @@ def draw(name, shape, c, seed):
         return np.abs(1.4 + 0.4 * z)
     if "norm" in part:
         return np.abs(1.0 + 0.3 * z)
+    if router_oracle.gain(name, shape[-1]):
+        return router_oracle.gain(name, shape[-1]) * z
     if name.endswith("e_score_correction_bias"):
         groups = c.get("moe_router", {}).get("groups") or c.get("n_group", 1) > c.get("topk_group", 1)
         return (0.05 if c.get("moe_router", {}).get("score") == "softmax" else 0.15) * z - (0.5 if groups else 0)
@@ -189,7 +194,7 @@ def draw(name, shape, c, seed):
 def weights(c, seed):
     out = {name: torch.from_numpy(draw(name, shape, c, seed).astype(np.float32)) for name, shape in shapes(c).items()}
     if c["model_type"] == "cadre_moe":            # bf16 on disk, as the format says; the gate's own tensors stay float32
-        out = {n: t if ".mlp.gate." in n else t.bfloat16() for n, t in out.items()}
+        out = {n: t if ".mlp.gate." in n or n.startswith("router_gru.") else t.bfloat16() for n, t in out.items()}
     return {n: t.contiguous() for n, t in out.items()}
 
 
@@ -355,7 +360,7 @@ def check_selections(name, experts, model):
     """experts [L',T,K]: every expert of every layer is used, none always (unless all are selected)."""
     total = experts.max().item() + 1
     for layer in experts:
-        load = torch.bincount(layer.flatten().long(), minlength=total)
+        load = torch.bincount(layer[layer >= 0].long(), minlength=total)
         assert load.min() > 0, f"{name}: an expert is never selected: {load.tolist()}"
         if layer.shape[1] < total:
             assert load.max() < layer.shape[0], f"{name}: an expert is always selected: {load.tolist()}"

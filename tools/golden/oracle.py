@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import expert_oracle
 import gates
+import router_oracle
 
 
 class Model:
@@ -41,8 +42,20 @@ class Model:
     def is_moe(self, layer):
         return any(name.startswith(f"model.layers.{layer}.") and ".experts." in name for name in self.w)
 
+    def arrays(self):
+        """The tensors as numpy arrays that share their memory, and so their changes."""
+        return Arrays(self.w)
+
     def head(self):
         return self.w.get("lm_head.weight", self.w["model.embed_tokens.weight"])  # [V,H]
+
+
+class Arrays:
+    def __init__(self, tensors):
+        self.tensors = tensors
+
+    def __getitem__(self, name):
+        return self.tensors[name].numpy()
 
 
 def router_of(c):
@@ -101,7 +114,7 @@ MUTATIONS = {
     "shared": "shared expert left out",
     "moe_input": "experts fed with the rows before the post-attention norm",
     "last_token_id": "embedding of the previous id for the last token",
-} | expert_oracle.MUTATIONS | gates.MUTATIONS
+} | expert_oracle.MUTATIONS | gates.MUTATIONS | router_oracle.MUTATIONS
 
 
 def rms_norm(x, weight, eps):
@@ -234,7 +247,12 @@ def moe(m, layer, x, wrong, trace):
     prefix = f"model.layers.{layer}." + m.block
     experts = sum(1 for t in m.w if t.startswith(prefix + "experts.")) // 3
     to_input = (m.router.get("apply") == "input") != ("apply" in wrong)
-    ids, weight, gap = gate(m, prefix, x, wrong)
+    if router_oracle.needed(m.router):
+        got = router_oracle.gate(m.router, m.arrays(), prefix, layer, x.numpy(), m.context, wrong)
+        ids, weight, gap = (torch.from_numpy(a) for a in got)
+        experts = m.config["num_experts"]
+    else:
+        ids, weight, gap = gate(m, prefix, x, wrong)
     if trace is not None:
         trace["experts"].append(ids)
         trace["gap"].append(gap)
@@ -244,13 +262,18 @@ def moe(m, layer, x, wrong, trace):
         y = expert_oracle.experts(m.w, prefix, m.router, x, ids, weight, wrong)
     for slot in range(0 if special else ids.shape[1]):
         for expert in ids[:, slot].unique().tolist():
+            if expert < 0:
+                continue
             rows = (ids[:, slot] == expert).nonzero()[:, 0]
             if expert >= experts:
                 y[rows] += weight[rows, slot, None] * x[rows] * (0 if "identity" in wrong else 1)
                 continue
             source = {0: 1, 1: 0}.get(expert, expert) if "expert_order" in wrong else expert
-            names = ffn_names(f"{prefix}experts.{source}", m.block != "mlp.")
-            w = weight[rows, slot, None]
+            name, w = f"{prefix}experts.{router_oracle.expert_name(m.router, source)}", weight[rows, slot, None]
+            if name + ".lora_A.weight" in m.w:
+                y[rows] += w * (x[rows] @ m.w[name + ".lora_A.weight"].T @ m.w[name + ".lora_B.weight"].T)
+                continue
+            names = ffn_names(name, m.block != "mlp.")
             y[rows] += ffn(m, names, w * x[rows], wrong) if to_input else w * ffn(m, names, x[rows], wrong)
     shared = prefix + ("shared_experts" if prefix + "shared_experts.up_proj.weight" in m.w else "shared_expert")
     if shared + ".up_proj.weight" in m.w and "shared" not in wrong:
@@ -270,6 +293,7 @@ def forward(m, ids, wrong=(), trace=None):
     ids = list(ids)
     if "last_token_id" in wrong:
         ids[-1] = ids[-2]
+    m.context = {}
     x = m.w["model.embed_tokens.weight"][torch.tensor(ids)]
     last = m.layers - 1
     for layer in range(m.layers):
@@ -295,6 +319,10 @@ def applies(m, name):
     """Whether a mutation changes anything by definition in this model: the others are checked, not assumed."""
     has = lambda part: any(part in t for t in m.w)
     r = m.router
+    if name in router_oracle.MUTATIONS:
+        return r is not None and router_oracle.needed(r) and bool(router_oracle.applies(r, name))
+    if router_oracle.needed(r) and name in router_oracle.OTHERS:
+        return router_oracle.OTHERS[name](r)
     if name in expert_oracle.MUTATIONS:
         return r is not None and expert_oracle.applies(r, name)
     if name in gates.MUTATIONS:
