@@ -383,7 +383,8 @@ def mutation_table(name, directory, data):
         if ".gate." in tensor and not oracle.applies(m, "expert_order"):
             continue                              # unless all experts are selected with weight one
         keep = m.w[tensor]
-        m.w[tensor] = keep.roll(1, 0) if keep.dim() > 1 and keep.shape[0] > 1 else keep * 1.1
+        m.w[tensor] = (keep.roll(1, 0) if keep.shape[0] > 1 and (keep.dim() > 1 or tensor.endswith("correction_bias"))
+                       else keep * 1.1)
         moves = [((oracle.forward(m, data[f"ids.{i}"].tolist()) - data[f"logits.{i}"].double()).abs().max()
                   / data[f"logits.{i}"].double().std()).item() for i in range(len(LENGTHS))]
         m.w[tensor] = keep

@@ -47,7 +47,9 @@ def applies(router, name):
     return {
         "mass_other": two and router["k"] < router["n_domain"], "global_weight": two, "local_gate": two and router.get("n_local"),
         "local_softmax": two and router.get("n_local"), "domain_rows": two and router["n_global"] > 1,
-        "local_rows": two and router.get("n_local"), "level_logits": tree, "leaf_order": tree, "search_other": tree,
+        "local_rows": two and router.get("n_local"), "leaf_order": tree, "search_other": tree,
+        # a constant of the level, where all nodes have the same gate
+        "level_logits": tree and not router.get("shared_level_gates") and router["search"] != "greedy",
         "leaf_weights": tree, "node_gates": tree and not router.get("shared_level_gates"), "history": bool(h),
         "history_rho": ema and h["rho"] != 0.5, "history_late": ema, "history_context": ema, "history_layer": ema,
         "gru_before": layer, "gru_reset": layer, "gru_update": layer, "gru_start": layer, "segment": bool(router.get("segment")),
@@ -436,13 +438,14 @@ def _tree(branch, search, k, **more):
 MODELS = {
     # The dynamic gate: many experts, softmax over the selected logits.
     "router_dynamic": _model(51, _flat(8, score="raw", norm="softmax"), 24, 8, moe_intermediate_size=8),
-    "router_two_stage": _model(52, _two(3, 6, 12, 2), 21, 5),
+    "router_two_stage": _model(52, _two(3, 6, 12, 2), 21, 5, moe_intermediate_size=10),
     "router_two_stage_low_rank": _model(53, _two(2, 6, 12, 2, rank=3, mass="product", sel_bias=True), 20, 5),
     "router_two_stage_two": _model(54, _two(4, 8, 0, 3, global_topk=2, mass="product"), 12, 5),
-    "router_tree_greedy": _model(55, _tree([3, 2, 3], "greedy", 1), 18, 1),
+    "router_tree_greedy": _model(555, _tree([3, 2, 3], "greedy", 1), 18, 1),
     "router_tree_beam": _model(56, _tree([3, 2, 3], "beam", 3, beam=2), 18, 3, moe_intermediate_size=10),
     "router_tree_exact": _model(57, _tree([3, 3, 2], "exact", 3, sel_bias=True), 18, 3, moe_intermediate_size=10),
-    "router_tree_shared": _model(58, _tree([2, 3, 3], "beam", 2, beam=3, shared_level_gates=True), 18, 2),
+    "router_tree_shared": _model(58, _tree([3, 3, 2], "beam", 4, beam=2, shared_level_gates=True), 18, 4,
+                                  moe_intermediate_size=10),
     "router_ema_tree": _model(59, _tree([4, 2, 2], "exact", 2, history=dict(mode="ema", dim=4, rho=0.8)), 16, 2),
     "router_ema_flat": _model(60, _flat(2, norm="sum", history=dict(mode="ema", dim=5, rho=0.6)), 5, 2),
     "router_gru_tree": _model(61, _tree([4, 2, 2], "greedy", 2, history=dict(mode="layer", dim=6)), 16, 2, num_hidden_layers=3),
