@@ -176,7 +176,8 @@ static int read_confidence(const json_t *router, struct router_rule *r, struct w
     if (rc <= 0) return rc;
     rc = config_closed(obj, known, why);
     if (rc >= 0) rc = config_read_word(obj, "type", types, &type, why);
-    if (rc >= 0) rc = config_read_word(obj, "action", actions, &action, why);
+    const json_t *given = json_object_get(obj, "action"); /* none: report */
+    if (rc >= 0 && given && !json_is_null(given)) rc = config_read_word(obj, "action", actions, &action, why);
     if (rc >= 0 && type == 2) return 0; /* the experts' own (config_experts.c) */
     if (rc >= 0 && action != 0) rc = need_real(obj, "tau", 0, 1, &r->confidence.tau, why);
     if (rc >= 0 && action == 1) rc = config_need_int(obj, "k_max", MAX_PAIRS, &r->confidence.k_max, why);

@@ -355,7 +355,7 @@ static const struct {
     {CADRE_SIZES ROUTER(",\"fusion\":{\"d\":0}"), ERR_INVALID, "fusion: d", "0; wanted"},
     {CADRE_SIZES ROUTER(",\"fusion\":{\"d\":8,\"dim\":8}"), ERR_UNSUPPORTED, "fusion: \"dim\"", "does not implement"},
     {CADRE_SIZES ROUTER(",\"fusion\":{\"d\":8,\"beta\":1}"), ERR_INVALID, "fusion: beta", "no confidence"},
-    {CADRE_SIZES ROUTER(",\"confidence\":{}"), ERR_UNSUPPORTED, "confidence: type", "missing; accepted: \"head\""},
+    {CADRE_SIZES ROUTER(",\"confidence\":{}"), ERR_INVALID, "confidence: type", "missing; wanted one of"},
     {CADRE_SIZES ROUTER(",\"confidence\":{\"type\":\"vote\"}"), ERR_UNSUPPORTED, "confidence: type", "\"vote\"; accepted"},
     {CADRE_SIZES ROUTER(",\"confidence\":{\"type\":\"head\",\"action\":\"quit\"}"), ERR_UNSUPPORTED, "confidence: action",
      "\"quit\"; accepted"},
