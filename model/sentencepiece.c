@@ -131,8 +131,6 @@ static int check(const struct spm *m, struct why *why) {
     }
     if (m->unk < 0 || m->unk >= (int64_t)m->n || m->piece[m->unk].type != SPM_UNKNOWN)
         return fail(why, ERR_CORRUPT, "%s: unk_id %lld is not the unknown piece", file, (long long)m->unk);
-    if (m->bos >= (int64_t)m->n || m->eos >= (int64_t)m->n)
-        return fail(why, ERR_CORRUPT, "%s: bos_id or eos_id is beyond its %zu pieces", file, m->n);
     return 0;
 }
 
@@ -166,6 +164,8 @@ int spm_read(const char *bytes, size_t len, struct spm *m, struct why *why) {
         if (rc < 0) return fail(why, ERR_CORRUPT, "%s: a piece or the trainer's part is damaged", file);
         if (f.number == 3 && (rc = read_normalizer(f.bytes, m, why)) < 0) return rc;
     }
+    if (m->bos >= (int64_t)m->n) m->bos = -1; /* the format's defaults, which a small model need not have */
+    if (m->eos >= (int64_t)m->n) m->eos = -1;
     rc = check(m, why);
     if (rc == 0 && user_defined(m, &m->normal.user) < 0) rc = fail(why, ERR_NOMEM, "%s: out of memory", file);
     return rc;

@@ -1,7 +1,9 @@
-/* tokenizer.h - text <-> token ids, from tokenizer.json (Hugging Face format).
+/* tokenizer.h - text <-> token ids, from tokenizer.json (Hugging Face format), or, where a checkpoint has none, from a SentencePiece
+ * model (tokenizer.model) or a tiktoken vocabulary (tiktoken.model, *.tiktoken) with tokenizer_config.json beside it.
  *
- * Agrees exactly with the reference implementation on everything it accepts; a tokenizer.json with a part it does not know
- * (model type, normaliser, pre-tokeniser, decoder, pattern construct) is refused at load, naming the part. Input is bytes:
+ * Agrees exactly with the reference implementations (the packages tokenizers, sentencepiece, tiktoken) on everything it accepts; a
+ * part it does not know (model type, normaliser, pre-tokeniser, decoder, pattern construct, the word pattern of a tiktoken
+ * vocabulary) is refused at load, by name. Input is bytes:
  * broken UTF-8 is read the way a lossy decoder would (each maximal bad sequence becomes U+FFFD).
  * Immutable after open: any number of threads may encode, each with its own struct token_list; stream state is per caller. */
 #pragma once
