@@ -1,9 +1,9 @@
 /* conf.h - one table per program or verb: names, types, defaults, ranges and help text. Parsing the command line, parsing a
  * config file and printing --help all come from it, so they cannot disagree.
  *
- * Command line: --name VALUE, --name=VALUE, --flag, --no-flag, a letter for some (-q, -o VALUE), and positionals. Config file: `name = value` lines, '#'
- * comments. Order: defaults, then the file named by --config, then the command line. Unknown names are refused with the
- * nearest known one. */
+ * Command line: --name VALUE, --name=VALUE, --flag, --no-flag, a letter for some (-q, -o VALUE), and positionals. Config file:
+ * `name = value` lines, '#' comments. Order: defaults, then the file named by --config, then the command line. Unknown names
+ * are refused with the nearest known one. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -53,7 +53,7 @@ struct conf_args {
  * number without a `def` shall be. An option called "config" names the file to read first. */
 int  conf_parse(const struct conf_command *cmd, void *target, int argc, char **argv, struct conf_args *args, struct why *why);
 void conf_clear(const struct conf_command *cmd, void *target, struct conf_args *args);
-/* How many letters one has to insert, remove or change to get b from the first n bytes of a: to guess what was meant. 64 when one
- * of them is that long. */
+/* How many letters one has to insert, remove or change to get b from the first n bytes of a: to guess what was meant. 64 when
+ * one of them is that long. */
 int  conf_distance(const char *a, size_t n, const char *b);
 #define CADRE_VERSION "0.1.0"

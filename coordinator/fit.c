@@ -21,10 +21,11 @@ static int does_not_fit(const char *who, const struct worker_bytes *b, uint64_t 
                          : step > b->experts && step > b->resident ? "smaller --step-tokens"
                          : weights == FMT_F32                      ? "--weights bf16 or more workers"
                                                                    : "more workers or hosts with more memory";
-    return fail(why, ERR_EXHAUSTED,
-                "the model does not fit: %s needs %s (per worker: experts %s, other weights %s, KV %s, buffers %s), has %s; use %s",
-                who, size_of(need).text, size_of(b->experts).text, size_of(b->resident).text, size_of(b->kv).text,
-                size_of(step).text, size_of(have).text, advice);
+    return fail(
+        why, ERR_EXHAUSTED,
+        "the model does not fit: %s needs %s (per worker: experts %s, other weights %s, KV %s, buffers %s), has %s; use %s",
+        who, size_of(need).text, size_of(b->experts).text, size_of(b->resident).text, size_of(b->kv).text, size_of(step).text,
+        size_of(have).text, advice);
 }
 
 int fit_check(const struct worker_bytes *b, int workers, enum fmt weights, uint64_t memory, uint64_t available,

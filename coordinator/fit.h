@@ -9,4 +9,5 @@
 /* b[workers]. memory: bytes each worker may use, 0 = not given. available: what this host has, 0 = unknown or the workers are
  * elsewhere; pages of the checkpoint's files are one copy for all workers of a host. weights: for the advice alone.
  * ERR_EXHAUSTED with the numbers and what would help. */
-int fit_check(const struct worker_bytes *b, int workers, enum fmt weights, uint64_t memory, uint64_t available, struct why *why);
+int fit_check(const struct worker_bytes *b, int workers, enum fmt weights, uint64_t memory, uint64_t available,
+              struct why *why);

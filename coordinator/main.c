@@ -11,7 +11,8 @@
 
 struct options {
     char *listen, *control, *endpoint_file, *fabric, *weights, *isa, *placement, *config, *log_level;
-    int64_t endpoint_fd, workers, max_batch, max_context, step_tokens, prefill_chunk, kv_tokens, memory, max_queue, start_timeout;
+    int64_t endpoint_fd, workers, max_batch, max_context, step_tokens, prefill_chunk, kv_tokens, memory, max_queue,
+        start_timeout;
     double patience;
     bool ids_only;
 };

@@ -192,8 +192,9 @@ int member_release(struct members *ms, int64_t now_us, struct why *why) {
         struct member *m = &ms->m[i];
         if (m->state != WORKER_CONNECTED || now_us - m->seen_us < ms->limits.dead_us) continue;
         set_state(ms, i, WORKER_EXPECTED);
-        fail(why, ERR_GONE, "worker %d (%s pid %" PRIu64 ") went before all had come: silent for %.1f s; its rank is free again",
-             i, m->host, m->pid, (double)(now_us - m->seen_us) / 1e6);
+        fail(why, ERR_GONE,
+             "worker %d (%s pid %" PRIu64 ") went before all had come: silent for %.1f s; its rank is free again", i, m->host,
+             m->pid, (double)(now_us - m->seen_us) / 1e6);
         return i;
     }
     return -1;

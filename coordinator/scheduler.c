@@ -79,8 +79,9 @@ int scheduler_init(struct scheduler *s, const struct scheduler_limits *l, struct
     s->bucket = calloc(buckets, sizeof *s->bucket);
     if (!s->bucket || pages_init(&s->pages, l->workers, l->pages) < 0 || !alloc_slots(s) || !alloc_homes(s)) {
         scheduler_clear(s);
-        return fail(why, ERR_NOMEM, "out of memory for the tables of %d pages for each of %d workers; use a smaller --kv-tokens",
-                    l->pages, l->workers);
+        return fail(why, ERR_NOMEM,
+                    "out of memory for the tables of %d pages for each of %d workers; use a smaller --kv-tokens", l->pages,
+                    l->workers);
     }
     return 0;
 }

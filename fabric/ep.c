@@ -81,7 +81,8 @@ static void set_phase(struct ep *ep, enum phase to) {
 
 size_t ep_frame_bytes(const struct ep_limits *l) {
     int pairs = l->max_tokens * l->topk;
-    size_t dispatch = ep_dispatch_bytes(l->max_tokens, pairs, l->hidden), combine = ep_combine_bytes(pairs, l->hidden, l->extra);
+    size_t dispatch = ep_dispatch_bytes(l->max_tokens, pairs, l->hidden),
+           combine = ep_combine_bytes(pairs, l->hidden, l->extra);
     return dispatch > combine ? dispatch : combine;
 }
 

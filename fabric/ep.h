@@ -67,7 +67,8 @@ int ep_dispatch_post(struct ep *ep, int layer, const struct ep_send *send, int s
  * shape (logged, dropped, *late names the sender), ERR_GONE when this rank was killed. May be called again after ERR_LATE. */
 int ep_dispatch_wait(struct ep *ep, struct ep_work *out, int64_t deadline_us, uint64_t *late);
 int ep_combine_post(struct ep *ep, int64_t deadline_us);
-/* rows[t*k + j] = the row of pair (t, j), NULL for one that went nowhere; valid until the next dispatch_post. Same results as dispatch_wait. */
+/* rows[t*k + j] = the row of pair (t, j), NULL for one that went nowhere; valid until the next dispatch_post. Same results as
+ * dispatch_wait. */
 int ep_combine_wait(struct ep *ep, const float **rows, int64_t deadline_us, uint64_t *late);
 /* After combine_wait, until the next dispatch_post: out[t*k + j] = the X floats that came beside the row of pair (t, j); zeros
  * for a pair that went nowhere. */

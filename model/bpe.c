@@ -60,8 +60,8 @@ static const struct bpe_pair *find_pair(const struct bpe *b, int32_t left, int32
     }
 }
 
-/* The token of one character, marked as the model marks the inner characters and the last of a word. *text is what may fall back
- * to bytes: the character with its marks. */
+/* The token of one character, marked as the model marks the inner characters and the last of a word. *text is what may fall
+ * back to bytes: the character with its marks. */
 static int32_t char_symbol(const struct bpe *b, char *marked, const char *s, size_t bytes, bool first, bool last,
                            struct text_span *text) {
     *text = (struct text_span){s, bytes};

@@ -29,9 +29,9 @@ struct bpe_pair {
 
 /* `model` is tokenizer.json's "model"; `vocab` has been read from it. Zero *b first; bpe_clear also after a failure. */
 int  bpe_read(const json_t *model, const struct vocab *vocab, struct bpe *b, struct why *why);
-/* No list of merges but a rank for each token, as in SentencePiece and tiktoken: any two neighbours merge whose text together is
- * a token, the lowest rank first and among equals the leftmost. rank[vocab->size]; negative: takes no part. The flags of *b are the
- * caller's to set. 0 or ERR_NOMEM. */
+/* No list of merges but a rank for each token, as in SentencePiece and tiktoken: any two neighbours merge whose text together
+ * is a token, the lowest rank first and among equals the leftmost. rank[vocab->size]; negative: takes no part. The flags of *b
+ * are the caller's to set. 0 or ERR_NOMEM. */
 int  bpe_from_ranks(const struct vocab *vocab, const int32_t *rank, struct bpe *b);
 void bpe_clear(struct bpe *b);
 

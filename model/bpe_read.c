@@ -1,8 +1,8 @@
 /* bpe_read.c - the model part of tokenizer.json into hash tables.
  *
  * Both tables are flat with linear probing at half load. A merge is looked up by its two ids and gives rank and result. The
- * file is checked as it is read: ids in range and unique, both parts and the result of a merge in the vocabulary. A pair that is
- * listed twice keeps its last rank, as in the reference implementation. */
+ * file is checked as it is read: ids in range and unique, both parts and the result of a merge in the vocabulary. A pair that
+ * is listed twice keeps its last rank, as in the reference implementation. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

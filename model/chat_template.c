@@ -1,8 +1,8 @@
-/* chat_template.c - chat_template.h over the engine of jinja.h: finding the template and the special tokens in a checkpoint's files,
- * turning messages or JSON into values, one rendering.
+/* chat_template.c - chat_template.h over the engine of jinja.h: finding the template and the special tokens in a checkpoint's
+ * files, turning messages or JSON into values, one rendering.
  *
- * A rendering owns an arena; the template is only read. Templates see what transformers gives them: messages, tools and documents
- * (none here), add_generation_prompt, and the special tokens that are set. */
+ * A rendering owns an arena; the template is only read. Templates see what transformers gives them: messages, tools and
+ * documents (none here), add_generation_prompt, and the special tokens that are set. */
 #include "model/chat_template.h"
 
 #include <jansson.h>

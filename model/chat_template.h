@@ -19,9 +19,11 @@ void chat_template_close(struct chat_template *t);
 struct chat_message {
     const char *role, *content; /* UTF-8, NUL-free; checked by the caller */
 };
-/* Appends the prompt. ERR_INVALID with the template's own raise_exception message in why. now: seconds since 1970, for strftime_now. */
+/* Appends the prompt. ERR_INVALID with the template's own raise_exception message in why. now: seconds since 1970, for
+ * strftime_now. */
 int  chat_template_render(const struct chat_template *t, const struct chat_message *messages, int n, bool add_generation_prompt,
                           int64_t now, struct text_buf *out, struct why *why);
-/* The same with any variables: a JSON object (messages, tools, add_generation_prompt, ...). For fixtures and richer requests. */
+/* The same with any variables: a JSON object (messages, tools, add_generation_prompt, ...). For fixtures and richer
+ * requests. */
 int  chat_template_render_json(const struct chat_template *t, const char *json, size_t len, int64_t now, struct text_buf *out,
                                struct why *why);

@@ -11,14 +11,17 @@ struct checkpoint {
     struct model_config config;
     struct st_set *tensors;
     bool headers_only;          /* of a copy made to ask for sizes: checkpoint_read reads nothing, loaders convert nothing */
-    uint64_t fingerprint;       /* XXH3 of both config files, all tensors' names, dtypes and shapes, and file sizes: two workers must agree */
+    /* XXH3 of both config files, all tensors' names, dtypes and shapes, and file sizes: two workers must agree */
+    uint64_t fingerprint;
 };
 int  checkpoint_open(const char *dir, struct checkpoint *out, struct why *why);
 void checkpoint_close(struct checkpoint *c);
 
-/* Copies a tensor, converted, to dst[rows * max(cols, 1)] of fmt. The tensor is known to exist with that shape (BUG otherwise). */
+/* Copies a tensor, converted, to dst[rows * max(cols, 1)] of fmt. The tensor is known to exist with that shape (BUG
+ * otherwise). */
 void checkpoint_read(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt, void *dst);
-/* The tensor's own bytes if they already are `fmt` and 2- or 4-byte aligned for it, else NULL: then checkpoint_read. Valid until close. */
+/* The tensor's own bytes if they already are `fmt` and 2- or 4-byte aligned for it, else NULL: then checkpoint_read. Valid
+ * until close. */
 const void *checkpoint_map(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt);
 
 /* Sizes, from the config alone. */

@@ -16,5 +16,6 @@ void decoder_clear(struct decoder *d);
 struct decode_run; /* one stream's state */
 struct decode_run *decode_run_new(const struct decoder *d);
 void decode_run_free(struct decode_run *r);
-int  decode_run_push(struct decode_run *r, const char *token, size_t len, struct text_buf *out); /* 0, ERR_NOMEM, ERR_TOO_LARGE */
+/* 0, ERR_NOMEM, ERR_TOO_LARGE */
+int  decode_run_push(struct decode_run *r, const char *token, size_t len, struct text_buf *out);
 int  decode_run_flush(struct decode_run *r, struct text_buf *out); /* the end of the stream; the run starts afresh */

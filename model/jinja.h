@@ -1,10 +1,10 @@
 /* jinja.h - the template engine's inside: syntax tree, values, one rendering. Only jinja_*.c and chat_template.c include it.
  *
  * A template is compiled once to a tree (immutable, in its own arena). A rendering walks the tree with values in an arena that
- * dies with it; values are immutable but for namespaces, loops and iterators. What Python objects do in Jinja's immutable sandbox
- * is the model; what is not known is an error, never a guess.
- * Functions return 0 or ERR_*: ERR_INVALID (the template or its data are at fault), ERR_UNSUPPORTED (correct Jinja, but not done
- * here), ERR_TOO_LARGE (a bound), ERR_NOMEM; why is filled then. */
+ * dies with it; values are immutable but for namespaces, loops and iterators. What Python objects do in Jinja's immutable
+ * sandbox is the model; what is not known is an error, never a guess.
+ * Functions return 0 or ERR_*: ERR_INVALID (the template or its data are at fault), ERR_UNSUPPORTED (correct Jinja, but not
+ * done here), ERR_TOO_LARGE (a bound), ERR_NOMEM; why is filled then. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -143,7 +143,10 @@ struct jinja_json {
 int  jv_json(struct jinja_run *r, struct jv v, const struct jinja_json *how, struct text_buf *out);
 
 /* jinja_math.c */
-enum jinja_op { OP_ADD, OP_SUB, OP_MUL, OP_DIV, OP_FLOORDIV, OP_MOD, OP_POW, OP_EQ, OP_NE, OP_LT, OP_LE, OP_GT, OP_GE, OP_IN, OP_NOT_IN };
+enum jinja_op {
+    OP_ADD, OP_SUB, OP_MUL, OP_DIV, OP_FLOORDIV, OP_MOD, OP_POW,
+    OP_EQ, OP_NE, OP_LT, OP_LE, OP_GT, OP_GE, OP_IN, OP_NOT_IN
+};
 int  jinja_binary(struct jinja_run *r, enum jinja_op op, struct jv a, struct jv b, struct jv *out);
 int  jinja_compare(struct jinja_run *r, enum jinja_op op, struct jv a, struct jv b, bool *out);
 int  jinja_round(struct jinja_run *r, struct jv v, int64_t digits, struct jv *out);
@@ -158,7 +161,8 @@ int  jinja_title(struct jinja_run *r, struct jv_str *s, bool filter, struct jv *
 int  jinja_strip(struct jinja_run *r, struct jv_str *s, const struct jv_str *chars, bool left, bool right, struct jv *out);
 int  jinja_split(struct jinja_run *r, struct jv_str *s, const struct jv_str *sep, int64_t max, bool right, struct jv *out);
 int  jinja_splitlines(struct jinja_run *r, struct jv_str *s, bool keep, struct jv *out);
-int  jinja_replace(struct jinja_run *r, struct jv_str *s, const struct jv_str *from, const struct jv_str *to, int64_t max, struct jv *out);
+int jinja_replace(struct jinja_run *r, struct jv_str *s, const struct jv_str *from, const struct jv_str *to, int64_t max,
+                  struct jv *out);
 int  jinja_escape(struct jinja_run *r, const struct jv_str *s, struct jv *out); /* for HTML; the result is markup */
 int  jinja_indent(struct jinja_run *r, struct jv_str *s, const struct jv_str *by, bool first, bool blank, struct jv *out);
 const char *jinja_find_text(const char *s, size_t len, const char *what, size_t what_len, bool last); /* or NULL */
@@ -167,11 +171,11 @@ const char *jinja_find_text(const char *s, size_t len, const char *what, size_t 
 
 enum jinja_kind {
     /* expressions */
-    JN_CONST, JN_NAME, JN_LIST, JN_TUPLE, JN_DICT, JN_ATTR, JN_ITEM, JN_SLICE, JN_CALL, JN_FILTER, JN_TEST, JN_NOT, JN_NEG, JN_POS,
-    JN_AND, JN_OR, JN_COMPARE, JN_BINARY, JN_CONCAT, JN_COND, JN_KEYWORD, JN_STAR,
+    JN_CONST, JN_NAME, JN_LIST, JN_TUPLE, JN_DICT, JN_ATTR, JN_ITEM, JN_SLICE, JN_CALL, JN_FILTER, JN_TEST, JN_NOT, JN_NEG,
+    JN_POS, JN_AND, JN_OR, JN_COMPARE, JN_BINARY, JN_CONCAT, JN_COND, JN_KEYWORD, JN_STAR,
     /* statements */
-    JN_TEXT, JN_PRINT, JN_IF, JN_FOR, JN_SET, JN_SET_BLOCK, JN_MACRO, JN_BREAK, JN_CONTINUE, JN_SCOPE, JN_FILTER_BLOCK, JN_WITH,
-    JN_CALL_BLOCK
+    JN_TEXT, JN_PRINT, JN_IF, JN_FOR, JN_SET, JN_SET_BLOCK, JN_MACRO, JN_BREAK, JN_CONTINUE, JN_SCOPE, JN_FILTER_BLOCK,
+    JN_WITH, JN_CALL_BLOCK
 };
 /* What a, b, c and list are:
  *   ATTR a.name           ITEM a[b]              SLICE a, b, c: bounds or NULL (only as b of ITEM)
@@ -200,7 +204,9 @@ int  jinja_compile(const char *source, size_t len, struct jinja_template *out, s
 void jinja_clear(struct jinja_template *t);
 
 /* jinja_lex.c */
-enum jinja_token_type { JT_END, JT_TEXT, JT_PRINT_BEGIN, JT_PRINT_END, JT_BLOCK_BEGIN, JT_BLOCK_END, JT_NAME, JT_STR, JT_INT, JT_FLOAT, JT_OP };
+enum jinja_token_type {
+    JT_END, JT_TEXT, JT_PRINT_BEGIN, JT_PRINT_END, JT_BLOCK_BEGIN, JT_BLOCK_END, JT_NAME, JT_STR, JT_INT, JT_FLOAT, JT_OP
+};
 struct jinja_token {
     enum jinja_token_type type;
     int line;
@@ -208,7 +214,8 @@ struct jinja_token {
     size_t len;
     struct jv value;         /* STR, INT, FLOAT */
 };
-int  jinja_lex(struct arena *arena, const char *source, size_t len, struct jinja_token **tokens, struct why *why); /* ends with JT_END */
+/* ends with JT_END */
+int  jinja_lex(struct arena *arena, const char *source, size_t len, struct jinja_token **tokens, struct why *why);
 
 /* jinja_parse.c and jinja_expr.c */
 struct jinja_parser {
@@ -293,7 +300,8 @@ int  jinja_loop_attr(struct jinja_run *r, struct jinja_loop *loop, const char *n
 int  jinja_assign(struct jinja_run *r, const struct jinja_node *target, struct jv v);
 
 /* Arguments by position or name into slots; names ends with NULL; unset slots stay JV_UNDEFINED with given[i] false. */
-int  jinja_take_args(struct jinja_run *r, const char *what, const struct jinja_args *a, const char *const *names, struct jv *slot, bool *given);
+int jinja_take_args(struct jinja_run *r, const char *what, const struct jinja_args *a, const char *const *names,
+                    struct jv *slot, bool *given);
 
 /* jinja_filters.c, jinja_filters_list.c, jinja_tests.c, jinja_methods.c, jinja_functions.c */
 struct jinja_filter {

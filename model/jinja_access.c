@@ -1,7 +1,7 @@
 /* jinja_access.c - v.name, v[key], v[a:b:c], as the sandboxed environment does them. Slices are Python's own, errors and all.
  *
- * v.name prefers what Python objects of that type have (methods), then v["name"]; v[key] the other way round. What is neither is
- * undefined. Methods that would change a value are undefined too, with the sandbox's message. A member that Python has and
+ * v.name prefers what Python objects of that type have (methods), then v["name"]; v[key] the other way round. What is neither
+ * is undefined. Methods that would change a value are undefined too, with the sandbox's message. A member that Python has and
  * we lack is an error: guessing could put a wrong text into a prompt. */
 #include <string.h>
 

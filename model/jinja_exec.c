@@ -1,7 +1,8 @@
 /* jinja_exec.c - statements, loops, macros, names.
  *
  * Names live in scopes: a loop's body gets a new one for every turn (so an assignment does not outlive it), as do macros, with,
- * and the blocks that Jinja compiles to functions; if does not. A macro sees the scope it was defined in, as it is when called. */
+ * and the blocks that Jinja compiles to functions; if does not. A macro sees the scope it was defined in, as it is when
+ * called. */
 #include <stdio.h>
 #include <string.h>
 
@@ -55,7 +56,8 @@ int jinja_assign(struct jinja_run *r, const struct jinja_node *target, struct jv
 
 /* ---- loops ---- */
 
-/* The next item that passes the loop's condition. Conditions are asked as late as Jinja does: a body may change their answer. */
+/* The next item that passes the loop's condition. Conditions are asked as late as Jinja does: a body may change their
+ * answer. */
 static int fetch(struct jinja_run *r, struct jinja_loop *loop, struct jv *item, bool *more) {
     const struct jinja_node *node = loop->node;
     for (*more = false; loop->at < loop->items.n;) {

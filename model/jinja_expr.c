@@ -1,6 +1,6 @@
-/* jinja_expr.c - expressions to a tree, by Jinja's own precedence: condition, or, and, not, comparison, + -, ~, * / // %, **, sign,
- * then postfix (.name, [..], calls) and, last, filters and tests. Names of filters and tests are resolved here, so that an
- * unknown one is an error at load. */
+/* jinja_expr.c - expressions to a tree, by Jinja's own precedence: condition, or, and, not, comparison, + -, ~, * / // %, **,
+ * sign, then postfix (.name, [..], calls) and, last, filters and tests. Names of filters and tests are resolved here, so that
+ * an unknown one is an error at load. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>

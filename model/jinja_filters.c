@@ -1,4 +1,5 @@
-/* jinja_filters.c - "v|NAME(...)": filters of texts and numbers, and the table of all. Those of lists are in jinja_filters_list.c.
+/* jinja_filters.c - "v|NAME(...)": filters of texts and numbers, and the table of all. Those of lists are in
+ * jinja_filters_list.c.
  *
  * Markup, which safe and escape make, stays markup through trim, string and slices; other filters of texts refuse it. */
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-/* jinja_filters_list.c - filters of sequences and mappings. Those that are generators in Jinja give iterators here too (true, no
- * length, used up once), though their elements are made at once. */
+/* jinja_filters_list.c - filters of sequences and mappings. Those that are generators in Jinja give iterators here too (true,
+ * no length, used up once), though their elements are made at once. */
 #include <string.h>
 
 #include "model/jinja.h"

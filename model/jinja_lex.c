@@ -1,8 +1,9 @@
 /* jinja_lex.c - source to tokens, with the whitespace rules of trim_blocks and lstrip_blocks.
  *
- * Newlines are made "\n" first and one trailing newline is dropped. Text before a tag loses: all trailing whitespace when the tag
- * starts with '-'; the blanks since the line's start when the tag is a block or comment without '+' and nothing else stands
- * there. Behind a tag: all whitespace after '-', one newline after a block or comment. An end of tag counts only outside brackets. */
+ * Newlines are made "\n" first and one trailing newline is dropped. Text before a tag loses: all trailing whitespace when the
+ * tag starts with '-'; the blanks since the line's start when the tag is a block or comment without '+' and nothing else stands
+ * there. Behind a tag: all whitespace after '-', one newline after a block or comment. An end of tag counts only outside
+ * brackets. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-/* jinja_math.c - Python's operators on values: 64-bit integers with overflow as an error, floor division and modulo by sign of the
- * divisor, repetition and joining of sequences. */
+/* jinja_math.c - Python's operators on values: 64-bit integers with overflow as an error, floor division and modulo by sign of
+ * the divisor, repetition and joining of sequences. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

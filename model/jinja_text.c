@@ -68,7 +68,8 @@ static bool cased(uint32_t cp) {
     return c == UTF8PROC_CATEGORY_LU || c == UTF8PROC_CATEGORY_LL || c == UTF8PROC_CATEGORY_LT;
 }
 
-/* str.title: a letter behind a cased letter is lower. The filter: words part at - ( { [ < and whitespace, and begin in upper case. */
+/* str.title: a letter behind a cased letter is lower. The filter: words part at - ( { [ < and whitespace, and begin in upper
+ * case. */
 int jinja_title(struct jinja_run *r, struct jv_str *s, bool filter, struct jv *out) {
     struct text_buf b = {0};
     bool inside = false;

@@ -1,6 +1,7 @@
 /* jinja_value.c - values in a rendering's arena: making them, truth, length, equality, order, membership, iteration.
  *
- * Dicts keep insertion order; beyond eight pairs a hash index finds keys. Keys compare as in Python: 1, 1.0 and true are one key. */
+ * Dicts keep insertion order; beyond eight pairs a hash index finds keys. Keys compare as in Python: 1, 1.0 and true are one
+ * key. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>

@@ -16,4 +16,5 @@ struct text_span {
 int json_field_text(const json_t *obj, const char *where, const char *key, struct text_span *out, struct why *why);
 int json_field_need_text(const json_t *obj, const char *where, const char *key, struct text_span *out, struct why *why);
 int json_field_bool(const json_t *obj, const char *where, const char *key, bool def, bool *out, struct why *why);
-int json_field_int(const json_t *obj, const char *where, const char *key, int64_t min, int64_t max, int64_t *out, struct why *why);
+int json_field_int(const json_t *obj, const char *where, const char *key, int64_t min, int64_t max, int64_t *out,
+                   struct why *why);

@@ -1,4 +1,5 @@
-/* pattern_class.h - character classes of Oniguruma's dialect as PCRE2 text; shared by pattern_translate.c and pattern_class.c. */
+/* pattern_class.h - character classes of Oniguruma's dialect as PCRE2 text; shared by pattern_translate.c and
+ * pattern_class.c. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>

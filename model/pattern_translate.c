@@ -1,9 +1,9 @@
 /* pattern_translate.c - from Oniguruma's dialect to PCRE2's, by recursive descent: alternatives, terms, atoms, quantifiers.
  *
- * What differs: ^ and $ are line anchors; (?m) lets the dot match newlines; {n,m}+ repeats instead of being possessive; {,n} means
- * {0,n}; \h is a hex digit and \v one character; classes nest and intersect; properties have their own tables; \b and \w use a
- * wider set. Known forms are rewritten, everything else is refused: back references, calls, conditions, \G, \K, \X, an option
- * switched on in mid-branch, and, where case is ignored, letters that fold with their neighbour (ss with sharp s). */
+ * What differs: ^ and $ are line anchors; (?m) lets the dot match newlines; {n,m}+ repeats instead of being possessive; {,n}
+ * means {0,n}; \h is a hex digit and \v one character; classes nest and intersect; properties have their own tables; \b and \w
+ * use a wider set. Known forms are rewritten, everything else is refused: back references, calls, conditions, \G, \K, \X, an
+ * option switched on in mid-branch, and, where case is ignored, letters that fold with their neighbour (ss with sharp s). */
 #include <stdio.h>
 #include <string.h>
 

@@ -13,7 +13,8 @@ struct pretokenizer {
     struct pre_stage *stages;
     int n;
 };
-int  pretokenizer_read(const json_t *spec, struct pretokenizer *out, struct why *why); /* spec may be null; clear also after failure */
+/* spec may be null; clear also after failure */
+int  pretokenizer_read(const json_t *spec, struct pretokenizer *out, struct why *why);
 void pretokenizer_clear(struct pretokenizer *p);
 
 typedef int (*pre_word_fn)(void *user, const char *s, size_t len);

@@ -11,7 +11,8 @@ enum rope_kind {
     ROPE_PLAIN,  /* frequency j = theta^(-2j / dims) */
     ROPE_LINEAR, /* all divided by factor */
     ROPE_LLAMA3, /* divided where the wavelength is longer than original / low_freq, kept below original / high_freq */
-    ROPE_YARN    /* arXiv 2309.00071: kept above beta_fast turns in `original` positions, divided below beta_slow, a ramp between */
+    /* arXiv 2309.00071: kept above beta_fast turns in `original` positions, divided below beta_slow, a ramp between */
+    ROPE_YARN
 };
 
 struct rope {

@@ -1,5 +1,5 @@
-/* subword.h - the model of a tokenizer: what cuts one word into tokens. One of four kinds over one vocabulary. Immutable after reading;
- * each encoding call brings a struct subword_work. */
+/* subword.h - the model of a tokenizer: what cuts one word into tokens. One of four kinds over one vocabulary. Immutable after
+ * reading; each encoding call brings a struct subword_work. */
 #pragma once
 #include <jansson.h>
 
@@ -16,7 +16,8 @@ struct subword {
     struct unigram unigram;
     struct wordpiece wordpiece;
 };
-/* tokenizer.json's "model"; nul: the code point that stands for NUL in keys, or 0. Zero *m first; clear also after a failure. */
+/* tokenizer.json's "model"; nul: the code point that stands for NUL in keys, or 0. Zero *m first; clear also after a
+ * failure. */
 int  subword_read(const json_t *model, unsigned nul, struct subword *m, struct why *why);
 void subword_clear(struct subword *m);
 

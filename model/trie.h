@@ -1,4 +1,5 @@
-/* trie.h - texts in a tree of bytes, each with a number: the longest or every text that starts at a place. Immutable once filled. */
+/* trie.h - texts in a tree of bytes, each with a number: the longest or every text that starts at a place. Immutable once
+ * filled. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>

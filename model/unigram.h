@@ -1,5 +1,6 @@
 /* unigram.h - the unigram model: of all ways to cut a word into tokens the one with the highest sum of scores (Kudo, 2018,
- * arXiv:1804.10959), found by Viterbi's algorithm as SentencePiece and its port to tokenizer.json do. Immutable after reading. */
+ * arXiv:1804.10959), found by Viterbi's algorithm as SentencePiece and its port to tokenizer.json do. Immutable after
+ * reading. */
 #pragma once
 #include <jansson.h>
 
@@ -19,8 +20,8 @@ struct unigram {
 
 /* tokenizer.json's "model": fills *vocab too. Zero both first; unigram_clear and vocab_clear also after a failure. */
 int  unigram_read(const json_t *model, struct vocab *vocab, struct unigram *u, struct why *why);
-/* From pieces that are already in the vocabulary; score NAN: found in no text. Takes over `score` (malloc), also on failure. The
- * other fields are the caller's to set; unk_score is set to 10 below the lowest score. 0 or ERR_NOMEM. */
+/* From pieces that are already in the vocabulary; score NAN: found in no text. Takes over `score` (malloc), also on failure.
+ * The other fields are the caller's to set; unk_score is set to 10 below the lowest score. 0 or ERR_NOMEM. */
 int  unigram_from_scores(const struct vocab *vocab, double *score, struct unigram *u);
 void unigram_clear(struct unigram *u);
 

@@ -1,5 +1,5 @@
-/* wordpiece.c - greedy look-up. A piece is never longer than the vocabulary's longest token, so a long word costs no more per byte
- * than a short one. */
+/* wordpiece.c - greedy look-up. A piece is never longer than the vocabulary's longest token, so a long word costs no more per
+ * byte than a short one. */
 #include "model/wordpiece.h"
 
 #include <stdlib.h>
@@ -43,7 +43,8 @@ static bool too_long(const struct wordpiece *p, const char *s, size_t len) {
     return chars > p->max_chars;
 }
 
-/* The longest token at s[0..len), behind the prefix when `inner`. Returns the id and the bytes of text it takes; NONE, NO_MEMORY. */
+/* The longest token at s[0..len), behind the prefix when `inner`. Returns the id and the bytes of text it takes; NONE,
+ * NO_MEMORY. */
 static int32_t longest(const struct wordpiece *p, struct text_buf *b, const char *s, size_t len, bool inner, size_t *taken) {
     size_t mark = inner ? p->prefix_len : 0, end = len, most = (size_t)p->vocab->longest;
     b->len = 0;

@@ -1,5 +1,5 @@
-/* wordpiece.h - two models that look words up: WordPiece (the longest known start, then the longest known continuation, ...) and
- * WordLevel (whole words only). Immutable after reading. */
+/* wordpiece.h - two models that look words up: WordPiece (the longest known start, then the longest known continuation, ...)
+ * and WordLevel (whole words only). Immutable after reading. */
 #pragma once
 #include <jansson.h>
 
@@ -15,4 +15,5 @@ struct wordpiece {
 int  wordpiece_read(const json_t *model, bool pieces, const struct vocab *vocab, struct wordpiece *p, struct why *why);
 void wordpiece_clear(struct wordpiece *p); /* also after a failed read */
 /* As unigram_word; scratch is the caller's buffer. */
-int  wordpiece_word(const struct wordpiece *p, struct text_buf *scratch, const char *s, size_t len, int max, struct token_list *out);
+int wordpiece_word(const struct wordpiece *p, struct text_buf *scratch, const char *s, size_t len, int max,
+                   struct token_list *out);

@@ -76,7 +76,9 @@ static void say_confidence(struct expert_run *r, const struct expert_slot *slots
     for (int s = 0; s < work->slots; s++) {
         int64_t row = work->first[s];
         int n = work->first[s + 1] - work->first[s];
-        if (n) r->backend->ops->dots(r->backend, work->extra + row * X + r->extras.conf, X, work->y + row * H, slots[s].conf, 0, 1, n, H);
+        if (n)
+            r->backend->ops->dots(r->backend, work->extra + row * X + r->extras.conf, X, work->y + row * H, slots[s].conf, 0, 1,
+                                  n, H);
     }
 }
 

@@ -30,8 +30,8 @@ static void dots_rows(void *arg, int first, int count) {
     }
 }
 
-void cpu_dots(struct backend *b, float *out, int64_t stride, const float *x, const float *y, int64_t y_stride, float scale, int T,
-              int N) {
+void cpu_dots(struct backend *b, float *out, int64_t stride, const float *x, const float *y, int64_t y_stride, float scale,
+              int T, int N) {
     struct dots_job j = {cpu_of(b)->vec, out, x, y, stride, y_stride, scale, N};
     cpu_rows(cpu_of(b), dots_rows, &j, T, 2 * N);
 }

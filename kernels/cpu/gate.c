@@ -103,7 +103,8 @@ static void gate_task(void *arg, int t, int thread) {
 void cpu_gate_select(struct backend *b, int32_t *ids, float *weights, const float *logits, const float *sel_bias,
                      const struct gate_rule *rule, int T) {
     struct cpu *c = cpu_of(b);
-    if ((size_t)gate_width(rule) * 2 * sizeof(float) > CPU_THREAD_BYTES) BUG("a gate over %d experts: too many", gate_width(rule));
+    if ((size_t)gate_width(rule) * 2 * sizeof(float) > CPU_THREAD_BYTES)
+        BUG("a gate over %d experts: too many", gate_width(rule));
     if (rule->group != GATE_GROUP_NONE && (rule->groups < 1 || rule->groups > GATE_MAX_GROUPS)) BUG("%d groups", rule->groups);
     struct gate_job j = {c->vec, ids, weights, logits, sel_bias, rule, c->thread_scratch};
     if (T >= 8) {

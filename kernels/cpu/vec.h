@@ -24,7 +24,8 @@ struct products {
 };
 /* Weight rows [first, first + cols) of w against `rows` rows of x; the caller adds where to and what else. */
 static inline struct products products_of(struct mat w, int first, int cols, const float *x, int rows) {
-    return (struct products){.x = x, .x_stride = w.cols, .w = (const char *)w.data + (size_t)first * mat_row_bytes(w.fmt, w.cols),
+    const void *rows_of_w = (const char *)w.data + (size_t)first * mat_row_bytes(w.fmt, w.cols);
+    return (struct products){.x = x, .x_stride = w.cols, .w = rows_of_w,
                              .w_stride = w.cols, .fmt = w.fmt, .rows = rows, .cols = cols, .K = w.cols,
                              .scales = w.scales, .first = first, .block = w.block};
 }

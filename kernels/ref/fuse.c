@@ -3,8 +3,8 @@
 
 #include "kernels/ref/ref.h"
 
-void ref_dots(struct backend *b, float *out, int64_t stride, const float *x, const float *y, int64_t y_stride, float scale, int T,
-              int N) {
+void ref_dots(struct backend *b, float *out, int64_t stride, const float *x, const float *y, int64_t y_stride, float scale,
+              int T, int N) {
     (void)b;
     for (int t = 0; t < T; t++, x += N, y += y_stride) {
         double sum = 0;

@@ -3,5 +3,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Median time of one MPI_Alltoallv that sends `bytes` (the most any rank says) to every other rank, over `rounds`; collective. */
+/* Median time of one MPI_Alltoallv that sends `bytes` (the most any rank says) to every other rank, over `rounds`;
+ * collective. */
 int64_t bench_alltoallv_ns(size_t bytes, int rounds);

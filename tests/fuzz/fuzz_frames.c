@@ -1,8 +1,9 @@
 /* fuzz_frames.c - the server side of the client protocol under hostile clients.
  *
- * An input is a script for two clients on one server: records of one byte (bit 0: which client; bit 1: it leaves and comes back;
- * bits 2-7: time passes), two bytes of head length, one byte of body length (times 16), then head and body. Whatever is sent:
- * every call a handler has seen ends exactly once, answers are well-formed frames, and nobody's handler outlives the server. */
+ * An input is a script for two clients on one server: records of one byte (bit 0: which client; bit 1: it leaves and comes
+ * back; bits 2-7: time passes), two bytes of head length, one byte of body length (times 16), then head and body. Whatever is
+ * sent: every call a handler has seen ends exactly once, answers are well-formed frames, and nobody's handler outlives the
+ * server. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,5 +1,5 @@
-/* names.h - the checkpoints there are: every directory of tests/golden/data that has reference logits, in order of name, so that a
- * new one is tested by being there. */
+/* names.h - the checkpoints there are: every directory of tests/golden/data that has reference logits, in order of name, so
+ * that a new one is tested by being there. */
 #pragma once
 #include <dirent.h>
 #include <stdio.h>

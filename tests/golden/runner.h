@@ -32,7 +32,8 @@ struct runner {
 
 int runner_open(struct runner *r, const char *dir, const struct runner_options *o, struct why *why);
 void runner_close(struct runner *r);
-/* Runs positions first .. first + count - 1 of the one sequence; ids[0] is position 0. Logits of all of them are in r->forward.logits. */
+/* Runs positions first .. first + count - 1 of the one sequence; ids[0] is position 0. Logits of all of them are in
+ * r->forward.logits. */
 int runner_chunk(struct runner *r, const int32_t *ids, int first, int count);
 /* Runs ids[T] in chunks of `chunk` rows (0: all at once) and writes logits [T,V]. T <= RUNNER_MAX_TOKENS. */
 int runner_logits(struct runner *r, const int32_t *ids, int T, int chunk, float *logits);

@@ -7,7 +7,8 @@
  *     load --connect ENDPOINT --first 0 --count 16 [--at-once 1]
  *     load --connect ENDPOINT --ids 1,2,3 --tokens 20          one greedy request; prints the answer's ids
  *
- * Standard error gets what may differ between runs. Exit status: 0 when every request ended OK and all streams were in order. */
+ * Standard error gets what may differ between runs. Exit status: 0 when every request ended OK and all streams were in
+ * order. */
 #include "base/conf.h"
 #include "base/hash.h"
 #include "client/cadre.h"

@@ -1,5 +1,5 @@
-/* sim_serving.c - a cluster of threads under everything clients do: come in crowds, cancel, run late, fall silent, vanish, ask for
- * the impossible; and one worker that dies alone.
+/* sim_serving.c - a cluster of threads under everything clients do: come in crowds, cancel, run late, fall silent, vanish, ask
+ * for the impossible; and one worker that dies alone.
  *
  * usage: sim_serving DATA_DIR */
 #include "tests/sim/cluster.h"

@@ -43,8 +43,9 @@ END_TEST
 
 START_TEST(copies) {
     char buf[8];
-    static const char *const cases[][2] = {
-        {"plain", "plain"}, {"a\xffg", "a?g"}, {"1234567", "1234567"}, {"12345678", "1234567"}, {"123456\xc3\xa9", "123456"}, {"\xe2\x82", "??"}};
+    static const char *const cases[][2] = {{"plain", "plain"},           {"a\xffg", "a?g"},
+                                           {"1234567", "1234567"},       {"12345678", "1234567"},
+                                           {"123456\xc3\xa9", "123456"}, {"\xe2\x82", "??"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         utf8_copy(buf, sizeof buf, cases[i][0]);
         ck_assert_str_eq(buf, cases[i][1]);

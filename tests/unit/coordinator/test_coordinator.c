@@ -1,5 +1,5 @@
-/* test_coordinator.c - a whole coordinator between workers and clients played by the test: the road of a request, back pressure,
- * and every way in which a worker, a client or a launch can go wrong.
+/* test_coordinator.c - a whole coordinator between workers and clients played by the test: the road of a request, back
+ * pressure, and every way in which a worker, a client or a launch can go wrong.
  *
  * usage: test_coordinator MODEL_DIR (any checkpoint with experts and a byte-level tokenizer) */
 #include <stdlib.h>

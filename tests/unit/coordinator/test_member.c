@@ -232,4 +232,5 @@ START_TEST(leaving) {
 END_TEST
 
 RUN("member", begin, NULL, refusals, both_values, lease, own_stall_blames_nobody, loading_is_given_time,
-    who_goes_before_the_welcome_frees_its_rank,     absurd_progress, progress, late_but_moving, idle_owes_nothing, ring_of_accusations, leaving)
+    who_goes_before_the_welcome_frees_its_rank, absurd_progress, progress, late_but_moving, idle_owes_nothing,
+    ring_of_accusations, leaving)

@@ -1,4 +1,5 @@
-/* test_prepare.c - the tokeniser's thread: what a prompt and a chat become, how many may be inside, and leaving with work undone.
+/* test_prepare.c - the tokeniser's thread: what a prompt and a chat become, how many may be inside, and leaving with work
+ * undone.
  *
  * usage: test_prepare DIR (a checkpoint whose tokenizer adds a first token and whose chat template writes it) */
 #include "coordinator/prepare.h"

@@ -1,4 +1,5 @@
-/* test_scheduler.c - single decisions of the scheduler, and reports that must not be believed. The simulator does the crowds. */
+/* test_scheduler.c - single decisions of the scheduler, and reports that must not be believed. The simulator does the
+ * crowds. */
 #include "coordinator/scheduler.h"
 
 #include <string.h>

@@ -1,4 +1,5 @@
-/* test_telemetry.c - counts land on the expert that lives in the slot; rates cover whole seconds; patience follows step times. */
+/* test_telemetry.c - counts land on the expert that lives in the slot; rates cover whole seconds; patience follows step
+ * times. */
 #include "coordinator/telemetry.h"
 
 #include <string.h>

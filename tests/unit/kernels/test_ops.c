@@ -167,10 +167,12 @@ START_TEST(attention) {
         for (int f = 0; f < FMT_PLAIN; f++) {
             static const int windows[] = {0, 1, 5, 16, 1000};
             for (int w = 0; w < 5; w++)
-                check_attention((enum fmt)f, shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], windows[w], (i + w) % 2, 0);
+                check_attention((enum fmt)f, shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], windows[w], (i + w) % 2,
+                                0);
         }
     }
-    static const int latents[][4] = {/* Q D value P */ {1, 1, 1, 1}, {3, 7, 5, 3}, {30, 24, 16, 16}, {5, 40, 40, 7}, {4, 96, 65, 64}};
+    static const int latents[][4] = {
+        /* Q D value P */ {1, 1, 1, 1}, {3, 7, 5, 3}, {30, 24, 16, 16}, {5, 40, 40, 7}, {4, 96, 65, 64}};
     for (unsigned i = 0; fast && i < sizeof latents / sizeof *latents; i++) {
         for (int f = 0; f <= FMT_BF16; f++)
             check_attention((enum fmt)f, latents[i][0], 1, latents[i][1], latents[i][3], 0, i % 2, latents[i][2]);
@@ -181,8 +183,12 @@ END_TEST
 
 START_TEST(latent) {
     open_isa(_i);
-    static const int shapes[][6] = {/* heads nope rope value rank T */ {1, 1, 0, 1, 1, 1}, {3, 5, 2, 7, 9, 4},
-                                    {2, 16, 4, 16, 16, 13}, {5, 24, 6, 20, 72, 7}, {2, 33, 8, 17, 130, 26}, {1, 8, 2, 8, 200, 70}};
+    static const int shapes[][6] = {/* heads nope rope value rank T */ {1, 1, 0, 1, 1, 1},
+                                    {3, 5, 2, 7, 9, 4},
+                                    {2, 16, 4, 16, 16, 13},
+                                    {5, 24, 6, 20, 72, 7},
+                                    {2, 33, 8, 17, 130, 26},
+                                    {1, 8, 2, 8, 200, 70}};
     for (unsigned s = 0; fast && s < sizeof shapes / sizeof *shapes; s++) {
         for (int f = 0; f <= FMT_BF16; f++) {
             const int *n = shapes[s], T = n[5], rank = n[4], keep = kit_n_rooms;
@@ -193,7 +199,8 @@ START_TEST(latent) {
             ref->ops->latent_query(ref, want, q, &m, T);
             for (int64_t i = 0; i < out; i++) {
                 bool roped = i % (rank + m.rope) >= rank;
-                NEAR(got[i], want[i], roped ? 0 : kit_sum_error(16 * m.nope, m.nope), "latent query, shape %u at %d", s, (int)i);
+                NEAR(got[i], want[i], roped ? 0 : kit_sum_error(16 * m.nope, m.nope), "latent query, shape %u at %d", s,
+                     (int)i);
             }
             int64_t values = (int64_t)T * m.heads * m.value;
             float *x = kit_random_floats((int64_t)T * m.heads * rank, 1), *y = kit_floats(values), *y_want = kit_floats(values);
@@ -262,7 +269,8 @@ START_TEST(ffn) {
             float *x = kit_random_floats((int64_t)ROWS * H, 1), *got = kit_floats((int64_t)ROWS * H);
             float *want = kit_floats((int64_t)ROWS * H);
             for (int g = 0; g < GROUPS; g++) { /* what is added to; the others' rows are set, not read */
-                for (int64_t i = (int64_t)groups[g].first * H; groups[g].add && i < (groups[g].first + groups[g].count) * H; i++) {
+                for (int64_t i = (int64_t)groups[g].first * H; groups[g].add && i < (groups[g].first + groups[g].count) * H;
+                     i++) {
                     got[i] = want[i] = x[i] / 2;
                 }
             }
@@ -375,10 +383,12 @@ START_TEST(gate_select) {
 }
 END_TEST
 
-/* Every group rule, with and without a bias that empties groups, over sizes that leave tails; identity experts beside the others. */
+/* Every group rule, with and without a bias that empties groups, over sizes that leave tails; identity experts beside the
+ * others. */
 START_TEST(gate_groups) {
     open_isa(_i);
-    static const int sizes[][4] = {{2, 1, 1, 1}, {6, 3, 2, 3}, {64, 8, 3, 6}, {160, 8, 3, 6}, {256, 8, 4, 8}, {1024, 64, 1, 16}, {51, 17, 5, 15}};
+    static const int sizes[][4] = {{2, 1, 1, 1},   {6, 3, 2, 3},      {64, 8, 3, 6},  {160, 8, 3, 6},
+                                   {256, 8, 4, 8}, {1024, 64, 1, 16}, {51, 17, 5, 15}};
     for (unsigned i = 0; fast && i < sizeof sizes / sizeof *sizes; i++) {
         for (int variant = 0; variant < 8; variant++) {
             const int *z = sizes[i];

@@ -22,7 +22,8 @@ static json_t *parse(const char *text, size_t len) {
     return v;
 }
 
-/* The next line of a .jsonl file, or NULL; unparsed lines that hold integers beyond 64 bits are skipped: nothing here reads them. */
+/* The next line of a .jsonl file, or NULL; unparsed lines that hold integers beyond 64 bits are skipped: nothing here reads
+ * them. */
 static json_t *next_line(struct fixture *f) {
     while (!fixture_end(f)) {
         const char *start = f->data + f->at, *end = memchr(start, '\n', f->len - f->at);

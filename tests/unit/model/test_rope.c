@@ -1,4 +1,5 @@
-/* test_rope.c - scaled rotary embeddings against the frequencies of the reference implementation (tests/fixtures/rope.jsonl). */
+/* test_rope.c - scaled rotary embeddings against the frequencies of the reference implementation
+ * (tests/fixtures/rope.jsonl). */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
-/* test_text_nomem.c - memory runs out at the n-th allocation, for every n until none is left to fail: reading a tokenizer, encoding,
- * decoding, compiling and rendering a template answer ERR_NOMEM and leak nothing (a sanitizer build checks that).
+/* test_text_nomem.c - memory runs out at the n-th allocation, for every n until none is left to fail: reading a tokenizer,
+ * encoding, decoding, compiling and rendering a template answer ERR_NOMEM and leak nothing (a sanitizer build checks that).
  *
  * The linker routes allocations of Cadre's libraries through __wrap_*; those of jansson, PCRE2 and utf8proc are their own. */
 #include <stdlib.h>

@@ -1,5 +1,6 @@
-/* test_tokenizer_fixture.c - exact agreement with the reference implementation on the committed fixtures: five tokenizers, 2,000
- * strings each, with ids, ids with the post-processor, and decoded texts. Also the stream: any split gives the whole text. */
+/* test_tokenizer_fixture.c - exact agreement with the reference implementation on the committed fixtures: five tokenizers,
+ * 2,000 strings each, with ids, ids with the post-processor, and decoded texts. Also the stream: any split gives the whole
+ * text. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,5 @@
-/* test_unicode.c - ill-formed sequences by maximal parts, streams cut anywhere, and normal forms by the reference's editions. */
+/* test_unicode.c - ill-formed sequences by maximal parts, streams cut anywhere, and normal forms by the reference's
+ * editions. */
 #include <stdio.h>
 #include <string.h>
 
