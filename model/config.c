@@ -30,6 +30,8 @@ static int find_family(const json_t *root, const struct family **out, struct why
     if (!type) return fail(why, ERR_INVALID, "model_type is missing; known are %s", family_list(list, sizeof list));
     struct json_shown shown;
     *out = family_find(type);
+    const char *architecture = json_string_value(json_array_get(json_object_get(root, "architectures"), 0));
+    if (!*out && architecture) *out = family_find_alias(type, architecture);
     if (!*out)
         return fail(why, ERR_UNSUPPORTED, "model_type is %s; known are %s", json_show_text(type, &shown),
                     family_list(list, sizeof list));

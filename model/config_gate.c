@@ -112,11 +112,27 @@ static int read_deepseek(const json_t *root, const struct family *f, struct mode
     return limited ? read_sizes(root, "n_group", "topk_group", g, why) : 0;
 }
 
+/* Keys of this family alone that say what its attention is: softmax over everything, q and k normed whole. */
+static int check_minimax_attention(const json_t *root, struct why *why) {
+    const json_t *types = json_object_get(root, "attn_type_list"), *norm = json_object_get(root, "qk_norm_type"), *v;
+    struct json_shown shown;
+    bool ones = !types || json_is_null(types) || json_is_array(types);
+    size_t i;
+    json_array_foreach(types, i, v) ones = ones && json_integer_value(v) == 1;
+    if (!ones)
+        return fail(why, ERR_UNSUPPORTED, "attn_type_list is %s; accepted: null, or a list of only ones (softmax attention)",
+                    json_show(types, &shown));
+    if (norm && !json_is_null(norm) && (!json_is_string(norm) || strcmp(json_string_value(norm), "per_layer")))
+        return fail(why, ERR_UNSUPPORTED, "qk_norm_type is %s; accepted: null, \"per_layer\"", json_show(norm, &shown));
+    return 0;
+}
+
 static int read_minimax(const json_t *root, struct model_config *out, struct why *why) {
     const char *score = NULL;
     struct json_shown shown;
     bool bias = true;
-    int rc = json_get_string(root, "scoring_func", &score, why);
+    int rc = check_minimax_attention(root, why);
+    if (rc >= 0) rc = json_get_string(root, "scoring_func", &score, why);
     if (rc >= 0) rc = json_get_bool(root, "use_routing_bias", &bias, why);
     if (rc < 0) return rc;
     if (score && strcmp(score, "sigmoid"))

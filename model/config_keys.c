@@ -51,6 +51,8 @@ static const char *const harmless[] = {
     "chunk_size_feed_forward", "gradient_checkpointing", "unsloth_version", "unsloth_fixed", "use_flash_attention",
     "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "task_specific_params",
     "transformers.js_config", "max_window_layers", "is_llama_config", "num_nextn_predict_layers",
+    "num_mtp_modules", "use_mtp", "mtp_transformer_layers", "mlp_intermediate_size", "shared_moe_mode",
+    "layernorm_linear_attention_beta",
 };
 
 static const char *const read_elsewhere[] = {
@@ -60,7 +62,7 @@ static const char *const read_elsewhere[] = {
     "bos_token_id", "eos_token_id", "attention_bias", "qkv_bias", "clip_qkv", "use_sliding_window", "sliding_window",
     "layer_types", "intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size", "num_experts",
     "num_local_experts", "num_experts_per_tok", "norm_topk_prob", "decoder_sparse_step", "mlp_only_layers", "moe_router",
-    "scoring_func", "use_qk_norm",
+    "scoring_func", "use_qk_norm", "attn_type_list", "qk_norm_type",
 };
 
 static bool accepted(const json_t *v, unsigned accept) {
@@ -135,7 +137,7 @@ static int check_family(const json_t *root, const struct family *f, struct why *
         {"num_local_experts", f->moe},
         {"num_experts_per_tok", f->moe},
         {"moe_intermediate_size", f->moe && strcmp(f->expert_ffn_key, "moe_intermediate_size") == 0},
-        {"shared_expert_intermediate_size", f->shared != SHARED_NONE},
+        {"shared_expert_intermediate_size", f->shared != SHARED_NONE && !f->shared_count},
         {"moe_router", f->norm == NORM_RULE},
     };
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {

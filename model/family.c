@@ -19,8 +19,8 @@ static const struct family families[] = {
      .shared = SHARED_PLAIN, .shared_count = true},
     {.model_type = "llama", .architecture = "LlamaForCausalLM", .theta = 1e4, .eps = 1e-6, .bias = BIAS_KEY,
      .kv_heads_optional = true},
-    {.model_type = "minimax_m2", .architecture = "MiniMaxM2ForCausalLM", .theta = 5e6, .eps = 1e-6, .bias = BIAS_NONE,
-     .qk_norm = QK_NORM_FULL, .rotary = 1, .moe = true, .expert_ffn_key = "intermediate_size", .gate = FAMILY_GATE_MINIMAX,
+    {.model_type = "minimax_m2", .architecture = "MiniMaxM2ForCausalLM", .alias = "minimax", .theta = 5e6,
+     .eps = 1e-6, .bias = BIAS_NONE, .qk_norm = QK_NORM_FULL, .rotary = 1, .moe = true, .expert_ffn_key = "intermediate_size", .gate = FAMILY_GATE_MINIMAX,
      .norm = NORM_ALWAYS, .block_names = true},
     {.model_type = "mistral", .architecture = "MistralForCausalLM", .theta = 1e4, .eps = 1e-6, .bias = BIAS_NONE,
      .window = WINDOW_LENGTH},
@@ -45,6 +45,13 @@ enum { N_FAMILIES = sizeof families / sizeof *families };
 const struct family *family_find(const char *model_type) {
     for (int i = 0; i < N_FAMILIES; i++)
         if (!strcmp(families[i].model_type, model_type)) return &families[i];
+    return NULL;
+}
+
+const struct family *family_find_alias(const char *model_type, const char *architecture) {
+    for (int i = 0; i < N_FAMILIES; i++)
+        if (families[i].alias && !strcmp(families[i].alias, model_type) && !strcmp(families[i].architecture, architecture))
+            return &families[i];
     return NULL;
 }
 

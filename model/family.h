@@ -31,6 +31,7 @@ enum family_norm {     /* what happens to the weights of the selected experts */
 
 struct family {
     const char *model_type, *architecture;
+    const char *alias;             /* another model_type, believed together with the architecture */
     double theta, eps;             /* rope_theta and rms_norm_eps when config.json has none */
     enum family_bias bias;
     enum family_window window;
@@ -55,5 +56,6 @@ struct family {
 };
 
 const struct family *family_find(const char *model_type); /* NULL: unknown */
+const struct family *family_find_alias(const char *model_type, const char *architecture);
 /* All model_types in one line, for the message that refuses one. */
 const char *family_list(char *buf, size_t cap);

@@ -80,6 +80,19 @@ void fuzz_seeds(fuzz_add add) {
         "\"sum\",\"scale\":1.5,"
         "\"weight\":\"score\",\"bias\":true,\"sel_bias\":true,\"shared_rows\":0.25,"
         "\"fusion\":{\"d\":8,\"beta\":0.5},\"confidence\":{\"type\":\"head\",\"action\":\"report\"}}}",
+        "{\"model_type\":\"glm4_moe\"," SIZES "\"intermediate_size\":96,\"moe_intermediate_size\":32,\"n_routed_experts\":16,"
+        "\"num_experts_per_tok\":4,\"n_shared_experts\":2,\"n_group\":4,\"topk_group\":2,\"group_fill\":\"zero\","
+        "\"norm_topk_prob\":true,\"routed_scaling_factor\":2.5,\"first_k_dense_replace\":1,\"use_qk_norm\":true,"
+        "\"partial_rotary_factor\":0.5,\"attention_bias\":true}",
+        "{\"model_type\":\"minimax\",\"architectures\":[\"MiniMaxM2ForCausalLM\"]," SIZES "\"intermediate_size\":32,"
+        "\"num_local_experts\":16,\"num_experts_per_tok\":4,\"rotary_dim\":8,\"use_routing_bias\":true,"
+        "\"attn_type_list\":[1,1,1,1],\"qk_norm_type\":\"per_layer\",\"scoring_func\":\"sigmoid\"}",
+        "{\"model_type\":\"cadre_moe\"," SIZES "\"moe_intermediate_size\":32,\"num_experts\":12,\"num_experts_per_tok\":4,"
+        "\"moe_router\":{\"kind\":\"flat\",\"score\":\"sqrtsoftplus\",\"k\":4,\"norm\":\"sum\",\"norm_eps\":1e-20,"
+        "\"weight\":\"score\",\"groups\":{\"rule\":\"top2sum\",\"n\":4,\"topk\":2,\"fill\":\"-inf\"}}}",
+        "{\"model_type\":\"cadre_moe\"," SIZES "\"moe_intermediate_size\":32,\"num_experts\":12,\"num_experts_per_tok\":1,"
+        "\"moe_router\":{\"kind\":\"flat\",\"score\":\"sigmoid\",\"k\":1,\"norm\":\"none\",\"weight\":\"score\","
+        "\"zero_experts\":3,\"apply\":\"input\"}}",
         "{\"model_type\":\"mistral\"," SIZES "\"intermediate_size\":96,\"sliding_window\":null}",
         "{\"model_type\":\"qwen3\"," SIZES "\"intermediate_size\":96,\"use_sliding_window\":true,\"sliding_window\":8,"
         "\"layer_types\":[\"sliding_attention\",\"sliding_attention\",\"sliding_attention\",\"sliding_attention\"]}",

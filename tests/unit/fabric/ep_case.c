@@ -53,7 +53,9 @@ static void route(const struct ep_case *c, uint64_t at, int rank, int token, int
     if (pattern == 0) d = draw(c, 13, at, 0, 0); /* everything on one expert */
     *worker = (int16_t)(d % (uint64_t)c->ranks);
     if (pattern == 1 && c->ranks > 1) *worker = (int16_t)(d % (uint64_t)(c->ranks - 1)); /* the last worker gets nothing */
-    *slot = (int16_t)((d >> 20) % (uint64_t)slots_of(c, at & 0xff, *worker));
+    if (d >> 40 & 1 && draw(c, 16, at, 0, 0) % 2) *worker = -1; /* in some layers, pairs that go nowhere */
+    if (*worker < 0) *slot = -1;
+    else *slot = (int16_t)((d >> 20) % (uint64_t)slots_of(c, at & 0xff, *worker));
 }
 
 void ep_case_count(const struct ep_case *c, int rank, uint64_t step, uint64_t *copies, uint64_t *answers) {
@@ -67,6 +69,7 @@ void ep_case_count(const struct ep_case *c, int rank, uint64_t step, uint64_t *c
                 for (int j = 0; j < c->lim.topk; j++) {
                     int16_t worker, slot;
                     route(c, step << 8 | (uint64_t)layer, r, t, j, &worker, &slot);
+                    if (worker < 0) continue;
                     to |= UINT64_C(1) << worker;
                     *answers += r != rank && worker == rank;
                 }
@@ -139,11 +142,13 @@ static int check_rows(const struct ep_case *c, const struct table *t, const stru
     ep_extras(ep, t->extra);
     for (int i = 0; i < t->tokens[rank] * k; i++) {
         size_t cell = (size_t)(rank * c->lim.max_tokens * k + i);
-        for (int h = 0; h < H; h++)
+        if (t->worker[cell] < 0 && rows[i]) return fail(why, ERR_CORRUPT, "pair (%d, %d) went nowhere and got a row", i / k, i % k);
+        for (int h = 0; h < H && t->worker[cell] >= 0; h++)
             if (rows[i][h] != expert(t->worker[cell], t->slot[cell], t->x[i / k * H + h]))
                 return fail(why, ERR_CORRUPT, "answer for pair (%d, %d) is wrong at %d", i / k, i % k, h);
         for (int e = 0; e < X; e++)
-            if (t->extra[i * X + e] != expert(t->worker[cell], t->slot[cell] + 9 * e, t->x[i / k * H]))
+            if (t->extra[i * X + e] !=
+                (t->worker[cell] < 0 ? 0 : expert(t->worker[cell], t->slot[cell] + 9 * e, t->x[i / k * H])))
                 return fail(why, ERR_CORRUPT, "float %d beside the answer for pair (%d, %d) is wrong", e, i / k, i % k);
     }
     return 0;
