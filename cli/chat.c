@@ -118,7 +118,7 @@ static char *read_turn(struct talk *t, bool *interrupted) {
             fflush(stdout);
         }
         errno = 0;
-        ssize_t n = getline(&line, &cap, stdin);
+        ssize_t n = cli_wait_stdin(cli_signals()) ? getline(&line, &cap, stdin) : -1;
         if (n >= 0) {
             if (n && line[n - 1] == '\n') line[--n] = 0;
             if (strlen(line) == (size_t)n) return line;
@@ -126,7 +126,7 @@ static char *read_turn(struct talk *t, bool *interrupted) {
             continue;
         }
         *interrupted = cli_signals() > (t->terminal ? 1 : 0);
-        if (errno != EINTR || *interrupted) break;
+        if (feof(stdin) || !cli_signals() || *interrupted) break;
         clearerr(stdin);
         fprintf(stderr, "\n(Ctrl-C again, Ctrl-D or /quit leaves)\n");
     }
@@ -171,6 +171,7 @@ static int run(const struct options *o) {
     struct talk t = {.o = o, .terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO)};
     t.client = cli_connect("chat", o->request.connect, false);
     if (!t.client) return EXIT_FAILED;
+    setvbuf(stdin, NULL, _IONBF, 0); /* for cli_wait_stdin: a line at a time is all that chat reads */
     cli_catch_signals();
     int status = converse(&t);
     cadre_close(t.client);

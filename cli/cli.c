@@ -4,9 +4,11 @@
 #include "base/utf8.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { FILE_LIMIT = 64 << 20 }; /* what the protocol can carry at all */
 
@@ -25,6 +27,20 @@ void cli_catch_signals(void) {
 int cli_signals(void) { return signals; }
 void cli_forget_signals(void) { signals = 0; }
 int cli_exit_signal(void) { return 128 + last_signal; }
+
+bool cli_wait_stdin(int seen) {
+    sigset_t caught, before;
+    sigemptyset(&caught);
+    sigaddset(&caught, SIGINT);
+    sigaddset(&caught, SIGTERM);
+    sigprocmask(SIG_BLOCK, &caught, &before);
+    struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
+    while (signals <= seen && ppoll(&in, 1, NULL, &before) < 0 && errno == EINTR) {
+    }
+    bool quiet = signals <= seen;
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return quiet;
+}
 
 bool cli_parse(const struct conf_command *cmd, void *target, int argc, char **argv, struct conf_args *args, int *exit_status) {
     struct why why;
