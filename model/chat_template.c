@@ -22,7 +22,7 @@ struct special {
     size_t len;
 };
 struct chat_template {
-    struct jinja_template jinja;
+    struct jinja_template jinja, tools;   /* tools: for requests with tools; body NULL: the same one */
     struct special special[MAX_SPECIALS]; /* those with text */
     int n_special;
 };
@@ -42,6 +42,7 @@ int chat_template_compile(const char *source, size_t len, struct chat_template *
 void chat_template_close(struct chat_template *t) {
     if (!t) return;
     jinja_clear(&t->jinja);
+    jinja_clear(&t->tools);
     for (int i = 0; i < t->n_special; i++) free(t->special[i].text);
     free(t);
 }
@@ -67,25 +68,56 @@ static int read_json(const char *dir, const char *name, json_t **out, struct why
     return fail(why, ERR_INVALID, "%.300s: not an object", path);
 }
 
-/* tokenizer_config.json's chat_template: a text, or a list of {name, template} with a "default". 1, 0: there is none. */
-static int template_of(const json_t *config, struct text_span *out, struct why *why) {
-    static const char *const where = "tokenizer_config.json";
+/* The templates of a checkpoint. Texts are borrowed from the JSON, or owned by file, file_tools. */
+struct sources {
+    struct text_span plain, tools;
+    char *file, *file_tools;
+};
+
+/* "chat_template": a text, or a list of {name, template}, of which "default" and "tool_use" are taken. 1, 0: there is none. */
+static int template_of(const json_t *config, const char *where, struct sources *out, struct why *why) {
     const json_t *v = json_object_get(config, "chat_template"), *one;
-    struct text_span name;
+    struct text_span name, text;
     size_t i;
     if (!v || json_is_null(v)) return 0;
     if (json_is_string(v)) {
-        *out = (struct text_span){json_string_value(v), json_string_length(v)};
+        out->plain = (struct text_span){json_string_value(v), json_string_length(v)};
         return 1;
     }
     if (!json_is_array(v)) return fail(why, ERR_INVALID, "%s: 'chat_template' must be a text or a list", where);
     json_array_foreach(v, i, one) {
         int rc = json_field_need_text(one, where, "name", &name, why);
-        if (rc == 0) rc = json_field_need_text(one, where, "template", out, why);
+        if (rc == 0) rc = json_field_need_text(one, where, "template", &text, why);
         if (rc < 0) return rc;
-        if (!strcmp(name.s, "default")) return 1;
+        if (!strcmp(name.s, "default")) out->plain = text;
+        if (!strcmp(name.s, "tool_use")) out->tools = text;
     }
+    if (out->plain.s) return 1;
     return fail(why, ERR_UNSUPPORTED, "%s: no entry of 'chat_template' is called 'default'", where);
+}
+
+/* A template in a file of its own. 1, 0: no such file. */
+static int template_file(const char *dir, const char *name, char **file, struct text_span *out, struct why *why) {
+    char path[4096];
+    if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path)
+        return fail(why, ERR_INVALID, "%.200s: path too long", dir);
+    int rc = json_read_bytes(path, MAX_FILE_BYTES, file, &out->len, why);
+    out->s = *file;
+    return rc == ERR_NOT_FOUND ? 0 : rc < 0 ? rc : 1;
+}
+
+/* In transformers' order: files before tokenizer_config.json; chat_template.json is what processors used to write. */
+static int find_sources(const char *dir, const json_t *config, const json_t *legacy, struct sources *s, struct why *why) {
+    int rc = template_file(dir, "chat_template.jinja", &s->file, &s->plain, why);
+    if (rc > 0) {
+        rc = template_file(dir, "additional_chat_templates/tool_use.jinja", &s->file_tools, &s->tools, why);
+        return rc < 0 ? rc : 1;
+    }
+    if (rc == 0) rc = template_of(config, "tokenizer_config.json", s, why);
+    if (rc == 0) rc = template_of(legacy, "chat_template.json", s, why);
+    if (rc != 0) return rc;
+    return fail(why, ERR_NOT_FOUND,
+                "%.300s: no chat template: neither chat_template.jinja nor 'chat_template' in tokenizer_config.json", dir);
 }
 
 /* Special tokens that a template may print, as text or {"content": text}; the second file fills what the first leaves out. */
@@ -108,29 +140,24 @@ static int read_specials(const json_t *config, const json_t *map, struct chat_te
 }
 
 int chat_template_open(const char *dir, struct chat_template **out, struct why *why) {
-    json_t *config = NULL, *map = NULL;
-    char path[4096], *file = NULL;
-    struct text_span source = {0};
+    json_t *config = NULL, *map = NULL, *legacy = NULL;
+    struct sources source = {0};
     struct chat_template *t = NULL;
-    if (snprintf(path, sizeof path, "%s/chat_template.jinja", dir) >= (int)sizeof path)
-        return fail(why, ERR_INVALID, "%.200s: path too long", dir);
     int rc = read_json(dir, "tokenizer_config.json", &config, why);
     if (rc >= 0) rc = read_json(dir, "special_tokens_map.json", &map, why);
-    if (rc >= 0) rc = json_read_bytes(path, MAX_FILE_BYTES, &file, &source.len, why);
-    if (rc == 0) {
-        source.s = file;
-    } else if (rc == ERR_NOT_FOUND) {
-        rc = template_of(config, &source, why);
-        if (rc == 0)
-            rc =
-                fail(why, ERR_NOT_FOUND,
-                     "%.300s: no chat template: neither chat_template.jinja nor 'chat_template' in tokenizer_config.json", dir);
+    if (rc >= 0) rc = read_json(dir, "chat_template.json", &legacy, why);
+    if (rc >= 0) rc = find_sources(dir, config, legacy, &source, why);
+    if (rc >= 0) rc = chat_template_compile(source.plain.s, source.plain.len, &t, why);
+    if (rc == 0 && source.tools.s) {
+        rc = jinja_compile(source.tools.s, source.tools.len, &t->tools, why);
+        if (rc < 0) fail_in(why, rc, "the template for requests with tools");
     }
-    if (rc >= 0) rc = chat_template_compile(source.s, source.len, &t, why);
     if (rc == 0) rc = read_specials(config, map, t, why);
     json_decref(config);
     json_decref(map);
-    free(file);
+    json_decref(legacy);
+    free(source.file);
+    free(source.file_tools);
     if (rc < 0) {
         chat_template_close(t);
         return rc == ERR_NOT_FOUND ? rc : fail_in(why, rc, "%.200s", dir);
@@ -165,10 +192,11 @@ static int open_run(struct jinja_run *r, const struct chat_template *t, int64_t 
     return rc;
 }
 
-static int finish_run(struct jinja_run *r, int rc, const struct chat_template *t, struct text_buf *text, struct text_buf *out) {
+static int finish_run(struct jinja_run *r, int rc, const struct jinja_template *t, struct text_buf *text,
+                      struct text_buf *out) {
     int flow = 0;
     r->steps = 0;
-    if (rc == 0) rc = jinja_exec(r, t->jinja.body, &flow);
+    if (rc == 0) rc = jinja_exec(r, t->body, &flow);
     if (rc == 0 && text_buf_append(out, text->data, text->len) < 0)
         rc = fail(r->why, ERR_NOMEM, "out of memory rendering the chat template");
     arena_clear(&r->arena);
@@ -201,7 +229,7 @@ int chat_template_render(const struct chat_template *t, const struct chat_messag
     if (rc == 0) rc = bind(&r, "tools", jv_none());
     if (rc == 0) rc = bind(&r, "documents", jv_none());
     if (rc == 0) rc = bind(&r, "add_generation_prompt", jv_bool(add_generation_prompt));
-    return finish_run(&r, rc, t, &text, out);
+    return finish_run(&r, rc, &t->jinja, &text, out);
 }
 
 static int from_json(struct jinja_run *r, const json_t *j, int depth, struct jv *out) {
@@ -255,6 +283,8 @@ int chat_template_render_json(const struct chat_template *t, const char *json, s
             if (rc == 0) rc = bind(&r, key, v);
         }
     }
+    const json_t *tools = json_object_get(root, "tools");
+    bool with_tools = tools && !json_is_null(tools) && t->tools.body;
     json_decref(root);
-    return finish_run(&r, rc, t, &text, out);
+    return finish_run(&r, rc, with_tools ? &t->tools : &t->jinja, &text, out);
 }

@@ -223,6 +223,7 @@ struct jinja_parser {
     const struct jinja_token *t; /* the current token */
     int nesting, loops;
     bool in_macro, uses_caller; /* the macro being read names `caller` */
+    bool unresolved;             /* a filter or test is not known */
     struct why *why;
 };
 int  jinja_refuse(struct jinja_parser *p, int line, int code, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
@@ -237,6 +238,9 @@ int  jinja_expression(struct jinja_parser *p, struct jinja_node **out);
 int  jinja_tuple(struct jinja_parser *p, bool conditional, const char *stop, struct jinja_node **out);
 int  jinja_filters(struct jinja_parser *p, struct jinja_node *on, struct jinja_node **out); /* zero or more |filter */
 int  jinja_filter_one(struct jinja_parser *p, struct jinja_node *on, struct jinja_node **out);
+
+/* jinja_check.c: refuses filters and tests that are not known, except where Jinja itself leaves that to the run. */
+int  jinja_check(const struct jinja_node *body, struct why *why);
 
 /* ---- running ---- */
 

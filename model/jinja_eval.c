@@ -168,6 +168,12 @@ int jinja_call_with(struct jinja_run *r, const struct jinja_node *n, struct jv_s
     return rc < 0 ? rc : jinja_call(r, callee, &more, out);
 }
 
+/* A filter or test that nothing knows, where Jinja only asks for it when it gets there (jinja_check.c). */
+static int unknown(struct jinja_run *r, const struct jinja_node *n) {
+    r->node = n;
+    return jinja_fail(r, ERR_UNSUPPORTED, "the %s '%s' is not known", n->kind == JN_FILTER ? "filter" : "test", n->name->s);
+}
+
 static int call(struct jinja_run *r, const struct jinja_node *n, struct jv *out) {
     struct jv callee;
     struct jinja_args a;
@@ -179,6 +185,7 @@ static int call(struct jinja_run *r, const struct jinja_node *n, struct jv *out)
 
 static int filter(struct jinja_run *r, const struct jinja_node *n, struct jv *out) {
     struct jv v;
+    if (!n->filter) return unknown(r, n);
     struct jinja_args a;
     int rc = jinja_eval(r, n->a, &v);
     if (rc == 0) rc = args(r, n->list, &a);
@@ -188,6 +195,7 @@ static int filter(struct jinja_run *r, const struct jinja_node *n, struct jv *ou
 
 static int test(struct jinja_run *r, const struct jinja_node *n, struct jv *out) {
     struct jv v;
+    if (!n->test) return unknown(r, n);
     struct jinja_args a;
     bool yes = false;
     int rc = jinja_eval(r, n->a, &v);

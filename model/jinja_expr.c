@@ -277,7 +277,7 @@ int jinja_filter_one(struct jinja_parser *p, struct jinja_node *on, struct jinja
     if (rc < 0) return rc;
     n->a = on;
     n->filter = jinja_filter_find(t->s, t->len);
-    if (!n->filter) return jinja_refuse(p, t->line, ERR_UNSUPPORTED, "the filter '%.*s' is not known", (int)t->len, t->s);
+    if (!n->filter) p->unresolved = true;
     *out = n;
     return jinja_skip(p, "(") ? call_args(p, &n->list) : 0;
 }
@@ -291,7 +291,7 @@ static int test(struct jinja_parser *p, struct jinja_node *on, struct jinja_node
     if (rc < 0) return rc;
     n->a = on;
     n->test = jinja_test_find(t->s, t->len);
-    if (!n->test) return jinja_refuse(p, t->line, ERR_UNSUPPORTED, "the test '%.*s' is not known", (int)t->len, t->s);
+    if (!n->test) p->unresolved = true;
     *out = n;
     if (jinja_skip(p, "(")) {
         rc = call_args(p, &n->list);

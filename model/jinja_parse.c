@@ -285,7 +285,8 @@ int jinja_compile(const char *source, size_t len, struct jinja_template *out, st
     int rc = jinja_lex(&out->arena, source, len, &tokens, why);
     if (rc < 0) return rc;
     struct jinja_parser p = {.arena = &out->arena, .t = tokens, .why = why};
-    return statements(&p, NULL, &out->body);
+    rc = statements(&p, NULL, &out->body);
+    return rc == 0 && p.unresolved ? jinja_check(out->body, why) : rc;
 }
 
 void jinja_clear(struct jinja_template *t) {

@@ -113,11 +113,27 @@ int jinja_strip(struct jinja_run *r, struct jv_str *s, const struct jv_str *char
     return jv_str(r, s->s + from, to - from, out);
 }
 
+/* The last place of what in s, by a rolling sum over the windows from the end (Karp and Rabin, 1987): as good as linear, where
+ * comparing at every place would take len * what_len. */
+static const char *find_last(const char *s, size_t len, const char *what, size_t what_len) {
+    static const uint64_t base = 0x9e3779b97f4a7c15;
+    uint64_t want = 0, sum = 0, top = 1; /* top: base to the power of what_len */
+    if (what_len > len) return NULL;
+    for (size_t i = 0; i < what_len; i++) {
+        want = want * base + (unsigned char)what[what_len - 1 - i];
+        sum = sum * base + (unsigned char)s[len - 1 - i];
+        top *= base;
+    }
+    for (size_t at = len - what_len;; at--) {
+        if (sum == want && !memcmp(s + at, what, what_len)) return s + at;
+        if (!at) return NULL;
+        sum = sum * base + (unsigned char)s[at - 1] - top * (unsigned char)s[at + what_len - 1];
+    }
+}
+
 const char *jinja_find_text(const char *s, size_t len, const char *what, size_t what_len, bool last) {
-    if (!last) return what_len ? memmem(s, len, what, what_len) : s;
-    for (size_t i = len >= what_len ? len - what_len + 1 : 0; i-- > 0;)
-        if (!memcmp(s + i, what, what_len)) return s + i;
-    return NULL;
+    if (!what_len) return last ? s + len : s;
+    return last ? find_last(s, len, what, what_len) : memmem(s, len, what, what_len);
 }
 
 struct parts {

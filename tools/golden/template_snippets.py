@@ -13,6 +13,14 @@ DATA = {
 }
 
 CORE = [
+    # unknown filters and tests inside an if, or behind one, are only asked for when they are reached
+    "{% if nothing %}{{ 1|nope }}{% endif %}a", "{{ 1|nope if nothing else 2 }}", "{% if nothing %}{% if n %}{{ 1|nope }}{% endif %}{% endif %}e",
+    "{% if nothing %}{% for i in [1] %}{{ i|nope }}{% endfor %}{% endif %}", "{% if 1|nope %}{% endif %}a", "{% if nothing %}{% else %}{{ 1 is nope }}{% endif %}",
+    "{% for i in [] %}{{ 1|nope }}{% endfor %}", "{% if nothing %}{% set a %}{{ 1|nope }}{% endset %}{% endif %}", "{% if nothing %}{% set a = 1|nope %}{% endif %}b",
+    "{% if nothing %}{% macro m() %}{{ 1|nope }}{% endmacro %}{% endif %}", "{% if nothing %}{{ f(1|nope) }}{% endif %}",
+    "{% if nothing %}{% filter nope %}a{% endfilter %}{% endif %}b", "{% for i in [1] if i|nope %}{% endfor %}", "{% if nothing %}{% with a=1|nope %}{% endwith %}{% endif %}c",
+    "{% if nothing %}{% for i in 1|nope %}{% endfor %}{% endif %}c", "{% if nothing %}{% set a | nope %}b{% endset %}{% endif %}c",
+    "{% if nothing %}{{ 'x'|upper|nope|lower }}{% elif n is nope(1) %}{% endif %}",
     # blanks around tags
     "a\n{% if t %}\nb\n{% endif %}\nc",
     "  {% if t %}\n  b\n  {% endif %}\nc",

@@ -246,6 +246,51 @@ START_TEST(checkpoints_bring_their_template) {
 }
 END_TEST
 
+/* With a template for tools beside the default one, it serves requests that bring tools, even an empty list. */
+START_TEST(tools_may_have_their_own_template) {
+    static const char *const files[] = {
+        "{\"chat_template\":[{\"name\":\"tool_use\",\"template\":\"T{{ tools|length "
+        "}}\"},{\"name\":\"default\",\"template\":\"D\"}]}",
+        "{\"chat_template\":[{\"name\":\"tool_use\",\"template\":\"{% frob %}\"},{\"name\":\"default\",\"template\":\"D\"}]}"};
+    static const char *const cases[][2] = {
+        {"{\"tools\":[1,2]}", "T2"}, {"{\"tools\":[]}", "T0"}, {"{\"tools\":null}", "D"}, {"{}", "D"}};
+    struct scratch dir;
+    struct chat_template *t = NULL;
+    struct why why = {""};
+    scratch_open(&dir);
+    scratch_text(&dir, "tokenizer_config.json", files[0]);
+    ck_assert_int_eq(chat_template_open(dir.dir, &t, &why), 0);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct text_buf out = {0};
+        ck_assert_int_eq(chat_template_render_json(t, cases[i][0], strlen(cases[i][0]), NOW, &out, &why), 0);
+        ck_assert_str_eq(out.data, cases[i][1]);
+        text_buf_clear(&out);
+    }
+    chat_template_close(t);
+    scratch_text(&dir, "tokenizer_config.json", files[1]);
+    ck_assert_int_eq(chat_template_open(dir.dir, &t, &why), ERR_UNSUPPORTED);
+    ck_assert(strstr(why.text, "requests with tools"));
+    scratch_remove(&dir);
+}
+END_TEST
+
+/* Looking for a long text from the end takes no longer than from the start: at every place most of it fits. */
+START_TEST(backward_searches_are_linear) {
+    static const char source[] = "{% set a = 'a' * 4000000 %}{% set b = 'a' * 100000 + 'b' %}{{ a.rfind(b) }} {{ "
+                                 "a.rsplit(b)|length }} {{ a.rpartition(b)[2]|length }} "
+                                 "{{ (b + a).rfind(b) }}";
+    struct chat_template *t;
+    struct why why = {""};
+    struct text_buf out = {0};
+    ck_assert_int_eq(chat_template_compile(source, strlen(source), &t, &why), 0);
+    int rc = chat_template_render_json(t, "{}", 2, NOW, &out, &why);
+    ck_assert_msg(rc == 0, "%s", why.text);
+    ck_assert_str_eq(out.data, "-1 1 4000000 0");
+    text_buf_clear(&out);
+    chat_template_close(t);
+}
+END_TEST
+
 /* A message as large as a prompt may be passes through + and filters without quadratic cost or refusal. */
 START_TEST(a_large_message_renders) {
     enum { SIZE = 10 << 20 };
@@ -276,6 +321,8 @@ int main(void) {
     tcase_add_test(c, bad_templates_never_yield_a_prompt);
     tcase_add_loop_test(c, extras_render_as_in_jinja, 0, sizeof extras / sizeof *extras);
     tcase_add_loop_test(c, checkpoints_bring_their_template, 0, sizeof checkpoints / sizeof *checkpoints);
+    tcase_add_test(c, tools_may_have_their_own_template);
+    tcase_add_test(c, backward_searches_are_linear);
     tcase_add_test(c, a_large_message_renders);
     Suite *s = suite_create("chat_template");
     suite_add_tcase(s, c);
