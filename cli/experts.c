@@ -92,8 +92,10 @@ static void print_experts(const struct cadre_load *l, uint32_t row) {
     print_balance(&s);
     printf("\n%6s %6s %14s %8s\n", "expert", "worker", "rows", "share");
     for (uint32_t e = 0; e < l->experts; e++) {
-        printf("%6u %6u %14llu %7.2f%%  ", e, l->hosts[(size_t)row * l->experts + e], (unsigned long long)rows[e],
-               share(rows[e], s.sum));
+        uint32_t host = l->hosts[(size_t)row * l->experts + e];
+        if (host == UINT32_MAX) printf("%6u %6s", e, "none");
+        else printf("%6u %6u", e, host);
+        printf(" %14llu %7.2f%%  ", (unsigned long long)rows[e], share(rows[e], s.sum));
         print_bar(rows[e], s.max);
     }
 }
@@ -117,7 +119,10 @@ static void print_json(const struct cadre_load *l, int64_t only) {
                of.sum ? 1 / of.imb : 0);
         print_array("rows", l->rows + (size_t)i * l->experts, l->experts);
         printf(",\"workers\":[");
-        for (uint32_t e = 0; e < l->experts; e++) printf("%s%u", e ? "," : "", l->hosts[(size_t)i * l->experts + e]);
+        for (uint32_t e = 0; e < l->experts; e++) { /* -1: on no worker */
+            uint32_t host = l->hosts[(size_t)i * l->experts + e];
+            printf("%s%lld", e ? "," : "", host == UINT32_MAX ? -1LL : (long long)host);
+        }
         printf("]}");
     }
     printf("]}\n");

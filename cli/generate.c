@@ -56,6 +56,7 @@ struct answer {                   /* what has come so far */
     uint64_t request, seed, queue_us, prefill_us, decode_us;
     int64_t sent_us, first_us, last_us;
     uint32_t prompt_tokens, completion_tokens, cached_tokens, preemptions;
+    bool degraded;
     char reason[32], model[200];
     int status;
     char message[512];
@@ -115,6 +116,7 @@ static void keep(struct answer *a, const struct options *o, const struct cadre_e
         a->completion_tokens = e->completion_tokens;
         a->cached_tokens = e->cached_tokens;
         a->preemptions = e->preemptions;
+        a->degraded = e->degraded;
         a->queue_us = e->queue_us;
         a->prefill_us = e->prefill_us;
         a->decode_us = e->decode_us;
@@ -168,6 +170,7 @@ static void print_json(const struct options *o, const struct answer *a) {
     if (o->logprobs >= 0) printf(",\"logprobs\":[%s]", a->logprobs.data ? a->logprobs.data : "");
     printf(",\"finish_reason\":");
     cli_json_string(stdout, a->reason, strlen(a->reason));
+    if (a->degraded) printf(",\"degraded\":true");
     printf(",\"usage\":{\"prompt_tokens\":%u,\"completion_tokens\":%u,\"total_tokens\":%u}", a->prompt_tokens,
            a->completion_tokens, a->prompt_tokens + a->completion_tokens);
     printf(",\"model\":");
@@ -183,7 +186,8 @@ static void print_json(const struct options *o, const struct answer *a) {
 
 static void print_rates(const struct answer *a) {
     double first = a->first_us ? (double)(a->first_us - a->sent_us) / 1e3 : 0, span = (double)(a->last_us - a->first_us) / 1e6;
-    fprintf(stderr, "%u prompt tokens, %u generated (%s)", a->prompt_tokens, a->completion_tokens, a->reason);
+    fprintf(stderr, "%u prompt tokens, %u generated (%s%s)", a->prompt_tokens, a->completion_tokens, a->reason,
+            a->degraded ? "; degraded: experts were missing" : "");
     if (a->first_us) fprintf(stderr, ", TTFT %.0f ms", first);
     if (a->completion_tokens > 1 && span > 0) fprintf(stderr, ", %.1f tokens/s", (a->completion_tokens - 1) / span);
     fputc('\n', stderr);

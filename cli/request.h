@@ -7,6 +7,7 @@ struct request_options {
     int64_t max_tokens, seed, top_k, timeout;  /* max_tokens, seed: -1 = not given */
     double temperature, top_p, min_p;
     struct conf_list stop;
+    bool allow_degraded;
 };
 
 /* For a conf table whose struct T has a member `field` of type struct request_options, set to REQUEST_DEFAULTS. */
@@ -30,7 +31,9 @@ struct request_options {
     {"stop", CONF_LIST, REQUEST_AT(T, field, stop), .arg = "TEXT", \
      .help = "end the answer before this text; may be given several times"}, \
     {"timeout", CONF_INT, REQUEST_AT(T, field, timeout), .def = "0", .min = 0, .max = 1e9, .arg = "MS", \
-     .help = "give the request up after so long; 0 = never"}
+     .help = "give the request up after so long; 0 = never"}, \
+    {"allow-degraded", CONF_FLAG, REQUEST_AT(T, field, allow_degraded), \
+     .help = "answer without experts that are on no worker, rather than wait for them"}
 #define REQUEST_DEFAULTS {.max_tokens = -1, .seed = -1}
 
 /* Sets everything of *out but its input. Borrows from o. */
@@ -38,5 +41,6 @@ static inline void request_fill(const struct request_options *o, struct cadre_re
     *out = (struct cadre_request){.temperature = (float)o->temperature, .top_p = (float)o->top_p, .min_p = (float)o->min_p,
         .top_k = (uint32_t)o->top_k, .has_seed = o->seed >= 0, .seed = o->seed >= 0 ? (uint64_t)o->seed : 0,
         .has_max_tokens = o->max_tokens >= 0, .max_tokens = o->max_tokens >= 0 ? (uint32_t)o->max_tokens : 0,
-        .stop = (const char *const *)o->stop.items, .n_stop = (size_t)o->stop.n, .timeout_ms = (uint64_t)o->timeout};
+        .stop = (const char *const *)o->stop.items, .n_stop = (size_t)o->stop.n, .timeout_ms = (uint64_t)o->timeout,
+        .allow_degraded = o->allow_degraded};
 }

@@ -62,6 +62,8 @@ static void print_table(const struct cadre_cluster *c) {
     printf("%s (%s) is %s%s%s, up %s\n", c->model, c->family, c->state, c->reason[0] ? ": " : "", c->reason,
            duration(c->uptime_us, up, sizeof up));
     printf("  experts   %u in each of %u layers, %u per token\n", c->experts, c->layers, c->topk);
+    if (c->missing_experts)
+        printf("  missing   %s; requests wait unless they allow degraded answers\n", c->missing);
     printf("  class     %s, fabric %s, epoch %u, placement %u\n", c->numeric_class, c->fabric, c->epoch, c->placement_version);
     printf("  limits    %u sequences at once, %u tokens of context\n", c->max_batch, c->max_context);
     printf("  requests  %u waiting, %u running, %llu finished, %llu cancelled, %llu expired, %llu failed, %llu preemptions\n",
@@ -100,6 +102,7 @@ static void print_json(const struct cadre_cluster *c) {
     json_number("expired", c->expired);
     json_number("failed", c->failed);
     json_number("preemptions", c->preemptions);
+    json_number("missing_experts", c->missing_experts);
     json_number("prompt_tokens", c->prompt_tokens);
     json_number("generated_tokens", c->generated_tokens);
     json_number("max_context", c->max_context);

@@ -100,6 +100,7 @@ struct cadre_request {
     uint64_t timeout_ms;     /* the whole call's deadline; 0 = none */
     int32_t priority;        /* lower runs earlier, -1000 to 1000 */
     const char *tag, *tenant; /* at most 64 bytes each, or NULL; for telemetry and fairness to come */
+    int allow_degraded;      /* where an expert is on no worker: answer without it rather than wait for it */
 };
 
 enum cadre_event_kind { CADRE_STARTED, CADRE_TOKENS, CADRE_FINISHED, CADRE_END };
@@ -134,6 +135,7 @@ struct cadre_event {
     /* CADRE_FINISHED */
     const char *reason;      /* "stop", "length" */
     uint32_t completion_tokens, cached_tokens, preemptions; /* cached_tokens: of the prompt; 0 in this version */
+    int degraded;            /* some expert was on no worker while it ran, and was left out of the choice */
     uint64_t queue_us, prefill_us, decode_us; /* on the server's clock: until scheduled, first token, last token */
     /* CADRE_END */
     int status;              /* CADRE_OK or why not */
@@ -180,6 +182,8 @@ struct cadre_cluster {
     uint64_t uptime_us, steps, finished, cancelled, expired, failed, preemptions, prompt_tokens, generated_tokens;
     uint32_t epoch, placement_version, waiting, running, max_context, max_batch;
     uint32_t layers, experts, topk; /* MoE layers, experts in each, experts per token */
+    uint32_t missing_experts; /* (layer, expert) pairs that are on no worker: requests that do not allow degraded answers wait */
+    const char *missing;      /* the first of them, for people; "" when there is none */
     const struct cadre_worker *workers;
     size_t n_workers;
 };
@@ -190,7 +194,7 @@ struct cadre_load {          /* expert rows executed, as the workers counted the
     uint32_t layers, experts;
     const uint64_t *rows;         /* [layers * experts] */
     const int32_t *model_layer;   /* [layers] the layer's index in the model */
-    const uint32_t *hosts;        /* [layers * experts] first worker that holds it */
+    const uint32_t *hosts;        /* [layers * experts] first worker that holds it; UINT32_MAX: none does */
     const uint64_t *worker_rows;  /* [n_workers] */
     size_t n_workers;
 };

@@ -81,6 +81,7 @@ static uint8_t *pack_generate(const struct cadre_request *r, struct chat_box *ch
     if (r->tag) m.tag = (char *)r->tag;
     if (r->tenant) m.tenant = (char *)r->tenant;
     m.priority = r->priority;
+    m.allow_degraded = r->allow_degraded != 0;
     return pack(&m.base, len);
 }
 
@@ -133,6 +134,7 @@ static int fill_tokens(const Cadre__V1__Tokens *m, struct arena *arena, struct c
 
 static int fill_finished(const Cadre__V1__Finished *m, struct arena *arena, struct cadre_event *e) {
     e->reason = m->reason;
+    e->degraded = m->degraded;
     if (m->usage) {
         e->prompt_tokens = m->usage->prompt_tokens;
         e->completion_tokens = m->usage->completion_tokens;
@@ -235,6 +237,8 @@ static void fill_cluster(struct cadre_cluster *out, const Cadre__V1__StatusReply
     out->layers = m->layers;
     out->experts = m->experts;
     out->topk = m->topk;
+    out->missing_experts = m->missing_experts;
+    out->missing = m->missing;
 }
 
 struct cadre_cluster *port_decode_status(const uint8_t *bytes, size_t len) {

@@ -106,24 +106,32 @@ static int choose_home(const struct scheduler *s, const struct seq *q) {
     return best;
 }
 
+static void start(struct scheduler *s, struct seq *q, int worker) {
+    list_remove(&q->node);
+    s->n_waiting--;
+    seq_set_state(q, SEQ_RUNNING);
+    q->home = worker;
+    q->given = q->count;
+    q->granted = 0;
+    q->n_pages = 0;
+    q->degraded |= s->missing;
+    q->last_step = s->plan.step; /* named here even if no row is left for it */
+    seq_insert(&s->home[worker].running, q);
+    s->home[worker].n_running++;
+    s->n_running++;
+    struct plan_worker *w = &s->plan.worker[worker];
+    w->start[w->n_start++] = q;
+}
+
 static void start_pass(struct scheduler *s) {
-    while (!list_empty(&s->waiting) && s->n_running < s->limits.max_batch) {
-        struct seq *q = seq_at(s->waiting.next);
+    struct list *at, *next;
+    list_for(at, next, &s->waiting) {
+        struct seq *q = seq_at(at);
+        if (s->n_running >= s->limits.max_batch) return;
+        if (scheduler_holds(s, q)) continue;
         int worker = choose_home(s, q);
         if (worker < 0) return; /* nobody overtakes the first in line */
-        list_remove(&q->node);
-        s->n_waiting--;
-        seq_set_state(q, SEQ_RUNNING);
-        q->home = worker;
-        q->given = q->count;
-        q->granted = 0;
-        q->n_pages = 0;
-        q->last_step = s->plan.step; /* named here even if no row is left for it */
-        seq_insert(&s->home[worker].running, q);
-        s->home[worker].n_running++;
-        s->n_running++;
-        struct plan_worker *w = &s->plan.worker[worker];
-        w->start[w->n_start++] = q;
+        start(s, q, worker);
     }
 }
 

@@ -83,7 +83,8 @@ int client_port_read_generate(struct client_port *p, const uint8_t *payload, siz
                                      .ignore_eos = m->ignore_eos,
                                      .tag = string(m->tag),
                                      .tenant = string(m->tenant),
-                                     .priority = m->priority};
+                                     .priority = m->priority,
+                                     .allow_degraded = m->allow_degraded};
     const Cadre__V1__Sampling *s = m->sampling;
     if (s) {
         out->sampling = (struct sampling){
@@ -203,6 +204,7 @@ const uint8_t *client_port_finished(struct client_port *p, const struct generate
     timing.preemptions = f->preemptions;
     Cadre__V1__Finished finished = CADRE__V1__FINISHED__INIT;
     finished.reason = (char *)f->reason;
+    finished.degraded = f->degraded;
     finished.usage = &usage;
     finished.timing = &timing;
     finished.text = (ProtobufCBinaryData){f->text_len, (uint8_t *)f->text};
@@ -250,6 +252,8 @@ const uint8_t *client_port_status(struct client_port *p, const struct status_rep
     m.placement_version = r->placement_version;
     m.steps = r->steps;
     m.waiting = r->waiting;
+    m.missing_experts = r->missing_experts;
+    m.missing = (char *)r->missing;
     m.running = r->running;
     m.finished = r->finished;
     m.cancelled = r->cancelled;

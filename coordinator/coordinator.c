@@ -7,6 +7,7 @@
 
 #include <inttypes.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -88,6 +89,18 @@ static int open_model(struct coordinator *c, struct why *why) {
     return open_tokenizer(c, why);
 }
 
+static void name_missing(struct coordinator *c) {
+    const struct placement *p = &c->placement;
+    int layer = 0, expert = 0;
+    if (!p->missing) return;
+    while (!placement_misses(p, layer, expert))
+        if (++expert == p->experts) layer++, expert = 0;
+    size_t n = (size_t)snprintf(c->missing, sizeof c->missing, "expert %d of layer %d is on no worker", expert,
+                                c->model_layer[layer]);
+    if (p->missing > 1) snprintf(c->missing + n, sizeof c->missing - n, " (and %d more)", p->missing - 1);
+    log_warn("%s: requests wait unless they allow degraded answers", c->missing);
+}
+
 static int open_placement(struct coordinator *c, struct why *why) {
     const struct model_config *m = &c->checkpoint.config;
     int n = 0;
@@ -100,8 +113,9 @@ static int open_placement(struct coordinator *c, struct why *why) {
     int rc = 0;
     if (c->options.placement_file) rc = planner_read(&c->shape, c->options.placement_file, c->hosts, why);
     else planner_contiguous(&c->shape, c->hosts);
-    if (rc >= 0) rc = placement_from_hosts(&c->placement, c->shape.workers, c->shape.layers, c->shape.experts, c->hosts, why);
+    if (rc >= 0) rc = placement_partial(&c->placement, c->shape.workers, c->shape.layers, c->shape.experts, c->hosts, why);
     if (rc < 0) return rc;
+    name_missing(c);
     c->placement.version = 1;
     return telemetry_init(&c->telemetry, &c->placement) < 0 ? fail(why, ERR_NOMEM, "out of memory for telemetry") : 0;
 }
@@ -173,6 +187,7 @@ int coordinator_new(const struct coordinator_options *o, struct bus *clients, st
     int rc = open_model(c, why);
     if (rc >= 0) rc = open_placement(c, why);
     if (rc >= 0) rc = open_scheduler(c, why);
+    c->scheduler.missing = c->placement.missing > 0;
     if (rc >= 0) rc = open_doors(c, why);
     if (rc < 0) {
         coordinator_free(c);
@@ -236,6 +251,7 @@ static void follow_stop(struct coordinator *c) {
     if (c->state == CORE_SERVING && stop == 1) {
         log_info("draining: %d requests to finish", c->n_requests);
         core_set_state(c, CORE_DRAINING);
+        service_end_held(c);
     }
     bool now = stop == 2 || c->state == CORE_LOADING;
     if ((c->state == CORE_DRAINING && drained(c)) || (now && c->state < CORE_LEAVING)) leave(c);

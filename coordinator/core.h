@@ -29,7 +29,7 @@ struct request {
     int32_t stop_ids[32];
     int n_stop_ids, priority;
     uint32_t max_tokens;
-    bool has_max_tokens;
+    bool has_max_tokens, allow_degraded;
     uint64_t number;
     bool started;  /* Started was sent */
     bool finished; /* no token follows; `end` holds what Finished says */
@@ -57,6 +57,7 @@ struct coordinator {
     struct planner_shape shape;
     uint64_t *hosts;
     struct placement placement;
+    char missing[200]; /* what requests wait for when experts are missing; "" when none is */
     enum fmt weights;
 
     /* workers */
@@ -102,6 +103,7 @@ void service_prepared(struct coordinator *c); /* what the tokeniser has finished
 void service_committed(struct coordinator *c, const struct commit *commit);
 void service_tick(struct coordinator *c); /* answers that nobody reads */
 void service_end_all(struct coordinator *c, int status, const char *reason);
+void service_end_held(struct coordinator *c); /* requests that wait for missing experts: a cluster that drains gets none back */
 bool service_idle(const struct coordinator *c); /* no request left that owes its client anything but a read */
 
 /* report.c */

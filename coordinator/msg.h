@@ -122,6 +122,7 @@ struct generate_request {
     bool ignore_eos;
     struct text_slice tag, tenant;
     int32_t priority;
+    bool allow_degraded;
 };
 struct tokenize_request {
     enum generate_input input; /* INPUT_TEXT or INPUT_CHAT */
@@ -136,6 +137,7 @@ struct generate_finished {
     uint32_t prompt_tokens, completion_tokens;
     uint64_t queue_us, prefill_us, decode_us;
     uint32_t preemptions;
+    bool degraded;
     const char *text; /* what was held back */
     size_t text_len;
 };
@@ -153,6 +155,8 @@ struct status_report {
     const char *model, *family, *state, *reason, *numeric_class, *listen, *control, *fabric;
     uint64_t uptime_us, steps, finished, cancelled, expired, failed, preemptions, prompt_tokens, generated_tokens;
     uint32_t epoch, placement_version, waiting, running, max_context, max_batch, layers, experts, topk;
+    uint32_t missing_experts; /* pairs on no worker; `missing` names the first */
+    const char *missing;
     const struct worker_report *workers;
     int n_workers;
 };
@@ -162,5 +166,5 @@ struct experts_report {
     const int32_t *model_layer;  /* [layers] */
     const uint64_t *worker_rows; /* [n_workers] */
     int n_workers;
-    const uint32_t *first_host; /* [layers * experts] */
+    const uint32_t *first_host; /* [layers * experts]; UINT32_MAX: on no worker */
 };

@@ -78,6 +78,7 @@ static int split(const char *text, const char *end, struct field out[3]) {
 
 struct scratch {
     bool *layer, *expert, *worker; /* [last model layer + 1], [experts], [workers] */
+    bool *named;                   /* [layers * experts] */
 };
 
 static int apply(const struct planner_shape *s, const struct line *at, const struct scratch *t, uint64_t *hosts,
@@ -85,16 +86,17 @@ static int apply(const struct planner_shape *s, const struct line *at, const str
     int top = s->model_layer[s->layers - 1] + 1;
     int rc = read_list(at, "layer", at->layers, top, t->layer, why);
     if (rc >= 0) rc = read_list(at, "expert", at->experts, s->experts, t->expert, why);
-    if (rc >= 0) rc = read_list(at, "worker", at->workers, s->workers, t->worker, why);
+    bool nowhere = at->workers.len == 1 && *at->workers.text == '-';
+    if (rc >= 0 && !nowhere) rc = read_list(at, "worker", at->workers, s->workers, t->worker, why);
     if (rc < 0) return rc;
     uint64_t mask = 0;
-    for (int w = 0; w < s->workers; w++) mask |= (uint64_t)t->worker[w] << w;
+    for (int w = 0; w < s->workers && !nowhere; w++) mask |= (uint64_t)t->worker[w] << w;
     bool hit = false;
     for (int l = 0; l < s->layers; l++) {
         if (!t->layer[s->model_layer[l]]) continue;
         hit = true;
         for (int e = 0; e < s->experts; e++)
-            if (t->expert[e]) hosts[l * s->experts + e] = mask;
+            if (t->expert[e]) hosts[l * s->experts + e] = mask, t->named[l * s->experts + e] = true;
     }
     if (!hit)
         return fail(why, ERR_INVALID, "%s:%d: layers '%.*s' have no experts", at->file, at->number, at->layers.len,
@@ -102,10 +104,10 @@ static int apply(const struct planner_shape *s, const struct line *at, const str
     return 0;
 }
 
-static int check_complete(const struct planner_shape *s, const char *name, const uint64_t *hosts, struct why *why) {
+static int check_complete(const struct planner_shape *s, const char *name, const bool *named, struct why *why) {
     for (int l = 0; l < s->layers; l++)
         for (int e = 0; e < s->experts; e++)
-            if (!hosts[l * s->experts + e])
+            if (!named[l * s->experts + e])
                 return fail(why, ERR_INVALID, "%s: no worker for expert %d of layer %d; add a line, e.g. '%d %d 0'", name, e,
                             s->model_layer[l], s->model_layer[l], e);
     return 0;
@@ -128,17 +130,18 @@ static int parse_lines(const struct planner_shape *s, const char *text, size_t l
         }
         p = eol ? eol + 1 : end;
     }
-    return check_complete(s, name, hosts, why);
+    return check_complete(s, name, t->named, why);
 }
 
 int planner_parse(const struct planner_shape *s, const char *text, size_t len, const char *name, uint64_t *hosts,
                   struct why *why) {
     if (!s->layers || !s->experts) return fail(why, ERR_INVALID, "%s: this model has no experts to place", name);
     size_t top = (size_t)s->model_layer[s->layers - 1] + 1;
-    bool *all = calloc(top + (size_t)s->experts + (size_t)s->workers, sizeof *all);
+    size_t pairs = (size_t)s->layers * (size_t)s->experts;
+    bool *all = calloc(top + (size_t)s->experts + (size_t)s->workers + pairs, sizeof *all);
     if (!all) return fail(why, ERR_NOMEM, "out of memory for a placement");
     memset(hosts, 0, sizeof *hosts * (size_t)s->layers * (size_t)s->experts);
-    struct scratch t = {all, all + top, all + top + s->experts};
+    struct scratch t = {all, all + top, all + top + s->experts, all + top + s->experts + s->workers};
     int rc = parse_lines(s, text, len, name, &t, hosts, why);
     free(all);
     return rc;

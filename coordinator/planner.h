@@ -7,8 +7,11 @@
  *     *          4-7       1
  *     3          2         0,2-3        replicas: each takes an even share of the expert's tokens
  *
+ *     3          5         -            on no worker: missing until another placement has it
+ *
  * Layers are numbered as in the model ('cadre experts' shows them); `*` means all that have experts, all experts, all workers.
- * Every expert of every such layer must have at least one worker. */
+ * Every expert of every such layer must be named. A missing one is left out of the choice for requests that allow degraded
+ * answers; all others wait. */
 #pragma once
 #include <stddef.h>
 #include <stdint.h>

@@ -69,6 +69,8 @@ const uint8_t *report_status(struct coordinator *c, size_t *len) {
                               .layers = (uint32_t)c->shape.layers,
                               .experts = (uint32_t)c->shape.experts,
                               .topk = (uint32_t)c->checkpoint.config.gate.k,
+                              .missing_experts = (uint32_t)c->placement.missing,
+                              .missing = c->missing,
                               .workers = workers,
                               .n_workers = c->options.workers};
     return client_port_status(c->client_port, &r, len);
@@ -78,7 +80,7 @@ const uint8_t *report_experts(struct coordinator *c, size_t *len) {
     size_t n = (size_t)c->shape.layers * (size_t)c->shape.experts;
     uint32_t *first = client_port_scratch(c->client_port, sizeof *first * n);
     if (!first) return NULL;
-    for (size_t i = 0; i < n; i++) first[i] = (uint32_t)__builtin_ctzll(c->hosts[i]);
+    for (size_t i = 0; i < n; i++) first[i] = c->hosts[i] ? (uint32_t)__builtin_ctzll(c->hosts[i]) : UINT32_MAX;
     struct experts_report r = {.layers = (uint32_t)c->shape.layers,
                                .experts = (uint32_t)c->shape.experts,
                                .rows = c->telemetry.rows,

@@ -59,6 +59,7 @@ struct scheduler {
     struct list waiting, leaving; /* waiting: best first; leaving: EVICTED and ENDED until settled */
     struct home home[MSG_MAX_WORKERS];
     int n_waiting, n_running, n_leaving;
+    bool missing; /* some expert is on no worker: only sequences that allow it may start, and nobody waits behind the others */
     uint64_t numbers, planned, committed;       /* last number given out, last step planned, last step committed */
     struct step_slot slot[SCHEDULER_MAX_AHEAD]; /* step S in slot S % ahead */
     struct seq **bucket;                        /* number -> sequence */
@@ -88,6 +89,10 @@ int scheduler_done(struct scheduler *s, int worker, const struct worker_step_don
 int scheduler_commit(struct scheduler *s, int64_t now_us, const struct commit **out, struct why *why);
 
 static inline int scheduler_in_flight(const struct scheduler *s) { return (int)(s->planned - s->committed); }
+/* Its turn does not come before every expert has a worker. */
+static inline bool scheduler_holds(const struct scheduler *s, const struct seq *q) {
+    return s->missing && !q->allow_degraded && q->state == SEQ_WAITING;
+}
 static inline bool scheduler_idle(const struct scheduler *s) {
     return !s->n_running && !s->n_waiting && s->planned == s->committed;
 }

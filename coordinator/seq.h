@@ -22,6 +22,7 @@ struct seq_request {
     int prompt;     /* tokens in ids, >= 1 */
     int max_tokens; /* 0: run the prompt, sample nothing */
     int priority;   /* lower runs earlier */
+    bool allow_degraded; /* it may run while experts are missing */
     struct sampling sampling;
     const int32_t *stop_ids;
     int n_stop_ids;
@@ -51,6 +52,7 @@ struct seq {
 
     int64_t submitted_us, first_row_us, first_token_us, last_token_us; /* 0 = not yet */
     int preemptions;
+    bool allow_degraded, degraded; /* may run, has run while experts were missing */
 
     struct list node; /* in the list of its state */
     struct seq *hash_next;

@@ -112,6 +112,7 @@ static void request_finish(struct request *r, const struct seq *q, const char *r
     r->end.prefill_us = (uint64_t)(q->first_token_us - q->first_row_us);
     r->end.decode_us = (uint64_t)(end - q->first_token_us);
     r->end.preemptions = (uint32_t)q->preemptions;
+    r->end.degraded = q->degraded;
     r->seq = NULL;
 }
 
@@ -163,6 +164,7 @@ static void submit(struct coordinator *c, struct request *r, const int32_t *ids,
     struct seq_request ask = {.ids = ids,
                               .prompt = n,
                               .priority = r->priority,
+                              .allow_degraded = r->allow_degraded,
                               .sampling = r->sampling,
                               .stop_ids = r->stop_ids,
                               .n_stop_ids = r->n_stop_ids,
@@ -172,6 +174,7 @@ static void submit(struct coordinator *c, struct request *r, const int32_t *ids,
     if (rc < 0) return request_refuse(c, r, rc, &why);
     r->number = r->seq->number;
     r->end.prompt_tokens = (uint32_t)n;
+    if (scheduler_holds(&c->scheduler, r->seq)) r->call->waits_for = c->missing;
     c->moved = true;
     request_flush(c, r);
 }
@@ -190,6 +193,7 @@ static int fill_request(struct coordinator *c, struct request *r, const struct g
     if (!g->has_seed && draw_seed(&r->sampling.seed) < 0) return ERR_IO;
     copy_stop_ids(c, r, g);
     r->priority = g->priority;
+    r->allow_degraded = g->allow_degraded;
     r->max_tokens = g->max_tokens;
     r->has_max_tokens = g->has_max_tokens;
     return stream_new(c->tokenizer, g->stop, g->n_stop, &r->stream);
@@ -358,6 +362,14 @@ void service_end_all(struct coordinator *c, int status, const char *reason) {
     list_for(at, next, &c->requests) {
         struct request *r = list_entry(at, struct request, node);
         if (r->call) request_end(c, r, status, reason);
+    }
+}
+
+void service_end_held(struct coordinator *c) {
+    struct list *at, *next;
+    list_for(at, next, &c->requests) {
+        struct request *r = list_entry(at, struct request, node);
+        if (r->call && r->seq && scheduler_holds(&c->scheduler, r->seq)) request_end(c, r, CALL_UNAVAILABLE, c->missing);
     }
 }
 

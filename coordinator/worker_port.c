@@ -202,6 +202,7 @@ static void pack_start(const struct seq *q, Cadre__Control__V1__SeqStart *m) {
     m->min_p = q->sampling.min_p;
     m->seed = q->sampling.seed;
     m->logprobs = q->sampling.logprobs;
+    m->allow_degraded = q->allow_degraded;
 }
 
 static bool pack_work(struct worker_port *p, const struct plan_worker *w, Cadre__Control__V1__Plan *m) {

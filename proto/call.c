@@ -460,13 +460,20 @@ static void ping(struct call_server *s, struct live *l) {
     if (rc == ERR_GONE) doom_peer(s, l->peer);
 }
 
+static void expire_call(struct call_server *s, struct live *l) {
+    char text[400];
+    const char *reason = l->pub.waits_for;
+    snprintf(text, sizeof text, "the call's deadline has passed%s%s", reason ? ": " : "", reason ? reason : "");
+    revoke(s, l, CALL_DEADLINE_EXCEEDED, text);
+}
+
 static void expire(struct call_server *s) {
     while (s->n_calls && s->heap[0]->wake_us <= s->now_us) {
         struct live *l = s->heap[0];
         if (l->state == LIVE_ENDING) {
             forget(s, l);
         } else if (l->state == LIVE_OPEN && l->pub.deadline_us && l->pub.deadline_us <= s->now_us) {
-            revoke(s, l, CALL_DEADLINE_EXCEEDED, "the call's deadline has passed");
+            expire_call(s, l);
         } else if (l->state == LIVE_OPEN && l->sent_us + s->limits.ping_us <= s->now_us) {
             ping(s, l);
         } else {

@@ -43,6 +43,7 @@ struct call {                       /* public part; allocated by the layer */
     void *handler;                  /* the method's own state */
     int64_t opened_us, deadline_us; /* deadline 0 = none */
     int method;                     /* index in the table */
+    const char *waits_for;          /* said when its deadline ends it; the handler's, NULL: nothing to say */
 };
 struct call_method {
     const char *name;

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "base/hash.h"
+#include "base/log.h"
 
 enum { MAX_WORKERS = 64, MAX_LAYERS = 4096, MAX_EXPERTS = 16384 };
 
@@ -23,15 +24,13 @@ static int check_sizes(int workers, int layers, int experts, struct why *why) {
     return 0;
 }
 
-static int count_replicas(const uint64_t *hosts, int workers, int layers, int experts, struct why *why) {
+static int count_replicas(const uint64_t *hosts, int workers, int layers, int experts, int *missing, struct why *why) {
     uint64_t known = workers == 64 ? UINT64_MAX : (UINT64_C(1) << workers) - 1;
     int64_t total = 0;
     for (int layer = 0; layer < layers; layer++) {
         for (int e = 0; e < experts; e++) {
             uint64_t h = hosts[(size_t)layer * (size_t)experts + (size_t)e];
-            if (!h)
-                return fail(why, ERR_INVALID, "placement: expert %d of MoE layer %d is on no worker; give it at least one", e,
-                            layer);
+            *missing += !h;
             if (h & ~known)
                 return fail(why, ERR_INVALID,
                             "placement: expert %d of MoE layer %d is on worker %d, but there are workers 0..%d", e, layer,
@@ -73,8 +72,17 @@ static void build(struct placement *p, const uint64_t *hosts) {
 
 int placement_from_hosts(struct placement *p, int workers, int layers, int experts, const uint64_t *hosts, struct why *why) {
     int rc = check_sizes(workers, layers, experts, why);
+    for (int i = 0; rc >= 0 && i < layers * experts; i++)
+        if (!hosts[i])
+            return fail(why, ERR_INVALID, "placement: expert %d of MoE layer %d is on no worker; give it at least one",
+                        i % experts, i / experts);
+    return rc < 0 ? rc : placement_partial(p, workers, layers, experts, hosts, why);
+}
+
+int placement_partial(struct placement *p, int workers, int layers, int experts, const uint64_t *hosts, struct why *why) {
+    int missing = 0, rc = check_sizes(workers, layers, experts, why);
     if (rc < 0) return rc;
-    int replicas = count_replicas(hosts, workers, layers, experts, why);
+    int replicas = count_replicas(hosts, workers, layers, experts, &missing, why);
     if (replicas < 0) return replicas;
 
     size_t n = (size_t)replicas + 1; /* never zero elements */
@@ -82,6 +90,7 @@ int placement_from_hosts(struct placement *p, int workers, int layers, int exper
                              .workers = workers,
                              .layers = layers,
                              .experts = experts,
+                             .missing = missing,
                              .first = calloc((size_t)layers * (size_t)experts + 1, sizeof *made.first),
                              .list = calloc(n, sizeof *made.list),
                              .slot_first = calloc((size_t)workers * (size_t)layers + 1, sizeof *made.slot_first),
@@ -126,6 +135,7 @@ static float pick_point(int layer, int expert, uint64_t seq_id, int32_t position
 
 const struct replica *placement_pick(const struct placement *p, int layer, int expert, uint64_t seq_id, int32_t position) {
     size_t i = (size_t)layer * (size_t)p->experts + (size_t)expert;
+    if (placement_misses(p, layer, expert)) BUG("placement: expert %d of MoE layer %d has no replica", expert, layer);
     const struct replica *r = &p->list[p->first[i]], *last = &p->list[p->first[i + 1]] - 1;
     if (r == last) return r;
     float point = pick_point(layer, expert, seq_id, position);

@@ -38,6 +38,7 @@ struct plan_start {
     int n_ids, prompt_tokens, max_tokens;
     const int32_t *stop_ids;
     int n_stop_ids;
+    bool allow_degraded; /* missing experts are left out of its choices */
     struct sampling sampling;
 };
 struct plan_run {

@@ -331,6 +331,9 @@ static int add_run(struct engine *e, const struct plan_run *run, struct why *why
     struct step_rows *r = &e->forward.rows;
     struct seq *s = seq_find(&e->seqs, run->seq);
     if (!s) return fail(why, ERR_PROTOCOL, "the plan runs sequence %llu, which is not here", (unsigned long long)run->seq);
+    if (e->setup.placement.missing && !s->allow_degraded)
+        return fail(why, ERR_PROTOCOL, "the plan runs sequence %llu, which wants all experts; %d are missing",
+                    (unsigned long long)run->seq, e->setup.placement.missing);
     int rc = seq_add_pages(&e->seqs, s, run->new_pages, run->n_new_pages, why);
     if (rc < 0 || s->finish != SEQ_RUNNING) return rc; /* granted beyond its end: a no-op */
     if (s->last_step == e->step || run->count < 1)

@@ -61,6 +61,7 @@ void gating_clear(struct gating *g) {
                    g->context, g->gru_u,   g->gru_in, g->gru_hidden, g->bias};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) g->backend->ops->release(g->backend, all[i]);
     gating_tree_clear(g);
+    gate_mask_clear(&g->mask);
     free(g->confidence);
     free(g->entropy);
     free(g->counts);
@@ -111,26 +112,27 @@ static void choose_flat(struct gating *g, const float *bias, int T) {
     for (int t = 0; t < T && r->top_p.p > 0; t++) end_row(g, t, context_top_p(g->weights + t * g->config->gate.k, &r->top_p));
 }
 
-static void choose_two_stage(struct gating *g, const struct layer_weights *w, const float *x, const float *bias, int T) {
+static void choose_two_stage(struct gating *g, const struct layer_weights *w, const float *x, const struct gate_biases *biases,
+                             int T) {
     const struct two_stage_rule *r = &g->config->router.two_stage;
     const struct confidence_rule *c = &g->config->router.confidence;
     struct backend *b = g->backend;
     const int pairs = g->config->gate.k;
-    if (r->locals) b->ops->linear(b, g->inner[1], x, w->router_inner[1], NULL, false, T);
+    if (r->locals) b->ops->linear(b, g->inner[1], x, w->router_inner[1], biases->level[2], false, T);
     b->ops->sync(b);
     for (int t = 0; t < T; t++) {
         bool unsure = c->action != CONFIDENCE_REPORT && gating_unsure(g, t);
         int n = two_stage_pick(r, r->global_topk + (unsure && c->action == CONFIDENCE_ESCALATE),
-                               unsure && c->action == CONFIDENCE_WIDEN ? c->k_max : r->k, g->first + t * r->globals, bias,
+                               unsure && c->action == CONFIDENCE_WIDEN ? c->k_max : r->k, g->first + t * r->globals, biases->sel,
                                g->inner[0] + t * r->domains, g->inner[1] + t * r->locals, g->ids + t * pairs,
                                g->weights + t * pairs);
         end_row(g, t, n);
     }
 }
 
-/* The bias in force: the checkpoint's, or the copy of it that follows the traffic. */
-static const float *bias_of(struct gating *g, int moe_index, const struct layer_weights *w) {
-    if (!g->bias) return w->router_sel_bias;
+/* The selection bias in force: the checkpoint's, or the copy of it that follows the traffic. */
+static const float *bias_of(struct gating *g, int moe_index, const struct layer_weights *w, const float *own) {
+    if (!g->bias) return own;
     const size_t W = (size_t)gating_width(g);
     float *bias = g->bias + (size_t)moe_index * W;
     if (!g->bias_begun[moe_index]) g->backend->ops->download(g->backend, bias, w->router_sel_bias, W * sizeof *bias);
@@ -158,17 +160,19 @@ static void follow_traffic(struct gating *g, int moe_index, int T) {
 void gating_run(struct gating *g, int moe_index, const struct layer_weights *w, const float *x, const struct step_rows *rows) {
     struct backend *b = g->backend;
     const struct router_rule *r = &g->config->router;
-    const float *bias = bias_of(g, moe_index, w);
+    struct gate_biases biases = gate_mask_biases(&g->mask, moe_index, w);
     const int T = rows->T;
-    b->ops->linear(b, g->first, x, w->router, w->router_bias, false, T);
-    if (r->kind == ROUTER_TWO_STAGE) b->ops->linear(b, g->inner[0], x, w->router_inner[0], NULL, false, T);
+    biases.sel = bias_of(g, moe_index, w, biases.sel);
+    b->ops->linear(b, g->first, x, w->router, biases.level[0], false, T);
+    if (r->kind == ROUTER_TWO_STAGE) b->ops->linear(b, g->inner[0], x, w->router_inner[0], biases.level[1], false, T);
     gating_context(g, moe_index, w, x, rows);
     judge(g, T);
-    if (r->kind == ROUTER_FLAT) choose_flat(g, bias, T);
-    else if (r->kind == ROUTER_TREE) gating_tree(g, w, x, bias, T);
-    else choose_two_stage(g, w, x, bias, T);
+    if (r->kind == ROUTER_FLAT) choose_flat(g, biases.sel, T);
+    else if (r->kind == ROUTER_TREE) gating_tree(g, moe_index, w, x, biases.sel, T);
+    else choose_two_stage(g, w, x, &biases, T);
     if (r->kind == ROUTER_TREE)
         for (int t = 0; t < T && r->confidence.action == CONFIDENCE_WIDEN; t++)
             if (!gating_unsure(g, t)) end_row(g, t, r->tree.k);
+    gate_mask_drop(&g->mask, moe_index, g->ids, g->weights, T * g->config->gate.k);
     follow_traffic(g, moe_index, T);
 }

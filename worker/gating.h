@@ -5,6 +5,7 @@
  * docs/ROUTERS.md has the formulae. Owner: the engine thread. */
 #pragma once
 #include "model/config.h"
+#include "worker/gate_mask.h"
 #include "worker/step_rows.h"
 #include "worker/weights.h"
 
@@ -19,6 +20,7 @@ struct gating {
     float *weights; /* [T,k] host-visible */
     float *confidence, *entropy; /* [T] of the last layer run, host memory; NULL when the router has no confidence rule */
 
+    struct gate_mask mask; /* of missing experts; initialised by the owner, cleared here */
     /* the rest is the implementation's */
     float *first;          /* [T,W] logits of the first level, host-visible where anything is done to them */
     float *inner[2];       /* logits of the other levels: [T, ...], or of some nodes of a tree */

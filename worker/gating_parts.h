@@ -12,6 +12,6 @@ void gating_context(struct gating *g, int moe_index, const struct layer_weights 
 int gating_tree_init(struct gating *g, size_t T);
 void gating_tree_clear(struct gating *g);
 /* From first-level logits to pairs. bias [W] or NULL; k_of(g, t): leaves of row t. */
-void gating_tree(struct gating *g, const struct layer_weights *w, const float *x, const float *bias, int T);
+void gating_tree(struct gating *g, int moe_index, const struct layer_weights *w, const float *x, const float *bias, int T);
 /* Whether this row's first level is less certain than tau. */
 bool gating_unsure(const struct gating *g, int t);

@@ -33,15 +33,18 @@ void gating_tree_clear(struct gating *g) {
 }
 
 /* Every node of a level has the same gate, so a token's logits are there before the search begins. */
-static void search_shared(struct gating *g, struct tree_search *s, int t) {
+static void search_shared(struct gating *g, int moe_index, struct tree_search *s, int t) {
     const int *branch = s->rule->branch;
     const struct tree_node *nodes;
     for (int n, level; (n = tree_wants(s, &level, &nodes));)
-        for (int i = 0; i < n; i++) tree_give(s, i, g->inner[level - 1] + (size_t)t * (size_t)branch[level]);
+        for (int i = 0; i < n; i++) {
+            const float *logits = g->inner[level - 1] + (size_t)t * (size_t)branch[level];
+            tree_give(s, i, gate_mask_children(&g->mask, moe_index, level, nodes[i].id, logits));
+        }
 }
 
 /* One product for all that want nodes of this level. Returns how many nodes that were. x: of the chunk. */
-static int expand(struct gating *g, const struct mat *gate, const float *x, int level, int count) {
+static int expand(struct gating *g, int moe_index, const struct mat *gate, const float *x, int level, int count) {
     struct backend *b = g->backend;
     const int width = g->config->router.tree.branch[level];
     const struct tree_node *nodes;
@@ -58,7 +61,8 @@ static int expand(struct gating *g, const struct mat *gate, const float *x, int 
     b->ops->sync(b);
     for (int p = 0, i = 0; p < pairs; p++) { /* giving moves a search on, so who wanted what is read from the pairs */
         i = p && g->pair_row[p] == g->pair_row[p - 1] ? i + 1 : 0;
-        tree_give(&g->search[g->pair_row[p]], i, g->inner[0] + (size_t)p * (size_t)width);
+        const float *logits = g->inner[0] + (size_t)p * (size_t)width;
+        tree_give(&g->search[g->pair_row[p]], i, gate_mask_children(&g->mask, moe_index, level, g->pair_block[p], logits));
     }
     return pairs;
 }
@@ -68,7 +72,7 @@ static int leaves_of(const struct gating *g, int t) {
     return r->confidence.action == CONFIDENCE_WIDEN && gating_unsure(g, t) ? r->confidence.k_max : r->tree.k;
 }
 
-void gating_tree(struct gating *g, const struct layer_weights *w, const float *x, const float *bias, int T) {
+void gating_tree(struct gating *g, int moe_index, const struct layer_weights *w, const float *x, const float *bias, int T) {
     const struct tree_rule *r = &g->config->router.tree;
     struct backend *b = g->backend;
     const size_t room = (size_t)tree_room(r, most_leaves(g->config)), H = (size_t)g->config->hidden, k = (size_t)g->config->gate.k;
@@ -83,11 +87,11 @@ void gating_tree(struct gating *g, const struct layer_weights *w, const float *x
             tree_begin(&g->search[i], r, leaves_of(g, first + i), g->room + (size_t)i * room,
                        g->first + (size_t)(first + i) * (size_t)r->branch[0], bias);
         if (r->shared)
-            for (int i = 0; i < count; i++) search_shared(g, &g->search[i], first + i);
+            for (int i = 0; i < count; i++) search_shared(g, moe_index, &g->search[i], first + i);
         else
             for (int expanded = 1; expanded;) {
-                expanded = expand(g, &w->router_inner[0], x + (size_t)first * H, 1, count);
-                expanded += expand(g, &w->router_inner[1], x + (size_t)first * H, 2, count);
+                expanded = expand(g, moe_index, &w->router_inner[0], x + (size_t)first * H, 1, count);
+                expanded += expand(g, moe_index, &w->router_inner[1], x + (size_t)first * H, 2, count);
             }
         for (int i = 0; i < count; i++)
             tree_pick(&g->search[i], g->ids + (size_t)(first + i) * k, g->weights + (size_t)(first + i) * k);

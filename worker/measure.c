@@ -43,7 +43,7 @@ int measure_worker(const struct measure *m, int rank, struct worker_bytes *out, 
                              .page_tokens = m->page_tokens,
                              .kv_pages = m->kv_pages};
     *out = (struct worker_bytes){0};
-    int rc = m->hosts ? placement_from_hosts(&s.placement, m->workers, c->moe_layers, c->gate.experts, m->hosts, why)
+    int rc = m->hosts ? placement_partial(&s.placement, m->workers, c->moe_layers, c->gate.experts, m->hosts, why)
                       : placement_contiguous(&s.placement, m->workers, c->moe_layers, c->gate.experts, why);
     return rc < 0 ? rc : engine_measure(&o, &s, m->checkpoint, out, why);
 }

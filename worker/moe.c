@@ -18,6 +18,7 @@ int moe_init(struct moe *m, int max_tokens, struct why *why) {
     for (int l = 0; l < m->store->layers; l++)
         if (m->store->first[l + 1] - m->store->first[l] > slots) slots = m->store->first[l + 1] - m->store->first[l];
     int rc = gating_init(&m->gating, m->backend, m->config, max_tokens, why);
+    if (rc >= 0 && m->placement) rc = gate_mask_init(&m->gating.mask, m->backend, m->config, m->placement, why);
     if (rc < 0) return rc;
     m->routed = ops->alloc(m->backend, T * H * sizeof(float), MEM_DEVICE);
     m->shared = ops->alloc(m->backend, T * H * sizeof(float), MEM_DEVICE);

@@ -49,7 +49,7 @@ static int read_placement(const Cadre__Control__V1__Placement *m, struct placeme
         m->n_hosts != (size_t)m->layers * m->experts)
         return fail(why, ERR_PROTOCOL, "the placement has %zu entries for %u layers of %u experts on %u workers", m->n_hosts,
                     m->layers, m->experts, m->workers);
-    int rc = placement_from_hosts(out, (int)m->workers, (int)m->layers, (int)m->experts, m->hosts, why);
+    int rc = placement_partial(out, (int)m->workers, (int)m->layers, (int)m->experts, m->hosts, why);
     if (rc >= 0) out->version = m->version;
     return rc;
 }
@@ -93,6 +93,7 @@ static int read_starts(const pb_plan *m, struct plan *p) {
             .max_tokens = (int)s->max_tokens,
             .stop_ids = stops,
             .n_stop_ids = (int)s->n_stop_ids,
+            .allow_degraded = s->allow_degraded,
             .sampling = {.temperature = s->temperature,
                          .top_p = s->top_p,
                          .min_p = s->min_p,

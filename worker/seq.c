@@ -85,6 +85,7 @@ int seq_start(struct seq_table *t, const struct plan_start *start, struct why *w
                       .ids = s->ids,
                       .pages = s->pages,
                       .n_stop_ids = start->n_stop_ids,
+                      .allow_degraded = start->allow_degraded,
                       .sampling = start->sampling};
     memcpy(s->ids, start->ids, sizeof *s->ids * (size_t)start->n_ids);
     memcpy(s->stop_ids, start->stop_ids, sizeof *s->stop_ids * (size_t)start->n_stop_ids);

@@ -14,6 +14,7 @@ struct seq {
     int n_pages;
     int32_t stop_ids[MAX_STOP_IDS];
     int n_stop_ids;
+    bool allow_degraded;
     struct sampling sampling;
     enum seq_finish finish;
     uint64_t last_step; /* it ran in: a plan runs a sequence at most once, or one sample could follow another unchecked */

@@ -1,6 +1,7 @@
 /* runner.c - wires the worker's parts as the engine does, for one worker and one sequence, on scattered KV pages. */
 #include "tests/golden/runner.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static void on_late(void *ctx, uint64_t late) { (void)ctx, (void)late; }
@@ -27,6 +28,20 @@ static int open_exchange(struct runner *r, struct why *why) {
     return moe_init(&r->moe, RUNNER_MAX_TOKENS, why);
 }
 
+/* All experts here but the missing ones. */
+static int place(struct runner *r, const struct runner_options *o, struct why *why) {
+    const struct model_config *c = &r->checkpoint.config;
+    size_t n = (size_t)c->moe_layers * (size_t)c->gate.experts;
+    uint64_t *hosts = malloc((n + 1) * sizeof *hosts);
+    if (!hosts) return fail(why, ERR_NOMEM, "out of memory");
+    for (size_t i = 0; i < n; i++) hosts[i] = 1;
+    for (int i = 0; i < o->n_missing; i++)
+        hosts[c->moe_index[o->missing[2 * i]] * c->gate.experts + o->missing[2 * i + 1]] = 0;
+    int rc = placement_partial(&r->placement, 1, c->moe_layers, c->gate.experts, hosts, why);
+    free(hosts);
+    return rc;
+}
+
 int runner_open(struct runner *r, const char *dir, const struct runner_options *o, struct why *why) {
     memset(r, 0, sizeof *r);
     atomic_ullong loaded = 0;
@@ -40,7 +55,7 @@ int runner_open(struct runner *r, const char *dir, const struct runner_options *
     r->ops = *r->real_ops;
     if (o->mutate_ops) o->mutate_ops(&r->ops);
     r->backend->ops = &r->ops;
-    rc = placement_contiguous(&r->placement, 1, c->moe_layers, c->gate.experts, why);
+    rc = place(r, o, why);
     if (rc >= 0) rc = weights_open(&r->weights, r->backend, &r->checkpoint, o->weights, RUNNER_MAX_TOKENS + 1, &loaded, why);
     if (rc >= 0) rc = expert_store_open(&r->store, r->backend, &r->checkpoint, o->weights, &r->placement, 0, &loaded, why);
     if (rc >= 0 && o->mutate_weights) o->mutate_weights(&r->weights, &r->store);

@@ -8,6 +8,8 @@ struct runner_options {
     const char *isa;
     int threads;
     enum fmt weights;
+    const int32_t *missing; /* [n_missing, 2] model layer and expert of those that are on no worker */
+    int n_missing;
     /* Called at the three moments when a mistake can be planted; each may be NULL. */
     void (*mutate_config)(struct model_config *c);
     void (*mutate_weights)(struct weights *w, struct expert_store *s);

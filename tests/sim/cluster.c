@@ -185,6 +185,7 @@ static bool take_event(struct answer *a, const struct cadre_event *e) {
     case CADRE_FINISHED:
         snprintf(a->reason, sizeof a->reason, "%s", e->reason);
         a->preemptions = e->preemptions;
+        a->degraded = e->degraded;
         return false;
     case CADRE_END:
         a->status = e->status;

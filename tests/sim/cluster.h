@@ -31,6 +31,7 @@ struct answer {
     float logprobs[ANSWER_TOKENS], top[ANSWER_TOKENS][ANSWER_TOP];
     int32_t top_ids[ANSWER_TOKENS][ANSWER_TOP];
     uint32_t preemptions;
+    bool degraded;
 };
 /* Sends all n at once over one client and waits for every end (at most seconds). false: something is still open then. */
 bool cluster_ask(struct cluster *c, const struct cadre_request *requests, int n, struct answer *answers, int seconds);

@@ -28,6 +28,13 @@ START_TEST(expresses_any_map) {
 }
 END_TEST
 
+START_TEST(missing_on_purpose) {
+    ck_assert_msg(parse("* * 0\n2 1,3 -\n5 * -\n5 2 1\n") == 0, "%s", why.text);
+    static const uint64_t want[12] = {1, 1, 1, 1, 1, 0, 1, 0, 0, 0, 2, 0};
+    for (int i = 0; i < 12; i++) ck_assert_uint_eq(hosts[i], want[i]);
+}
+END_TEST
+
 START_TEST(refusals) {
     static const struct {
         const char *text, *says;
@@ -43,6 +50,9 @@ START_TEST(refusals) {
         {"* 3-1 0", "'3-1' is not a list"},
         {"* 1, 0", "'1,' is not a list"},
         {"* 1,,2 0", "is not a list"},
+        {"* 0-2 -", "no worker for expert 3 of layer 1"},
+        {"* * 0\n* 1 -,0", "'-,0' is not a list"},
+        {"* - 0", "'-' is not a list"},
         {"* -1 0", "'-1' is not a list"},
         {"* x 0", "'x' is not a list"},
         {"* 99999999999999999999 0", "there is no expert"},
@@ -74,4 +84,4 @@ START_TEST(describes) {
 }
 END_TEST
 
-RUN("planner", NULL, NULL, contiguous, expresses_any_map, refusals, describes)
+RUN("planner", NULL, NULL, contiguous, expresses_any_map, missing_on_purpose, refusals, describes)

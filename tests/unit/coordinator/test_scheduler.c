@@ -174,6 +174,30 @@ START_TEST(order_and_priority) {
 }
 END_TEST
 
+/* While experts are missing, those that want all of them wait in nobody's way, and run when they are back. */
+START_TEST(missing_experts) {
+    limits.max_queue = 8;
+    open_scheduler();
+    s.missing = true;
+    struct seq *whole = submit(2, 1, -5), *part = NULL;
+    ck_assert_ptr_null(plan());
+    ck_assert(scheduler_holds(&s, whole) && !whole->degraded);
+    struct seq_request r = {.ids = ids, .prompt = 3, .max_tokens = 2, .allow_degraded = true};
+    ck_assert_int_eq(scheduler_submit(&s, &r, 1, &part, &why), 0);
+    ck_assert(!scheduler_holds(&s, part));
+    const struct plan *p = plan();
+    ck_assert_int_eq(p->worker[0].n_run, 1);
+    ck_assert_ptr_eq(p->worker[0].run[0].seq, part);
+    ck_assert(part->degraded && whole->state == SEQ_WAITING);
+    s.missing = false;
+    ck_assert(!scheduler_holds(&s, whole));
+    p = plan();
+    ck_assert_int_eq(p->worker[0].n_start, 1);
+    ck_assert_ptr_eq(p->worker[0].start[0], whole);
+    ck_assert(!whole->degraded);
+}
+END_TEST
+
 START_TEST(homes_are_spread) {
     limits.workers = 3;
     limits.max_batch = 12;
@@ -322,5 +346,5 @@ START_TEST(bad_limits) {
 END_TEST
 
 RUN("scheduler", begin, end, admission, chunks_then_decode_ahead, no_tokens_wanted, cancel_frees_by_the_second_step,
-    order_and_priority, homes_are_spread, eviction_and_return, commits_wait_for_all, owed_token, wrong_position, wrong_id,
+    order_and_priority, missing_experts, homes_are_spread, eviction_and_return, commits_wait_for_all, owed_token, wrong_position, wrong_id,
     ends_early, same_token_twice, unknown_sequence_is_overshoot, bad_reports, bad_limits)

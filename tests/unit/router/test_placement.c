@@ -83,13 +83,44 @@ START_TEST(random_hosts) {
 }
 END_TEST
 
+static void check_partial(const struct placement *p, const uint64_t *hosts) {
+    int missing = 0;
+    for (int i = 0; i < p->layers * p->experts; i++) {
+        missing += !hosts[i];
+        ck_assert_int_eq(placement_misses(p, i / p->experts, i % p->experts), !hosts[i]);
+    }
+    ck_assert_int_eq(p->missing, missing);
+}
+
+START_TEST(partial) {
+    for (uint64_t seed = 1; seed <= 100; seed++) {
+        uint64_t hosts[24];
+        for (int i = 0; i < 24; i++) hosts[i] = hash_u64(seed << 8 | (uint64_t)i) & 7 & hash_u64(seed << 8 | (uint64_t)i | 128);
+        struct placement p;
+        struct why why;
+        ck_assert_int_eq(placement_partial(&p, 3, 3, 8, hosts, &why), 0);
+        check_partial(&p, hosts);
+        for (int l = 0; l < 3; l++) {
+            int slots = 0;
+            for (int w = 0; w < 3; w++) slots += placement_slots(&p, w, l);
+            ck_assert_int_eq(slots, p.first[(l + 1) * 8] - p.first[l * 8]);
+        }
+        placement_clear(&p);
+    }
+}
+END_TEST
+
 START_TEST(refusals) {
     struct placement p;
     struct why why;
     uint64_t hosts[] = {1, 2, 0, 3};
     ck_assert_int_eq(placement_from_hosts(&p, 2, 2, 2, hosts, &why), ERR_INVALID);
     ck_assert_str_eq(why.text, "placement: expert 0 of MoE layer 1 is on no worker; give it at least one");
+    ck_assert_int_eq(placement_partial(&p, 2, 2, 2, hosts, &why), 0); /* the same, wanted */
+    check_partial(&p, hosts);
+    placement_clear(&p);
     hosts[2] = 4;
+    ck_assert_int_eq(placement_partial(&p, 2, 2, 2, hosts, &why), ERR_INVALID);
     ck_assert_int_eq(placement_from_hosts(&p, 2, 2, 2, hosts, &why), ERR_INVALID);
     ck_assert_ptr_nonnull(strstr(why.text, "worker 2"));
     ck_assert_int_eq(placement_contiguous(&p, 0, 1, 1, &why), ERR_INVALID);
@@ -148,6 +179,7 @@ int main(void) {
     tcase_add_test(t, contiguous_shapes);
     tcase_add_test(t, random_hosts);
     tcase_add_test(t, refusals);
+    tcase_add_test(t, partial);
     tcase_add_test(t, pick_follows_shares);
     tcase_add_test(t, pick_mixes_layers);
     suite_add_tcase(s, t);

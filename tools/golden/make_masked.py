@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""What checkpoints of tests/golden/data answer while some of their experts are on no worker: NAME/masked.safetensors.
+
+By definition a layer then behaves as one that never had the missing experts: so here they are taken out of the tensors, those
+that are left are numbered anew, the gate loses their rows, and oracle.py runs what remains. Nothing is masked.
+
+Run after make_checkpoints.py: make_masked.py [--data DIR]. Deterministic.
+"""
+import argparse
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+import make_checkpoints
+import oracle
+
+TOKENS = 23
+# name -> model layer -> the experts that are missing there. In the last case one of five is left where two are wanted.
+CASES = {
+    "mixtral": {0: (1, 6), 1: (0, 2, 3, 7)},
+    "qwen2_moe": {0: (4,), 2: (1, 5)},
+    "cadre_moe_score": {0: (0, 1, 2), 1: (6,)},
+    "cadre_moe_one": {1: (3,), 2: (0, 7)},
+    "cadre_moe_rows": {0: (2,), 1: (0, 5)},
+    "cadre_moe_fusion": {1: (0, 3)},
+    "cadre_moe_fusion_rows": {0: (4,), 1: (0, 1, 2, 4)},
+}
+
+
+def without(directory, missing, dtype=torch.float32):
+    """The model as if it never had these experts."""
+    m = oracle.Model(directory, dtype)
+    for layer, gone in missing.items():
+        block = f"model.layers.{layer}.{m.block}"
+        kept = [e for e in range(m.w[block + "gate.weight"].shape[0]) if e not in gone]
+        for name in [n for n in m.w if n.startswith(block)]:
+            part = name[len(block):]
+            if part in ("gate.weight", "gate.bias", "gate.e_score_correction_bias"):
+                m.w[name] = m.w[name][kept]
+            expert = re.fullmatch(r"experts\.(\d+)\.(.*)", part)
+            if expert:
+                tensor, old = m.w.pop(name), int(expert[1])
+                if old in kept:
+                    m.w[f"{block}experts.{kept.index(old)}.{expert[2]} "] = tensor  # the blank keeps new names from being read as old
+        for name in [n for n in m.w if n.endswith(" ")]:
+            m.w[name[:-1]] = m.w.pop(name)
+    return m
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=make_checkpoints.DATA)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    for index, (name, missing) in enumerate(CASES.items()):
+        directory = args.data / name
+        whole, single, exact = oracle.Model(directory), without(directory, missing), without(directory, missing, torch.float64)
+        rng = np.random.default_rng([index, 777])
+        while True:
+            ids = rng.integers(0, single.config["vocab_size"], TOKENS).tolist()
+            trace = {"experts": [], "gap": []}
+            got, want = oracle.forward(single, ids), oracle.forward(exact, ids, trace=trace)
+            unit, top = got.std().item(), want.topk(2, -1).values
+            clear = (top[:, 0] - top[:, 1]).min() > 20 * make_checkpoints.TOLERANCE * unit
+            if clear and all(g.min() > 5e-4 for g in trace["gap"]):
+                break
+        error = (got - want).abs().max().item() / unit
+        moved = (got - oracle.forward(whole, ids)).abs().max().item() / unit
+        assert error < make_checkpoints.TOLERANCE / 4 and moved > make_checkpoints.VISIBLE, (name, error, moved)
+        pairs = [(layer, e) for layer, gone in missing.items() for e in gone]
+        save_file({"missing": torch.tensor(pairs, dtype=torch.int32), "ids": torch.tensor(ids, dtype=torch.int32),
+                   "logits": got.contiguous()}, directory / "masked.safetensors")
+        (directory / "masked.safetensors").chmod(0o644)
+        print(f"{name}: {len(pairs)} missing, float32 error {error:.1e}, logits moved by {moved:.2f}")
+
+
+if __name__ == "__main__":
+    main()
