@@ -1,4 +1,4 @@
-/* call.c - calls over a bus: checks frames, keeps the table of live calls, their credits, deadlines and pings.
+/* call.c - calls over a bus: checks frames, keeps the credits, deadlines and pings of live calls (call_table.h).
  *
  *              Open               call_end, cancel, deadline: the End could be sent
  *   (nothing) ------> LIVE_OPEN --------------------------------------------------> (nothing)
@@ -9,21 +9,19 @@
  *
  * A vanished peer is learned from a failed send (Data, Ping or End). The call at hand is told at once, the peer's other calls
  * at the next poll: a handler may therefore walk its own lists while it sends.
- * Every live call has one place in a heap ordered by the next moment it wants attention: its deadline or its ping, whichever
- * is first. Sending does not touch the heap; a ping that comes up too early is put back.
+ * A call wakes at its deadline or its ping, whichever is first. Sending does not change that: a ping that comes up too early is
+ * put back.
  * The bus' fd is edge triggered, and any send may swallow an edge: a poll receives again until nothing was sent in between. */
 #include "proto/call.h"
 
-#include "base/hash.h"
-#include "base/list.h"
 #include "base/log.h"
 #include "base/utf8.h"
+#include "proto/call_table.h"
 #include "proto/frame.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 enum {
     POLL_MESSAGES = 4096, /* taken per poll before timers get their turn */
@@ -36,178 +34,24 @@ enum {
 #define NO_PING_US       (INT64_MAX / 4)
 #define TIMEOUT_LIMIT_MS ((uint64_t)1000 * 3600 * 24 * 365)
 
-enum live_state { LIVE_OPEN, LIVE_ENDING, LIVE_DOOMED };
-struct peer {
-    struct list node; /* in its bucket */
-    struct list calls;
-    struct bus_id id;
-};
-struct live {
-    struct call pub;
-    enum live_state state;
-    struct list node; /* in its bucket */
-    struct list of_peer;
-    struct list waiting; /* in server.stuck or server.doomed */
-    struct peer *peer;
-    uint8_t id[FRAME_CALL_ID_BYTES];
-    uint32_t credits;
-    uint64_t next_index;
-    int64_t sent_us, wake_us; /* last frame to the client; key in the heap */
-    int heap_at;
-    int end_status; /* LIVE_ENDING */
-    char *end_message;
-};
 struct call_server {
     struct bus *bus;
     struct call_limits limits;
     const struct call_method *methods;
     int n_methods;
     void *ctx;
-    struct list *calls, *peers; /* hash buckets: lists of struct live, struct peer */
-    size_t mask;
-    uint64_t salt, bus_noise;
-    struct live **heap; /* [limits.calls] */
-    int n_calls;
-    struct list stuck, doomed;
+    struct call_table table;
+    uint64_t bus_noise;
+    struct list stuck, doomed; /* of struct live, by `waiting` */
     int64_t now_us, retry_us;
     bool sent;                   /* since the bus was last found empty */
     const struct frame *opening; /* during on_open */
     struct call_stats stats;
 };
 
-const char *call_status_name(int status) {
-    static const char *const names[] = {
-        "OK",        "CANCELLED",      "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
-        "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
-        "ABORTED",   "OUT_OF_RANGE",   "UNIMPLEMENTED",     "INTERNAL",           "UNAVAILABLE",
-        "DATA_LOSS", "UNAUTHENTICATED"};
-    return status >= 0 && status < (int)(sizeof names / sizeof *names) ? names[status] : "UNKNOWN";
-}
-
-int call_status_from(int err) {
-    switch (err) {
-    case ERR_INVALID:
-    case ERR_PROTOCOL: return CALL_INVALID_ARGUMENT;
-    case ERR_UNSUPPORTED: return CALL_UNIMPLEMENTED;
-    case ERR_TOO_LARGE:
-    case ERR_EXHAUSTED:
-    case ERR_NOMEM: return CALL_RESOURCE_EXHAUSTED;
-    case ERR_NOT_FOUND: return CALL_NOT_FOUND;
-    case ERR_EXISTS: return CALL_ALREADY_EXISTS;
-    case ERR_DENIED: return CALL_PERMISSION_DENIED;
-    case ERR_CANCELLED: return CALL_CANCELLED;
-    case ERR_DEADLINE: return CALL_DEADLINE_EXCEEDED;
-    case ERR_AGAIN:
-    case ERR_GONE:
-    case ERR_LATE:
-    case ERR_EPOCH: return CALL_UNAVAILABLE;
-    case ERR_CORRUPT: return CALL_DATA_LOSS;
-    default: return err >= 0 ? CALL_OK : CALL_INTERNAL;
-    }
-}
-
-/* ---- heap of wake times ---- */
-static void heap_place(struct call_server *s, struct live *l, int at) {
-    s->heap[at] = l;
-    l->heap_at = at;
-}
-
-static void heap_fix(struct call_server *s, struct live *l) {
-    int at = l->heap_at;
-    while (at > 0 && l->wake_us < s->heap[(at - 1) / 2]->wake_us) {
-        heap_place(s, s->heap[(at - 1) / 2], at);
-        at = (at - 1) / 2;
-    }
-    for (;;) {
-        int child = 2 * at + 1;
-        if (child >= s->n_calls) break;
-        if (child + 1 < s->n_calls && s->heap[child + 1]->wake_us < s->heap[child]->wake_us) child++;
-        if (s->heap[child]->wake_us >= l->wake_us) break;
-        heap_place(s, s->heap[child], at);
-        at = child;
-    }
-    heap_place(s, l, at);
-}
-
-static void heap_remove(struct call_server *s, struct live *l) {
-    struct live *last = s->heap[--s->n_calls];
-    if (last == l) return;
-    heap_place(s, last, l->heap_at);
-    heap_fix(s, last);
-}
-
 static void set_wake(struct call_server *s, struct live *l) {
-    l->wake_us = l->sent_us + s->limits.ping_us;
-    if (l->pub.deadline_us && l->pub.deadline_us < l->wake_us) l->wake_us = l->pub.deadline_us;
-    heap_fix(s, l);
-}
-
-/* ---- tables ---- */
-static struct list *call_bucket(struct call_server *s, const uint8_t *id) {
-    uint64_t a, b;
-    memcpy(&a, id, 8);
-    memcpy(&b, id + 8, 8);
-    return &s->calls[hash_u64(hash_u64(a ^ s->salt) ^ b) & s->mask];
-}
-
-static struct live *find_call(struct call_server *s, const uint8_t *id) {
-    struct list *i, *tmp, *bucket = call_bucket(s, id);
-    list_for(i, tmp, bucket) {
-        struct live *l = list_entry(i, struct live, node);
-        if (!memcmp(l->id, id, sizeof l->id)) return l;
-    }
-    return NULL;
-}
-
-static bool same_id(const struct bus_id *a, const struct bus_id *b) {
-    return a->len == b->len && !memcmp(a->bytes, b->bytes, a->len);
-}
-
-static struct list *peer_bucket(struct call_server *s, const struct bus_id *id) {
-    return &s->peers[hash_u64(hash_bytes(id->bytes, id->len) ^ s->salt) & s->mask];
-}
-
-static struct peer *find_peer(struct call_server *s, const struct bus_id *id) {
-    struct list *i, *tmp, *bucket = peer_bucket(s, id);
-    list_for(i, tmp, bucket) {
-        struct peer *p = list_entry(i, struct peer, node);
-        if (same_id(&p->id, id)) return p;
-    }
-    return NULL;
-}
-
-/* The peer of a new call; it lives as long as it has calls. NULL: no memory. */
-static struct peer *get_peer(struct call_server *s, const struct bus_id *id) {
-    struct peer *p = find_peer(s, id);
-    if (p) return p;
-    p = calloc(1, sizeof *p);
-    if (!p) return NULL;
-    p->id = *id;
-    list_init(&p->calls);
-    list_append(peer_bucket(s, id), &p->node);
-    return p;
-}
-
-static void leave_peer(struct live *l) {
-    struct peer *p = l->peer;
-    list_remove(&l->of_peer);
-    if (!list_empty(&p->calls)) return;
-    list_remove(&p->node);
-    free(p);
-}
-
-static void join_peer(struct live *l, struct peer *p) {
-    l->peer = p;
-    list_append(&p->calls, &l->of_peer);
-}
-
-static void forget(struct call_server *s, struct live *l) {
-    heap_remove(s, l);
-    list_remove(&l->waiting);
-    list_remove(&l->node);
-    leave_peer(l);
-    free(l->end_message);
-    free(l);
+    int64_t ping_us = l->sent_us + s->limits.ping_us;
+    call_table_wake(&s->table, l, l->pub.deadline_us && l->pub.deadline_us < ping_us ? l->pub.deadline_us : ping_us);
 }
 
 /* ---- states ---- */
@@ -263,13 +107,12 @@ static void finish(struct call_server *s, struct live *l, int status, const char
     int rc = l->state == LIVE_DOOMED ? ERR_GONE : send_end(s, &l->peer->id, l->id, sizeof l->id, status, message);
     if (rc == ERR_GONE) doom_peer(s, l->peer);
     if (rc >= 0 || rc == ERR_GONE || !(l->end_message = strdup(message ? message : ""))) {
-        forget(s, l);
+        call_table_remove(&s->table, l);
         return;
     }
     set_state(l, LIVE_ENDING);
     l->end_status = status;
-    l->wake_us = s->now_us + ENDING_US;
-    heap_fix(s, l);
+    call_table_wake(&s->table, l, s->now_us + ENDING_US);
     wait_in(l, &s->stuck);
 }
 
@@ -301,7 +144,7 @@ int call_send(struct call_server *s, struct call *c, const void *payload, size_t
     if (rc == ERR_GONE) {
         doom_peer(s, l->peer);
         tell_gone(s, l, CALL_ABORTED);
-        forget(s, l);
+        call_table_remove(&s->table, l);
         return ERR_GONE;
     }
     wait_in(l, &s->stuck); /* its queue is full, or we have no memory: on_credit when it may go again */
@@ -324,10 +167,7 @@ void call_end(struct call_server *s, struct call *c, int status, const char *mes
 
 /* ---- receiving ---- */
 static void take_over(struct call_server *s, struct live *l, const struct bus_msg *m, const struct frame *f) {
-    struct peer *p = get_peer(s, &m->from);
-    if (!p) return;
-    leave_peer(l);
-    join_peer(l, p);
+    if (call_table_move(&s->table, l, &m->from) < 0) return;
     l->credits = f->credits ? f->credits : 1;
     if (l->credits > CREDIT_LIMIT) l->credits = CREDIT_LIMIT;
     if (l->state == LIVE_ENDING) return wait_in(l, &s->stuck);
@@ -366,7 +206,7 @@ static int admit_open(struct call_server *s, const struct bus_msg *m, const stru
     }
     int method = method_index(s, f->method);
     if (method < 0) return refuse_method(s, m, f), ERR_UNSUPPORTED;
-    if (s->n_calls >= s->limits.calls) {
+    if (s->table.n >= s->limits.calls) {
         snprintf(text, sizeof text, "the server is at its limit of %d open calls; try again later", s->limits.calls);
         return refuse(s, m, f, CALL_RESOURCE_EXHAUSTED, text), ERR_EXHAUSTED;
     }
@@ -376,23 +216,16 @@ static int admit_open(struct call_server *s, const struct bus_msg *m, const stru
 static void handle_open(struct call_server *s, const struct bus_msg *m, const struct frame *f) {
     int method = admit_open(s, m, f);
     if (method < 0) return;
-    struct peer *p = get_peer(s, &m->from);
-    struct live *l = p ? calloc(1, sizeof *l) : NULL;
+    struct live *l = call_table_add(&s->table, f->call_id, &m->from);
     if (!l) {
-        if (p && list_empty(&p->calls)) list_remove(&p->node), free(p);
         refuse(s, m, f, CALL_RESOURCE_EXHAUSTED, "the server is out of memory");
         return;
     }
     uint64_t timeout_ms = f->timeout_ms < TIMEOUT_LIMIT_MS ? f->timeout_ms : TIMEOUT_LIMIT_MS;
     l->pub = (struct call){
         .opened_us = s->now_us, .deadline_us = timeout_ms ? s->now_us + (int64_t)timeout_ms * 1000 : 0, .method = method};
-    memcpy(l->id, f->call_id, sizeof l->id);
     l->credits = !f->credits ? 1 : f->credits < CREDIT_LIMIT ? f->credits : CREDIT_LIMIT;
     l->sent_us = s->now_us;
-    list_init(&l->waiting);
-    list_append(call_bucket(s, l->id), &l->node);
-    join_peer(l, p);
-    heap_place(s, l, s->n_calls++);
     set_wake(s, l);
     s->stats.opened++;
     s->opening = f;
@@ -408,8 +241,8 @@ static void handle_credit(struct call_server *s, struct live *l, uint32_t more) 
 
 /* A well-formed frame of our version with a proper call id. */
 static void handle_frame(struct call_server *s, const struct bus_msg *m, const struct frame *f) {
-    struct live *l = find_call(s, f->call_id);
-    bool mine = l && same_id(&l->peer->id, &m->from);
+    struct live *l = call_table_find(&s->table, f->call_id);
+    bool mine = l && call_table_is_from(l, &m->from);
     if (f->kind == FRAME_OPEN) {
         if (!l) handle_open(s, m, f);
         else if (!mine) take_over(s, l, m, f);
@@ -468,10 +301,9 @@ static void expire_call(struct call_server *s, struct live *l) {
 }
 
 static void expire(struct call_server *s) {
-    while (s->n_calls && s->heap[0]->wake_us <= s->now_us) {
-        struct live *l = s->heap[0];
+    for (struct live *l; (l = call_table_first(&s->table)) && l->wake_us <= s->now_us;) {
         if (l->state == LIVE_ENDING) {
-            forget(s, l);
+            call_table_remove(&s->table, l);
         } else if (l->state == LIVE_OPEN && l->pub.deadline_us && l->pub.deadline_us <= s->now_us) {
             expire_call(s, l);
         } else if (l->state == LIVE_OPEN && l->sent_us + s->limits.ping_us <= s->now_us) {
@@ -499,7 +331,7 @@ static void retry_stuck(struct call_server *s) {
         list_remove(&l->waiting);
         if (l->state == LIVE_ENDING) {
             int rc = send_end(s, &l->peer->id, l->id, sizeof l->id, l->end_status, l->end_message);
-            if (rc >= 0 || rc == ERR_GONE) forget(s, l);
+            if (rc >= 0 || rc == ERR_GONE) call_table_remove(&s->table, l);
             else wait_in(l, &s->stuck);
         } else if (s->methods[l->pub.method].on_credit && l->credits) {
             s->methods[l->pub.method].on_credit(s->ctx, &l->pub);
@@ -512,7 +344,7 @@ static void reap_doomed(struct call_server *s) {
         struct live *l = list_entry(s->doomed.next, struct live, waiting);
         list_remove(&l->waiting);
         if (l->state == LIVE_DOOMED) tell_gone(s, l, CALL_ABORTED);
-        forget(s, l);
+        call_table_remove(&s->table, l);
     }
 }
 
@@ -539,7 +371,8 @@ int64_t call_server_poll(struct call_server *s, int64_t now_us) {
     s->stats.noise += bus_noise(s->bus) - s->bus_noise;
     s->bus_noise = bus_noise(s->bus);
     if (!all || !list_empty(&s->doomed)) return now_us;
-    int64_t next = s->n_calls ? s->heap[0]->wake_us : INT64_MAX;
+    const struct live *first = call_table_first(&s->table);
+    int64_t next = first ? first->wake_us : INT64_MAX;
     if (!list_empty(&s->stuck) && s->retry_us < next) next = s->retry_us;
     return next;
 }
@@ -551,42 +384,25 @@ int call_server_new(struct bus *bus, const struct call_limits *limits, const str
     if (!s) return ERR_NOMEM;
     *s = (struct call_server){.bus = bus, .limits = *limits, .methods = methods, .n_methods = n_methods, .ctx = ctx};
     if (s->limits.ping_us <= 0) s->limits.ping_us = NO_PING_US;
-    size_t buckets = 64;
-    while (buckets < (size_t)limits->calls) buckets *= 2;
-    s->mask = buckets - 1;
-    s->calls = calloc(buckets, sizeof *s->calls);
-    s->peers = calloc(buckets, sizeof *s->peers);
-    s->heap = calloc((size_t)limits->calls + 1, sizeof *s->heap);
-    if (!s->calls || !s->peers || !s->heap) {
-        free(s->calls);
-        free(s->peers);
-        free(s->heap);
+    if (call_table_init(&s->table, limits->calls) < 0) {
         free(s);
         return ERR_NOMEM;
     }
-    for (size_t i = 0; i < buckets; i++) {
-        list_init(&s->calls[i]);
-        list_init(&s->peers[i]);
-    }
     list_init(&s->stuck);
     list_init(&s->doomed);
-    if (getrandom(&s->salt, sizeof s->salt, GRND_NONBLOCK) < 0) s->salt = (uint64_t)(uintptr_t)s; /* early boot */
     *out = s;
     return 0;
 }
 
 void call_server_free(struct call_server *s) {
     if (!s) return;
-    while (s->n_calls) {
-        struct live *l = s->heap[0];
+    for (struct live *l; (l = call_table_first(&s->table));) {
         if (l->state != LIVE_ENDING) tell_gone(s, l, CALL_UNAVAILABLE);
         if (l->state == LIVE_OPEN)
             send_end(s, &l->peer->id, l->id, sizeof l->id, CALL_UNAVAILABLE, "the server is shutting down");
-        forget(s, l);
+        call_table_remove(&s->table, l);
     }
-    free(s->calls);
-    free(s->peers);
-    free(s->heap);
+    call_table_clear(&s->table);
     free(s);
 }
 
