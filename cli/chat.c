@@ -113,12 +113,13 @@ static char *read_turn(struct talk *t, bool *interrupted) {
     size_t cap = 0;
     cli_forget_signals();
     for (;;) {
+        int seen = cli_signals(); /* before the prompt: who sees it may interrupt at once */
         if (t->terminal) {
             fputs("> ", stdout);
             fflush(stdout);
         }
         errno = 0;
-        ssize_t n = cli_wait_stdin(cli_signals()) ? getline(&line, &cap, stdin) : -1;
+        ssize_t n = cli_wait_stdin(seen) ? getline(&line, &cap, stdin) : -1;
         if (n >= 0) {
             if (n && line[n - 1] == '\n') line[--n] = 0;
             if (strlen(line) == (size_t)n) return line;
