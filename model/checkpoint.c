@@ -61,14 +61,29 @@ static int check_all(const struct checkpoint *c, bool *used, struct why *why) {
     return rc;
 }
 
-static void note_extra(const struct st_set *s, const bool *used, const char *dir) {
+/* Layers after the last are for multi-token prediction, which serving does not need (DeepSeek-V3's layer 61). */
+static bool beyond_layers(const char *name, int layers) {
+    static const char front[] = "model.layers.";
+    char *end;
+    if (strncmp(name, front, sizeof front - 1)) return false;
+    long layer = strtol(name + sizeof front - 1, &end, 10);
+    return *end == '.' && layer >= layers;
+}
+
+static void note_extra(const struct st_set *s, const bool *used, int layers, const char *dir) {
     char text[400];
     size_t n = 0;
-    int extra = 0;
+    int extra = 0, beyond = 0;
     for (int i = 0; i < st_count(s); i++) {
         if (used[i]) continue;
+        if (beyond_layers(st_at(s, i)->name, layers)) {
+            beyond++;
+            continue;
+        }
         if (extra++ < 3) n += (size_t)snprintf(text + n, sizeof text - n, "%s%.100s", n ? ", " : "", st_at(s, i)->name);
     }
+    if (beyond)
+        log_info("%s: layers from %d on are for multi-token prediction and not used: %d tensors skipped", dir, layers, beyond);
     if (extra) log_info("%s: tensors that this model does not use: %d (%s%s)", dir, extra, text, extra > 3 ? ", ..." : "");
 }
 
@@ -76,7 +91,7 @@ static int check_tensors(const struct checkpoint *c, const char *dir, struct why
     bool *used = calloc((size_t)st_count(c->tensors) + 1, sizeof *used);
     if (!used) return fail(why, ERR_NOMEM, "out of memory for %d tensors", st_count(c->tensors));
     int rc = check_all(c, used, why);
-    if (rc >= 0) note_extra(c->tensors, used, dir);
+    if (rc >= 0) note_extra(c->tensors, used, c->config.layers, dir);
     free(used);
     return rc;
 }

@@ -108,7 +108,7 @@ static int read_biases(const json_t *root, const struct family *f, struct model_
 int config_attention(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
     double clip = 0;
     bool normed = !f->qk_norm_key;
-    int rc = read_heads(root, f, out, why);
+    int rc = f->mla ? config_mla(root, out, why) : read_heads(root, f, out, why);
     if (rc >= 0 && f->qk_norm_key) rc = json_get_bool(root, "use_qk_norm", &normed, why);
     out->qk_norm = normed ? f->qk_norm : QK_NORM_NONE;
     if (rc >= 0) rc = read_biases(root, f, out, why);

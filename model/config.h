@@ -26,14 +26,23 @@ struct expert_rule {
     bool confidence;               /* every expert judges its own output: c = sigmoid(conf . o) */
 };
 
+/* Multi-head latent attention. kv_rank 0: the model has ordinary heads. */
+struct mla_sizes {
+    int q_rank;                    /* of the queries' low-rank projection; 0: a plain one */
+    int kv_rank;                   /* d_c: what keys and values of a token are compressed to */
+    int nope, rope, value;         /* per head: d_n and d_r elements of a query, d_v of a value */
+    float norm_eps;                /* of the norms of both projections */
+};
+
 struct model_config {
     char family[32];               /* model_type */
     int hidden, layers, vocab;     /* H, L, V */
-    int q_heads, kv_heads, head_dim; /* Q, G, D */
+    int q_heads, kv_heads, head_dim; /* Q, G, D; with latents Q, 1, d_n + d_r */
+    struct mla_sizes mla;
     int max_positions;
     float norm_eps;
     struct rope rope;
-    float attention_scale;         /* D^-1/2 */
+    float attention_scale;         /* D^-1/2, and YaRN's temperature with latents */
     enum qk_norm qk_norm;
     bool qkv_bias, o_bias;
     float clip_qkv;                /* 0 = none */
@@ -67,6 +76,7 @@ enum tensor_role {
     T_GRU_IN, T_GRU_IH, T_GRU_HH, T_GRU_IH_BIAS, T_GRU_HH_BIAS,
     T_ATTN_NORM, T_FFN_NORM,                        /* per layer from here on */
     T_Q, T_K, T_V, T_O, T_Q_BIAS, T_K_BIAS, T_V_BIAS, T_O_BIAS, T_Q_NORM, T_K_NORM,
+    T_Q_A, T_Q_A_BIAS, T_Q_A_NORM, T_Q_B, T_KV_A, T_KV_A_BIAS, T_KV_A_NORM, T_KV_B, /* latents */
     T_DENSE_GATE, T_DENSE_UP, T_DENSE_DOWN,
     T_ROUTER, T_ROUTER_BIAS, T_ROUTER_SEL_BIAS,     /* of the first level, where there are more (router_rule.h) */
     T_ROUTER_L1, T_ROUTER_L2, T_ROUTER_HISTORY,

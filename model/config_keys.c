@@ -31,6 +31,7 @@ static const struct refusal refusals[] = {
     {"embedding_multiplier", ACCEPT_ONE},     {"scale_emb", ACCEPT_ONE},
     {"q_lora_rank", ACCEPT_NULL},             {"kv_lora_rank", ACCEPT_NULL},
     {"qk_rope_head_dim", ACCEPT_NULL},        {"v_head_dim", ACCEPT_NULL},
+    {"qk_nope_head_dim", ACCEPT_NULL},
     {"n_shared_experts", ACCEPT_ZERO},        {"num_shared_experts", ACCEPT_ZERO},
     {"n_routed_experts", ACCEPT_ZERO},        {"first_k_dense_replace", ACCEPT_ZERO},
     {"moe_layer_freq", ACCEPT_ONE},           {"interleave_moe_layer_step", ACCEPT_ONE},
@@ -50,7 +51,7 @@ static const char *const harmless[] = {
     "problem_type", "pruned_heads", "tie_encoder_decoder", "id2label", "label2id", "num_labels",
     "chunk_size_feed_forward", "gradient_checkpointing", "unsloth_version", "unsloth_fixed", "use_flash_attention",
     "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "task_specific_params",
-    "transformers.js_config", "max_window_layers", "is_llama_config", "num_nextn_predict_layers",
+    "transformers.js_config", "max_window_layers", "is_llama_config", "num_nextn_predict_layers", "num_mtp_layers",
     "num_mtp_modules", "use_mtp", "mtp_transformer_layers", "mlp_intermediate_size", "shared_moe_mode",
     "layernorm_linear_attention_beta",
 };
@@ -80,6 +81,9 @@ static int refuse(const char *key, const json_t *v, const char *accepts, struct 
 
 /* Some keys of the table below are read after all, by some families. */
 static bool is_read(const struct family *f, const char *key) {
+    static const char *const latents[] = {"q_lora_rank", "kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"};
+    for (size_t i = 0; f->mla && i < sizeof latents / sizeof *latents; i++)
+        if (!strcmp(key, latents[i])) return true;
     const bool v2 = f->gate == FAMILY_GATE_DEEPSEEK_V2, deepseek = v2 || f->gate == FAMILY_GATE_DEEPSEEK_V3;
     const struct {
         const char *key;

@@ -15,6 +15,8 @@ enum {
 int config_refuse(const json_t *root, const struct family *f, struct why *why);    /* keys that mean something we do not do */
 int config_sizes(const json_t *root, const struct family *f, struct model_config *out, struct why *why);
 int config_attention(const json_t *root, const struct family *f, struct model_config *out, struct why *why);
+int config_mla(const json_t *root, struct model_config *out, struct why *why); /* instead of heads; config_mla.c */
+void config_mla_scale(struct model_config *out); /* after RoPE */
 int config_window(const json_t *root, const struct family *f, struct model_config *out, struct why *why);
 int config_rope(const json_t *root, const struct family *f, struct model_config *out, struct why *why); /* config_rope.c */
 int config_gate(const json_t *root, const struct family *f, struct model_config *out, struct why *why); /* E and k are set */

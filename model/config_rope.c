@@ -178,7 +178,7 @@ int config_rope(const json_t *root, const struct family *f, struct model_config 
     bool always = false;
     out->rope = (struct rope){.kind = ROPE_PLAIN, .factor = 1, .amplitude = 1, .interleaved = f->rope_interleaved};
     int rc = read_objects(root, f, out->max_positions, &out->rope, why);
-    if (rc >= 0) rc = read_dims(root, f, out->head_dim, &out->rope, why);
+    if (rc >= 0) rc = read_dims(root, f, f->mla ? out->mla.rope : out->head_dim, &out->rope, why);
     out->rope.interleaved = f->rope_interleaved;
     if (rc >= 0 && f->rope_interleaved) rc = json_get_bool(root, "rope_interleave", &out->rope.interleaved, why);
     if (rc >= 0 && f->yarn_beyond) rc = json_get_bool(root, "yarn_always", &always, why);
@@ -186,5 +186,6 @@ int config_rope(const json_t *root, const struct family *f, struct model_config 
     if (f->yarn_beyond && !always && out->rope.kind == ROPE_YARN && out->max_positions <= out->rope.original)
         out->rope = (struct rope){.kind = ROPE_PLAIN, .theta = out->rope.theta, .dims = out->rope.dims, .factor = 1,
                                   .amplitude = 1, .interleaved = out->rope.interleaved};
+    if (f->mla) config_mla_scale(out);
     return 0;
 }

@@ -13,10 +13,21 @@
 static const struct family families[] = {
     {.model_type = "cadre_moe", .architecture = "CadreMoeForCausalLM", .theta = 1e4, .eps = 1e-6, .bias = BIAS_KEY,
      .rotary = 1, .moe = true, .expert_ffn_key = "moe_intermediate_size", .norm = NORM_RULE, .shared = SHARED_PLAIN},
+    {.model_type = "deepseek_v2", .architecture = "DeepseekV2ForCausalLM", .theta = 1e4, .eps = 1e-6, .bias = BIAS_KEY,
+     .mla = true, .rope_interleaved = true, .moe = true, .expert_ffn_key = "moe_intermediate_size",
+     .gate = FAMILY_GATE_DEEPSEEK_V2, .norm = NORM_KEY, .first_dense = true, .shared = SHARED_PLAIN, .shared_count = true},
+    {.model_type = "deepseek_v3", .architecture = "DeepseekV3ForCausalLM", .theta = 1e4, .eps = 1e-6, .bias = BIAS_KEY,
+     .mla = true, .rope_interleaved = true, .yarn_beyond = true, .moe = true, .expert_ffn_key = "moe_intermediate_size",
+     .gate = FAMILY_GATE_DEEPSEEK_V3, .norm = NORM_KEY, .first_dense = true, .dense_layers = 3, .shared = SHARED_PLAIN,
+     .shared_count = true},
     {.model_type = "glm4_moe", .architecture = "Glm4MoeForCausalLM", .theta = 1e4, .eps = 1e-5, .bias = BIAS_KEY_QKV,
      .qk_norm = QK_NORM_HEAD, .qk_norm_key = true, .rotary = 0.5, .moe = true, .expert_ffn_key = "moe_intermediate_size",
      .gate = FAMILY_GATE_DEEPSEEK_V3, .norm = NORM_KEY, .first_dense = true, .dense_layers = 1,
      .shared = SHARED_PLAIN, .shared_count = true},
+    {.model_type = "kimi_k2", .architecture = "DeepseekV3ForCausalLM", .theta = 1e4, .eps = 1e-6, .bias = BIAS_KEY,
+     .mla = true, .rope_interleaved = true, .moe = true, .expert_ffn_key = "moe_intermediate_size",
+     .gate = FAMILY_GATE_DEEPSEEK_V3, .norm = NORM_KEY, .first_dense = true, .dense_layers = 3, .shared = SHARED_PLAIN,
+     .shared_count = true},
     {.model_type = "llama", .architecture = "LlamaForCausalLM", .theta = 1e4, .eps = 1e-6, .bias = BIAS_KEY,
      .kv_heads_optional = true},
     {.model_type = "minimax_m2", .architecture = "MiniMaxM2ForCausalLM", .alias = "minimax", .theta = 5e6,
@@ -85,6 +96,14 @@ static const char *const names[T_ROLE_COUNT] = {
     [T_O_BIAS] = "self_attn.o_proj.bias",
     [T_Q_NORM] = "self_attn.q_norm.weight",
     [T_K_NORM] = "self_attn.k_norm.weight",
+    [T_Q_A] = "self_attn.q_a_proj.weight",
+    [T_Q_A_BIAS] = "self_attn.q_a_proj.bias",
+    [T_Q_A_NORM] = "self_attn.q_a_layernorm.weight",
+    [T_Q_B] = "self_attn.q_b_proj.weight",
+    [T_KV_A] = "self_attn.kv_a_proj_with_mqa.weight",
+    [T_KV_A_BIAS] = "self_attn.kv_a_proj_with_mqa.bias",
+    [T_KV_A_NORM] = "self_attn.kv_a_layernorm.weight",
+    [T_KV_B] = "self_attn.kv_b_proj.weight",
     [T_DENSE_GATE] = "mlp.gate_proj.weight",
     [T_DENSE_UP] = "mlp.up_proj.weight",
     [T_DENSE_DOWN] = "mlp.down_proj.weight",
@@ -188,6 +207,25 @@ static struct shape attention_shape(const struct model_config *c, enum tensor_ro
     }
 }
 
+static struct shape latent_shape(const struct model_config *c, enum tensor_role role) {
+    const struct mla_sizes *m = &c->mla;
+    const int H = c->hidden, Q = c->q_heads, QD = Q * (m->nope + m->rope), R = m->q_rank, C = m->kv_rank;
+    switch (role) {
+    case T_Q: return (struct shape){R ? 0 : QD, H};
+    case T_Q_A: return (struct shape){R, H};
+    case T_Q_A_BIAS: return (struct shape){c->qkv_bias ? R : 0, 0};
+    case T_Q_A_NORM: return (struct shape){R, 0};
+    case T_Q_B: return (struct shape){R ? QD : 0, R};
+    case T_KV_A: return (struct shape){C + m->rope, H};
+    case T_KV_A_BIAS: return (struct shape){c->qkv_bias ? C + m->rope : 0, 0};
+    case T_KV_A_NORM: return (struct shape){C, 0};
+    case T_KV_B: return (struct shape){Q * (m->nope + m->value), C};
+    case T_O: return (struct shape){H, Q * m->value};
+    case T_O_BIAS: return (struct shape){c->o_bias ? H : 0, 0};
+    default: return (struct shape){0, 0};
+    }
+}
+
 static struct shape dense_shape(const struct model_config *c, enum tensor_role role) {
     if (role == T_DENSE_GATE || role == T_DENSE_UP) return (struct shape){c->dense_ffn, c->hidden};
     if (role == T_DENSE_DOWN) return (struct shape){c->hidden, c->dense_ffn};
@@ -257,7 +295,7 @@ static struct shape want_shape(const struct model_config *c, enum tensor_role ro
     if (role < T_ATTN_NORM) return gru_shape(c, role);
     if (layer < 0 || layer >= c->layers) return (struct shape){0, 0};
     if (role == T_ATTN_NORM || role == T_FFN_NORM) return (struct shape){c->hidden, 0};
-    if (role < T_DENSE_GATE) return attention_shape(c, role);
+    if (role < T_DENSE_GATE) return c->mla.kv_rank ? latent_shape(c, role) : attention_shape(c, role);
     const bool moe = c->moe_index[layer] >= 0;
     if (role < T_ROUTER) return moe ? (struct shape){0, 0} : dense_shape(c, role);
     if (!moe || expert < 0 || expert >= model_tensor_count(c, role)) return (struct shape){0, 0};

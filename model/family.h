@@ -37,6 +37,7 @@ struct family {
     enum family_window window;
     enum qk_norm qk_norm;
     bool qk_norm_key;              /* has them iff use_qk_norm */
+    bool mla;                      /* latents instead of key and value heads */
     bool kv_heads_optional;        /* absent num_key_value_heads means one per query head */
     bool clip_qkv;                 /* reads the key of that name */
     double rotary;                 /* partial_rotary_factor when config.json has none; 0: the family has no such key */

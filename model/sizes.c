@@ -30,6 +30,7 @@ void model_sizes(const struct model_config *c, struct model_sizes *out) {
     const uint64_t k = (uint64_t)c->gate.k, moe_layers = (uint64_t)c->moe_layers;
     uint64_t resident = 0, unused = elements(c, T_EMBED, 0, 0);
     struct placed placed = {0};
+    const uint64_t per_layer = c->mla.kv_rank ? (uint64_t)(c->mla.kv_rank + c->mla.rope) : 2 * (uint64_t)c->kv_heads * (uint64_t)c->head_dim;
     for (int role = T_EMBED; role < T_ATTN_NORM; role++) resident += elements(c, (enum tensor_role)role, 0, 0);
     for (int i = 0; i < c->layers; i++) {
         for (int role = T_ATTN_NORM; role < T_ROLE_COUNT; role++)
@@ -43,6 +44,6 @@ void model_sizes(const struct model_config *c, struct model_sizes *out) {
         .expert_params = placed.first,
         .common_params = placed.common,
         .resident_params = resident,
-        .kv_elements_per_token = 2 * (uint64_t)c->layers * (uint64_t)c->kv_heads * (uint64_t)c->head_dim,
+        .kv_elements_per_token = (uint64_t)c->layers * per_layer,
     };
 }

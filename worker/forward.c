@@ -23,20 +23,28 @@ int forward_init(struct forward *f, const struct forward_limits *limits, struct 
                                  .state = &f->kv->route};
     f->x = device(f, T * H * 4);
     f->norm = device(f, T * H * 4);
-    f->q = device(f, T * Q * 4);
-    f->k = device(f, T * G * 4);
-    f->v = device(f, T * G * 4);
-    f->attended = device(f, T * Q * 4);
+    const bool latent = c->mla.kv_rank > 0;
+    int rc = 0;
+    if (latent) {
+        f->mla = (struct mla){.backend = f->backend, .config = c};
+        rc = mla_init(&f->mla, limits->max_tokens, why);
+    } else {
+        f->q = device(f, T * Q * 4);
+        f->k = device(f, T * G * 4);
+        f->v = device(f, T * G * 4);
+        f->attended = device(f, T * Q * 4);
+    }
     f->mlp = device(f, T * H * 4);
     f->last = device(f, S * H * 4);
     f->logits = visible(f, S * (size_t)c->vocab * 4);
     f->stats = visible(f, S * sizeof *f->stats);
     const struct step_rows *r = &f->rows;
-    if (r->ids && r->pos && r->seq && r->kv_at && r->seq_id && r->pages && r->sampled && f->x && f->norm && f->q && f->k &&
-        f->v && f->attended && f->mlp && f->last && f->logits && f->stats)
+    const bool heads = latent ? rc == 0 : f->q && f->k && f->v && f->attended;
+    if (r->ids && r->pos && r->seq && r->kv_at && r->seq_id && r->pages && r->sampled && f->x && f->norm && heads && f->mlp &&
+        f->last && f->logits && f->stats)
         return 0;
     forward_clear(f);
-    return fail(why, ERR_NOMEM, "out of memory for the activations of %d tokens and %d sequences", limits->max_tokens,
+    return rc < 0 ? rc : fail(why, ERR_NOMEM, "out of memory for the activations of %d tokens and %d sequences", limits->max_tokens,
                 limits->max_seqs);
 }
 
@@ -46,6 +54,7 @@ void forward_clear(struct forward *f) {
     void *all[] = {r->ids, r->pos, r->seq, r->kv_at,    r->seq_id, r->pages, r->sampled, f->x,    f->norm,
                    f->q,   f->k,   f->v,   f->attended, f->mlp,    f->last,  f->logits,  f->stats};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) f->backend->ops->release(f->backend, all[i]);
+    mla_clear(&f->mla);
     *f = (struct forward){0};
 }
 
@@ -67,6 +76,10 @@ static void attention(struct forward *f, int layer) {
     const struct kv_layer *kv = &f->kv->layer[layer];
     int T = r->T, D = c->head_dim;
     ops->rmsnorm(b, f->norm, c->hidden, f->x, c->hidden, w->attn_norm, c->norm_eps, T, c->hidden);
+    if (c->mla.kv_rank) {
+        mla_layer(&f->mla, w, kv, f->weights->rope, f->x, f->norm, r, f->limits.max_pages);
+        return;
+    }
     ops->linear(b, f->q, f->norm, w->q, w->q_bias, false, T);
     ops->linear(b, f->k, f->norm, w->k, w->k_bias, false, T);
     ops->linear(b, f->v, f->norm, w->v, w->v_bias, false, T);

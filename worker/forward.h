@@ -1,8 +1,9 @@
-/* forward.h - the model: one step's rows through all layers, top to bottom. Llama-type attention, any flat-gated FFN.
+/* forward.h - the model: one step's rows through all layers, top to bottom. Llama-type attention or latents (mla.h), any gated FFN.
  *
  * Owner: the engine thread. Buffers are sized once for the largest step. */
 #pragma once
 #include "worker/kv.h"
+#include "worker/mla.h"
 #include "worker/moe.h"
 #include "worker/step_rows.h"
 
@@ -20,6 +21,7 @@ struct forward {
     atomic_ullong *progress; /* bumped per layer: health means progress */
 
     struct step_rows rows;
+    struct mla mla;                               /* instead of q, k, v and attended where the model has latents */
     float *x, *norm, *q, *k, *v, *attended, *mlp; /* [T, ...] */
     float *last;                                  /* [n_sampled, H] */
     float *logits;                                /* [n_sampled, V] host-visible */

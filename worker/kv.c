@@ -7,13 +7,15 @@ int kv_open(struct kv *kv, struct backend *b, const struct model_config *c, enum
             struct why *why) {
     *kv = (struct kv){.backend = b, .layers = c->layers, .pages = pages};
     kv->layer = calloc((size_t)c->layers, sizeof *kv->layer);
-    size_t per_layer = (size_t)pages * 2 * (size_t)page_tokens * (size_t)c->kv_heads * (size_t)c->head_dim * fmt_bytes(fmt);
+    const struct kv_layer shape = {.fmt = fmt,
+                                   .page_tokens = page_tokens,
+                                   .heads = c->kv_heads,
+                                   .head_dim = c->mla.kv_rank ? c->mla.kv_rank + c->mla.rope : c->head_dim,
+                                   .latent = c->mla.kv_rank};
+    size_t per_layer = (size_t)pages * (size_t)kv_page_elements(&shape) * fmt_bytes(fmt);
     for (int l = 0; kv->layer && l < c->layers; l++) {
-        kv->layer[l] = (struct kv_layer){.base = b->ops->alloc(b, per_layer, MEM_DEVICE),
-                                         .fmt = fmt,
-                                         .page_tokens = page_tokens,
-                                         .heads = c->kv_heads,
-                                         .head_dim = c->head_dim};
+        kv->layer[l] = shape;
+        kv->layer[l].base = b->ops->alloc(b, per_layer, MEM_DEVICE);
         if (!kv->layer[l].base) break;
         kv->bytes += per_layer;
     }

@@ -14,6 +14,9 @@ struct layer_weights {
     struct mat q, k, v, o;                          /* [Q*D,H] [G*D,H] [G*D,H] [H,Q*D] */
     const float *q_bias, *k_bias, *v_bias, *o_bias; /* NULL without */
     const float *q_norm, *k_norm;                   /* NULL, [D], or [Q*D] and [G*D] */
+    struct mat q_a, q_b, kv_a, kv_b;                /* latents (mla.h): [q_rank,H] [Q*(d_n+d_r),q_rank] [d_c+d_r,H]; kernels.h */
+    const float *q_a_bias, *kv_a_bias;              /* NULL without */
+    const float *q_a_norm, *kv_a_norm;              /* [q_rank] [d_c] */
     struct ffn dense;                               /* dense layers; data NULL otherwise */
     struct mat router;                              /* [W,H] f32, of the first level */
     struct mat router_inner[2];                     /* of the others (kernels/router_rule.h), f32; data NULL without */

@@ -20,7 +20,8 @@ static void check_tensors(const struct model_config *c) {
 static void check_config(const struct model_config *c) {
     struct model_sizes s;
     FUZZ_CHECK(c->hidden > 0 && c->hidden <= 1 << 16 && c->layers > 0 && c->layers <= MODEL_MAX_LAYERS && c->vocab <= 1 << 20);
-    FUZZ_CHECK(c->q_heads % c->kv_heads == 0 && c->head_dim % 2 == 0 && c->rope.dims <= c->head_dim);
+    FUZZ_CHECK(c->q_heads % c->kv_heads == 0 && c->rope.dims <= c->head_dim);
+    FUZZ_CHECK(c->mla.kv_rank ? c->kv_heads == 1 && c->rope.dims == c->mla.rope && c->mla.value > 0 : c->head_dim % 2 == 0);
     FUZZ_CHECK(c->norm_eps > 0 && isfinite(c->attention_scale) && c->rope.theta >= 1);
     for (int l = 0; l < c->layers; l++) FUZZ_CHECK(c->window[l] >= 0);
     float freq[ROPE_MAX_DIMS / 2];
@@ -55,6 +56,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
 void fuzz_seeds(fuzz_add add) {
     static const char *const seeds[] = {
+        "{\"model_type\":\"deepseek_v3\",\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"vocab_size\":300,"
+        "\"max_position_embeddings\":128,\"intermediate_size\":96,\"moe_intermediate_size\":32,\"n_routed_experts\":8,"
+        "\"num_experts_per_tok\":3,\"q_lora_rank\":32,\"kv_lora_rank\":24,\"qk_nope_head_dim\":16,\"qk_rope_head_dim\":8,"
+        "\"v_head_dim\":20,\"n_shared_experts\":1,\"first_k_dense_replace\":1,\"n_group\":4,\"topk_group\":2,\"topk_method\":"
+        "\"noaux_tc\",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":40,\"original_max_position_embeddings\":64}}",
+        "{\"model_type\":\"deepseek_v2\",\"hidden_size\":64,\"num_hidden_layers\":2,\"num_attention_heads\":4,\"vocab_size\":300,"
+        "\"max_position_embeddings\":128,\"intermediate_size\":96,\"moe_intermediate_size\":32,\"n_routed_experts\":8,"
+        "\"num_experts_per_tok\":3,\"q_lora_rank\":null,\"kv_lora_rank\":24,\"qk_nope_head_dim\":16,\"qk_rope_head_dim\":8,"
+        "\"v_head_dim\":20,\"n_shared_experts\":2,\"topk_method\":\"group_limited_greedy\",\"n_group\":4,\"topk_group\":2}",
         "{\"model_type\":\"llama\"," SIZES "\"intermediate_size\":96,\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4,"
         "\"beta_fast\":32,\"beta_slow\":1,\"mscale\":1,\"mscale_all_dim\":0.7,\"truncate\":false,"
         "\"original_max_position_embeddings\":32}}",

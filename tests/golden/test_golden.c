@@ -124,6 +124,14 @@ static void m_apply(struct model_config *c) { c->gate.apply = GATE_OUTPUT; }
 static void m_rotary(struct model_config *c) { c->rope.dims = c->head_dim; }
 static void m_shared_gate(struct model_config *c) { c->shared = SHARED_PLAIN; }
 static void m_shared(struct model_config *c) { c->shared = SHARED_NONE; }
+static void m_latent_norm_eps(struct model_config *c) { c->mla.norm_eps = c->norm_eps; }
+static void m_latent_scale(struct model_config *c) {
+    c->attention_scale *= sqrtf((float)(c->mla.nope + c->mla.rope) / (float)c->mla.nope);
+}
+static void m_yarn(struct model_config *c) { c->rope.kind = ROPE_PLAIN; }
+static void m_yarn_ramp(struct model_config *c) { c->rope.truncate = false; }
+static void m_yarn_scale(struct model_config *c) { c->attention_scale = 1 / sqrtf((float)c->head_dim); }
+static void m_yarn_amplitude(struct model_config *c) { c->rope.amplitude = 1; }
 static void m_window(struct model_config *c) {
     for (int l = 0; l < c->layers; l++) c->window[l] = 9;
 }
@@ -177,6 +185,7 @@ static void m_conf_order(struct weights *w, struct expert_store *s) {
 static void m_qkv_bias(struct weights *w, struct expert_store *s) {
     (void)s;
     w->layer[0].q_bias = w->layer[0].k_bias = w->layer[0].v_bias = NULL;
+    w->layer[0].q_a_bias = w->layer[0].kv_a_bias = NULL;
 }
 static void m_router_bias(struct weights *w, struct expert_store *s) {
     for (int l = 0; l < 2; l++) w->layer[l].router_bias = NULL;
@@ -205,18 +214,27 @@ static void m_norm_final(struct weights *w, struct expert_store *s) {
     w->final_norm = w->layer[0].attn_norm;
 }
 
+static void m_latent_norm(struct weights *w, struct expert_store *s) {
+    (void)s;
+    w->layer[0].kv_a_norm = w->layer[1].kv_a_norm;
+}
+static void m_latent_query_norm(struct weights *w, struct expert_store *s) {
+    (void)s;
+    w->layer[0].q_a_norm = w->layer[1].q_a_norm;
+}
+static void m_latent_heads(struct weights *w, struct expert_store *s) {
+    (void)s;
+    w->layer[0].kv_b = w->layer[1].kv_b;
+}
+static void latent_parts(struct backend *b, float *out, const float *q, const struct latent_heads *h, int T) {
+    struct latent_heads wrong = *h; /* kv_b's value rows taken for key rows */
+    wrong.kv_b.data = (const char *)h->kv_b.data + (size_t)h->value * (size_t)h->kv_b.cols * fmt_bytes(h->kv_b.fmt);
+    real->latent_query(b, out, q, &wrong, T);
+}
+
 static void rope_interleaved(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, bool interleaved, int T,
                              int heads, int D) {
-    (void)b, (void)interleaved;
-    for (int t = 0; t < T; t++)
-        for (int h = 0; h < heads; h++)
-            for (int i = 0; i < rot / 2; i++) {
-                float *pair = x + ((size_t)t * (size_t)heads + (size_t)h) * (size_t)D + 2 * i;
-                const float *cs = table + ((size_t)pos[t] * (size_t)(rot / 2) + (size_t)i) * 2;
-                float a = pair[0], c = pair[1];
-                pair[0] = a * cs[0] - c * cs[1];
-                pair[1] = c * cs[0] + a * cs[1];
-            }
+    real->rope(b, x, pos, table, rot, !interleaved, T, heads, D);
 }
 /* Keys are one position ahead of where they are: seen as a table shifted by one row for the call with fewer heads. */
 static void rope_shifted(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, bool interleaved, int T,
@@ -298,6 +316,7 @@ static void fuse_massless(struct backend *b, float *weights, const float *extra,
 static void o_dots(struct ops *o) { o->dots = dots_unscaled; }
 static void o_fuse_gate(struct ops *o) { o->fuse = fuse_ungated; }
 static void o_fuse_mass(struct ops *o) { o->fuse = fuse_massless; }
+static void o_latent_parts(struct ops *o) { o->latent_query = latent_parts; }
 static void o_rope_interleaved(struct ops *o) { o->rope = rope_interleaved; }
 static void o_rope_shifted(struct ops *o) { o->rope = rope_shifted; }
 static void o_kv_position(struct ops *o) { o->kv_store = kv_second_page_shifted; }
@@ -328,6 +347,13 @@ static bool has_gate_eps(const struct model_config *c) { return c->gate.norm_eps
 static bool has_identity(const struct model_config *c) { return c->gate.zero > 0; }
 static bool has_input(const struct model_config *c) { return c->moe_layers > 0 && c->gate.apply == GATE_INPUT; }
 static bool has_rotary(const struct model_config *c) { return c->rope.dims < c->head_dim; }
+static bool has_heads(const struct model_config *c) { return !c->mla.kv_rank; }
+static bool has_latents(const struct model_config *c) { return c->mla.kv_rank > 0; }
+static bool has_latent_query(const struct model_config *c) { return c->mla.q_rank > 0; }
+static bool has_yarn(const struct model_config *c) { return c->rope.kind == ROPE_YARN; }
+static bool has_yarn_ramp(const struct model_config *c) { return has_yarn(c) && c->rope.beta_fast != c->rope.beta_slow; }
+static bool has_yarn_scale(const struct model_config *c) { return has_yarn(c) && has_latents(c) && c->rope.mscale_all_dim > 0; }
+static bool has_yarn_amplitude(const struct model_config *c) { return has_yarn(c) && c->rope.amplitude != 1; }
 static bool has_qk_norm(const struct model_config *c) { return c->qk_norm != QK_NORM_NONE; }
 static bool has_clip(const struct model_config *c) { return c->clip_qkv > 0; }
 static bool has_shared_gate(const struct model_config *c) { return c->shared == SHARED_SIGMOID; }
@@ -348,7 +374,17 @@ static const struct mutation mutations[] = {
     {"eps_larger", "RMSNorm epsilon ten times", any, {.mutate_config = m_eps_larger}},
     {"eps_zero", "RMSNorm epsilon left out", any, {.mutate_config = m_eps_zero}},
     {"attention_scale", "attention scores 10 % too large", any, {.mutate_config = m_attention_scale}},
-    {"window", "a sliding window where there is none", any, {.mutate_config = m_window}},
+    {"window", "a sliding window where there is none", has_heads, {.mutate_config = m_window}},
+    {"latent_norm", "norm of the wrong layer's latents", has_latents, {.mutate_weights = m_latent_norm}},
+    {"latent_norm_eps", "rms_norm_eps in the norms inside attention", has_latents, {.mutate_config = m_latent_norm_eps}},
+    {"latent_query_norm", "norm of the wrong layer's queries", has_latent_query, {.mutate_weights = m_latent_query_norm}},
+    {"latent_heads", "kv_b of the wrong layer", has_latents, {.mutate_weights = m_latent_heads}},
+    {"latent_parts", "key rows of kv_b where its value rows are", has_latents, {.mutate_ops = o_latent_parts}},
+    {"latent_scale", "scores scaled by d_n instead of d_n + d_r", has_latents, {.mutate_config = m_latent_scale}},
+    {"yarn", "RoPE frequencies not stretched", has_yarn, {.mutate_config = m_yarn}},
+    {"yarn_ramp", "the ramp not rounded to whole pairs", has_yarn_ramp, {.mutate_config = m_yarn_ramp}},
+    {"yarn_scale", "YaRN's temperature left out of the attention's scale", has_yarn_scale, {.mutate_config = m_yarn_scale}},
+    {"yarn_amplitude", "YaRN's amplitude left out", has_yarn_amplitude, {.mutate_config = m_yarn_amplitude}},
     {"qk_norm", "q/k norms left out", has_qk_norm, {.mutate_config = m_qk_norm}},
     {"qk_norm_swapped",
      "weights of the q and k norms exchanged or shifted",
@@ -391,7 +427,7 @@ static const struct mutation mutations[] = {
     {"norm_input", "input norm of the wrong layer", any, {.mutate_weights = m_norm_input}},
     {"norm_post", "input norm instead of the post-attention norm", any, {.mutate_weights = m_norm_post}},
     {"norm_final", "an input norm instead of the final norm", any, {.mutate_weights = m_norm_final}},
-    {"rope_interleaved", "RoPE pairs 2j, 2j+1 instead of the half split", any, {.mutate_ops = o_rope_interleaved}},
+    {"rope_interleaved", "RoPE pairs 2j, 2j+1 instead of the half split, or the other way round", any, {.mutate_ops = o_rope_interleaved}},
     {"kv_rope_position", "keys rotated one position too far", any, {.mutate_ops = o_rope_shifted}},
     {"kv_position", "the first two tokens of each KV page exchanged", any, {.mutate_ops = o_kv_position}},
     {"causal_early", "a token sees one token of the future", any, {.mutate_ops = o_causal_early}},

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 import expert_oracle
 import gates
+import latent
 import oracle
 import router_oracle
 import tiny_tokenizers
@@ -95,6 +96,7 @@ MODELS = {
 }
 MODELS |= expert_oracle.MODELS
 MODELS |= gates.MODELS
+MODELS |= latent.MODELS
 MODELS |= router_oracle.MODELS
 SHARDED = "mixtral"             # saved a second time as <name>_sharded, in two files with an index
 
@@ -113,7 +115,9 @@ def shapes(c):
     for i in range(L):
         p = f"model.layers.{i}."
         out[p + "input_layernorm.weight"] = (H,)
-        for name, rows, cols in (("q", N * D, H), ("k", M * D, H), ("v", M * D, H), ("o", H, N * D)):
+        if latent.is_latent(c):
+            latent.attention_shapes(out, p, c)
+        for name, rows, cols in () if latent.is_latent(c) else (("q", N * D, H), ("k", M * D, H), ("v", M * D, H), ("o", H, N * D)):
             out[f"{p}self_attn.{name}_proj.weight"] = (rows, cols)
             if (c.get("attention_bias") and (family, name) != ("glm4_moe", "o")) or (family == "qwen2_moe" and name != "o"):
                 out[f"{p}self_attn.{name}_proj.bias"] = (rows,)
@@ -133,7 +137,7 @@ def shapes(c):
         out[block + ".gate.weight"] = (width, H)
         if c.get("moe_router", {}).get("bias"):
             out[block + ".gate.bias"] = (width,)
-        if c.get("moe_router", {}).get("sel_bias") or family == "glm4_moe":
+        if c.get("moe_router", {}).get("sel_bias") or family == "glm4_moe" or latent.has_sel_bias(c):
             out[block + ".gate.e_score_correction_bias"] = (width,)
         if family == "minimax_m2":
             out[block + ".e_score_correction_bias"] = (width,)
@@ -160,6 +164,9 @@ def draw(name, shape, c, seed):
     z = rng.standard_normal(shape)
     part = name.rsplit(".", 2)[-2] if name.endswith(("weight", "bias")) else name.rsplit(".", 1)[-1]
     tied = c.get("tie_word_embeddings")
+    special = latent.draw(name, shape, c, z)
+    if special is not None:
+        return special
     if part in ("w1", "w3", "w2"):
         part = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}[part]
     if part in ("q_norm", "k_norm"):
@@ -209,12 +216,12 @@ def config_for(name, kind_ids):
         del c["attention_dropout"]
         return c
     classes = {"llama": "LlamaForCausalLM", "mixtral": "MixtralForCausalLM", "qwen2_moe": "Qwen2MoeForCausalLM",
-               "qwen3_moe": "Qwen3MoeForCausalLM", "olmoe": "OlmoeForCausalLM"} | gates.CLASSES
+               "qwen3_moe": "Qwen3MoeForCausalLM", "olmoe": "OlmoeForCausalLM"} | gates.CLASSES | latent.CLASSES
     return {"architectures": [classes[c["model_type"]]]} | c | {"torch_dtype": "float32", "use_cache": True}
 
 
 def load_reference(directory):
-    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager",
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory, config=latent.reference_config(directory), dtype=torch.float32, attn_implementation="eager",
                                                               experts_implementation="eager")
     return model.eval()
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import expert_oracle
 import gates
+import latent
 import router_oracle
 
 
@@ -62,6 +63,8 @@ def router_of(c):
     """The gate's rule as one description, whatever the family calls its fields."""
     if c["model_type"] == "llama":
         return None
+    if latent.router_of(c):
+        return latent.router_of(c)
     if gates.router_of(c):
         return gates.router_of(c)
     if c["model_type"] == "cadre_moe":
@@ -75,7 +78,7 @@ def router_of(c):
 MUTATIONS = {
     "theta": "RoPE base 10 % larger",
     "theta_default": "RoPE base of 10000, whatever the config says",
-    "rope_interleaved": "RoPE pairs 2j, 2j+1 instead of the half split",
+    "rope_interleaved": "RoPE pairs 2j, 2j+1 instead of the half split, or the other way round",
     "eps_smaller": "RMSNorm epsilon a tenth",
     "eps_larger": "RMSNorm epsilon ten times",
     "eps_zero": "RMSNorm epsilon left out",
@@ -114,7 +117,7 @@ MUTATIONS = {
     "shared": "shared expert left out",
     "moe_input": "experts fed with the rows before the post-attention norm",
     "last_token_id": "embedding of the previous id for the last token",
-} | expert_oracle.MUTATIONS | gates.MUTATIONS | router_oracle.MUTATIONS
+} | expert_oracle.MUTATIONS | gates.MUTATIONS | latent.MUTATIONS | router_oracle.MUTATIONS
 
 
 def rms_norm(x, weight, eps):
@@ -156,6 +159,8 @@ def qk_normalise(m, name, x, n, wrong, eps):
 
 def attention(m, layer, x, wrong, eps, theta):
     """x [T,H], already normed -> [T,H]."""
+    if latent.is_latent(m.config):
+        return latent.attention(m, layer, x, wrong, theta)
     p = f"model.layers.{layer}.self_attn."
     tokens = x.shape[0]
 
@@ -325,12 +330,16 @@ def applies(m, name):
         return router_oracle.OTHERS[name](r)
     if name in expert_oracle.MUTATIONS:
         return r is not None and expert_oracle.applies(r, name)
+    if name in latent.MUTATIONS:
+        return latent.applies(m.config, name)
+    if latent.is_latent(m.config) and name in ("head_mapping", "attention_scale_hidden", "rotary"):
+        return False
     if name in gates.MUTATIONS:
         return gates.applies(r, name, m.rotary, m.head_dim)
     if name in ("qk_norm", "qk_norm_other", "qk_norm_swapped", "eps_qk_zero"):
         return has("q_norm")
     if name in ("bias", "bias_v"):
-        return has("v_proj.bias")
+        return has("v_proj.bias") or (name == "bias" and has("kv_a_proj_with_mqa.bias"))
     if name in ("clip", "clip_v"):
         return m.clip is not None
     if name == "theta_default":

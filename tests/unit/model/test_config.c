@@ -23,6 +23,13 @@
     "\"model_type\":\"qwen3_moe\"," SIZES "\"intermediate_size\":96,\"moe_intermediate_size\":32,\"num_experts\":8," \
     "\"num_experts_per_tok\":3,"
 #define OLMOE "\"model_type\":\"olmoe\"," SIZES "\"intermediate_size\":32,\"num_experts\":8,\"num_experts_per_tok\":3,"
+#define LATENT_SIZES                                                                                                           \
+    "\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"vocab_size\":300,\"intermediate_size\":96,"            \
+    "\"moe_intermediate_size\":32,\"n_routed_experts\":8,\"num_experts_per_tok\":3,\"kv_lora_rank\":24,\"qk_nope_head_dim\":16,"  \
+    "\"qk_rope_head_dim\":8,\"v_head_dim\":20,\"n_shared_experts\":2,\"first_k_dense_replace\":1,"
+#define V2 "\"model_type\":\"deepseek_v2\"," LATENT_SIZES
+#define V3 "\"model_type\":\"deepseek_v3\"," LATENT_SIZES
+#define YARN(rest) "\"rope_scaling\":{\"type\":\"yarn\",\"factor\":40,\"original_max_position_embeddings\":4096" rest "},"
 #define CADRE_SIZES \
     "\"model_type\":\"cadre_moe\"," SIZES "\"moe_intermediate_size\":32,\"num_experts\":8,\"num_experts_per_tok\":3,"
 #define ROUTER(rest) \
@@ -83,6 +90,53 @@ START_TEST(llama) {
     ck_assert_str_eq(name_of(&c, T_EXPERT_UP, 0, 0), "");
     ck_assert_str_eq(name_of(&c, T_Q, 4, 0), "");
     ck_assert_str_eq(name_of(&c, T_FFN_NORM, 2, 0), "model.layers.2.post_attention_layernorm.weight");
+}
+END_TEST
+
+START_TEST(deepseek) {
+    struct model_config c = good(V3 "\"q_lora_rank\":48,\"max_position_embeddings\":163840,\"num_key_value_heads\":4,\"n_group\":4,"
+                                 "\"topk_group\":2,\"topk_method\":\"noaux_tc\",\"norm_topk_prob\":true,\"head_dim\":8,"
+                                 "\"num_nextn_predict_layers\":1," YARN(",\"mscale\":1.0,\"mscale_all_dim\":1.0"));
+    ck_assert(c.mla.q_rank == 48 && c.mla.kv_rank == 24 && c.mla.nope == 16 && c.mla.rope == 8 && c.mla.value == 20);
+    ck_assert(c.kv_heads == 1 && c.head_dim == 24 && c.rope.dims == 8 && c.rope.interleaved && c.rope.kind == ROPE_YARN);
+    ck_assert_float_eq_tol(c.attention_scale, 1.3688879f * 1.3688879f / sqrtf(24), 1e-6f);
+    ck_assert(c.mla.norm_eps == 1e-6f && c.rope.amplitude == 1 && c.moe_layers == 3 && c.shared_ffn == 64 && c.gate_sel_bias);
+    check_shape(&c, T_Q_A, 0, 48, 64);
+    check_shape(&c, T_Q_B, 0, 4 * 24, 48);
+    check_shape(&c, T_KV_A, 3, 24 + 8, 64);
+    check_shape(&c, T_KV_B, 0, 4 * (16 + 20), 24);
+    check_shape(&c, T_O, 0, 64, 80);
+    ck_assert_str_eq(name_of(&c, T_Q, 0, 0), "");
+    ck_assert_str_eq(name_of(&c, T_K, 0, 0), "");
+    ck_assert_str_eq(name_of(&c, T_KV_A_BIAS, 0, 0), "");
+    ck_assert_str_eq(name_of(&c, T_KV_A, 2, 0), "model.layers.2.self_attn.kv_a_proj_with_mqa.weight");
+    ck_assert_str_eq(name_of(&c, T_SHARED_UP, 1, 0), "model.layers.1.mlp.shared_experts.up_proj.weight");
+    c = good(V2 "\"q_lora_rank\":null,\"max_position_embeddings\":2048,\"attention_bias\":true,");
+    ck_assert(c.mla.q_rank == 0 && c.rope.kind == ROPE_PLAIN && !c.gate_sel_bias);
+    check_shape(&c, T_Q, 0, 96, 64);
+    check_shape(&c, T_KV_A_BIAS, 0, 32, 0);
+    check_shape(&c, T_O_BIAS, 0, 64, 0);
+    ck_assert_str_eq(name_of(&c, T_Q_A, 0, 0), "");
+}
+END_TEST
+
+/* DeepSeek-V3's own code stretches only beyond the original length; transformers, and V2's own code, always do. */
+START_TEST(yarn_within_the_original_length) {
+    const char *within = "\"max_position_embeddings\":4096,";
+    char text[2000];
+    snprintf(text, sizeof text, V3 "%s" YARN(",\"mscale\":1,\"mscale_all_dim\":1"), within);
+    struct model_config c = good(text);
+    ck_assert(c.rope.kind == ROPE_PLAIN && c.rope.interleaved && c.rope.dims == 8 && c.rope.amplitude == 1);
+    ck_assert_float_eq_tol(c.attention_scale, 1 / sqrtf(24), 1e-7f);
+    snprintf(text, sizeof text, V3 "\"yarn_always\":true,%s" YARN(",\"mscale\":1,\"mscale_all_dim\":1"), within);
+    c = good(text);
+    ck_assert(c.rope.kind == ROPE_YARN && c.rope.factor == 40);
+    ck_assert_float_eq_tol(c.attention_scale, 1.3688879f * 1.3688879f / sqrtf(24), 1e-6f);
+    snprintf(text, sizeof text, V2 "%s" YARN(",\"mscale\":0.5"), within);
+    c = good(text);
+    ck_assert(c.rope.kind == ROPE_YARN); /* and mscale alone is the amplitude, as in the authors' code */
+    ck_assert_double_eq_tol(c.rope.amplitude, rope_mscale(40, 0.5), 1e-12);
+    ck_assert_float_eq_tol(c.attention_scale, 1 / sqrtf(24), 1e-7f);
 }
 END_TEST
 
@@ -277,6 +331,16 @@ static const struct {
     {LLAMA "\"rope_theta\":1,\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":8.0},", ERR_INVALID, "rope_theta", "more than 1"},
     {LLAMA "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":2},\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":2},",
      ERR_INVALID, "rope_parameters and rope_scaling", "wanted one"},
+    {V3 "\"max_position_embeddings\":64,\"num_key_value_heads\":2,", ERR_INVALID, "num_key_value_heads", "num_attention_heads, 4"},
+    {"\"model_type\":\"deepseek_v2\",\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"vocab_size\":300,"
+     "\"max_position_embeddings\":64,\"kv_lora_rank\":24,\"qk_nope_head_dim\":16,\"qk_rope_head_dim\":7,\"v_head_dim\":20,",
+     ERR_INVALID, "7 of 7 elements", "wanted an even number"},
+    {"\"model_type\":\"deepseek_v2\",\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"vocab_size\":300,"
+     "\"max_position_embeddings\":64,\"kv_lora_rank\":2048,\"qk_nope_head_dim\":16,\"qk_rope_head_dim\":8,\"v_head_dim\":20,",
+     ERR_INVALID, "kv_lora_rank", "at most 2048"},
+    {V2 "\"max_position_embeddings\":64,\"q_lora_rank\":0,", ERR_INVALID, "q_lora_rank", "0"},
+    {"\"model_type\":\"kimi_k2\"," SIZES, ERR_INVALID, "kv_lora_rank", "missing"},
+    {LLAMA "\"kv_lora_rank\":8,", ERR_UNSUPPORTED, "kv_lora_rank", "8"},
     {LLAMA "\"rotary_dim\":8,", ERR_UNSUPPORTED, "rotary_dim", "8"},
     {LLAMA "\"rope_interleave\":true,", ERR_UNSUPPORTED, "rope_interleave", "true"},
     {LLAMA "\"yarn_always\":false,", ERR_UNSUPPORTED, "yarn_always", "false"},
@@ -462,6 +526,8 @@ END_TEST
 int main(void) {
     Suite *suite = suite_create("config");
     TCase *t = tcase_create("all");
+    tcase_add_test(t, deepseek);
+    tcase_add_test(t, yarn_within_the_original_length);
     tcase_add_test(t, llama);
     tcase_add_test(t, defaults);
     tcase_add_test(t, mixtral);
