@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "model/chat_template.h"
+#include "model/tokenizer_parts.h"
 
 #include <check.h> /* last: it has a macro called fail */
 
@@ -40,20 +41,54 @@ static const char json[] =
     "{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" "
     "\",\"start\":1,\"stop\":0}]},\"post_processor\":{\"type\":\"RobertaProcessing\",\"sep\":[\"<s>\",5],"
     "\"cls\":[\"<s>\",5]}}";
+static const char unigram[] =
+    "{\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"byte_fallback\":true,\"vocab\":[[\"u\",0],[\"a\",-1.5],[\"aa\",-2],["
+    "\"\xe2\x96\x81\",-2]]},"
+    "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Precompiled\",\"precompiled_charsmap\":"
+    "\"DAAAAAAEAAAAAQAAYQAAAGIA\"},{"
+    "\"type\":\"BertNormalizer\"}]},\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\",\"prepend_"
+    "scheme\":\"always\"},"
+    "\"decoder\":{\"type\":\"CTC\",\"pad_token\":\"<pad>\",\"word_delimiter_token\":\"|\",\"cleanup\":true}}";
+static const char wordpiece[] =
+    "{\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"u\",\"vocab\":{\"u\":0,\"a\":1,\"##a\":2}},\"pre_tokenizer\":{\"type\":"
+    "\"BertPreTokenizer\"},\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"WordPiece\"},{\"type\":\"BPEDecoder\"}]"
+    "}}";
+static const char marked[] =
+    "{\"model\":{\"type\":\"BPE\",\"end_of_word_suffix\":\"</w>\",\"continuing_subword_prefix\":\"#\",\"vocab\":{\"a\":0,\"#a</"
+    "w>\":1,"
+    "\"aa</w>\":2},\"merges\":[\"a #a</w>\"]},\"pre_tokenizer\":{\"type\":\"FixedLength\",\"length\":2}}";
+static const char spm[] = "\n\x09\n\x05<unk>\x18\x02\n\x08\n\x01"
+                          "a\x15\x00\x00\x80\xbf\n\x05\n\x03\xe2\x96\x81\n\x06\n\x02"
+                          "ab\x18\x04\x12\x05\x18\x02\x98\x02\x01\x1a\x0c\x12\x04\x00\x00\x00\x00\x18\x01 \x01(\x01";
+static const char spm_unigram[] = "\n\x09\n\x05<unk>\x18\x02\n\x08\n\x01"
+                                  "a\x15\x00\x00\x80\xbf\x12\x02\x18\x01";
+static const char tiktoken[] = "YQ== 0\nYg== 1\nYWE= 2\n";
+static const struct {
+    const char *bytes;
+    size_t len;
+    bool model;
+} sources[] = {
+    {json, sizeof json - 1, false},       {unigram, sizeof unigram - 1, false}, {wordpiece, sizeof wordpiece - 1, false},
+    {marked, sizeof marked - 1, false},   {spm, sizeof spm - 1, true},          {spm_unigram, sizeof spm_unigram - 1, true},
+    {tiktoken, sizeof tiktoken - 1, true}};
+enum { SOURCES = sizeof sources / sizeof *sources };
+
 static const char template[] =
     "{% macro m(x) %}[{{ x }}]{% endmacro %}{% set ns = namespace(n=0) %}{% for c in messages %}{% set ns.n = ns.n + 1 %}{{ "
     "m(c.content | trim ~ ns.n) }}"
     "{{ c | tojson(indent=1) }}{{ c.content.split(',') | map('upper') | join('+') }}{% endfor %}{{ [1, 'a', {'k': (2.5,)}] }}";
 
 /* Neither may call Check while allocations fail: it allocates too. */
-static int use_tokenizer(struct why *why) {
+static int use_tokenizer(int i, struct why *why) {
     char text[200];
     struct tokenizer *t;
     struct token_list ids = {0};
     struct text_buf out = {0};
     memset(text, 'a', sizeof text); /* long enough for the heap of pairs */
     memcpy(text, "<s> a  b \xff e\xcc\x81 ", 15);
-    int rc = tokenizer_parse(json, sizeof json - 1, &t, why);
+    static const struct tokenizer_hints hints = {.file = "o200k_base.tiktoken"};
+    int rc = sources[i].model ? tokenizer_from_model(sources[i].bytes, sources[i].len, &hints, &t, why)
+                              : tokenizer_parse(sources[i].bytes, sources[i].len, &t, why);
     if (rc < 0) return rc;
     rc = tokenizer_encode(t, text, sizeof text, true, true, 1000, &ids, why);
     if (rc == 0) rc = tokenizer_decode(t, ids.ids, ids.len, false, &out);
@@ -80,7 +115,7 @@ START_TEST(every_allocation) {
     for (bool failed = true; failed; n++) {
         struct why why = {""};
         left = n;
-        int rc = _i ? use_template(&why) : use_tokenizer(&why);
+        int rc = _i == SOURCES ? use_template(&why) : use_tokenizer(_i, &why);
         failed = left < 0;
         left = -1;
         ck_assert_msg(rc == (failed ? ERR_NOMEM : 0), "allocation %ld: %s: %s", n, status_name(rc), why.text);
@@ -93,7 +128,7 @@ int main(void) {
     Suite *suite = suite_create("text_nomem");
     TCase *t = tcase_create("all");
     tcase_set_timeout(t, 60);
-    tcase_add_loop_test(t, every_allocation, 0, 2); /* tokenizer; template */
+    tcase_add_loop_test(t, every_allocation, 0, SOURCES + 1); /* tokenizers; a template */
     suite_add_tcase(suite, t);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
