@@ -156,20 +156,91 @@ static const struct {
     {"co", "Co"},
     {"privateuse", "Co"},
 };
-/* Scripts that were compared with the reference code point by code point. */
+#define NEWER_EMOJI                                                                                                            \
+    "\\x{1f6dc}\\x{1fa75}-\\x{1fa77}\\x{1fa87}-\\x{1fa89}\\x{1fa8f}\\x{1faad}-\\x{1faaf}\\x{1fabb}-\\x{1fabf}\\x{1fac6}\\x{"   \
+    "1face}-"                                                                                                                  \
+    "\\x{1facf}\\x{1fada}-\\x{1fadc}\\x{1fadf}\\x{1fae8}-\\x{1fae9}\\x{1faf7}-\\x{1faf8}"
+#define NEWER_UPPER "\\x{1c89}\\x{a7cb}-\\x{a7cc}\\x{a7da}\\x{a7dc}\\x{10d50}-\\x{10d65}"
+#define NEWER_LOWER                                                                                                            \
+    "\\x{10fc}\\x{1c8a}\\x{a7cd}\\x{a7db}\\x{a7f2}-\\x{a7f4}\\x{ab69}\\x{10d70}-\\x{10d85}\\x{1df25}-\\x{1df2a}\\x{1e030}-"    \
+    "\\x{1e06d}"
+
+/* Scripts and properties that were compared with the reference code point by code point: class items, and the script's letter in
+ * unicode_newer where that has its newer characters (otherwise they are spelt out). */
 static const struct {
-    const char *name, *script;
-    char newer; /* in unicode_newer, or 0 */
-} scripts[] = {
-    {"han", "Han", 'H'},           {"hiragana", "Hiragana", 'I'}, {"latin", "Latin", 'L'},     {"arabic", "Arabic", 'A'},
-    {"cyrillic", "Cyrillic", 'C'}, {"hangul", "Hangul", 0},       {"greek", "Greek", 0},       {"hebrew", "Hebrew", 0},
-    {"thai", "Thai", 0},           {"armenian", "Armenian", 0},   {"georgian", "Georgian", 0}, {"tamil", "Tamil", 0},
-    {"bengali", "Bengali", 0},     {"lao", "Lao", 'O'},           {"tibetan", "Tibetan", 0},   {"khmer", "Khmer", 0},
-    {"bopomofo", "Bopomofo", 0},
+    const char *name, *items;
+    char newer;
+} sets[] = {
+    {"han", "\\p{sc:Han}", 'H'},
+    {"hiragana", "\\p{sc:Hiragana}", 'I'},
+    {"latin", "\\p{sc:Latin}", 'L'},
+    {"arabic", "\\p{sc:Arabic}", 'A'},
+    {"cyrillic", "\\p{sc:Cyrillic}", 'C'},
+    {"lao", "\\p{sc:Lao}", 'O'},
+    {"katakana", "\\p{sc:Katakana}\\x{1b155}", 0},
+    {"devanagari", "\\p{sc:Devanagari}\\x{11b00}-\\x{11b09}", 0},
+    {"kannada", "\\p{sc:Kannada}\\x{cf3}", 0},
+    {"myanmar", "\\p{sc:Myanmar}\\x{116d0}-\\x{116e3}", 0},
+    {"any", "\\x{0}-\\x{10ffff}", 0},
+    {"ascii", "\\x{0}-\\x{7f}", 0},
+    {"blank", "\\p{Zs}\\x{9}", 0},
+    {"cntrl", "\\p{Cc}", 0},
+    {"xdigit", "0-9A-Fa-f", 0},
+    {"extendedpictographic", "\\p{Extended_Pictographic}", 0},
+    {"emoji", "\\p{Emoji}" NEWER_EMOJI, 0},
+    {"emojipresentation", "\\p{Emoji_Presentation}" NEWER_EMOJI, 0},
+    {"ideographic", "\\p{Ideographic}\\x{18cff}\\x{2b739}\\x{2ebf0}-\\x{2ee5d}\\x{31350}-\\x{323af}", 0},
+    {"uppercase", "\\p{Uppercase}" NEWER_UPPER, 0},
+    {"upper", "\\p{Uppercase}" NEWER_UPPER, 0},
+    {"lowercase", "\\p{Lowercase}" NEWER_LOWER, 0},
+    {"lower", "\\p{Lowercase}" NEWER_LOWER, 0},
 };
+/* Scripts that have not grown. */
+static const char *const old_scripts[] = {"Hangul",    "Greek",   "Hebrew",  "Thai",     "Armenian", "Georgian",  "Tamil",
+                                          "Bengali",   "Tibetan", "Khmer",   "Bopomofo", "Gujarati", "Gurmukhi",  "Telugu",
+                                          "Malayalam", "Oriya",   "Sinhala", "Ethiopic", "Cherokee", "Mongolian", "Yi",
+                                          "Inherited", "Syriac",  "Thaana",  "Ogham",    "Runic",    "Coptic",    "Javanese",
+                                          "Braille",   "Nko",     "Tifinagh"};
+
+/* Alphabetic: the newer letters are in unicode_newer, marks that count as letters are not. */
+static int append_alphabetic(struct text_buf *items) {
+    static const char marks[] = "\\p{Alphabetic}\\x{363}-\\x{36f}\\x{897}\\x{c04}\\x{cf3}\\x{f82}-\\x{f83}\\x{1dd3}-\\x{1de6}"
+                                "\\x{10d69}\\x{10efc}\\x{11080}-\\x{11081}"
+                                "\\x{11241}\\x{113b8}-\\x{113c0}\\x{113c2}\\x{113c5}\\x{113c7}-\\x{113ca}\\x{113cc}-\\x{113cd}"
+                                "\\x{11f00}-\\x{11f01}\\x{11f03}"
+                                "\\x{11f34}-\\x{11f3a}\\x{11f3e}-\\x{11f40}\\x{1611e}-\\x{1612e}\\x{1e08f}";
+    return put(items, marks) < 0 ? ERR_NOMEM : append_newer(items, "L", 0);
+}
+
+static bool same_name(const char *name, const char *script) { /* name in lower case */
+    while (*name && *name == (*script | 0x20)) {
+        name++;
+        script++;
+    }
+    return !*name && !*script;
+}
+
+/* What has names in POSIX brackets that mean something else as a property. 1, or 0: none of these. */
+static int append_posix(const char *name, bool posix, struct set *set) {
+    int rc = 0;
+    if (!strcmp(name, "space") || !strcmp(name, "whitespace")) {
+        rc = append_space(&set->items);
+    } else if (!strcmp(name, "word")) {
+        rc = append_word(&set->items, posix);
+    } else if (!strcmp(name, "punct")) {
+        rc = append_category(&set->items, "P");
+        if (rc == 0 && posix) rc = append_category(&set->items, "S");
+    } else if (!strcmp(name, "alpha") || !strcmp(name, "alphabetic") || !strcmp(name, "alnum")) {
+        rc = append_alphabetic(&set->items);
+        if (rc == 0 && !strcmp(name, "alnum")) rc = append_category(&set->items, "Nd");
+    } else {
+        return 0;
+    }
+    return rc < 0 ? rc : 1;
+}
 
 /* The property called name (lower case, no separators) as class items, or as an alternative when it cannot be one. */
-static int append_property(struct pattern_input *in, size_t at, const char *name, struct set *set) {
+static int append_property(struct pattern_input *in, size_t at, const char *name, bool posix, struct set *set) {
     for (size_t i = 0; i < sizeof categories / sizeof categories[0]; i++) {
         if (strcmp(name, categories[i].name)) continue;
         const char *c = categories[i].category;
@@ -180,18 +251,22 @@ static int append_property(struct pattern_input *in, size_t at, const char *name
             return ERR_NOMEM; /* it has moved to Mc */
         return append_category(&set->alts, c) < 0 ? ERR_NOMEM : put(&set->alts, "]");
     }
-    for (size_t i = 0; i < sizeof scripts / sizeof scripts[0]; i++) {
-        if (strcmp(name, scripts[i].name)) continue;
-        char b[40];
-        snprintf(b, sizeof b, "\\p{sc:%s}", scripts[i].script);
-        if (put(&set->items, b) < 0) return ERR_NOMEM;
-        return scripts[i].newer ? append_newer(&set->items, "", scripts[i].newer) : 0;
+    for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++) {
+        if (strcmp(name, sets[i].name)) continue;
+        if (in->ignore_case && (strstr(name, "upper") || strstr(name, "lower")))
+            return pattern_refuse(in, at, "a cased property where case is ignored");
+        if (put(&set->items, sets[i].items) < 0) return ERR_NOMEM;
+        return sets[i].newer ? append_newer(&set->items, "", sets[i].newer) : 0;
     }
+    for (size_t i = 0; i < sizeof old_scripts / sizeof old_scripts[0]; i++) {
+        char b[40];
+        if (!same_name(name, old_scripts[i])) continue;
+        snprintf(b, sizeof b, "\\p{sc:%s}", old_scripts[i]);
+        return put(&set->items, b);
+    }
+    int rc = append_posix(name, posix, set);
+    if (rc != 0) return rc < 0 ? rc : 0;
     if (!strcmp(name, "c") || !strcmp(name, "other")) return append_other(&set->alts);
-    if (!strcmp(name, "space") || !strcmp(name, "whitespace")) return append_space(&set->items);
-    if (!strcmp(name, "word")) return append_word(&set->items, true);
-    if (!strcmp(name, "xdigit")) return put(&set->items, "0-9A-Fa-f");
-    if (!strcmp(name, "punct")) return append_category(&set->items, "P") < 0 ? ERR_NOMEM : append_category(&set->items, "S");
     return pattern_refuse(in, at, "an unknown character property");
 }
 
@@ -237,7 +312,7 @@ static int read_escape(struct pattern_input *in, bool in_class, struct set *out)
             else if (*p != '_' && *p != ' ' && *p != '-') name[n++] = *p;
         }
         name[n] = '\0';
-        rc = append_property(in, at, name, &plain);
+        rc = append_property(in, at, name, false, &plain);
         in->at = (size_t)(close - in->s);
         break;
     }
@@ -312,7 +387,7 @@ static int read_posix(struct pattern_input *in, struct set *set) { /* in->at beh
     char name[20];
     snprintf(name, sizeof name, "%.*s", (int)(end - start), in->s + start);
     struct set plain = {0};
-    int rc = append_property(in, at, name, &plain);
+    int rc = append_property(in, at, name, true, &plain);
     if (rc == 0 && neg) rc = set->alts.len ? put(&set->alts, "|") : 0;
     if (rc == 0)
         rc = neg ? append_set(&set->alts, &plain, true) : text_buf_append(&set->items, plain.items.data, plain.items.len);
