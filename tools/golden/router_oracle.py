@@ -47,7 +47,7 @@ def applies(router, name):
     return {
         "mass_other": two and router["k"] < router["n_domain"], "global_weight": two, "local_gate": two and router.get("n_local"),
         "local_softmax": two and router.get("n_local"), "domain_rows": two and router["n_global"] > 1,
-        "local_rows": two and router.get("n_local"), "leaf_order": tree, "search_other": tree,
+        "local_rows": two and router.get("n_local", 0) > router["n_domain"], "leaf_order": tree, "search_other": tree,
         # a constant of the level, where all nodes have the same gate
         "level_logits": tree and not router.get("shared_level_gates") and router["search"] != "greedy",
         "leaf_weights": tree, "node_gates": tree and not router.get("shared_level_gates"), "history": bool(h),
@@ -64,7 +64,7 @@ def applies(router, name):
 # Mistakes of oracle.py's list that mean something else here, or nothing.
 OTHERS = {
     "topk_norm": lambda r: r["kind"] == "flat",
-    "k_plus": lambda r: r["kind"] == "flat" and not r.get("top_p") or r["kind"] == "tree" or
+    "k_plus": lambda r: r["kind"] == "flat" and not r.get("top_p") or r["kind"] == "tree" and r["leaf_k"] < tree_reach(r) or
     r["kind"] == "two_stage" and r["k"] < r["n_domain"] // r["n_global"] * r.get("global_topk", 1),
     "k_minus": lambda r: not r.get("top_p") and r.get("leaf_k", r.get("k", 1)) > 1,
     "expert_order": lambda r: True, "routed_scale": lambda r: True, "moe_input": lambda r: True,
@@ -73,6 +73,22 @@ OTHERS = {
     "sel_bias_weight": lambda r: False,
     "score_other": lambda r: False,
 }
+
+
+def tree_reach(router):
+    """Leaves that a search comes to see."""
+    b, beam = router["branch"], {"greedy": 1, "beam": router.get("beam", 1), "exact": 10 ** 9}[router["search"]]
+    return min(beam, min(beam, b[0]) * b[1]) * b[2]
+
+
+def most_pairs(router):
+    c = gate_confidence(router)
+    k = router.get("leaf_k", 1) if router["kind"] == "tree" else router["k"]
+    k = c["k_max"] if c.get("action") == "widen" else k
+    if router["kind"] != "two_stage":
+        return k
+    globals_ = router.get("global_topk", 1) + (c.get("action") == "escalate")
+    return globals_ + k * (1 + (router.get("k_local", 1) if router.get("n_local") else 0))
 
 
 def gate_confidence(router):
@@ -340,7 +356,7 @@ def gate(router, w, prefix, layer, x, state, wrong):
                 return m @ x[t]
             pairs = tree(router, logits, bias, k, t, gaps, wrong)
         rows.append(pairs)
-    most = max(len(r) for r in rows)
+    most = max([most_pairs(router)] + [len(r) for r in rows])
     ids = np.full((len(x), most), -1)
     weights = np.zeros((len(x), most), x.dtype)
     for t, pairs in enumerate(rows):
@@ -441,17 +457,18 @@ MODELS = {
     "router_two_stage": _model(52, _two(3, 6, 12, 2), 21, 5, moe_intermediate_size=10),
     "router_two_stage_low_rank": _model(53, _two(2, 6, 12, 2, rank=3, mass="product", sel_bias=True), 20, 5),
     "router_two_stage_two": _model(54, _two(4, 8, 0, 3, global_topk=2, mass="product"), 12, 5),
-    "router_tree_greedy": _model(555, _tree([3, 2, 3], "greedy", 1), 18, 1),
+    "router_tree_greedy": _model(655, _tree([3, 2, 3], "greedy", 1), 18, 1),
     "router_tree_beam": _model(56, _tree([3, 2, 3], "beam", 3, beam=2), 18, 3, moe_intermediate_size=10),
     "router_tree_exact": _model(57, _tree([3, 3, 2], "exact", 3, sel_bias=True), 18, 3, moe_intermediate_size=10),
-    "router_tree_shared": _model(58, _tree([3, 3, 2], "beam", 4, beam=2, shared_level_gates=True), 18, 4,
+    "router_tree_shared": _model(58, _tree([3, 3, 2], "beam", 3, beam=2, shared_level_gates=True), 18, 3,
                                   moe_intermediate_size=10),
     "router_ema_tree": _model(59, _tree([4, 2, 2], "exact", 2, history=dict(mode="ema", dim=4, rho=0.8)), 16, 2),
     "router_ema_flat": _model(60, _flat(2, norm="sum", history=dict(mode="ema", dim=5, rho=0.6)), 5, 2),
-    "router_gru_tree": _model(61, _tree([4, 2, 2], "greedy", 2, history=dict(mode="layer", dim=6)), 16, 2, num_hidden_layers=3),
+    "router_gru_tree": _model(261, _tree([3, 2, 3], "greedy", 2, history=dict(mode="layer", dim=6)), 18, 2, num_hidden_layers=3,
+                              moe_intermediate_size=6),
     "router_segment": _model(62, _two(3, 6, 6, 1, segment=dict(len=7, stage="global", causal=True)), 15, 3),
-    "router_segment_domain": _model(63, _two(2, 6, 12, 2, segment=dict(len=6, stage="domain", causal=True),
-                                             history=dict(mode="ema", dim=2, rho=0.7)), 20, 5),
+    "router_segment_domain": _model(663, _two(3, 6, 12, 2, segment=dict(len=6, stage="domain", causal=True),
+                                             history=dict(mode="ema", dim=3, rho=0.7)), 21, 5, moe_intermediate_size=9),
     "router_segment_tree": _model(64, _tree([3, 2, 2], "beam", 2, beam=2, segment=dict(len=5, stage="global", causal=True)), 12, 2),
     "router_top_p": _model(65, _flat(4, top_p=dict(P=0.62, k_min=1, k_max=4)), 8, 4),
     "router_widen": _model(66, _flat(2, norm="sum", confidence=dict(type="entropy", tau=0.3, action="widen", k_max=4)), 7, 2),
