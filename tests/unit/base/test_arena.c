@@ -7,7 +7,8 @@
 #include "base/arena.h"
 #include "base/hash.h"
 
-#include <check.h>
+#include "tests/unit/run.h"
+
 
 static bool all_zero(const unsigned char *p, size_t n) {
     for (size_t i = 0; i < n; i++)
@@ -85,9 +86,5 @@ int main(void) {
     tcase_add_test(t, settles);
     tcase_add_test(t, strings_and_arrays);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

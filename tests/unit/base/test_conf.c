@@ -7,7 +7,8 @@
 
 #include "base/conf.h"
 
-#include <check.h>
+#include "tests/unit/run.h"
+
 
 struct settings {
     bool on, off;
@@ -217,9 +218,5 @@ int main(void) {
     tcase_add_loop_test(t, refuses, 0, sizeof mistakes / sizeof *mistakes);
     tcase_add_test(t, help);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

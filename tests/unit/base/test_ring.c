@@ -8,7 +8,8 @@
 #include "base/hash.h"
 #include "base/ring.h"
 
-#include <check.h>
+#include "tests/unit/run.h"
+
 
 START_TEST(fills_and_wraps) {
     struct ring r;
@@ -99,9 +100,5 @@ int main(void) {
     tcase_add_test(t, two_threads);
     tcase_add_test(t, bell);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

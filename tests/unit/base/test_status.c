@@ -5,7 +5,8 @@
 #include "base/log.h"
 #include "base/status.h"
 
-#include <check.h>
+#include "tests/unit/run.h"
+
 #undef fail /* its macro; ours is meant */
 
 START_TEST(every_code) {
@@ -90,9 +91,5 @@ int main(void) {
     tcase_add_test(t, log_levels);
     tcase_add_test(t, lists);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -1,9 +1,10 @@
 /* test_utf8.c - the first and last sequence of every kind that is UTF-8, and their neighbours that are not. */
 #include "base/utf8.h"
 
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "tests/unit/run.h"
 
 START_TEST(borders) {
     static const char *const good[] = {"",
@@ -59,9 +60,5 @@ int main(void) {
     tcase_add_test(c, borders);
     tcase_add_test(c, copies);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

@@ -3,13 +3,14 @@
 #include "client/cadre.h"
 #include "tests/unit/client/fake.h"
 
-#include <check.h>
 #include <math.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "tests/unit/run.h"
 
 static struct fake fake;
 static pthread_t thread;
@@ -404,9 +405,5 @@ int main(void) {
     tcase_add_test(c, too_large);
     tcase_add_test(c, cluster);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

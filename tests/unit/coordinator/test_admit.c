@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "tests/unit/coordinator/run.h"
+#include "tests/unit/run.h"
 
 static const struct admit_limits limits = {.vocab = 100, .max_context = 50, .has_tokenizer = true, .has_template = true};
 static struct why why;

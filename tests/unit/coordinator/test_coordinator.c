@@ -8,7 +8,7 @@
 #include "proto/call.h"
 #include "proto/client.pb-c.h"
 #include "tests/unit/coordinator/fake.h"
-#include "tests/unit/coordinator/run.h"
+#include "tests/unit/run.h"
 
 static const char *model;
 static struct fake *f;

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "tests/unit/coordinator/run.h"
+#include "tests/unit/run.h"
 
 static struct why why;
 

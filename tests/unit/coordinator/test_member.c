@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "tests/unit/coordinator/run.h"
+#include "tests/unit/run.h"
 
 enum { MS = 1000, LEASE = 500 * MS, DEAD = 1500 * MS, LOADING = 5000 * MS, PROGRESS = 4000 * MS, TICK = 100 * MS };
 static struct members ms;

@@ -5,7 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/unit/coordinator/run.h"
+#include "tests/unit/run.h"
 
 static struct pages p;
 static void open_pages(void) { ck_assert_int_eq(pages_init(&p, 2, 5), 0); }

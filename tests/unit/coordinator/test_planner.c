@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "tests/unit/coordinator/run.h"
+#include "tests/unit/run.h"
 
 static const int layers[3] = {1, 2, 5}; /* layers 0, 3 and 4 are dense */
 static const struct planner_shape shape = {.workers = 3, .layers = 3, .experts = 4, .model_layer = layers};

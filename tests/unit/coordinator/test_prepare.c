@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "tests/unit/coordinator/run.h"
+#include "tests/unit/run.h"
 
 enum { LIMIT = 1000 }; /* bytes inside */
 static struct tokenizer *tokenizer;

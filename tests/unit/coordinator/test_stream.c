@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-#include "tests/unit/coordinator/run.h"
+#include "tests/unit/run.h"
 
 static struct tokenizer *tokenizer;
 static struct stream *stream;

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-#include "tests/unit/coordinator/run.h"
+#include "tests/unit/run.h"
 
 static struct placement p;
 static struct telemetry t;

@@ -7,7 +7,8 @@
 #include "base/log.h"
 #include "tests/unit/fabric/ep_case.h"
 
-#include <check.h> /* last: its macros collide with fail() */
+#include "tests/unit/run.h"
+
 
 enum { PATIENCE_US = 20000000 };
 
@@ -109,9 +110,5 @@ int main(void) {
     tcase_add_loop_test(t, delays_and_duplicates_change_nothing, 2, 9);
     tcase_add_test(t, alone_without_fabric);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

@@ -10,7 +10,8 @@
 #include "fabric/ep_frame.h"
 #include "tests/unit/fabric/ep_case.h"
 
-#include <check.h> /* last: its macros collide with fail() */
+#include "tests/unit/run.h"
+
 
 /* SHORT_US must be longer than a busy machine may keep a healthy thread waiting. */
 enum { LONG_US = 20000000, SHORT_US = 400000, MAX_RUNNERS = 6 };
@@ -426,9 +427,5 @@ int main(void) {
     tcase_add_test(t, garbage);
     tcase_add_test(t, limits);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

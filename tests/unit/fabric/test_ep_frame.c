@@ -5,7 +5,8 @@
 #include "base/hash.h"
 #include "fabric/ep_frame.h"
 
-#include <check.h> /* last: its macros collide with fail() */
+#include "tests/unit/run.h"
+
 
 enum { ROOM = 4096, SOURCE = 3, HIDDEN = 5, EXTRA = 2 };
 static _Alignas(64) unsigned char room[ROOM];
@@ -149,9 +150,5 @@ int main(void) {
     tcase_add_loop_test(t, each_lie_is_refused, 0, 32);
     tcase_add_test(t, random_damage);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

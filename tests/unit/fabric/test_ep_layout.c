@@ -5,7 +5,8 @@
 #include "base/hash.h"
 #include "fabric/ep_layout.h"
 
-#include <check.h> /* last: its macros collide with fail() */
+#include "tests/unit/run.h"
+
 
 START_TEST(split_by_hand) {
     /* two tokens, k = 3, three workers: token 0 goes to 2, 0, 2; token 1 to 1, 2, 2 */
@@ -143,9 +144,5 @@ int main(void) {
     tcase_add_test(t, group_by_hand);
     tcase_add_test(t, random_shapes);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

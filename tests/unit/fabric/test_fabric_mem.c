@@ -5,7 +5,8 @@
 #include "base/clk.h"
 #include "tests/unit/fabric/fabric_case.h"
 
-#include <check.h> /* last: its macros collide with fail() */
+#include "tests/unit/run.h"
+
 
 enum { PATIENCE_US = 20000000 };
 
@@ -258,9 +259,5 @@ int main(void) {
     tcase_add_test(t, faults_follow_from_the_seed);
     tcase_add_test(t, delayed_frames_wake);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

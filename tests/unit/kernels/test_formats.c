@@ -2,6 +2,8 @@
  * of such a format gives the bits of its expansion to f32. */
 #include "tests/unit/kernels/kit.h"
 
+#include "tests/unit/run.h"
+
 static double e4m3_by_definition(int code) {
     int e = code >> 3 & 15, f = code & 7;
     double v = e ? ldexp(1 + f / 8.0, e - 7) : ldexp(f / 8.0, -6);
@@ -110,9 +112,5 @@ int main(void) {
     tcase_add_loop_test(c, every_code, 0, KIT_ISAS + 1);
     tcase_add_loop_test(c, same_as_expanded, 0, KIT_ISAS + 1);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

@@ -4,7 +4,8 @@
 
 #include "kernels/cpu/team.h"
 
-#include <check.h> /* last: it has a macro called fail */
+#include "tests/unit/run.h"
+
 
 enum { MOST = 3000 };
 
@@ -111,9 +112,5 @@ int main(void) {
     tcase_add_test(c, dispatches_in_order);
     tcase_add_test(c, teams_are_independent);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

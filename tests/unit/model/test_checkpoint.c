@@ -8,7 +8,8 @@
 #include "model/convert.h"
 #include "tests/unit/model/tiny.h"
 
-#include <check.h>
+#include "tests/unit/run.h"
+
 
 /* For inner loops: Check's own assertions cost a system call each, even when they hold. */
 #define HOLDS(condition, ...) ((condition) ? (void)0 : ck_abort_msg(__VA_ARGS__))
@@ -322,9 +323,5 @@ int main(void) {
     tcase_add_test(t, half_precision);
     tcase_add_test(t, brain_float);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -6,7 +6,8 @@
 
 #include "model/config.h"
 
-#include <check.h>
+#include "tests/unit/run.h"
+
 
 #define SIZES \
     "\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":300," \
@@ -190,9 +191,5 @@ int main(void) {
     tcase_add_test(t, flat);
     tcase_add_loop_test(t, refuses_by_name, 0, sizeof refused / sizeof *refused);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

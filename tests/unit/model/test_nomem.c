@@ -10,30 +10,14 @@
 
 #include "tests/unit/model/tiny.h"
 
-#include <check.h>
-
-static long left = -1; /* allocations until the next one fails, once; -1: never */
+#include "tests/unit/failing.h"
+#include "tests/unit/run.h"
 
 static bool in_jansson;
-
-static bool refuse_now(void) { return left >= 0 && left-- == 0; }
 static void *json_alloc(size_t n) {
     if (left == 0) in_jansson = true;
     return malloc(n);
 }
-
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *p, size_t n);
-void *__real_aligned_alloc(size_t align, size_t n);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *p, size_t n);
-void *__wrap_aligned_alloc(size_t align, size_t n);
-void *__wrap_malloc(size_t n) { return refuse_now() ? NULL : __real_malloc(n); }
-void *__wrap_calloc(size_t n, size_t size) { return refuse_now() ? NULL : __real_calloc(n, size); }
-void *__wrap_realloc(void *p, size_t n) { return refuse_now() ? NULL : __real_realloc(p, n); }
-void *__wrap_aligned_alloc(size_t align, size_t n) { return refuse_now() ? NULL : __real_aligned_alloc(align, n); }
 
 static const char config[] =
     "{\"model_type\":\"qwen2_moe\",\"hidden_size\":16,\"num_hidden_layers\":2,\"num_attention_heads\":4,\"num_key_value_"
@@ -71,9 +55,5 @@ int main(void) {
     tcase_set_timeout(t, 60);
     tcase_add_loop_test(t, every_allocation, 0, 2); /* one file; two shards */
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -5,7 +5,8 @@
 
 #include "model/pattern.h"
 
-#include <check.h> /* last: it has a macro called fail */
+#include "tests/unit/run.h"
+
 
 static const struct {
     const char *pattern, *text, *matches; /* matches joined by '|' */
@@ -180,9 +181,5 @@ int main(void) {
     tcase_add_test(t, runaway_patterns_stop);
     tcase_add_test(t, literals_match_themselves);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

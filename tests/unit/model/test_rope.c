@@ -9,7 +9,8 @@
 #include "model/config.h"
 #include "tests/unit/model/fixture.h"
 
-#include <check.h>
+#include "tests/unit/run.h"
+
 
 static struct model_config parse(const json_t *config) {
     struct model_config c;
@@ -69,9 +70,5 @@ int main(void) {
     tcase_add_test(c, table);
     tcase_add_test(c, temperature);
     suite_add_tcase(s, c);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

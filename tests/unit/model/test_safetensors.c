@@ -5,7 +5,8 @@
 
 #include "tests/unit/model/tiny.h"
 
-#include <check.h>
+#include "tests/unit/run.h"
+
 
 static void *make(const char *header, size_t data_bytes, size_t *bytes) {
     size_t n = strlen(header);
@@ -305,9 +306,5 @@ int main(void) {
     tcase_add_test(t, directories);
     tcase_add_test(t, shards);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

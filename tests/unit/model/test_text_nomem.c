@@ -8,24 +8,9 @@
 #include "model/chat_template.h"
 #include "model/tokenizer_parts.h"
 
+#include "tests/unit/failing.h"
+
 #include <check.h> /* last: it has a macro called fail */
-
-static long left = -1; /* allocations until the next one fails, once; -1: never */
-
-static bool refuse_now(void) { return left >= 0 && left-- == 0; }
-
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *p, size_t n);
-void *__real_aligned_alloc(size_t align, size_t n);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *p, size_t n);
-void *__wrap_aligned_alloc(size_t align, size_t n);
-void *__wrap_malloc(size_t n) { return refuse_now() ? NULL : __real_malloc(n); }
-void *__wrap_calloc(size_t n, size_t size) { return refuse_now() ? NULL : __real_calloc(n, size); }
-void *__wrap_realloc(void *p, size_t n) { return refuse_now() ? NULL : __real_realloc(p, n); }
-void *__wrap_aligned_alloc(size_t align, size_t n) { return refuse_now() ? NULL : __real_aligned_alloc(align, n); }
 
 static const char json[] =
     "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2,\"\xe2\x96\x81\":3,\"\xe2\x96\x81\x61\":4},\"merges\":["

@@ -9,7 +9,8 @@
 #include "model/tokenizer.h"
 #include "tests/unit/model/fixture.h"
 
-#include <check.h> /* last: it has a macro called fail */
+#include "tests/unit/run.h"
+
 
 static const char *const names[] = {"llama2", "llama3", "neox", "qwen2", "smollm2"};
 enum { NAMES = sizeof names / sizeof names[0], STRINGS = 2000 };
@@ -174,9 +175,5 @@ int main(int argc, char **argv) {
     tcase_add_test(c, the_real_tokenizer_agrees);
     Suite *s = suite_create("tokenizer_fixture");
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

@@ -6,7 +6,8 @@
 #include "model/unicode.h"
 #include "model/utf8.h"
 
-#include <check.h> /* last: it has a macro called fail */
+#include "tests/unit/run.h"
+
 
 #define R "\xef\xbf\xbd"
 
@@ -135,9 +136,5 @@ int main(void) {
     tcase_add_loop_test(t, normal_forms, 0, sizeof forms / sizeof *forms);
     tcase_add_test(t, sorting_marks_is_not_quadratic);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

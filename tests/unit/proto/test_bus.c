@@ -2,7 +2,6 @@
 #include "base/clk.h"
 #include "proto/bus.h"
 
-#include <check.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -10,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <zmq.h>
+
+#include "tests/unit/run.h"
 
 enum { MEM, ZMQ, WAIT_US = 10 * 1000 * 1000 };
 
@@ -264,9 +265,5 @@ int main(void) {
     tcase_add_test(c, connection_lost);
     tcase_add_test(c, noise);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

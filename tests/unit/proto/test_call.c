@@ -4,10 +4,11 @@
 #include "proto/client.pb-c.h"
 #include "proto/frame.h"
 
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "tests/unit/run.h"
 
 enum { SECOND = 1000000, MOST_CALLS = 2000 };
 
@@ -617,9 +618,5 @@ int main(void) {
     tcase_add_test(c, messages_are_utf8);
     tcase_add_test(c, names);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

@@ -3,19 +3,11 @@
 #include "proto/call.h"
 #include "proto/frame.h"
 
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 
-static long left = -1; /* allocations until the next one fails, once; -1: never */
-static bool refuse_now(void) { return left >= 0 && left-- == 0; }
-
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t size);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_malloc(size_t n) { return refuse_now() ? NULL : __real_malloc(n); }
-void *__wrap_calloc(size_t n, size_t size) { return refuse_now() ? NULL : __real_calloc(n, size); }
+#include "tests/unit/failing.h"
+#include "tests/unit/run.h"
 
 static struct call_server *server;
 static int held;
@@ -101,9 +93,5 @@ int main(void) {
     TCase *c = tcase_create("call_nomem");
     tcase_add_test(c, every_allocation);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int bad = srunner_ntests_failed(r);
-    srunner_free(r);
-    return bad ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

@@ -2,9 +2,10 @@
 #include "proto/client.pb-c.h"
 #include "proto/pb_arena.h"
 
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "tests/unit/run.h"
 
 enum { KEEP = 256 << 10, LIMIT = 1 << 20 };
 static struct pb_arena pb;
@@ -53,9 +54,5 @@ int main(void) {
     tcase_add_test(c, there_and_back);
     tcase_add_test(c, amplification_is_limited);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

@@ -3,7 +3,8 @@
 
 #include "router/context.h"
 
-#include <check.h> /* last: its macros collide with fail() */
+#include "tests/unit/run.h"
+
 
 START_TEST(average) {
     float z[2] = {logf(3), 0}, a[2], b[2];
@@ -96,9 +97,5 @@ int main(void) {
     tcase_add_test(t, bias);
     tcase_add_test(t, bias_converges_to_even_loads);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

@@ -4,7 +4,8 @@
 
 #include "router/gate.h"
 
-#include <check.h> /* last: its macros collide with fail() */
+#include "tests/unit/run.h"
+
 
 static const struct gate_rule mixtral = {.score = GATE_SOFTMAX, .norm = GATE_NORM_SUM, .scale = 1, .experts = 8, .k = 2};
 
@@ -96,9 +97,5 @@ int main(void) {
     tcase_add_test(t, text);
     tcase_add_test(t, refusals);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

@@ -5,7 +5,8 @@
 #include "base/hash.h"
 #include "router/placement.h"
 
-#include <check.h> /* last: its macros collide with fail() */
+#include "tests/unit/run.h"
+
 
 /* Everything placement.h promises about one placement, against the hosts it was made from. */
 static void check_map(const struct placement *p, const uint64_t *hosts) {
@@ -183,9 +184,5 @@ int main(void) {
     tcase_add_test(t, pick_follows_shares);
     tcase_add_test(t, pick_mixes_layers);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

@@ -4,7 +4,8 @@
 
 #include "router/tree.h"
 
-#include <check.h> /* last: its macros collide with fail() */
+#include "tests/unit/run.h"
+
 
 enum { NODES = 512, LEAVES = 4096 };
 
@@ -162,9 +163,5 @@ int main(void) {
     tcase_add_test(t, equal_scores_go_to_the_lower_leaf);
     tcase_add_test(t, bad_numbers_still_give_different_leaves);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

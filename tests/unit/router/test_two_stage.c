@@ -3,7 +3,8 @@
 
 #include "router/two_stage.h"
 
-#include <check.h> /* last: its macros collide with fail() */
+#include "tests/unit/run.h"
+
 
 static const struct two_stage_rule rule = {.globals = 2, .domains = 4, .locals = 8, .global_topk = 1, .k = 1, .k_local = 1};
 /* softmax(ln 3, ln 1) = .75, .25; domains of global 0: .8, .2; of global 1: .6, .4; locals: sigmoid(ln 3) = .75, sigmoid(0) = .5 */
@@ -84,9 +85,5 @@ int main(void) {
     tcase_add_test(t, bad_numbers_still_give_different_experts);
     tcase_add_checked_fixture(t, setup, NULL);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

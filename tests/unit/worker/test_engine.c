@@ -7,11 +7,12 @@
 #include "base/clk.h"
 #include "model/checkpoint.h"
 
-#include <check.h>
 #include <limits.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "tests/unit/run.h"
 
 enum { STEP_TOKENS = 16, MAX_SEQS = 2, MAX_CONTEXT = 48, PAGE = 16, PAGES = 6, PATIENCE_US = 60000000 };
 
@@ -273,10 +274,5 @@ int main(int argc, char **argv) {
     tcase_add_test(t, granted_beyond_the_end);
     tcase_add_test(t, chunks_equal_one_go);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_set_fork_status(r, CK_NOFORK);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed > 0;
+    return run_suite_here(s);
 }

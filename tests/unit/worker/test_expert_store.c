@@ -3,9 +3,10 @@
  * usage: test_expert_store DATA_DIR */
 #include "worker/expert_store.h"
 
-#include <check.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "tests/unit/run.h"
 
 static const char *data_dir;
 
@@ -150,10 +151,5 @@ int main(int argc, char **argv) {
     tcase_add_loop_test(t, shared_rows, 0, 2);
     tcase_add_test(t, out_of_memory);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_set_fork_status(r, CK_NOFORK);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed > 0;
+    return run_suite_here(s);
 }

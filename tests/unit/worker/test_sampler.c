@@ -1,9 +1,10 @@
 /* test_sampler.c - known answers of the generator, the cuts of top-k, top-p and min-p, and the shape of what is drawn. */
 #include "worker/sampler.h"
 
-#include <check.h>
 #include <math.h>
 #include <stdlib.h>
+
+#include "tests/unit/run.h"
 
 enum { V = 1000 };
 
@@ -158,10 +159,5 @@ int main(void) {
     tcase_add_test(t, frequencies_follow_the_weights);
     tcase_add_test(t, pure_function_of_seed_and_position);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_set_fork_status(r, CK_NOFORK);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed > 0;
+    return run_suite_here(s);
 }

@@ -1,8 +1,9 @@
 /* test_seq.c - the table of local sequences, and that a plan which contradicts it is refused with the numbers. */
 #include "worker/seq.h"
 
-#include <check.h>
 #include <string.h>
+
+#include "tests/unit/run.h"
 
 static struct seq_table table;
 static struct why why;
@@ -100,10 +101,5 @@ int main(void) {
     tcase_add_test(t, ends);
     tcase_add_test(t, ends_after_preemption);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_set_fork_status(r, CK_NOFORK);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed > 0;
+    return run_suite_here(s);
 }

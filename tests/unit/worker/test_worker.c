@@ -3,8 +3,9 @@
 
 #include "proto/control.pb-c.h"
 
-#include <check.h>
 #include <string.h>
+
+#include "tests/unit/run.h"
 
 /* Takes everything, keeps the last Trouble, hands out one message and then what `recv_rc` says. */
 struct fake_bus {
@@ -113,10 +114,5 @@ int main(void) {
     tcase_add_test(t, noise);
     tcase_add_test(t, impossible_limits);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_set_fork_status(r, CK_NOFORK);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed > 0;
+    return run_suite_here(s);
 }
