@@ -11,6 +11,7 @@ static const struct cli_verb verbs[] = {
     {"chat", "talk to the model, line by line", chat_main},
     {"status", "workers, queue and memory of a running cluster", status_main},
     {"experts", "how often each expert was used, and where", experts_main},
+    {"trace", "record where a running cluster sends its tokens", trace_main},
     {"inspect", "what a checkpoint is and what it takes to serve it", inspect_main},
     {"tokenize", "show the token ids of a text", tokenize_main},
 };

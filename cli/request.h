@@ -8,6 +8,7 @@ struct request_options {
     double temperature, top_p, min_p;
     struct conf_list stop;
     bool allow_degraded;
+    char *domain;
 };
 
 /* For a conf table whose struct T has a member `field` of type struct request_options, set to REQUEST_DEFAULTS. */
@@ -30,6 +31,8 @@ struct request_options {
      .help = "same seed, same answer; default: drawn by the server"}, \
     {"stop", CONF_LIST, REQUEST_AT(T, field, stop), .arg = "TEXT", \
      .help = "end the answer before this text; may be given several times"}, \
+    {"domain", CONF_STRING, REQUEST_AT(T, field, domain), .arg = "NAME", \
+     .help = "what the request is about: experts' counts and traces are kept by it; of no effect on the answer"}, \
     {"timeout", CONF_INT, REQUEST_AT(T, field, timeout), .def = "0", .min = 0, .max = 1e9, .arg = "MS", \
      .help = "give the request up after so long; 0 = never"}, \
     {"allow-degraded", CONF_FLAG, REQUEST_AT(T, field, allow_degraded), \
@@ -42,5 +45,5 @@ static inline void request_fill(const struct request_options *o, struct cadre_re
         .top_k = (uint32_t)o->top_k, .has_seed = o->seed >= 0, .seed = o->seed >= 0 ? (uint64_t)o->seed : 0,
         .has_max_tokens = o->max_tokens >= 0, .max_tokens = o->max_tokens >= 0 ? (uint32_t)o->max_tokens : 0,
         .stop = (const char *const *)o->stop.items, .n_stop = (size_t)o->stop.n, .timeout_ms = (uint64_t)o->timeout,
-        .allow_degraded = o->allow_degraded};
+        .allow_degraded = o->allow_degraded, .tag = o->domain};
 }

@@ -99,7 +99,7 @@ struct cadre_request {
     uint32_t logprobs;       /* 0 none; n + 1: the chosen token's and those of the n most likely, n <= 20 */
     uint64_t timeout_ms;     /* the whole call's deadline; 0 = none */
     int32_t priority;        /* lower runs earlier, -1000 to 1000 */
-    const char *tag, *tenant; /* at most 64 bytes each, or NULL; for telemetry and fairness to come */
+    const char *tag, *tenant; /* at most 64 bytes each, or NULL. tag: domain, for counts and traces; tenant: fairness to come */
     int allow_degraded;      /* where an expert is on no worker: answer without it rather than wait for it */
 };
 
@@ -190,6 +190,10 @@ struct cadre_cluster {
 CADRE_API int  cadre_status(struct cadre_client *client, uint32_t timeout_ms, struct cadre_cluster **out);
 CADRE_API void cadre_cluster_free(struct cadre_cluster *cluster);
 
+struct cadre_domain_load {   /* what tokens of one domain chose, as their homes counted it; late by a tenth of a second */
+    const char *name;
+    const uint64_t *rows;         /* [layers * experts] */
+};
 struct cadre_load {          /* expert rows executed, as the workers counted them */
     uint32_t layers, experts;
     const uint64_t *rows;         /* [layers * experts] */
@@ -197,9 +201,20 @@ struct cadre_load {          /* expert rows executed, as the workers counted the
     const uint32_t *hosts;        /* [layers * experts] first worker that holds it; UINT32_MAX: none does */
     const uint64_t *worker_rows;  /* [n_workers] */
     size_t n_workers;
+    uint64_t tokens;              /* rows of tokens that were run: each went through every layer */
+    const struct cadre_domain_load *domains; /* [n_domains] of requests with a tag, by tag */
+    size_t n_domains;
 };
 CADRE_API int  cadre_experts(struct cadre_client *client, uint32_t timeout_ms, struct cadre_load **out);
 CADRE_API void cadre_load_free(struct cadre_load *load);
+
+/* Records where tokens are sent, from the next step on until cadre_cancel or cadre_stream_close: a stream of chunks of the format
+ * in docs/TRACE.md, the first is its HEAD. layers: the model's numbers; n 0: all that have experts. One client at a time.
+ * Nothing in the cluster waits for a reader: what does not fit is dropped there, and LOST chunks say how much. */
+CADRE_API int cadre_trace(struct cadre_client *client, const uint32_t *layers, size_t n, struct cadre_stream **out);
+/* The next chunk, valid until the next call: CADRE_OK, or CADRE_TIMEOUT (see cadre_next). At the end *chunk is NULL and the
+ * result says how it ended. */
+CADRE_API int cadre_trace_next(struct cadre_stream *stream, int timeout_ms, const void **chunk, size_t *bytes);
 
 /* Token ids of request->prompt or request->messages (other fields are ignored). Free *ids with cadre_ids_free. */
 CADRE_API int  cadre_tokenize(struct cadre_client *client, const struct cadre_request *request, uint32_t timeout_ms,

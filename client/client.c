@@ -106,6 +106,33 @@ static int ask(struct cadre_client *c, const char *method, const void *payload, 
     return rc;
 }
 
+int cadre_trace(struct cadre_client *c, const uint32_t *layers, size_t n, struct cadre_stream **out) {
+    *out = NULL;
+    size_t len;
+    uint8_t *bytes = port_encode_trace(layers, n, &len);
+    if (!bytes) return client_fail(c, CADRE_RESOURCE_EXHAUSTED, "the client is out of memory");
+    int rc = stream_open(c, "Trace", bytes, len, 0, c->options.window, out);
+    free(bytes);
+    return rc;
+}
+
+int cadre_trace_next(struct cadre_stream *s, int timeout_ms, const void **chunk, size_t *bytes) {
+    *chunk = NULL;
+    *bytes = 0;
+    if (!stream_wait(s->client, s, timeout_ms)) return CADRE_TIMEOUT;
+    port_release(s->hold);
+    s->hold = NULL;
+    struct item *item = stream_take(s);
+    if (!item) {
+        struct cadre_event end;
+        end_event(s, &end);
+        return end.status;
+    }
+    int rc = port_decode_trace(item->bytes, item->len, chunk, bytes, &s->hold);
+    free(item);
+    return rc ? client_fail(s->client, rc, "the server at %s sent a record that cannot be read", s->client->endpoint) : CADRE_OK;
+}
+
 static int unreadable(struct cadre_client *c, const char *method) {
     return client_fail(c, CADRE_INTERNAL, "the answer to %s from %s cannot be read", method, c->endpoint);
 }

@@ -171,6 +171,23 @@ int port_decode_event(const uint8_t *bytes, size_t len, struct arena *arena, str
     return fill_event(m, arena, e);
 }
 
+uint8_t *port_encode_trace(const uint32_t *layers, size_t n, size_t *len) {
+    Cadre__V1__TraceRequest m = CADRE__V1__TRACE_REQUEST__INIT;
+    m.layers = (uint32_t *)layers;
+    m.n_layers = n;
+    return pack(&m.base, len);
+}
+
+int port_decode_trace(const uint8_t *bytes, size_t len, const void **chunk, size_t *n, void **hold) {
+    static const uint8_t nothing[1];
+    Cadre__V1__TraceEvent *m = cadre__v1__trace_event__unpack(NULL, len, bytes);
+    if (!m) return CADRE_INTERNAL;
+    *hold = m;
+    *chunk = m->chunk.data ? m->chunk.data : nothing;
+    *n = m->chunk.len;
+    return CADRE_OK;
+}
+
 void port_release(void *hold) {
     if (hold) protobuf_c_message_free_unpacked(hold, NULL);
 }
@@ -184,6 +201,7 @@ struct cluster_box {
 struct load_box {
     struct cadre_load pub;
     Cadre__V1__ExpertsReply *m;
+    struct cadre_domain_load domains[];
 };
 
 static void fill_worker(struct cadre_worker *out, const Cadre__V1__WorkerStatus *w) {
@@ -267,7 +285,14 @@ struct cadre_load *port_decode_experts(const uint8_t *bytes, size_t len) {
     Cadre__V1__ExpertsReply *m = cadre__v1__experts_reply__unpack(NULL, len, bytes);
     size_t cells = m ? (size_t)m->layers * m->experts : 0;
     struct load_box *box = NULL;
-    if (m && m->n_rows == cells && m->n_hosts == cells && m->n_model_layer == m->layers) box = calloc(1, sizeof *box);
+    if (m && m->n_rows == cells && m->n_hosts == cells && m->n_model_layer == m->layers)
+        box = calloc(1, sizeof *box + m->n_domains * sizeof *box->domains);
+    for (size_t i = 0; box && i < m->n_domains; i++) {
+        box->domains[i] = (struct cadre_domain_load){m->domains[i]->name, m->domains[i]->rows};
+        if (m->domains[i]->n_rows == cells) continue;
+        free(box);
+        box = NULL;
+    }
     if (!box) {
         port_release(m);
         return NULL;
@@ -279,7 +304,10 @@ struct cadre_load *port_decode_experts(const uint8_t *bytes, size_t len) {
                                    .model_layer = m->model_layer,
                                    .hosts = m->hosts,
                                    .worker_rows = m->worker_rows,
-                                   .n_workers = m->n_worker_rows};
+                                   .n_workers = m->n_worker_rows,
+                                   .tokens = m->tokens,
+                                   .domains = box->domains,
+                                   .n_domains = m->n_domains};
     return &box->pub;
 }
 

@@ -97,6 +97,9 @@ int admit_generate(const struct generate_request *r, const struct admit_limits *
         return fail(why, ERR_INVALID, "priority %d: wanted %d to %d", r->priority, -ADMIT_PRIORITY, ADMIT_PRIORITY);
     if (r->tag.len > ADMIT_TAG_BYTES || r->tenant.len > ADMIT_TAG_BYTES)
         return fail(why, ERR_INVALID, "tag and tenant have at most %d bytes", ADMIT_TAG_BYTES);
+    for (size_t i = 0; i < r->tag.len; i++)
+        if ((unsigned char)r->tag.data[i] < ' ' || r->tag.data[i] == 0x7f)
+            return fail(why, ERR_INVALID, "tag has a control character at byte %zu", i);
     return 0;
 }
 

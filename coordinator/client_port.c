@@ -120,6 +120,15 @@ int client_port_read_tokenize(struct client_port *p, const uint8_t *payload, siz
     return m->chat ? read_chat(p, m->chat, &out->turns, &out->n_turns, why) : 0;
 }
 
+int client_port_read_trace(struct client_port *p, const uint8_t *payload, size_t len, const uint32_t **layers, size_t *n,
+                           struct why *why) {
+    const Cadre__V1__TraceRequest *m = pb_arena_unpack(&p->pb, &cadre__v1__trace_request__descriptor, payload, len);
+    if (!m) return unreadable("TraceRequest", len, why);
+    *layers = m->layers;
+    *n = m->n_layers;
+    return 0;
+}
+
 /* ---- out ---- */
 /* A string of the protocol is UTF-8, and readers in other languages refuse a message with one that is not. Folders, host names
  * and reasons that quote them come from outside. Lives until the next message; NULL without memory. */
@@ -295,6 +304,24 @@ const uint8_t *client_port_experts(struct client_port *p, const struct experts_r
     m.n_worker_rows = (size_t)r->n_workers;
     m.hosts = (uint32_t *)r->first_host;
     m.n_hosts = n;
+    m.tokens = r->tokens;
+    m.domains = arena_array(&p->pb.out, Cadre__V1__DomainRows *, r->n_domains);
+    Cadre__V1__DomainRows *domains = arena_array(&p->pb.out, Cadre__V1__DomainRows, r->n_domains);
+    if (!m.domains || !domains) return NULL;
+    for (int i = 0; i < r->n_domains; i++) {
+        cadre__v1__domain_rows__init(&domains[i]);
+        domains[i].name = (char *)r->domains[i].name;
+        domains[i].rows = (uint64_t *)r->domains[i].rows;
+        domains[i].n_rows = n;
+        m.domains[m.n_domains++] = &domains[i];
+    }
+    return pb_arena_pack(&p->pb, &m.base, len);
+}
+
+const uint8_t *client_port_trace(struct client_port *p, const uint8_t *chunk, size_t chunk_len, size_t *len) {
+    pb_arena_reset_out(&p->pb);
+    Cadre__V1__TraceEvent m = CADRE__V1__TRACE_EVENT__INIT;
+    m.chunk = (ProtobufCBinaryData){.data = (uint8_t *)chunk, .len = chunk_len};
     return pb_arena_pack(&p->pb, &m.base, len);
 }
 

@@ -14,6 +14,8 @@ int client_port_read_generate(struct client_port *p, const uint8_t *payload, siz
                               struct why *why);
 int client_port_read_tokenize(struct client_port *p, const uint8_t *payload, size_t len, struct tokenize_request *out,
                               struct why *why);
+int client_port_read_trace(struct client_port *p, const uint8_t *payload, size_t len, const uint32_t **layers, size_t *n,
+                           struct why *why);
 
 const uint8_t *client_port_started(struct client_port *p, uint64_t request, int prompt_tokens, uint64_t seed, const char *model,
                                    size_t *len);
@@ -23,6 +25,7 @@ const uint8_t *client_port_tokens(struct client_port *p, const struct stream_pie
 const uint8_t *client_port_finished(struct client_port *p, const struct generate_finished *f, size_t *len);
 const uint8_t *client_port_status(struct client_port *p, const struct status_report *r, size_t *len);
 const uint8_t *client_port_experts(struct client_port *p, const struct experts_report *r, size_t *len);
+const uint8_t *client_port_trace(struct client_port *p, const uint8_t *chunk, size_t chunk_len, size_t *len);
 /* Memory for what a report points to; valid until that report is written. */
 void *client_port_scratch(struct client_port *p, size_t bytes);
 const uint8_t *client_port_ids(struct client_port *p, const int32_t *ids, size_t n, size_t *len);

@@ -172,6 +172,7 @@ static void on_step_done(struct coordinator *c, int rank, const struct worker_st
         member_gone(&c->members, rank, false);
         return core_fail(c, rc, &why);
     }
+    tracing_lost(&c->tracing, d->step, d->trace_lost);
     commit_steps(c);
 }
 
@@ -188,11 +189,15 @@ void cluster_plan(struct coordinator *c) {
     uint64_t prompt = c->scheduler.counts.prompt_tokens;
     while ((p = scheduler_plan(&c->scheduler, c->now_us))) {
         int rows = fullest(p);
-        int64_t patience = telemetry_patience(&c->telemetry, rows, c->options.patience_us);
+        struct plan_around around = {.epoch = c->epoch,
+                                     .placement_version = c->placement.version,
+                                     .patience_us = telemetry_patience(&c->telemetry, rows, c->options.patience_us),
+                                     .trace = c->tracing.layers,
+                                     .n_trace = c->tracing.n_layers};
         c->step_rows[p->step % SCHEDULER_MAX_AHEAD] = rows;
         c->moved = true;
         for (int w = 0; w < p->workers; w++) {
-            int rc = worker_port_plan(c->worker_port, &c->worker_id[w], w, p, c->epoch, c->placement.version, patience);
+            int rc = worker_port_plan(c->worker_port, &c->worker_id[w], w, p, &around);
             if (rc < 0) return lose_unreachable(c, w, rc);
         }
     }
@@ -213,6 +218,17 @@ static void on_trouble(struct coordinator *c, int rank, const struct worker_msg 
     lose(c, rank, &why);
 }
 
+static void on_record(struct coordinator *c, int rank, const struct worker_msg *m) {
+    struct why why;
+    int rc = m->kind == WORKER_TRACE
+                 ? tracing_rows(&c->tracing, m->trace.chunk, m->trace.len, &c->domains, &why)
+                 : domains_tally(&c->domains, rank, m->tally.domain, m->tally.rows, m->tally.n, &why);
+    if (rc >= 0) return trace_service_flush(c);
+    fail_in(&why, rc, "worker %d", rank);
+    member_gone(&c->members, rank, false);
+    core_fail(c, rc, &why);
+}
+
 static void on_message(struct coordinator *c, int rank, const struct worker_msg *m) {
     switch (m->kind) {
     case WORKER_PROGRESS: member_load(&c->members, rank, m->progress.done_bytes, m->progress.total_bytes, c->now_us); return;
@@ -221,6 +237,8 @@ static void on_message(struct coordinator *c, int rank, const struct worker_msg 
     case WORKER_BEAT: member_beat(&c->members, rank, m->beat.progress, m->beat.busy, c->now_us); return;
     case WORKER_TROUBLE:
     case WORKER_REFUSES: on_trouble(c, rank, m); return;
+    case WORKER_TRACE:
+    case WORKER_TALLY: on_record(c, rank, m); return;
     case WORKER_HELLO: member_seen(&c->members, rank, c->now_us); return; /* repeated: it still waits */
     }
 }

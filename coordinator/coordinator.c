@@ -117,6 +117,7 @@ static int open_placement(struct coordinator *c, struct why *why) {
     if (rc < 0) return rc;
     name_missing(c);
     c->placement.version = 1;
+    domains_init(&c->domains, (size_t)n * (size_t)c->shape.experts);
     return telemetry_init(&c->telemetry, &c->placement) < 0 ? fail(why, ERR_NOMEM, "out of memory for telemetry") : 0;
 }
 
@@ -183,6 +184,7 @@ int coordinator_new(const struct coordinator_options *o, struct bus *clients, st
     c->epoch = 1;
     c->bell.fd = -1;
     list_init(&c->requests);
+    tracing_init(&c->tracing);
     default_options(&c->options);
     int rc = open_model(c, why);
     if (rc >= 0) rc = open_placement(c, why);
@@ -213,6 +215,8 @@ void coordinator_free(struct coordinator *c) {
     client_port_free(c->client_port);
     scheduler_clear(&c->scheduler);
     telemetry_clear(&c->telemetry);
+    tracing_clear(&c->tracing);
+    domains_clear(&c->domains);
     placement_clear(&c->placement);
     free(c->hosts);
     chat_template_close(c->chat);

@@ -10,6 +10,7 @@
 #include "coordinator/prepare.h"
 #include "coordinator/scheduler.h"
 #include "coordinator/telemetry.h"
+#include "coordinator/tracing.h"
 #include "coordinator/worker_port.h"
 #include "model/checkpoint.h"
 #include "proto/call.h"
@@ -27,7 +28,7 @@ struct request {
     struct stream *stream;
     struct sampling sampling;
     int32_t stop_ids[32];
-    int n_stop_ids, priority;
+    int n_stop_ids, priority, domain;
     uint32_t max_tokens;
     bool has_max_tokens, allow_degraded;
     uint64_t number;
@@ -67,6 +68,8 @@ struct coordinator {
     struct bus_id worker_id[MSG_MAX_WORKERS];
     struct scheduler scheduler;
     struct telemetry telemetry;
+    struct domains domains;
+    struct tracing tracing;
     int step_rows[SCHEDULER_MAX_AHEAD]; /* rows of the fullest worker, by step */
     uint32_t epoch;
     int64_t missing_said_us, shutdown_said_us, busy_said_us, leave_by_us, swept_us;
@@ -98,13 +101,20 @@ void cluster_shutdown(struct coordinator *c, bool abort, const char *reason);
 
 /* service.c */
 extern const struct call_method service_methods[];
-enum { SERVICE_METHODS = 4 };
+enum { SERVICE_METHODS = 5 };
 void service_prepared(struct coordinator *c); /* what the tokeniser has finished */
 void service_committed(struct coordinator *c, const struct commit *commit);
 void service_tick(struct coordinator *c); /* answers that nobody reads */
 void service_end_all(struct coordinator *c, int status, const char *reason);
 void service_end_held(struct coordinator *c); /* requests that wait for missing experts: a cluster that drains gets none back */
 bool service_idle(const struct coordinator *c); /* no request left that owes its client anything but a read */
+
+/* trace_service.c */
+void trace_service_open(void *ctx, struct call *call, const uint8_t *payload, size_t len);
+void trace_service_credit(void *ctx, struct call *call);
+void trace_service_gone(void *ctx, struct call *call, int status);
+void trace_service_flush(struct coordinator *c); /* sends what there is, as far as credits go */
+void trace_service_end(struct coordinator *c, int status, const char *reason);
 
 /* report.c */
 const uint8_t *report_status(struct coordinator *c, size_t *len);

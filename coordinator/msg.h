@@ -43,7 +43,9 @@ enum worker_msg_kind {
     WORKER_STEP_DONE,
     WORKER_BEAT,
     WORKER_TROUBLE,
-    WORKER_REFUSES
+    WORKER_REFUSES,
+    WORKER_TRACE,
+    WORKER_TALLY
 };
 struct worker_hello {
     uint32_t protocol, rank, size;
@@ -65,6 +67,7 @@ struct worker_step_done {
     int n_rows;
     const uint64_t *wait_us; /* [workers] */
     int n_wait;
+    uint32_t tokens, trace_lost; /* rows it ran of its own sequences; rows no record was made of */
 };
 struct worker_msg {
     enum worker_msg_kind kind;
@@ -83,6 +86,15 @@ struct worker_msg {
             uint64_t step, late_mask;
             char reason[256];
         } trouble; /* also WORKER_REFUSES: reason only */
+        struct {
+            const uint8_t *chunk;
+            size_t len;
+        } trace;
+        struct {
+            uint32_t domain;
+            const uint64_t *rows;
+            size_t n;
+        } tally;
     };
 };
 
@@ -160,6 +172,10 @@ struct status_report {
     const struct worker_report *workers;
     int n_workers;
 };
+struct domain_report {
+    const char *name;
+    const uint64_t *rows; /* [layers * experts] */
+};
 struct experts_report {
     uint32_t layers, experts;
     const uint64_t *rows;        /* [layers * experts] */
@@ -167,4 +183,7 @@ struct experts_report {
     const uint64_t *worker_rows; /* [n_workers] */
     int n_workers;
     const uint32_t *first_host; /* [layers * experts]; UINT32_MAX: on no worker */
+    uint64_t tokens;
+    const struct domain_report *domains; /* [n_domains] */
+    int n_domains;
 };

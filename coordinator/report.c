@@ -78,8 +78,13 @@ const uint8_t *report_status(struct coordinator *c, size_t *len) {
 
 const uint8_t *report_experts(struct coordinator *c, size_t *len) {
     size_t n = (size_t)c->shape.layers * (size_t)c->shape.experts;
-    uint32_t *first = client_port_scratch(c->client_port, sizeof *first * n);
-    if (!first) return NULL;
+    uint64_t *tagged = client_port_scratch(c->client_port, (sizeof *tagged * TRACE_DOMAINS + sizeof(uint32_t)) * n + 1);
+    if (!tagged) return NULL;
+    uint32_t *first = (uint32_t *)(tagged + TRACE_DOMAINS * n);
+    struct domain_report domains[TRACE_DOMAINS];
+    int n_domains = 0;
+    for (int d = 1; d < c->domains.n; d++, tagged += n)
+        if (domains_sum(&c->domains, d, tagged)) domains[n_domains++] = (struct domain_report){c->domains.name[d], tagged};
     for (size_t i = 0; i < n; i++) first[i] = c->hosts[i] ? (uint32_t)__builtin_ctzll(c->hosts[i]) : UINT32_MAX;
     struct experts_report r = {.layers = (uint32_t)c->shape.layers,
                                .experts = (uint32_t)c->shape.experts,
@@ -87,7 +92,10 @@ const uint8_t *report_experts(struct coordinator *c, size_t *len) {
                                .model_layer = c->model_layer,
                                .worker_rows = c->telemetry.worker_rows,
                                .n_workers = c->options.workers,
-                               .first_host = first};
+                               .first_host = first,
+                               .tokens = c->telemetry.tokens,
+                               .domains = domains,
+                               .n_domains = n_domains};
     return client_port_experts(c->client_port, &r, len);
 }
 

@@ -26,6 +26,7 @@ struct seq_request {
     struct sampling sampling;
     const int32_t *stop_ids;
     int n_stop_ids;
+    int domain;  /* number of its tag: for counts and traces, of no effect */
     void *owner; /* comes back with every token */
 };
 
@@ -36,7 +37,7 @@ struct seq {
     void *owner;
     struct sampling sampling;
     int32_t *stop_ids;
-    int n_stop_ids;
+    int n_stop_ids, domain;
 
     int32_t *ids;             /* [limit] prompt, then committed tokens */
     int prompt, count, limit; /* limit = prompt + max_tokens */

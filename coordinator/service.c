@@ -168,6 +168,7 @@ static void submit(struct coordinator *c, struct request *r, const int32_t *ids,
                               .sampling = r->sampling,
                               .stop_ids = r->stop_ids,
                               .n_stop_ids = r->n_stop_ids,
+                              .domain = r->domain,
                               .owner = r};
     ask.max_tokens = !r->has_max_tokens ? room : r->max_tokens > INT32_MAX ? INT32_MAX : (int)r->max_tokens;
     int rc = scheduler_submit(&c->scheduler, &ask, c->now_us, &r->seq, &why);
@@ -194,6 +195,7 @@ static int fill_request(struct coordinator *c, struct request *r, const struct g
     copy_stop_ids(c, r, g);
     r->priority = g->priority;
     r->allow_degraded = g->allow_degraded;
+    r->domain = domains_number(&c->domains, g->tag);
     r->max_tokens = g->max_tokens;
     r->has_max_tokens = g->has_max_tokens;
     return stream_new(c->tokenizer, g->stop, g->n_stop, &r->stream);
@@ -342,6 +344,7 @@ const struct call_method service_methods[] = {
     {"Status", open_status, NULL, on_gone},
     {"Experts", open_experts, NULL, on_gone},
     {"Tokenize", open_tokenize, NULL, on_gone},
+    {"Trace", trace_service_open, trace_service_credit, trace_service_gone},
 };
 
 /* ---- ends ---- */
@@ -363,6 +366,7 @@ void service_end_all(struct coordinator *c, int status, const char *reason) {
         struct request *r = list_entry(at, struct request, node);
         if (r->call) request_end(c, r, status, reason);
     }
+    trace_service_end(c, status, reason);
 }
 
 void service_end_held(struct coordinator *c) {

@@ -13,6 +13,7 @@ struct telemetry_second {
 struct telemetry {
     const struct placement *placement; /* borrowed */
     uint64_t *rows;                    /* [layers * experts] since start */
+    uint64_t tokens;                   /* rows that homes ran: each went through every layer */
     uint64_t worker_rows[MSG_MAX_WORKERS], wait_us[MSG_MAX_WORKERS], busy_us[MSG_MAX_WORKERS];
     struct telemetry_second window[TELEMETRY_WINDOW + 1];
     double row_us; /* time of a step per row of its fullest worker, smoothed; 0 = unknown */

@@ -64,7 +64,9 @@ static int read_done(struct worker_port *p, const Cadre__Control__V1__StepDone *
                                    .rows = m->rows,
                                    .n_rows = (int)m->n_rows,
                                    .wait_us = m->wait_us,
-                                   .n_wait = (int)m->n_wait_us};
+                                   .n_wait = (int)m->n_wait_us,
+                                   .tokens = m->tokens,
+                                   .trace_lost = m->trace_lost};
     return read_outs(p, m, d, why);
 }
 
@@ -114,6 +116,17 @@ static int read_message(struct worker_port *p, const pb_control *m, struct worke
         out->trouble.step = m->trouble->step;
         out->trouble.late_mask = m->trouble->late_mask;
         snprintf(out->trouble.reason, sizeof out->trouble.reason, "%s", m->trouble->reason);
+        return 0;
+    case CADRE__CONTROL__V1__CONTROL__KIND_TRACE:
+        out->kind = WORKER_TRACE;
+        out->trace.chunk = m->trace->chunk.data;
+        out->trace.len = m->trace->chunk.len;
+        return 0;
+    case CADRE__CONTROL__V1__CONTROL__KIND_TALLY:
+        out->kind = WORKER_TALLY;
+        out->tally.domain = m->tally->domain;
+        out->tally.rows = m->tally->rows;
+        out->tally.n = m->tally->n_rows;
         return 0;
     case CADRE__CONTROL__V1__CONTROL__KIND_REFUSE:
         out->kind = WORKER_REFUSES;
@@ -203,6 +216,7 @@ static void pack_start(const struct seq *q, Cadre__Control__V1__SeqStart *m) {
     m->seed = q->sampling.seed;
     m->logprobs = q->sampling.logprobs;
     m->allow_degraded = q->allow_degraded;
+    m->domain = (uint32_t)q->domain;
 }
 
 static bool pack_work(struct worker_port *p, const struct plan_worker *w, Cadre__Control__V1__Plan *m) {
@@ -231,17 +245,18 @@ static bool pack_work(struct worker_port *p, const struct plan_worker *w, Cadre_
     return true;
 }
 
-int worker_port_plan(struct worker_port *p, const struct bus_id *to, int worker, const struct plan *plan, uint32_t epoch,
-                     uint32_t placement_version, int64_t patience_us) {
+int worker_port_plan(struct worker_port *p, const struct bus_id *to, int worker, const struct plan *plan,
+                     const struct plan_around *around) {
     uint32_t tokens[MSG_MAX_WORKERS];
     Cadre__Control__V1__Plan m = CADRE__CONTROL__V1__PLAN__INIT;
     for (int w = 0; w < plan->workers; w++) tokens[w] = (uint32_t)plan->worker[w].tokens;
-    m.epoch = epoch;
-    m.placement_version = placement_version;
+    m.epoch = around->epoch;
+    m.placement_version = around->placement_version;
     m.step = plan->step;
     m.tokens = tokens;
     m.n_tokens = (size_t)plan->workers;
-    m.patience_us = (uint64_t)patience_us;
+    m.patience_us = (uint64_t)around->patience_us;
+    m.trace = (ProtobufCBinaryData){.len = (size_t)around->n_trace, .data = (uint8_t *)around->trace};
     if (!pack_work(p, &plan->worker[worker], &m)) {
         pb_arena_reset_out(&p->pb);
         return ERR_NOMEM;

@@ -14,6 +14,12 @@ int worker_port_recv(struct worker_port *p, struct bus_id *from, struct worker_m
 /* 0, ERR_AGAIN (its queue is full), ERR_GONE or ERR_NOMEM. */
 int worker_port_welcome(struct worker_port *p, const struct bus_id *to, const struct worker_welcome *w);
 int worker_port_refuse(struct worker_port *p, const struct bus_id *to, const char *reason);
-int worker_port_plan(struct worker_port *p, const struct bus_id *to, int worker, const struct plan *plan, uint32_t epoch,
-                     uint32_t placement_version, int64_t patience_us);
+struct plan_around { /* what a plan says beside the scheduler's decisions */
+    uint32_t epoch, placement_version;
+    int64_t patience_us;
+    const uint8_t *trace; /* bit i: record MoE layer i */
+    int n_trace;          /* bytes */
+};
+int worker_port_plan(struct worker_port *p, const struct bus_id *to, int worker, const struct plan *plan,
+                     const struct plan_around *around);
 int worker_port_shutdown(struct worker_port *p, const struct bus_id *to, bool abort, const char *reason);

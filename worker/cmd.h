@@ -40,6 +40,7 @@ struct plan_start {
     int n_stop_ids;
     bool allow_degraded; /* missing experts are left out of its choices */
     struct sampling sampling;
+    int domain; /* of the request's tag; 0 = untagged */
 };
 struct plan_run {
     uint64_t seq;
@@ -59,6 +60,8 @@ struct plan {
     const uint64_t *drop;
     int n_start, n_run, n_drop;
     int64_t patience_us;
+    uint8_t trace[MODEL_MAX_LAYERS / 8]; /* bit i: record MoE layer i */
+    int n_trace;                         /* bytes of it; 0: record nothing */
 };
 
 struct top_logprob {
@@ -85,6 +88,8 @@ struct step_report {
     int64_t step_us;
     uint64_t wait_us[FABRIC_MAX_RANKS];
     int workers;
+    uint32_t tokens;     /* rows of this home's own sequences */
+    uint32_t trace_lost; /* rows that no record was made of */
 };
 
 struct ready_report {
@@ -95,12 +100,14 @@ struct ready_report {
 };
 
 /* engine -> control */
-enum event_kind { EVENT_READY, EVENT_STEP, EVENT_TROUBLE, EVENT_FAILED };
+struct trace_block;
+enum event_kind { EVENT_READY, EVENT_TRACE, EVENT_STEP, EVENT_TROUBLE, EVENT_FAILED };
 struct event {
     enum event_kind kind;
     union {
         struct ready_report ready;
         struct step_report *step;
+        struct trace_block *trace; /* comes before the report of its step */
         struct {
             uint64_t step, late;
         } trouble;

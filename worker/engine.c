@@ -45,6 +45,8 @@ struct engine {
     struct forward forward;
     struct seq_table seqs;
     struct sampler sampler;
+    struct trace trace; /* these two outlive the engine thread: the control thread reads what they hold */
+    struct tally tally;
     uint64_t step;         /* of the plan taken last; plans are numbered upwards from 1 */
     uint64_t *rows_before; /* [slots] */
     struct seq **sampled;  /* [max_seqs] of the step under way */
@@ -85,6 +87,8 @@ void engine_free(struct engine *e) {
         free(e->reports[i].out);
         free(e->reports[i].rows);
     }
+    trace_clear(&e->trace);
+    tally_clear(&e->tally);
     ring_clear(&e->plan_free);
     ring_clear(&e->plan_in);
     ring_clear(&e->report_free);
@@ -109,6 +113,8 @@ void engine_plan_push(struct engine *e, struct plan *p) {
 }
 
 bool engine_event_pop(struct engine *e, struct event *out) { return ring_pop(&e->event_out, out); }
+void engine_trace_done(struct engine *e, struct trace_block *b) { trace_give_back(&e->trace, b); }
+const struct tally *engine_tally(const struct engine *e) { return &e->tally; }
 void engine_report_done(struct engine *e, struct step_report *r) {
     ring_push(&e->report_free, &r);
     bell_ring(&e->plan_bell);
@@ -194,6 +200,8 @@ static int load_exchange(struct engine *e, struct why *why) {
                           .workers = e->options.workers,
                           .stop = &e->stop,
                           .on_late = on_late,
+                          .trace = &e->trace,
+                          .tally = &e->tally,
                           .ctx = e};
     return moe_init(&e->moe, s->step_tokens, why);
 }
@@ -248,6 +256,8 @@ static int load(struct engine *e, struct why *why) {
     if (rc >= 0) rc = seq_table_init(&e->seqs, s, why);
     if (rc >= 0 && sampler_init(&e->sampler, c->vocab) < 0) rc = fail(why, ERR_NOMEM, "out of memory for the sampler");
     if (rc >= 0) rc = alloc_reports(e, why);
+    if (rc >= 0 && !e->counted) rc = trace_init(&e->trace, c, why);
+    if (rc >= 0 && !e->counted) rc = tally_init(&e->tally, c, why);
     if (rc >= 0) rc = load_exchange(e, why);
     if (rc < 0) return rc;
     e->forward = (struct forward){
@@ -322,6 +332,7 @@ static int add_row(struct engine *e, struct seq *s, int table_row, int pos, stru
     r->pos[r->T] = pos;
     r->seq[r->T] = table_row;
     r->seq_id[r->T] = s->id;
+    r->domain[r->T] = s->domain;
     r->kv_at[r->T] = s->pages[page] * e->setup.page_tokens + pos % e->setup.page_tokens;
     r->T++;
     return 0;
@@ -434,10 +445,16 @@ static int run_plan(struct engine *e, const struct plan *p, struct why *why) {
         memcpy(waited, ep_counters(e->ep)->wait_us, sizeof waited);
         ep_step_begin(e->ep, p->epoch, p->step, p->tokens);
     }
+    trace_begin(&e->trace, p->trace, p->n_trace, e->options.rank, p->step, &e->forward.rows);
     rc = forward_step(&e->forward);
+    struct trace_block *traced = trace_end(&e->trace);
+    if (traced) emit(e, &(struct event){.kind = EVENT_TRACE, .trace = traced});
     if (rc < 0) return rc == ERR_CANCELLED ? rc : fail(why, rc, "step %llu: %s", (unsigned long long)p->step, status_text(rc));
     sample(e, report);
     count_rows(e, report);
+    if (e->tally.rows) tally_step_end(&e->tally, &e->forward.rows);
+    report->tokens = (uint32_t)e->forward.rows.T;
+    report->trace_lost = e->trace.lost;
     report->epoch = p->epoch;
     report->step = p->step;
     report->workers = e->options.workers;

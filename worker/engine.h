@@ -17,6 +17,8 @@ struct engine_options {
 };
 
 struct engine;
+struct tally;
+struct trace_block;
 int engine_new(const struct engine_options *o, struct engine **out); /* no thread yet */
 void engine_free(struct engine *e);                                  /* after engine_join */
 int engine_start(struct engine *e, struct worker_setup *setup);      /* takes setup's placement; starts the thread */
@@ -30,6 +32,8 @@ int engine_measure(const struct engine_options *o, struct worker_setup *setup, c
 struct plan *engine_plan_take(struct engine *e); /* an empty plan, or NULL: more plans in flight than allowed */
 void engine_plan_push(struct engine *e, struct plan *p);
 bool engine_event_pop(struct engine *e, struct event *out);
+void engine_trace_done(struct engine *e, struct trace_block *b);  /* gives a block of EVENT_TRACE back */
+const struct tally *engine_tally(const struct engine *e);         /* to be read from EVENT_READY until engine_free */
 void engine_report_done(struct engine *e, struct step_report *r); /* gives a report of EVENT_STEP back */
 int engine_event_fd(struct engine *e); /* readable when events wait; then engine_event_clear, then pop all */
 void engine_event_clear(struct engine *e);

@@ -169,6 +169,8 @@ int moe_layer(struct moe *m, int layer, const struct layer_weights *w, float *ou
     struct ep_send send = {T, sent, m->worker, m->slot};
     int rc = post_dispatch(m, layer, &send, m->store->first[index + 1] - m->store->first[index]);
     if (rc < 0) return rc;
+    if (T && m->trace) trace_layer(m->trace, index, &m->gating); /* while the rows travel */
+    if (T && m->tally) tally_layer(m->tally, index, &m->gating, rows);
     shared_expert(m, w, x, T);
     struct ep_work work;
     if ((rc = await_dispatch(m, &work)) < 0) return rc;

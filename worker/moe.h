@@ -9,6 +9,8 @@
 #include "worker/expert_run.h"
 #include "worker/expert_store.h"
 #include "worker/gating.h"
+#include "worker/tally.h"
+#include "worker/trace.h"
 #include "worker/weights.h"
 
 struct moe {
@@ -22,6 +24,8 @@ struct moe {
     void (*on_late)(void *ctx, uint64_t late_mask); /* a peer missed the patience; called again as long as it lasts */
     void *ctx;
     int64_t patience_us; /* of this step */
+    struct trace *trace; /* records of routing; NULL: none are kept */
+    struct tally *tally; /* counts per domain; NULL: none are kept */
 
     struct gating gating;
     struct expert_run run;

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "proto/control.pb-c.h"
 #include "proto/pb_arena.h"
+#include "proto/trace.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -99,7 +100,8 @@ static int read_starts(const pb_plan *m, struct plan *p) {
                          .min_p = s->min_p,
                          .top_k = (int)s->top_k,
                          .seed = s->seed,
-                         .logprobs = s->logprobs > MAX_TOP_LOGPROBS + 1 ? MAX_TOP_LOGPROBS + 1 : (int)s->logprobs}};
+                         .logprobs = s->logprobs > MAX_TOP_LOGPROBS + 1 ? MAX_TOP_LOGPROBS + 1 : (int)s->logprobs},
+            .domain = s->domain < TRACE_DOMAINS ? (int)s->domain : 0};
     }
     return 0;
 }
@@ -132,6 +134,10 @@ static int read_plan(const pb_plan *m, struct plan *p, struct why *why) {
     p->workers = (int)m->n_tokens;
     p->patience_us = m->patience_us < 60000000 ? (int64_t)m->patience_us : 60000000;
     for (size_t w = 0; w < m->n_tokens; w++) p->tokens[w] = (int32_t)m->tokens[w];
+    if (m->trace.len > sizeof p->trace)
+        return fail(why, ERR_PROTOCOL, "plan %llu records %zu layers", (unsigned long long)m->step, 8 * m->trace.len);
+    if (m->trace.len) memcpy(p->trace, m->trace.data, m->trace.len);
+    p->n_trace = (int)m->trace.len;
     uint64_t *drop = arena_array(&p->arena, uint64_t, m->n_drop);
     if (!drop || read_starts(m, p) < 0 || read_runs(m, p) < 0)
         return fail(why, ERR_NOMEM, "out of memory for plan %llu", (unsigned long long)m->step);
@@ -255,6 +261,8 @@ int port_send_step(struct port *p, const struct step_report *r) {
     done.n_rows = (size_t)r->n_rows;
     done.wait_us = (uint64_t *)r->wait_us;
     done.n_wait_us = (size_t)r->workers;
+    done.tokens = r->tokens;
+    done.trace_lost = r->trace_lost;
     done.out = arena_array(&p->pb.out, Cadre__Control__V1__SeqOut *, r->n_out);
     Cadre__Control__V1__SeqOut *outs = arena_array(&p->pb.out, Cadre__Control__V1__SeqOut, r->n_out);
     if (!done.out || !outs) return ERR_NOMEM;
@@ -263,6 +271,22 @@ int port_send_step(struct port *p, const struct step_report *r) {
         done.out[done.n_out++] = &outs[i];
     }
     pb_control m = CONTROL(STEP_DONE, step_done, &done);
+    return send(p, &m);
+}
+
+int port_send_trace(struct port *p, const uint8_t *chunk, size_t len) {
+    Cadre__Control__V1__Trace trace = CADRE__CONTROL__V1__TRACE__INIT;
+    trace.chunk = (ProtobufCBinaryData){.data = (uint8_t *)chunk, .len = len};
+    pb_control m = CONTROL(TRACE, trace, &trace);
+    return send(p, &m);
+}
+
+int port_send_tally(struct port *p, int domain, const uint64_t *rows, size_t n) {
+    Cadre__Control__V1__Tally tally = CADRE__CONTROL__V1__TALLY__INIT;
+    tally.domain = (uint32_t)domain;
+    tally.rows = (uint64_t *)rows;
+    tally.n_rows = n;
+    pb_control m = CONTROL(TALLY, tally, &tally);
     return send(p, &m);
 }
 

@@ -16,6 +16,7 @@ struct seq {
     int n_stop_ids;
     bool allow_degraded;
     struct sampling sampling;
+    uint16_t domain;
     enum seq_finish finish;
     uint64_t last_step; /* it ran in: a plan runs a sequence at most once, or one sample could follow another unchecked */
 };

@@ -12,6 +12,7 @@ struct step_rows {
     int32_t *ids, *pos, *seq; /* [T] token, position, index into pages */
     int32_t *kv_at;           /* [T] page * page_tokens + offset */
     uint64_t *seq_id;         /* [T] */
+    uint16_t *domain;         /* [T] of the request's tag, 0 = untagged: recorded and counted, of no effect */
     int32_t *pages;           /* [n_seqs, max_pages] */
     int max_pages;
     const struct route_state *state; /* what routers remember beside the pages */

@@ -4,6 +4,8 @@
 #include "base/clk.h"
 #include "base/log.h"
 #include "worker/port.h"
+#include "worker/tally.h"
+#include "worker/trace.h"
 
 #include <poll.h>
 #include <stdio.h>
@@ -24,6 +26,7 @@ struct worker {
     enum state state;
     int64_t next_beat_us, join_by_us, next_hello_us;
     uint64_t reported_bytes;
+    unsigned long long tally_sent; /* state of the counts per domain that the coordinator has */
     uint64_t lost; /* breaks of the connection that did not matter */
     int result; /* of worker_run once LEAVING */
 };
@@ -136,6 +139,10 @@ static int on_event(struct worker *w, const struct event *ev, struct why *why) {
     int rc;
     switch (ev->kind) {
     case EVENT_READY: w->state = SERVING; return sent(port_send_ready(w->port, &ev->ready), "what was loaded", why);
+    case EVENT_TRACE:
+        rc = port_send_trace(w->port, ev->trace->bytes, ev->trace->len);
+        engine_trace_done(w->engine, ev->trace);
+        return sent(rc, "a record of routing", why);
     case EVENT_STEP:
         rc = port_send_step(w->port, ev->step);
         engine_report_done(w->engine, ev->step);
@@ -178,6 +185,19 @@ static void repeat_hello(struct worker *w, int64_t now_us) {
     say_hello(w); /* a lost one is repeated */
 }
 
+/* Counts per domain travel with beats: late by a tenth of a second, and never in a step's way. */
+static void report_tally(struct worker *w) {
+    const struct tally *t = engine_tally(w->engine);
+    unsigned long long changes = atomic_load_explicit(&t->changes, memory_order_acquire);
+    size_t n = (size_t)t->layers * (size_t)t->experts;
+    if (changes == w->tally_sent) return;
+    uint64_t *rows = malloc(sizeof *rows * n);
+    for (int d = 1; rows && d < TRACE_DOMAINS; d++)
+        if (tally_read(t, d, rows) && port_send_tally(w->port, d, rows, n) < 0) changes = w->tally_sent; /* next time */
+    if (rows) w->tally_sent = changes;
+    free(rows);
+}
+
 static int beat(struct worker *w, int64_t now_us, struct why *why) {
     if (w->state == JOINING && now_us > w->join_by_us)
         return fail(why, ERR_DEADLINE, "no coordinator answers at %s; does it run, and is that its control endpoint (--connect)?",
@@ -186,6 +206,7 @@ static int beat(struct worker *w, int64_t now_us, struct why *why) {
     w->next_beat_us = now_us + BEAT_US;
     if (w->state == JOINING) repeat_hello(w, now_us);
     if (w->state == LOADING) report_load(w);
+    if (w->state == SERVING) report_tally(w);
     bool busy;
     uint64_t progress = engine_progress(w->engine, &busy);
     if (w->state != JOINING) port_send_beat(w->port, progress, busy); /* a lost beat is what leases are for */
