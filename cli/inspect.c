@@ -77,7 +77,7 @@ static int weigh(struct inspection *i, enum fmt fmt, uint64_t *weights, uint64_t
 }
 
 static int weigh_all(struct inspection *i, struct why *why) {
-    for (int f = 0; f < FMT_COUNT; f++) {
+    for (int f = 0; f < FMT_PLAIN; f++) {
         uint64_t kv_token = 0;
         int rc = weigh(i, (enum fmt)f, &i->weight_bytes[f], &kv_token, why);
         if (rc < 0) return rc;
