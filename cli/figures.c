@@ -58,6 +58,7 @@ void figures_mean(struct figures *s) {
         s->worst_layer = -1;
         return;
     }
-    double *all[] = {&s->imb, &s->balancedness, &s->std, &s->cv, &s->utilisation, &s->hottest, &s->activation, &s->entropy, &s->confidence};
+    double *all[] = {&s->imb,     &s->balancedness, &s->std,     &s->cv,        &s->utilisation,
+                     &s->hottest, &s->activation,   &s->entropy, &s->confidence};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) *all[i] /= s->layers;
 }

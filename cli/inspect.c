@@ -38,11 +38,12 @@ static const struct conf_command command = {
     .about = "Tells what the model in a directory is and what it takes to serve it. Reads config.json and the headers of the\n"
              "safetensors files, no weights. A model that `cadre serve` would refuse is refused here with the same words.",
     .options = table,
-    .footer = "Figures per worker are what a worker allocates, byte for byte: its own loading runs on a device that only counts.\n"
-              "A process needs some 20 MiB beside them (with MPI 40 MiB). `mapped` pages are one copy for all workers of a host.\n\n"
-              "Examples:\n  cadre inspect ~/models/olmoe\n"
-              "  cadre inspect ~/models/deepseek-v3 --memory 80GiB --workers 32 --context 32k --batch 64\n\n"
-              "Exit status: 0 shown, 1 refused or unreadable, 2 wrong usage.",
+    .footer =
+        "Figures per worker are what a worker allocates, byte for byte: its own loading runs on a device that only counts.\n"
+        "A process needs some 20 MiB beside them (with MPI 40 MiB). `mapped` pages are one copy for all workers of a host.\n\n"
+        "Examples:\n  cadre inspect ~/models/olmoe\n"
+        "  cadre inspect ~/models/deepseek-v3 --memory 80GiB --workers 32 --context 32k --batch 64\n\n"
+        "Exit status: 0 shown, 1 refused or unreadable, 2 wrong usage.",
     .min_args = 1,
     .max_args = 1};
 

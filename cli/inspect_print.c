@@ -30,15 +30,16 @@ static void print_size(const char *label, uint64_t bytes) {
 static void print_model(const struct inspection *i) {
     const struct model_config *c = &i->checkpoint.config;
     char name[256], total[32], active[32];
-    printf("model       %s (%s), %d file%s\n", name_of(i->dir, name, sizeof name), c->family, st_file_count(i->checkpoint.tensors),
-           st_file_count(i->checkpoint.tensors) == 1 ? "" : "s");
+    printf("model       %s (%s), %d file%s\n", name_of(i->dir, name, sizeof name), c->family,
+           st_file_count(i->checkpoint.tensors), st_file_count(i->checkpoint.tensors) == 1 ? "" : "s");
     printf("parameters  %s in all, %s active per token (%llu, %llu)\n", count_text(i->sizes.params_total, total, sizeof total),
            count_text(i->sizes.params_active, active, sizeof active), (unsigned long long)i->sizes.params_total,
            (unsigned long long)i->sizes.params_active);
     printf("layers      %d: %d dense, %d with experts; hidden %d, vocabulary %d, made for %d positions\n", c->layers,
            c->layers - c->moe_layers, c->moe_layers, c->hidden, c->vocab, c->max_positions);
-    if (c->moe_layers) printf("experts     %d in each, %d per token%s\n", c->gate.experts, c->gate.k,
-                              c->shared == SHARED_NONE ? "" : ", and a shared one");
+    if (c->moe_layers)
+        printf("experts     %d in each, %d per token%s\n", c->gate.experts, c->gate.k,
+               c->shared == SHARED_NONE ? "" : ", and a shared one");
     printf("router      %s\n", i->router[0] ? i->router : "none: a dense model");
 }
 
@@ -63,8 +64,8 @@ static void print_weights(const struct inspection *i) {
 
 static void print_workers(const struct inspection *i) {
     const struct measure *m = &i->plan;
-    printf("\n%d worker%s, weights as %s, %d sequences of %d tokens, steps of %d rows, KV for %lld tokens per worker:\n\n", m->workers,
-           m->workers == 1 ? "" : "s", fmt_name(m->weights), i->max_batch, m->max_context, m->step_tokens,
+    printf("\n%d worker%s, weights as %s, %d sequences of %d tokens, steps of %d rows, KV for %lld tokens per worker:\n\n",
+           m->workers, m->workers == 1 ? "" : "s", fmt_name(m->weights), i->max_batch, m->max_context, m->step_tokens,
            (long long)m->kv_pages * m->page_tokens);
     printf("%6s %11s %11s %11s %11s %11s %11s %11s\n", "worker", "experts", "other", "(mapped)", "KV", "buffers", "exchange",
            "total");
@@ -83,10 +84,13 @@ static void print_workers(const struct inspection *i) {
 
 static void print_room(const struct inspection *i) {
     const char *memory = cli_bytes((double)i->memory);
-    printf("\nfits        %d worker%s of %s: %s", i->plan.workers, i->plan.workers == 1 ? "" : "s", memory, i->fits ? "yes" : "no");
+    printf("\nfits        %d worker%s of %s: %s", i->plan.workers, i->plan.workers == 1 ? "" : "s", memory,
+           i->fits ? "yes" : "no");
     if (i->plan.workers > 1) printf("; one alone: %s", i->fits_one ? "yes" : "no");
     if (i->needed) printf("; needs %d\n", i->needed);
-    else printf("; no number of workers up to %d is enough: other weights, KV and buffers are whole on each\n", INSPECT_MAX_WORKERS);
+    else
+        printf("; no number of workers up to %d is enough: other weights, KV and buffers are whole on each\n",
+               INSPECT_MAX_WORKERS);
 }
 
 void inspect_print_text(const struct inspection *i) {
@@ -136,15 +140,16 @@ void inspect_print_json(const struct inspection *i) {
     printf(",\"family\":\"%s\",", c->family);
     json_bytes("parameters", i->sizes.params_total);
     json_bytes("active_parameters", i->sizes.params_active);
-    printf("\"layers\":%d,\"moe_layers\":%d,\"dense_layers\":%d,\"experts\":%d,\"topk\":%d,\"hidden\":%d,\"vocabulary\":%d,", c->layers,
-           c->moe_layers, c->layers - c->moe_layers, c->gate.experts, c->gate.k, c->hidden, c->vocab);
+    printf("\"layers\":%d,\"moe_layers\":%d,\"dense_layers\":%d,\"experts\":%d,\"topk\":%d,\"hidden\":%d,\"vocabulary\":%d,",
+           c->layers, c->moe_layers, c->layers - c->moe_layers, c->gate.experts, c->gate.k, c->hidden, c->vocab);
     printf("\"positions\":%d,\"router\":", c->max_positions);
     cli_json_string(stdout, i->router, strlen(i->router));
     printf(",\"files\":%d,", st_file_count(i->checkpoint.tensors));
     json_formats(i);
     json_bytes("kv_bytes_per_token", i->kv_token_bytes);
-    printf("\"weights\":\"%s\",\"max_batch\":%d,\"max_context\":%d,\"step_tokens\":%d,\"kv_tokens\":%lld,", fmt_name(i->plan.weights),
-           i->max_batch, i->plan.max_context, i->plan.step_tokens, (long long)i->plan.kv_pages * i->plan.page_tokens);
+    printf("\"weights\":\"%s\",\"max_batch\":%d,\"max_context\":%d,\"step_tokens\":%d,\"kv_tokens\":%lld,",
+           fmt_name(i->plan.weights), i->max_batch, i->plan.max_context, i->plan.step_tokens,
+           (long long)i->plan.kv_pages * i->plan.page_tokens);
     if (i->memory) {
         json_bytes("memory_bytes", i->memory);
         printf("\"fits\":%s,\"fits_one\":%s,", i->fits ? "true" : "false", i->fits_one ? "true" : "false");

@@ -51,8 +51,8 @@ static int each_number(const struct line *at, struct field f, int max, bool *set
         if (ok && p < end && *p == '-') p++, ok = read_number(&p, end, &to) && to >= from;
         if (ok && p < end) ok = *p++ == ',' && p < end;
         if (!ok)
-            return fail(why, ERR_INVALID, "%s:%d: '%.*s' is not a list of numbers such as 3 or 0-3,7 or *", at->file, at->number,
-                        f.len, f.at);
+            return fail(why, ERR_INVALID, "%s:%d: '%.*s' is not a list of numbers such as 3 or 0-3,7 or *", at->file,
+                        at->number, f.len, f.at);
         if (to > max)
             return fail(why, ERR_INVALID, "%s:%d: %d in '%.*s': the largest is %d", at->file, at->number, to, f.len, f.at, max);
         for (int i = from; i <= to; i++) set[i] = true;
@@ -62,7 +62,8 @@ static int each_number(const struct line *at, struct field f, int max, bool *set
 
 static int name_number(struct labels *l, const struct line *at, struct field name, struct why *why) {
     if (name.len > TRACE_NAME_BYTES)
-        return fail(why, ERR_INVALID, "%s:%d: a domain of %d bytes, at most %d", at->file, at->number, name.len, TRACE_NAME_BYTES);
+        return fail(why, ERR_INVALID, "%s:%d: a domain of %d bytes, at most %d", at->file, at->number, name.len,
+                    TRACE_NAME_BYTES);
     for (int i = 0; i < l->n; i++)
         if (strlen(l->name[i]) == (size_t)name.len && !memcmp(l->name[i], name.at, (size_t)name.len)) return i;
     if (l->n == MAX_NAMES) return fail(why, ERR_INVALID, "%s:%d: more than %d domains", at->file, at->number, MAX_NAMES);

@@ -20,8 +20,8 @@ struct labels {
     int layers, experts;
 };
 /* ERR_INVALID with file name and line. */
-int  labels_parse(struct labels *l, const struct trace_shape *s, const char *text, const char *file, struct why *why);
+int labels_parse(struct labels *l, const struct trace_shape *s, const char *text, const char *file, struct why *why);
 void labels_clear(struct labels *l);
-int  labels_find(const struct labels *l, const char *domain); /* -1: not in the file */
+int labels_find(const struct labels *l, const char *domain); /* -1: not in the file */
 /* The experts expected in a layer (by its place in the trace), [experts]; NULL: no line speaks of it. */
 const bool *labels_of(const struct labels *l, int domain, int layer);

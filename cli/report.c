@@ -47,7 +47,9 @@ static int fill_groups(const struct routing *r, struct group *groups) {
     for (int d = -1; d < TRACE_DOMAINS; d++) {
         if (d >= 0 && !r->domain_tokens[d]) continue;
         struct group *g = &groups[n];
-        *g = (struct group){.name = d < 0 ? "all" : d ? r->name[d] : "(untagged)",
+        *g = (struct group){.name = d < 0 ? "all"
+                                    : d   ? r->name[d]
+                                          : "(untagged)",
                             .tokens = d < 0 ? r->tokens : r->domain_tokens[d],
                             .layer = figures + n * L};
         fill_group(r, d, g, rows, rows + E);
@@ -59,8 +61,8 @@ static int fill_groups(const struct routing *r, struct group *groups) {
 
 /* ---- tables ---- */
 static void print_heading(const char *first) {
-    printf("%-16s %10s %7s %7s %7s %11s %7s %7s %7s %7s %10s\n", first, "tokens", "util.", "imb", "bal.", "std", "CV", "hottest",
-           "active", "entropy", "confidence");
+    printf("%-16s %10s %7s %7s %7s %11s %7s %7s %7s %7s %10s\n", first, "tokens", "util.", "imb", "bal.", "std", "CV",
+           "hottest", "active", "entropy", "confidence");
 }
 
 static void print_figures(const char *name, const struct figures *f) {
@@ -76,15 +78,15 @@ static void print_accuracy(const struct group *g, int n) {
         if (!some) printf("\n%-16s %12s %9s %13s %8s\n", "routing", "records", "accuracy", "expert share", "chance");
         some = true;
         printf("%-16s %12llu %8.2f%% %12.2f%% %7.2f%%\n", g[i].name, (unsigned long long)g[i].judged,
-               100. * (double)g[i].right / (double)g[i].judged, g[i].pairs ? 100. * (double)g[i].pairs_right / (double)g[i].pairs : 0,
-               100 * g[i].chance / (double)g[i].judged);
+               100. * (double)g[i].right / (double)g[i].judged,
+               g[i].pairs ? 100. * (double)g[i].pairs_right / (double)g[i].pairs : 0, 100 * g[i].chance / (double)g[i].judged);
     }
 }
 
 static void print_text(const struct routing *r, const struct group *g, int n) {
     const struct trace_shape *s = &r->shape;
-    printf("%s: %llu tokens, %d layers of %d experts, up to %d per token", s->model, (unsigned long long)r->tokens, s->layers, s->experts,
-           s->topk);
+    printf("%s: %llu tokens, %d layers of %d experts, up to %d per token", s->model, (unsigned long long)r->tokens, s->layers,
+           s->experts, s->topk);
     if (r->lost) printf("; %llu tokens are missing: they could not be kept up with", (unsigned long long)r->lost);
     printf("%s\n\n", r->whole ? "" : "; the file has no end: it is being written, or its writer was killed");
     print_heading("mean of layers");
@@ -106,8 +108,8 @@ static void print_text(const struct routing *r, const struct group *g, int n) {
 static void json_figures(const struct figures *f) {
     printf("\"tokens\":%llu,\"rows\":%llu,\"utilisation\":%.9g,\"imb\":%.9g,\"balancedness\":%.9g,\"std\":%.9g,\"cv\":%.9g,",
            (unsigned long long)f->tokens, (unsigned long long)f->rows, f->utilisation, f->imb, f->balancedness, f->std, f->cv);
-    printf("\"hottest_15_percent\":%.9g,\"activation_ratio\":%.9g,\"entropy\":%.9g,\"confidence\":%.9g", f->hottest, f->activation,
-           f->entropy, f->confidence);
+    printf("\"hottest_15_percent\":%.9g,\"activation_ratio\":%.9g,\"entropy\":%.9g,\"confidence\":%.9g", f->hottest,
+           f->activation, f->entropy, f->confidence);
 }
 
 static void json_group(const struct routing *r, const struct group *g) {

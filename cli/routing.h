@@ -6,23 +6,23 @@
 #include "proto/trace.h"
 
 struct routing_layer {
-    uint64_t *rows; /* [E] */
-    uint64_t tokens, zero; /* tokens seen; choices of experts without weights, which are in no figure of load */
-    double entropy, confidence; /* sums */
-    uint64_t judged, right; /* records with a label; those whose heaviest expert is expected */
+    uint64_t *rows;              /* [E] */
+    uint64_t tokens, zero;       /* tokens seen; choices of experts without weights, which are in no figure of load */
+    double entropy, confidence;  /* sums */
+    uint64_t judged, right;      /* records with a label; those whose heaviest expert is expected */
     uint64_t pairs, pairs_right; /* choices in labelled records; those that are expected */
-    double chance; /* sum of |expected| / E over judged records */
+    double chance;               /* sum of |expected| / E over judged records */
 };
 struct routing {
     struct trace_shape shape;
-    bool whole; /* the file has an END */
+    bool whole;            /* the file has an END */
     uint64_t tokens, lost; /* rows in the file; rows it lacks */
     char name[TRACE_DOMAINS][TRACE_NAME_BYTES + 1];
     uint64_t domain_tokens[TRACE_DOMAINS];
     struct routing_layer *layer; /* [TRACE_DOMAINS][layers] */
-    uint64_t *rows; /* backing of all */
+    uint64_t *rows;              /* backing of all */
 };
-int  routing_read(struct routing *r, FILE *f, const char *labels_text, const char *labels_file, struct why *why);
+int routing_read(struct routing *r, FILE *f, const char *labels_text, const char *labels_file, struct why *why);
 void routing_clear(struct routing *r);
 /* Sums over domains; domain < 0: all of them. out: zeroed by the caller, with rows [E] to add to. */
 void routing_sum(const struct routing *r, int domain, int layer, struct routing_layer *out);

@@ -19,7 +19,8 @@ static const struct conf_option table[] = {
     {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT",
      .help = "where the cluster listens"},
     {"out", CONF_STRING, AT(out), .arg = "FILE", .help = "the file to write; replaced if it is there"},
-    {"layers", CONF_STRING, AT(layers), .arg = "LIST", .help = "only these, as the model numbers them: 3,10-12; default: all with experts"},
+    {"layers", CONF_STRING, AT(layers), .arg = "LIST",
+     .help = "only these, as the model numbers them: 3,10-12; default: all with experts"},
     {"", CONF_FLAG, 0, .help = "Until Ctrl-C, or"},
     {"tokens", CONF_INT, AT(tokens), .min = 1, .max = 1e15, .arg = "N", .help = "until so many tokens are recorded"},
     {"seconds", CONF_INT, AT(seconds), .min = 1, .max = 1e9, .arg = "N", .help = "for so long"},
@@ -29,8 +30,10 @@ static const struct conf_option table[] = {
 static const struct conf_command command = {
     .name = "cadre trace",
     .usage = "--out FILE [options]",
-    .about = "Records, for every token that a running cluster computes and every layer: the chosen experts and their weights, and how\n"
-             "certain the gate was. The cluster does not wait for this: what cannot be kept up with is dropped, counted and shown.",
+    .about =
+        "Records, for every token that a running cluster computes and every layer: the chosen experts and their weights, and "
+        "how\n"
+        "certain the gate was. The cluster does not wait for this: what cannot be kept up with is dropped, counted and shown.",
     .options = table,
     .footer = "Examples:\n  cadre trace --out routing.trace --tokens 100000\n  cadre experts --report routing.trace\n\n"
               "Exit status: 0 recorded, 1 failed, 2 wrong usage."};
@@ -57,7 +60,8 @@ static bool put(struct recording *r, const void *bytes, size_t len) {
 static bool put_rows(struct recording *r, const uint8_t *chunk, const struct trace_chunk *c) {
     uint8_t head[TRACE_CHUNK_HEAD + TRACE_ROWS_HEAD];
     size_t each = trace_row_bytes(&r->shape);
-    uint64_t room = (uint64_t)r->o->max_bytes > r->bytes + sizeof head ? ((uint64_t)r->o->max_bytes - r->bytes - sizeof head) / each : 0;
+    uint64_t room =
+        (uint64_t)r->o->max_bytes > r->bytes + sizeof head ? ((uint64_t)r->o->max_bytes - r->bytes - sizeof head) / each : 0;
     if (r->o->tokens && (uint64_t)r->o->tokens - r->rows < room) room = (uint64_t)r->o->tokens - r->rows;
     uint32_t n = room < c->n ? (uint32_t)room : c->n;
     r->full = n < c->n || (r->o->tokens && r->rows + n == (uint64_t)r->o->tokens);
@@ -74,12 +78,12 @@ static int take(struct recording *r, const uint8_t *chunk, size_t len) {
     struct why why;
     bool first = !r->shape.layers;
     if (trace_parse(chunk, len, &r->shape, &c, &why) < 0 || first != (c.kind == TRACE_HEAD))
-        return fprintf(stderr, "cadre trace: the cluster sent what is no trace: %s\n", first ? "no head" : why.text), EXIT_FAILED;
+        return fprintf(stderr, "cadre trace: the cluster sent what is no trace: %s\n", first ? "no head" : why.text),
+               EXIT_FAILED;
     if (c.kind == TRACE_LOST) r->lost += c.lost;
     bool ok = c.kind == TRACE_ROWS ? put_rows(r, chunk, &c) : put(r, chunk, len) && !fflush(r->file);
     if (!ok) return write_failed(r);
-    if (first)
-        fprintf(stderr, "cadre trace: recording %d layers of %s to %s\n", r->shape.layers, r->shape.model, r->o->out);
+    if (first) fprintf(stderr, "cadre trace: recording %d layers of %s to %s\n", r->shape.layers, r->shape.model, r->o->out);
     return EXIT_DONE;
 }
 
@@ -135,7 +139,7 @@ static int run(const struct options *o) {
     if (n < 0) return fprintf(stderr, "cadre trace: --layers '%s': wanted numbers such as 3,10-12\n", o->layers), EXIT_USAGE;
     struct recording r = {.o = o};
     struct cadre_stream *stream;
-    struct cadre_client *client = cli_connect("trace", o->connect);
+    struct cadre_client *client = cli_connect("trace", o->connect, true);
     if (!client) return EXIT_FAILED;
     cli_catch_signals();
     int status, code = cadre_trace(client, layers, (size_t)n, &stream);
@@ -158,7 +162,7 @@ int trace_main(int argc, char **argv) {
     struct options o = {0};
     struct conf_args args;
     int status;
-    if (cli_parse(&command, NULL, &o, argc, argv, &args, &status)) status = run(&o);
+    if (cli_parse(&command, &o, argc, argv, &args, &status)) status = run(&o);
     conf_clear(&command, &o, &args);
     return status;
 }

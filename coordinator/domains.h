@@ -12,12 +12,12 @@
 struct domains {
     int n; /* numbers in use, 0 (untagged) included */
     char name[TRACE_DOMAINS][TRACE_NAME_BYTES + 1];
-    size_t cells;                                      /* MoE layers * E */
-    uint64_t *rows[MSG_MAX_WORKERS][TRACE_DOMAINS];    /* [cells] as the worker said last; NULL: nothing yet */
+    size_t cells;                                   /* MoE layers * E */
+    uint64_t *rows[MSG_MAX_WORKERS][TRACE_DOMAINS]; /* [cells] as the worker said last; NULL: nothing yet */
 };
 void domains_init(struct domains *d, size_t cells);
 void domains_clear(struct domains *d);
-int  domains_number(struct domains *d, struct text_slice tag); /* of at most TRACE_NAME_BYTES; "" is 0 */
+int domains_number(struct domains *d, struct text_slice tag); /* of at most TRACE_NAME_BYTES; "" is 0 */
 /* A worker's counts since its start. ERR_PROTOCOL when they do not fit, ERR_NOMEM. */
-int  domains_tally(struct domains *d, int worker, uint32_t domain, const uint64_t *rows, size_t n, struct why *why);
+int domains_tally(struct domains *d, int worker, uint32_t domain, const uint64_t *rows, size_t n, struct why *why);
 bool domains_sum(const struct domains *d, int domain, uint64_t *out); /* over workers, [cells]; false: no counts */

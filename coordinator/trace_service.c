@@ -11,7 +11,8 @@ static int choose_layers(const struct coordinator *c, const uint32_t *layers, si
     for (size_t i = 0; i < n; i++) {
         int at = 0;
         while (at < c->shape.layers && (uint32_t)c->model_layer[at] != layers[i]) at++;
-        if (at == c->shape.layers) return fail(why, ERR_INVALID, "layer %u has no experts ('cadre experts' lists those that do)", layers[i]);
+        if (at == c->shape.layers)
+            return fail(why, ERR_INVALID, "layer %u has no experts ('cadre experts' lists those that do)", layers[i]);
         wanted[at] = true;
     }
     for (int at = 0; at < c->shape.layers; at++) {

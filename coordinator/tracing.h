@@ -26,11 +26,11 @@ struct tracing {
 void tracing_init(struct tracing *t);
 void tracing_clear(struct tracing *t);
 /* shape: what will be recorded; layers: places of its layers among the MoE layers. ERR_NOMEM */
-int  tracing_start(struct tracing *t, struct call *call, const struct trace_shape *shape, const int *moe_layers,
-                   uint64_t from_step);
+int tracing_start(struct tracing *t, struct call *call, const struct trace_shape *shape, const int *moe_layers,
+                  uint64_t from_step);
 void tracing_stop(struct tracing *t); /* the call is over or gone */
 /* A home's ROWS of a step. ERR_PROTOCOL: they are not what was asked for. */
-int  tracing_rows(struct tracing *t, const uint8_t *chunk, size_t len, const struct domains *d, struct why *why);
+int tracing_rows(struct tracing *t, const uint8_t *chunk, size_t len, const struct domains *d, struct why *why);
 void tracing_lost(struct tracing *t, uint64_t step, uint64_t rows);
 /* The next chunk to send, or NULL; tracing_sent takes it off. */
 const uint8_t *tracing_peek(struct tracing *t, size_t *len);

@@ -30,8 +30,9 @@ size_t trace_cell_bytes(int topk) { return 8 + ((size_t)topk * 6 + 3) / 4 * 4; }
 size_t trace_row_bytes(const struct trace_shape *s) { return ROW_HEAD + (size_t)s->layers * trace_cell_bytes(s->topk); }
 
 int trace_shape_check(const struct trace_shape *s, struct why *why) {
-    if (s->experts < 1 || s->zero < 0 || s->zero > TRACE_MAX_EXPERTS || s->experts > TRACE_MAX_EXPERTS - s->zero || s->topk < 1 || s->topk > TRACE_MAX_TOPK || s->layers < 1 ||
-        s->layers > TRACE_MAX_LAYERS)
+    bool experts = s->experts >= 1 && s->zero >= 0 && s->zero < TRACE_MAX_EXPERTS && s->experts <= TRACE_MAX_EXPERTS - s->zero;
+    bool sizes = s->topk >= 1 && s->topk <= TRACE_MAX_TOPK && s->layers >= 1 && s->layers <= TRACE_MAX_LAYERS;
+    if (!experts || !sizes)
         return fail(why, ERR_CORRUPT, "a trace of %d layers, %d experts, %d per token: expected 1 to %d, %d and %d", s->layers,
                     s->experts, s->topk, TRACE_MAX_LAYERS, TRACE_MAX_EXPERTS, TRACE_MAX_TOPK);
     return 0;
@@ -174,7 +175,8 @@ static int frame_rows(const uint8_t *p, size_t n, const struct trace_shape *s, s
     return fail(why, ERR_CORRUPT, "%u rows of %zu bytes in %zu bytes", out->n, trace_row_bytes(s), n - TRACE_ROWS_HEAD);
 }
 
-int trace_parse_rows(const uint8_t *chunk, size_t len, const struct trace_shape *shape, struct trace_chunk *out, struct why *why) {
+int trace_parse_rows(const uint8_t *chunk, size_t len, const struct trace_shape *shape, struct trace_chunk *out,
+                     struct why *why) {
     *out = (struct trace_chunk){.kind = TRACE_ROWS};
     if (len < TRACE_CHUNK_HEAD || get32(chunk) != TRACE_ROWS || len - TRACE_CHUNK_HEAD != get32(chunk + 4))
         return fail(why, ERR_CORRUPT, "%zu bytes that are no chunk of rows", len);
@@ -244,7 +246,8 @@ static int read_chunk(struct trace_reader *r, size_t *len, struct why *why) {
         r->cap = sizeof head + payload;
     }
     memcpy(r->buf, head, sizeof head);
-    if (fread(r->buf + sizeof head, 1, payload, r->file) < payload) return ferror(r->file) ? fail(why, ERR_IO, "cannot be read") : 0;
+    if (fread(r->buf + sizeof head, 1, payload, r->file) < payload)
+        return ferror(r->file) ? fail(why, ERR_IO, "cannot be read") : 0;
     *len = sizeof head + payload;
     return 1;
 }

@@ -39,22 +39,22 @@ struct trace_row { /* one token */
     uint32_t position;
     uint16_t domain;
 };
-struct trace_cell { /* one token in one layer */
+struct trace_cell {            /* one token in one layer */
     float entropy, confidence; /* nats; 0..1, 1 is certain */
     float weight[TRACE_MAX_TOPK];
     uint16_t expert[TRACE_MAX_TOPK]; /* in the order in which they are added; TRACE_NO_EXPERT: none */
 };
 
-int    trace_shape_check(const struct trace_shape *s, struct why *why);
+int trace_shape_check(const struct trace_shape *s, struct why *why);
 size_t trace_cell_bytes(int topk);
 size_t trace_row_bytes(const struct trace_shape *s);
 
 /* Writers: into memory the caller has sized. */
-void   trace_put_chunk(uint8_t *at, enum trace_kind kind, size_t payload_bytes); /* TRACE_CHUNK_HEAD bytes */
-void   trace_put_rows(uint8_t *at, uint32_t worker, uint32_t rows, uint64_t step); /* TRACE_ROWS_HEAD bytes */
-void   trace_put_row(uint8_t *at, const struct trace_row *r);                      /* the row's own part; cells follow */
-void   trace_put_cell(uint8_t *row, int topk, int column, float entropy, float confidence, const float *weight,
-                      const int32_t *expert); /* expert < 0: none */
+void trace_put_chunk(uint8_t *at, enum trace_kind kind, size_t payload_bytes);   /* TRACE_CHUNK_HEAD bytes */
+void trace_put_rows(uint8_t *at, uint32_t worker, uint32_t rows, uint64_t step); /* TRACE_ROWS_HEAD bytes */
+void trace_put_row(uint8_t *at, const struct trace_row *r);                      /* the row's own part; cells follow */
+void trace_put_cell(uint8_t *row, int topk, int column, float entropy, float confidence, const float *weight,
+                    const int32_t *expert); /* expert < 0: none */
 /* Whole chunks, with their head. Return the bytes written; 0: cap is too small. */
 size_t trace_make_head(uint8_t *at, size_t cap, const struct trace_shape *s);
 size_t trace_make_name(uint8_t *at, size_t cap, uint32_t domain, const char *name);
@@ -73,7 +73,8 @@ struct trace_chunk {
 /* One chunk of `len` bytes, head included. shape: filled by a HEAD, needed by ROWS. ERR_CORRUPT says what was wrong. */
 int trace_parse(const uint8_t *chunk, size_t len, struct trace_shape *shape, struct trace_chunk *out, struct why *why);
 /* Of a ROWS chunk only who, when and how many: for whoever passes it on. */
-int trace_parse_rows(const uint8_t *chunk, size_t len, const struct trace_shape *shape, struct trace_chunk *out, struct why *why);
+int trace_parse_rows(const uint8_t *chunk, size_t len, const struct trace_shape *shape, struct trace_chunk *out,
+                     struct why *why);
 void trace_get_row(const uint8_t *at, struct trace_row *out);
 void trace_get_cell(const uint8_t *row, int topk, int column, struct trace_cell *out);
 
@@ -85,6 +86,6 @@ struct trace_reader {
     bool ended; /* an END was read: the file is whole */
 };
 /* Reads magic and HEAD. */
-int  trace_reader_open(struct trace_reader *r, FILE *f, struct why *why);
-int  trace_reader_next(struct trace_reader *r, struct trace_chunk *out, struct why *why); /* 1; 0 at the end; negative */
+int trace_reader_open(struct trace_reader *r, FILE *f, struct why *why);
+int trace_reader_next(struct trace_reader *r, struct trace_chunk *out, struct why *why); /* 1; 0 at the end; negative */
 void trace_reader_close(struct trace_reader *r);

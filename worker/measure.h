@@ -22,10 +22,10 @@ struct measure {
     const uint64_t *hosts; /* [MoE layers * experts] masks as in router/placement.h; NULL: even and in order */
 };
 enum { MEASURE_PAGE_TOKENS = 16, MEASURE_BATCH = 32, MEASURE_CONTEXT = 4096, MEASURE_STEP_TOKENS = 128 };
-struct measure_wish { /* what an operator says; 0 = the default */
-    int max_batch;    /* sequences at once, in the whole cluster: MEASURE_BATCH */
-    int max_context;  /* tokens of a sequence: the model's, at most MEASURE_CONTEXT */
-    int step_tokens;  /* rows of a worker in a step: MEASURE_STEP_TOKENS, at least one per sequence */
+struct measure_wish {  /* what an operator says; 0 = the default */
+    int max_batch;     /* sequences at once, in the whole cluster: MEASURE_BATCH */
+    int max_context;   /* tokens of a sequence: the model's, at most MEASURE_CONTEXT */
+    int step_tokens;   /* rows of a worker in a step: MEASURE_STEP_TOKENS, at least one per sequence */
     int64_t kv_tokens; /* of one worker: the larger of max_context and 512 (or the context) for each of its sequences */
 };
 /* From wishes to sizes: what `serve` does with its options. m->checkpoint and m->workers are set; fills max_seqs, step_tokens,

@@ -13,7 +13,7 @@ struct tally {
     atomic_ullong changes; /* grows with every step that counted something, after its counts */
 };
 
-int  tally_init(struct tally *t, const struct model_config *c, struct why *why);
+int tally_init(struct tally *t, const struct model_config *c, struct why *why);
 void tally_clear(struct tally *t);
 void tally_layer(struct tally *t, int moe_index, const struct gating *g, const struct step_rows *rows);
 void tally_step_end(struct tally *t, const struct step_rows *rows);

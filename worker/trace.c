@@ -64,7 +64,7 @@ void trace_judge(const struct gating *g, int t, float *p, float *entropy, float 
     double sum = 0, h = 0;
     for (int i = 1; i < W; i++) max = z[i] > max ? z[i] : max;
     for (int i = 0; i < W; i++) {
-        float s = rule->score == GATE_SIGMOID       ? 1 / (1 + expf(-z[i]))
+        float s = rule->score == GATE_SIGMOID        ? 1 / (1 + expf(-z[i]))
                   : rule->score == GATE_SQRTSOFTPLUS ? sqrtf(fmaxf(z[i], 0) + log1pf(expf(-fabsf(z[i]))))
                                                      : expf(z[i] - max);
         p[i] = s;

@@ -23,17 +23,17 @@ struct trace {
     int column[MODEL_MAX_LAYERS]; /* MoE layer -> its place in a row, -1: not recorded */
     int columns, rows;            /* of the step under way */
     size_t row_bytes;
-    uint32_t lost;                /* rows of this step that no block had room for */
-    float *scores;                /* [W] scratch */
+    uint32_t lost; /* rows of this step that no block had room for */
+    float *scores; /* [W] scratch */
 };
 
-int  trace_init(struct trace *t, const struct model_config *c, struct why *why); /* a dense model has nothing to record */
+int trace_init(struct trace *t, const struct model_config *c, struct why *why); /* a dense model has nothing to record */
 void trace_clear(struct trace *t);
 /* layers: bit i of the bytes: MoE layer i is recorded; n = 0: nothing is. */
 void trace_begin(struct trace *t, const uint8_t *layers, int n, int worker, uint64_t step, const struct step_rows *rows);
 /* What g decided for the rows of MoE layer `moe_index`. */
 void trace_layer(struct trace *t, int moe_index, const struct gating *g);
-struct trace_block *trace_end(struct trace *t); /* the block to send, or NULL */
+struct trace_block *trace_end(struct trace *t);               /* the block to send, or NULL */
 void trace_give_back(struct trace *t, struct trace_block *b); /* control thread */
 
 /* How certain the gate was of row t: entropy in nats of its distribution over all experts, and 1 - entropy / ln W. */

@@ -54,12 +54,8 @@ static struct worker_setup setup_of(const char *dir, const struct measure *m) {
 
 /* What an engine says when it is ready. */
 static bool load(const char *dir, const struct measure *m, struct hub *hub, int rank, struct event *ev) {
-    struct engine_options o = {.rank = rank,
-                               .workers = m->workers,
-                               .threads = 1,
-                               .fabric_name = "mem",
-                               .open_fabric = open_fabric,
-                               .fabric_ctx = hub};
+    struct engine_options o = {
+        .rank = rank, .workers = m->workers, .threads = 1, .fabric_name = "mem", .open_fabric = open_fabric, .fabric_ctx = hub};
     struct worker_setup s = setup_of(dir, m);
     struct engine *e;
     if (engine_new(&o, &e) < 0 || engine_start(e, &s) < 0) die("no engine");
@@ -88,14 +84,14 @@ static void compare(const char *name, const char *dir, const struct measure *m) 
         same = ready && rc >= 0 && !memcmp(got, &want, sizeof want);
         if (!ready || rc < 0) snprintf(text, sizeof text, ": %.300s", ready ? why.text : ev.failed.text);
         else if (!same)
-            snprintf(text, sizeof text,
-                     ": worker %d allocates %llu + %llu (%llu mapped) + %llu + %llu + %llu, measured %llu + %llu (%llu) + %llu + "
-                     "%llu + %llu",
-                     rank, (unsigned long long)got->experts, (unsigned long long)got->resident,
-                     (unsigned long long)got->mapped, (unsigned long long)got->kv, (unsigned long long)got->buffers,
-                     (unsigned long long)got->exchange, (unsigned long long)want.experts, (unsigned long long)want.resident,
-                     (unsigned long long)want.mapped, (unsigned long long)want.kv, (unsigned long long)want.buffers,
-                     (unsigned long long)want.exchange);
+            snprintf(
+                text, sizeof text,
+                ": worker %d allocates %llu + %llu (%llu mapped) + %llu + %llu + %llu, measured %llu + %llu (%llu) + %llu + "
+                "%llu + %llu",
+                rank, (unsigned long long)got->experts, (unsigned long long)got->resident, (unsigned long long)got->mapped,
+                (unsigned long long)got->kv, (unsigned long long)got->buffers, (unsigned long long)got->exchange,
+                (unsigned long long)want.experts, (unsigned long long)want.resident, (unsigned long long)want.mapped,
+                (unsigned long long)want.kv, (unsigned long long)want.buffers, (unsigned long long)want.exchange);
     }
     fabric_hub_free(hub.hub);
     report(same, "%s: %d workers, %s, context %d, steps of %d%s", name, m->workers, fmt_name(m->weights), m->max_context,
@@ -131,8 +127,8 @@ static void check_plain(const char *name, const struct checkpoint *c) {
                           .kv_pages = 2};
     struct worker_bytes b;
     struct why why;
-    uint64_t elements = 0, experts = (uint64_t)m->moe_layers * (uint64_t)m->gate.experts * 3 * (uint64_t)m->hidden *
-                                     (uint64_t)m->expert_ffn;
+    uint64_t elements = 0,
+             experts = (uint64_t)m->moe_layers * (uint64_t)m->gate.experts * 3 * (uint64_t)m->hidden * (uint64_t)m->expert_ffn;
     for (int i = 0; i < st_count(c->tensors); i++)
         elements += st_at(c->tensors, i)->bytes / (uint64_t)st_dtype_bytes(st_at(c->tensors, i)->dtype);
     uint64_t rope = (uint64_t)m->head_dim * 4, kv = 2ull * 16 * 2 * (uint64_t)(m->kv_heads * m->head_dim * m->layers) * 4;
