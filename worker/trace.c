@@ -4,11 +4,12 @@
 #include <math.h>
 #include <stdlib.h>
 
-int trace_init(struct trace *t, const struct model_config *c, struct why *why) {
-    *t = (struct trace){.config = c};
+int trace_init(struct trace *t, const struct model_config *c, int max_tokens, struct why *why) {
+    *t = (struct trace){.config = c, .width = router_first(&c->router, gate_width(&c->gate))};
     if (!c->moe_layers) return 0;
-    t->scores = malloc(sizeof *t->scores * (size_t)gate_width(&c->gate));
-    bool ok = t->scores && ring_init(&t->free, sizeof(void *), TRACE_BLOCKS) >= 0;
+    t->scores = malloc(sizeof *t->scores * (size_t)t->width);
+    t->logits = malloc(sizeof *t->logits * (size_t)t->width * (size_t)max_tokens);
+    bool ok = t->scores && t->logits && ring_init(&t->free, sizeof(void *), TRACE_BLOCKS) >= 0;
     for (int i = 0; i < TRACE_BLOCKS && ok; i++) {
         struct trace_block *b = &t->blocks[i];
         ok = (b->bytes = malloc(TRACE_BLOCK_BYTES)) && ring_push(&t->free, &b);
@@ -22,6 +23,7 @@ void trace_clear(struct trace *t) {
     for (int i = 0; i < TRACE_BLOCKS; i++) free(t->blocks[i].bytes);
     ring_clear(&t->free);
     free(t->scores);
+    free(t->logits);
     *t = (struct trace){0};
 }
 
@@ -55,37 +57,37 @@ void trace_begin(struct trace *t, const uint8_t *layers, int n, int worker, uint
         trace_put_row(at, &(struct trace_row){rows->seq_id[i], rows->ids[i], (uint32_t)rows->pos[i], rows->domain[i]});
 }
 
-/* p over all experts: softmax of the logits where the gate's scores are one, else the scores as shares of their sum. */
-void trace_judge(const struct gating *g, int t, float *p, float *entropy, float *confidence) {
-    const struct gate_rule *rule = &g->config->gate;
-    int W = gate_width(rule);
-    const float *z = g->logits + (size_t)t * (size_t)W;
+void trace_judge(const float *z, int n, enum gate_score score, float *p, float *entropy, float *confidence) {
     float max = z[0];
     double sum = 0, h = 0;
-    for (int i = 1; i < W; i++) max = z[i] > max ? z[i] : max;
-    for (int i = 0; i < W; i++) {
-        float s = rule->score == GATE_SIGMOID        ? 1 / (1 + expf(-z[i]))
-                  : rule->score == GATE_SQRTSOFTPLUS ? sqrtf(fmaxf(z[i], 0) + log1pf(expf(-fabsf(z[i]))))
-                                                     : expf(z[i] - max);
-        p[i] = s;
-        sum += (double)s;
+    for (int i = 1; i < n; i++) max = z[i] > max ? z[i] : max;
+    for (int i = 0; i < n; i++) {
+        p[i] = score == GATE_SIGMOID        ? 1 / (1 + expf(-z[i]))
+               : score == GATE_SQRTSOFTPLUS ? sqrtf(fmaxf(z[i], 0) + log1pf(expf(-fabsf(z[i]))))
+                                            : expf(z[i] - max);
+        sum += (double)p[i];
     }
-    for (int i = 0; i < W; i++) {
+    for (int i = 0; i < n; i++) {
         double q = sum > 0 ? (double)p[i] / sum : 0;
         if (q > 0) h -= q * log(q);
     }
     bool sound = isfinite(h);
     *entropy = sound ? (float)h : 0;
-    *confidence = !sound ? 0 : W > 1 ? (float)(1 - h / log(W)) : 1;
+    *confidence = !sound ? 0 : n > 1 ? (float)(1 - h / log(n)) : 1;
 }
 
 void trace_layer(struct trace *t, int moe_index, const struct gating *g) {
     int column = t->now ? t->column[moe_index] : -1, k = t->config->gate.k;
     if (column < 0) return;
+    size_t width = (size_t)t->width;
     uint8_t *row = t->now->bytes + TRACE_CHUNK_HEAD + TRACE_ROWS_HEAD;
+    bool own = g->confidence && g->entropy; /* the router has a rule of its own */
+    if (!own) g->backend->ops->download(g->backend, t->logits, g->first, (size_t)t->rows * width * sizeof *t->logits);
+    enum gate_score score = t->config->router.kind == ROUTER_FLAT ? t->config->gate.score : GATE_SOFTMAX;
     for (int i = 0; i < t->rows; i++, row += t->row_bytes) {
         float entropy, confidence;
-        trace_judge(g, i, t->scores, &entropy, &confidence);
+        if (own) entropy = g->entropy[i], confidence = g->confidence[i];
+        else trace_judge(t->logits + (size_t)i * width, t->width, score, t->scores, &entropy, &confidence);
         trace_put_cell(row, k, column, entropy, confidence, g->weights + (size_t)i * (size_t)k, g->ids + (size_t)i * (size_t)k);
     }
 }

@@ -23,11 +23,13 @@ struct trace {
     int column[MODEL_MAX_LAYERS]; /* MoE layer -> its place in a row, -1: not recorded */
     int columns, rows;            /* of the step under way */
     size_t row_bytes;
-    uint32_t lost; /* rows of this step that no block had room for */
-    float *scores; /* [W] scratch */
+    uint32_t lost;          /* rows of this step that no block had room for */
+    int width;              /* of the first level: W or the widest choice of a hierarchical router */
+    float *scores, *logits; /* [width], [max_tokens, width] host scratch */
 };
 
-int trace_init(struct trace *t, const struct model_config *c, struct why *why); /* a dense model has nothing to record */
+int trace_init(struct trace *t, const struct model_config *c, int max_tokens,
+               struct why *why); /* a dense model has nothing to record */
 void trace_clear(struct trace *t);
 /* layers: bit i of the bytes: MoE layer i is recorded; n = 0: nothing is. */
 void trace_begin(struct trace *t, const uint8_t *layers, int n, int worker, uint64_t step, const struct step_rows *rows);
@@ -36,5 +38,7 @@ void trace_layer(struct trace *t, int moe_index, const struct gating *g);
 struct trace_block *trace_end(struct trace *t);               /* the block to send, or NULL */
 void trace_give_back(struct trace *t, struct trace_block *b); /* control thread */
 
-/* How certain the gate was of row t: entropy in nats of its distribution over all experts, and 1 - entropy / ln W. */
-void trace_judge(const struct gating *g, int t, float *scratch, float *entropy, float *confidence);
+/* How certain a gate was, from its logits z [n] (a hierarchical one's first level): entropy in nats of its distribution, the
+ * softmax of the logits or the scores as shares of their sum, and 1 - entropy / ln n. p [n] is scratch. A router with a
+ * confidence rule says it itself. */
+void trace_judge(const float *z, int n, enum gate_score score, float *p, float *entropy, float *confidence);
