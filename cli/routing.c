@@ -4,16 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct routing_layer *at(const struct routing *r, int domain, int layer) {
-    return &r->layer[domain * r->shape.layers + layer];
-}
-
-static int make_counts(struct routing *r, struct why *why) {
-    size_t cells = (size_t)TRACE_DOMAINS * (size_t)r->shape.layers;
-    r->layer = calloc(cells, sizeof *r->layer);
-    r->rows = calloc(cells * (size_t)r->shape.experts, sizeof *r->rows);
-    if (!r->layer || !r->rows) return fail(why, ERR_NOMEM, "out of memory for %zu counts", cells * (size_t)r->shape.experts);
-    for (size_t i = 0; i < cells; i++) r->layer[i].rows = r->rows + i * (size_t)r->shape.experts;
+/* Counts of a domain: layers, then the rows of each, in one block, made for its first token. */
+static int open_domain(struct routing *r, int domain, struct why *why) {
+    size_t L = (size_t)r->shape.layers, E = (size_t)r->shape.experts;
+    struct routing_layer *layer = calloc(1, L * (sizeof *layer + E * sizeof(uint64_t)));
+    if (!layer) return fail(why, ERR_NOMEM, "out of memory for %zu counts", L * E);
+    uint64_t *rows = (uint64_t *)(layer + L);
+    for (size_t i = 0; i < L; i++) layer[i].rows = rows + i * E;
+    r->layer[domain] = layer;
     return 0;
 }
 
@@ -31,15 +29,17 @@ static void judge(struct routing_layer *l, const struct trace_cell *c, int topk,
     l->chance += (double)set / experts;
 }
 
-static void count_row(struct routing *r, const struct labels *labels, const int *label_of, const uint8_t *bytes) {
+static int count_row(struct routing *r, const struct labels *labels, const int *label_of, const uint8_t *bytes,
+                     struct why *why) {
     const struct trace_shape *s = &r->shape;
     struct trace_row row;
     struct trace_cell c;
     trace_get_row(bytes, &row);
+    if (!r->layer[row.domain] && open_domain(r, row.domain, why) < 0) return ERR_NOMEM;
     r->tokens++;
     r->domain_tokens[row.domain]++;
     for (int i = 0; i < s->layers; i++) {
-        struct routing_layer *l = at(r, row.domain, i);
+        struct routing_layer *l = &r->layer[row.domain][i];
         trace_get_cell(bytes, s->topk, i, &c);
         l->tokens++;
         l->entropy += (double)c.entropy;
@@ -51,6 +51,7 @@ static void count_row(struct routing *r, const struct labels *labels, const int 
         const bool *expected = labels && label_of[row.domain] >= 0 ? labels_of(labels, label_of[row.domain], i) : NULL;
         if (expected) judge(l, &c, s->topk, expected, s->experts);
     }
+    return 0;
 }
 
 static int count_all(struct routing *r, struct trace_reader *reader, const struct labels *labels, struct why *why) {
@@ -65,7 +66,8 @@ static int count_all(struct routing *r, struct trace_reader *reader, const struc
         } else if (c.kind == TRACE_LOST) {
             r->lost += c.lost;
         } else if (c.kind == TRACE_ROWS) {
-            for (uint32_t i = 0; i < c.n; i++) count_row(r, labels, label_of, c.rows + i * each);
+            for (uint32_t i = 0; i < c.n && rc >= 0; i++) rc = count_row(r, labels, label_of, c.rows + i * each, why);
+            if (rc < 0) return rc;
         }
     }
     r->whole = reader->ended;
@@ -79,8 +81,7 @@ int routing_read(struct routing *r, FILE *f, const char *labels_text, const char
     int rc = trace_reader_open(&reader, f, why);
     if (rc < 0) return rc;
     r->shape = reader.shape;
-    rc = make_counts(r, why);
-    if (rc >= 0 && labels_text) rc = labels_parse(&labels, &r->shape, labels_text, labels_file, why);
+    if (labels_text) rc = labels_parse(&labels, &r->shape, labels_text, labels_file, why);
     if (rc >= 0) {
         rc = count_all(r, &reader, labels_text ? &labels : NULL, why);
         if (labels_text) labels_clear(&labels);
@@ -91,14 +92,14 @@ int routing_read(struct routing *r, FILE *f, const char *labels_text, const char
 }
 
 void routing_clear(struct routing *r) {
-    free(r->layer);
-    free(r->rows);
+    for (int d = 0; d < TRACE_DOMAINS; d++) free(r->layer[d]);
     *r = (struct routing){0};
 }
 
 void routing_sum(const struct routing *r, int domain, int layer, struct routing_layer *out) {
     for (int d = domain < 0 ? 0 : domain; d < (domain < 0 ? TRACE_DOMAINS : domain + 1); d++) {
-        const struct routing_layer *l = at(r, d, layer);
+        if (!r->layer[d]) continue;
+        const struct routing_layer *l = &r->layer[d][layer];
         for (int e = 0; e < r->shape.experts; e++) out->rows[e] += l->rows[e];
         out->tokens += l->tokens;
         out->zero += l->zero;

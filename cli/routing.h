@@ -19,8 +19,7 @@ struct routing {
     uint64_t tokens, lost; /* rows in the file; rows it lacks */
     char name[TRACE_DOMAINS][TRACE_NAME_BYTES + 1];
     uint64_t domain_tokens[TRACE_DOMAINS];
-    struct routing_layer *layer; /* [TRACE_DOMAINS][layers] */
-    uint64_t *rows;              /* backing of all */
+    struct routing_layer *layer[TRACE_DOMAINS]; /* [layers]; NULL: no token of that domain */
 };
 int routing_read(struct routing *r, FILE *f, const char *labels_text, const char *labels_file, struct why *why);
 void routing_clear(struct routing *r);

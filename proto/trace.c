@@ -32,7 +32,8 @@ size_t trace_row_bytes(const struct trace_shape *s) { return ROW_HEAD + (size_t)
 int trace_shape_check(const struct trace_shape *s, struct why *why) {
     bool experts = s->experts >= 1 && s->zero >= 0 && s->zero < TRACE_MAX_EXPERTS && s->experts <= TRACE_MAX_EXPERTS - s->zero;
     bool sizes = s->topk >= 1 && s->topk <= TRACE_MAX_TOPK && s->layers >= 1 && s->layers <= TRACE_MAX_LAYERS;
-    if (!experts || !sizes)
+    bool cells = sizes && experts && s->layers <= TRACE_MAX_CELLS / s->experts;
+    if (!cells)
         return fail(why, ERR_CORRUPT, "a trace of %d layers, %d experts, %d per token: expected 1 to %d, %d and %d", s->layers,
                     s->experts, s->topk, TRACE_MAX_LAYERS, TRACE_MAX_EXPERTS, TRACE_MAX_TOPK);
     return 0;

@@ -21,6 +21,7 @@ enum {
     TRACE_MAX_LAYERS = 512,
     TRACE_MAX_EXPERTS = 65535,
     TRACE_MAX_TOPK = 256,
+    TRACE_MAX_CELLS = 1 << 20, /* layers * experts */
     TRACE_NAME_BYTES = 64,
     TRACE_DOMAINS = 16, /* 0: untagged; 1 ..: tags in order of their first request, the last one for all further tags */
     TRACE_NO_EXPERT = 0xffff
