@@ -234,6 +234,11 @@ const struct st_tensor *st_find(const struct st_set *s, const char *name) {
     return s->n ? bsearch(&key, s->tensors, (size_t)s->n, sizeof key, by_name) : NULL;
 }
 
+void st_forget(const struct st_set *s) {
+    for (int i = 0; i < s->n_files; i++)
+        if (s->files[i].data) madvise(s->files[i].data, s->files[i].bytes, MADV_DONTNEED); /* clean pages of a shared mapping */
+}
+
 int st_count(const struct st_set *s) { return s->n; }
 const struct st_tensor *st_at(const struct st_set *s, int i) { return &s->tensors[i]; }
 uint64_t st_total_bytes(const struct st_set *s) { return s->total_bytes; }

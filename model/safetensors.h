@@ -48,6 +48,8 @@ int st_open_memory(const void *file, size_t bytes, struct st_set **out,
                    struct why *why); /* one file's bytes, borrowed: fuzzing */
 void st_close(struct st_set *s);
 const struct st_tensor *st_find(const struct st_set *s, const char *name); /* NULL: not there */
+/* Gives back the memory of pages that were read; whoever reads them again gets them from the system's cache. Any thread. */
+void st_forget(const struct st_set *s);
 int  st_count(const struct st_set *s);
 const struct st_tensor *st_at(const struct st_set *s, int i);
 uint64_t st_total_bytes(const struct st_set *s);          /* of all tensors */

@@ -265,6 +265,7 @@ static int load(struct engine *e, struct why *why) {
     struct forward_limits limits = {s->step_tokens, s->max_seqs, e->seqs.max_pages};
     rc = forward_init(&e->forward, &limits, why);
     e->bytes.buffers = taken(e, &before);
+    if (!e->counted) st_forget(e->checkpoint.tensors); /* what was copied from the files is not held twice */
     atomic_store(&e->loaded_bytes, atomic_load(&e->total_bytes));
     return rc;
 }

@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""test_observe.py - what inspect says is what workers allocate; what a trace records is what experts ran."""
+
+import json
+import signal
+import tempfile
+from pathlib import Path
+
+import headers
+from cases import case, main, note, skip
+from cluster import Cluster, check, run, same, until
+
+BYTES = "weight_bytes resident_bytes mapped_bytes kv_bytes buffer_bytes exchange_bytes".split()
+
+
+def inspect(p, model, **options):
+    words = [word for name, value in options.items() for word in ("--" + name.replace("_", "-"), str(value))]
+    return run([p.cadre, "inspect", model, "--json", *words]).good("inspect").json()
+
+
+def inspect_as(p, model, status, weights):
+    """Inspect, asked about the cluster that a status shows."""
+    first = status["workers"][0]
+    return inspect(p, model, workers=len(status["workers"]), batch=status["max_batch"], context=status["max_context"],
+                   kv_tokens=first["kv_pages"] * 16, weights=weights)
+
+
+def check_bytes(p, model, fabric, **options):
+    with Cluster(p, model, fabric=fabric, **options) as c:
+        status = c.status()
+        told = inspect_as(p, model, status, options.get("weights", "bf16"))
+        for worker, wanted in zip(status["workers"], told["workers"], strict=True):
+            same({k: worker[k] for k in BYTES}, {k: wanted[k] for k in BYTES}, f"worker {worker['rank']} of {Path(model).name}")
+        same(c.stop().status, 0, "exit status of serve")
+
+
+@case
+def inspect_is_what_workers_allocate(p):
+    check_bytes(p, p.golden("mixtral"), "mem", workers=2)
+    check_bytes(p, p.golden("qwen2_moe"), "mem", workers=3, weights="f32", max_batch=5, max_context=40)
+    check_bytes(p, p.golden("cadre_moe_rows"), "mpi", workers=2, kv_tokens=333)
+    check_bytes(p, p.golden("router_two_stage"), "mem", workers=2)
+
+
+@case
+def inspect_refuses_what_serve_refuses(p):
+    for broken in ({"model_type": "mystery"}, {"kv_lora_rank": 8}, {"hidden_act": "gelu"}):
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(p.golden("mixtral"))
+            for file in source.iterdir():
+                (Path(folder) / file.name).write_bytes(file.read_bytes())
+            config = Path(folder) / "config.json"
+            config.write_text(json.dumps({**json.loads(config.read_text()), **broken}))
+            told = run([p.cadre, "inspect", folder])
+            served = run([p.cadre, "serve", folder, "--workers", 1, "--listen", "tcp://127.0.0.1:*"])
+            check(told.status == 1 and served.status == 1, f"{broken} is refused: {told.status}, {served.status}")
+            name = str(next(iter(broken.values())))
+            check(name in told.err and name in served.err, f"by name: {told.err!r}, {served.err!r}")
+
+
+@case
+def inspect_of_671_billion_parameters(p):
+    with tempfile.TemporaryDirectory() as folder:
+        config, tensors, parameters = headers.deepseek_v3()
+        files, count = headers.write(folder, config, tensors, 43 << 27)
+        run([p.cadre, "inspect", folder])  # the files' pages come from wherever they are
+        told = run([p.cadre, "inspect", folder, "--json", "--workers", 32, "--memory", "80GiB", "--context", "32k", "--batch", 64])
+        note(f"{count} tensors in {files} files: {told.seconds:.2f} s")
+        got = told.good("inspect").json()
+        same(got["parameters"], parameters, "parameters")
+        check(36e9 < got["active_parameters"] < 39e9, f"{got['active_parameters']} active parameters")
+        same((got["layers"], got["dense_layers"], got["experts"], got["topk"]), (61, 3, 256, 8), "layers and experts")
+        same(got["kv_bytes_per_token"], 61 * 576 * 2, "KV bytes per token: latent and rope key")
+        same(len(got["workers"]), 32, "workers")
+        check(got["workers_needed"] is not None, "some number of workers is enough")
+
+
+def resident(pids):
+    """Bytes in memory of some processes: pages that they share count once, pages shared with others in part."""
+    total = 0
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+@case
+def inspect_is_near_what_is_resident(p):
+    if not p.sparse:
+        skip("no -Dmodel_sparse")
+    if p.sanitized:
+        skip("sanitizers have memory of their own")
+    sizes = {"kv_tokens": 768, "step_tokens": 64, "max_batch": 4, "max_context": 768}
+    with Cluster(p, p.sparse, workers=4, fabric="mpi", **sizes) as c:
+        told = inspect(p, p.sparse, workers=4, kv_tokens=768, step_tokens=64, batch=4, context=768)["workers"]
+        prompt = "The sea is wide and nobody knows what the children said to the old man. " * 44
+        running = [c.start("generate", prompt=f"{i} {prompt}", max_tokens=4) for i in range(4)]
+        for r in running:
+            r.wait(300).good("generate")
+            r.close()
+        wanted = sum(w["total_bytes"] - w["mapped_bytes"] for w in told) + told[0]["mapped_bytes"]
+        got = resident(w["pid"] for w in c.status()["workers"])
+        note(f"inspect {wanted / 2**20:.0f} MiB, resident {got / 2**20:.0f} MiB: {wanted / got - 1:+.1%}")
+        check(abs(wanted / got - 1) <= 0.10, f"inspect says {wanted}, the workers have {got} bytes in memory")
+
+
+def report(p, file, *words):
+    return run([p.cadre, "experts", "--report", file, "--json", *words]).good("experts --report").json()
+
+
+def check_trace(p, fabric):
+    model = p.golden("qwen3_moe")
+    with tempfile.TemporaryDirectory() as folder, Cluster(p, model, workers=3, fabric=fabric) as c:
+        file = str(Path(folder) / "routing.trace")
+        with c.start("trace", out=file) as tracer:
+            until(lambda: "recording" in tracer.err(), "the recording began")
+            with c.start("trace", out=str(Path(folder) / "second")) as second:
+                check(second.wait().status == 1 and "one at a time" in second.err(), f"a second recording: {second.err()!r}")
+            for i, domain in enumerate(("code", "fine art", None, "code")):
+                c.generate(prompt="the sea is"[i:], max_tokens=5 + i, domain=domain)
+            run_tokens = c.experts()["tokens"]
+            until(lambda: report(p, file)["tokens"] == run_tokens, "all tokens in the file, while it is written")
+            tracer.send(signal.SIGINT)
+            same(tracer.wait().status, 0, "exit status of trace")
+        got, live = report(p, file), c.experts()
+        check(got["whole"] and not got["lost"], f"whole, and nothing lost: {got['whole']}, {got['lost']}")
+        for mine, theirs in zip(got["all"]["layers"], live["layers"], strict=True):
+            same(mine["rows"], sum(theirs["rows"]), f"rows of layer {theirs['layer']}")
+            for key in ("imb", "balancedness", "std", "utilisation", "hottest_15_percent", "activation_ratio"):
+                check(abs(mine[key] - theirs[key]) < 1e-5 * (1 + theirs[key]), f"{key}: {mine[key]}, {theirs[key]}")
+        until(lambda: {d["name"] for d in c.experts()["domains"]} == {"code", "fine art"}, "both domains in cadre experts")
+        named = {d["name"]: d for d in got["domains"]}
+        same(sorted(named), ["(untagged)", "code", "fine art"], "domains of the trace")
+        until(lambda: all(sum(d["rows"]) == sum(l["rows"] for l in named[d["name"]]["layers"]) for d in c.experts()["domains"]),
+              "counts per domain as in the trace")
+        labels = Path(folder) / "labels"
+        labels.write_text("code * *\n")
+        same(named["code"].get("routing_accuracy"), None, "accuracy without labels")
+        all_right = {d["name"]: d for d in report(p, file, "--labels", labels)["domains"]}
+        same(all_right["code"]["routing_accuracy"], 1, "accuracy when every expert is expected")
+        same(c.stop().status, 0, "exit status of serve")
+
+
+@case
+def traces_are_what_experts_ran_mem(p):
+    check_trace(p, "mem")
+
+
+@case
+def traces_are_what_experts_ran_mpi(p):
+    check_trace(p, "mpi")
+
+
+@case
+def a_bounded_trace_ends(p):
+    with tempfile.TemporaryDirectory() as folder, Cluster(p, p.golden("mixtral"), workers=2) as c:
+        file = str(Path(folder) / "routing.trace")
+        with c.start("trace", out=file, tokens=7, layers=1) as tracer:
+            until(lambda: "recording" in tracer.err(), "the recording began")
+            c.generate(prompt="the sea is", max_tokens=10)
+            same(tracer.wait().status, 0, "exit status of trace")
+        got = report(p, file)
+        same((got["tokens"], [l["layer"] for l in got["all"]["layers"]]), (7, [1]), "tokens and layers")
+        r = c.cadre("trace", out=file, layers=99)
+        check(r.status == 1 and "layer 99 has no experts" in r.err, f"a layer that is not there: {r.err!r}")
+    with Cluster(p, p.golden("llama"), workers=1) as c:
+        r = c.cadre("trace", out="/dev/null")
+        check(r.status == 1 and "no experts" in r.err, f"a dense model: {r.err!r}")
+
+
+if __name__ == "__main__":
+    main()
