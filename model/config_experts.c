@@ -54,7 +54,8 @@ static bool positive_weights(const struct gate_rule *g) {
 /* What experts say of their outputs is of experts that have some, weighed after they have spoken. */
 static int check_plain(const struct model_config *c, const char *key, struct why *why) {
     if (c->gate.zero) return fail(why, ERR_UNSUPPORTED, "%s goes with zero_experts; accepted: one of the two", key);
-    if (c->gate.apply == GATE_INPUT) return fail(why, ERR_UNSUPPORTED, "%s goes with apply \"input\"; accepted: one of the two", key);
+    if (c->gate.apply == GATE_INPUT)
+        return fail(why, ERR_UNSUPPORTED, "%s goes with apply \"input\"; accepted: one of the two", key);
     return 0;
 }
 
@@ -68,10 +69,11 @@ static int read_fusion(const json_t *router, struct model_config *out, struct wh
     if (rc >= 0) rc = config_need_int(obj, "d", MAX_FUSION, &out->experts.fusion_dim, why);
     if (rc >= 0) rc = json_get_real(obj, "beta", 0, 100, &beta, why);
     if (rc >= 0 && beta > 0 && !out->experts.confidence)
-        rc = fail(why, ERR_INVALID, "beta is %g, but the experts have no confidence; wanted moe_router.confidence of type \"head\"",
-                  beta);
+        rc = fail(why, ERR_INVALID,
+                  "beta is %g, but the experts have no confidence; wanted moe_router.confidence of type \"head\"", beta);
     if (rc >= 0 && !positive_weights(&out->gate))
-        rc = fail(why, ERR_UNSUPPORTED, "raw scores may be negative and have no logarithm; accepted: score \"softmax\" or "
+        rc = fail(why, ERR_UNSUPPORTED,
+                  "raw scores may be negative and have no logarithm; accepted: score \"softmax\" or "
                   "\"sigmoid\", or norm \"softmax\"");
     if (rc < 0) return fail_in(why, rc, "fusion");
     out->experts.fusion_beta = (float)beta;

@@ -42,7 +42,7 @@ static inline bool placement_misses(const struct placement *p, int layer, int ex
     const int32_t *f = &p->first[(size_t)layer * (size_t)p->experts + (size_t)expert];
     return f[0] == f[1];
 }
-/* The replica that serves (layer, expert) for the token at `position` of sequence `seq_id`: the same answer on every worker. The
- * expert is not missing. */
+/* The replica that serves (layer, expert), which is not missing, for the token at `position` of sequence `seq_id`: the same
+ * answer on every worker. */
 const struct replica *placement_pick(const struct placement *p, int layer, int expert, uint64_t seq_id, int32_t position);
 int placement_slots(const struct placement *p, int worker, int layer); /* number of slots */

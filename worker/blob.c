@@ -35,8 +35,8 @@ size_t blob_describe(struct blob_header *h, const struct model_config *c, enum f
         if (!role || !model_tensor(c, role, layer, expert, &want)) continue;
         enum fmt f = tensors[i].vector ? FMT_F32 : fmt;
         size_t bytes = (size_t)want.rows * (size_t)(want.cols ? want.cols : 1) * fmt_bytes(f);
-        h->part[h->n_parts++] = (struct blob_part){
-            (uint32_t)tensors[i].tensor, (uint32_t)f, (uint32_t)want.rows, (uint32_t)want.cols, at, bytes};
+        h->part[h->n_parts++] =
+            (struct blob_part){(uint32_t)tensors[i].tensor, (uint32_t)f, (uint32_t)want.rows, (uint32_t)want.cols, at, bytes};
         at += round64(bytes);
     }
     h->payload_bytes = at - sizeof *h;

@@ -129,8 +129,7 @@ int expert_store_open(struct expert_store *s, struct backend *b, const struct ch
     s->slots = calloc(n, sizeof *s->slots);
     s->common = calloc((size_t)p->layers * (size_t)s->levels, sizeof *s->common);
     s->memory = b->ops->alloc(b, s->bytes, MEM_DEVICE);
-    struct loader ld = {
-        .s = s, .c = c, .fmt = fmt, .staging = malloc(m.largest), .next = s->memory, .progress = progress};
+    struct loader ld = {.s = s, .c = c, .fmt = fmt, .staging = malloc(m.largest), .next = s->memory, .progress = progress};
     if (!s->slots || !s->common || !s->memory || !ld.staging) {
         free(ld.staging);
         expert_store_close(s);

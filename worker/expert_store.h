@@ -9,7 +9,7 @@
 #include "router/placement.h"
 #include "worker/blob.h"
 
-struct blob { /* resident */
+struct blob {                  /* resident */
     struct blob_header header; /* host copy */
     unsigned char *data;       /* device: header and payload; NULL: not here */
 };
@@ -27,12 +27,12 @@ struct expert_slot {
 
 struct expert_store {
     struct backend *backend;
-    int layers, levels;        /* MoE layers; levels of experts in each */
-    int *first;                /* [layers + 1] first slot of each layer */
-    struct expert_slot *slots; /* [first[layers]] */
-    struct expert_common *common;      /* [layers, levels] */
-    void *memory;              /* device: all blobs */
-    size_t bytes, common_bytes; /* all blobs; the common ones among them */
+    int layers, levels;           /* MoE layers; levels of experts in each */
+    int *first;                   /* [layers + 1] first slot of each layer */
+    struct expert_slot *slots;    /* [first[layers]] */
+    struct expert_common *common; /* [layers, levels] */
+    void *memory;                 /* device: all blobs */
+    size_t bytes, common_bytes;   /* all blobs; the common ones among them */
 };
 
 /* Loads this worker's experts as the placement says. progress counts bytes as they arrive (atomic: others read it). */

@@ -1,4 +1,4 @@
-/* gate_mask.c - the biases of a layer are made when it first runs: the memory is there, and only then are the gate's own known. */
+/* gate_mask.c - the biases of a layer are made when it first runs: the memory is there, only then are the gate's own known. */
 #include "worker/gate_mask.h"
 
 #include <math.h>
@@ -93,8 +93,7 @@ const float *gate_mask_children(struct gate_mask *m, int moe_layer, int level, i
     if (!m->placement) return logits;
     const int *branch = m->config->router.tree.branch;
     const int n = branch[level], under = level == 1 ? branch[2] : 1;
-    for (int i = 0; i < n; i++)
-        m->host[i] = all_missing(m, moe_layer, (parent * n + i) * under, under) ? -INFINITY : logits[i];
+    for (int i = 0; i < n; i++) m->host[i] = all_missing(m, moe_layer, (parent * n + i) * under, under) ? -INFINITY : logits[i];
     return m->host;
 }
 

@@ -1,8 +1,8 @@
 /* gate_mask.h - experts that are on no worker, kept out of the gate's choice (placement_partial).
  *
  * A missing expert's logit and selection bias are -infinity, so the choice is what it would be without it: scores, weights and
- * sums are those of the experts that are left. In a tree a node is missing when all its leaves are, and a parent's
- * probabilities are shared out among the children that are left. Pairs that remain for missing experts, because fewer than k are
+ * sums are those of the experts that are left. In a tree a node is missing when all its leaves are, and a parent shares its
+ * probability out among the children that are left. Pairs that remain for missing experts, because fewer than k are
  * left, become nothing. The result depends on which experts are missing, so only sequences that allow it run then (engine.c),
  * and their answers say so. Owner: the engine thread. */
 #pragma once
@@ -14,12 +14,12 @@ enum { GATE_MASK_LEVELS = 3 };
 struct gate_mask {
     struct backend *backend;
     const struct model_config *config;
-    const struct placement *placement;  /* NULL: nothing is missing, and nothing below is used */
-    int width[GATE_MASK_LEVELS];        /* logits of each level that has a mask of its own: flat 1, two stages 3, tree 1 */
-    float *bias[GATE_MASK_LEVELS];      /* [layers, width] device: what is added to these logits */
-    float *sel_bias;                    /* [layers, width[0]] device */
-    bool *filled;                       /* [layers] */
-    float *host;                        /* one row, on its way to the device or to the search */
+    const struct placement *placement; /* NULL: nothing is missing, and nothing below is used */
+    int width[GATE_MASK_LEVELS];       /* logits of each level that has a mask of its own: flat 1, two stages 3, tree 1 */
+    float *bias[GATE_MASK_LEVELS];     /* [layers, width] device: what is added to these logits */
+    float *sel_bias;                   /* [layers, width[0]] device */
+    bool *filled;                      /* [layers] */
+    float *host;                       /* one row, on its way to the device or to the search */
 };
 
 /* The biases of one layer: the gate's own, or with what is missing. */
@@ -35,5 +35,5 @@ struct gate_biases gate_mask_biases(struct gate_mask *m, int moe_layer, const st
 /* Logits of the children of a tree's node (level 1 or 2 are the children's): the same, or a copy in which missing children are
  * -infinity, valid until the next call. */
 const float *gate_mask_children(struct gate_mask *m, int moe_layer, int level, int parent, const float *logits);
-/* Pairs of missing experts, and pairs whose weight is no number, become nothing: id -1, weight 0. ids, weights [n] host-visible. */
+/* Pairs of missing experts, and pairs whose weight is no number, become nothing: id -1, weight 0. ids, weights [n]: on the host. */
 void gate_mask_drop(const struct gate_mask *m, int moe_layer, int32_t *ids, float *weights, int n);

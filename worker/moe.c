@@ -94,8 +94,8 @@ static void shared_expert(struct moe *m, const struct layer_weights *w, const fl
     if (m->config->shared == SHARED_SIGMOID) b->ops->linear(b, m->scale, x, w->shared_scale, NULL, false, T);
 }
 
-/* Posts and waits: in slices, so that a stop is noticed; a peer that outlasts the patience is reported, and waited for still, because
- * only the coordinator may declare it dead. */
+/* Posts and waits: in slices, so that a stop is noticed; a peer that outlasts the patience is reported, and waited for still,
+ * because only the coordinator may declare it dead. */
 struct patience {
     struct moe *m;
     int64_t reported_us;

@@ -14,9 +14,7 @@ void ref_dots(struct backend *b, float *out, int64_t stride, const float *x, con
 }
 
 /* ln sigmoid(z) = -ln(1 + e^-z), without overflow on either side. */
-static double log_sigmoid(double z) {
-    return fmin(z, 0) - log1p(exp(-fabs(z)));
-}
+static double log_sigmoid(double z) { return fmin(z, 0) - log1p(exp(-fabs(z))); }
 
 static void fuse_row(const struct fuse_rule *r, float *weights, const float *extra, int k) {
     double mass = 0, max = -INFINITY, sum = 0, s[256];

@@ -1,4 +1,4 @@
-/* sim_missing.c - experts that are on no worker: requests that allow degraded answers get them, and are told; all others wait, in
+/* sim_missing.c - experts that are on no worker: requests that allow degraded answers get them and are told; all others wait, in
  * nobody's way, until their deadline, their client or the cluster's end.
  *
  * usage: sim_missing DATA_DIR */
@@ -94,7 +94,8 @@ static void test_bits(const char *name, const char *rules) {
         ok = ok && !got[i].status && !got[i].degraded;
         differs = differs || !answer_equal(&got[i], &want[i], at, sizeof at);
     }
-    report(ok && differs, "with all experts there, allowing degraded answers changes nothing", ok ? "the same answers" : "marked");
+    report(ok && differs, "with all experts there, allowing degraded answers changes nothing",
+           ok ? "the same answers" : "marked");
     cluster_stop(c);
 }
 
@@ -132,9 +133,11 @@ static void test_waiting(void) {
     report(cluster_await(c, one_waits, NULL, 10), "the patient one waits still", "it does not");
     report(cluster_stop(c) == 0, "the cluster drains", "it does not");
     int status = -1;
-    while (cadre_next(held, 5000, &e) == CADRE_OK && e.kind != CADRE_END) {}
+    while (cadre_next(held, 5000, &e) == CADRE_OK && e.kind != CADRE_END) {
+    }
     if (e.kind == CADRE_END) status = e.status, snprintf(where, sizeof where, "%d %s", e.status, e.message);
-    report(status == CADRE_UNAVAILABLE && strstr(where, "is on no worker"), "and tells who waits that nothing will come", where);
+    report(status == CADRE_UNAVAILABLE && strstr(where, "is on no worker"), "and tells who waits that nothing will come",
+           where);
     cadre_stream_close(held);
     cadre_close(client);
 }

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """What checkpoints of tests/golden/data answer while some of their experts are on no worker: NAME/masked.safetensors.
 
-By definition a layer then behaves as one that never had the missing experts: so here they are taken out of the tensors, those
-that are left are numbered anew, the gate loses their rows, and oracle.py runs what remains. Nothing is masked.
+By definition a layer then behaves as one that never had the missing experts. A flat gate: they are taken out of the tensors,
+those that are left are numbered anew, the gate loses their rows, and oracle.py runs what remains. Nothing is masked. A tree or a
+gate of two stages cannot lose single rows and stay one; there the oracle is told, level by level, what nobody may choose (a branch
+of a tree when all under it is missing), and pairs that are left without a choice are taken out of its answer.
 
 Run after make_checkpoints.py: make_masked.py [--data DIR]. Deterministic.
 """
@@ -16,6 +18,7 @@ from safetensors.torch import save_file
 
 import make_checkpoints
 import oracle
+import router_oracle
 
 TOKENS = 23
 # name -> model layer -> the experts that are missing there. In the last case one of five is left where two are wanted.
@@ -27,7 +30,12 @@ CASES = {
     "cadre_moe_rows": {0: (2,), 1: (0, 5)},
     "cadre_moe_fusion": {1: (0, 3)},
     "cadre_moe_fusion_rows": {0: (4,), 1: (0, 1, 2, 4)},
+    "router_two_stage": {0: (0, 3, 10), 1: (5, 15, 16)},       # a global, domains, locals; all locals of a domain
+    "router_two_stage_two": {0: (1, 6), 1: (8,)},
+    "router_tree_beam": {0: (0, 1, 2, 3, 4, 5, 9), 1: (3, 6, 7, 8)},   # a branch, a node, leaves
+    "router_tree_exact": {0: (17, 2, 3), 1: (6, 7, 8, 9, 10)},
 }
+NEVER = -1e30                   # a logit that leaves nothing of a probability
 
 
 def without(directory, missing, dtype=torch.float32):
@@ -44,10 +52,45 @@ def without(directory, missing, dtype=torch.float32):
             if expert:
                 tensor, old = m.w.pop(name), int(expert[1])
                 if old in kept:
-                    m.w[f"{block}experts.{kept.index(old)}.{expert[2]} "] = tensor  # the blank keeps new names from being read as old
+                    m.w[f"{block}experts.{kept.index(old)}.{expert[2]} "] = tensor  # the blank tells new names from old ones
         for name in [n for n in m.w if n.endswith(" ")]:
             m.w[name[:-1]] = m.w.pop(name)
     return m
+
+
+def told(missing):
+    """Routers of several levels that know what is missing. Returns a function that makes them forget it."""
+    real = {name: getattr(router_oracle, name) for name in ("gate", "tree", "two_stage")}
+    now = {"gone": ()}
+
+    def gate(router, w, prefix, layer, *rest):
+        now["gone"] = missing.get(layer, ())
+        return real["gate"](router, w, prefix, layer, *rest)
+
+    def here(pairs):
+        return [(e, v) for e, v in pairs if e not in now["gone"]]
+
+    def tree(router, logits, *rest):
+        b = router["branch"]
+        under = (b[1] * b[2], b[2], 1)
+
+        def left(level, node):
+            first = (node * b[level] if level else 0) * under[level]
+            gone = [all(first + i * under[level] + j in now["gone"] for j in range(under[level])) for i in range(b[level])]
+            return np.where(gone, NEVER, logits(level, node))
+
+        return here(real["tree"](router, left, *rest))
+
+    def two_stage(router, zg, zd, zl, *rest):
+        first, parts = 0, []
+        for z in (zg, zd, zl):
+            parts.append(None if z is None else np.where([first + i in now["gone"] for i in range(len(z))], NEVER, z))
+            first += 0 if z is None else len(z)
+        return here(real["two_stage"](router, *parts, *rest))
+
+    for name, f in (("gate", gate), ("tree", tree), ("two_stage", two_stage)):
+        setattr(router_oracle, name, f)
+    return lambda: [setattr(router_oracle, name, f) for name, f in real.items()]
 
 
 def main():
@@ -57,7 +100,10 @@ def main():
     torch.set_num_threads(1)
     for index, (name, missing) in enumerate(CASES.items()):
         directory = args.data / name
-        whole, single, exact = oracle.Model(directory), without(directory, missing), without(directory, missing, torch.float64)
+        levels = name.startswith("router_t")
+        model = (lambda dtype: oracle.Model(directory, dtype)) if levels else lambda dtype: without(directory, missing, dtype)
+        whole, single, exact = oracle.Model(directory), model(torch.float32), model(torch.float64)
+        forget = told(missing) if levels else lambda: None
         rng = np.random.default_rng([index, 777])
         while True:
             ids = rng.integers(0, single.config["vocab_size"], TOKENS).tolist()
@@ -67,6 +113,7 @@ def main():
             clear = (top[:, 0] - top[:, 1]).min() > 20 * make_checkpoints.TOLERANCE * unit
             if clear and all(g.min() > 5e-4 for g in trace["gap"]):
                 break
+        forget()
         error = (got - want).abs().max().item() / unit
         moved = (got - oracle.forward(whole, ids)).abs().max().item() / unit
         assert error < make_checkpoints.TOLERANCE / 4 and moved > make_checkpoints.VISIBLE, (name, error, moved)
