@@ -66,8 +66,7 @@ static uint64_t memory_available(void) {
     return kib * 1024;
 }
 
-static int check_fit(struct coordinator *c, struct why *why) {
-    const struct scheduler_limits *l = &c->scheduler.limits;
+int cluster_check_fit(struct coordinator *c, const struct scheduler_limits *l, uint64_t available, struct why *why) {
     struct worker_bytes bytes[MSG_MAX_WORKERS];
     struct measure m = {.checkpoint = &c->checkpoint,
                         .weights = c->weights,
@@ -82,7 +81,7 @@ static int check_fit(struct coordinator *c, struct why *why) {
         int rc = measure_worker(&m, w, &bytes[w], why);
         if (rc < 0) return rc;
     }
-    return fit_check(bytes, c->options.workers, c->weights, c->options.memory, all_local(c) ? memory_available() : 0, why);
+    return fit_check(bytes, c->options.workers, c->weights, c->options.memory, available, why);
 }
 
 static void refuse(struct coordinator *c, const struct bus_id *id, const char *reason) {
@@ -93,7 +92,7 @@ static void refuse(struct coordinator *c, const struct bus_id *id, const char *r
 static void welcome_all(struct coordinator *c) {
     const struct scheduler_limits *l = &c->scheduler.limits;
     struct why why;
-    int rc = check_fit(c, &why);
+    int rc = cluster_check_fit(c, l, all_local(c) ? memory_available() : 0, &why);
     if (rc < 0) return core_fail(c, rc, &why);
     struct worker_welcome w = {.epoch = c->epoch,
                                .model_dir = c->options.model_dir,

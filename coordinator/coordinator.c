@@ -138,7 +138,8 @@ static int open_scheduler(struct coordinator *c, struct why *why) {
                                  .max_queue = o->max_queue ? o->max_queue : DEFAULT_QUEUE,
                                  .vocab = c->checkpoint.config.vocab,
                                  .ahead = 2};
-    return scheduler_init(&c->scheduler, &l, why);
+    if (o->memory) rc = cluster_check_fit(c, &l, 0, why); /* now rather than when all workers have come */
+    return rc < 0 ? rc : scheduler_init(&c->scheduler, &l, why);
 }
 
 static int open_doors(struct coordinator *c, struct why *why) {

@@ -96,6 +96,8 @@ void core_fail(struct coordinator *c, int code, const struct why *why); /* -> FA
 /* cluster.c */
 void cluster_receive(struct coordinator *c); /* all messages of workers, committed tokens to their streams */
 void cluster_tick(struct coordinator *c);    /* deadlines, missing workers, leaving */
+/* What the workers will need against options.memory and, unless 0, against what is available on the one host they share. */
+int  cluster_check_fit(struct coordinator *c, const struct scheduler_limits *l, uint64_t available, struct why *why);
 void cluster_plan(struct coordinator *c);    /* sends what the scheduler wants to run */
 void cluster_shutdown(struct coordinator *c, bool abort, const char *reason);
 
