@@ -165,6 +165,7 @@ int jinja_replace(struct jinja_run *r, struct jv_str *s, const struct jv_str *fr
                   struct jv *out);
 int  jinja_escape(struct jinja_run *r, const struct jv_str *s, struct jv *out); /* for HTML; the result is markup */
 int  jinja_indent(struct jinja_run *r, struct jv_str *s, const struct jv_str *by, bool first, bool blank, struct jv *out);
+int  jinja_format(struct jinja_run *r, struct jv_str *s, struct jv values, struct jv *out); /* s % values; jinja_format.c */
 const char *jinja_find_text(const char *s, size_t len, const char *what, size_t what_len, bool last); /* or NULL */
 
 /* ---- syntax ---- */

@@ -258,6 +258,18 @@ static int run_escape(FILTER_ARGS) {
     return rc < 0 ? rc : jinja_escape(r, s, out);
 }
 
+static int run_format(FILTER_ARGS) {
+    struct jv_str *s = NULL;
+    struct jv values;
+    if (v.markup) return jinja_fail(r, ERR_UNSUPPORTED, "'%s' of an escaped text is not supported", f->name);
+    if (a->n && a->n_keys) return jinja_fail(r, ERR_INVALID, "can't handle positional and keyword arguments at the same time");
+    int rc = soft(r, v, &s);
+    if (rc == 0) rc = a->n_keys ? jv_dict_new(r, (size_t)a->n_keys, &values) : jv_list_new(r, JV_TUPLE, (size_t)a->n, &values);
+    for (int i = 0; i < a->n && rc == 0; i++) values.u.list->v[i] = a->v[i];
+    for (int i = 0; i < a->n_keys && rc == 0; i++) rc = jv_dict_put(r, values.u.dict, jv_of_str(a->key[i]), a->kv[i]);
+    return rc < 0 ? rc : jinja_format(r, s, values, out);
+}
+
 const struct jinja_filter *jinja_filter_find(const char *name, size_t len) {
     static const struct jinja_filter filters[] = {
         {"upper", run_case},      {"lower", run_case},    {"capitalize", run_case},
@@ -267,6 +279,7 @@ const struct jinja_filter *jinja_filter_find(const char *name, size_t len) {
         {"int", run_int},         {"float", run_float},   {"abs", run_abs},
         {"round", run_round},     {"tojson", run_tojson}, {"safe", run_safe},
         {"e", run_escape},        {"escape", run_escape}, {"forceescape", run_escape},
+        {"format", run_format},
     };
     for (size_t i = 0; i < sizeof filters / sizeof filters[0]; i++)
         if (strlen(filters[i].name) == len && !memcmp(filters[i].name, name, len)) return &filters[i];

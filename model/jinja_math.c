@@ -152,7 +152,7 @@ int jinja_binary(struct jinja_run *r, enum jinja_op op, struct jv a, struct jv b
     if (op == OP_ADD && a.type == b.type && sequence(a)) return join(r, a, b, out);
     if (op == OP_MUL && ib && sequence(a)) return repeat(r, a, j, out);
     if (op == OP_MUL && ia && sequence(b)) return repeat(r, b, i, out);
-    if (op == OP_MOD && a.type == JV_STR) return jinja_fail(r, ERR_UNSUPPORTED, "formatting with %% is not supported");
+    if (op == OP_MOD && a.type == JV_STR && !a.markup && !b.markup) return jinja_format(r, a.u.s, b, out);
     return type_error(r, op, a, b);
 }
 

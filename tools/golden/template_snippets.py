@@ -13,6 +13,10 @@ DATA = {
 }
 
 CORE = [
+    "{{ '%s-%d' % (a, n) }}", "{{ '%05.2f|%-5s|%x|%%|%+d|% d|%#o' % (f, u[:1], 255, n, neg, 8) }}", "{{ '%(k)s and %(b)r' % d }}", "{{ '%s' % l }}",
+    "{{ '%s %s' % n }}", "{{ '%d' % a }}", "{{ 'x' % n }}", "{{ 'x' % l }}", "{{ '%q' % n }}", "{{ '%5' % n }}", "{{ '%(zz)s' % d }}", "{{ '%-*d|%.*f' % (5, 3, 1, f) }}",
+    "{{ '%c%c' % (65, 'z') }}", "{{ '%.2s|%5.1s|' % (u, 'abc') }}", "{{ '%e %G %g' % (f, small, 1e20) }}", "{{ '%s' % nothing }}", "{{ '%5%' % n }}",
+    "{{ '%02d:%02d'|format(7, 5) }}", "{{ '%(x)s'|format(x=a) }}", "{{ '%s'|format }}", "{{ '100%'|format }}", "{{ n|format(1) }}", "{{ '%s'|format(a, x=1) }}",
     # unknown filters and tests inside an if, or behind one, are only asked for when they are reached
     "{% if nothing %}{{ 1|nope }}{% endif %}a", "{{ 1|nope if nothing else 2 }}", "{% if nothing %}{% if n %}{{ 1|nope }}{% endif %}{% endif %}e",
     "{% if nothing %}{% for i in [1] %}{{ i|nope }}{% endfor %}{% endif %}", "{% if 1|nope %}{% endif %}a", "{% if nothing %}{% else %}{{ 1 is nope }}{% endif %}",
