@@ -24,7 +24,7 @@ static const struct conf_option table[] = {
      .help = "tokens of a sequence (32k); default: the model's, at most 4096"},
     {"batch", CONF_INT, AT(batch), .def = "32", .min = 1, .max = 65536, .arg = "N",
      .help = "sequences at once, in the whole cluster"},
-    {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32", .help = "format of weights and KV in memory"},
+    {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32|stored", .help = "format of weights and KV in memory"},
     {"step-tokens", CONF_INT, AT(step_tokens), .min = 1, .max = 1 << 20, .arg = "N",
      .help = "rows one worker brings to a step; default as `cadre serve`"},
     {"kv-tokens", CONF_INT, AT(kv_tokens), .min = 1, .max = 1e11, .arg = "N",
@@ -78,7 +78,8 @@ static int weigh(struct inspection *i, enum fmt fmt, uint64_t *weights, uint64_t
 }
 
 static int weigh_all(struct inspection *i, struct why *why) {
-    for (int f = 0; f < FMT_PLAIN; f++) {
+    for (int f = 0; f <= FMT_STORED; f++) {
+        if (!fmt_wish((enum fmt)f)) continue;
         uint64_t kv_token = 0;
         int rc = weigh(i, (enum fmt)f, &i->weight_bytes[f], &kv_token, why);
         if (rc < 0) return rc;

@@ -10,7 +10,7 @@ struct inspection {
     struct checkpoint checkpoint;
     struct model_sizes sizes;
     uint64_t stored_bytes[ST_DTYPE_COUNT]; /* of the files' tensors, by dtype */
-    uint64_t weight_bytes[FMT_PLAIN];      /* in memory, all of them once, by format */
+    uint64_t weight_bytes[FMT_STORED + 1]; /* in memory, all of them once, by format */
     uint64_t kv_token_bytes;               /* of one token, all layers, in the chosen format */
     char router[160];
 

@@ -54,7 +54,8 @@ static void print_weights(const struct inspection *i) {
     }
     printf("\nin memory   ");
     comma = "";
-    for (int f = 0; f < FMT_PLAIN; f++) {
+    for (int f = 0; f <= FMT_STORED; f++) {
+        if (!fmt_wish((enum fmt)f)) continue;
         printf("%s%s ", comma, fmt_name((enum fmt)f));
         print_size("", i->weight_bytes[f]);
         comma = ", ";
@@ -111,8 +112,8 @@ static void json_formats(const struct inspection *i) {
         comma = ",";
     }
     printf("},\"weight_bytes\":{");
-    for (int f = 0; f < FMT_PLAIN; f++)
-        printf("%s\"%s\":%llu", f ? "," : "", fmt_name((enum fmt)f), (unsigned long long)i->weight_bytes[f]);
+    for (int f = 0; f <= FMT_STORED; f++)
+        if (fmt_wish((enum fmt)f)) printf("%s\"%s\":%llu", f ? "," : "", fmt_name((enum fmt)f), (unsigned long long)i->weight_bytes[f]);
     printf("},");
 }
 

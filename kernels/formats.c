@@ -5,19 +5,19 @@
 #include "base/log.h"
 #include "kernels/kernels.h"
 
-static const char *const names[FMT_COUNT] = {
-    [FMT_F32] = "f32", [FMT_BF16] = "bf16", [FMT_FP8] = "fp8", [FMT_MXFP4] = "mxfp4"};
+static const char *const names[FMT_COUNT + 1] = {
+    [FMT_F32] = "f32", [FMT_BF16] = "bf16", [FMT_FP8] = "fp8", [FMT_MXFP4] = "mxfp4", [FMT_STORED] = "stored"};
 
 size_t fmt_bytes(enum fmt f) {
     if (!fmt_plain(f)) BUG("bytes per element of format %d, which has none", (int)f);
     return f == FMT_F32 ? 4 : 2;
 }
 
-const char *fmt_name(enum fmt f) { return f >= 0 && f < FMT_COUNT ? names[f] : "?"; }
+const char *fmt_name(enum fmt f) { return f >= 0 && f <= FMT_STORED ? names[f] : "?"; }
 
 int fmt_parse(const char *name) {
-    for (int f = 0; f < FMT_PLAIN; f++) {
-        if (!strcmp(name, names[f])) return f;
+    for (int f = 0; f <= FMT_STORED; f++) {
+        if ((fmt_plain((enum fmt)f) || f == FMT_STORED) && !strcmp(name, names[f])) return f;
     }
     return ERR_INVALID;
 }
@@ -34,6 +34,18 @@ size_t mat_bytes(enum fmt f, int rows, int cols) { return (size_t)rows * mat_row
 size_t mat_scale_bytes(enum fmt f, int rows, int cols, int block) {
     if (f == FMT_FP8) return blocks(rows, block) * blocks(cols, block) * sizeof(float);
     return f == FMT_MXFP4 ? (size_t)rows * ((size_t)cols / MXFP4_BLOCK) : 0;
+}
+
+size_t mat_scales_at(enum fmt f, int rows, int cols) { return (mat_bytes(f, rows, cols) + 63) / 64 * 64; }
+
+size_t mat_held_bytes(enum fmt f, int rows, int cols, int block) {
+    if (fmt_plain(f)) return mat_bytes(f, rows, cols);
+    return mat_scales_at(f, rows, cols) + mat_scale_bytes(f, rows, cols, block);
+}
+
+struct mat mat_held(const void *piece, enum fmt f, int rows, int cols, int block) {
+    const void *scales = fmt_plain(f) ? NULL : (const char *)piece + mat_scales_at(f, rows, cols);
+    return (struct mat){piece, f, rows, cols, scales, block};
 }
 
 static float from_bits(uint32_t bits) {

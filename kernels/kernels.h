@@ -24,12 +24,14 @@
  * the scale of its block, the product rounded to f32, whoever computes it; so they give the bits that their expansion to f32 gives.
  *   fp8    e4m3 (1-4-3, bias 7, NaN but no infinity); one f32 per block x block square, those at the edges cut off
  *   mxfp4  e2m1, two to a byte, low nibble first; one e8m0 byte s, 2^(s-127), per 32 of a row (OCP Microscaling 1.0) */
-enum fmt { FMT_F32, FMT_BF16, FMT_FP8, FMT_MXFP4, FMT_COUNT, FMT_PLAIN = FMT_FP8 };
+enum fmt { FMT_F32, FMT_BF16, FMT_FP8, FMT_MXFP4, FMT_COUNT, FMT_PLAIN = FMT_FP8, FMT_STORED = FMT_COUNT };
 enum { MXFP4_BLOCK = 32 };
+/* FMT_STORED is a wish, not a format: each tensor as the checkpoint has it (model_format). */
 static inline bool fmt_plain(enum fmt f) { return f < FMT_PLAIN; }
+static inline bool fmt_wish(enum fmt f) { return fmt_plain(f) || f == FMT_STORED; } /* what --weights may say */
 size_t      fmt_bytes(enum fmt f);           /* per element of a plain format; BUG else */
 const char *fmt_name(enum fmt f);            /* "f32" */
-int         fmt_parse(const char *name);     /* a plain enum fmt or ERR_INVALID */
+int         fmt_parse(const char *name);     /* a plain enum fmt, or FMT_STORED, or ERR_INVALID */
 float       bf16_to_f32(uint16_t b);
 uint16_t    bf16_from_f32(float f);          /* round to nearest even; NaN stays NaN */
 
@@ -49,6 +51,10 @@ struct mat {
 size_t mat_row_bytes(enum fmt f, int cols);
 size_t mat_bytes(enum fmt f, int rows, int cols);                   /* of data */
 size_t mat_scale_bytes(enum fmt f, int rows, int cols, int block);  /* of scales */
+/* A matrix held in one piece: data, then at the next multiple of 64 its scales. */
+size_t mat_held_bytes(enum fmt f, int rows, int cols, int block);
+size_t mat_scales_at(enum fmt f, int rows, int cols);
+struct mat mat_held(const void *piece, enum fmt f, int rows, int cols, int block);
 
 /* How a flat gate turns logits into (expert, weight) pairs; reference/routing-and-placement A.1:
  * score -> selection bias -> group rule -> select -> weights -> normalise -> scale -> apply. Filled from config.json by model/.

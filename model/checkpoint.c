@@ -14,39 +14,72 @@
 #include "model/config_parts.h"
 #include "model/convert.h"
 
-static bool same_shape(const struct tensor_want *w, const struct st_tensor *t) {
-    if (!w->cols) return t->dims == 1 && t->shape[0] == w->rows;
-    if (w->blocks && t->dims == 3)
-        return t->shape[0] == w->blocks && t->shape[1] == w->rows / w->blocks && t->shape[2] == w->cols;
-    return t->dims == 2 && t->shape[0] == w->rows && t->shape[1] == w->cols;
+static bool same_shape(const int64_t *want, int dims, const struct st_tensor *t) {
+    bool same = t->dims == dims;
+    for (int i = 0; same && i < dims; i++) same = t->shape[i] == want[i];
+    return same;
 }
 
-static const char *want_text(const struct tensor_want *w, char *buf, size_t cap) {
-    if (w->cols) snprintf(buf, cap, "[%d, %d]", w->rows, w->cols);
-    else snprintf(buf, cap, "[%d]", w->rows);
-    return buf;
+static bool in_blocks(const struct tensor_want *w, const struct st_tensor *t) {
+    if (!w->blocks || t->dims != 3) return false;
+    return t->shape[0] == w->blocks && t->shape[1] == w->rows / w->blocks && t->shape[2] == w->cols;
 }
 
-static int check_tensor(const struct st_set *s, const struct tensor_want *w, bool *used, struct why *why) {
-    char wanted[48], found[128];
-    const struct st_tensor *t = st_find(s, w->name);
-    want_text(w, wanted, sizeof wanted);
-    if (!t) return fail(why, ERR_NOT_FOUND, "tensor %s is missing; config.json asks for it with shape %s", w->name, wanted);
-    if (!same_shape(w, t))
-        return fail(why, ERR_INVALID, "tensor %s has the wrong shape: wanted %s (from config.json), found %s in %s", w->name,
-                    wanted, st_shape_text(t, found, sizeof found), t->file);
-    if (!convert_knows(t->dtype))
-        return fail(why, ERR_UNSUPPORTED, "tensor %s has the wrong dtype: wanted F32, F16 or BF16, found %s in %s", w->name,
-                    st_dtype_name(t->dtype), t->file);
-    used[t - st_at(s, 0)] = true;
+static int wrong_shape(const char *what, const int64_t *want, int dims, const struct st_tensor *t, struct why *why) {
+    char wanted[128], found[128];
+    struct st_tensor like = {.dims = dims};
+    memcpy(like.shape, want, (size_t)dims * sizeof *want);
+    return fail(why, ERR_INVALID, "tensor %s has the wrong shape: wanted %s (from %s), found %s in %s", t->name,
+                st_shape_text(&like, wanted, sizeof wanted), what, st_shape_text(t, found, sizeof found), t->file);
+}
+
+static int wrong_dtype(const struct st_tensor *t, const char *wanted, struct why *why) {
+    return fail(why, ERR_UNSUPPORTED, "tensor %s has the wrong dtype: wanted %s, found %s in %s", t->name, wanted,
+                st_dtype_name(t->dtype), t->file);
+}
+
+/* What lies beside a tensor in a block format. */
+static int check_scales(const struct checkpoint *c, const struct tensor_want *w, const struct st_tensor *t, bool *used,
+                        struct why *why) {
+    const struct st_tensor *s = checkpoint_scales(c->tensors, w);
+    const int block = c->config.quant_block;
+    if (!s) return fail(why, ERR_NOT_FOUND, "tensor %s is %s in %s, but has no scales beside it (%s)", t->name,
+                        st_dtype_name(t->dtype), t->file, w->packed ? "_scales" : "_scale_inv");
+    const int64_t squares[2] = {w->packed ? 0 : (w->rows + block - 1) / block, w->packed ? 0 : (w->cols + block - 1) / block};
+    if (!same_shape(w->packed ? w->shape : squares, w->packed ? 3 : 2, s))
+        return wrong_shape("config.json and the tensor beside it", w->packed ? w->shape : squares, w->packed ? 3 : 2, s, why);
+    if (w->packed ? s->dtype != ST_U8 : !convert_knows(s->dtype)) return wrong_dtype(s, w->packed ? "U8" : "F32, F16 or BF16", why);
+    used[s - st_at(c->tensors, 0)] = true;
     return 0;
+}
+
+static int check_tensor(const struct checkpoint *c, enum tensor_role role, const struct tensor_want *w, bool *used,
+                        struct why *why) {
+    const struct st_tensor *t = st_find(c->tensors, w->name);
+    if (!t) {
+        char wanted[128];
+        struct st_tensor like = {.dims = w->dims};
+        memcpy(like.shape, w->shape, sizeof w->shape);
+        return fail(why, ERR_NOT_FOUND, "tensor %s is missing; config.json asks for it with shape %s", w->name,
+                    st_shape_text(&like, wanted, sizeof wanted));
+    }
+    if (!same_shape(w->shape, w->dims, t) && !in_blocks(w, t)) return wrong_shape("config.json", w->shape, w->dims, t, why);
+    used[t - st_at(c->tensors, 0)] = true;
+    const bool blocks = c->config.quant == FMT_FP8 && w->cols > 0 && model_may_be_fp8(role);
+    if (w->packed) return t->dtype == ST_U8 ? check_scales(c, w, t, used, why) : wrong_dtype(t, "U8 (mxfp4)", why);
+    if (blocks && t->dtype == ST_F8_E4M3) return check_scales(c, w, t, used, why);
+    if (blocks && tensor_in_blob(role)) return wrong_dtype(t, "F8_E4M3 (quantization_config)", why); /* all experts alike */
+    if (t->dtype == ST_F8_E4M3 && w->cols > 0 && c->config.quant != FMT_FP8)
+        return fail(why, ERR_UNSUPPORTED, "tensor %s is F8_E4M3 in %s, but config.json has no quantization_config with quant_method "
+                    "\"fp8\", which says how it is scaled", t->name, t->file);
+    return convert_knows(t->dtype) ? 0 : wrong_dtype(t, blocks ? "F32, F16, BF16 or F8_E4M3" : "F32, F16 or BF16", why);
 }
 
 static int check_role(const struct checkpoint *c, enum tensor_role role, int layer, bool *used, struct why *why) {
     struct tensor_want w;
     for (int e = 0; e < model_tensor_count(&c->config, role); e++) {
         if (!model_tensor(&c->config, role, layer, e, &w)) continue;
-        int rc = check_tensor(c->tensors, &w, used, why);
+        int rc = check_tensor(c, role, &w, used, why);
         if (rc < 0) return rc;
     }
     return 0;
@@ -125,6 +158,16 @@ static int fingerprint(const struct texts *t, const struct st_set *s, uint64_t *
     return 0;
 }
 
+/* What the files say about matrices that are not quantised, instead of torch_dtype: an expert's, or the embeddings'. */
+static void note_stored(struct checkpoint *c) {
+    struct tensor_want w;
+    bool found = false;
+    for (int l = 0; !found && c->config.quant == FMT_COUNT && l < c->config.layers; l++)
+        found = model_tensor(&c->config, T_EXPERT_DOWN, l, 0, &w);
+    if (!found) model_tensor(&c->config, T_EMBED, 0, 0, &w);
+    c->config.stored = st_find(c->tensors, w.name)->dtype == ST_BF16 ? FMT_BF16 : FMT_F32;
+}
+
 static int open_checked(const char *dir, const struct texts *t, struct checkpoint *c, struct why *why) {
     int rc = model_config_parse(t->config, t->config_len, t->generation, t->generation_len, &c->config, why);
     if (rc < 0) return fail_in(why, rc, "%s", dir);
@@ -132,6 +175,7 @@ static int open_checked(const char *dir, const struct texts *t, struct checkpoin
     if (rc < 0) return rc;
     rc = check_tensors(c, dir, why);
     if (rc < 0) return fail_in(why, rc, "%s", dir);
+    note_stored(c);
     return fingerprint(t, c->tensors, &c->fingerprint, why);
 }
 
@@ -151,28 +195,4 @@ void checkpoint_close(struct checkpoint *c) {
     if (!c) return;
     st_close(c->tensors);
     c->tensors = NULL;
-}
-
-static const struct st_tensor *find(const struct checkpoint *c, enum tensor_role role, int layer, int expert, size_t *n) {
-    struct tensor_want w;
-    if (!model_tensor(&c->config, role, layer, expert, &w))
-        BUG("checkpoint: %s has no tensor of role %d, layer %d, expert %d", c->config.family, (int)role, layer, expert);
-    const struct st_tensor *t = st_find(c->tensors, w.name);
-    if (!t) BUG("checkpoint: tensor %s was there when it was opened", w.name);
-    *n = (size_t)w.rows * (size_t)(w.cols ? w.cols : 1);
-    return t;
-}
-
-void checkpoint_read(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt, void *dst) {
-    size_t n;
-    if (c->headers_only) return;
-    const struct st_tensor *t = find(c, role, layer, expert, &n);
-    convert(dst, fmt, t->data, t->dtype, n);
-}
-
-const void *checkpoint_map(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt) {
-    size_t n;
-    const struct st_tensor *t = find(c, role, layer, expert, &n);
-    bool aligned = (uintptr_t)t->data % (fmt == FMT_F32 ? 4 : 2) == 0;
-    return convert_same(t->dtype) == (int)fmt && aligned ? t->data : NULL;
 }

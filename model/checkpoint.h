@@ -1,8 +1,9 @@
 /* checkpoint.h - a model directory, opened and checked: config.json + tensors, shapes verified once and strictly.
  *
- * checkpoint_open verifies that every tensor the config asks for exists with the wanted shape and a float dtype, naming tensor,
- * wanted and found; nothing downstream checks again. Extra tensors are reported by a single log line. Reading converts:
- * F32, F16 and BF16 on disk to f32 or bf16 in memory, round to nearest even. Any thread after open. */
+ * checkpoint_open verifies that every tensor the config asks for exists with the wanted shape and a dtype that can be read,
+ * naming tensor, wanted and found; nothing downstream checks again. Extra tensors are reported by a single log line. Reading
+ * converts: F32, F16, BF16, and fp8 and mxfp4 with their scales, to f32 or bf16, round to nearest even; or keeps fp8 and mxfp4
+ * as they are. Any thread after open. */
 #pragma once
 #include "model/config.h"
 #include "model/safetensors.h"
@@ -17,8 +18,10 @@ struct checkpoint {
 int  checkpoint_open(const char *dir, struct checkpoint *out, struct why *why);
 void checkpoint_close(struct checkpoint *c);
 
-/* Copies a tensor, converted, to dst[rows * max(cols, 1)] of fmt. The tensor is known to exist with that shape (BUG
- * otherwise). */
+/* The format in which to hold a tensor where `wish` is asked for: that, or for FMT_STORED the one it has on disk (F16: f32). */
+enum fmt checkpoint_format(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt wish);
+/* Copies a tensor to dst, rows contiguous: to a plain format converted; as fp8 or mxfp4 only if checkpoint_format says that it is
+ * one, with its scales, as mat_held_bytes has them (dst then aligned to 4). The tensor is known to exist (BUG otherwise). */
 void checkpoint_read(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt, void *dst);
 /* The tensor's own bytes if they already are `fmt` and 2- or 4-byte aligned for it, else NULL: then checkpoint_read. Valid
  * until close. */

@@ -96,12 +96,12 @@ static int read_heads(const json_t *root, const struct family *f, struct model_c
 }
 
 static int read_biases(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
-    bool flag = f->bias == BIAS_QKV;
-    bool key = f->bias == BIAS_KEY || f->bias == BIAS_KEY_QKV;
+    bool flag = f->bias == BIAS_QKV || f->bias == BIAS_KEY_TRUE;
+    bool key = f->bias == BIAS_KEY || f->bias == BIAS_KEY_TRUE || f->bias == BIAS_KEY_QKV;
     int rc = json_get_bool(root, key ? "attention_bias" : "qkv_bias", &flag, why);
     if (rc < 0) return rc;
     out->qkv_bias = flag && f->bias != BIAS_NONE;
-    out->o_bias = flag && f->bias == BIAS_KEY;
+    out->o_bias = flag && (f->bias == BIAS_KEY || f->bias == BIAS_KEY_TRUE);
     return 0;
 }
 
@@ -115,6 +115,7 @@ int config_attention(const json_t *root, const struct family *f, struct model_co
     if (rc >= 0) rc = config_window(root, f, out, why);
     if (rc >= 0 && f->clip_qkv) rc = json_get_real(root, "clip_qkv", 1e-6, 1e6, &clip, why);
     out->clip_qkv = (float)clip;
+    out->sinks = f->sinks;
     return rc < 0 ? rc : 0;
 }
 
@@ -153,6 +154,14 @@ int config_tokens(const json_t *root, const json_t *generation, struct model_con
     return rc < 0 ? fail_in(why, rc, "generation_config.json") : 0;
 }
 
+/* Without the object the reference implementation of such a family takes a YaRN of its own choice. */
+static int need_rope_object(const json_t *root, const struct family *f, struct why *why) {
+    if (!f->rope_object || json_is_object(json_object_get(root, "rope_scaling")) ||
+        json_is_object(json_object_get(root, "rope_parameters")))
+        return 0;
+    return fail(why, ERR_INVALID, "rope_scaling is missing; model_type %s needs it, or rope_parameters", f->model_type);
+}
+
 static int read_root(json_t *root, struct model_config *out, struct why *why) {
     const struct family *f = NULL;
     int rc = find_family(root, &f, why);
@@ -161,8 +170,11 @@ static int read_root(json_t *root, struct model_config *out, struct why *why) {
     rc = config_refuse(root, f, why);
     if (rc >= 0) rc = config_sizes(root, f, out, why);
     if (rc >= 0) rc = config_attention(root, f, out, why);
+    if (rc >= 0) rc = need_rope_object(root, f, why);
     if (rc >= 0) rc = config_rope(root, f, out, why);
     if (rc >= 0) rc = config_layers(root, f, out, why);
+    if (rc >= 0) rc = config_swiglu(root, f, out, why);
+    if (rc >= 0) rc = config_quant(root, f, out, why);
     if (rc >= 0) config_note_unknown(root);
     return rc;
 }

@@ -45,6 +45,7 @@ struct model_config {
     float attention_scale;         /* D^-1/2, and YaRN's temperature with latents */
     enum qk_norm qk_norm;
     bool qkv_bias, o_bias;
+    bool sinks;                    /* a logit per query head without a value (struct attention) */
     float clip_qkv;                /* 0 = none */
     bool tied_embeddings;          /* lm_head is embed_tokens */
 
@@ -54,6 +55,8 @@ struct model_config {
     int expert_ffn;                /* I of an expert; 0 for a dense model */
     int shared_ffn;                /* width of the shared expert, 0 = none */
     enum shared_kind shared;
+    struct swiglu act;             /* of every FFN */
+    bool expert_bias;              /* biases in the experts */
     bool gate_bias, gate_sel_bias; /* tensors beside the gate's weight */
     struct gate_rule gate;         /* experts = 0 for a dense model; k: the most pairs a token can have */
     struct router_rule router;     /* what goes beyond a flat gate */
@@ -62,7 +65,9 @@ struct model_config {
     int16_t moe_index[MODEL_MAX_LAYERS]; /* layer -> 0.. among MoE layers, or -1 for a dense one */
 
     int bos, eos[MODEL_MAX_EOS], n_eos; /* bos -1 = none; eos from config.json and generation_config.json together */
-    enum fmt stored;               /* torch_dtype, a hint only */
+    enum fmt stored;               /* of matrices that are not quantised: torch_dtype, until checkpoint_open sees them */
+    enum fmt quant;                /* FMT_FP8, FMT_MXFP4: what quantization_config says; FMT_COUNT: nothing is quantised */
+    int quant_block;               /* of fp8 */
 };
 
 int model_config_read(const char *dir, struct model_config *out, struct why *why);
@@ -75,12 +80,13 @@ enum tensor_role {
     T_EMBED, T_FINAL_NORM, T_LM_HEAD,
     T_GRU_IN, T_GRU_IH, T_GRU_HH, T_GRU_IH_BIAS, T_GRU_HH_BIAS,
     T_ATTN_NORM, T_FFN_NORM,                        /* per layer from here on */
-    T_Q, T_K, T_V, T_O, T_Q_BIAS, T_K_BIAS, T_V_BIAS, T_O_BIAS, T_Q_NORM, T_K_NORM,
+    T_Q, T_K, T_V, T_O, T_Q_BIAS, T_K_BIAS, T_V_BIAS, T_O_BIAS, T_Q_NORM, T_K_NORM, T_SINKS,
     T_Q_A, T_Q_A_BIAS, T_Q_A_NORM, T_Q_B, T_KV_A, T_KV_A_BIAS, T_KV_A_NORM, T_KV_B, /* latents */
     T_DENSE_GATE, T_DENSE_UP, T_DENSE_DOWN,
     T_ROUTER, T_ROUTER_BIAS, T_ROUTER_SEL_BIAS,     /* of the first level, where there are more (router_rule.h) */
     T_ROUTER_L1, T_ROUTER_L2, T_ROUTER_HISTORY,
-    T_EXPERT_GATE, T_EXPERT_UP, T_EXPERT_DOWN, T_EXPERT_CONF, /* per expert; a low-rank one has no up (struct ffn) */
+    T_EXPERT_GATE, T_EXPERT_UP, T_EXPERT_DOWN, T_EXPERT_GATE_BIAS, T_EXPERT_UP_BIAS, T_EXPERT_DOWN_BIAS,
+    T_EXPERT_CONF,                                  /* per expert; a low-rank one has no up (struct ffn) */
     T_COMMON_GATE, T_COMMON_UP, T_COMMON_DOWN,      /* per level: the rows that its experts share */
     T_FUSION_Q, T_FUSION_K,
     T_SHARED_GATE, T_SHARED_UP, T_SHARED_DOWN, T_SHARED_SCALE,
@@ -90,11 +96,20 @@ struct tensor_want {               /* what must be on disk */
     char name[160];
     int rows, cols;                /* [rows, cols]; cols 0 = a vector of `rows` */
     int blocks;                    /* not 0: may also stand as [blocks, rows / blocks, cols] */
+    /* On disk it may be part of a larger tensor: element (r, c) is number first + r * row_step + c * col_step of it. */
+    int dims;
+    int64_t shape[4];
+    int64_t first, row_step, col_step;
+    bool packed;                   /* mxfp4: bytes of two elements, the last two dimensions being [cols / 32, 16]; scales beside */
 };
 /* false: this model has no such tensor (e.g. T_Q_BIAS without biases, T_EXPERT_UP in a dense layer). */
 bool model_tensor(const struct model_config *c, enum tensor_role role, int layer, int expert, struct tensor_want *out);
 /* How many tensors a role has in a layer: one, or one per expert or level; `expert` above counts them. Not all need exist. */
 int model_tensor_count(const struct model_config *c, enum tensor_role role);
 static inline bool tensor_in_blob(enum tensor_role r) { return r >= T_EXPERT_GATE && r <= T_COMMON_DOWN; } /* held where placed */
+/* The format in which a tensor is held where `wish` is asked for. FMT_STORED: for an expert's matrix what quantization_config
+ * says, else config.stored; matrices outside of blobs need the checkpoint (checkpoint_format). */
+enum fmt model_format(const struct model_config *c, enum tensor_role role, enum fmt wish);
+bool model_may_be_fp8(enum tensor_role role); /* matrices that published fp8 checkpoints have in that format */
 int model_levels(const struct model_config *c);                 /* of experts; 0 for a dense model */
 int model_expert_level(const struct model_config *c, int expert);

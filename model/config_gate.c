@@ -149,6 +149,11 @@ int config_gate(const json_t *root, const struct family *f, struct model_config 
     case FAMILY_GATE_DEEPSEEK_V2:
     case FAMILY_GATE_DEEPSEEK_V3: return read_deepseek(root, f, out, why);
     case FAMILY_GATE_MINIMAX: return read_minimax(root, out, why);
+    case FAMILY_GATE_RAW:
+        out->gate.score = GATE_RAW;
+        out->gate.norm = GATE_NORM_SOFTMAX;
+        out->gate_bias = true;
+        return 0;
     }
     return 0;
 }

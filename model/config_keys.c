@@ -16,7 +16,7 @@ struct refusal {
     unsigned accept; /* enum accept, or-ed */
 };
 static const struct refusal refusals[] = {
-    {"quantization_config", ACCEPT_NULL},     {"compression_config", ACCEPT_NULL},
+    {"compression_config", ACCEPT_NULL},
     {"mlp_bias", ACCEPT_FALSE},               {"use_bias", ACCEPT_FALSE},
     {"bias", ACCEPT_FALSE},                   {"pretraining_tp", ACCEPT_ONE | ACCEPT_ZERO},
     {"rotary_pct", ACCEPT_ONE},               {"rope_interleaved", ACCEPT_FALSE},
@@ -37,7 +37,7 @@ static const struct refusal refusals[] = {
     {"moe_layer_freq", ACCEPT_ONE},           {"interleave_moe_layer_step", ACCEPT_ONE},
     {"n_group", ACCEPT_ZERO | ACCEPT_ONE},    {"topk_group", ACCEPT_ZERO | ACCEPT_ONE},
     {"topk_method", ACCEPT_NULL},             {"routed_scaling_factor", ACCEPT_ONE},
-    {"zero_expert_num", ACCEPT_ZERO},         {"swiglu_limit", ACCEPT_NULL},
+    {"zero_expert_num", ACCEPT_ZERO},
     {"group_fill", ACCEPT_NULL},              {"scale_always", ACCEPT_FALSE},
     {"use_routing_bias", ACCEPT_FALSE},       {"shared_intermediate_size", ACCEPT_ZERO},
     {"layernorm_full_attention_beta", ACCEPT_ONE}, {"layernorm_mlp_beta", ACCEPT_ONE},
@@ -51,9 +51,9 @@ static const char *const harmless[] = {
     "problem_type", "pruned_heads", "tie_encoder_decoder", "id2label", "label2id", "num_labels",
     "chunk_size_feed_forward", "gradient_checkpointing", "unsloth_version", "unsloth_fixed", "use_flash_attention",
     "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "task_specific_params",
-    "transformers.js_config", "max_window_layers", "is_llama_config", "num_nextn_predict_layers", "num_mtp_layers",
+    "transformers.js_config", "max_window_layers", "is_llama_config", "initial_context_length", "num_nextn_predict_layers", "num_mtp_layers",
     "num_mtp_modules", "use_mtp", "mtp_transformer_layers", "mlp_intermediate_size", "shared_moe_mode",
-    "layernorm_linear_attention_beta",
+    "layernorm_linear_attention_beta", "experts_per_token",
 };
 
 static const char *const read_elsewhere[] = {
@@ -61,7 +61,8 @@ static const char *const read_elsewhere[] = {
     "rope_theta", "rope_parameters", "rope_scaling", "partial_rotary_factor", "rotary_dim", "rope_interleave", "yarn_always",
     "original_max_position_embeddings", "max_position_embeddings", "tie_word_embeddings", "hidden_act",
     "bos_token_id", "eos_token_id", "attention_bias", "qkv_bias", "clip_qkv", "use_sliding_window", "sliding_window",
-    "layer_types", "intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size", "num_experts",
+    "layer_types", "quantization_config", "swiglu_limit", "swiglu_alpha",
+    "intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size", "num_experts",
     "num_local_experts", "num_experts_per_tok", "norm_topk_prob", "decoder_sparse_step", "mlp_only_layers", "moe_router",
     "scoring_func", "use_qk_norm", "attn_type_list", "qk_norm_type",
 };
@@ -120,7 +121,8 @@ static int check_family(const json_t *root, const struct family *f, struct why *
         const char *key;
         bool read, only; /* read by this family; else the one value it may have */
     } flags[] = {
-        {"attention_bias", f->bias == BIAS_KEY || f->bias == BIAS_KEY_QKV, false}, {"qkv_bias", yes_bias, false},
+        {"attention_bias", f->bias == BIAS_KEY || f->bias == BIAS_KEY_TRUE || f->bias == BIAS_KEY_QKV, false},
+        {"qkv_bias", yes_bias, false},
         {"use_sliding_window", f->window == WINDOW_SWITCH || f->window == WINDOW_SWITCH_ALL, false},
         {"use_qk_norm", f->qk_norm_key, qk},
         {"rope_interleave", f->rope_interleaved, false}, {"yarn_always", f->yarn_beyond, true},
@@ -136,6 +138,8 @@ static int check_family(const json_t *root, const struct family *f, struct why *
         bool read;
     } numbers[] = {
         {"clip_qkv", f->clip_qkv},
+        {"swiglu_limit", f->clamped_swiglu},
+        {"swiglu_alpha", f->clamped_swiglu},
         {"sliding_window", f->window != WINDOW_NEVER},
         {"num_experts", f->moe},
         {"num_local_experts", f->moe},

@@ -188,6 +188,17 @@ static int read_widths(const json_t *root, const struct family *f, struct model_
     return 0;
 }
 
+/* The limit alone makes the rule: without it the reference implementation's other constants would mean nothing. */
+int config_swiglu(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
+    double limit = 7, alpha = 1.702;
+    if (!f->clamped_swiglu) return 0;
+    int rc = json_get_real(root, "swiglu_limit", 1e-3, 1e6, &limit, why);
+    if (rc >= 0) rc = json_get_real(root, "swiglu_alpha", 1e-3, 1e3, &alpha, why);
+    out->act = (struct swiglu){(float)limit, (float)alpha, 1};
+    out->expert_bias = f->fused_experts;
+    return rc < 0 ? rc : 0;
+}
+
 int config_layers(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
     int rc = read_layer_kinds(root, f, out, why);
     if (rc >= 0 && out->moe_layers) rc = read_gate(root, f, out, why);

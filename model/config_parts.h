@@ -29,6 +29,8 @@ int config_router(const json_t *router, struct model_config *out, struct why *wh
 #define CONFIG_ROUTER_ADDED                                                                                                    \
     "sel_bias", "history", "segment", "confidence", "bias_update", "serve_bias_update", "dropout", "freeze_experts",           \
         "adaptive_routing", "shared_rows", "fusion"
+int config_swiglu(const json_t *root, const struct family *f, struct model_config *out, struct why *why);
+int config_quant(const json_t *root, const struct family *f, struct model_config *out, struct why *why); /* after layers */
 int config_tokens(const json_t *root, const json_t *generation, struct model_config *out, struct why *why);
 void config_note_unknown(json_t *root); /* one debug line */
 

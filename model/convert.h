@@ -1,10 +1,13 @@
 /* convert.h - float formats on disk to float formats in memory, in bulk. Internal to model/. */
 #pragma once
 #include "kernels/kernels.h"
+#include "model/config.h"
 #include "model/safetensors.h"
 
 /* Whether convert() knows the dtype: F32, F16, BF16. */
 bool convert_knows(enum st_dtype from);
+/* Scales of a tensor in a block format; NULL: there are none. */
+const struct st_tensor *checkpoint_scales(const struct st_set *s, const struct tensor_want *w);
 /* The memory format that holds the same bits, or -1. */
 int convert_same(enum st_dtype from);
 /* dst[n] of `to` from src[n] of `from`; src may be unaligned, dst is aligned for its format. Widening is exact, narrowing

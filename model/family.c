@@ -24,6 +24,9 @@ static const struct family families[] = {
      .qk_norm = QK_NORM_HEAD, .qk_norm_key = true, .rotary = 0.5, .moe = true, .expert_ffn_key = "moe_intermediate_size",
      .gate = FAMILY_GATE_DEEPSEEK_V3, .norm = NORM_KEY, .first_dense = true, .dense_layers = 1,
      .shared = SHARED_PLAIN, .shared_count = true},
+    {.model_type = "gpt_oss", .architecture = "GptOssForCausalLM", .theta = 1.5e5, .eps = 1e-5, .bias = BIAS_KEY_TRUE,
+     .window = WINDOW_LAYERS, .moe = true, .expert_ffn_key = "intermediate_size", .gate = FAMILY_GATE_RAW, .norm = NORM_ALWAYS,
+     .rope_object = true, .clamped_swiglu = true, .sinks = true, .fused_experts = true},
     {.model_type = "kimi_k2", .architecture = "DeepseekV3ForCausalLM", .theta = 1e4, .eps = 1e-6, .bias = BIAS_KEY,
      .mla = true, .rope_interleaved = true, .moe = true, .expert_ffn_key = "moe_intermediate_size",
      .gate = FAMILY_GATE_DEEPSEEK_V3, .norm = NORM_KEY, .first_dense = true, .dense_layers = 3, .shared = SHARED_PLAIN,
@@ -104,6 +107,7 @@ static const char *const names[T_ROLE_COUNT] = {
     [T_KV_A_BIAS] = "self_attn.kv_a_proj_with_mqa.bias",
     [T_KV_A_NORM] = "self_attn.kv_a_layernorm.weight",
     [T_KV_B] = "self_attn.kv_b_proj.weight",
+    [T_SINKS] = "self_attn.sinks",
     [T_DENSE_GATE] = "mlp.gate_proj.weight",
     [T_DENSE_UP] = "mlp.up_proj.weight",
     [T_DENSE_DOWN] = "mlp.down_proj.weight",
@@ -114,6 +118,9 @@ static const char *const names[T_ROLE_COUNT] = {
     [T_EXPERT_GATE] = "gate_proj.weight",
     [T_EXPERT_UP] = "up_proj.weight",
     [T_EXPERT_DOWN] = "down_proj.weight",
+    [T_EXPERT_GATE_BIAS] = "gate_proj.bias",
+    [T_EXPERT_UP_BIAS] = "up_proj.bias",
+    [T_EXPERT_DOWN_BIAS] = "down_proj.bias",
     [T_EXPERT_CONF] = "conf",
     [T_COMMON_GATE] = "experts.common.gate_proj.weight",
     [T_COMMON_UP] = "experts.common.up_proj.weight",
@@ -164,12 +171,24 @@ static void write_expert(const struct model_config *c, enum tensor_role role, in
     snprintf(out, cap, "%s.%d.%s", levels[level], expert - first[level], part);
 }
 
+/* All experts of a layer in one tensor, gate and up in one. */
+static const char *fused_part(enum tensor_role role, bool packed) {
+    const bool down = role == T_EXPERT_DOWN || role == T_EXPERT_DOWN_BIAS;
+    if (role >= T_EXPERT_GATE_BIAS) return down ? "down_proj_bias" : "gate_up_proj_bias";
+    if (packed) return down ? "down_proj_blocks" : "gate_up_proj_blocks";
+    return down ? "down_proj" : "gate_up_proj";
+}
+
 static void write_name(const struct model_config *c, const struct family *f, enum tensor_role role, int layer, int expert,
-                       char *out, size_t cap) {
+                       bool packed, char *out, size_t cap) {
     const char *moe = f->block_names ? "block_sparse_moe" : "mlp";
     char part[64];
     if (role < T_ATTN_NORM)
         snprintf(out, cap, "%s", names[role]);
+    else if (is_expert(role) && f->fused_experts)
+        snprintf(out, cap, "model.layers.%d.%s.experts.%s", layer, moe, fused_part(role, packed));
+    else if ((role == T_ROUTER || role == T_ROUTER_BIAS) && f->fused_experts)
+        snprintf(out, cap, "model.layers.%d.%s.router.%s", layer, moe, role == T_ROUTER ? "weight" : "bias");
     else if (is_expert(role)) {
         write_expert(c, role, expert, f->block_names, part, sizeof part);
         snprintf(out, cap, "model.layers.%d.%s.experts.%s", layer, moe, part);
@@ -202,6 +221,7 @@ static struct shape attention_shape(const struct model_config *c, enum tensor_ro
     case T_V_BIAS: return (struct shape){c->qkv_bias ? GD : 0, 0};
     case T_O_BIAS: return (struct shape){c->o_bias ? H : 0, 0};
     case T_Q_NORM: return (struct shape){c->qk_norm == QK_NORM_NONE ? 0 : full ? QD : c->head_dim, 0};
+    case T_SINKS: return (struct shape){c->sinks ? c->q_heads : 0, 0};
     case T_K_NORM: return (struct shape){c->qk_norm == QK_NORM_NONE ? 0 : full ? GD : c->head_dim, 0};
     default: return (struct shape){0, 0};
     }
@@ -271,6 +291,9 @@ static struct shape moe_shape(const struct model_config *c, enum tensor_role rol
     case T_EXPERT_GATE: return (struct shape){I, H};
     case T_EXPERT_UP: return (struct shape){rank ? 0 : I, H};
     case T_EXPERT_DOWN: return (struct shape){H, I};
+    case T_EXPERT_GATE_BIAS:
+    case T_EXPERT_UP_BIAS: return (struct shape){c->expert_bias ? I : 0, 0};
+    case T_EXPERT_DOWN_BIAS: return (struct shape){c->expert_bias ? H : 0, 0};
     case T_EXPERT_CONF: return (struct shape){c->experts.confidence ? H : 0, 0};
     case T_COMMON_GATE:
     case T_COMMON_UP: return (struct shape){C, H};
@@ -302,6 +325,15 @@ static struct shape want_shape(const struct model_config *c, enum tensor_role ro
     return moe_shape(c, role, expert);
 }
 
+bool model_may_be_fp8(enum tensor_role r) {
+    return (r >= T_Q && r < T_ROUTER) || (r >= T_EXPERT_GATE && r <= T_COMMON_DOWN) || (r >= T_SHARED_GATE && r <= T_SHARED_DOWN);
+}
+
+enum fmt model_format(const struct model_config *c, enum tensor_role role, enum fmt wish) {
+    if (wish != FMT_STORED) return wish;
+    return c->quant != FMT_COUNT && tensor_in_blob(role) && role != T_EXPERT_CONF ? c->quant : c->stored;
+}
+
 int model_levels(const struct model_config *c) {
     if (!c->moe_layers || c->router.kind != ROUTER_TWO_STAGE) return c->moe_layers > 0;
     return c->router.two_stage.locals ? LEVEL_LOCAL + 1 : LEVEL_DOMAIN + 1;
@@ -317,14 +349,44 @@ int model_tensor_count(const struct model_config *c, enum tensor_role role) {
     return is_expert(role) ? c->gate.experts : is_common(role) ? model_levels(c) : 1;
 }
 
+static void alone_on_disk(struct tensor_want *w) {
+    w->dims = w->cols ? 2 : 1;
+    w->shape[0] = w->rows;
+    w->shape[1] = w->cols;
+    w->row_step = w->cols ? w->cols : 1;
+    w->col_step = 1;
+}
+
+/* The fused forms of struct family. n: columns gate and up together have, or rows in the block form. */
+static void fused_on_disk(const struct model_config *c, enum tensor_role role, int expert, struct tensor_want *w) {
+    const bool down = role == T_EXPERT_DOWN || role == T_EXPERT_DOWN_BIAS, vector = !w->cols;
+    const int64_t side = role == T_EXPERT_UP || role == T_EXPERT_UP_BIAS, step = down ? 1 : 2, n = w->rows * step;
+    w->packed = !vector && c->quant == FMT_MXFP4;
+    w->dims = vector ? 2 : w->packed ? 4 : 3;
+    w->shape[0] = c->gate.experts;
+    w->shape[1] = vector || w->packed ? n : w->cols;
+    w->shape[2] = w->packed ? w->cols / MXFP4_BLOCK : n;
+    w->shape[3] = MXFP4_BLOCK / 2;
+    if (vector || w->packed) { /* [E, n] and [E, n, cols] */
+        const int64_t width = vector ? 1 : w->cols;
+        w->first = (expert * n + side) * width;
+        w->row_step = step * width;
+        w->col_step = 1;
+    } else { /* [E, cols, n] */
+        w->first = expert * w->cols * n + side;
+        w->row_step = step;
+        w->col_step = n;
+    }
+}
+
 bool model_tensor(const struct model_config *c, enum tensor_role role, int layer, int expert, struct tensor_want *out) {
     const struct family *f = family_find(c->family);
     if (!f) BUG("model_tensor: a config of unknown family '%s'", c->family);
     struct shape s = want_shape(c, role, layer, expert);
     if (!s.rows) return false;
-    out->rows = s.rows;
-    out->cols = s.cols;
-    out->blocks = gate_blocks(c, role);
-    write_name(c, f, role, layer, expert, out->name, sizeof out->name);
+    *out = (struct tensor_want){.rows = s.rows, .cols = s.cols, .blocks = gate_blocks(c, role)};
+    if (is_expert(role) && f->fused_experts) fused_on_disk(c, role, expert, out);
+    else alone_on_disk(out);
+    write_name(c, f, role, layer, expert, out->packed, out->name, sizeof out->name);
     return true;
 }

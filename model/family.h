@@ -6,6 +6,7 @@
 
 enum family_bias {     /* biases of the attention projections */
     BIAS_KEY,          /* q, k, v and o iff attention_bias */
+    BIAS_KEY_TRUE,     /* the same, but its absence means true */
     BIAS_QKV,          /* q, k and v always (or as qkv_bias says), o never */
     BIAS_KEY_QKV,      /* q, k and v iff attention_bias, o never */
     BIAS_NONE          /* never */
@@ -14,6 +15,7 @@ enum family_gate {     /* from logits to experts; config_gate.c */
     FAMILY_GATE_SOFTMAX,     /* over all, and what enum family_norm says */
     FAMILY_GATE_DEEPSEEK_V2, /* softmax, groups by their best, normalised or scaled */
     FAMILY_GATE_DEEPSEEK_V3, /* sigmoid, selection bias, groups by their two best, normalised, scaled */
+    FAMILY_GATE_RAW,         /* the best logits, softmax over them; bias in the logits */
     FAMILY_GATE_MINIMAX      /* sigmoid, selection bias beside the gate, normalised */
 };
 enum family_window {   /* who decides on a sliding window */
@@ -54,6 +56,11 @@ struct family {
     bool shared_count;             /* the shared expert is n_shared_experts wide in experts, and named so */
     enum shared_kind shared;
     bool block_names;              /* block_sparse_moe.experts.{j}.w1 instead of mlp.experts.{j}.gate_proj */
+    bool rope_object;              /* rope_scaling (or rope_parameters) must be there */
+    bool clamped_swiglu;           /* reads swiglu_limit and swiglu_alpha */
+    bool sinks;
+    bool fused_experts;            /* mlp.experts.gate_up_proj [E,H,2I], columns gate, up, gate, ..., mlp.experts.down_proj [E,I,H],
+                                    * biases [E,2I] and [E,H]; or *_blocks and *_scales, not transposed (mxfp4). mlp.router */
 };
 
 const struct family *family_find(const char *model_type); /* NULL: unknown */

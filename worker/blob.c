@@ -14,6 +14,9 @@ static const struct {
 } tensors[] = {{BLOB_GATE, {0, T_EXPERT_GATE, T_COMMON_GATE}, false},
                {BLOB_UP, {0, T_EXPERT_UP, T_COMMON_UP}, false},
                {BLOB_DOWN, {0, T_EXPERT_DOWN, T_COMMON_DOWN}, false},
+               {BLOB_GATE_BIAS, {0, T_EXPERT_GATE_BIAS, 0}, true},
+               {BLOB_UP_BIAS, {0, T_EXPERT_UP_BIAS, 0}, true},
+               {BLOB_DOWN_BIAS, {0, T_EXPERT_DOWN_BIAS, 0}, true},
                {BLOB_CONF, {0, T_EXPERT_CONF, 0}, true}};
 enum { TENSORS = sizeof tensors / sizeof *tensors };
 _Static_assert((int)TENSORS <= (int)BLOB_PARTS, "every tensor has a place in the header");
@@ -33,10 +36,12 @@ size_t blob_describe(struct blob_header *h, const struct model_config *c, enum f
         struct tensor_want want;
         enum tensor_role role = tensors[i].role[kind];
         if (!role || !model_tensor(c, role, layer, expert, &want)) continue;
-        enum fmt f = tensors[i].vector ? FMT_F32 : fmt;
-        size_t bytes = (size_t)want.rows * (size_t)(want.cols ? want.cols : 1) * fmt_bytes(f);
-        h->part[h->n_parts++] =
-            (struct blob_part){(uint32_t)tensors[i].tensor, (uint32_t)f, (uint32_t)want.rows, (uint32_t)want.cols, at, bytes};
+        enum fmt f = tensors[i].vector ? FMT_F32 : model_format(c, role, fmt);
+        int block = f == FMT_FP8 ? c->quant_block : 0;
+        size_t bytes = mat_held_bytes(f, want.rows, want.cols ? want.cols : 1, block);
+        h->part[h->n_parts++] = (struct blob_part){.tensor = (uint16_t)tensors[i].tensor, .block = (uint16_t)block,
+                                                   .format = (uint32_t)f, .rows = (uint32_t)want.rows,
+                                                   .cols = (uint32_t)want.cols, .at = at, .bytes = bytes};
         at += round64(bytes);
     }
     h->payload_bytes = at - sizeof *h;
@@ -50,7 +55,7 @@ size_t blob_bytes(const struct model_config *c, enum fmt fmt, enum blob_kind kin
 
 const struct blob_part *blob_find(const struct blob_header *h, enum blob_tensor tensor) {
     for (uint32_t i = 0; i < h->n_parts; i++)
-        if (h->part[i].tensor == (uint32_t)tensor) return &h->part[i];
+        if (h->part[i].tensor == (uint16_t)tensor) return &h->part[i];
     return NULL;
 }
 

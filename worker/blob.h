@@ -9,14 +9,16 @@
 #include "kernels/kernels.h"
 #include "model/config.h"
 
-enum { BLOB_MAGIC = 0x42584443 /* "CDXB" */, BLOB_VERSION = 2, BLOB_LAYOUT_ROWS = 1 /* row-major [out, in] */, BLOB_PARTS = 8 };
+enum { BLOB_MAGIC = 0x42584443 /* "CDXB" */, BLOB_VERSION = 3, BLOB_LAYOUT_ROWS = 1 /* row-major [out, in] */, BLOB_PARTS = 8 };
 enum blob_kind { BLOB_EXPERT = 1, BLOB_COMMON = 2 };
-enum blob_tensor { BLOB_GATE = 1, BLOB_UP = 2, BLOB_DOWN = 3, BLOB_CONF = 4 };
+enum blob_tensor { BLOB_GATE = 1, BLOB_UP = 2, BLOB_DOWN = 3, BLOB_CONF = 4,
+                   BLOB_GATE_BIAS = 5, BLOB_UP_BIAS = 6, BLOB_DOWN_BIAS = 7 };
 
 struct blob_part {
-    uint32_t tensor, format; /* enum blob_tensor, enum fmt */
+    uint16_t tensor, block;  /* enum blob_tensor; of fp8 (struct mat) */
+    uint32_t format;         /* enum fmt */
     uint32_t rows, cols;     /* cols 0: a vector */
-    uint64_t at, bytes;      /* from the blob's start */
+    uint64_t at, bytes;      /* from the blob's start; of fp8 and mxfp4 with the scales (mat_held) */
 };
 struct blob_header { /* 320 bytes; little endian */
     uint32_t magic, version;

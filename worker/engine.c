@@ -146,14 +146,13 @@ static void on_late(void *ctx, uint64_t late) {
 /* --- loading --- */
 
 static void numeric_class(const struct engine *e, char *buf, size_t cap) {
-    const char *w = fmt_name(e->setup.weights);
-    snprintf(buf, cap, "cpu/%s weights=%s activations=f32 payload=f32 kv=%s kernels=1", e->backend->ops->name, w, w);
+    const enum fmt w = e->setup.weights, kv = w == FMT_STORED ? e->checkpoint.config.stored : w;
+    snprintf(buf, cap, "cpu/%s weights=%s activations=f32 payload=f32 kv=%s kernels=1", e->backend->ops->name, fmt_name(w),
+             fmt_name(kv));
 }
 
 static uint64_t bytes_to_load(const struct engine *e) {
-    struct model_sizes sizes;
-    model_sizes(&e->checkpoint.config, &sizes);
-    uint64_t total = sizes.resident_params * fmt_bytes(e->setup.weights);
+    uint64_t total = weights_bytes(&e->checkpoint, e->setup.weights);
     return total + expert_store_bytes(&e->checkpoint.config, e->setup.weights, &e->setup.placement, e->options.rank);
 }
 

@@ -71,11 +71,22 @@ size_t expert_store_bytes(const struct model_config *c, enum fmt fmt, const stru
 
 static struct mat matrix(const struct blob *b, enum blob_tensor tensor) {
     const struct blob_part *p = blob_find(&b->header, tensor);
-    return p ? (struct mat){b->data + p->at, (enum fmt)p->format, (int)p->rows, (int)p->cols} : (struct mat){0};
+    return p ? mat_held(b->data + p->at, (enum fmt)p->format, (int)p->rows, (int)p->cols, p->block) : (struct mat){0};
 }
 
-static struct ffn ffn_of(const struct blob *b) {
-    return (struct ffn){.gate = matrix(b, BLOB_GATE), .up = matrix(b, BLOB_UP), .down = matrix(b, BLOB_DOWN)};
+static const float *vector(const struct blob *b, enum blob_tensor tensor) {
+    const struct blob_part *p = blob_find(&b->header, tensor);
+    return p ? (const float *)(b->data + p->at) : NULL;
+}
+
+static struct ffn ffn_of(const struct model_config *c, const struct blob *b) {
+    return (struct ffn){.gate = matrix(b, BLOB_GATE),
+                        .up = matrix(b, BLOB_UP),
+                        .down = matrix(b, BLOB_DOWN),
+                        .gate_bias = vector(b, BLOB_GATE_BIAS),
+                        .up_bias = vector(b, BLOB_UP_BIAS),
+                        .down_bias = vector(b, BLOB_DOWN_BIAS),
+                        .act = c->act};
 }
 
 static void load_blob(struct loader *ld, struct blob *b, const struct blob_ref *ref) {
@@ -102,17 +113,16 @@ static void load_one(void *ctx, const struct blob_ref *ref) {
     if (ref->kind == BLOB_COMMON) {
         struct expert_common *common = &s->common[ref->moe_layer * s->levels + ref->expert];
         load_blob(ld, &common->blob, ref);
-        common->ffn = ffn_of(&common->blob);
+        common->ffn = ffn_of(&ld->c->config, &common->blob);
         return;
     }
     struct expert_slot *e = &s->slots[ref->slot];
     const struct expert_common *common =
         &s->common[ref->moe_layer * s->levels + model_expert_level(&ld->c->config, ref->expert)];
     load_blob(ld, &e->blob, ref);
-    const struct blob_part *conf = blob_find(&e->blob.header, BLOB_CONF);
-    e->ffn = ffn_of(&e->blob);
+    e->ffn = ffn_of(&ld->c->config, &e->blob);
     e->common = common->blob.data ? &common->ffn : NULL;
-    e->conf = conf ? (const float *)(e->blob.data + conf->at) : NULL;
+    e->conf = vector(&e->blob, BLOB_CONF);
 }
 
 int expert_store_open(struct expert_store *s, struct backend *b, const struct checkpoint *c, enum fmt fmt,

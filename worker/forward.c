@@ -103,6 +103,7 @@ static void attention(struct forward *f, int layer) {
                           .pos = r->pos,
                           .seq = r->seq,
                           .pages = r->pages,
+                          .sinks = w->sinks,
                           .max_pages = f->limits.max_pages};
     ops->attention(b, kv, &a);
     ops->linear(b, f->x, f->attended, w->o, w->o_bias, true, T);

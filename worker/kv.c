@@ -5,6 +5,7 @@
 
 int kv_open(struct kv *kv, struct backend *b, const struct model_config *c, enum fmt fmt, int pages, int page_tokens,
             struct why *why) {
+    if (fmt == FMT_STORED) fmt = c->stored;
     *kv = (struct kv){.backend = b, .layers = c->layers, .pages = pages};
     kv->layer = calloc((size_t)c->layers, sizeof *kv->layer);
     const struct kv_layer shape = {.fmt = fmt,

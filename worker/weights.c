@@ -30,7 +30,7 @@ static void *own(struct loader *ld, size_t bytes) {
 static const void *load(struct loader *ld, enum tensor_role role, int layer, enum fmt fmt, struct tensor_want *want) {
     if (ld->out_of_memory || !model_tensor(&ld->c->config, role, layer, 0, want)) return NULL;
     struct backend *b = ld->w->backend;
-    size_t bytes = (size_t)want->rows * (size_t)(want->cols ? want->cols : 1) * fmt_bytes(fmt);
+    size_t bytes = mat_held_bytes(fmt, want->rows, want->cols ? want->cols : 1, ld->c->config.quant_block);
     ld->w->bytes += bytes;
     atomic_fetch_add(ld->progress, bytes);
     const void *mapped = checkpoint_map(ld->c, role, layer, 0, fmt);
@@ -56,8 +56,10 @@ static const float *load_vector(struct loader *ld, enum tensor_role role, int la
 
 static struct mat load_matrix(struct loader *ld, enum tensor_role role, int layer, enum fmt fmt) {
     struct tensor_want want = {0};
+    if (!model_tensor(&ld->c->config, role, layer, 0, &want)) return (struct mat){.fmt = FMT_F32};
+    fmt = checkpoint_format(ld->c, role, layer, 0, fmt);
     const void *data = load(ld, role, layer, fmt, &want);
-    return (struct mat){data, fmt, data ? want.rows : 0, data ? want.cols : 0};
+    return data ? mat_held(data, fmt, want.rows, want.cols, ld->c->config.quant_block) : (struct mat){.fmt = fmt};
 }
 
 static void load_layer(struct loader *ld, int i) {
@@ -82,16 +84,21 @@ static void load_layer(struct loader *ld, int i) {
         .kv_a_bias = load_vector(ld, T_KV_A_BIAS, i),
         .q_a_norm = load_vector(ld, T_Q_A_NORM, i),
         .kv_a_norm = load_vector(ld, T_KV_A_NORM, i),
-        .dense = {load_matrix(ld, T_DENSE_GATE, i, ld->fmt), load_matrix(ld, T_DENSE_UP, i, ld->fmt),
-                  load_matrix(ld, T_DENSE_DOWN, i, ld->fmt)},
+        .sinks = load_vector(ld, T_SINKS, i),
+        .dense = {.gate = load_matrix(ld, T_DENSE_GATE, i, ld->fmt),
+                  .up = load_matrix(ld, T_DENSE_UP, i, ld->fmt),
+                  .down = load_matrix(ld, T_DENSE_DOWN, i, ld->fmt),
+                  .act = ld->c->config.act},
         .router = load_matrix(ld, T_ROUTER, i, FMT_F32),
         .router_inner = {load_matrix(ld, T_ROUTER_L1, i, FMT_F32), load_matrix(ld, T_ROUTER_L2, i, FMT_F32)},
         .router_history = load_matrix(ld, T_ROUTER_HISTORY, i, FMT_F32),
         .gru = ld->w->gru.in.data ? &ld->w->gru : NULL,
         .router_bias = load_vector(ld, T_ROUTER_BIAS, i),
         .router_sel_bias = load_vector(ld, T_ROUTER_SEL_BIAS, i),
-        .shared = {load_matrix(ld, T_SHARED_GATE, i, ld->fmt), load_matrix(ld, T_SHARED_UP, i, ld->fmt),
-                   load_matrix(ld, T_SHARED_DOWN, i, ld->fmt)},
+        .shared = {.gate = load_matrix(ld, T_SHARED_GATE, i, ld->fmt),
+                   .up = load_matrix(ld, T_SHARED_UP, i, ld->fmt),
+                   .down = load_matrix(ld, T_SHARED_DOWN, i, ld->fmt),
+                   .act = ld->c->config.act},
         .shared_scale = load_matrix(ld, T_SHARED_SCALE, i, FMT_F32),
         .fusion_q = load_matrix(ld, T_FUSION_Q, i, FMT_F32),
         .fusion_k = load_matrix(ld, T_FUSION_K, i, FMT_F32),
@@ -110,6 +117,19 @@ static const float *make_rope(struct loader *ld, int positions) {
     }
     free(host);
     return dev;
+}
+
+size_t weights_bytes(const struct checkpoint *c, enum fmt fmt) {
+    size_t sum = 0;
+    for (int layer = 0; layer < c->config.layers; layer++) {
+        for (int role = layer ? T_ATTN_NORM : T_EMBED; role < T_ROLE_COUNT; role++) {
+            struct tensor_want w;
+            if (tensor_in_blob((enum tensor_role)role) || !model_tensor(&c->config, (enum tensor_role)role, layer, 0, &w)) continue;
+            enum fmt f = w.cols ? checkpoint_format(c, (enum tensor_role)role, layer, 0, fmt) : FMT_F32;
+            sum += mat_held_bytes(f, w.rows, w.cols ? w.cols : 1, c->config.quant_block);
+        }
+    }
+    return sum;
 }
 
 int weights_open(struct weights *w, struct backend *b, const struct checkpoint *c, enum fmt fmt, int max_context,

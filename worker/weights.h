@@ -13,6 +13,7 @@ struct layer_weights {
     const float *attn_norm, *ffn_norm;              /* [H] */
     struct mat q, k, v, o;                          /* [Q*D,H] [G*D,H] [G*D,H] [H,Q*D] */
     const float *q_bias, *k_bias, *v_bias, *o_bias; /* NULL without */
+    const float *sinks;                             /* [Q] or NULL */
     const float *q_norm, *k_norm;                   /* NULL, [D], or [Q*D] and [G*D] */
     struct mat q_a, q_b, kv_a, kv_b;                /* latents (mla.h): [q_rank,H] [Q*(d_n+d_r),q_rank] [d_c+d_r,H]; kernels.h */
     const float *q_a_bias, *kv_a_bias;              /* NULL without */
@@ -49,4 +50,6 @@ struct weights {
 /* `c` must outlive the weights (mapped tensors). */
 int weights_open(struct weights *w, struct backend *b, const struct checkpoint *c, enum fmt fmt, int max_context,
                  atomic_ullong *progress, struct why *why);
+/* About what weights_open counts into progress: gates are f32 whatever fmt is. */
+size_t weights_bytes(const struct checkpoint *c, enum fmt fmt);
 void weights_close(struct weights *w);

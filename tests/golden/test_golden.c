@@ -129,7 +129,7 @@ static void m_latent_scale(struct model_config *c) {
     c->attention_scale *= sqrtf((float)(c->mla.nope + c->mla.rope) / (float)c->mla.nope);
 }
 static void m_yarn(struct model_config *c) { c->rope.kind = ROPE_PLAIN; }
-static void m_yarn_ramp(struct model_config *c) { c->rope.truncate = false; }
+static void m_yarn_ramp(struct model_config *c) { c->rope.truncate = !c->rope.truncate; }
 static void m_yarn_scale(struct model_config *c) { c->attention_scale = 1 / sqrtf((float)c->head_dim); }
 static void m_yarn_amplitude(struct model_config *c) { c->rope.amplitude = 1; }
 static void m_window(struct model_config *c) {
@@ -138,6 +138,15 @@ static void m_window(struct model_config *c) {
 
 static void m_fusion(struct model_config *c) { c->experts.fusion_dim = 0; }
 static void m_fusion_beta(struct model_config *c) { c->experts.fusion_beta = 0; }
+
+static void m_window_none(struct model_config *c) { memset(c->window, 0, sizeof c->window); }
+static void m_window_long(struct model_config *c) {
+    for (int l = 0; l < c->layers; l++) c->window[l] += c->window[l] > 0;
+}
+static void m_window_shifted(struct model_config *c) {
+    memmove(c->window + 1, c->window, sizeof c->window - sizeof *c->window);
+    c->window[0] = 0;
+}
 
 static void m_swap_gate_up(struct weights *w, struct expert_store *s) {
     int n = s->first ? s->first[s->layers] : 0;
@@ -181,6 +190,52 @@ static void m_conf_order(struct weights *w, struct expert_store *s) {
     const float *first = s->slots[0].conf;
     s->slots[0].conf = s->slots[1].conf;
     s->slots[1].conf = first;
+}
+static void m_no_swiglu_limit(struct weights *w, struct expert_store *s) {
+    (void)w;
+    for (int i = 0; i < s->first[s->layers]; i++) s->slots[i].ffn.act.limit = 1e6f;
+}
+static void m_swiglu_alpha(struct weights *w, struct expert_store *s) {
+    (void)w;
+    for (int i = 0; i < s->first[s->layers]; i++) s->slots[i].ffn.act.alpha = 1;
+}
+static void m_swiglu_shift(struct weights *w, struct expert_store *s) {
+    (void)w;
+    for (int i = 0; i < s->first[s->layers]; i++) s->slots[i].ffn.act.shift = 0;
+}
+static void m_expert_bias(struct weights *w, struct expert_store *s) {
+    (void)w;
+    for (int i = 0; i < s->first[s->layers]; i++) s->slots[i].ffn.gate_bias = s->slots[i].ffn.up_bias = NULL;
+}
+static void m_expert_down_bias(struct weights *w, struct expert_store *s) {
+    (void)w;
+    for (int i = 0; i < s->first[s->layers]; i++) s->slots[i].ffn.down_bias = NULL;
+}
+static void m_sinks(struct weights *w, struct expert_store *s) {
+    (void)s;
+    for (int l = 0; l < 2; l++) w->layer[l].sinks = NULL;
+}
+/* One block on; of the first row alone when it is the last. The blobs are this process's memory with ref. */
+static void m_scale_block(struct weights *w, struct expert_store *s) {
+    (void)w;
+    for (int i = 0; i < s->first[s->layers]; i++) {
+        struct mat *m = &s->slots[i].ffn.gate;
+        size_t size = m->fmt == FMT_FP8 ? sizeof(float) : 1, n = mat_scale_bytes(m->fmt, m->rows, m->cols, m->block);
+        memmove((char *)m->scales, (const char *)m->scales + size, n - size);
+    }
+}
+static void m_nibbles(struct weights *w, struct expert_store *s) {
+    (void)w;
+    for (int i = 0; i < s->first[s->layers]; i++) {
+        const struct mat *m = &s->slots[i].ffn.up;
+        unsigned char *p = (unsigned char *)m->data;
+        for (size_t j = 0; j < mat_bytes(m->fmt, m->rows, m->cols); j++) p[j] = (unsigned char)(p[j] << 4 | p[j] >> 4);
+    }
+}
+static void m_scale_resident(struct weights *w, struct expert_store *s) {
+    (void)s;
+    struct mat *m = &w->layer[0].o;
+    memmove((char *)m->scales, (const char *)m->scales + 4, mat_scale_bytes(m->fmt, m->rows, m->cols, m->block) - 4);
 }
 static void m_qkv_bias(struct weights *w, struct expert_store *s) {
     (void)s;
@@ -328,6 +383,17 @@ static void o_last_token(struct ops *o) { o->embed = embed_late; }
 static void o_identity(struct ops *o) { o->gate_select = gate_without_identity; }
 static void o_combine(struct ops *o) { o->combine = combine_reversed; }
 
+static bool has_sinks(const struct model_config *c) { return c->sinks; }
+static bool has_swiglu(const struct model_config *c) { return c->act.limit > 0; }
+static bool has_expert_bias(const struct model_config *c) { return c->expert_bias; }
+static bool has_window(const struct model_config *c) {
+    bool some = false;
+    for (int l = 0; l < c->layers; l++) some |= c->window[l] > 0;
+    return some;
+}
+static bool has_blocks(const struct model_config *c) { return c->quant != FMT_COUNT; }
+static bool has_mxfp4(const struct model_config *c) { return c->quant == FMT_MXFP4; }
+static bool has_fp8(const struct model_config *c) { return c->quant == FMT_FP8; }
 static bool any(const struct model_config *c) { return c->layers > 0; }
 static bool has_moe(const struct model_config *c) { return c->moe_layers > 0; }
 static bool has_moe_first(const struct model_config *c) { return c->moe_layers > 0 || c->layers > 0; }
@@ -382,7 +448,7 @@ static const struct mutation mutations[] = {
     {"latent_parts", "key rows of kv_b where its value rows are", has_latents, {.mutate_ops = o_latent_parts}},
     {"latent_scale", "scores scaled by d_n instead of d_n + d_r", has_latents, {.mutate_config = m_latent_scale}},
     {"yarn", "RoPE frequencies not stretched", has_yarn, {.mutate_config = m_yarn}},
-    {"yarn_ramp", "the ramp not rounded to whole pairs", has_yarn_ramp, {.mutate_config = m_yarn_ramp}},
+    {"yarn_ramp", "the ramp not rounded to whole pairs, or rounded", has_yarn_ramp, {.mutate_config = m_yarn_ramp}},
     {"yarn_scale", "YaRN's temperature left out of the attention's scale", has_yarn_scale, {.mutate_config = m_yarn_scale}},
     {"yarn_amplitude", "YaRN's amplitude left out", has_yarn_amplitude, {.mutate_config = m_yarn_amplitude}},
     {"qk_norm", "q/k norms left out", has_qk_norm, {.mutate_config = m_qk_norm}},
@@ -424,6 +490,19 @@ static const struct mutation mutations[] = {
     {"bias", "biases of the attention projections left out", has_qkv_bias, {.mutate_weights = m_qkv_bias}},
     {"router_bias", "bias of the gate left out", has_router_bias, {.mutate_weights = m_router_bias}},
     {"sel_bias", "selection bias left out", has_sel_bias, {.mutate_weights = m_sel_bias}},
+    {"sinks", "attention sinks left out", has_sinks, {.mutate_weights = m_sinks}},
+    {"window_none", "sliding windows left out", has_window, {.mutate_config = m_window_none}},
+    {"window_long", "windows of one token more", has_window, {.mutate_config = m_window_long}},
+    {"window_shifted", "windows of the layer before", has_window, {.mutate_config = m_window_shifted}},
+    {"swiglu_limit", "activations not clamped", has_swiglu, {.mutate_weights = m_no_swiglu_limit}},
+    {"swiglu_alpha", "sigmoid of the gate itself", has_swiglu, {.mutate_weights = m_swiglu_alpha}},
+    {"swiglu_shift", "up projection without its one", has_swiglu, {.mutate_weights = m_swiglu_shift}},
+    {"expert_bias", "biases of gate and up left out", has_expert_bias, {.mutate_weights = m_expert_bias}},
+    {"expert_down_bias", "biases of down left out", has_expert_bias, {.mutate_weights = m_expert_down_bias}},
+    {"scale_block", "every block with the scale of the next", has_blocks,
+     {.mutate_weights = m_scale_block, .weights = FMT_STORED}},
+    {"scale_resident", "the same in the attention", has_fp8, {.mutate_weights = m_scale_resident, .weights = FMT_STORED}},
+    {"nibbles", "the high nibble first", has_mxfp4, {.mutate_weights = m_nibbles, .weights = FMT_STORED}},
     {"norm_input", "input norm of the wrong layer", any, {.mutate_weights = m_norm_input}},
     {"norm_post", "input norm instead of the post-attention norm", any, {.mutate_weights = m_norm_post}},
     {"norm_final", "an input norm instead of the final norm", any, {.mutate_weights = m_norm_final}},
@@ -470,6 +549,17 @@ static double run_all(struct runner *r, const struct reference *ref, int chunk, 
     return worst;
 }
 
+/* Block formats as they are give the bits of their expansion. */
+static void test_stored(const char *name, const char *dir, const struct reference *ref, const char *isa, float *const *whole) {
+    struct runner r;
+    struct why why;
+    bool same = false;
+    struct runner_options o = {.isa = isa, .threads = 3, .weights = FMT_STORED};
+    if (runner_open(&r, dir, &o, &why) >= 0) run_all(&r, ref, 5, whole, &same);
+    report(same, "%s %s as stored: the same bits as expanded", name, isa);
+    runner_close(&r);
+}
+
 static void test_path(const char *name, const char *dir, const struct reference *ref, const char *isa) {
     static const int chunks[] = {0, 1, 3, 7};
     struct runner r;
@@ -487,6 +577,7 @@ static void test_path(const char *name, const char *dir, const struct reference 
         report(d <= TOLERANCE, "%s %s chunks of %d: %.2e standard deviations", name, isa, chunks[i], d);
         if (chunks[i]) report(same, "%s %s chunks of %d: the same bits as in one go", name, isa, chunks[i]);
     }
+    if (r.checkpoint.config.quant != FMT_COUNT) test_stored(name, dir, ref, isa, whole);
     for (int p = 0; p < PROMPTS; p++) free(whole[p]);
     runner_close(&r);
 }
@@ -497,7 +588,7 @@ static void test_mutation(const char *name, const char *dir, const struct refere
     struct runner_options o = m->plant;
     o.isa = "ref";
     o.threads = 1;
-    o.weights = FMT_F32;
+    if (o.weights != FMT_STORED) o.weights = FMT_F32;
     if (runner_open(&r, dir, &o, &why) < 0) { /* noticed by the loader would say nothing about the logits */
         report(false, "%s opens with: %s: %s", name, m->meaning, why.text);
         runner_close(&r);

@@ -164,6 +164,7 @@ int main(int argc, char **argv) {
         if (strstr(name, "_sharded")) continue; /* the same model in other files */
         test_checkpoint(argv[1], name, "f32", all || full);
         if (all || full || full_bf16) test_checkpoint(argv[1], name, "bf16", all || full_bf16);
+        if (all || strstr(name, "fp8") || strstr(name, "mxfp4")) test_checkpoint(argv[1], name, "stored", all);
     }
     printf("1..%d\n# %d passed, %d failed\n", passed + failed, passed, failed);
     return failed > 0;

@@ -268,6 +268,36 @@ START_TEST(end_tokens) {
 }
 END_TEST
 
+#define FP8(more) "\"quantization_config\":{\"quant_method\":\"fp8\"" more "},"
+#define SQUARE ",\"weight_block_size\":[128,128]"
+#define GPT_OSS_SIZES "\"model_type\":\"gpt_oss\"," SIZES "\"intermediate_size\":40,\"num_local_experts\":4,\"num_experts_per_tok\":2,"
+#define GPT_OSS GPT_OSS_SIZES "\"rope_scaling\":{\"rope_type\":\"default\"},"
+
+START_TEST(block_formats) {
+    struct model_config c = good(LLAMA FP8(SQUARE ",\"fmt\":\"e4m3\",\"activation_scheme\":\"dynamic\",\"modules_to_not_convert\":[\"x\"]"));
+    ck_assert(c.quant == FMT_FP8 && c.quant_block == 128 && good(LLAMA).quant == FMT_COUNT);
+    ck_assert_int_eq(model_format(&c, T_EXPERT_UP, FMT_STORED), FMT_FP8);
+    ck_assert_int_eq(model_format(&c, T_EXPERT_UP, FMT_BF16), FMT_BF16);
+}
+END_TEST
+
+START_TEST(gpt_oss) {
+    struct model_config c = good(GPT_OSS "\"sliding_window\":128,\"swiglu_limit\":7.0,\"hidden_act\":\"silu\",");
+    ck_assert(c.window[0] == 128 && c.window[1] == 0 && c.window[2] == 128 && c.sinks && c.expert_bias);
+    ck_assert(c.qkv_bias && c.o_bias && c.gate_bias && !c.gate_sel_bias);
+    ck_assert(c.gate.score == GATE_RAW && c.gate.norm == GATE_NORM_SOFTMAX && c.act.limit == 7 && c.act.shift == 1);
+    ck_assert_str_eq(name_of(&c, T_EXPERT_UP, 1, 3), "model.layers.1.mlp.experts.gate_up_proj");
+    ck_assert_str_eq(name_of(&c, T_EXPERT_DOWN_BIAS, 1, 3), "model.layers.1.mlp.experts.down_proj_bias");
+    ck_assert_str_eq(name_of(&c, T_ROUTER_BIAS, 0, 0), "model.layers.0.mlp.router.bias");
+    struct tensor_want w;
+    ck_assert(model_tensor(&c, T_EXPERT_UP, 1, 3, &w)); /* [4, 64, 80]: element (r, c) of expert 3 at [3][c][2 r + 1] */
+    ck_assert(w.dims == 3 && w.shape[0] == 4 && w.shape[1] == 64 && w.shape[2] == 80);
+    ck_assert(w.first == 3 * 64 * 80 + 1 && w.row_step == 2 && w.col_step == 80 && w.rows == 40 && w.cols == 64);
+    ck_assert(model_tensor(&c, T_EXPERT_GATE_BIAS, 1, 3, &w));
+    ck_assert(w.dims == 2 && w.first == 3 * 80 && w.row_step == 2 && w.rows == 40);
+}
+END_TEST
+
 static const struct {
     const char *body;
     int code;
@@ -355,7 +385,20 @@ static const struct {
     {LLAMA "\"hidden_act\":5,", ERR_UNSUPPORTED, "hidden_act", "5"},
     {LLAMA "\"mlp_bias\":true,", ERR_UNSUPPORTED, "mlp_bias", "true"},
     {LLAMA "\"pretraining_tp\":2,", ERR_UNSUPPORTED, "pretraining_tp", "2"},
-    {LLAMA "\"quantization_config\":{\"quant_method\":\"gptq\"},", ERR_UNSUPPORTED, "quantization_config", "accepted: null"},
+    {LLAMA "\"quantization_config\":{\"quant_method\":\"gptq\"},", ERR_UNSUPPORTED, "quantization_config", "\"gptq\", which Cadre"},
+    {LLAMA "\"quantization_config\":{\"quant_method\":\"mxfp4\"},", ERR_UNSUPPORTED, "quant_method", "accepted: \"fp8\""},
+    {LLAMA "\"quantization_config\":{},", ERR_UNSUPPORTED, "quant_method is missing", "accepted: \"fp8\""},
+    {LLAMA "\"quantization_config\":{\"quant_method\":\"fp8\"},", ERR_UNSUPPORTED, "weight_block_size", "as [128, 128]"},
+    {LLAMA FP8(",\"weight_block_size\":[128,64]"), ERR_UNSUPPORTED, "weight_block_size", "two equal"},
+    {LLAMA FP8(",\"weight_block_size\":[8,8]"), ERR_UNSUPPORTED, "weight_block_size", "multiples of 16"},
+    {LLAMA FP8(SQUARE ",\"fmt\":\"e5m2\""), ERR_UNSUPPORTED, "fmt", "accepted: null, \"e4m3\""},
+    {LLAMA FP8(SQUARE ",\"activation_scheme\":\"static\""), ERR_UNSUPPORTED, "activation_scheme", "\"dynamic\""},
+    {LLAMA FP8(SQUARE ",\"kv_cache\":\"fp8\""), ERR_UNSUPPORTED, "kv_cache", "accepted: null"},
+    {LLAMA "\"swiglu_limit\":7.0,", ERR_UNSUPPORTED, "swiglu_limit", "7"},
+    {GPT_OSS "\"sliding_window\":8,\"quantization_config\":{\"quant_method\":\"fp8\"},", ERR_UNSUPPORTED, "quant_method", "accepted: \"mxfp4\""},
+    {GPT_OSS "\"quantization_config\":{\"quant_method\":\"mxfp4\"},\"sliding_window\":8,", ERR_INVALID, "mxfp4", "no multiple"},
+    {GPT_OSS, ERR_INVALID, "sliding_window", "missing although layers slide"},
+    {GPT_OSS_SIZES "\"sliding_window\":8,", ERR_INVALID, "rope_scaling", "missing"},
     {LLAMA "\"architectures\":[\"LlamaForSequenceClassification\"],", ERR_UNSUPPORTED, "architectures", "LlamaForCausalLM"},
     {LLAMA "\"architectures\":[\"LlamaForCausalLM\",\"X\"],", ERR_UNSUPPORTED, "architectures", "accepted"},
     {LLAMA "\"sliding_window\":64,", ERR_UNSUPPORTED, "sliding_window", "64"},
@@ -536,6 +579,8 @@ int main(void) {
     tcase_add_test(t, olmoe);
     tcase_add_test(t, cadre_moe);
     tcase_add_test(t, windows);
+    tcase_add_test(t, block_formats);
+    tcase_add_test(t, gpt_oss);
     tcase_add_test(t, end_tokens);
     tcase_add_loop_test(t, refuses_by_name, 0, sizeof refused / sizeof *refused);
     tcase_add_test(t, refuses_bad_json);

@@ -1,0 +1,154 @@
+/* checkpoint_read.c - tensors out of a checkpoint that has been checked: whole, part of a larger one, or in blocks with scales. */
+#include "model/checkpoint.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "model/convert.h"
+
+enum { TILE = 32 };
+
+static const struct st_tensor *find(const struct checkpoint *c, enum tensor_role role, int layer, int expert,
+                                    struct tensor_want *w) {
+    if (!model_tensor(&c->config, role, layer, expert, w))
+        BUG("checkpoint: %s has no tensor of role %d, layer %d, expert %d", c->config.family, (int)role, layer, expert);
+    const struct st_tensor *t = st_find(c->tensors, w->name);
+    if (!t) BUG("checkpoint: tensor %s was there when it was opened", w->name);
+    return t;
+}
+
+const struct st_tensor *checkpoint_scales(const struct st_set *s, const struct tensor_want *w) {
+    char name[sizeof w->name + 16];
+    size_t len = strlen(w->name);
+    if (w->packed) snprintf(name, sizeof name, "%.*s_scales", (int)(len - strlen("_blocks")), w->name);
+    else snprintf(name, sizeof name, "%s_scale_inv", w->name);
+    return st_find(s, name);
+}
+
+static const struct st_tensor *need_scales(const struct checkpoint *c, const struct tensor_want *w) {
+    const struct st_tensor *t = checkpoint_scales(c->tensors, w);
+    if (!t) BUG("checkpoint: the scales of %s were there when it was opened", w->name);
+    return t;
+}
+
+static enum fmt on_disk(const struct tensor_want *w, const struct st_tensor *t) {
+    if (w->packed) return FMT_MXFP4;
+    return t->dtype == ST_F8_E4M3 ? FMT_FP8 : t->dtype == ST_BF16 ? FMT_BF16 : FMT_F32; /* F16 widens exactly */
+}
+
+enum fmt checkpoint_format(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt wish) {
+    struct tensor_want w;
+    if (wish != FMT_STORED) return wish;
+    if (tensor_in_blob(role)) return model_format(&c->config, role, wish);
+    const struct st_tensor *t = find(c, role, layer, expert, &w);
+    const enum fmt f = on_disk(&w, t);
+    return f == FMT_FP8 && role == T_KV_B ? c->config.stored : f; /* the latent products read it by head: plain */
+}
+
+static bool whole_rows(const struct tensor_want *w) { return w->col_step == 1 && w->row_step == (w->cols ? w->cols : 1); }
+
+/* Rows and columns that lie apart, tile by tile so that neither side jumps through memory for long. */
+static void read_apart(const struct tensor_want *w, const struct st_tensor *t, enum fmt fmt, char *dst) {
+    const int cols = w->cols ? w->cols : 1, size = st_dtype_bytes(t->dtype);
+    char line[TILE * 8];
+    for (int r0 = 0; r0 < w->rows; r0 += TILE) {
+        for (int c0 = 0; c0 < cols; c0 += TILE) {
+            const int n = cols - c0 < TILE ? cols - c0 : TILE;
+            for (int r = r0; r < w->rows && r < r0 + TILE; r++) {
+                const char *from = (const char *)t->data + (w->first + r * w->row_step + c0 * w->col_step) * size;
+                for (int i = 0; i < n; i++) memcpy(line + i * size, from + i * w->col_step * size, (size_t)size);
+                convert(dst + ((size_t)r * (size_t)cols + (size_t)c0) * fmt_bytes(fmt), fmt, line, t->dtype, (size_t)n);
+            }
+        }
+    }
+}
+
+/* One row of a block format: its bytes, and where its scales are. */
+static const uint8_t *mxfp4_row(const struct tensor_want *w, const struct st_tensor *t, int r) {
+    return (const uint8_t *)t->data + (w->first + r * w->row_step) / 2;
+}
+static const uint8_t *mxfp4_scales(const struct tensor_want *w, const struct st_tensor *scales, int r) {
+    return (const uint8_t *)scales->data + (w->first + r * w->row_step) / MXFP4_BLOCK;
+}
+
+static float *fp8_scales(const struct checkpoint *c, const struct tensor_want *w, float *dst) {
+    size_t n = mat_scale_bytes(FMT_FP8, w->rows, w->cols, c->config.quant_block) / sizeof *dst;
+    const struct st_tensor *t = need_scales(c, w);
+    if (!dst && !(dst = malloc(n * sizeof *dst))) die("out of memory for the scales of %s", w->name);
+    convert(dst, FMT_F32, t->data, t->dtype, n);
+    return dst;
+}
+
+static void put(char *dst, enum fmt fmt, size_t i, float v) {
+    const uint16_t half = bf16_from_f32(v);
+    if (fmt == FMT_F32) memcpy(dst + i * sizeof v, &v, sizeof v);
+    else memcpy(dst + i * sizeof half, &half, sizeof half);
+}
+
+static void expand_fp8(const struct checkpoint *c, const struct tensor_want *w, const struct st_tensor *t, enum fmt fmt,
+                       char *dst) {
+    const int block = c->config.quant_block, across = (w->cols + block - 1) / block;
+    float number[256], *scales = fp8_scales(c, w, NULL);
+    for (int i = 0; i < 256; i++) number[i] = e4m3_to_f32((uint8_t)i);
+    for (int r = 0; r < w->rows; r++) {
+        const uint8_t *row = (const uint8_t *)t->data + (size_t)r * (size_t)w->cols;
+        const float *scale = scales + (size_t)(r / block) * (size_t)across;
+        for (int k = 0; k < w->cols; k++)
+            put(dst, fmt, (size_t)r * (size_t)w->cols + (size_t)k, number[row[k]] * scale[k / block]);
+    }
+    free(scales);
+}
+
+static void expand_mxfp4(const struct checkpoint *c, const struct tensor_want *w, const struct st_tensor *t, enum fmt fmt,
+                         char *dst) {
+    const struct st_tensor *scales = need_scales(c, w);
+    for (int r = 0; r < w->rows; r++) {
+        const uint8_t *row = mxfp4_row(w, t, r), *scale = mxfp4_scales(w, scales, r);
+        for (int k = 0; k < w->cols; k++) {
+            unsigned nibble = k % 2 ? row[k / 2] >> 4 : row[k / 2] & 15u;
+            put(dst, fmt, (size_t)r * (size_t)w->cols + (size_t)k, e2m1_to_f32(nibble) * e8m0_to_f32(scale[k / MXFP4_BLOCK]));
+        }
+    }
+}
+
+/* The same bytes, rows together, then the scales: kernels.h's piece. */
+static void copy_blocks(const struct checkpoint *c, const struct tensor_want *w, const struct st_tensor *t, enum fmt fmt,
+                        char *dst) {
+    char *scales_to = dst + mat_scales_at(fmt, w->rows, w->cols);
+    if (fmt == FMT_FP8) {
+        memcpy(dst, t->data, mat_bytes(fmt, w->rows, w->cols));
+        fp8_scales(c, w, (float *)scales_to);
+        return;
+    }
+    const struct st_tensor *scales = need_scales(c, w);
+    const size_t bytes = mat_row_bytes(fmt, w->cols), n = (size_t)w->cols / MXFP4_BLOCK;
+    for (int r = 0; r < w->rows; r++) {
+        memcpy(dst + (size_t)r * bytes, mxfp4_row(w, t, r), bytes);
+        memcpy(scales_to + (size_t)r * n, mxfp4_scales(w, scales, r), n);
+    }
+}
+
+void checkpoint_read(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt, void *dst) {
+    struct tensor_want w;
+    if (c->headers_only) return;
+    const struct st_tensor *t = find(c, role, layer, expert, &w);
+    const enum fmt held = on_disk(&w, t);
+    if (!fmt_plain(fmt) && fmt != held) BUG("checkpoint: %s as %s, which it is not", w.name, fmt_name(fmt));
+    if (!fmt_plain(fmt)) copy_blocks(c, &w, t, fmt, dst);
+    else if (held == FMT_FP8) expand_fp8(c, &w, t, fmt, dst);
+    else if (held == FMT_MXFP4) expand_mxfp4(c, &w, t, fmt, dst);
+    else if (!whole_rows(&w)) read_apart(&w, t, fmt, dst);
+    else
+        convert(dst, fmt, (const char *)t->data + w.first * st_dtype_bytes(t->dtype), t->dtype,
+                (size_t)w.rows * (size_t)(w.cols ? w.cols : 1));
+}
+
+const void *checkpoint_map(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt) {
+    struct tensor_want w;
+    const struct st_tensor *t = find(c, role, layer, expert, &w);
+    if (!fmt_plain(fmt) || w.packed || !whole_rows(&w) || convert_same(t->dtype) != (int)fmt) return NULL;
+    const char *data = (const char *)t->data + w.first * st_dtype_bytes(t->dtype);
+    return (uintptr_t)data % fmt_bytes(fmt) == 0 ? data : NULL;
+}
