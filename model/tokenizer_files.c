@@ -15,7 +15,7 @@
 #include "model/tiktoken.h"
 #include "model/tokenizer_parts.h"
 
-enum { MAX_FILE_BYTES = 256 << 20, KIMI_RESERVED = 256 };
+enum { MAX_FILE_BYTES = 256 << 20, KIMI_RESERVED = 256, HARMONY_END = 201088 };
 
 static const char *const where = "tokenizer_config.json";
 
@@ -196,16 +196,39 @@ static int from_spm(const char *bytes, size_t len, const struct tokenizer_hints 
 
 static const char *text_of(const json_t *obj, const char *key) { return json_string_value(json_object_get(obj, key)); }
 
-/* Kimi's ids beyond the vocabulary: 256, named by tokenizer_config.json or else reserved. */
-static int put_reserved(json_t *by_id, int64_t first, struct why *why) {
+/* Ids from `first` up to `end` that nothing names yet: their number between two texts. */
+static int put_reserved(json_t *by_id, int64_t first, int64_t end, const char *before, const char *after, struct why *why) {
     int rc = 0;
-    for (int64_t i = first; i < first + KIMI_RESERVED && rc == 0; i++) {
-        char key[24], name[48];
+    for (int64_t i = first; i < end && rc == 0; i++) {
+        char key[24], name[64];
         snprintf(key, sizeof key, "%lld", (long long)i);
-        int n = snprintf(name, sizeof name, "<|reserved_token_%s|>", key);
+        int n = snprintf(name, sizeof name, "%s%s%s", before, key, after);
         if (!json_object_get(by_id, key)) rc = put_token(by_id, i, name, (size_t)n, true, why);
     }
     return rc;
+}
+
+/* The special tokens that a vocabulary has by convention, where no file of the checkpoint says otherwise. */
+static int put_family(json_t *by_id, const struct vocab *vocab, const char *pattern, const char *type, const char *file,
+                      struct why *why) {
+    static const struct {
+        int id;
+        const char *text;
+    } harmony[] = {{199998, "<|startoftext|>"}, {199999, "<|endoftext|>"},  {200002, "<|return|>"}, {200003, "<|constrain|>"},
+                   {200005, "<|channel|>"},     {200006, "<|start|>"},      {200007, "<|end|>"},    {200008, "<|message|>"},
+                   {200012, "<|call|>"},        {200018, "<|endofprompt|>"}};
+    if (strstr(pattern, "Han")) /* Kimi: 256 behind the vocabulary */
+        return put_reserved(by_id, vocab->size, vocab->size + KIMI_RESERVED, "<|reserved_token_", "|>", why);
+    bool oss = (type && !strcmp(type, "gpt_oss")) || (file && strstr(file, "harmony"));
+    if (!oss || vocab->size != harmony[0].id) return 0;
+    int rc = 0;
+    for (size_t i = 0; i < sizeof harmony / sizeof *harmony && rc == 0; i++) {
+        char key[24];
+        snprintf(key, sizeof key, "%d", harmony[i].id);
+        if (!json_object_get(by_id, key))
+            rc = put_token(by_id, harmony[i].id, harmony[i].text, strlen(harmony[i].text), true, why);
+    }
+    return rc < 0 ? rc : put_reserved(by_id, harmony[0].id, HARMONY_END, "<|reserved_", "|>", why);
 }
 
 static int from_tiktoken(const char *bytes, size_t len, const struct tokenizer_hints *h, struct tokenizer **out,
@@ -224,7 +247,7 @@ static int from_tiktoken(const char *bytes, size_t len, const struct tokenizer_h
             type ? type : "", class ? class : "", tiktoken_known);
     if (rc == 0) rc = tiktoken_read(bytes, len, model, why);
     if (rc == 0) rc = put_hints(by_id, h, why);
-    if (rc == 0 && strstr(pattern, "Han")) rc = put_reserved(by_id, model->vocab.size, why);
+    if (rc == 0) rc = put_family(by_id, &model->vocab, pattern, type, h->file, why);
     if (rc == 0) rc = read_around(h, by_id, &model->vocab, -1, -1, false, &post, why);
     if (rc == 0) {
         json_t *pre = json_pack("{s:s,s:[{s:s,s:{s:s},s:s,s:b},{s:s,s:b,s:b}]}", "type", "Sequence", "pretokenizers", "type",

@@ -198,6 +198,37 @@ START_TEST(nonsense_is_refused) {
 }
 END_TEST
 
+/* GPT-OSS's vocabulary file alone: the special tokens of its chat format stand at fixed ids behind it. */
+START_TEST(harmony_tokens_follow_their_vocabulary) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    enum { RANKS = 199998 };
+    struct text_buf b = {0};
+    for (uint32_t i = 0; i < RANKS; i++) { /* all single bytes, then all pairs, then triples */
+        uint32_t len = i < 256 ? 1 : i < 65792 ? 2 : 3, v = (len == 1 ? i : len == 2 ? i - 256 : i - 65792) << (24 - 8 * len);
+        char line[32];
+        int n = snprintf(line, sizeof line, "%c%c%c%c %u\n", digits[v >> 18 & 63], digits[v >> 12 & 63],
+                         len > 1 ? digits[v >> 6 & 63] : '=', len > 2 ? digits[v & 63] : '=', i);
+        text_buf_append(&b, line, (size_t)n);
+    }
+    json_t *config = json_pack("{s:s}", "model_type", "gpt_oss");
+    struct tokenizer_hints hints = {.config = config, .file = "o200k_base.tiktoken"};
+    struct tokenizer *t = NULL;
+    struct token_list l = {0};
+    struct why why = {""};
+    int rc = tokenizer_from_model(b.data, b.len, &hints, &t, &why);
+    ck_assert_msg(rc == 0, "%s", why.text);
+    ck_assert_int_eq(tokenizer_id(t, "<|channel|>"), 200005);
+    ck_assert_int_eq(tokenizer_id(t, "<|reserved_200009|>"), 200009);
+    ck_assert_int_eq(tokenizer_vocab(t), 201088);
+    ck_assert_int_eq(tokenizer_encode(t, "<|start|>a<|end|>", 17, true, true, 10, &l, &why), 0);
+    ck_assert(l.len == 3 && l.ids[0] == 200006 && l.ids[1] == 'a' && l.ids[2] == 200007);
+    token_list_clear(&l);
+    tokenizer_close(t);
+    json_decref(config);
+    text_buf_clear(&b);
+}
+END_TEST
+
 START_TEST(an_unknown_family_has_no_pattern) {
     struct tokenizer *t = NULL;
     struct why why = {""};
@@ -217,6 +248,7 @@ int main(int argc, char **argv) {
     tcase_add_test(c, random_parts_agree);
     tcase_add_test(c, bare_vocabularies_have_their_special_tokens);
     tcase_add_loop_test(c, nonsense_is_refused, 0, sizeof refused / sizeof *refused);
+    tcase_add_test(c, harmony_tokens_follow_their_vocabulary);
     tcase_add_test(c, an_unknown_family_has_no_pattern);
     Suite *s = suite_create("tokenizer_kinds");
     suite_add_tcase(s, c);
