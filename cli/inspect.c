@@ -6,7 +6,7 @@
 
 #include "base/log.h"
 #include "cli/cli.h"
-#include "router/gate.h"
+#include "router/rule.h"
 
 struct options {
     char *weights;
@@ -53,8 +53,8 @@ static void add_stored(struct inspection *i) {
 }
 
 static void describe_router(struct inspection *i) {
-    const struct gate_rule *g = &i->checkpoint.config.gate;
-    if (g->experts) gate_rule_text(g, i->router, sizeof i->router);
+    const struct model_config *c = &i->checkpoint.config;
+    if (c->gate.experts) router_rule_text(&c->router, &c->gate, i->router, sizeof i->router);
 }
 
 /* One worker holding everything, twice, with a page of KV more: what does not grow is weights, what grows is KV. */
