@@ -174,7 +174,7 @@ struct ops {
     /* y[t] = W x[t] (+ bias) (+ y[t] when add). y [T,N], x [T,K], bias f32 [N] or NULL. */
     void (*linear)(struct backend *b, float *y, const float *x, struct mat w, const float *bias, bool add, int T);
     /* Chosen rows times chosen blocks of `n` outputs: y[p] = W[block[p] * n .. + n) x[row[p]], p < P. y [P,n]; n divides w.rows;
-     * row, block [P] in any order, repeated or not, host-visible. The same bits as linear gives for those outputs. */
+     * row, block [P] in any order, repeated or not, host-visible; w of a plain format. The bits that linear gives. */
     void (*linear_blocks)(struct backend *b, float *y, const float *x, struct mat w, int n, const int32_t *row,
                           const int32_t *block, int P);
     /* Rotates pairs (i, i + rot/2), or (2i, 2i + 1) when interleaved, of the first `rot` elements of each head, in place.
