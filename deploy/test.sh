@@ -68,7 +68,7 @@ suite "$ROOT/build" 1
 if [ -z "$quick" ]; then
   say "Building with AddressSanitizer and UndefinedBehaviorSanitizer ..."
   configure "$ROOT/build-asan" -Db_sanitize=address,undefined -Dbuildtype=debug -Doptimization=1 -Db_lundef=false
-  suite "$ROOT/build-asan" 4 --suite unit --suite fuzz --suite golden --suite sim
+  suite "$ROOT/build-asan" 4 --suite unit --suite fuzz --suite golden --suite sim ${soak:+--suite multi}
   say "Building with ThreadSanitizer ..."
   configure "$ROOT/build-tsan" -Db_sanitize=thread -Dbuildtype=debug -Doptimization=1 -Db_lundef=false
   suite "$ROOT/build-tsan" 6 --suite unit --suite sim

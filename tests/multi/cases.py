@@ -44,24 +44,35 @@ def complain(text):
     note(text, sys.stderr)
 
 
+SHARED = "OMPI_MCA_btl_vader_backing_directory"  # where Open MPI keeps the memory that ranks share
+
+
 @contextlib.contextmanager
-def own_folder():
-    """Everything temporary goes into a folder of ours, which is gone at the end."""
-    with tempfile.TemporaryDirectory(prefix="cadre-multi-") as folder:
-        os.environ["TMPDIR"] = tempfile.tempdir = folder
-        try:
-            yield
-        finally:
-            tempfile.tempdir = None
-            del os.environ["TMPDIR"]
+def own_folders():
+    """Everything temporary goes into folders of ours, which are gone at the end: also what a killed mpirun cannot remove."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="cadre-multi-", dir=memory) as shared:
+        with tempfile.TemporaryDirectory(prefix="cadre-multi-") as folder:
+            os.environ["TMPDIR"] = tempfile.tempdir = folder
+            os.environ[SHARED] = shared
+            try:
+                yield
+            finally:
+                tempfile.tempdir = None
+                del os.environ["TMPDIR"], os.environ[SHARED]
+
+
+def leftovers():
+    """Files that a cluster left, by name: those of Open MPI begin with ompi. or vader_segment."""
+    return [p for folder in (tempfile.gettempdir(), os.environ[SHARED]) for p in Path(folder).iterdir()]
 
 
 def check_left():
-    """A case leaves no file and no process. An mpirun that was killed cannot remove its folder: that one is allowed."""
+    """A case leaves no file and no process. An mpirun that was killed cannot remove its files: those are allowed."""
     processes = [" ".join(p.argv)[:100] for p in Process.open]
     close_all()
-    left = [p for p in Path(tempfile.gettempdir()).iterdir() if not p.name.startswith("ompi.")]
-    for path in Path(tempfile.gettempdir()).iterdir():
+    left = [p for p in leftovers() if not p.name.startswith(("ompi.", "vader_segment."))]
+    for path in leftovers():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     if left or processes:
         raise Failed(f"left behind: {[p.name for p in left] + processes}")
@@ -115,7 +126,7 @@ def main():
     if len(chosen) < len(args.cases):
         raise SystemExit(f"no such case among: {' '.join(f.__name__ for f in CASES)}")
     signal.signal(signal.SIGTERM, end)
-    with own_folder():
+    with own_folders():
         try:
             print(f"1..{len(chosen)}", flush=True)
             good = [run_case(i, f, programs) for i, f in enumerate(chosen, 1)]

@@ -6,12 +6,11 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from cases import case, main, note
+from cases import case, leftovers, main, note
 from cluster import Cluster, Front, Process, by_hand, check, mpirun, same, until
 
 WORK = ["--count", "100000", "--at-once", "24", "--prompt", "20", "--tokens", "230", "--whole"]
@@ -151,7 +150,7 @@ def files_of_a_cluster_go_with_it(p):
     """Also when serve is killed; only an mpirun that loses its parent and its ranks at once may forget its own folder."""
 
     def left(ending):
-        names = [f.name for f in Path(tempfile.gettempdir()).iterdir()]
+        names = [f.name for f in leftovers()]
         return [n for n in names if ending == signal.SIGTERM or not n.startswith("ompi.")]
 
     for fabric in ("mem", "mpi"):

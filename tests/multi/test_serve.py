@@ -166,12 +166,12 @@ def busy(p, c):
 @case
 def requests_finish_while_draining(p):
     for number in (signal.SIGTERM, signal.SIGINT):
-        with Cluster(p, p.golden("mixtral"), workers=2) as c, busy(p, c) as asked:
+        with Cluster(p, p.golden("mixtral"), workers=2, drain=30 * p.slow) as c, busy(p, c) as asked:
             c.process.send(number)
             until(lambda: "draining: " in c.process.err(), "the coordinator says that it drains")
             late = c.cadre("generate", prompt="late", max_tokens=4)
             check(late.status == 1 and "UNAVAILABLE" in late.err, f"a request while draining: {late.status} {late.err!r}")
-            ended = c.process.wait()
+            ended = c.process.wait(60 * p.slow)
             c.process.gone("after a drain")
             same(ended.status, 0, f"serve after signal {number} under load ({ended.err[-300:]!r})")
             r = asked.wait()
