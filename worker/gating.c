@@ -11,7 +11,7 @@
 
 static int alloc_confidence(struct gating *g, size_t T) {
     const struct router_rule *r = &g->config->router;
-    if (r->confidence.kind == CONFIDENCE_NONE) return 0;
+    if (r->confidence.kind == CONFIDENCE_NONE && !g->config->experts.confidence) return 0;
     g->confidence = calloc(T, sizeof *g->confidence);
     g->entropy = calloc(T, sizeof *g->entropy);
     if (r->kind == ROUTER_FLAT && r->confidence.action == CONFIDENCE_WIDEN) {

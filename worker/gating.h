@@ -18,7 +18,8 @@ struct gating {
     int32_t *ids;   /* [T,k] host-visible: in the order in which combine adds them. From 0 the experts, from gate.experts on
                      * identity, -1 nothing (weight 0) */
     float *weights; /* [T,k] host-visible */
-    float *confidence, *entropy; /* [T] of the last layer run, host memory; NULL when the router has no confidence rule */
+    float *confidence, *entropy; /* [T] of the last layer run, host memory; NULL when the router has no confidence rule. Where the
+                                  * experts judge themselves, confidence is theirs once they have answered (moe.c) */
 
     struct gate_mask mask; /* of missing experts; initialised by the owner, cleared here */
     /* the rest is the implementation's */

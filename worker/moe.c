@@ -6,6 +6,7 @@
 
 #include "base/clk.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -146,10 +147,26 @@ static int await_combine(struct moe *m) {
     }
 }
 
+/* What a token's experts say of their own outputs, by the gate's weights: sum of w c / sum of w. Told, never acted upon. */
+static void hear_confidence(struct moe *m, int T) {
+    const struct fuse_rule *extras = &m->run.extras;
+    const int k = m->config->gate.k;
+    for (int t = 0; t < T; t++) {
+        float sum = 0, mass = 0;
+        for (int i = t * k; i < (t + 1) * k; i++) {
+            float w = m->gating.weights[i], z = m->said[i * extras->extra + extras->conf];
+            sum += w / (1 + expf(-z));
+            mass += w;
+        }
+        m->gating.confidence[t] = mass > 0 ? sum / mass : 0;
+    }
+}
+
 /* The weights with which the rows are added: the gate's, changed by what the experts said. */
 static const float *final_weights(struct moe *m, int T) {
     const struct fuse_rule *extras = &m->run.extras;
     if (extras->extra) ep_extras(m->ep, m->said);
+    if (extras->conf >= 0) hear_confidence(m, T);
     if (m->ones) return m->ones;
     if (extras->score < 0) return m->gating.weights;
     memcpy(m->fused, m->gating.weights, (size_t)(T * m->config->gate.k) * sizeof *m->fused);
@@ -169,7 +186,8 @@ int moe_layer(struct moe *m, int layer, const struct layer_weights *w, float *ou
     struct ep_send send = {T, sent, m->worker, m->slot};
     int rc = post_dispatch(m, layer, &send, m->store->first[index + 1] - m->store->first[index]);
     if (rc < 0) return rc;
-    if (T && m->trace) trace_layer(m->trace, index, &m->gating); /* while the rows travel */
+    const bool told = m->run.extras.conf >= 0; /* experts say how sure they are: there is more to record when they have answered */
+    if (T && m->trace && !told) trace_layer(m->trace, index, &m->gating); /* while the rows travel */
     if (T && m->tally) tally_layer(m->tally, index, &m->gating, rows);
     shared_expert(m, w, x, T);
     struct ep_work work;
@@ -180,6 +198,7 @@ int moe_layer(struct moe *m, int layer, const struct layer_weights *w, float *ou
     if (!T) return 0;
     fill_rows(m, sent, T);
     b->ops->combine(b, m->routed, m->rows, final_weights(m, T), T, m->config->gate.k, H);
+    if (m->trace && told) trace_layer(m->trace, index, &m->gating);
     if (m->config->shared != SHARED_NONE)
         b->ops->add(b, m->routed, m->shared, m->config->shared == SHARED_SIGMOID ? m->scale : NULL, T, H);
     b->ops->add(b, out, m->routed, NULL, T, H);

@@ -64,6 +64,9 @@ def expert(w, prefix, j, x, wrong):
     return out
 
 
+heard = None  # a list: takes, layer by layer, how sure each token's experts are of their outputs, by the gate's weights [T]
+
+
 def experts(w, prefix, router, x, ids, weight, wrong):
     """x [T,H], ids and weight [T,K] -> y [T,H]."""
     tokens, k = ids.shape
@@ -77,6 +80,8 @@ def experts(w, prefix, router, x, ids, weight, wrong):
             if has_head(router):
                 z = w[f"{prefix}experts.{e}.conf"] @ o[t, j]
                 log_c[t, j] = z if "fusion_logit" in wrong else torch.log(torch.sigmoid(z))
+    if heard is not None and router.get("confidence"):
+        heard.append((weight * log_c.exp()).sum(1) / weight.sum(1))
     fusion = router.get("fusion")
     if not fusion or "fusion" in wrong:
         return (weight[:, :, None] * o).sum(1)

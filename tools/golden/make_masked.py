@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+import expert_oracle
 import make_checkpoints
 import oracle
 import router_oracle
@@ -121,7 +122,20 @@ def main():
         save_file({"missing": torch.tensor(pairs, dtype=torch.int32), "ids": torch.tensor(ids, dtype=torch.int32),
                    "logits": got.contiguous()}, directory / "masked.safetensors")
         (directory / "masked.safetensors").chmod(0o644)
+        if single.router.get("confidence"):
+            heads(directory)
         print(f"{name}: {len(pairs)} missing, float32 error {error:.1e}, logits moved by {moved:.2f}")
+
+
+def heads(directory):
+    """What a router's confidence heads say, for prompt 0 of logits.safetensors: NAME/heads.safetensors, confidence [L,T]."""
+    ids = load_file(directory / "logits.safetensors")["ids.0"]
+    expert_oracle.heard = []
+    oracle.forward(oracle.Model(directory, torch.float64), ids.tolist())
+    said = torch.stack(expert_oracle.heard).float()
+    save_file({"ids": ids, "confidence": said}, directory / "heads.safetensors")
+    (directory / "heads.safetensors").chmod(0o644)
+    print(f"{directory.name}: confidence {said.min():.3f} to {said.max():.3f}")
 
 
 if __name__ == "__main__":
