@@ -12,7 +12,7 @@ struct inspection {
     uint64_t stored_bytes[ST_DTYPE_COUNT]; /* of the files' tensors, by dtype */
     uint64_t weight_bytes[FMT_STORED + 1]; /* in memory, all of them once, by format */
     uint64_t kv_token_bytes;               /* of one token, all layers, in the chosen format */
-    char router[160];
+    char router[320];
 
     struct measure plan; /* the cluster asked about */
     int max_batch;

@@ -1,32 +1,56 @@
 /* count.c - the "count" backend: a device without memory or arithmetic, for asking how much a program would allocate.
  *
- * Addresses are real but hold nothing: device memory cannot be touched at all, host-visible memory costs nothing until it is
- * written. The word in front of each block remembers its length. */
+ * Addresses are real but hold nothing. Device memory is cut from one reservation of address space that cannot be touched;
+ * where there is no such space, and for host-visible memory, each block is a mapping of its own, whose first page remembers
+ * its length. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "kernels/kernels.h"
 
-enum { FRONT = 4096 }; /* a page of its own for the length */
+enum { FRONT = 4096, ALIGN = 64 };
+static const size_t SPACE = (size_t)16 << 40;
 
-static void *count_alloc(struct backend *b, size_t bytes, enum mem_kind kind) {
-    if (bytes > SIZE_MAX / 2) return NULL;
+struct count {
+    struct backend base;
+    char *space; /* NULL: none was to be had */
+    size_t used;
+};
+static struct count *count_of(struct backend *b) { return (struct count *)b; }
+
+static void *reserve(size_t bytes) {
+    void *p = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+static void *map_block(size_t bytes, enum mem_kind kind) {
     size_t all = FRONT + bytes, open = kind == MEM_HOST_VISIBLE ? all : FRONT;
-    char *p = mmap(NULL, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) return NULL;
+    char *p = reserve(all);
+    if (!p) return NULL;
     if (mprotect(p, open, PROT_READ | PROT_WRITE) < 0) {
         munmap(p, all);
         return NULL;
     }
     memcpy(p, &all, sizeof all);
-    b->allocated += bytes;
     return p + FRONT;
 }
 
+static void *count_alloc(struct backend *b, size_t bytes, enum mem_kind kind) {
+    struct count *c = count_of(b);
+    if (bytes > SIZE_MAX / 2) return NULL;
+    size_t room = (bytes + ALIGN) / ALIGN * ALIGN;
+    bool cut = kind == MEM_DEVICE && c->space && room <= SPACE - c->used;
+    void *p = cut ? c->space + c->used : map_block(bytes, kind);
+    if (!p) return NULL;
+    if (cut) c->used += room;
+    b->allocated += bytes;
+    return p;
+}
+
 static void count_release(struct backend *b, void *p) {
-    (void)b;
-    if (!p) return;
+    const struct count *c = count_of(b);
+    if (!p || (c->space && (char *)p >= c->space && (char *)p < c->space + SPACE)) return;
     size_t all;
     char *front = (char *)p - FRONT;
     memcpy(&all, front, sizeof all);
@@ -49,7 +73,10 @@ static const void *count_adopt(struct backend *b, const void *host, size_t bytes
     return host;
 }
 
-static void count_close(struct backend *b) { free(b); }
+static void count_close(struct backend *b) {
+    if (count_of(b)->space) munmap(count_of(b)->space, SPACE);
+    free(b);
+}
 
 static const struct ops count_ops = {.name = "count",
                                      .alloc = count_alloc,
@@ -61,10 +88,10 @@ static const struct ops count_ops = {.name = "count",
                                      .close = count_close};
 
 int backend_open_count(struct backend **out, struct why *why) {
-    struct backend *b = calloc(1, sizeof *b);
-    if (!b) return fail(why, ERR_NOMEM, "out of memory");
-    b->ops = &count_ops;
-    b->threads = 1;
-    *out = b;
+    struct count *c = calloc(1, sizeof *c);
+    if (!c) return fail(why, ERR_NOMEM, "out of memory");
+    c->base = (struct backend){.ops = &count_ops, .threads = 1};
+    c->space = reserve(SPACE);
+    *out = &c->base;
     return 0;
 }

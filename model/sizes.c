@@ -11,8 +11,17 @@ static uint64_t elements(const struct model_config *c, enum tensor_role role, in
 
 struct placed { /* of one layer */
     uint64_t experts, common; /* all experts; what they share */
+    uint64_t active;          /* of the experts a token runs */
     uint64_t first;           /* the first expert */
 };
+
+/* How many experts of a level a token runs, at most. */
+static uint64_t run_of_level(const struct model_config *c, int level) {
+    const struct two_stage_rule *r = &c->router.two_stage;
+    if (c->router.kind != ROUTER_TWO_STAGE) return (uint64_t)c->gate.k;
+    const int run[] = {r->global_topk, r->k, r->locals ? r->k * r->k_local : 0};
+    return level < 3 ? (uint64_t)run[level] : 0;
+}
 
 /* Experts of a level are alike: one is looked at and multiplied. */
 static void add_level(const struct model_config *c, int layer, int level, struct placed *sum) {
@@ -22,12 +31,12 @@ static void add_level(const struct model_config *c, int layer, int level, struct
         for (int role = T_EXPERT_GATE; role <= T_EXPERT_CONF; role++) one += elements(c, (enum tensor_role)role, layer, e);
     }
     sum->experts += count * one;
+    sum->active += run_of_level(c, level) * one;
     if (!level) sum->first = one;
     for (int role = T_COMMON_GATE; role <= T_COMMON_DOWN; role++) sum->common += elements(c, (enum tensor_role)role, layer, level);
 }
 
 void model_sizes(const struct model_config *c, struct model_sizes *out) {
-    const uint64_t k = (uint64_t)c->gate.k, moe_layers = (uint64_t)c->moe_layers;
     uint64_t resident = 0, unused = elements(c, T_EMBED, 0, 0);
     struct placed placed = {0};
     const uint64_t per_layer = c->mla.kv_rank ? (uint64_t)(c->mla.kv_rank + c->mla.rope) : 2 * (uint64_t)c->kv_heads * (uint64_t)c->head_dim;
@@ -40,7 +49,7 @@ void model_sizes(const struct model_config *c, struct model_sizes *out) {
     }
     *out = (struct model_sizes){
         .params_total = resident + placed.experts + placed.common,
-        .params_active = resident - (c->tied_embeddings ? 0 : unused) + moe_layers * k * placed.first + placed.common,
+        .params_active = resident - (c->tied_embeddings ? 0 : unused) + placed.active + placed.common,
         .expert_params = placed.first,
         .common_params = placed.common,
         .resident_params = resident,

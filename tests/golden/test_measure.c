@@ -139,6 +139,17 @@ static void check_plain(const char *name, const struct checkpoint *c) {
            (unsigned long long)b.experts);
 }
 
+/* Every number in the files is a parameter, but for those of formats (scales) and of tensors nobody asks for. */
+static void check_parameters(const char *name, const struct checkpoint *c) {
+    struct model_sizes s;
+    uint64_t elements = 0;
+    model_sizes(&c->config, &s);
+    for (int i = 0; i < st_count(c->tensors); i++)
+        elements += st_at(c->tensors, i)->bytes / (uint64_t)st_dtype_bytes(st_at(c->tensors, i)->dtype);
+    report(s.params_total == elements && s.params_active <= elements, "%s: %llu parameters, %llu numbers in its files", name,
+           (unsigned long long)s.params_total, (unsigned long long)elements);
+}
+
 int main(int argc, char **argv) {
     static struct names all;
     if (argc != 2) die("usage: test_measure DATA_DIR");
@@ -150,6 +161,7 @@ int main(int argc, char **argv) {
         snprintf(dir, sizeof dir, "%s/%s", argv[1], all.name[i]);
         if (checkpoint_open(dir, &c, &why) < 0) die("%s", why.text);
         walk(all.name[i], dir, &c);
+        check_parameters(all.name[i], &c);
         if (!strcmp(all.name[i], "mixtral") || !strcmp(all.name[i], "llama")) check_plain(all.name[i], &c);
         checkpoint_close(&c);
     }

@@ -35,8 +35,9 @@ def write(folder, config, tensors, shard_bytes):
     return len(shards), len(index)
 
 
-def deepseek_v3():
-    """The shapes of DeepSeek-V3 as published: FP8 blocks of 128 x 128 with their scales, and a multi-token-prediction layer."""
+def deepseek_v3(fp8):
+    """The shapes of DeepSeek-V3: as published, in FP8 blocks of 128 x 128 with their scales, or as BF16; and its
+    multi-token-prediction layer."""
     H, V, L, DENSE, E, I, DENSE_I = 7168, 129280, 61, 3, 256, 2048, 18432
     heads, q_rank, kv_rank, nope, rope, value = 128, 1536, 512, 128, 64, 128
     config = {
@@ -51,18 +52,21 @@ def deepseek_v3():
         "max_position_embeddings": 163840, "hidden_act": "silu", "tie_word_embeddings": False, "torch_dtype": "bfloat16",
         "attention_bias": False, "attention_dropout": 0.0, "initializer_range": 0.02, "moe_layer_freq": 1,
         "num_nextn_predict_layers": 1, "ep_size": 1, "use_cache": True, "bos_token_id": 0, "eos_token_id": 1,
-        "quantization_config": {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]},
     }
+    if fp8:
+        config["quantization_config"] = {
+            "activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}
     tensors = [("model.embed_tokens.weight", "BF16", [V, H]), ("lm_head.weight", "BF16", [V, H]), ("model.norm.weight", "BF16", [H])]
     parameters = 2 * V * H + H
 
-    def fp8(name, rows, cols):
-        tensors.append((name + ".weight", "F8_E4M3", [rows, cols]))
-        tensors.append((name + ".weight_scale_inv", "F32", [(rows + 127) // 128, (cols + 127) // 128]))
+    def matrix(name, rows, cols):
+        tensors.append((name + ".weight", "F8_E4M3" if fp8 else "BF16", [rows, cols]))
+        if fp8:
+            tensors.append((name + ".weight_scale_inv", "F32", [(rows + 127) // 128, (cols + 127) // 128]))
         return rows * cols
 
     def ffn(prefix, inner):
-        return sum(fp8(prefix + n, *shape) for n, shape in (("gate_proj", (inner, H)), ("up_proj", (inner, H)), ("down_proj", (H, inner))))
+        return sum(matrix(prefix + n, *shape) for n, shape in (("gate_proj", (inner, H)), ("up_proj", (inner, H)), ("down_proj", (H, inner))))
 
     for i in range(L + 1):
         at, n = f"model.layers.{i}.", 0
@@ -70,11 +74,11 @@ def deepseek_v3():
                            ("self_attn.kv_a_layernorm", kv_rank)):
             tensors.append((at + name + ".weight", "BF16", [size]))
             n += size
-        n += fp8(at + "self_attn.q_a_proj", q_rank, H)
-        n += fp8(at + "self_attn.q_b_proj", heads * (nope + rope), q_rank)
-        n += fp8(at + "self_attn.kv_a_proj_with_mqa", kv_rank + rope, H)
-        n += fp8(at + "self_attn.kv_b_proj", heads * (nope + value), kv_rank)
-        n += fp8(at + "self_attn.o_proj", H, heads * value)
+        n += matrix(at + "self_attn.q_a_proj", q_rank, H)
+        n += matrix(at + "self_attn.q_b_proj", heads * (nope + rope), q_rank)
+        n += matrix(at + "self_attn.kv_a_proj_with_mqa", kv_rank + rope, H)
+        n += matrix(at + "self_attn.kv_b_proj", heads * (nope + value), kv_rank)
+        n += matrix(at + "self_attn.o_proj", H, heads * value)
         if i < DENSE:
             n += ffn(at + "mlp.", DENSE_I)
         else:
