@@ -139,13 +139,24 @@ static void check_plain(const char *name, const struct checkpoint *c) {
            (unsigned long long)b.experts);
 }
 
-/* Every number in the files is a parameter, but for those of formats (scales) and of tensors nobody asks for. */
+static bool ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && !strcmp(text + n - m, end);
+}
+
+/* Two numbers to a byte in blocks of mxfp4; scales are no parameters. */
+static uint64_t numbers_in(const struct st_tensor *t) {
+    if (ends_with(t->name, "_scale_inv") || ends_with(t->name, "_scales")) return 0;
+    uint64_t n = t->bytes / (uint64_t)st_dtype_bytes(t->dtype);
+    return ends_with(t->name, "_blocks") ? 2 * n : n;
+}
+
+/* Every number in the files is a parameter. */
 static void check_parameters(const char *name, const struct checkpoint *c) {
     struct model_sizes s;
     uint64_t elements = 0;
     model_sizes(&c->config, &s);
-    for (int i = 0; i < st_count(c->tensors); i++)
-        elements += st_at(c->tensors, i)->bytes / (uint64_t)st_dtype_bytes(st_at(c->tensors, i)->dtype);
+    for (int i = 0; i < st_count(c->tensors); i++) elements += numbers_in(st_at(c->tensors, i));
     report(s.params_total == elements && s.params_active <= elements, "%s: %llu parameters, %llu numbers in its files", name,
            (unsigned long long)s.params_total, (unsigned long long)elements);
 }

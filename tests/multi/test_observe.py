@@ -61,7 +61,7 @@ def inspect_refuses_what_serve_refuses(p):
 @case
 def inspect_of_671_billion_parameters(p):
     with tempfile.TemporaryDirectory() as folder:
-        config, tensors, parameters = headers.deepseek_v3(fp8=False)
+        config, tensors, parameters = headers.deepseek_v3(fp8=True)
         files, count = headers.write(folder, config, tensors, 43 << 27)
         run([p.cadre, "inspect", folder])  # the files' pages come from wherever they are
         told = run([p.cadre, "inspect", folder, "--json", "--workers", 32, "--memory", "80GiB", "--context", "32k", "--batch", 64])
