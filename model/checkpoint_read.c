@@ -44,7 +44,7 @@ enum fmt checkpoint_format(const struct checkpoint *c, enum tensor_role role, in
     if (tensor_in_blob(role)) return model_format(&c->config, role, wish);
     const struct st_tensor *t = find(c, role, layer, expert, &w);
     const enum fmt f = on_disk(&w, t);
-    return f == FMT_FP8 && role == T_KV_B ? c->config.stored : f; /* the latent products read it by head: plain */
+    return f == FMT_FP8 && role == T_KV_B ? FMT_F32 : f; /* the latent products read it by head, from plain formats */
 }
 
 static bool whole_rows(const struct tensor_want *w) { return w->col_step == 1 && w->row_step == (w->cols ? w->cols : 1); }

@@ -103,6 +103,14 @@ void fuzz_seeds(fuzz_add add) {
         "{\"model_type\":\"cadre_moe\"," SIZES "\"moe_intermediate_size\":32,\"num_experts\":12,\"num_experts_per_tok\":1,"
         "\"moe_router\":{\"kind\":\"flat\",\"score\":\"sigmoid\",\"k\":1,\"norm\":\"none\",\"weight\":\"score\","
         "\"zero_experts\":3,\"apply\":\"input\"}}",
+        "{\"model_type\":\"qwen3_moe\"," SIZES "\"moe_intermediate_size\":32,\"num_experts\":8,\"num_experts_per_tok\":8,"
+        "\"quantization_config\":{\"quant_method\":\"fp8\",\"fmt\":\"e4m3\",\"activation_scheme\":\"dynamic\","
+        "\"weight_block_size\":[128,128],\"modules_to_not_convert\":[\"lm_head\"],\"scale_fmt\":\"ue8m0\"}}",
+        "{\"model_type\":\"gpt_oss\"," SIZES "\"intermediate_size\":32,\"num_local_experts\":4,\"num_experts_per_tok\":2,"
+        "\"sliding_window\":16,\"swiglu_limit\":7.0,\"layer_types\":[\"sliding_attention\",\"full_attention\","
+        "\"sliding_attention\",\"full_attention\"],\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":32,\"truncate\":false,"
+        "\"original_max_position_embeddings\":64},\"quantization_config\":{\"quant_method\":\"mxfp4\","
+        "\"modules_to_not_convert\":[\"lm_head\"]}}",
         "{\"model_type\":\"mistral\"," SIZES "\"intermediate_size\":96,\"sliding_window\":null}",
         "{\"model_type\":\"qwen3\"," SIZES "\"intermediate_size\":96,\"use_sliding_window\":true,\"sliding_window\":8,"
         "\"layer_types\":[\"sliding_attention\",\"sliding_attention\",\"sliding_attention\",\"sliding_attention\"]}",

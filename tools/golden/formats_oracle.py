@@ -100,11 +100,10 @@ class Model(oracle.Model):
         self.quant = (c.get("quantization_config") or {}).get("quant_method")
         if c["model_type"] != "gpt_oss":
             super().__init__(directory, dtype)
+        else:
+            self.heads, self.kv_heads, self.head_dim = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
+            self.eps, self.theta, self.router = c["rms_norm_eps"], c["rope_theta"], {"k": c["num_experts_per_tok"]}
         self.dtype, self.family, self.layers = dtype, c["model_type"], c["num_hidden_layers"]
-        self.heads, self.kv_heads, self.head_dim = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
-        self.eps, self.theta = c["rms_norm_eps"], c["rope_theta"]
-        if c["model_type"] == "gpt_oss":
-            self.router = {"k": c["num_experts_per_tok"]}
         self.w = self.tensors(())
 
     def tensors(self, wrong):
@@ -275,4 +274,4 @@ def applies(m, name):
         return m.quant is not None
     if m.family == "gpt_oss":                     # silu-like curves are flat where a limit of 7 would clamp them
         return name != "clamp_gate_low" or m.config.get("swiglu_limit", 7.0) < 3
-    return name in oracle.MUTATIONS and name not in ("router_bias",) and oracle.applies(m, name)
+    return name in oracle.MUTATIONS and name != "router_bias" and oracle.applies(m, name)

@@ -43,6 +43,11 @@ MODELS = {
         mlp_only_layers=[0], decoder_sparse_step=1, torch_dtype="bfloat16", attention_bias=False,
         quantization_config=dict(quant_method="fp8", fmt="e4m3", activation_scheme="dynamic", weight_block_size=[32, 32],
                                  modules_to_not_convert=["lm_head", "model.layers.1.mlp.gate"]))),
+    # DeepSeek-V3 as published, small: latent attention, groups, dense layer, shared expert, everything but the gates in FP8.
+    "deepseek_v3_fp8": ("llama-chatml", 44, "fp8", mc.MODELS["deepseek_v3"][3] | dict(
+        architectures=["DeepseekV3ForCausalLM"], hidden_act="silu", attention_dropout=0.0, tie_word_embeddings=False,
+        torch_dtype="bfloat16", quantization_config=dict(
+            quant_method="fp8", fmt="e4m3", activation_scheme="dynamic", weight_block_size=[16, 16]))),
 }
 
 
@@ -126,7 +131,7 @@ def quantise(tensors, c):
             plain[name + "_blocks"], plain[name + "_scales"] = pack_mxfp4(tensors[name])
         return plain, 0
     block = q["weight_block_size"][0]
-    for name in [n for n in tensors if n.endswith("_proj.weight")]:
+    for name in [n for n in tensors if n.endswith(("_proj.weight", "_proj_with_mqa.weight"))]:
         plain[name], scales = pack_fp8(tensors[name], block)
         plain[name + "_scale_inv"] = scales if "self_attn" in name else scales.bfloat16()  # both are published
     return plain, block

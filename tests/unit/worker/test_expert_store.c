@@ -108,6 +108,49 @@ START_TEST(shared_rows) {
 }
 END_TEST
 
+/* As they are on disk: bytes and scales in the blob, under its checksum, and worth what the expansion says. */
+START_TEST(block_formats) {
+    static const char *const names[] = {"qwen3_moe_fp8", "gpt_oss_mxfp4"};
+    static const enum fmt formats[] = {FMT_FP8, FMT_MXFP4};
+    char dir[1024];
+    struct why why = {""};
+    struct checkpoint c;
+    struct backend *b;
+    struct placement p;
+    struct expert_store s;
+    atomic_ullong progress = 0;
+    snprintf(dir, sizeof dir, "%s/%s", data_dir, names[_i]);
+    ck_assert_msg(checkpoint_open(dir, &c, &why) >= 0, "%s", why.text);
+    ck_assert_int_eq(backend_open(&(struct backend_options){.isa = "ref", .threads = 1}, &b, &why), 0);
+    ck_assert_int_eq(placement_contiguous(&p, 1, c.config.moe_layers, c.config.gate.experts, &why), 0);
+    ck_assert_msg(expert_store_open(&s, b, &c, FMT_STORED, &p, 0, &progress, &why) >= 0, "%s", why.text);
+    ck_assert_uint_lt(s.bytes, expert_store_bytes(&c.config, FMT_BF16, &p, 0));
+    const struct expert_slot *e = &s.slots[s.first[s.layers] - 1];
+    const struct mat m = e->ffn.down;
+    ck_assert(m.fmt == formats[_i] && m.scales && m.block == (_i ? 0 : c.config.quant_block));
+    static float wide[256 * 256], x[256], y[256];
+    ck_assert_int_lt(m.rows, 256);
+    ck_assert_int_lt(m.cols, 256);
+    checkpoint_read(&c, T_EXPERT_DOWN, (int)e->blob.header.layer, (int)e->blob.header.expert, FMT_F32, wide);
+    for (int k = 0; k < m.cols; k++) {
+        memset(x, 0, sizeof x);
+        x[k] = 1;
+        b->ops->linear(b, y, x, m, NULL, false, 1);
+        for (int r = 0; r < m.rows; r++) ck_assert_float_eq(y[r], wide[r * m.cols + k]);
+    }
+    unsigned char byte, *victim = (unsigned char *)m.scales + 1;
+    b->ops->download(b, &byte, victim, 1);
+    byte ^= 1;
+    b->ops->upload(b, victim, &byte, 1);
+    ck_assert_int_eq(expert_store_verify(&s, 0, &why), 0);
+    ck_assert_int_eq(expert_store_verify(&s, s.first[s.layers] - 1, &why), ERR_CORRUPT);
+    expert_store_close(&s);
+    placement_clear(&p);
+    backend_close(b);
+    checkpoint_close(&c);
+}
+END_TEST
+
 static void *no_memory(struct backend *b, size_t bytes, enum mem_kind kind) {
     (void)b, (void)bytes, (void)kind;
     return NULL;
@@ -149,6 +192,7 @@ int main(int argc, char **argv) {
     TCase *t = tcase_create("expert_store");
     tcase_add_loop_test(t, blobs, 0, 2);
     tcase_add_loop_test(t, shared_rows, 0, 2);
+    tcase_add_loop_test(t, block_formats, 0, 2);
     tcase_add_test(t, out_of_memory);
     suite_add_tcase(s, t);
     return run_suite_here(s);
