@@ -52,7 +52,7 @@ static const struct conf_option table[] = {
      .help = "where clients come; port * takes any free one"},
     {"placement", CONF_STRING, AT(placement), .arg = "FILE", .help = "which expert lives where; default: evenly, in order"},
     {"", CONF_FLAG, 0, .help = "Numbers"},
-    {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32|stored", .help = "format of the weights in memory"},
+    {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32|stored", .help = "format of the weights in memory; stored: as on disk"},
     {"isa", CONF_CHOICE, AT(isa), .def = "auto", .choices = "auto|ref|avx2|avx512", .help = "kernels to use"},
     {"", CONF_FLAG, 0, .help = "Limits"},
     {"max-batch", CONF_INT, AT(max_batch), .min = 1, .max = 65536, .arg = "N",
