@@ -58,7 +58,7 @@ static void describe_router(struct inspection *i) {
 }
 
 /* One worker holding everything, twice, with a page of KV more: what does not grow is weights, what grows is KV. */
-static int weigh(struct inspection *i, enum fmt fmt, uint64_t *weights, uint64_t *kv_token, struct why *why) {
+static int weigh(struct inspection *i, enum fmt fmt, uint64_t *weights, struct why *why) {
     struct worker_bytes one, two;
     struct measure m = {.checkpoint = &i->checkpoint,
                         .weights = fmt,
@@ -69,21 +69,20 @@ static int weigh(struct inspection *i, enum fmt fmt, uint64_t *weights, uint64_t
                         .page_tokens = MEASURE_PAGE_TOKENS,
                         .kv_pages = 1};
     int rc = measure_worker(&m, 0, &one, why);
-    m.kv_pages = 2;
-    if (rc >= 0) rc = measure_worker(&m, 0, &two, why);
     if (rc < 0) return rc;
     *weights = one.experts + one.resident;
-    *kv_token = (two.kv - one.kv) / MEASURE_PAGE_TOKENS;
-    return 0;
+    if (fmt != i->plan.weights) return 0;
+    m.kv_pages = 2;
+    rc = measure_worker(&m, 0, &two, why);
+    i->kv_token_bytes = (two.kv - one.kv) / MEASURE_PAGE_TOKENS;
+    return rc;
 }
 
 static int weigh_all(struct inspection *i, struct why *why) {
     for (int f = 0; f <= FMT_STORED; f++) {
         if (!fmt_wish((enum fmt)f)) continue;
-        uint64_t kv_token = 0;
-        int rc = weigh(i, (enum fmt)f, &i->weight_bytes[f], &kv_token, why);
+        int rc = weigh(i, (enum fmt)f, &i->weight_bytes[f], why);
         if (rc < 0) return rc;
-        if ((enum fmt)f == i->plan.weights) i->kv_token_bytes = kv_token;
     }
     return 0;
 }
@@ -125,6 +124,18 @@ static int look_for_room(const struct options *o, struct inspection *i, struct w
     return rc;
 }
 
+/* Experts of one level are of one size: as many of them make a worker like its neighbour. */
+static bool alike(const struct model_config *c, int workers, int w) {
+    int held[2] = {0};
+    if (c->moe_layers && model_levels(c) != 1) return false;
+    for (int e = 0; e < c->gate.experts; e++) {
+        int host = e * workers / c->gate.experts;
+        held[0] += host == w - 1;
+        held[1] += host == w;
+    }
+    return held[0] == held[1];
+}
+
 static int measure_all(const struct options *o, struct inspection *i, struct why *why) {
     i->plan = (struct measure){.checkpoint = &i->checkpoint, .weights = (enum fmt)fmt_parse(o->weights)};
     i->max_batch = (int)o->batch;
@@ -133,7 +144,11 @@ static int measure_all(const struct options *o, struct inspection *i, struct why
     describe_router(i);
     int rc = weigh_all(i, why);
     if (rc >= 0) rc = size_cluster(o, &i->plan, (int)o->workers, why);
-    for (int w = 0; w < o->workers && rc >= 0; w++) rc = measure_worker(&i->plan, w, &i->worker[w], why);
+    for (int w = 0; w < o->workers && rc >= 0; w++) {
+        bool again = w && alike(&i->checkpoint.config, (int)o->workers, w);
+        if (again) i->worker[w] = i->worker[w - 1];
+        else rc = measure_worker(&i->plan, w, &i->worker[w], why);
+    }
     return rc < 0 ? rc : look_for_room(o, i, why);
 }
 

@@ -60,7 +60,7 @@ static void print_weights(const struct inspection *i) {
         print_size("", i->weight_bytes[f]);
         comma = ", ";
     }
-    printf("\nKV          %llu bytes per token as %s\n", (unsigned long long)i->kv_token_bytes, fmt_name(i->plan.weights));
+    printf("\nKV          %llu bytes per token\n", (unsigned long long)i->kv_token_bytes);
 }
 
 static void print_workers(const struct inspection *i) {

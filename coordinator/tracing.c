@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { NAME_BYTES = TRACE_CHUNK_HEAD + 4 + TRACE_NAME_BYTES };
+
 struct item {
     struct list node;
     size_t len;
@@ -58,9 +60,9 @@ int tracing_start(struct tracing *t, struct call *call, const struct trace_shape
     return 0;
 }
 
-/* Names and losses go before the rows that follow them; what finds no room now is tried again with the next rows. */
+/* Names and losses go before the rows that follow them, and only with them. */
 static bool push_names(struct tracing *t, const struct domains *d) {
-    uint8_t chunk[TRACE_CHUNK_HEAD + 4 + TRACE_NAME_BYTES];
+    uint8_t chunk[NAME_BYTES];
     for (; t->named < d->n; t->named++)
         if (!push(t, chunk, trace_make_name(chunk, sizeof chunk, (uint32_t)t->named, d->name[t->named]))) return false;
     if (t->lost && push(t, chunk, trace_make_lost(chunk, sizeof chunk, t->lost))) t->lost = 0;
@@ -73,7 +75,8 @@ int tracing_rows(struct tracing *t, const uint8_t *bytes, size_t len, const stru
     int rc = trace_parse_rows(bytes, len, &t->shape, &chunk, why);
     if (chunk.step && chunk.step < t->from_step) return 0; /* asked for by an earlier call, perhaps in another shape */
     if (rc < 0) return rc == ERR_CORRUPT ? ERR_PROTOCOL : rc;
-    if (!push_names(t, d) || !push(t, bytes, len)) t->lost += chunk.n;
+    bool room = t->queued_bytes + len + TRACE_DOMAINS * NAME_BYTES <= TRACING_QUEUE_BYTES;
+    if (!room || !push_names(t, d) || !push(t, bytes, len)) t->lost += chunk.n;
     return 0;
 }
 

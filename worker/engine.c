@@ -242,7 +242,7 @@ static int load(struct engine *e, struct why *why) {
     int rc = open_model(e, why);
     if (rc < 0) return rc;
     uint64_t before = e->backend->allocated;
-    atomic_store(&e->total_bytes, bytes_to_load(e));
+    if (!e->counted) atomic_store(&e->total_bytes, bytes_to_load(e));
     rc = weights_open(&e->weights, e->backend, &e->checkpoint, s->weights, s->max_context, &e->loaded_bytes, why);
     e->bytes.mapped = e->weights.mapped_bytes;
     e->bytes.resident = taken(e, &before) + e->bytes.mapped;

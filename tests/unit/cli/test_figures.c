@@ -1,10 +1,11 @@
 /* test_figures.c - the figures of expert load against values worked out by hand; labels and routing accuracy likewise. */
 #include "cli/routing.h"
 
-#include <check.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "tests/unit/run.h"
 
 static struct why why;
 
@@ -183,21 +184,4 @@ START_TEST(accuracy) {
 }
 END_TEST
 
-int main(void) {
-    Suite *s = suite_create("figures");
-    TCase *t = tcase_create("figures");
-    tcase_add_test(t, one_layer);
-    tcase_add_test(t, hot_experts);
-    tcase_add_test(t, means_over_layers);
-    tcase_add_test(t, label_files);
-    tcase_add_test(t, wrong_labels);
-    tcase_add_test(t, traces);
-    tcase_add_test(t, accuracy);
-    suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_set_fork_status(r, CK_NOFORK);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed > 0;
-}
+RUN("figures", NULL, NULL, one_layer, hot_experts, means_over_layers, label_files, wrong_labels, traces, accuracy)

@@ -1,9 +1,10 @@
 /* test_trace.c - chunks come out as they went in; whatever is cut, changed or out of order is refused and never read beyond. */
 #include "proto/trace.h"
 
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "tests/unit/run.h"
 
 static const struct trace_shape shape = {
     .experts = 6, .zero = 1, .topk = 3, .layers = 2, .model_layer = {1, 4}, .model = "tiny"};
@@ -157,18 +158,4 @@ START_TEST(files) {
 }
 END_TEST
 
-int main(void) {
-    Suite *s = suite_create("trace");
-    TCase *t = tcase_create("trace");
-    tcase_add_test(t, what_goes_in_comes_out);
-    tcase_add_test(t, small_chunks);
-    tcase_add_test(t, refusals);
-    tcase_add_test(t, files);
-    suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_set_fork_status(r, CK_NOFORK);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed > 0;
-}
+RUN("trace", NULL, NULL, what_goes_in_comes_out, small_chunks, refusals, files)

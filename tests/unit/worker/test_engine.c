@@ -6,8 +6,11 @@
 
 #include "base/clk.h"
 #include "model/checkpoint.h"
+#include "worker/tally.h"
+#include "worker/trace.h"
 
 #include <limits.h>
+#include <math.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,7 +21,7 @@ enum { STEP_TOKENS = 16, MAX_SEQS = 2, MAX_CONTEXT = 48, PAGE = 16, PAGES = 6, P
 
 static const char *data_dir;
 static struct engine *engine;
-static int vocab, topk, moe_layers;
+static int vocab, topk, experts, moe_layers;
 
 static struct event next_event(void) {
     struct event ev;
@@ -49,6 +52,7 @@ static void open_engine(void) {
     vocab = c.config.vocab;
     topk = c.config.gate.k;
     moe_layers = c.config.moe_layers;
+    experts = c.config.gate.experts;
     ck_assert_int_eq(placement_contiguous(&s.placement, 1, moe_layers, c.config.gate.experts, &why), 0);
     checkpoint_close(&c);
     ck_assert_int_eq(engine_new(&o, &engine), 0);
@@ -262,6 +266,75 @@ START_TEST(chunks_equal_one_go) {
 }
 END_TEST
 
+/* A home has few blocks: while nobody gives them back, steps go on without records and say how many rows have none. */
+START_TEST(records_never_make_a_step_wait) {
+    struct trace_block *held[TRACE_BLOCKS];
+    struct trace_shape shape = {.experts = experts, .topk = topk, .layers = 1};
+    struct trace_chunk c;
+    struct why why;
+    for (int step = 1; step <= TRACE_BLOCKS + 2; step++) {
+        struct plan *p = engine_plan_take(engine);
+        good_plan(p);
+        p->step = (uint64_t)step;
+        p->drop = &(uint64_t){7};
+        p->n_drop = step > 1;
+        start[0].domain = 3;
+        p->trace[0] = 1u << (moe_layers - 1);
+        p->n_trace = 1;
+        bool recorded = step <= TRACE_BLOCKS;
+        engine_plan_push(engine, p);
+        struct event ev = next_event();
+        if (recorded) {
+            ck_assert_int_eq(ev.kind, EVENT_TRACE);
+            held[step - 1] = ev.trace;
+            ck_assert_msg(trace_parse(ev.trace->bytes, ev.trace->len, &shape, &c, &why) == 0, "%s", why.text);
+            ck_assert_uint_eq(c.n, 5);
+            ck_assert_uint_eq(c.step, (uint64_t)step);
+            ev = next_event();
+        }
+        ck_assert_int_eq(ev.kind, EVENT_STEP);
+        ck_assert_uint_eq(ev.step->trace_lost, recorded ? 0 : 5);
+        ck_assert_uint_eq(ev.step->tokens, 5);
+        engine_report_done(engine, ev.step);
+    }
+    struct trace_row row;
+    struct trace_cell cell;
+    trace_parse(held[0]->bytes, held[0]->len, &shape, &c, &why);
+    trace_get_row(c.rows + 4 * trace_row_bytes(&shape), &row);
+    trace_get_cell(c.rows + 4 * trace_row_bytes(&shape), topk, 0, &cell);
+    ck_assert_uint_eq(row.seq, 7);
+    ck_assert_int_eq(row.token, ids[4]);
+    ck_assert_uint_eq(row.position, 4);
+    ck_assert_uint_eq(row.domain, 3);
+    for (int j = 1; j < topk; j++) {
+        ck_assert_uint_ne(cell.expert[j], cell.expert[j - 1]);
+        ck_assert(cell.weight[j] <= cell.weight[j - 1]);
+    }
+    uint64_t sum = 0, counts[4096];
+    ck_assert(tally_read(engine_tally(engine), 3, counts));
+    for (int i = 0; i < moe_layers * experts; i++) sum += counts[i];
+    ck_assert_uint_eq(sum, (uint64_t)(TRACE_BLOCKS + 2) * 5 * (uint64_t)topk * (uint64_t)moe_layers);
+    ck_assert(!tally_read(engine_tally(engine), 2, counts));
+    engine_trace_done(engine, held[0]);
+}
+END_TEST
+
+/* p = 1/2, 1/4, 1/4: entropy 1.5 ln 2 nats, of ln 3 at most. */
+START_TEST(certainty) {
+    float p[3], entropy, confidence, even[3] = {7, 7, 7}, z[3] = {logf(2), 0, 0};
+    trace_judge(z, 3, GATE_SOFTMAX, p, &entropy, &confidence);
+    ck_assert(fabsf(entropy - 1.5f * logf(2)) < 1e-6f);
+    ck_assert(fabsf(confidence - (1 - 1.5f * logf(2) / logf(3))) < 1e-6f);
+    trace_judge(even, 3, GATE_SIGMOID, p, &entropy, &confidence);
+    ck_assert(fabsf(entropy - logf(3)) < 1e-6f && fabsf(confidence) < 1e-6f);
+    trace_judge(even, 1, GATE_RAW, p, &entropy, &confidence);
+    ck_assert(entropy == 0 && confidence == 1);
+    float unsound[3] = {NAN, 0, 0};
+    trace_judge(unsound, 3, GATE_SOFTMAX, p, &entropy, &confidence);
+    ck_assert(entropy == 0 && confidence == 0);
+}
+END_TEST
+
 int main(int argc, char **argv) {
     if (argc != 2) return 2;
     data_dir = argv[1];
@@ -273,6 +346,8 @@ int main(int argc, char **argv) {
     tcase_add_test(t, the_same_step_again);
     tcase_add_test(t, granted_beyond_the_end);
     tcase_add_test(t, chunks_equal_one_go);
+    tcase_add_test(t, records_never_make_a_step_wait);
+    tcase_add_test(t, certainty);
     suite_add_tcase(s, t);
     return run_suite_here(s);
 }
