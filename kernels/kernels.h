@@ -135,6 +135,7 @@ struct attention {
     const int32_t *pages;     /* [S, max_pages] page numbers in order of position. Host-visible */
     int max_pages;
     const float *sinks;       /* [Q] or NULL: one more logit per head, that takes its share of the softmax and has no value */
+    int chunk;                /* keys of earlier chunks are not seen: pos / chunk == key_pos / chunk; 0 = one chunk */
 };
 
 /* How the weights of a token's experts change by what these say of their outputs (struct ops, fuse). Columns of `extra`. */

@@ -107,12 +107,12 @@ static int read_biases(const json_t *root, const struct family *f, struct model_
 
 int config_attention(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
     double clip = 0;
-    bool normed = !f->qk_norm_key;
+    bool normed = !f->qk_norm_key || f->llama4;
     int rc = f->mla ? config_mla(root, out, why) : read_heads(root, f, out, why);
     if (rc >= 0 && f->qk_norm_key) rc = json_get_bool(root, "use_qk_norm", &normed, why);
     out->qk_norm = normed ? f->qk_norm : QK_NORM_NONE;
     if (rc >= 0) rc = read_biases(root, f, out, why);
-    if (rc >= 0) rc = config_window(root, f, out, why);
+    if (rc >= 0) rc = f->llama4 ? config_llama4_attention(root, out, why) : config_window(root, f, out, why);
     if (rc >= 0 && f->clip_qkv) rc = json_get_real(root, "clip_qkv", 1e-6, 1e6, &clip, why);
     out->clip_qkv = (float)clip;
     out->sinks = f->sinks;
@@ -186,6 +186,7 @@ int model_config_parse(const char *json, size_t len, const char *generation_json
     int rc = json_read_object("config.json", json, len, &root, why);
     if (rc >= 0 && generation_json)
         rc = json_read_object("generation_config.json", generation_json, generation_len, &generation, why);
+    if (rc >= 0 && (rc = config_llama4_unwrap(&root, why)) < 0) fail_in(why, rc, "config.json");
     if (rc >= 0) {
         rc = read_root(root, &c, why);
         if (rc < 0) fail_in(why, rc, "config.json");

@@ -14,7 +14,8 @@
 
 enum { MODEL_MAX_LAYERS = 512, MODEL_MAX_EOS = 8 };
 
-enum qk_norm { QK_NORM_NONE, QK_NORM_HEAD, QK_NORM_FULL }; /* per head over D (Qwen3); over the whole vector (OLMoE) */
+enum qk_norm { QK_NORM_NONE, QK_NORM_HEAD, QK_NORM_FULL, QK_NORM_L2 };
+/* per head over D (Qwen3); over the whole vector (OLMoE); per head without weights, after RoPE and only with it (Llama-4) */
 enum shared_kind { SHARED_NONE, SHARED_PLAIN, SHARED_SIGMOID }; /* SIGMOID: times sigmoid(w_s . x) (Qwen2-MoE) */
 
 /* What the routed experts of a layer have in common and what they give back beside their rows. All zero: nothing.
@@ -50,6 +51,10 @@ struct model_config {
     bool tied_embeddings;          /* lm_head is embed_tokens */
 
     int window[MODEL_MAX_LAYERS];  /* layer -> its sliding window in tokens, 0 = none */
+    int chunk[MODEL_MAX_LAYERS];   /* layer -> length of the chunks that attention keeps to, 0 = none */
+    bool no_rope[MODEL_MAX_LAYERS]; /* layers whose queries and keys are not rotated; there queries are multiplied by */
+    int temper_tokens;             /* 1 + temper_scale * ln(1 + floor((position + 1) / temper_tokens)); 0: they are not */
+    float temper_scale;
 
     int dense_ffn;                 /* I of dense layers; 0 when there are none */
     int expert_ffn;                /* I of an expert; 0 for a dense model */
@@ -95,11 +100,11 @@ enum tensor_role {
 struct tensor_want {               /* what must be on disk */
     char name[160];
     int rows, cols;                /* [rows, cols]; cols 0 = a vector of `rows` */
-    int blocks;                    /* not 0: may also stand as [blocks, rows / blocks, cols] */
     /* On disk it may be part of a larger tensor: element (r, c) is number first + r * row_step + c * col_step of it. */
     int dims;
     int64_t shape[4];
     int64_t first, row_step, col_step;
+    int blocks;                    /* not 0: may also stand as [blocks, rows / blocks, cols] */
     bool packed;                   /* mxfp4: bytes of two elements, the last two dimensions being [cols / 32, 16]; scales beside */
 };
 /* false: this model has no such tensor (e.g. T_Q_BIAS without biases, T_EXPERT_UP in a dense layer). */

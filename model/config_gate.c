@@ -143,11 +143,22 @@ static int read_minimax(const json_t *root, struct model_config *out, struct why
     return 0;
 }
 
+static int read_llama4(struct model_config *out, struct why *why) {
+    if (out->gate.k != 1)
+        return fail(why, ERR_UNSUPPORTED, "num_experts_per_tok is %d, where the weight multiplies the expert's input; accepted: 1",
+                    out->gate.k);
+    out->gate.score = GATE_SIGMOID;
+    out->gate.norm = GATE_NORM_NONE;
+    out->gate.apply = GATE_INPUT;
+    return 0;
+}
+
 int config_gate(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
     switch (f->gate) {
     case FAMILY_GATE_SOFTMAX: return 0;
     case FAMILY_GATE_DEEPSEEK_V2:
     case FAMILY_GATE_DEEPSEEK_V3: return read_deepseek(root, f, out, why);
+    case FAMILY_GATE_LLAMA4: return read_llama4(out, why);
     case FAMILY_GATE_MINIMAX: return read_minimax(root, out, why);
     case FAMILY_GATE_RAW:
         out->gate.score = GATE_RAW;

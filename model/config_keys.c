@@ -37,7 +37,8 @@ static const struct refusal refusals[] = {
     {"moe_layer_freq", ACCEPT_ONE},           {"interleave_moe_layer_step", ACCEPT_ONE},
     {"n_group", ACCEPT_ZERO | ACCEPT_ONE},    {"topk_group", ACCEPT_ZERO | ACCEPT_ONE},
     {"topk_method", ACCEPT_NULL},             {"routed_scaling_factor", ACCEPT_ONE},
-    {"zero_expert_num", ACCEPT_ZERO},
+    {"zero_expert_num", ACCEPT_ZERO},         {"intermediate_size_mlp", ACCEPT_NULL},
+    {"moe_layers", ACCEPT_EMPTY},             {"attn_temperature_tuning", ACCEPT_FALSE | ACCEPT_ZERO},
     {"group_fill", ACCEPT_NULL},              {"scale_always", ACCEPT_FALSE},
     {"use_routing_bias", ACCEPT_FALSE},       {"shared_intermediate_size", ACCEPT_ZERO},
     {"layernorm_full_attention_beta", ACCEPT_ONE}, {"layernorm_mlp_beta", ACCEPT_ONE},
@@ -52,6 +53,7 @@ static const char *const harmless[] = {
     "chunk_size_feed_forward", "gradient_checkpointing", "unsloth_version", "unsloth_fixed", "use_flash_attention",
     "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "task_specific_params",
     "transformers.js_config", "max_window_layers", "is_llama_config", "initial_context_length", "num_nextn_predict_layers", "num_mtp_layers",
+    "vision_config", "boi_token_index", "eoi_token_index", "image_token_index", "cache_implementation", "for_llm_compressor",
     "num_mtp_modules", "use_mtp", "mtp_transformer_layers", "mlp_intermediate_size", "shared_moe_mode",
     "layernorm_linear_attention_beta", "experts_per_token",
 };
@@ -64,7 +66,7 @@ static const char *const read_elsewhere[] = {
     "layer_types", "quantization_config", "swiglu_limit", "swiglu_alpha",
     "intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size", "num_experts",
     "num_local_experts", "num_experts_per_tok", "norm_topk_prob", "decoder_sparse_step", "mlp_only_layers", "moe_router",
-    "scoring_func", "use_qk_norm", "attn_type_list", "qk_norm_type",
+    "scoring_func", "use_qk_norm", "attn_type_list", "qk_norm_type", "no_rope_layer_interval", "floor_scale", "attn_scale",
 };
 
 static bool accepted(const json_t *v, unsigned accept) {
@@ -93,6 +95,8 @@ static bool is_read(const struct family *f, const char *key) {
         {"n_routed_experts", f->moe},        {"n_shared_experts", f->shared_count}, {"first_k_dense_replace", f->first_dense},
         {"moe_layer_freq", f->first_dense},  {"n_group", deepseek},                 {"topk_group", deepseek},
         {"topk_method", deepseek},           {"routed_scaling_factor", deepseek},   {"group_fill", deepseek},
+        {"no_rope_layers", f->llama4},       {"attention_chunk_size", f->llama4},   {"interleave_moe_layer_step", f->llama4},
+        {"moe_layers", f->llama4},           {"attn_temperature_tuning", f->llama4}, {"intermediate_size_mlp", f->llama4},
         {"scale_always", v2},                {"use_routing_bias", f->gate == FAMILY_GATE_MINIMAX},
     };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
@@ -145,7 +149,7 @@ static int check_family(const json_t *root, const struct family *f, struct why *
         {"num_local_experts", f->moe},
         {"num_experts_per_tok", f->moe},
         {"moe_intermediate_size", f->moe && strcmp(f->expert_ffn_key, "moe_intermediate_size") == 0},
-        {"shared_expert_intermediate_size", f->shared != SHARED_NONE && !f->shared_count},
+        {"shared_expert_intermediate_size", f->shared != SHARED_NONE && !f->shared_count && !f->llama4},
         {"moe_router", f->norm == NORM_RULE},
     };
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {

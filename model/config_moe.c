@@ -132,6 +132,7 @@ static int read_gate(const json_t *root, const struct family *f, struct model_co
 /* moe_index: a layer has experts iff (i + 1) % decoder_sparse_step == 0 and it is not in mlp_only_layers (Qwen); or it is none of
  * the first_k_dense_replace and i % moe_layer_freq == 0 (DeepSeek). */
 static int read_layer_kinds(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
+    if (f->llama4) return config_llama4_layers(root, out, why);
     int64_t step = 1;
     const json_t *dense = NULL;
     bool is_dense[MODEL_MAX_LAYERS] = {false};
@@ -163,12 +164,15 @@ static int read_layer_kinds(const json_t *root, const struct family *f, struct m
 }
 
 static int read_widths(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
+    const char *dense_key = f->llama4 ? "intermediate_size_mlp" : "intermediate_size";
     int64_t shared = 0;
     int rc = 0;
-    if (out->moe_layers < out->layers) rc = config_need_int(root, "intermediate_size", MAX_FFN, &out->dense_ffn, why);
+    if (out->moe_layers < out->layers) rc = config_need_int(root, dense_key, MAX_FFN, &out->dense_ffn, why);
     if (rc < 0 || !out->moe_layers) return rc;
     rc = config_need_int(root, f->expert_ffn_key, MAX_FFN, &out->expert_ffn, why);
-    if (rc >= 0 && f->shared_count) {
+    if (rc >= 0 && f->llama4) {
+        shared = out->expert_ffn;
+    } else if (rc >= 0 && f->shared_count) {
         rc = json_get_int(root, "n_shared_experts", 0, 64, &shared, why);
         if (rc == 0 && !json_object_get(root, "n_shared_experts"))
             rc = fail(why, ERR_INVALID, "n_shared_experts is missing; wanted null or a whole number from 0 to 64");

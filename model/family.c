@@ -33,6 +33,12 @@ static const struct family families[] = {
      .shared_count = true},
     {.model_type = "llama", .architecture = "LlamaForCausalLM", .theta = 1e4, .eps = 1e-6, .bias = BIAS_KEY,
      .kv_heads_optional = true},
+    {.model_type = "llama4", .architecture = "Llama4ForConditionalGeneration", .theta = 5e5, .eps = 1e-5, .bias = BIAS_KEY,
+     .qk_norm = QK_NORM_L2, .qk_norm_key = true, .rope_interleaved = true, .moe = true, .expert_ffn_key = "intermediate_size",
+     .gate = FAMILY_GATE_LLAMA4, .shared = SHARED_PLAIN, .llama4 = true, .wrapped = true},
+    {.model_type = "llama4_text", .architecture = "Llama4ForCausalLM", .theta = 5e5, .eps = 1e-5, .bias = BIAS_KEY,
+     .qk_norm = QK_NORM_L2, .qk_norm_key = true, .rope_interleaved = true, .moe = true, .expert_ffn_key = "intermediate_size",
+     .gate = FAMILY_GATE_LLAMA4, .shared = SHARED_PLAIN, .llama4 = true},
     {.model_type = "minimax_m2", .architecture = "MiniMaxM2ForCausalLM", .alias = "minimax", .theta = 5e6,
      .eps = 1e-6, .bias = BIAS_NONE, .qk_norm = QK_NORM_FULL, .rotary = 1, .moe = true, .expert_ffn_key = "intermediate_size", .gate = FAMILY_GATE_MINIMAX,
      .norm = NORM_ALWAYS, .block_names = true},
@@ -179,12 +185,26 @@ static const char *fused_part(enum tensor_role role, bool packed) {
     return down ? "down_proj" : "gate_up_proj";
 }
 
+/* Llama-4 says feed_forward where others say mlp, router for the gate, and has the experts of a layer in two tensors. */
+static void write_llama4_name(enum tensor_role role, int layer, char *out, size_t cap) {
+    const char *part = names[role];
+    if (role == T_ROUTER) part = "router.weight";
+    else if (is_expert(role)) part = role == T_EXPERT_DOWN ? "experts.down_proj" : "experts.gate_up_proj";
+    else if (strncmp(part, "mlp.", 4)) {
+        snprintf(out, cap, "model.layers.%d.%s", layer, part);
+        return;
+    } else part += 4;
+    snprintf(out, cap, "model.layers.%d.feed_forward.%s", layer, part);
+}
+
 static void write_name(const struct model_config *c, const struct family *f, enum tensor_role role, int layer, int expert,
                        bool packed, char *out, size_t cap) {
     const char *moe = f->block_names ? "block_sparse_moe" : "mlp";
     char part[64];
     if (role < T_ATTN_NORM)
         snprintf(out, cap, "%s", names[role]);
+    else if (f->llama4)
+        write_llama4_name(role, layer, out, cap);
     else if (is_expert(role) && f->fused_experts)
         snprintf(out, cap, "model.layers.%d.%s.experts.%s", layer, moe, fused_part(role, packed));
     else if ((role == T_ROUTER || role == T_ROUTER_BIAS) && f->fused_experts)
@@ -210,7 +230,7 @@ struct shape {
 
 static struct shape attention_shape(const struct model_config *c, enum tensor_role role) {
     const int H = c->hidden, QD = c->q_heads * c->head_dim, GD = c->kv_heads * c->head_dim;
-    const bool full = c->qk_norm == QK_NORM_FULL;
+    const bool full = c->qk_norm == QK_NORM_FULL, weighed = full || c->qk_norm == QK_NORM_HEAD;
     switch (role) {
     case T_Q: return (struct shape){QD, H};
     case T_K:
@@ -220,9 +240,9 @@ static struct shape attention_shape(const struct model_config *c, enum tensor_ro
     case T_K_BIAS:
     case T_V_BIAS: return (struct shape){c->qkv_bias ? GD : 0, 0};
     case T_O_BIAS: return (struct shape){c->o_bias ? H : 0, 0};
-    case T_Q_NORM: return (struct shape){c->qk_norm == QK_NORM_NONE ? 0 : full ? QD : c->head_dim, 0};
+    case T_Q_NORM: return (struct shape){!weighed ? 0 : full ? QD : c->head_dim, 0};
     case T_SINKS: return (struct shape){c->sinks ? c->q_heads : 0, 0};
-    case T_K_NORM: return (struct shape){c->qk_norm == QK_NORM_NONE ? 0 : full ? GD : c->head_dim, 0};
+    case T_K_NORM: return (struct shape){!weighed ? 0 : full ? GD : c->head_dim, 0};
     default: return (struct shape){0, 0};
     }
 }
@@ -379,6 +399,18 @@ static void fused_on_disk(const struct model_config *c, enum tensor_role role, i
     }
 }
 
+/* Llama-4's experts: gate_up_proj [E, H, 2I], gate's columns before up's, and down_proj [E, I, H]; both are [E, cols, n] here. */
+static void halves_on_disk(const struct model_config *c, enum tensor_role role, int expert, struct tensor_want *w) {
+    const int64_t n = role == T_EXPERT_DOWN ? w->rows : 2 * (int64_t)w->rows;
+    w->dims = 3;
+    w->shape[0] = c->gate.experts;
+    w->shape[1] = w->cols;
+    w->shape[2] = n;
+    w->first = expert * w->cols * n + (role == T_EXPERT_UP ? w->rows : 0);
+    w->row_step = 1;
+    w->col_step = n;
+}
+
 bool model_tensor(const struct model_config *c, enum tensor_role role, int layer, int expert, struct tensor_want *out) {
     const struct family *f = family_find(c->family);
     if (!f) BUG("model_tensor: a config of unknown family '%s'", c->family);
@@ -386,7 +418,9 @@ bool model_tensor(const struct model_config *c, enum tensor_role role, int layer
     if (!s.rows) return false;
     *out = (struct tensor_want){.rows = s.rows, .cols = s.cols, .blocks = gate_blocks(c, role)};
     if (is_expert(role) && f->fused_experts) fused_on_disk(c, role, expert, out);
+    else if (is_expert(role) && f->llama4) halves_on_disk(c, role, expert, out);
     else alone_on_disk(out);
-    write_name(c, f, role, layer, expert, out->packed, out->name, sizeof out->name);
+    size_t prefix = f->wrapped ? (size_t)snprintf(out->name, sizeof out->name, "language_model.") : 0;
+    write_name(c, f, role, layer, expert, out->packed, out->name + prefix, sizeof out->name - prefix);
     return true;
 }

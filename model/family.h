@@ -16,6 +16,7 @@ enum family_gate {     /* from logits to experts; config_gate.c */
     FAMILY_GATE_DEEPSEEK_V2, /* softmax, groups by their best, normalised or scaled */
     FAMILY_GATE_DEEPSEEK_V3, /* sigmoid, selection bias, groups by their two best, normalised, scaled */
     FAMILY_GATE_RAW,         /* the best logits, softmax over them; bias in the logits */
+    FAMILY_GATE_LLAMA4,      /* sigmoid of the best logit, applied to the expert's input */
     FAMILY_GATE_MINIMAX      /* sigmoid, selection bias beside the gate, normalised */
 };
 enum family_window {   /* who decides on a sliding window */
@@ -51,6 +52,8 @@ struct family {
     const char *expert_ffn_key;
     enum family_gate gate;
     enum family_norm norm;
+    bool llama4;                   /* layers with chunks, without rotation, with experts as config_llama4.c reads them */
+    bool wrapped;                  /* as released with its vision tower: names begin with language_model. */
     bool first_dense;              /* reads first_k_dense_replace and moe_layer_freq */
     int dense_layers;              /* first_k_dense_replace when config.json has none */
     bool shared_count;             /* the shared expert is n_shared_experts wide in experts, and named so */

@@ -1,6 +1,7 @@
 /* forward.c - reads like the paper: norm, attention, residual, norm, FFN or experts, residual; final norm, logits. */
 #include "worker/forward.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,11 +37,19 @@ int forward_init(struct forward *f, const struct forward_limits *limits, struct 
         f->attended = device(f, T * Q * 4);
     }
     f->mlp = device(f, T * H * 4);
+    bool extras = true;
+    if (c->qk_norm == QK_NORM_L2) extras = (f->ones = visible(f, (size_t)c->head_dim * 4)) != NULL;
+    for (int d = 0; f->ones && d < c->head_dim; d++) f->ones[d] = 1;
+    if (c->temper_tokens) {
+        f->temper = visible(f, T * 4);
+        f->query_rows = malloc(T * sizeof *f->query_rows);
+        extras = extras && f->temper && f->query_rows;
+    }
     f->last = device(f, S * H * 4);
     f->logits = visible(f, S * (size_t)c->vocab * 4);
     f->stats = visible(f, S * sizeof *f->stats);
     const struct step_rows *r = &f->rows;
-    const bool heads = latent ? rc == 0 : f->q && f->k && f->v && f->attended;
+    const bool heads = latent ? rc == 0 : f->q && f->k && f->v && f->attended && extras;
     if (r->ids && r->pos && r->seq && r->kv_at && r->seq_id && r->domain && r->pages && r->sampled && f->x && f->norm && heads && f->mlp &&
         f->last && f->logits && f->stats)
         return 0;
@@ -53,7 +62,9 @@ void forward_clear(struct forward *f) {
     if (!f->backend) return;
     const struct step_rows *r = &f->rows;
     void *all[] = {r->ids, r->pos, r->seq, r->kv_at,    r->seq_id, r->domain, r->pages, r->sampled, f->x,    f->norm,
-                   f->q,   f->k,   f->v,   f->attended, f->mlp,    f->last,  f->logits,  f->stats};
+                   f->q,   f->k,   f->v,   f->attended, f->mlp,    f->last,  f->logits,  f->stats,
+                   f->temper, f->ones};
+    free(f->query_rows);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) f->backend->ops->release(f->backend, all[i]);
     mla_clear(&f->mla);
     *f = (struct forward){0};
@@ -66,6 +77,29 @@ static void norm_heads(struct forward *f, float *x, const float *weight, int hea
     if (f->config->qk_norm == QK_NORM_HEAD) ops->rmsnorm(f->backend, x, D, x, D, weight, f->config->norm_eps, T * heads, D);
     if (f->config->qk_norm == QK_NORM_FULL)
         ops->rmsnorm(f->backend, x, heads * D, x, heads * D, weight, f->config->norm_eps, T, heads * D);
+}
+
+static void rotate(struct forward *f, int layer, float *x, int heads) {
+    const struct model_config *c = f->config;
+    const struct ops *ops = f->backend->ops;
+    int T = f->rows.T, D = c->head_dim;
+    if (c->no_rope[layer]) return;
+    ops->rope(f->backend, x, f->rows.pos, f->weights->rope, c->rope.dims, c->rope.interleaved, T, heads, D);
+    if (c->qk_norm == QK_NORM_L2) ops->rmsnorm(f->backend, x, D, x, D, f->ones, c->norm_eps, T * heads, D);
+}
+
+/* Layers without rotation multiply each query by a factor that grows with its position; f->attended is free until attention. */
+static const float *temper(struct forward *f, int layer) {
+    const struct model_config *c = f->config;
+    const int T = f->rows.T, width = c->q_heads * c->head_dim;
+    if (!c->temper_tokens || !c->no_rope[layer]) return f->q;
+    for (int t = 0; t < T; t++) {
+        f->query_rows[t] = f->q + (size_t)t * (size_t)width;
+        float past = floorf(((float)f->rows.pos[t] + 1) / (float)c->temper_tokens);
+        f->temper[t] = log1pf(past) * c->temper_scale + 1;
+    }
+    f->backend->ops->combine(f->backend, f->attended, f->query_rows, f->temper, T, 1, width);
+    return f->attended;
 }
 
 static void attention(struct forward *f, int layer) {
@@ -91,22 +125,25 @@ static void attention(struct forward *f, int layer) {
         ops->clamp(b, f->k, c->clip_qkv, (int64_t)T * c->kv_heads * D);
         ops->clamp(b, f->v, c->clip_qkv, (int64_t)T * c->kv_heads * D);
     }
-    ops->rope(b, f->q, r->pos, f->weights->rope, c->rope.dims, c->rope.interleaved, T, c->q_heads, D);
-    ops->rope(b, f->k, r->pos, f->weights->rope, c->rope.dims, c->rope.interleaved, T, c->kv_heads, D);
+    rotate(f, layer, f->q, c->q_heads);
+    rotate(f, layer, f->k, c->kv_heads);
+    const float *q = temper(f, layer);
+    float *attended = q == f->q ? f->attended : f->q;
     ops->kv_store(b, kv, f->k, f->v, r->kv_at, T);
-    struct attention a = {.q = f->q,
-                          .out = f->attended,
+    struct attention a = {.q = q,
+                          .out = attended,
                           .tokens = T,
                           .q_heads = c->q_heads,
                           .scale = c->attention_scale,
                           .window = c->window[layer],
+                          .chunk = c->chunk[layer],
                           .pos = r->pos,
                           .seq = r->seq,
                           .pages = r->pages,
                           .sinks = w->sinks,
                           .max_pages = f->limits.max_pages};
     ops->attention(b, kv, &a);
-    ops->linear(b, f->x, f->attended, w->o, w->o_bias, true, T);
+    ops->linear(b, f->x, attended, w->o, w->o_bias, true, T);
 }
 
 static int ffn_layer(struct forward *f, int layer) {

@@ -23,6 +23,8 @@ struct forward {
     struct step_rows rows;
     struct mla mla;                               /* instead of q, k, v and attended where the model has latents */
     float *x, *norm, *q, *k, *v, *attended, *mlp; /* [T, ...] */
+    const float **query_rows;                     /* [T] and, where queries are tempered, [T] host-visible: by what */
+    float *temper, *ones;                         /* ones [D]: the weight of norms that have none */
     float *last;                                  /* [n_sampled, H] */
     float *logits;                                /* [n_sampled, V] host-visible */
     struct logit_stats *stats;                    /* [n_sampled] host-visible */

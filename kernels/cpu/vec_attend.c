@@ -40,6 +40,7 @@ static void load_queries(struct block *b) {
         for (int d = 0; d < b->V; d += 16) v16_store(b->acc + i * b->wide + d, v16_zero());
         int pos = a->pos[row];
         int first = a->window && pos >= a->window ? pos - a->window + 1 : 0;
+        if (a->chunk && pos - pos % a->chunk > first) first = pos - pos % a->chunk;
         /* A sink is a key seen before all others whose value is zero: where it stands must not depend on pages. */
         b->query[i] = (struct query){
             .first = first, .last = pos, .max = a->sinks ? a->sinks[head] : -INFINITY, .sum = a->sinks ? 1 : 0};

@@ -69,6 +69,7 @@ void ref_attention(struct backend *b, const struct kv_layer *kv, const struct at
     int D = kv->head_dim, Q = a->q_heads, per_group = Q / kv->heads;
     for (int t = 0; t < a->tokens; t++) {
         int last = a->pos[t], first = a->window && last >= a->window ? last - a->window + 1 : 0;
+        while (a->chunk && first / a->chunk < last / a->chunk) first++;
         for (int q = 0; q < Q; q++) {
             int64_t row = (int64_t)t * Q + q;
             struct head h = {kv, a->pages + (int64_t)a->seq[t] * a->max_pages, a->q + row * D, q / per_group, a->scale,

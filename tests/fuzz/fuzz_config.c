@@ -94,6 +94,10 @@ void fuzz_seeds(fuzz_add add) {
         "\"num_experts_per_tok\":4,\"n_shared_experts\":2,\"n_group\":4,\"topk_group\":2,\"group_fill\":\"zero\","
         "\"norm_topk_prob\":true,\"routed_scaling_factor\":2.5,\"first_k_dense_replace\":1,\"use_qk_norm\":true,"
         "\"partial_rotary_factor\":0.5,\"attention_bias\":true}",
+        "{\"model_type\":\"llama4\",\"text_config\":{\"model_type\":\"llama4_text\"," SIZES "\"intermediate_size\":32,"
+        "\"intermediate_size_mlp\":96,\"num_local_experts\":8,\"num_experts_per_tok\":1,\"interleave_moe_layer_step\":2,"
+        "\"no_rope_layers\":[1,1,0,1],\"attention_chunk_size\":16,\"attn_temperature_tuning\":true,\"floor_scale\":8,"
+        "\"moe_layers\":[1],\"use_qk_norm\":true},\"vision_config\":{}}",
         "{\"model_type\":\"minimax\",\"architectures\":[\"MiniMaxM2ForCausalLM\"]," SIZES "\"intermediate_size\":32,"
         "\"num_local_experts\":16,\"num_experts_per_tok\":4,\"rotary_dim\":8,\"use_routing_bias\":true,"
         "\"attn_type_list\":[1,1,1,1],\"qk_norm_type\":\"per_layer\",\"scoring_func\":\"sigmoid\"}",

@@ -121,6 +121,10 @@ static void m_group_score(struct model_config *c) {
 static void m_group_fill(struct model_config *c) { c->gate.group_fill = c->gate.group_fill == 0 ? -INFINITY : 0; }
 static void m_gate_eps(struct model_config *c) { c->gate.norm_eps = 0; }
 static void m_apply(struct model_config *c) { c->gate.apply = GATE_OUTPUT; }
+static void m_chunk(struct model_config *c) { memset(c->chunk, 0, sizeof c->chunk); }
+static void m_no_rope(struct model_config *c) { memset(c->no_rope, 0, sizeof c->no_rope); }
+static void m_temper(struct model_config *c) { c->temper_tokens = 0; }
+static void m_temper_tokens(struct model_config *c) { c->temper_tokens *= 2; }
 static void m_rotary(struct model_config *c) { c->rope.dims = c->head_dim; }
 static void m_shared_gate(struct model_config *c) { c->shared = SHARED_PLAIN; }
 static void m_shared(struct model_config *c) { c->shared = SHARED_NONE; }
@@ -421,6 +425,9 @@ static bool has_yarn_ramp(const struct model_config *c) { return has_yarn(c) && 
 static bool has_yarn_scale(const struct model_config *c) { return has_yarn(c) && has_latents(c) && c->rope.mscale_all_dim > 0; }
 static bool has_yarn_amplitude(const struct model_config *c) { return has_yarn(c) && c->rope.amplitude != 1; }
 static bool has_qk_norm(const struct model_config *c) { return c->qk_norm != QK_NORM_NONE; }
+static bool has_qk_weights(const struct model_config *c) { return c->qk_norm == QK_NORM_HEAD || c->qk_norm == QK_NORM_FULL; }
+static bool has_chunks(const struct model_config *c) { return c->chunk[0] > 0; }
+static bool has_temper(const struct model_config *c) { return c->temper_tokens > 0; }
 static bool has_clip(const struct model_config *c) { return c->clip_qkv > 0; }
 static bool has_shared_gate(const struct model_config *c) { return c->shared == SHARED_SIGMOID; }
 static bool has_shared(const struct model_config *c) { return c->shared != SHARED_NONE; }
@@ -454,7 +461,7 @@ static const struct mutation mutations[] = {
     {"qk_norm", "q/k norms left out", has_qk_norm, {.mutate_config = m_qk_norm}},
     {"qk_norm_swapped",
      "weights of the q and k norms exchanged or shifted",
-     has_qk_norm,
+     has_qk_weights,
      {.mutate_weights = m_qk_norm_swapped}},
     {"clip", "clip_qkv left out", has_clip, {.mutate_config = m_clip}},
     {"topk_norm",
@@ -475,6 +482,10 @@ static const struct mutation mutations[] = {
     {"gate_eps", "epsilon of the weights' normalisation left out", has_gate_eps, {.mutate_config = m_gate_eps}},
     {"apply", "the weight on the expert's output", has_input, {.mutate_config = m_apply}},
     {"identity", "identity experts give nothing", has_identity, {.mutate_ops = o_identity}},
+    {"chunk", "attention does not keep to its chunks", has_chunks, {.mutate_config = m_chunk}},
+    {"no_rope", "all layers rotated", has_temper, {.mutate_config = m_no_rope}},
+    {"temper", "queries not sharpened with position", has_temper, {.mutate_config = m_temper}},
+    {"temper_tokens", "queries sharpened later", has_temper, {.mutate_config = m_temper_tokens}},
     {"rotary", "the whole head rotated", has_rotary, {.mutate_config = m_rotary}},
     {"expert_order", "two experts exchanged", has_scores, {.mutate_weights = m_expert_order}},
     {"rows_common", "rows that experts share left out", has_rows, {.mutate_weights = m_rows_common}},
@@ -623,6 +634,7 @@ int main(int argc, char **argv) {
     static const char *const isas[] = {"ref", "avx2", "avx512"};
     if (argc != 2 && argc != 3) die("usage: test_golden DATA_DIR [NAME]");
     static struct names all;
+    log_set_level(LOG_ERROR); /* not a line for every tensor that a checkpoint has beside the model's */
     names_read(argv[1], &all);
     for (int c = 0; c < all.count; c++) {
         const char *name = all.name[c];

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 import expert_oracle
 import gates
 import latent
+import llama4
 import oracle
 import router_oracle
 import tiny_tokenizers
@@ -97,12 +98,15 @@ MODELS = {
 MODELS |= expert_oracle.MODELS
 MODELS |= gates.MODELS
 MODELS |= latent.MODELS
+MODELS |= llama4.MODELS
 MODELS |= router_oracle.MODELS
 SHARDED = "mixtral"             # saved a second time as <name>_sharded, in two files with an index
 
 
 def shapes(c):
     """On-disk tensor name -> shape, in the order of the forward pass."""
+    if c["model_type"] == "llama4_text":
+        return llama4.shapes(c)
     H, L, V = c["hidden_size"], c["num_hidden_layers"], c["vocab_size"]
     N, M = c["num_attention_heads"], c["num_key_value_heads"]
     D, family = c.get("head_dim") or H // N, c["model_type"]
@@ -182,12 +186,16 @@ def draw(name, shape, c, seed):
         return STREAM * z                         # of the size of what it is added to
     if name.endswith("bias"):
         return (0.05 if c["model_type"] == "olmoe" else 0.4 if part != "o_proj" else STREAM) * z
+    if ".experts." in name and len(shape) == 3:   # transposed: [E, in, out]
+        return (1.4 if name.endswith("gate_up_proj") else 3.0 * STREAM) / np.sqrt(shape[1]) * z
+    if c["model_type"] == "llama4_text" and part in ("q_proj", "k_proj") and c["no_rope_layers"][int(name.split(".")[2])]:
+        return STREAM * 2.0 / np.sqrt(shape[-1]) * z   # as below: a norm follows
     fan_in = shape[-1]
     if expert_oracle.gain(part, fan_in):
         return expert_oracle.gain(part, fan_in) * z
     gain = {"embed_tokens": (0.2 if tied else STREAM) * np.sqrt(fan_in),
             "lm_head": 1.2, "q_proj": 1.3, "k_proj": 1.3, "v_proj": 1.0, "o_proj": 2.0 * STREAM,
-            "gate": 1.5, "shared_expert_gate": 1.5, "gate_proj": 1.4, "up_proj": 1.4, "down_proj": 1.4 * STREAM}[part]
+            "gate": 1.5, "router": 1.5, "shared_expert_gate": 1.5, "gate_proj": 1.4, "up_proj": 1.4, "down_proj": 1.4 * STREAM}[part]
     if tied and part in ("o_proj", "down_proj"):
         gain *= 0.12 / STREAM
     if any(f"self_attn.{p}_norm" in t for p in "qk" for t in shapes(c)) and part in ("q_proj", "k_proj"):
@@ -216,7 +224,7 @@ def config_for(name, kind_ids):
         del c["attention_dropout"]
         return c
     classes = {"llama": "LlamaForCausalLM", "mixtral": "MixtralForCausalLM", "qwen2_moe": "Qwen2MoeForCausalLM",
-               "qwen3_moe": "Qwen3MoeForCausalLM", "olmoe": "OlmoeForCausalLM"} | gates.CLASSES | latent.CLASSES
+               "qwen3_moe": "Qwen3MoeForCausalLM", "olmoe": "OlmoeForCausalLM"} | gates.CLASSES | latent.CLASSES | llama4.CLASSES
     return {"architectures": [classes[c["model_type"]]]} | c | {"torch_dtype": "float32", "use_cache": True}
 
 
@@ -255,6 +263,8 @@ def write_model(name, directory):
             shutil.copy(Path(scratch) / "model.safetensors", directory)
             if style == "transformers":
                 shutil.copy(Path(scratch) / "config.json", directory)
+            if name == "llama4_text":
+                write_wrapped(c, tensors, directory.with_name(llama4.WRAPPED))
             if name == SHARDED:
                 write_sharded(model, directory.with_name(name + "_sharded"), directory)
         if style == "transformers":
@@ -306,6 +316,19 @@ def same_as_published(name, directory, logits):
         ids = np.random.default_rng(1).integers(0, c["vocab_size"], 40).tolist()
         want, got = reference_logits(load_reference(scratch), ids), logits(ids)
         assert (got - want).abs().max() < TOLERANCE / 4 * want.std(), (got - want).abs().max()
+
+
+def write_wrapped(c, tensors, directory):
+    """The text model as it is released: inside the configuration of a model with eyes, which stay shut here."""
+    directory.mkdir(exist_ok=True)
+    text = {k: v for k, v in c.items() if k not in ("architectures", "torch_dtype", "use_cache")}
+    outer = {"architectures": ["Llama4ForConditionalGeneration"], "model_type": "llama4", "boi_token_index": 3,
+             "eoi_token_index": 4, "image_token_index": 5, "text_config": text, "torch_dtype": "float32",
+             "tie_word_embeddings": False, "vision_config": {"model_type": "llama4_vision_model", "hidden_size": 8}}
+    (directory / "config.json").write_text(json.dumps(outer, indent=2) + "\n")
+    out = {"language_model." + n: t for n, t in tensors.items()}
+    out["multi_modal_projector.linear_1.weight"] = torch.ones(4, 8)
+    save_file(out, directory / "model.safetensors", metadata={"format": "pt"})
 
 
 def write_sharded(model, directory, single):
@@ -458,7 +481,7 @@ def main():
                 target = args.out / source.name
                 shutil.rmtree(target, ignore_errors=True)
                 shutil.copytree(source, target)
-                if source.name.endswith("_sharded"):
+                if source.name != name:
                     for path in directory.iterdir():
                         if path.name not in ("config.json", "model.safetensors", "mutations.tsv"):
                             shutil.copy(path, target)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import expert_oracle
 import gates
 import latent
+import llama4
 import router_oracle
 
 
@@ -27,6 +28,7 @@ class Model:
         directory = Path(directory)
         c = self.config = json.loads((directory / "config.json").read_text())
         self.w = {k: v.to(dtype) for k, v in load_file(directory / "model.safetensors").items()}
+        self.w = llama4.plain_names(self.w) if c["model_type"] == "llama4_text" else self.w
         self.dtype = dtype
         self.family = c["model_type"]
         self.layers = c["num_hidden_layers"]
@@ -65,6 +67,8 @@ def router_of(c):
         return None
     if latent.router_of(c):
         return latent.router_of(c)
+    if c["model_type"] == "llama4_text":
+        return llama4.router_of(c)
     if gates.router_of(c):
         return gates.router_of(c)
     if c["model_type"] == "cadre_moe":
@@ -117,7 +121,7 @@ MUTATIONS = {
     "shared": "shared expert left out",
     "moe_input": "experts fed with the rows before the post-attention norm",
     "last_token_id": "embedding of the previous id for the last token",
-} | expert_oracle.MUTATIONS | gates.MUTATIONS | latent.MUTATIONS | router_oracle.MUTATIONS
+} | expert_oracle.MUTATIONS | gates.MUTATIONS | latent.MUTATIONS | llama4.MUTATIONS | router_oracle.MUTATIONS
 
 
 def rms_norm(x, weight, eps):
@@ -180,14 +184,18 @@ def attention(m, layer, x, wrong, eps, theta):
     key_position = position + (position // 16 % 2 if "kv_position" in wrong else 0)
     query_position = position + ((position >= 7).long() if "kv_chunk_position" in wrong else 0)
     dims = None if "rotary" in wrong else m.rotary
-    q = rotate(q, query_position, theta, "rope_interleaved" in wrong, dims)
-    k = rotate(k, key_position, theta, "rope_interleaved" in wrong, dims)
+    if llama4.rotates(m.config, layer, wrong):
+        interleaved = (m.family == "llama4_text") != ("rope_interleaved" in wrong)
+        q = rotate(q, query_position, theta, interleaved, dims)
+        k = rotate(k, key_position, theta, interleaved, dims)
+    q, k = llama4.finish_heads(m.config, layer, q, k, wrong)
 
     scale = m.head_dim ** -0.5 * (1.1 if "attention_scale" in wrong else 1.0)
     if "attention_scale_hidden" in wrong:
         scale = (m.config["hidden_size"] // m.heads) ** -0.5
     last_seen = position + (-1 if "causal_late" in wrong else 1 if "causal_early" in wrong else 0)
     hidden = position[None, :] > last_seen[:, None].clamp(min=0)  # [T,T]
+    hidden = hidden | llama4.unseen(m.config, layer, tokens, wrong)
     out = []
     for h in range(m.heads):
         kv = h % m.kv_heads if "head_mapping" in wrong else h // (m.heads // m.kv_heads)
@@ -334,6 +342,8 @@ def applies(m, name):
         return latent.applies(m.config, name)
     if latent.is_latent(m.config) and name in ("head_mapping", "attention_scale_hidden", "rotary"):
         return False
+    if name in llama4.MUTATIONS:
+        return m.family == "llama4_text"
     if name in gates.MUTATIONS:
         return gates.applies(r, name, m.rotary, m.head_dim)
     if name in ("qk_norm", "qk_norm_other", "qk_norm_swapped", "eps_qk_zero"):

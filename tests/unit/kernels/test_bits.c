@@ -163,7 +163,7 @@ static void attention_of(struct backend *b, const int *order, int n, float *out,
     float *all = kit_random_floats((int64_t)ROWS * Q * D, 2), *q = permuted(all, order, n, Q * D);
     float *y = kit_floats((int64_t)n * Q * value);
     for (int i = 0; i < n; i++) pos[i] = pos_of[order[i]], seq[i] = seq_of[order[i]];
-    struct attention a = {q, y, n, Q, 0.3f, window, pos, seq, pages, MAX_PAGES, sinks};
+    struct attention a = {q, y, n, Q, 0.3f, window, pos, seq, pages, MAX_PAGES, sinks, window ? 3 * window : 0};
     b->ops->attention(b, &kv, &a);
     put_back(out, y, order, n, Q * value);
 }

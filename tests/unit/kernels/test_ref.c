@@ -101,6 +101,12 @@ START_TEST(attention_by_hand) {
     b->ops->attention(b, &layer, &a);
     ck_assert_float_eq(out[0], 100);
     ck_assert_float_eq(out[2], 10);
+    a.window = 0;
+    a.chunk = 2; /* the third key begins the second chunk */
+    b->ops->attention(b, &layer, &a);
+    ck_assert_float_eq(out[0], 100);
+    ck_assert_float_eq_tol(out[2], 7, 1e-5);
+    a.chunk = 0;
     float sink = logf(6); /* takes as much as the three keys together */
     a.window = 0;
     a.sinks = &sink;

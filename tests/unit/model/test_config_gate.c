@@ -25,6 +25,15 @@
     "\"model_type\":\"cadre_moe\"," SIZES "\"moe_intermediate_size\":32,\"num_experts\":12,\"num_experts_per_tok\":1," \
     "\"moe_router\":{\"kind\":\"flat\",\"score\":\"sigmoid\",\"k\":1,\"norm\":\"none\",\"weight\":\"score\"" rest "},"
 
+#define LLAMA4 \
+    SIZES "\"intermediate_size\":32,\"intermediate_size_mlp\":96,\"num_local_experts\":8,\"num_experts_per_tok\":1,"
+#define LLAMA4_TEXT "\"model_type\":\"llama4_text\"," LLAMA4
+#define DEEPSEEK2 \
+    "\"model_type\":\"deepseek_v2\",\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"vocab_size\":300," \
+    "\"max_position_embeddings\":128,\"intermediate_size\":96,\"moe_intermediate_size\":32,\"n_routed_experts\":16," \
+    "\"num_experts_per_tok\":4,\"n_shared_experts\":2,\"kv_lora_rank\":16,\"qk_nope_head_dim\":16,\"qk_rope_head_dim\":8," \
+    "\"v_head_dim\":16,\"first_k_dense_replace\":1,\"routed_scaling_factor\":16.0,"
+
 static int parse(const char *body, struct model_config *c, struct why *why) {
     char text[2048];
     int n = snprintf(text, sizeof text, "{%s\"use_cache\":true}", body);
@@ -96,6 +105,64 @@ START_TEST(minimax) {
 }
 END_TEST
 
+/* The authors' code normalises or scales, transformers' port always scales and never normalises. */
+START_TEST(deepseek_v2_scaling) {
+    struct model_config c = good(DEEPSEEK2 "\"norm_topk_prob\":true,\"topk_method\":\"greedy\",");
+    ck_assert(c.gate.score == GATE_SOFTMAX && c.gate.norm == GATE_NORM_SUM && c.gate.scale == 1 && !c.gate_sel_bias);
+    ck_assert(c.gate.group == GATE_GROUP_NONE);
+    c = good(DEEPSEEK2 "\"norm_topk_prob\":false,\"topk_method\":\"greedy\",\"n_group\":4,\"topk_group\":2,");
+    ck_assert(c.gate.norm == GATE_NORM_NONE && c.gate.scale == 16 && c.gate.group == GATE_GROUP_NONE);
+    c = good(DEEPSEEK2 "\"norm_topk_prob\":true,\"scale_always\":true,");
+    ck_assert(c.gate.norm == GATE_NORM_NONE && c.gate.scale == 16);
+    c = good(DEEPSEEK2 "\"topk_method\":\"group_limited_greedy\",\"n_group\":4,\"topk_group\":2,");
+    ck_assert(c.gate.group == GATE_GROUP_MAX && c.gate.groups == 4 && c.gate.topk_group == 2 && c.gate.group_fill == -INFINITY);
+    ck_assert(good(DEEPSEEK2 "\"topk_method\":\"group_limited_greedy\",\"n_group\":4,\"topk_group\":2,"
+                             "\"group_fill\":\"zero\",").gate.group_fill == 0);
+}
+END_TEST
+
+static void check_expert(const struct model_config *c, enum tensor_role role, int expert, const char *name, int64_t first) {
+    struct tensor_want w;
+    ck_assert(model_tensor(c, role, 1, expert, &w));
+    ck_assert_str_eq(w.name, name);
+    ck_assert(w.dims == 3 && w.shape[0] == 8 && w.first == first && w.row_step == 1 && w.col_step == w.shape[2]);
+}
+
+START_TEST(llama4) {
+    struct model_config c = good(LLAMA4_TEXT "\"interleave_moe_layer_step\":2,\"attention_chunk_size\":100,\"no_rope_layers\":[],"
+                                             "\"attn_temperature_tuning\":4,\"floor_scale\":64,\"attn_scale\":0.25,");
+    ck_assert(c.gate.score == GATE_SIGMOID && c.gate.apply == GATE_INPUT && c.gate.k == 1 && c.gate.norm == GATE_NORM_NONE);
+    ck_assert(c.moe_layers == 2 && c.moe_index[0] == -1 && c.moe_index[1] == 0 && c.moe_index[3] == 1);
+    ck_assert(c.dense_ffn == 96 && c.expert_ffn == 32 && c.shared_ffn == 32 && c.shared == SHARED_PLAIN);
+    ck_assert(c.no_rope[3] && !c.no_rope[2] && c.chunk[2] == 100 && c.chunk[3] == 0 && c.window[0] == 0);
+    ck_assert(c.temper_tokens == 64 && c.temper_scale == 0.25f && c.qk_norm == QK_NORM_L2 && c.rope.interleaved);
+    ck_assert(!has(&c, T_Q_NORM, 0) && !c.tied_embeddings);
+    check_tensor(&c, T_ROUTER, 1, "model.layers.1.feed_forward.router.weight", 8, 64);
+    check_tensor(&c, T_DENSE_UP, 0, "model.layers.0.feed_forward.up_proj.weight", 96, 64);
+    check_tensor(&c, T_SHARED_UP, 1, "model.layers.1.feed_forward.shared_expert.up_proj.weight", 32, 64);
+    check_expert(&c, T_EXPERT_GATE, 2, "model.layers.1.feed_forward.experts.gate_up_proj", 2 * 64 * 64);
+    check_expert(&c, T_EXPERT_UP, 2, "model.layers.1.feed_forward.experts.gate_up_proj", 2 * 64 * 64 + 32);
+    check_expert(&c, T_EXPERT_DOWN, 3, "model.layers.1.feed_forward.experts.down_proj", 3 * 32 * 64);
+    c = good(LLAMA4_TEXT "\"no_rope_layers\":[0,1,1,0],\"moe_layers\":[2],\"use_qk_norm\":false,\"attn_temperature_tuning\":false,"
+                         "\"layer_types\":[\"chunked_attention\",\"full_attention\",\"full_attention\",\"full_attention\"],");
+    ck_assert(c.no_rope[0] && !c.no_rope[1] && c.chunk[0] == 8192 && c.chunk[1] == 0 && c.moe_layers == 1 && c.moe_index[2] == 0);
+    ck_assert(c.temper_tokens == 0 && c.qk_norm == QK_NORM_NONE);
+}
+END_TEST
+
+START_TEST(llama4_wrapped) {
+    static const char released[] =
+        "\"model_type\":\"llama4\",\"architectures\":[\"Llama4ForConditionalGeneration\"],\"text_config\":{"
+        "\"model_type\":\"llama4_text\"," LLAMA4 "\"eos_token_id\":[7,8],\"bos_token_id\":6},\"vision_config\":{\"hidden_size\":8},"
+        "\"image_token_index\":9,";
+    struct model_config c = good(released);
+    ck_assert_str_eq(c.family, "llama4");
+    ck_assert(c.n_eos == 2 && c.eos[1] == 8 && c.bos == 6 && c.hidden == 64);
+    check_tensor(&c, T_EMBED, 0, "language_model.model.embed_tokens.weight", 300, 64);
+    check_tensor(&c, T_Q, 3, "language_model.model.layers.3.self_attn.q_proj.weight", 64, 64);
+}
+END_TEST
+
 /* The first release calls itself by the name of another architecture. */
 START_TEST(minimax_by_another_name) {
     static const char released[] = "\"model_type\":\"minimax\"," SIZES "\"intermediate_size\":32,\"num_local_experts\":16,"
@@ -153,6 +220,32 @@ static const struct {
     {MINIMAX "\"routed_scaling_factor\":2.0,", ERR_UNSUPPORTED, "routed_scaling_factor", "2"},
     {"\"model_type\":\"minimax\"," SIZES "\"architectures\":[\"MiniMaxForCausalLM\"],", ERR_UNSUPPORTED, "model_type", "\"minimax\""},
     {"\"model_type\":\"minimax\"," SIZES, ERR_UNSUPPORTED, "model_type", "\"minimax\""},
+    {DEEPSEEK2 "\"scoring_func\":\"sigmoid\",", ERR_UNSUPPORTED, "scoring_func", "\"softmax\""},
+    {DEEPSEEK2 "\"topk_method\":\"noaux_tc\",", ERR_UNSUPPORTED, "topk_method", "\"group_limited_greedy\""},
+    {DEEPSEEK2 "\"scale_always\":1,", ERR_INVALID, "scale_always", "1; wanted true or false"},
+    {"\"model_type\":\"llama4_text\"," SIZES "\"intermediate_size\":32,\"num_local_experts\":8,\"num_experts_per_tok\":2,",
+     ERR_UNSUPPORTED, "num_experts_per_tok", "2, where the weight multiplies the expert's input; accepted: 1"},
+    {"\"model_type\":\"llama4_text\"," SIZES "\"intermediate_size\":32,\"num_local_experts\":8,\"num_experts_per_tok\":1,"
+     "\"interleave_moe_layer_step\":2,",
+     ERR_INVALID, "intermediate_size_mlp", "missing"},
+    {LLAMA4_TEXT "\"no_rope_layers\":[1,0],", ERR_INVALID, "no_rope_layers", "2 entries; wanted none or num_hidden_layers, 4"},
+    {LLAMA4_TEXT "\"no_rope_layers\":[1,0,2,1],", ERR_INVALID, "no_rope_layers[2]", "wanted 0 or 1"},
+    {LLAMA4_TEXT "\"no_rope_layer_interval\":0,", ERR_INVALID, "no_rope_layer_interval", "0; wanted"},
+    {LLAMA4_TEXT "\"attention_chunk_size\":0,", ERR_INVALID, "attention_chunk_size", "0; wanted"},
+    {LLAMA4_TEXT "\"attention_chunk_size\":null,", ERR_INVALID, "attention_chunk_size", "null, but layer 0"},
+    {LLAMA4_TEXT "\"layer_types\":[\"full_attention\"],", ERR_INVALID, "layer_types", "1 entries"},
+    {LLAMA4_TEXT "\"layer_types\":[\"full_attention\",\"sliding_attention\",\"full_attention\",3],", ERR_UNSUPPORTED,
+     "layer_types[1]", "\"chunked_attention\""},
+    {LLAMA4_TEXT "\"moe_layers\":[4],", ERR_INVALID, "moe_layers", "layers from 0 to 3"},
+    {LLAMA4_TEXT "\"attn_temperature_tuning\":\"on\",", ERR_INVALID, "attn_temperature_tuning", "wanted true or false"},
+    {LLAMA4_TEXT "\"floor_scale\":0,", ERR_INVALID, "floor_scale", "0; wanted"},
+    {LLAMA4_TEXT "\"sliding_window\":8,", ERR_UNSUPPORTED, "sliding_window", "8"},
+    {"\"model_type\":\"llama4\",", ERR_INVALID, "text_config", "missing"},
+    {"\"model_type\":\"llama4\",\"text_config\":{\"model_type\":\"llama\"},", ERR_UNSUPPORTED, "text_config: model_type",
+     "\"llama4_text\""},
+    {"\"model_type\":\"llama4\",\"text_config\":{},", ERR_INVALID, "hidden_size", "missing"},
+    {GLM "\"attention_chunk_size\":8,", ERR_UNSUPPORTED, "attention_chunk_size", "8"},
+    {GLM "\"attn_temperature_tuning\":true,", ERR_UNSUPPORTED, "attn_temperature_tuning", "true"},
     {CADRE(",\"groups\":4"), ERR_INVALID, "moe_router: groups", "wanted an object"},
     {CADRE(",\"groups\":{\"n\":4,\"topk\":2}"), ERR_UNSUPPORTED, "groups: rule", "missing; accepted: \"max\", \"top2sum\""},
     {CADRE(",\"groups\":{\"rule\":\"mean\",\"n\":4,\"topk\":2}"), ERR_UNSUPPORTED, "groups: rule", "\"mean\""},
@@ -188,6 +281,9 @@ int main(void) {
     tcase_add_test(t, glm_plainly);
     tcase_add_test(t, minimax);
     tcase_add_test(t, minimax_by_another_name);
+    tcase_add_test(t, deepseek_v2_scaling);
+    tcase_add_test(t, llama4);
+    tcase_add_test(t, llama4_wrapped);
     tcase_add_test(t, flat);
     tcase_add_loop_test(t, refuses_by_name, 0, sizeof refused / sizeof *refused);
     suite_add_tcase(s, t);
