@@ -27,6 +27,15 @@ static void print_size(const char *label, uint64_t bytes) {
     printf("%s%s (%llu bytes)", label, cli_bytes((double)bytes), (unsigned long long)bytes);
 }
 
+static void print_experts(const struct model_config *c) {
+    printf("experts     %d in each, %d per token%s", c->gate.experts, c->gate.k,
+           c->shared == SHARED_NONE ? "" : ", and a shared one");
+    if (c->experts.shared_rows) printf("; %d of %d rows in common", c->experts.shared_rows, c->expert_ffn);
+    if (c->experts.fusion_dim) printf("; fused by agreement");
+    if (c->experts.confidence) printf("; with confidence heads");
+    putchar('\n');
+}
+
 static void print_model(const struct inspection *i) {
     const struct model_config *c = &i->checkpoint.config;
     char name[256], total[32], active[32];
@@ -37,9 +46,7 @@ static void print_model(const struct inspection *i) {
            (unsigned long long)i->sizes.params_active);
     printf("layers      %d: %d dense, %d with experts; hidden %d, vocabulary %d, made for %d positions\n", c->layers,
            c->layers - c->moe_layers, c->moe_layers, c->hidden, c->vocab, c->max_positions);
-    if (c->moe_layers)
-        printf("experts     %d in each, %d per token%s\n", c->gate.experts, c->gate.k,
-               c->shared == SHARED_NONE ? "" : ", and a shared one");
+    if (c->moe_layers) print_experts(c);
     printf("router      %s\n", i->router[0] ? i->router : "none: a dense model");
 }
 

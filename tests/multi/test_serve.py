@@ -303,6 +303,32 @@ def the_library_works_from_outside(p):
 
 
 @case
+def missing_experts(p):
+    """Experts 1 of layer 0, 0 and 3 of layer 1 are on no worker."""
+    told = []
+    with tempfile.NamedTemporaryFile("w", suffix=".placement") as f:
+        f.write("* * *\n0 1 -\n1 0,3 -\n")
+        f.flush()
+        for workers, fabric in ((1, "mem"), (3, "mpi")):
+            with Cluster(p, p.golden("mixtral"), workers=workers, fabric=fabric, placement=f.name) as c:
+                waits = c.cadre("generate", prompt="the sea is", max_tokens=4, timeout=400)
+                check(
+                    waits.status != 0 and "expert 1 of layer 0 is on no worker (and 2 more)" in waits.err,
+                    f"a request that wants all experts: {waits.status} {waits.err!r}",
+                )
+                a = c.generate("--allow-degraded", prompt="the sea is", max_tokens=8)
+                check(a["degraded"], f"the answer is not marked: {a}")
+                told.append(a)
+                same(c.status()["missing_experts"], 3, "missing_experts in status")
+                check("expert 1 of layer 0" in c.cadre("status").good().out, "status names what is missing")
+                check(re.search(r"^ +1 +none +0 ", c.cadre("experts", layer=0).good().out, re.M), "experts says none")
+    same(told[1], told[0], "the same experts missing on 1 worker and on 3")
+    with Cluster(p, p.golden("mixtral"), workers=2) as c:
+        a = c.generate("--allow-degraded", prompt="the sea is", max_tokens=8)
+        check("degraded" not in a, f"nothing is missing, and yet: {a}")
+
+
+@case
 def help_is_whole(p):
     for argv in (
         [p.cadre],
