@@ -120,7 +120,7 @@ static int look_for_room(const struct options *o, struct inspection *i, struct w
         rc = try_workers(o, i, n, &fits, why);
         if (fits) i->needed = n;
     }
-    i->fits_one = i->needed == 1;
+    if (rc >= 0 && i->plan.workers > 1) rc = try_workers(o, i, i->plan.workers - 1, &i->fits_less, why);
     return rc;
 }
 

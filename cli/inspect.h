@@ -19,7 +19,7 @@ struct inspection {
     struct worker_bytes worker[INSPECT_MAX_WORKERS];
     uint64_t memory; /* of a worker; 0 = not asked */
     int needed;      /* fewest workers that have room; 0 = no number of workers has */
-    bool fits, fits_one;
+    bool fits, fits_less; /* on all workers of the plan; on one less: after a death */
 };
 
 void inspect_print_text(const struct inspection *i);

@@ -94,7 +94,7 @@ static void print_room(const struct inspection *i) {
     const char *memory = cli_bytes((double)i->memory);
     printf("\nfits        %d worker%s of %s: %s", i->plan.workers, i->plan.workers == 1 ? "" : "s", memory,
            i->fits ? "yes" : "no");
-    if (i->plan.workers > 1) printf("; one alone: %s", i->fits_one ? "yes" : "no");
+    if (i->plan.workers > 1) printf("; %d, should one die: %s", i->plan.workers - 1, i->fits_less ? "yes" : "no");
     if (i->needed) printf("; needs %d\n", i->needed);
     else
         printf("; no number of workers up to %d is enough: other weights, KV and buffers are whole on each\n",
@@ -160,7 +160,7 @@ void inspect_print_json(const struct inspection *i) {
            (long long)i->plan.kv_pages * i->plan.page_tokens);
     if (i->memory) {
         json_bytes("memory_bytes", i->memory);
-        printf("\"fits\":%s,\"fits_one\":%s,", i->fits ? "true" : "false", i->fits_one ? "true" : "false");
+        printf("\"fits\":%s,\"fits_with_one_less\":%s,", i->fits ? "true" : "false", i->fits_less ? "true" : "false");
         if (i->needed) printf("\"workers_needed\":%d,", i->needed);
         else printf("\"workers_needed\":null,");
     }
