@@ -64,7 +64,7 @@ static void placement(const uint8_t *data, size_t size) {
     static const struct planner_shape shape = {.workers = 4, .layers = 3, .experts = 5, .model_layer = layers};
     uint64_t hosts[15];
     if (planner_parse(&shape, (const char *)data, size, "fuzz", hosts, &why) < 0) return;
-    for (int i = 0; i < 15; i++) FUZZ_CHECK(hosts[i] && hosts[i] < 16);
+    for (int i = 0; i < 15; i++) FUZZ_CHECK(hosts[i] < 16); /* none: nowhere, as the file says */
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {

@@ -1,7 +1,7 @@
 /* test_exact.c - the oracle on real weights: the exact upcycled model (every FFN cut into experts, all active with weight one)
  * must reproduce the greedy text of the dense model it was cut from, as computed by an independent implementation.
  *
- * usage: test_exact EXPECTED.json MODEL_DIR      exit status 77 (skipped) when MODEL_DIR is empty */
+ * usage: test_exact EXPECTED.json MODEL_DIR      skipped when MODEL_DIR is empty */
 #include "tests/golden/runner.h"
 
 #include "base/clk.h"
@@ -43,7 +43,7 @@ int main(int argc, char **argv) {
     if (argc != 3) die("usage: test_exact EXPECTED.json MODEL_DIR");
     if (!argv[2][0]) {
         printf("1..0 # SKIP no model directory: configure with -Dmodel_exact=DIR\n");
-        return 77;
+        return 0;
     }
     json_error_t error;
     json_t *cases = json_load_file(argv[1], 0, &error), *one;
