@@ -34,8 +34,8 @@ void cli_catch_signals(void);
 int  cli_signals(void);        /* how many came since cli_forget_signals */
 void cli_forget_signals(void);
 int  cli_exit_signal(void);    /* 128 + the last one's number */
-/* Sleeps until stdin, which must be unbuffered, has something to read or has ended. False: a signal beyond the `seen` ones came,
- * before or while it slept: none can fall between the look and the sleep. */
+/* Sleeps until stdin, which must be unbuffered, has something to read or has ended. False: a signal beyond the `seen` ones
+ * came, before or while it slept: none can fall between the look and the sleep. */
 bool cli_wait_stdin(int seen);
 
 /* The whole of a file, or of stdin for "-": malloc'ed, NUL-terminated, *len without the NUL. NULL: it complained. */

@@ -22,7 +22,8 @@ static const struct conf_option table[] = {
      .help = "where the cluster listens"},
     {"layer", CONF_INT, AT(layer), .min = 0, .max = 1e6, .arg = "L",
      .help = "every expert of this layer (the model's own numbering)"},
-    {"report", CONF_STRING, AT(report), .arg = "FILE", .help = "figures of a trace (cadre trace) instead of a running cluster's"},
+    {"report", CONF_STRING, AT(report), .arg = "FILE",
+     .help = "figures of a trace (cadre trace) instead of a running cluster's"},
     {"labels", CONF_STRING, AT(labels), .arg = "FILE",
      .help = "with --report: lines 'domain layers experts' that say where tokens should go: routing accuracy"},
     {"json", CONF_FLAG, AT(json), .def = "no", .help = "print one JSON object (also: -o json)"},
@@ -31,14 +32,16 @@ static const struct conf_option table[] = {
 static const struct conf_command command = {
     .name = "cadre experts",
     .usage = "[options]",
-    .about = "Shows how many rows each expert and each worker has executed since the start, or what a trace says about routing.",
+    .about =
+        "Shows how many rows each expert and each worker has executed since the start, or what a trace says about routing.",
     .options = table,
-    .footer = "imb = max/mean, balancedness = mean/max: both are 1 when the load is even. util.: share of the experts that ran at all;\n"
-              "std, CV: standard deviation of the experts' rows, and over their mean; hottest: share of the rows that the hottest\n"
-              "15 % of the experts took; active: experts per token, as a share of all. Over layers: means.\n"
-              "accuracy: share of (token, layer) records of a labelled domain whose heaviest expert is among the expected ones;\n"
-              "expert share: the same over all choices; chance: what blind choice would give.\n\n"
-              "Exit status: 0 shown, 1 failed, 2 wrong usage."};
+    .footer =
+        "imb = max/mean, balancedness = mean/max: both are 1 when the load is even. util.: share of the experts that ran at all;\n"
+        "std, CV: standard deviation of the experts' rows, and over their mean; hottest: share of the rows that the hottest\n"
+        "15 % of the experts took; active: experts per token, as a share of all. Over layers: means.\n"
+        "accuracy: share of (token, layer) records of a labelled domain whose heaviest expert is among the expected ones;\n"
+        "expert share: the same over all choices; chance: what blind choice would give.\n\n"
+        "Exit status: 0 shown, 1 failed, 2 wrong usage."};
 
 struct spread {
     uint64_t sum, max, min;
@@ -102,16 +105,16 @@ static struct figures mean_of(const struct cadre_load *l, const uint64_t *rows, 
 }
 
 static void print_mean(const char *name, const struct figures *f) {
-    printf("%-16s %14llu %6.1f%% %7.3f %7.3f %11.1f %7.3f %6.1f%%", name, (unsigned long long)f->rows, 100 * f->utilisation, f->imb,
-           f->balancedness, f->std, f->cv, 100 * f->hottest);
+    printf("%-16s %14llu %6.1f%% %7.3f %7.3f %11.1f %7.3f %6.1f%%", name, (unsigned long long)f->rows, 100 * f->utilisation,
+           f->imb, f->balancedness, f->std, f->cv, 100 * f->hottest);
     if (f->activation > 0) printf(" %6.2f%%\n", 100 * f->activation);
     else printf(" %7s\n", "-");
 }
 
 static void print_domains(const struct cadre_load *l) {
     struct figures all = mean_of(l, l->rows, l->tokens);
-    printf("\n%-16s %14s %7s %7s %7s %11s %7s %7s %7s\n", "mean of layers", "rows", "util.", "imb", "bal.", "std", "CV", "hottest",
-           "active");
+    printf("\n%-16s %14s %7s %7s %7s %11s %7s %7s %7s\n", "mean of layers", "rows", "util.", "imb", "bal.", "std", "CV",
+           "hottest", "active");
     print_mean("all", &all);
     for (size_t d = 0; d < l->n_domains; d++) {
         struct figures f = mean_of(l, l->domains[d].rows, 0);
@@ -120,8 +123,8 @@ static void print_domains(const struct cadre_load *l) {
 }
 
 static void print_layers(const struct cadre_load *l) {
-    printf("\n%5s %14s  %-20s %-20s %7s %13s %7s %11s %7s\n", "layer", "rows", "busiest", "idlest", "imb", "balancedness", "util.",
-           "std", "hottest");
+    printf("\n%5s %14s  %-20s %-20s %7s %13s %7s %11s %7s\n", "layer", "rows", "busiest", "idlest", "imb", "balancedness",
+           "util.", "std", "hottest");
     for (uint32_t i = 0; i < l->layers; i++) {
         struct spread s = spread_of(l->rows + (size_t)i * l->experts, l->experts);
         char busiest[32], idlest[32];
@@ -156,8 +159,8 @@ static void print_array(const char *key, const uint64_t *x, size_t n) {
 }
 
 static void json_figures(const struct figures *f) {
-    printf("\"utilisation\":%.9g,\"std\":%.9g,\"cv\":%.9g,\"hottest_15_percent\":%.9g,\"activation_ratio\":%.9g,", f->utilisation,
-           f->std, f->cv, f->hottest, f->activation);
+    printf("\"utilisation\":%.9g,\"std\":%.9g,\"cv\":%.9g,\"hottest_15_percent\":%.9g,\"activation_ratio\":%.9g,",
+           f->utilisation, f->std, f->cv, f->hottest, f->activation);
 }
 
 static void json_domains(const struct cadre_load *l) {

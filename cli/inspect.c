@@ -24,7 +24,8 @@ static const struct conf_option table[] = {
      .help = "tokens of a sequence (32k); default: the model's, at most 4096"},
     {"batch", CONF_INT, AT(batch), .def = "32", .min = 1, .max = 65536, .arg = "N",
      .help = "sequences at once, in the whole cluster"},
-    {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32|stored", .help = "format of weights and KV in memory; stored: as on disk"},
+    {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32|stored",
+     .help = "format of weights and KV in memory; stored: as on disk"},
     {"step-tokens", CONF_INT, AT(step_tokens), .min = 1, .max = 1 << 20, .arg = "N",
      .help = "rows one worker brings to a step; default as `cadre serve`"},
     {"kv-tokens", CONF_INT, AT(kv_tokens), .min = 1, .max = 1e11, .arg = "N",
@@ -99,7 +100,8 @@ static int size_cluster(const struct options *o, struct measure *m, int workers,
 
 static bool has_room(const struct worker_bytes *b, uint64_t memory) { return worker_bytes_total(b) <= memory; }
 
-/* The fullest worker decides. Placed evenly and in order, that is the one with the most experts: worker 0 has as many as any. */
+/* The fullest worker decides. Placed evenly and in order, that is the one with the most experts: worker 0 has as many as
+ * any. */
 static int try_workers(const struct options *o, const struct inspection *i, int workers, bool *fits, struct why *why) {
     struct measure m = i->plan;
     struct worker_bytes b;

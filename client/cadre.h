@@ -182,7 +182,8 @@ struct cadre_cluster {
     uint64_t uptime_us, steps, finished, cancelled, expired, failed, preemptions, prompt_tokens, generated_tokens;
     uint32_t epoch, placement_version, waiting, running, max_context, max_batch;
     uint32_t layers, experts, topk; /* MoE layers, experts in each, experts per token */
-    uint32_t missing_experts; /* (layer, expert) pairs that are on no worker: requests that do not allow degraded answers wait */
+    /* (layer, expert) pairs that are on no worker: requests that do not allow degraded answers wait */
+    uint32_t missing_experts;
     const char *missing;      /* the first of them, for people; "" when there is none */
     const struct cadre_worker *workers;
     size_t n_workers;
@@ -208,9 +209,9 @@ struct cadre_load {          /* expert rows executed, as the workers counted the
 CADRE_API int  cadre_experts(struct cadre_client *client, uint32_t timeout_ms, struct cadre_load **out);
 CADRE_API void cadre_load_free(struct cadre_load *load);
 
-/* Records where tokens are sent, from the next step on until cadre_cancel or cadre_stream_close: a stream of chunks of the format
- * in docs/TRACE.md, the first is its HEAD. layers: the model's numbers; n 0: all that have experts. One client at a time.
- * Nothing in the cluster waits for a reader: what does not fit is dropped there, and LOST chunks say how much. */
+/* Records where tokens are sent, from the next step on until cadre_cancel or cadre_stream_close: a stream of chunks of the
+ * format in docs/TRACE.md, the first is its HEAD. layers: the model's numbers; n 0: all that have experts. One client at a
+ * time. Nothing in the cluster waits for a reader: what does not fit is dropped there, and LOST chunks say how much. */
 CADRE_API int cadre_trace(struct cadre_client *client, const uint32_t *layers, size_t n, struct cadre_stream **out);
 /* The next chunk, valid until the next call: CADRE_OK, or CADRE_TIMEOUT (see cadre_next). At the end *chunk is NULL and the
  * result says how it ended. */

@@ -130,7 +130,8 @@ int cadre_trace_next(struct cadre_stream *s, int timeout_ms, const void **chunk,
     }
     int rc = port_decode_trace(item->bytes, item->len, chunk, bytes, &s->hold);
     free(item);
-    return rc ? client_fail(s->client, rc, "the server at %s sent a record that cannot be read", s->client->endpoint) : CADRE_OK;
+    return rc ? client_fail(s->client, rc, "the server at %s sent a record that cannot be read", s->client->endpoint)
+              : CADRE_OK;
 }
 
 static int unreadable(struct cadre_client *c, const char *method) {

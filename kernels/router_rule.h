@@ -1,9 +1,9 @@
-/* router_rule.h - what a model says about routing beyond a flat gate. Plain data: model/ fills it from config.json, router/ holds
- * the arithmetic, worker/ runs it over the rows of a step. docs/ROUTERS.md has every formula, config key and tensor.
+/* router_rule.h - what a model says about routing beyond a flat gate. Plain data: model/ fills it from config.json, router/
+ * holds the arithmetic, worker/ runs it over the rows of a step. docs/ROUTERS.md has every formula, config key and tensor.
  *
  * Every kind ends in at most gate_rule.k pairs (expert, weight) per token; unused ones are (-1, 0) and stand at the end.
- * "First level" is what a token meets first: all experts of a flat gate, the globals of a two-stage one, the branches of level 0
- * of a tree. History, segments, confidence and selection bias act there. */
+ * "First level" is what a token meets first: all experts of a flat gate, the globals of a two-stage one, the branches of level
+ * 0 of a tree. History, segments, confidence and selection bias act there. */
 #pragma once
 #include <stdbool.h>
 

@@ -25,12 +25,15 @@ struct added_set {
     struct pattern *word;          /* one word character; only when a token asks for single_word */
 };
 /* keep_ids: the ids of the list count, also where they leave holes or replace a token of the vocabulary. */
-int  added_read(const json_t *list, bool keep_ids, const struct vocab *v, const struct normalizer *n, struct added_set *out, struct why *why);
+int added_read(const json_t *list, bool keep_ids, const struct vocab *v, const struct normalizer *n, struct added_set *out,
+               struct why *why);
 void added_clear(struct added_set *a); /* also after a failed read */
 const struct added_token *added_by_id(const struct added_set *a, int32_t id);                   /* or NULL */
-const struct added_token *added_by_text(const struct added_set *a, const char *s, size_t len);  /* or NULL; a scan, for set-up only */
+/* or NULL; a scan, for set-up only */
+const struct added_token *added_by_text(const struct added_set *a, const char *s, size_t len);
 
-/* Calls piece() for every stretch of text in order: with a token, or with NULL for what lies between. A negative result ends it. */
+/* Calls piece() for every stretch of text in order: with a token, or with NULL for what lies between. A negative result ends
+ * it. */
 struct added_cut {
     const struct added_set *set;
     bool normal;                   /* which trie */

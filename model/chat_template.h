@@ -10,9 +10,9 @@
 #include "model/tokenizer.h"
 
 struct chat_template;
-/* From dir: chat_template.jinja (with additional_chat_templates/tool_use.jinja), or "chat_template" in tokenizer_config.json (a text,
- * or a list with "default" and perhaps "tool_use"), or chat_template.json. The tool_use template serves requests with tools.
- * ERR_NOT_FOUND when the checkpoint has none. bos_token, eos_token etc. come from tokenizer_config.json. */
+/* From dir: chat_template.jinja (with additional_chat_templates/tool_use.jinja), or "chat_template" in tokenizer_config.json (a
+ * text, or a list with "default" and perhaps "tool_use"), or chat_template.json. The tool_use template serves requests with
+ * tools. ERR_NOT_FOUND when the checkpoint has none. bos_token, eos_token etc. come from tokenizer_config.json. */
 int  chat_template_open(const char *dir, struct chat_template **out, struct why *why);
 int  chat_template_compile(const char *source, size_t len, struct chat_template **out, struct why *why);
 void chat_template_close(struct chat_template *t);

@@ -48,7 +48,8 @@ static int check_scales(const struct checkpoint *c, const struct tensor_want *w,
     const int64_t squares[2] = {w->packed ? 0 : (w->rows + block - 1) / block, w->packed ? 0 : (w->cols + block - 1) / block};
     if (!same_shape(w->packed ? w->shape : squares, w->packed ? 3 : 2, s))
         return wrong_shape("config.json and the tensor beside it", w->packed ? w->shape : squares, w->packed ? 3 : 2, s, why);
-    if (w->packed ? s->dtype != ST_U8 : !convert_knows(s->dtype)) return wrong_dtype(s, w->packed ? "U8" : "F32, F16 or BF16", why);
+    if (w->packed ? s->dtype != ST_U8 : !convert_knows(s->dtype))
+        return wrong_dtype(s, w->packed ? "U8" : "F32, F16 or BF16", why);
     used[s - st_at(c->tensors, 0)] = true;
     return 0;
 }
@@ -70,8 +71,10 @@ static int check_tensor(const struct checkpoint *c, enum tensor_role role, const
     if (blocks && t->dtype == ST_F8_E4M3) return check_scales(c, w, t, used, why);
     if (blocks && tensor_in_blob(role)) return wrong_dtype(t, "F8_E4M3 (quantization_config)", why); /* all experts alike */
     if (t->dtype == ST_F8_E4M3 && w->cols > 0 && c->config.quant != FMT_FP8)
-        return fail(why, ERR_UNSUPPORTED, "tensor %s is F8_E4M3 in %s, but config.json has no quantization_config with quant_method "
-                    "\"fp8\", which says how it is scaled", t->name, t->file);
+        return fail(why, ERR_UNSUPPORTED,
+                    "tensor %s is F8_E4M3 in %s, but config.json has no quantization_config with quant_method "
+                    "\"fp8\", which says how it is scaled",
+                    t->name, t->file);
     return convert_knows(t->dtype) ? 0 : wrong_dtype(t, blocks ? "F32, F16, BF16 or F8_E4M3" : "F32, F16 or BF16", why);
 }
 

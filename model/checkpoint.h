@@ -21,8 +21,8 @@ void checkpoint_close(struct checkpoint *c);
 /* The format in which to hold a tensor where `wish` is asked for: that, or for FMT_STORED the one it has on disk, or
  * where that cannot be computed from (F16, kv_b in fp8) f32, which holds the same numbers. */
 enum fmt checkpoint_format(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt wish);
-/* Copies a tensor to dst, rows contiguous: to a plain format converted; as fp8 or mxfp4 only if checkpoint_format says that it is
- * one, with its scales, as mat_held_bytes has them (dst then aligned to 4). The tensor is known to exist (BUG otherwise). */
+/* Copies a tensor to dst, rows contiguous: to a plain format converted; as fp8 or mxfp4 only if checkpoint_format says that it
+ * is one, with its scales, as mat_held_bytes has them (dst then aligned to 4). The tensor is known to exist (BUG otherwise). */
 void checkpoint_read(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt, void *dst);
 /* The tensor's own bytes if they already are `fmt` and 2- or 4-byte aligned for it, else NULL: then checkpoint_read. Valid
  * until close. */

@@ -1,4 +1,5 @@
-/* checkpoint_read.c - tensors out of a checkpoint that has been checked: whole, part of a larger one, or in blocks with scales. */
+/* checkpoint_read.c - tensors out of a checkpoint that has been checked: whole, part of a larger one, or in blocks with
+ * scales. */
 #include "model/checkpoint.h"
 
 #include <stdio.h>

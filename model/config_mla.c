@@ -37,7 +37,8 @@ int config_mla(const json_t *root, struct model_config *out, struct why *why) {
     if (rc >= 0) rc = json_get_int(root, "num_key_value_heads", 1, MAX_HEADS, &heads, why);
     if (rc < 0) return rc;
     if (heads && heads != out->q_heads)
-        return fail(why, ERR_INVALID, "num_key_value_heads is %lld; wanted null or num_attention_heads, %d: latents serve all heads",
+        return fail(why, ERR_INVALID,
+                    "num_key_value_heads is %lld; wanted null or num_attention_heads, %d: latents serve all heads",
                     (long long)heads, out->q_heads);
     m->q_rank = (int)rank;
     m->norm_eps = 1e-6f; /* of the norms inside attention, whatever rms_norm_eps is */

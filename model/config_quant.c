@@ -53,7 +53,8 @@ static int read_fp8(const json_t *q, struct model_config *out, struct why *why) 
     if (json_array_size(size) != 2 || !json_is_integer(a) || !json_is_integer(b) || rows != cols || rows < 16 || rows > 4096 ||
         rows % 16) {
         struct json_shown shown;
-        return fail(why, ERR_UNSUPPORTED, "weight_block_size is %s; accepted: two equal multiples of 16 up to 4096, as [128, 128]",
+        return fail(why, ERR_UNSUPPORTED,
+                    "weight_block_size is %s; accepted: two equal multiples of 16 up to 4096, as [128, 128]",
                     json_show(json_object_get(q, "weight_block_size"), &shown));
     }
     out->quant = FMT_FP8;
@@ -69,8 +70,9 @@ static int read_mxfp4(const json_t *q, const struct family *f, struct model_conf
         rc = fail(why, ERR_UNSUPPORTED, "quant_method is \"mxfp4\", which model_type %s does not have; accepted: \"fp8\"",
                   f->model_type);
     if (rc >= 0 && (out->hidden % MXFP4_BLOCK || out->expert_ffn % MXFP4_BLOCK))
-        rc = fail(why, ERR_INVALID, "quant_method is \"mxfp4\", but hidden_size %d or intermediate_size %d is no multiple of %d",
-                  out->hidden, out->expert_ffn, (int)MXFP4_BLOCK);
+        rc =
+            fail(why, ERR_INVALID, "quant_method is \"mxfp4\", but hidden_size %d or intermediate_size %d is no multiple of %d",
+                 out->hidden, out->expert_ffn, (int)MXFP4_BLOCK);
     if (rc >= 0) out->quant = FMT_MXFP4;
     return rc;
 }

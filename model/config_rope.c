@@ -44,7 +44,8 @@ static int check_members(const json_t *rope, enum rope_kind kind, struct why *wh
             known = !strcmp(key, members[i].key) && (members[i].kinds & 1u << kind);
         struct json_shown shown, shown_key;
         if (!known)
-            return fail(why, ERR_UNSUPPORTED, "has %s = %s, which Cadre does not implement for rope_type \"%s\"; accepted: null",
+            return fail(why, ERR_UNSUPPORTED,
+                        "has %s = %s, which Cadre does not implement for rope_type \"%s\"; accepted: null",
                         json_show_text(key, &shown_key), json_show(v, &shown), kinds[kind]);
     }
     return 0;
@@ -66,7 +67,8 @@ static int read_llama3(const json_t *rope, struct rope *r, struct why *why) {
 }
 
 /* The amplitude. attention_factor is it. Else the reference implementations agree only where mscale and mscale_all_dim are both
- * there or both absent; between, DeepSeek's own code takes 1 and 0 for what is absent, the others ignore the one that is there. */
+ * there or both absent; between, DeepSeek's own code takes 1 and 0 for what is absent, the others ignore the one that is
+ * there. */
 static double yarn_amplitude(const struct rope *r, double given, double mscale, bool deepseek) {
     if (given > 0) return given;
     if (deepseek) return rope_mscale(r->factor, mscale < 0 ? 1 : mscale) / rope_mscale(r->factor, r->mscale_all_dim);
@@ -169,8 +171,8 @@ static int read_dims(const json_t *root, const struct family *f, int head, struc
                     (long long)dims, factor, head, (int)(head * factor));
     r->dims = dims ? (int)dims : (int)(head * (factor > 0 ? factor : f->rotary > 0 ? f->rotary : 1));
     if (r->dims < 2 || r->dims % 2 || r->dims > head)
-        return fail(why, ERR_INVALID, "%d of %d elements of a head are rotated; wanted an even number from 2 to %d", r->dims, head,
-                    head);
+        return fail(why, ERR_INVALID, "%d of %d elements of a head are rotated; wanted an even number from 2 to %d", r->dims,
+                    head, head);
     return 0;
 }
 

@@ -64,7 +64,8 @@ static int read_two_stage(const json_t *obj, struct two_stage_rule *r, struct wh
         return fail(why, ERR_INVALID, "global_topk is %d; wanted at most n_global, %d", r->global_topk, r->globals);
     int candidates = r->domains / r->globals * r->global_topk, attached = r->locals / r->domains;
     if (r->k > candidates)
-        return fail(why, ERR_INVALID, "k is %d; wanted at most the %d domains of %d global(s)", r->k, candidates, r->global_topk);
+        return fail(why, ERR_INVALID, "k is %d; wanted at most the %d domains of %d global(s)", r->k, candidates,
+                    r->global_topk);
     if (r->k_local > attached || (attached && !r->k_local))
         return fail(why, ERR_INVALID, "k_local is %d; wanted %d to %d, the locals of a domain", r->k_local, attached > 0,
                     attached);
@@ -138,8 +139,8 @@ static int read_history(const json_t *router, int first, struct history_rule *h,
     if (rc >= 0 && mode == 1 && json_object_get(obj, "rho") && !json_is_null(json_object_get(obj, "rho")))
         rc = fail(why, ERR_INVALID, "rho is set, which mode \"layer\" does not have; wanted null");
     if (rc >= 0 && mode == 0 && (h->dim != first || first > MAX_CONTEXT_DIM))
-        rc = fail(why, ERR_INVALID, "dim is %d; a moving average has the width of the gate's first level, %d (at most %d)", h->dim,
-                  first, MAX_CONTEXT_DIM);
+        rc = fail(why, ERR_INVALID, "dim is %d; a moving average has the width of the gate's first level, %d (at most %d)",
+                  h->dim, first, MAX_CONTEXT_DIM);
     if (rc < 0) return fail_in(why, rc, "history");
     h->mode = mode ? HISTORY_LAYER : HISTORY_EMA;
     return 0;
@@ -153,7 +154,8 @@ static int read_segment(const json_t *router, struct router_rule *r, struct why 
     int rc = json_get_object(router, "segment", &obj, why);
     if (rc <= 0) return rc;
     if (r->kind == ROUTER_FLAT)
-        return fail(why, ERR_UNSUPPORTED, "segment is set, but a flat gate has no stage that a segment could share; accepted: null");
+        return fail(why, ERR_UNSUPPORTED,
+                    "segment is set, but a flat gate has no stage that a segment could share; accepted: null");
     rc = config_closed(obj, known, why);
     if (rc >= 0) rc = config_need_int(obj, "len", MAX_SEGMENT, &r->segment.len, why);
     if (rc >= 0) rc = config_read_word(obj, "stage", stages, &stage, why);
@@ -182,7 +184,8 @@ static int read_confidence(const json_t *router, struct router_rule *r, struct w
     if (rc >= 0 && action != 0) rc = need_real(obj, "tau", 0, 1, &r->confidence.tau, why);
     if (rc >= 0 && action == 1) rc = config_need_int(obj, "k_max", MAX_PAIRS, &r->confidence.k_max, why);
     if (rc >= 0 && action == 2 && r->kind != ROUTER_TWO_STAGE)
-        rc = fail(why, ERR_UNSUPPORTED, "action is \"escalate\", which only kind \"two_stage\" has; accepted: \"report\", \"widen\"");
+        rc = fail(why, ERR_UNSUPPORTED,
+                  "action is \"escalate\", which only kind \"two_stage\" has; accepted: \"report\", \"widen\"");
     if (rc < 0) return fail_in(why, rc, "confidence");
     r->confidence.kind = type ? CONFIDENCE_MARGIN : CONFIDENCE_ENTROPY;
     r->confidence.action = (enum confidence_action)action;
@@ -197,9 +200,10 @@ static int read_top_p(const json_t *router, const struct model_config *c, struct
     const struct gate_rule *g = &c->gate;
     if (r->kind != ROUTER_FLAT || g->score != GATE_SOFTMAX || g->norm != GATE_NORM_NONE || g->weight != GATE_WEIGHT_SCORE ||
         c->gate_sel_bias || r->confidence.action == CONFIDENCE_WIDEN)
-        return fail(why, ERR_UNSUPPORTED,
-                    "top_p is set; accepted: null, or kind \"flat\" with score \"softmax\", norm \"none\", weight \"score\", no "
-                    "sel_bias and no widening");
+        return fail(
+            why, ERR_UNSUPPORTED,
+            "top_p is set; accepted: null, or kind \"flat\" with score \"softmax\", norm \"none\", weight \"score\", no "
+            "sel_bias and no widening");
     rc = config_closed(obj, known, why);
     if (rc >= 0) rc = need_real(obj, "P", 1e-6, 1, &r->top_p.p, why);
     r->top_p.k_min = 1;
@@ -249,12 +253,14 @@ static int check_widening(const struct model_config *c, struct why *why) {
     const struct router_rule *r = &c->router;
     const struct two_stage_rule *s = &r->two_stage;
     const bool widen = r->confidence.action == CONFIDENCE_WIDEN;
-    int k = r->kind == ROUTER_TREE ? r->tree.k : r->kind == ROUTER_TWO_STAGE ? s->k : r->k, k_max = widen ? r->confidence.k_max : k;
+    int k = r->kind == ROUTER_TREE ? r->tree.k : r->kind == ROUTER_TWO_STAGE ? s->k : r->k;
+    int k_max = widen ? r->confidence.k_max : k;
     int reach = r->kind == ROUTER_TREE ? tree_reach(&r->tree)
                 : r->kind == ROUTER_TWO_STAGE ? s->domains / s->globals * s->global_topk
                                               : gate_width(&c->gate);
     if (widen && (k_max < k || k_max > reach))
-        return fail(why, ERR_INVALID, "confidence: k_max is %d; wanted from k, %d, to what the gate can choose, %d", k_max, k, reach);
+        return fail(why, ERR_INVALID, "confidence: k_max is %d; wanted from k, %d, to what the gate can choose, %d", k_max, k,
+                    reach);
     if (k > reach)
         return fail(why, ERR_INVALID, "leaf_k is %d; wanted at most %d, the leaves that this search comes to see", k, reach);
     if (r->confidence.action == CONFIDENCE_ESCALATE && s->global_topk == s->globals)

@@ -1,5 +1,5 @@
-/* decode_stage.h - one stage of a decoder, as read, and its state in a run; shared by decoder.c (runs), decoder_words.c (runs those
- * that put words together) and decoder_read.c (reads). */
+/* decode_stage.h - one stage of a decoder, as read, and its state in a run; shared by decoder.c (runs), decoder_words.c (runs
+ * those that put words together) and decoder_read.c (reads). */
 #pragma once
 #include <stdbool.h>
 

@@ -1,9 +1,9 @@
 /* decoder.c - the stages as transducers.
  *
  * A decoder of tokenizer.json maps a list of strings to a list of strings. Some work string by string, some join all into one
- * (ByteLevel, Fuse). Behind a joining stage there is one string, which arrives in chunks: such a stage is marked `joined` when the
- * pipeline is read, and whatever cannot be done in chunks there is refused. Held back is only what is undecided: a cut character,
- * a run of fallback bytes (one bad byte turns the whole run into U+FFFD), the beginning of a text to be replaced. */
+ * (ByteLevel, Fuse). Behind a joining stage there is one string, which arrives in chunks: such a stage is marked `joined` when
+ * the pipeline is read, and whatever cannot be done in chunks there is refused. Held back is only what is undecided: a cut
+ * character, a run of fallback bytes (one bad byte turns the whole run into U+FFFD), the beginning of a text to be replaced. */
 #include "model/decode_stage.h"
 
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-/* decoder_words.c - decoders that put words together: WordPiece's marks of continuation, an end-of-word suffix, and CTC's repeated and
- * padding tokens. All of them only ever shorten a token, which is done in place. */
+/* decoder_words.c - decoders that put words together: WordPiece's marks of continuation, an end-of-word suffix, and CTC's
+ * repeated and padding tokens. All of them only ever shorten a token, which is done in place. */
 #include <string.h>
 
 #include "model/decode_stage.h"

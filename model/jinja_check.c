@@ -1,8 +1,8 @@
 /* jinja_check.c - unknown filters and tests.
  *
- * Jinja refuses them when it compiles, but not directly inside an if statement or a conditional expression, where a template may ask
- * for what only some environments have: there they fail when they are reached. A block with variables of its own (for, macro,
- * set, filter, call) inside the if counts as outside again. */
+ * Jinja refuses them when it compiles, but not directly inside an if statement or a conditional expression, where a template
+ * may ask for what only some environments have: there they fail when they are reached. A block with variables of its own (for,
+ * macro, set, filter, call) inside the if counts as outside again. */
 #include "model/jinja.h"
 
 enum { MAX_DEPTH = 4 * JINJA_MAX_NESTING };

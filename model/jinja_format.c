@@ -1,6 +1,7 @@
 /* jinja_format.c - text % values and the filter format: Python's printf-style formatting.
  *
- * Conversions d i u x X o e E f F g G s r a(no) c %; flags # 0 - blank +; width and precision as digits or *; %(name)s with a dict. */
+ * Conversions d i u x X o e E f F g G s r a(no) c %; flags # 0 - blank +; width and precision as digits or *; %(name)s with a
+ * dict. */
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>

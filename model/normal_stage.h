@@ -32,5 +32,6 @@ struct normal_stage {
 };
 
 enum { NORMAL_MAX_FORM = 3 };
-/* normalize_chars.c: what a stage that looks at single characters makes of one: up to NORMAL_MAX_FORM characters. Returns how many. */
+/* normalize_chars.c: what a stage that looks at single characters makes of one: up to NORMAL_MAX_FORM characters. Returns how
+ * many. */
 int  normal_character(enum normal_kind kind, uint32_t cp, uint32_t form[NORMAL_MAX_FORM]);

@@ -53,8 +53,8 @@ static int run_characters(enum normal_kind kind, struct normal_work *w) {
     return 0;
 }
 
-/* SentencePiece's map as tokenizer.json applies it: by grapheme where that is short, the shortest source at its start standing for all
- * of it; else by character. */
+/* SentencePiece's map as tokenizer.json applies it: by grapheme where that is short, the shortest source at its start standing
+ * for all of it; else by character. */
 static int run_map(const struct charsmap *m, struct normal_work *w) {
     const char *s = w->text.data;
     size_t origin = 0, taken;

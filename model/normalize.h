@@ -13,7 +13,8 @@ struct normalizer {
     struct normal_stage *stages;
     int n;
 };
-int  normalizer_read(const json_t *spec, struct normalizer *out, struct why *why); /* spec may be null; clear also after failure */
+/* spec may be null; clear also after failure */
+int  normalizer_read(const json_t *spec, struct normalizer *out, struct why *why);
 /* One stage of a SentencePiece model's rules, which it takes over. clear also after failure. */
 int  normalizer_sentencepiece(struct spm_normal *rules, struct normalizer *out, struct why *why);
 void normalizer_clear(struct normalizer *n);

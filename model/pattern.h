@@ -33,8 +33,8 @@ struct pattern_scan {
  * exceeds PCRE2's limits on this text. */
 int  pattern_next(struct pattern_scan *scan, size_t *start, size_t *end);
 
-/* Appends s[len] with every match replaced. origin (may be NULL): a length of leading bytes of s, which becomes that of what they
- * turned into; a match that reaches beyond them ends them. 0, or as pattern_next; ERR_NOMEM. */
+/* Appends s[len] with every match replaced. origin (may be NULL): a length of leading bytes of s, which becomes that of what
+ * they turned into; a match that reaches beyond them ends them. 0, or as pattern_next; ERR_NOMEM. */
 int  pattern_replace(const struct pattern *p, struct pattern_scratch *scratch, const char *s, size_t len, const char *with,
                      size_t with_len, size_t *origin, struct text_buf *out);
 

@@ -165,8 +165,8 @@ static const struct {
     "\\x{10fc}\\x{1c8a}\\x{a7cd}\\x{a7db}\\x{a7f2}-\\x{a7f4}\\x{ab69}\\x{10d70}-\\x{10d85}\\x{1df25}-\\x{1df2a}\\x{1e030}-"    \
     "\\x{1e06d}"
 
-/* Scripts and properties that were compared with the reference code point by code point: class items, and the script's letter in
- * unicode_newer where that has its newer characters (otherwise they are spelt out). */
+/* Scripts and properties that were compared with the reference code point by code point: class items, and the script's letter
+ * in unicode_newer where that has its newer characters (otherwise they are spelt out). */
 static const struct {
     const char *name, *items;
     char newer;

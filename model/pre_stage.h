@@ -7,7 +7,8 @@
 
 enum pre_kind { PRE_SPLIT, PRE_CLASS, PRE_BYTES, PRE_METASPACE, PRE_FIXED };
 /* What becomes of a match, "-" in "the-final--countdown":
- * the - final - - countdown | the final countdown | the - final -- countdown | the- final- - countdown | the -final - -countdown */
+ * the - final - - countdown | the final countdown | the - final -- countdown | the- final- - countdown | the -final -
+ * -countdown */
 enum pre_behaviour { PRE_ISOLATED, PRE_REMOVED, PRE_CONTIGUOUS, PRE_WITH_PREVIOUS, PRE_WITH_NEXT };
 enum pre_class { PRE_NUMERIC, PRE_PUNCT, PRE_SPACE, PRE_CHAR };
 enum pre_scheme { PRE_ALWAYS, PRE_FIRST, PRE_NEVER };

@@ -1,7 +1,8 @@
-/* sentencepiece.c - the file's protobuf by hand (five messages, a dozen fields), the models over its pieces, and its normaliser.
+/* sentencepiece.c - the file's protobuf by hand (five messages, a dozen fields), the models over its pieces, and its
+ * normaliser.
  *
- * BPE merges any two neighbours that together are a piece, best score first: bpe_from_ranks. Unigram sums scores in f32. Pieces of type
- * CONTROL, UNKNOWN and BYTE are never found in text; those of type USER_DEFINED always are, before anything else. */
+ * BPE merges any two neighbours that together are a piece, best score first: bpe_from_ranks. Unigram sums scores in f32. Pieces
+ * of type CONTROL, UNKNOWN and BYTE are never found in text; those of type USER_DEFINED always are, before anything else. */
 #include "model/sentencepiece.h"
 
 #include <math.h>

@@ -1,7 +1,7 @@
 /* sentencepiece.h - a SentencePiece model file (tokenizer.model): pieces with scores, and how text is normalised before.
  *
- * The file is a protobuf message (sentencepiece_model.proto of the SentencePiece project); only what encoding needs is read. Everything
- * borrows from the file's bytes, which must outlive the struct. */
+ * The file is a protobuf message (sentencepiece_model.proto of the SentencePiece project); only what encoding needs is read.
+ * Everything borrows from the file's bytes, which must outlive the struct. */
 #pragma once
 #include "model/charsmap.h"
 #include "model/subword.h"

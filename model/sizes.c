@@ -33,13 +33,15 @@ static void add_level(const struct model_config *c, int layer, int level, struct
     sum->experts += count * one;
     sum->active += run_of_level(c, level) * one;
     if (!level) sum->first = one;
-    for (int role = T_COMMON_GATE; role <= T_COMMON_DOWN; role++) sum->common += elements(c, (enum tensor_role)role, layer, level);
+    for (int role = T_COMMON_GATE; role <= T_COMMON_DOWN; role++)
+        sum->common += elements(c, (enum tensor_role)role, layer, level);
 }
 
 void model_sizes(const struct model_config *c, struct model_sizes *out) {
     uint64_t resident = 0, unused = elements(c, T_EMBED, 0, 0);
     struct placed placed = {0};
-    const uint64_t per_layer = c->mla.kv_rank ? (uint64_t)(c->mla.kv_rank + c->mla.rope) : 2 * (uint64_t)c->kv_heads * (uint64_t)c->head_dim;
+    const uint64_t per_layer =
+        c->mla.kv_rank ? (uint64_t)(c->mla.kv_rank + c->mla.rope) : 2 * (uint64_t)c->kv_heads * (uint64_t)c->head_dim;
     for (int role = T_EMBED; role < T_ATTN_NORM; role++) resident += elements(c, (enum tensor_role)role, 0, 0);
     for (int i = 0; i < c->layers; i++) {
         for (int role = T_ATTN_NORM; role < T_ROLE_COUNT; role++)

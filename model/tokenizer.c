@@ -1,9 +1,10 @@
 /* tokenizer.c - the parts put together: read once, then encode.
  *
- * Encoding: bytes -> well-formed UTF-8 -> cut at added tokens of the raw text -> normalise each piece -> cut at added tokens of the
- * normalised text -> words -> merges; then the post-processor's tokens around it. Everything runs in order and depth first, so
- * the work stops as soon as the limit is passed. The parts are immutable; each call has its own work structs.
- * tokenizer.json's "truncation" and "padding" are training conveniences and are ignored: serving never cuts a prompt silently. */
+ * Encoding: bytes -> well-formed UTF-8 -> cut at added tokens of the raw text -> normalise each piece -> cut at added tokens of
+ * the normalised text -> words -> merges; then the post-processor's tokens around it. Everything runs in order and depth first,
+ * so the work stops as soon as the limit is passed. The parts are immutable; each call has its own work structs.
+ * tokenizer.json's "truncation" and "padding" are training conveniences and are ignored: serving never cuts a prompt
+ * silently. */
 #include "model/tokenizer.h"
 
 #include <jansson.h>

@@ -11,8 +11,9 @@
 const char *tokenizer_decoded(const struct tokenizer *t, int32_t id, bool skip_special, size_t *len);
 const struct decoder *tokenizer_decoder(const struct tokenizer *t);
 
-/* A tokenizer from a model and a normaliser that are there already, both taken over even on failure (and zeroed). rest: tokenizer.json's
- * "pre_tokenizer", "decoder", "added_tokens" and "post_processor", as far as they are there; added tokens keep the ids of the list. */
+/* A tokenizer from a model and a normaliser that are there already, both taken over even on failure (and zeroed). rest:
+ * tokenizer.json's "pre_tokenizer", "decoder", "added_tokens" and "post_processor", as far as they are there; added tokens keep
+ * the ids of the list. */
 int  tokenizer_assemble(struct subword *model, struct normalizer *normalizer, const json_t *rest, struct tokenizer **out,
                         struct why *why);
 
@@ -24,5 +25,7 @@ struct tokenizer_hints { /* other files of the checkpoint; any may be NULL */
     const char *file;              /* the vocabulary's file name, without folders */
 };
 /* bytes: a SentencePiece model or a tiktoken vocabulary. */
-int  tokenizer_from_model(const char *bytes, size_t len, const struct tokenizer_hints *hints, struct tokenizer **out, struct why *why);
-int  tokenizer_open_files(const char *dir, struct tokenizer **out, struct why *why); /* ERR_NOT_FOUND: none of the known files */
+int tokenizer_from_model(const char *bytes, size_t len, const struct tokenizer_hints *hints, struct tokenizer **out,
+                         struct why *why);
+/* ERR_NOT_FOUND: none of the known files */
+int  tokenizer_open_files(const char *dir, struct tokenizer **out, struct why *why);

@@ -15,11 +15,13 @@ void context_gru(float *h, const float *in, const float *hidden, int d);
 /* Running sum of logits within a segment: sum = before + z; before NULL at its start. [n] */
 void context_sum(float *sum, const float *before, const float *z, int n);
 
-/* How certain a distribution over n choices is: 1 - entropy / ln n, or the largest probability less the second. 0..1; 1 for n = 1.
+/* How certain a distribution over n choices is: 1 - entropy / ln n, or the largest probability less the second. 0..1; 1 for n =
+ * 1.
  * *entropy in nats. */
 float context_confidence(const float *logits, int n, enum confidence_kind kind, float *entropy);
 
-/* Of k weights in falling order, as many as it takes to exceed p, at least k_min, at most k_max; the one that crosses is kept. */
+/* Of k weights in falling order, as many as it takes to exceed p, at least k_min, at most k_max; the one that crosses is
+ * kept. */
 int context_top_p(const float *weights, const struct top_p_rule *r);
 
 /* Decayed selection bias (arXiv 2408.15664 for decay 0): b = (1 - decay) b + speed * sign(mean - count), kept within +-max. */

@@ -15,7 +15,8 @@ int tree_room(const struct tree_rule *r, int k) {
 
 static bool better(const struct tree_node *a, const struct tree_node *b) {
     if (a->rank != b->rank) return a->rank > b->rank;
-    if (a->level != b->level) return a->level < b->level; /* an inner node first: a leaf as good, with a lower id, may be below */
+    /* an inner node first: a leaf as good, with a lower id, may be below */
+    if (a->level != b->level) return a->level < b->level;
     return a->id < b->id;
 }
 

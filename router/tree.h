@@ -1,8 +1,8 @@
 /* tree.h - one token's search for the best leaves of a three-level tree. Pure: no I/O, no clock, no log.
  *
- * score(leaf) = sum over the levels of log softmax(gate of the level's parent . x): the log of the probability of walking there.
- * Scores fall with depth, so a best-first search (exact) may stop as soon as no open node could still beat the k-th best leaf; a
- * beam keeps the best few nodes of each level, and a greedy walk is a beam of one. Equal scores: the lower node first.
+ * score(leaf) = sum over the levels of log softmax(gate of the level's parent . x): the log of the probability of walking
+ * there. Scores fall with depth, so a best-first search (exact) may stop as soon as no open node could still beat the k-th best
+ * leaf; a beam keeps the best few nodes of each level, and a greedy walk is a beam of one. Equal scores: the lower node first.
  * Paths are chosen by score plus the selection bias of their level-0 branch; leaves are weighed by the score alone.
  *
  * The search asks for the gates' outputs it needs and is given them, so that a batch of searches can share one product:
@@ -30,7 +30,8 @@ struct tree_search {
 
 /* Nodes of memory that a search for at most k leaves needs. */
 int tree_room(const struct tree_rule *rule, int k);
-/* room[tree_room(rule, k)] is the caller's and must outlive the search. logits [branch[0]] of level 0; bias [branch[0]] or NULL. */
+/* room[tree_room(rule, k)] is the caller's and must outlive the search. logits [branch[0]] of level 0; bias [branch[0]] or
+ * NULL. */
 void tree_begin(struct tree_search *s, const struct tree_rule *rule, int k, struct tree_node *room, const float *logits,
                 const float *bias);
 /* How many nodes are to be expanded now, all at *level (the gates wanted are those of *level: 1 or 2); 0: done. */

@@ -13,7 +13,7 @@
 
 #include "kernels/router_rule.h"
 
-/* zg [globals], zd [domains], zl [locals] logits; bias [globals] or NULL; global_topk and k as decided for this token. Writes ids
- * and weights; returns their number, global_topk + k * (1 + k_local). */
+/* zg [globals], zd [domains], zl [locals] logits; bias [globals] or NULL; global_topk and k as decided for this token. Writes
+ * ids and weights; returns their number, global_topk + k * (1 + k_local). */
 int two_stage_pick(const struct two_stage_rule *r, int global_topk, int k, const float *zg, const float *bias, const float *zd,
                    const float *zl, int32_t *ids, float *weights);

@@ -11,7 +11,8 @@
 struct engine_options {
     int rank, workers, threads;
     const char *fabric_name; /* part of nothing but messages */
-    /* Opens this rank's fabric once the frame size is known. Called on the engine thread. Leaves *out NULL when workers == 1. */
+    /* Opens this rank's fabric once the frame size is known. Called on the engine thread. Leaves *out NULL when workers ==
+     * 1. */
     int (*open_fabric)(void *ctx, int rank, size_t frame_bytes, struct fabric **out, struct why *why);
     void *fabric_ctx;
 };

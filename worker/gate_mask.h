@@ -35,5 +35,6 @@ struct gate_biases gate_mask_biases(struct gate_mask *m, int moe_layer, const st
 /* Logits of the children of a tree's node (level 1 or 2 are the children's): the same, or a copy in which missing children are
  * -infinity, valid until the next call. */
 const float *gate_mask_children(struct gate_mask *m, int moe_layer, int level, int parent, const float *logits);
-/* Pairs of missing experts, and pairs whose weight is no number, become nothing: id -1, weight 0. ids, weights [n]: on the host. */
+/* Pairs of missing experts, and pairs whose weight is no number, become nothing: id -1, weight 0. ids, weights [n]: on the
+ * host. */
 void gate_mask_drop(const struct gate_mask *m, int moe_layer, int32_t *ids, float *weights, int n);

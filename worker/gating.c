@@ -123,8 +123,8 @@ static void choose_two_stage(struct gating *g, const struct layer_weights *w, co
     for (int t = 0; t < T; t++) {
         bool unsure = c->action != CONFIDENCE_REPORT && gating_unsure(g, t);
         int n = two_stage_pick(r, r->global_topk + (unsure && c->action == CONFIDENCE_ESCALATE),
-                               unsure && c->action == CONFIDENCE_WIDEN ? c->k_max : r->k, g->first + t * r->globals, biases->sel,
-                               g->inner[0] + t * r->domains, g->inner[1] + t * r->locals, g->ids + t * pairs,
+                               unsure && c->action == CONFIDENCE_WIDEN ? c->k_max : r->k, g->first + t * r->globals,
+                               biases->sel, g->inner[0] + t * r->domains, g->inner[1] + t * r->locals, g->ids + t * pairs,
                                g->weights + t * pairs);
         end_row(g, t, n);
     }

@@ -18,7 +18,8 @@ struct gating {
     int32_t *ids;   /* [T,k] host-visible: in the order in which combine adds them. From 0 the experts, from gate.experts on
                      * identity, -1 nothing (weight 0) */
     float *weights; /* [T,k] host-visible */
-    float *confidence, *entropy; /* [T] of the last layer run, host memory; NULL when the router has no confidence rule. Where the
+    float *confidence,
+        *entropy; /* [T] of the last layer run, host memory; NULL when the router has no confidence rule. Where the
                                   * experts judge themselves, confidence is theirs once they have answered (moe.c) */
 
     struct gate_mask mask; /* of missing experts; initialised by the owner, cleared here */
@@ -40,6 +41,6 @@ struct gating {
 
 int gating_init(struct gating *g, struct backend *b, const struct model_config *c, int max_tokens, struct why *why);
 void gating_clear(struct gating *g);
-/* Fills ids and weights for x [T,H], T = rows->T > 0, of MoE layer moe_index whose weights are w; done when it returns. Called for
- * the MoE layers of a step in ascending order: state that goes from layer to layer begins with layer 0. */
+/* Fills ids and weights for x [T,H], T = rows->T > 0, of MoE layer moe_index whose weights are w; done when it returns. Called
+ * for the MoE layers of a step in ascending order: state that goes from layer to layer begins with layer 0. */
 void gating_run(struct gating *g, int moe_index, const struct layer_weights *w, const float *x, const struct step_rows *rows);

@@ -81,7 +81,8 @@ static void recur(struct gating *g, int moe_index, const struct layer_weights *w
                     g->gru_hidden + (size_t)t * 3 * (size_t)d, d);
 }
 
-void gating_context(struct gating *g, int moe_index, const struct layer_weights *w, const float *x, const struct step_rows *rows) {
+void gating_context(struct gating *g, int moe_index, const struct layer_weights *w, const float *x,
+                    const struct step_rows *rows) {
     const struct router_rule *r = &g->config->router;
     struct backend *b = g->backend;
     struct walk walk = {r, rows, moe_index, gating_width(g), r->segment.domain ? r->two_stage.domains : 0};

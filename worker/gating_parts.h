@@ -2,12 +2,15 @@
 #pragma once
 #include "worker/gating.h"
 
-static inline int gating_width(const struct gating *g) { return router_first(&g->config->router, gate_width(&g->config->gate)); }
+static inline int gating_width(const struct gating *g) {
+    return router_first(&g->config->router, gate_width(&g->config->gate));
+}
 /* Any of it NULL or 0: not needed by this model. */
 int gating_context_init(struct gating *g, size_t T);
 /* Turns the first level's logits [T,W] (and two-stage domains' [T,D], or NULL) into what is decided by: means over the previous
  * segment, then the context added. Writes the sequence's state. */
-void gating_context(struct gating *g, int moe_index, const struct layer_weights *w, const float *x, const struct step_rows *rows);
+void gating_context(struct gating *g, int moe_index, const struct layer_weights *w, const float *x,
+                    const struct step_rows *rows);
 
 int gating_tree_init(struct gating *g, size_t T);
 void gating_tree_clear(struct gating *g);

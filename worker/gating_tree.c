@@ -13,7 +13,8 @@ int gating_tree_init(struct gating *g, size_t T) {
     const struct ops *ops = g->backend->ops;
     int chunk = PAIRS / (r->search == TREE_EXACT ? 1 : r->beam);
     g->chunk = (size_t)chunk < T ? chunk : (int)T;
-    size_t pairs = (size_t)g->chunk * (size_t)(r->search == TREE_EXACT ? 1 : r->beam), room = (size_t)tree_room(r, most_leaves(g->config));
+    size_t pairs = (size_t)g->chunk * (size_t)(r->search == TREE_EXACT ? 1 : r->beam),
+           room = (size_t)tree_room(r, most_leaves(g->config));
     size_t rows = r->shared ? T : pairs;
     int most = r->branch[1] > r->branch[2] ? r->branch[1] : r->branch[2];
     g->inner[0] = ops->alloc(g->backend, rows * (size_t)(r->shared ? r->branch[1] : most) * sizeof(float), MEM_HOST_VISIBLE);
@@ -75,7 +76,8 @@ static int leaves_of(const struct gating *g, int t) {
 void gating_tree(struct gating *g, int moe_index, const struct layer_weights *w, const float *x, const float *bias, int T) {
     const struct tree_rule *r = &g->config->router.tree;
     struct backend *b = g->backend;
-    const size_t room = (size_t)tree_room(r, most_leaves(g->config)), H = (size_t)g->config->hidden, k = (size_t)g->config->gate.k;
+    const size_t room = (size_t)tree_room(r, most_leaves(g->config)), H = (size_t)g->config->hidden,
+                 k = (size_t)g->config->gate.k;
     if (r->shared) {
         b->ops->linear(b, g->inner[0], x, w->router_inner[0], NULL, false, T);
         b->ops->linear(b, g->inner[1], x, w->router_inner[1], NULL, false, T);

@@ -1,7 +1,7 @@
 /* moe.c - the road of design.md 5 for one layer. The shared expert runs while the dispatched rows travel.
  *
- * y = sum over k of w_k * row_k in k order, f32; then the shared expert; then the residual: in this order whatever the placement. The
- * row of an identity expert is the token's own, and never leaves home. */
+ * y = sum over k of w_k * row_k in k order, f32; then the shared expert; then the residual: in this order whatever the
+ * placement. The row of an identity expert is the token's own, and never leaves home. */
 #include "worker/moe.h"
 
 #include "base/clk.h"
@@ -186,7 +186,8 @@ int moe_layer(struct moe *m, int layer, const struct layer_weights *w, float *ou
     struct ep_send send = {T, sent, m->worker, m->slot};
     int rc = post_dispatch(m, layer, &send, m->store->first[index + 1] - m->store->first[index]);
     if (rc < 0) return rc;
-    const bool told = m->run.extras.conf >= 0; /* experts say how sure they are: there is more to record when they have answered */
+    /* experts say how sure they are: there is more to record when they have answered */
+    const bool told = m->run.extras.conf >= 0;
     if (T && m->trace && !told) trace_layer(m->trace, index, &m->gating); /* while the rows travel */
     if (T && m->tally) tally_layer(m->tally, index, &m->gating, rows);
     shared_expert(m, w, x, T);

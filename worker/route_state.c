@@ -13,8 +13,8 @@ int route_state_open(struct route_state *s, struct backend *b, const struct mode
     if (s->memory) return 0;
     size_t mib = s->bytes >> 20;
     *s = (struct route_state){0};
-    return fail(why, ERR_NOMEM, "out of memory: the routers' history of %d pages of %d tokens needs %zu MiB", pages, page_tokens,
-                mib);
+    return fail(why, ERR_NOMEM, "out of memory: the routers' history of %d pages of %d tokens needs %zu MiB", pages,
+                page_tokens, mib);
 }
 
 void route_state_close(struct route_state *s) {

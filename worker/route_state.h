@@ -1,7 +1,7 @@
 /* route_state.h - what routers remember along a sequence, beside its KV pages: some floats per MoE layer and position.
  *
- * Written once at (sequence, position) and never changed, so that pages can be shared, and a position run again finds and leaves
- * the same bits. Nothing is here when the model's router has no history. Owner: the engine thread. */
+ * Written once at (sequence, position) and never changed, so that pages can be shared, and a position run again finds and
+ * leaves the same bits. Nothing is here when the model's router has no history. Owner: the engine thread. */
 #pragma once
 #include "model/config.h"
 

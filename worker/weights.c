@@ -1,4 +1,5 @@
-/* weights.c - walks the tensor roles once and binds each to device memory. Shapes were checked when the checkpoint was opened. */
+/* weights.c - walks the tensor roles once and binds each to device memory. Shapes were checked when the checkpoint was
+ * opened. */
 #include "worker/weights.h"
 
 #include <stdlib.h>
@@ -124,7 +125,8 @@ size_t weights_bytes(const struct checkpoint *c, enum fmt fmt) {
     for (int layer = 0; layer < c->config.layers; layer++) {
         for (int role = layer ? T_ATTN_NORM : T_EMBED; role < T_ROLE_COUNT; role++) {
             struct tensor_want w;
-            if (tensor_in_blob((enum tensor_role)role) || !model_tensor(&c->config, (enum tensor_role)role, layer, 0, &w)) continue;
+            if (tensor_in_blob((enum tensor_role)role) || !model_tensor(&c->config, (enum tensor_role)role, layer, 0, &w))
+                continue;
             enum fmt f = w.cols ? checkpoint_format(c, (enum tensor_role)role, layer, 0, fmt) : FMT_F32;
             sum += mat_held_bytes(f, w.rows, w.cols ? w.cols : 1, c->config.quant_block);
         }

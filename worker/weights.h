@@ -15,7 +15,8 @@ struct layer_weights {
     const float *q_bias, *k_bias, *v_bias, *o_bias; /* NULL without */
     const float *sinks;                             /* [Q] or NULL */
     const float *q_norm, *k_norm;                   /* NULL, [D], or [Q*D] and [G*D] */
-    struct mat q_a, q_b, kv_a, kv_b;                /* latents (mla.h): [q_rank,H] [Q*(d_n+d_r),q_rank] [d_c+d_r,H]; kernels.h */
+    /* latents (mla.h): [q_rank,H] [Q*(d_n+d_r),q_rank] [d_c+d_r,H]; kernels.h */
+    struct mat q_a, q_b, kv_a, kv_b;
     const float *q_a_bias, *kv_a_bias;              /* NULL without */
     const float *q_a_norm, *kv_a_norm;              /* [q_rank] [d_c] */
     struct ffn dense;                               /* dense layers; data NULL otherwise */

@@ -200,7 +200,8 @@ static void report_tally(struct worker *w) {
 
 static int beat(struct worker *w, int64_t now_us, struct why *why) {
     if (w->state == JOINING && now_us > w->join_by_us)
-        return fail(why, ERR_DEADLINE, "no coordinator answers at %s; does it run, and is that its control endpoint (--connect)?",
+        return fail(why, ERR_DEADLINE,
+                    "no coordinator answers at %s; does it run, and is that its control endpoint (--connect)?",
                     bus_endpoint(w->bus));
     if (now_us < w->next_beat_us) return 0;
     w->next_beat_us = now_us + BEAT_US;

@@ -15,8 +15,8 @@ void ref_linear(struct backend *b, float *y, const float *x, struct mat w, const
     }
 }
 
-void ref_linear_blocks(struct backend *b, float *y, const float *x, struct mat w, int n, const int32_t *row, const int32_t *block,
-                       int P) {
+void ref_linear_blocks(struct backend *b, float *y, const float *x, struct mat w, int n, const int32_t *row,
+                       const int32_t *block, int P) {
     (void)b;
     const int K = w.cols;
     for (int p = 0; p < P; p++) {

@@ -1,5 +1,5 @@
-/* fuzz_tokenizer.c - tokenizer.json, a NUL byte, and a text; or, behind a byte 2 and a length, a SentencePiece model or tiktoken
- * vocabulary, and a text: whatever is accepted must encode and decode without harm, to ids in
+/* fuzz_tokenizer.c - tokenizer.json, a NUL byte, and a text; or, behind a byte 2 and a length, a SentencePiece model or
+ * tiktoken vocabulary, and a text: whatever is accepted must encode and decode without harm, to ids in
  * range, the stream must equal the whole, and a limit must hold. */
 #include <stdlib.h>
 #include <string.h>

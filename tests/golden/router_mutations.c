@@ -68,8 +68,8 @@ static void m_ids_apart(struct weights *w, struct expert_store *s) { /* levels n
     }
 }
 
-static void first_node(struct backend *b, float *y, const float *x, struct mat w, int n, const int32_t *row, const int32_t *block,
-                       int P) {
+static void first_node(struct backend *b, float *y, const float *x, struct mat w, int n, const int32_t *row,
+                       const int32_t *block, int P) {
     (void)block; /* every node's gate is the first one's */
     for (int p = 0; p < P; p++) {
         struct mat one = {w.data, w.fmt, n, w.cols};

@@ -1,5 +1,5 @@
-/* test_heads.c - what confidence heads say of their experts' outputs reaches the home, against tools/golden/expert_oracle.py; the
- * same bits in every chunking.
+/* test_heads.c - what confidence heads say of their experts' outputs reaches the home, against tools/golden/expert_oracle.py;
+ * the same bits in every chunking.
  *
  * usage: test_heads DATA_DIR */
 #include "tests/golden/names.h"
@@ -24,7 +24,8 @@ static const struct st_tensor *need(const struct st_set *set, const char *name) 
 static void run(const char *dir, const char *isa, int chunk, const int32_t *ids, int T, float *out) {
     struct runner r;
     struct why why;
-    if (runner_open(&r, dir, &(struct runner_options){.isa = isa, .threads = 2, .weights = FMT_F32}, &why) < 0) die("%s", why.text);
+    if (runner_open(&r, dir, &(struct runner_options){.isa = isa, .threads = 2, .weights = FMT_F32}, &why) < 0)
+        die("%s", why.text);
     for (int first = 0, n; first < T; first += n) {
         n = chunk && chunk < T - first ? chunk : T - first;
         if (runner_chunk(&r, ids, first, n) < 0) die("%s: the forward pass failed", dir);

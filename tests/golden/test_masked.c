@@ -1,5 +1,5 @@
-/* test_masked.c - answers while experts are on no worker: those of a model that never had them (tools/golden/make_masked.py), on
- * every kernel path and in every chunking; and neither with all experts nor without one more.
+/* test_masked.c - answers while experts are on no worker: those of a model that never had them (tools/golden/make_masked.py),
+ * on every kernel path and in every chunking; and neither with all experts nor without one more.
  *
  * usage: test_masked DATA_DIR */
 #include "tests/golden/names.h"

@@ -1,5 +1,5 @@
-/* sim_missing.c - experts that are on no worker: requests that allow degraded answers get them and are told; all others wait, in
- * nobody's way, until their deadline, their client or the cluster's end.
+/* sim_missing.c - experts that are on no worker: requests that allow degraded answers get them and are told; all others wait,
+ * in nobody's way, until their deadline, their client or the cluster's end.
  *
  * usage: sim_missing DATA_DIR */
 #include "tests/sim/cluster.h"

@@ -1,5 +1,5 @@
-/* test_tracing.c - records of routing on their way to the client: in order, bounded, with every loss counted; and the numbers that
- * tags get, with the counts that workers report under them. */
+/* test_tracing.c - records of routing on their way to the client: in order, bounded, with every loss counted; and the numbers
+ * that tags get, with the counts that workers report under them. */
 #include "coordinator/tracing.h"
 
 #include <stdlib.h>

@@ -142,7 +142,8 @@ static int check_rows(const struct ep_case *c, const struct table *t, const stru
     ep_extras(ep, t->extra);
     for (int i = 0; i < t->tokens[rank] * k; i++) {
         size_t cell = (size_t)(rank * c->lim.max_tokens * k + i);
-        if (t->worker[cell] < 0 && rows[i]) return fail(why, ERR_CORRUPT, "pair (%d, %d) went nowhere and got a row", i / k, i % k);
+        if (t->worker[cell] < 0 && rows[i])
+            return fail(why, ERR_CORRUPT, "pair (%d, %d) went nowhere and got a row", i / k, i % k);
         for (int h = 0; h < H && t->worker[cell] >= 0; h++)
             if (rows[i][h] != expert(t->worker[cell], t->slot[cell], t->x[i / k * H + h]))
                 return fail(why, ERR_CORRUPT, "answer for pair (%d, %d) is wrong at %d", i / k, i % k, h);

@@ -1,5 +1,5 @@
-/* test_block_formats.c - fp8 and mxfp4 checkpoints: what is read is what the bytes say, and files that contradict config.json or
- * lack their scales are refused by name. The cases are golden checkpoints with a few characters exchanged. */
+/* test_block_formats.c - fp8 and mxfp4 checkpoints: what is read is what the bytes say, and files that contradict config.json
+ * or lack their scales are refused by name. The cases are golden checkpoints with a few characters exchanged. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -24,8 +24,9 @@
     "\"num_experts_per_tok\":3,"
 #define OLMOE "\"model_type\":\"olmoe\"," SIZES "\"intermediate_size\":32,\"num_experts\":8,\"num_experts_per_tok\":3,"
 #define LATENT_SIZES                                                                                                           \
-    "\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"vocab_size\":300,\"intermediate_size\":96,"            \
-    "\"moe_intermediate_size\":32,\"n_routed_experts\":8,\"num_experts_per_tok\":3,\"kv_lora_rank\":24,\"qk_nope_head_dim\":16,"  \
+    "\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"vocab_size\":300,\"intermediate_size\":96,"        \
+    "\"moe_intermediate_size\":32,\"n_routed_experts\":8,\"num_experts_per_tok\":3,\"kv_lora_rank\":24,\"qk_nope_head_dim\":"  \
+    "16,"                                                                                                                      \
     "\"qk_rope_head_dim\":8,\"v_head_dim\":20,\"n_shared_experts\":2,\"first_k_dense_replace\":1,"
 #define V2 "\"model_type\":\"deepseek_v2\"," LATENT_SIZES
 #define V3 "\"model_type\":\"deepseek_v3\"," LATENT_SIZES
@@ -94,9 +95,10 @@ START_TEST(llama) {
 END_TEST
 
 START_TEST(deepseek) {
-    struct model_config c = good(V3 "\"q_lora_rank\":48,\"max_position_embeddings\":163840,\"num_key_value_heads\":4,\"n_group\":4,"
-                                 "\"topk_group\":2,\"topk_method\":\"noaux_tc\",\"norm_topk_prob\":true,\"head_dim\":8,"
-                                 "\"num_nextn_predict_layers\":1," YARN(",\"mscale\":1.0,\"mscale_all_dim\":1.0"));
+    struct model_config c =
+        good(V3 "\"q_lora_rank\":48,\"max_position_embeddings\":163840,\"num_key_value_heads\":4,\"n_group\":4,"
+                "\"topk_group\":2,\"topk_method\":\"noaux_tc\",\"norm_topk_prob\":true,\"head_dim\":8,"
+                "\"num_nextn_predict_layers\":1," YARN(",\"mscale\":1.0,\"mscale_all_dim\":1.0"));
     ck_assert(c.mla.q_rank == 48 && c.mla.kv_rank == 24 && c.mla.nope == 16 && c.mla.rope == 8 && c.mla.value == 20);
     ck_assert(c.kv_heads == 1 && c.head_dim == 24 && c.rope.dims == 8 && c.rope.interleaved && c.rope.kind == ROPE_YARN);
     ck_assert_float_eq_tol(c.attention_scale, 1.3688879f * 1.3688879f / sqrtf(24), 1e-6f);
@@ -159,7 +161,8 @@ START_TEST(mixtral) {
     struct model_config c = good(MIXTRAL "\"sliding_window\":100,");
     ck_assert(c.gate.score == GATE_SOFTMAX && c.gate.norm == GATE_NORM_SUM && c.gate.weight == GATE_WEIGHT_SCORE);
     ck_assert(c.gate.experts == 8 && c.gate.k == 2 && c.gate.scale == 1 && c.gate.norm_eps == 0);
-    ck_assert(c.expert_ffn == 96 && c.dense_ffn == 0 && c.moe_layers == 4 && c.moe_index[3] == 3 && c.window[0] == 100 && c.window[3] == 100);
+    ck_assert(c.expert_ffn == 96 && c.dense_ffn == 0 && c.moe_layers == 4 && c.moe_index[3] == 3 && c.window[0] == 100 &&
+              c.window[3] == 100);
     ck_assert_str_eq(name_of(&c, T_ROUTER, 1, 0), "model.layers.1.block_sparse_moe.gate.weight");
     ck_assert_str_eq(name_of(&c, T_EXPERT_GATE, 1, 7), "model.layers.1.block_sparse_moe.experts.7.w1.weight");
     ck_assert_str_eq(name_of(&c, T_EXPERT_UP, 1, 7), "model.layers.1.block_sparse_moe.experts.7.w3.weight");
@@ -270,11 +273,13 @@ END_TEST
 
 #define FP8(more) "\"quantization_config\":{\"quant_method\":\"fp8\"" more "},"
 #define SQUARE ",\"weight_block_size\":[128,128]"
-#define GPT_OSS_SIZES "\"model_type\":\"gpt_oss\"," SIZES "\"intermediate_size\":40,\"num_local_experts\":4,\"num_experts_per_tok\":2,"
+#define GPT_OSS_SIZES                                                                                                          \
+    "\"model_type\":\"gpt_oss\"," SIZES "\"intermediate_size\":40,\"num_local_experts\":4,\"num_experts_per_tok\":2,"
 #define GPT_OSS GPT_OSS_SIZES "\"rope_scaling\":{\"rope_type\":\"default\"},"
 
 START_TEST(block_formats) {
-    struct model_config c = good(LLAMA FP8(SQUARE ",\"fmt\":\"e4m3\",\"activation_scheme\":\"dynamic\",\"modules_to_not_convert\":[\"x\"]"));
+    struct model_config c =
+        good(LLAMA FP8(SQUARE ",\"fmt\":\"e4m3\",\"activation_scheme\":\"dynamic\",\"modules_to_not_convert\":[\"x\"]"));
     ck_assert(c.quant == FMT_FP8 && c.quant_block == 128 && good(LLAMA).quant == FMT_COUNT);
     ck_assert_int_eq(model_format(&c, T_EXPERT_UP, FMT_STORED), FMT_FP8);
     ck_assert_int_eq(model_format(&c, T_EXPERT_UP, FMT_BF16), FMT_BF16);
@@ -353,15 +358,18 @@ static const struct {
     {LLAMA "\"rope_scaling\":{\"type\":\"linear\",\"rope_type\":\"yarn\"},", ERR_INVALID, "rope_scaling", "wanted one"},
     {LLAMA "\"rope_scaling\":{\"type\":\"linear\",\"factor\":2,\"beta_fast\":2},", ERR_UNSUPPORTED, "rope_scaling",
      "\"beta_fast\" = 2"},
-    {LLAMA "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0},", ERR_INVALID, "rope_scaling: low_freq_factor", "missing"},
-    {LLAMA "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":4,\"high_freq_factor\":4},", ERR_INVALID,
-     "rope_scaling: high_freq_factor", "wanted more"},
+    {LLAMA "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0},", ERR_INVALID, "rope_scaling: low_freq_factor",
+     "missing"},
+    {LLAMA "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":4,\"high_freq_factor\":4},",
+     ERR_INVALID, "rope_scaling: high_freq_factor", "wanted more"},
     {LLAMA "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":8.0,\"beta_fast\":1,\"beta_slow\":2},", ERR_INVALID,
      "rope_scaling: beta_fast", "wanted at least"},
-    {LLAMA "\"rope_theta\":1,\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":8.0},", ERR_INVALID, "rope_theta", "more than 1"},
+    {LLAMA "\"rope_theta\":1,\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":8.0},", ERR_INVALID, "rope_theta",
+     "more than 1"},
     {LLAMA "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":2},\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":2},",
      ERR_INVALID, "rope_parameters and rope_scaling", "wanted one"},
-    {V3 "\"max_position_embeddings\":64,\"num_key_value_heads\":2,", ERR_INVALID, "num_key_value_heads", "num_attention_heads, 4"},
+    {V3 "\"max_position_embeddings\":64,\"num_key_value_heads\":2,", ERR_INVALID, "num_key_value_heads",
+     "num_attention_heads, 4"},
     {"\"model_type\":\"deepseek_v2\",\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"vocab_size\":300,"
      "\"max_position_embeddings\":64,\"kv_lora_rank\":24,\"qk_nope_head_dim\":16,\"qk_rope_head_dim\":7,\"v_head_dim\":20,",
      ERR_INVALID, "7 of 7 elements", "wanted an even number"},
@@ -385,7 +393,8 @@ static const struct {
     {LLAMA "\"hidden_act\":5,", ERR_UNSUPPORTED, "hidden_act", "5"},
     {LLAMA "\"mlp_bias\":true,", ERR_UNSUPPORTED, "mlp_bias", "true"},
     {LLAMA "\"pretraining_tp\":2,", ERR_UNSUPPORTED, "pretraining_tp", "2"},
-    {LLAMA "\"quantization_config\":{\"quant_method\":\"gptq\"},", ERR_UNSUPPORTED, "quantization_config", "\"gptq\", which Cadre"},
+    {LLAMA "\"quantization_config\":{\"quant_method\":\"gptq\"},", ERR_UNSUPPORTED, "quantization_config",
+     "\"gptq\", which Cadre"},
     {LLAMA "\"quantization_config\":{\"quant_method\":\"mxfp4\"},", ERR_UNSUPPORTED, "quant_method", "accepted: \"fp8\""},
     {LLAMA "\"quantization_config\":{},", ERR_UNSUPPORTED, "quant_method is missing", "accepted: \"fp8\""},
     {LLAMA "\"quantization_config\":{\"quant_method\":\"fp8\"},", ERR_UNSUPPORTED, "weight_block_size", "as [128, 128]"},
@@ -395,7 +404,8 @@ static const struct {
     {LLAMA FP8(SQUARE ",\"activation_scheme\":\"static\""), ERR_UNSUPPORTED, "activation_scheme", "\"dynamic\""},
     {LLAMA FP8(SQUARE ",\"kv_cache\":\"fp8\""), ERR_UNSUPPORTED, "kv_cache", "accepted: null"},
     {LLAMA "\"swiglu_limit\":7.0,", ERR_UNSUPPORTED, "swiglu_limit", "7"},
-    {GPT_OSS "\"sliding_window\":8,\"quantization_config\":{\"quant_method\":\"fp8\"},", ERR_UNSUPPORTED, "quant_method", "accepted: \"mxfp4\""},
+    {GPT_OSS "\"sliding_window\":8,\"quantization_config\":{\"quant_method\":\"fp8\"},", ERR_UNSUPPORTED, "quant_method",
+     "accepted: \"mxfp4\""},
     {GPT_OSS "\"quantization_config\":{\"quant_method\":\"mxfp4\"},\"sliding_window\":8,", ERR_INVALID, "mxfp4", "no multiple"},
     {GPT_OSS, ERR_INVALID, "sliding_window", "missing although layers slide"},
     {GPT_OSS_SIZES "\"sliding_window\":8,", ERR_INVALID, "rope_scaling", "missing"},
@@ -467,12 +477,14 @@ static const struct {
     {CADRE_SIZES ROUTER(",\"confidence\":{\"type\":\"head\",\"action\":\"quit\"}"), ERR_UNSUPPORTED, "confidence: action",
      "\"quit\"; accepted"},
     {CADRE_SIZES "\"moe_router\":{\"kind\":\"flat\",\"score\":\"raw\",\"k\":3,\"norm\":\"none\",\"weight\":\"score\","
-     "\"fusion\":{\"d\":8}},", ERR_UNSUPPORTED, "fusion: raw scores", "no logarithm"},
+                 "\"fusion\":{\"d\":8}},",
+     ERR_UNSUPPORTED, "fusion: raw scores", "no logarithm"},
     {CADRE_SIZES ROUTER(",\"bias\":1"), ERR_INVALID, "moe_router: bias", "1; wanted true or false"},
     {CADRE_SIZES ROUTER(",\"scale\":0"), ERR_INVALID, "moe_router: scale", "0; wanted"},
     {CADRE_SIZES "\"moe_router\":{\"kind\":\"hash\"},", ERR_UNSUPPORTED, "moe_router: kind",
      "\"hash\"; accepted: \"flat\", \"two_stage\", \"tree\""},
-    {CADRE_SIZES "\"moe_router\":{\"kind\":\"flat\"},", ERR_INVALID, "moe_router: score", "\"softmax\", \"sigmoid\", \"sqrtsoftplus\", \"raw\""},
+    {CADRE_SIZES "\"moe_router\":{\"kind\":\"flat\"},", ERR_INVALID, "moe_router: score",
+     "\"softmax\", \"sigmoid\", \"sqrtsoftplus\", \"raw\""},
     {CADRE_SIZES "\"moe_router\":{\"kind\":\"flat\",\"score\":\"raw\",\"k\":4,\"norm\":\"none\",\"weight\":\"one\"},",
      ERR_INVALID, "moe_router: k", "4; wanted num_experts_per_tok, 3"},
 };

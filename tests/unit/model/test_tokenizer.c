@@ -1,5 +1,5 @@
-/* test_tokenizer.c - small tokenizers written in place: added tokens, limits, broken and huge input, the stream at random, threads,
- * and every kind of nonsense that a tokenizer.json may hold. */
+/* test_tokenizer.c - small tokenizers written in place: added tokens, limits, broken and huge input, the stream at random,
+ * threads, and every kind of nonsense that a tokenizer.json may hold. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -302,7 +302,8 @@ static void fill(char *s, size_t n, int kind) {
         s[i] = kind == 0 ? 'a' : kind == 1 ? (char)('a' + hash_u64(seed++) % 26) : kind == 2 ? ' ' : (char)hash_u64(seed++);
 }
 
-/* Ten megabytes as one word, as random letters, as blanks, as garbage: with a limit, where little is done, and a part in full. */
+/* Ten megabytes as one word, as random letters, as blanks, as garbage: with a limit, where little is done, and a part in
+ * full. */
 START_TEST(huge_words_are_not_quadratic) {
     enum { SIZE = 10 << 20, PART = 2 << 20, PATIENCE_US = 60000000 }; /* a second of one core; quadratic would take hours */
     struct tokenizer *t = open_fixture("tokenizer/smollm2.tokenizer.json");

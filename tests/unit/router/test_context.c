@@ -48,7 +48,8 @@ START_TEST(top_p) {
     const struct {
         float p;
         int least, most, want;
-    } t[] = {{.4f, 1, 4, 1}, {.5f, 1, 4, 2}, {.6f, 1, 4, 2}, {.76f, 1, 4, 3}, {1, 1, 4, 4}, {.4f, 3, 4, 3}, {.9f, 1, 2, 2}, {.1f, 4, 4, 4}};
+    } t[] = {{.4f, 1, 4, 1}, {.5f, 1, 4, 2}, {.6f, 1, 4, 2}, {.76f, 1, 4, 3},
+             {1, 1, 4, 4},   {.4f, 3, 4, 3}, {.9f, 1, 2, 2}, {.1f, 4, 4, 4}};
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         struct top_p_rule r = {t[i].p, t[i].least, t[i].most};
         ck_assert_int_eq(context_top_p(w, &r), t[i].want);

@@ -60,7 +60,8 @@ static int all_leaves(const struct forest *f, struct leaf *out) {
     for (int i = 0; i < b[0]; i++)
         for (int j = 0; j < b[1]; j++)
             for (int l = 0; l < b[2]; l++, n++) {
-                double s = log_p(f->first, b[0], i) + log_p(logits_of(f, 1, i), b[1], j) + log_p(logits_of(f, 2, i * b[1] + j), b[2], l);
+                double s = log_p(f->first, b[0], i) + log_p(logits_of(f, 1, i), b[1], j) +
+                           log_p(logits_of(f, 2, i * b[1] + j), b[2], l);
                 out[n] = (struct leaf){s + (f->biased ? f->bias[i] : 0), s, n};
             }
     qsort(out, (size_t)n, sizeof *out, by_rank);
@@ -124,7 +125,8 @@ END_TEST
 START_TEST(equal_scores_go_to_the_lower_leaf) {
     static struct forest f;
     for (int kind = TREE_GREEDY; kind <= TREE_EXACT; kind++) {
-        f = (struct forest){.rule = {.branch = {3, 2, 4}, .search = (enum tree_search_kind)kind, .beam = kind == TREE_BEAM ? 2 : 1}};
+        f = (struct forest){
+            .rule = {.branch = {3, 2, 4}, .search = (enum tree_search_kind)kind, .beam = kind == TREE_BEAM ? 2 : 1}};
         int32_t ids[4];
         float weights[4];
         int expanded;

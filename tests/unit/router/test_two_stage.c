@@ -7,7 +7,8 @@
 
 
 static const struct two_stage_rule rule = {.globals = 2, .domains = 4, .locals = 8, .global_topk = 1, .k = 1, .k_local = 1};
-/* softmax(ln 3, ln 1) = .75, .25; domains of global 0: .8, .2; of global 1: .6, .4; locals: sigmoid(ln 3) = .75, sigmoid(0) = .5 */
+/* softmax(ln 3, ln 1) = .75, .25; domains of global 0: .8, .2; of global 1: .6, .4; locals: sigmoid(ln 3) = .75, sigmoid(0) =
+ * .5 */
 static float zg[2], zd[4], zl[8];
 
 static void setup(void) {
@@ -16,7 +17,8 @@ static void setup(void) {
     for (int i = 0; i < 8; i++) zl[i] = i % 2 ? logf(3) : 0;
 }
 
-static void expect(const struct two_stage_rule *r, int globals, int k, const float *bias, int n, const int32_t *ids, const double *w) {
+static void expect(const struct two_stage_rule *r, int globals, int k, const float *bias, int n, const int32_t *ids,
+                   const double *w) {
     int32_t got[16];
     float weights[16];
     ck_assert_int_eq(two_stage_pick(r, globals, k, zg, bias, zd, zl, got, weights), n);
