@@ -144,8 +144,9 @@ static bool ends_with(const char *text, const char *end) {
     return n >= m && !strcmp(text + n - m, end);
 }
 
-/* Two numbers to a byte in blocks of mxfp4; scales are no parameters. */
+/* Two numbers to a byte in blocks of mxfp4; scales are no parameters, and eyes are not served. */
 static uint64_t numbers_in(const struct st_tensor *t) {
+    if (!strncmp(t->name, "multi_modal_projector.", 22) || !strncmp(t->name, "vision_model.", 13)) return 0;
     if (ends_with(t->name, "_scale_inv") || ends_with(t->name, "_scales")) return 0;
     uint64_t n = t->bytes / (uint64_t)st_dtype_bytes(t->dtype);
     return ends_with(t->name, "_blocks") ? 2 * n : n;
