@@ -29,6 +29,9 @@ START_TEST(bits) {
         check(b, (enum fmt)f, 2, 3, 17, 1001, 9);
         check(b, (enum fmt)f, 1, 4, 300, 512, 3); /* several tasks for one pair */
         check(b, (enum fmt)f, 64, 128, 8, 33, 700);
+        check(b, (enum fmt)f, 13, 5, 7, 9001, 40); /* many rows of these go through in parts, one does not */
+        check(b, (enum fmt)f, 7, 9, 8, 1920, 60);
+        check(b, (enum fmt)f, 6, 1, 3, 2571, 6);
     }
     backend_close(b);
 }
