@@ -36,7 +36,7 @@ enum {
 };
 
 struct options {
-    char *listen, *fabric, *weights, *config, *placement, *isa, *log_level;
+    char *listen, *fabric, *weights, *config, *placement, *isa, *mla, *log_level;
     int64_t workers, threads, max_batch, max_context, step_tokens, kv_tokens, memory, startup, drain;
 };
 #define AT(member) offsetof(struct options, member)
@@ -54,6 +54,8 @@ static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Numbers"},
     {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32|stored", .help = "format of the weights in memory; stored: as on disk"},
     {"isa", CONF_CHOICE, AT(isa), .def = "auto", .choices = "auto|ref|avx2|avx512", .help = "kernels to use"},
+    {"mla", CONF_CHOICE, AT(mla), .def = "absorbed", .choices = "absorbed|naive-prefill",
+     .help = "latent attention of prompts (DeepSeek, Kimi); naive-prefill: faster for long ones, other last bits"},
     {"", CONF_FLAG, 0, .help = "Limits"},
     {"max-batch", CONF_INT, AT(max_batch), .min = 1, .max = 65536, .arg = "N",
      .help = "sequences that run at once; default: 32"},
@@ -156,6 +158,7 @@ static int start_coordinator(struct supervisor *s, int endpoint_fd) {
     add_text(&l, "--fabric", o->fabric);
     add_text(&l, "--weights", o->weights);
     add_text(&l, "--isa", o->isa);
+    add_text(&l, "--mla", o->mla);
     add_text(&l, "--placement", o->placement);
     add_number(&l, "--max-batch", o->max_batch);
     add_number(&l, "--max-context", o->max_context);

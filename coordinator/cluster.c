@@ -98,6 +98,7 @@ static void welcome_all(struct coordinator *c) {
                                .model_dir = c->options.model_dir,
                                .weights = fmt_name(c->weights),
                                .isa = c->options.isa,
+                               .naive_prefill = c->options.naive_prefill,
                                .step_tokens = (uint32_t)l->step_tokens,
                                .max_seqs = (uint32_t)l->max_seqs,
                                .max_context = (uint32_t)l->max_context,

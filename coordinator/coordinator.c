@@ -77,6 +77,9 @@ static int open_model(struct coordinator *c, struct why *why) {
     const char *dir = c->options.model_dir;
     int rc = checkpoint_open(dir, &c->checkpoint, why);
     if (rc < 0) return rc;
+    if (c->options.naive_prefill && !c->checkpoint.config.mla.kv_rank)
+        return fail(why, ERR_INVALID, "--mla naive-prefill: model_type %s has no latent attention; leave the option out",
+                    c->checkpoint.config.family);
     size_t end = strlen(dir);
     while (end > 1 && dir[end - 1] == '/') end--;
     const char *name = memrchr(dir, '/', end);

@@ -17,6 +17,7 @@ struct coordinator_options {
     int workers;                /* 1 .. 64 */
     const char *fabric;         /* what workers must say at Hello; "" = anything */
     const char *weights, *isa;  /* "bf16" | "f32"; NULL = bf16, auto */
+    bool naive_prefill;         /* prompts of a model with latents in the expanded form; ERR_INVALID for other models */
     const char *placement_file; /* NULL: contiguous */
     int max_batch;              /* sequences running in all; 0 = 32 */
     int max_context;            /* tokens; 0 = the model's, at most 4096 */

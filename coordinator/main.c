@@ -10,7 +10,7 @@
 #include "coordinator/coordinator.h"
 
 struct options {
-    char *listen, *control, *endpoint_file, *fabric, *weights, *isa, *placement, *config, *log_level;
+    char *listen, *control, *endpoint_file, *fabric, *weights, *isa, *mla, *placement, *config, *log_level;
     int64_t endpoint_fd, workers, max_batch, max_context, step_tokens, prefill_chunk, kv_tokens, memory, max_queue,
         start_timeout;
     double patience;
@@ -37,6 +37,8 @@ static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Numbers (must suit all workers)"},
     {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32|stored", .help = "format of weights and KV in memory; stored: as on disk"},
     {"isa", CONF_CHOICE, AT(isa), .def = "auto", .choices = "auto|ref|avx2|avx512", .help = "kernels to use"},
+    {"mla", CONF_CHOICE, AT(mla), .def = "absorbed", .choices = "absorbed|naive-prefill",
+     .help = "latent attention of prompts (DeepSeek, Kimi); naive-prefill: faster for long ones, other last bits"},
     {"", CONF_FLAG, 0, .help = "Limits"},
     {"max-batch", CONF_INT, AT(max_batch), .def = "32", .min = 1, .max = 65536, .arg = "N",
      .help = "sequences that run at once"},
@@ -132,6 +134,7 @@ static struct coordinator_options describe(const struct options *o, const char *
                                         .fabric = o->fabric,
                                         .weights = o->weights,
                                         .isa = o->isa,
+                                        .naive_prefill = !strcmp(o->mla, "naive-prefill"),
                                         .placement_file = o->placement,
                                         .max_batch = (int)o->max_batch,
                                         .max_context = (int)o->max_context,

@@ -102,6 +102,7 @@ struct worker_msg {
 struct worker_welcome {
     uint32_t epoch;
     const char *model_dir, *weights, *isa;
+    bool naive_prefill;
     uint32_t step_tokens, max_seqs, max_context, page_tokens, kv_pages;
     uint32_t placement_version, workers, layers, experts;
     const uint64_t *hosts; /* [layers * experts] masks */

@@ -175,6 +175,7 @@ int worker_port_welcome(struct worker_port *p, const struct bus_id *to, const st
     welcome.model_dir = (char *)w->model_dir;
     welcome.weights = (char *)w->weights;
     welcome.isa = (char *)w->isa;
+    welcome.naive_prefill = w->naive_prefill;
     welcome.step_tokens = w->step_tokens;
     welcome.max_seqs = w->max_seqs;
     welcome.max_context = w->max_context;

@@ -190,6 +190,10 @@ struct ops {
     /* The absorbed form of MLA: queries that meet latents directly. out [T, Q, rank + rope]: per head W_UK^T times the first
      * `nope` elements of q [T, Q, nope + rope], then its last `rope` elements as they are. */
     void (*latent_query)(struct backend *b, float *out, const float *q, const struct latent_heads *h, int T);
+    /* The naive form, for many rows of one sequence: keys and values of all latents are expanded, once per block of rows.
+     * a->q [T, Q, nope + rope], a->out [T, Q, value]; no window, no sinks. Other roundings than the absorbed form. */
+    void (*latent_expanded)(struct backend *b, const struct kv_layer *kv, const struct attention *a,
+                            const struct latent_heads *h);
     /* out [T, Q, value] = per head W_UV times x [T, Q, rank]. */
     void (*latent_value)(struct backend *b, float *out, const float *x, const struct latent_heads *h, int T);
     /* Groups do not overlap; rows in no group are left untouched. x, y [rows, H]. Scratch is the backend's. */

@@ -19,6 +19,7 @@ struct worker_setup {
     char model_dir[1024];
     enum fmt weights;
     char isa[16];
+    bool naive_prefill; /* see mla.h */
     int step_tokens, max_seqs, max_context, page_tokens, kv_pages;
     struct placement placement; /* owned */
 };

@@ -147,8 +147,8 @@ static void on_late(void *ctx, uint64_t late) {
 
 static void numeric_class(const struct engine *e, char *buf, size_t cap) {
     const enum fmt w = e->setup.weights, kv = w == FMT_STORED ? e->checkpoint.config.stored : w;
-    snprintf(buf, cap, "cpu/%s weights=%s activations=f32 payload=f32 kv=%s kernels=1", e->backend->ops->name, fmt_name(w),
-             fmt_name(kv));
+    snprintf(buf, cap, "cpu/%s weights=%s activations=f32 payload=f32 kv=%s kernels=1%s", e->backend->ops->name, fmt_name(w),
+             fmt_name(kv), e->setup.naive_prefill ? " mla=naive-prefill" : "");
 }
 
 static uint64_t bytes_to_load(const struct engine *e) {
@@ -263,6 +263,7 @@ static int load(struct engine *e, struct why *why) {
         .backend = e->backend, .config = c, .weights = &e->weights, .kv = &e->kv, .moe = &e->moe, .progress = &e->progress};
     struct forward_limits limits = {s->step_tokens, s->max_seqs, e->seqs.max_pages};
     rc = forward_init(&e->forward, &limits, why);
+    e->forward.mla.naive = s->naive_prefill;
     e->bytes.buffers = taken(e, &before);
     if (!e->counted) st_forget(e->checkpoint.tensors); /* what was copied from the files is not held twice */
     atomic_store(&e->loaded_bytes, atomic_load(&e->total_bytes));
@@ -333,6 +334,7 @@ static int add_row(struct engine *e, struct seq *s, int table_row, int pos, stru
     r->seq[r->T] = table_row;
     r->seq_id[r->T] = s->id;
     r->domain[r->T] = s->domain;
+    r->prompt[r->T] = pos < s->prompt_tokens;
     r->kv_at[r->T] = s->pages[page] * e->setup.page_tokens + pos % e->setup.page_tokens;
     r->T++;
     return 0;

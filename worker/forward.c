@@ -19,6 +19,7 @@ int forward_init(struct forward *f, const struct forward_limits *limits, struct 
                                  .kv_at = visible(f, T * 4),
                                  .seq_id = visible(f, T * 8),
                                  .domain = visible(f, T * 2),
+                                 .prompt = visible(f, T),
                                  .pages = visible(f, S * (size_t)limits->max_pages * 4),
                                  .sampled = visible(f, S * 4),
                                  .max_pages = limits->max_pages,
@@ -50,7 +51,8 @@ int forward_init(struct forward *f, const struct forward_limits *limits, struct 
     f->stats = visible(f, S * sizeof *f->stats);
     const struct step_rows *r = &f->rows;
     const bool heads = latent ? rc == 0 : f->q && f->k && f->v && f->attended && extras;
-    if (r->ids && r->pos && r->seq && r->kv_at && r->seq_id && r->domain && r->pages && r->sampled && f->x && f->norm && heads && f->mlp &&
+    if (r->ids && r->pos && r->seq && r->kv_at && r->seq_id && r->domain && r->prompt && r->pages && r->sampled && f->x &&
+        f->norm && heads && f->mlp &&
         f->last && f->logits && f->stats)
         return 0;
     forward_clear(f);
@@ -61,7 +63,7 @@ int forward_init(struct forward *f, const struct forward_limits *limits, struct 
 void forward_clear(struct forward *f) {
     if (!f->backend) return;
     const struct step_rows *r = &f->rows;
-    void *all[] = {r->ids, r->pos, r->seq, r->kv_at,    r->seq_id, r->domain, r->pages, r->sampled, f->x,    f->norm,
+    void *all[] = {r->ids, r->pos, r->seq, r->kv_at,    r->seq_id, r->domain, r->prompt, r->pages, r->sampled, f->x, f->norm,
                    f->q,   f->k,   f->v,   f->attended, f->mlp,    f->last,  f->logits,  f->stats,
                    f->temper, f->ones};
     free(f->query_rows);

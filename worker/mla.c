@@ -40,7 +40,8 @@ static void store_latents(struct mla *m, const struct layer_weights *w, const st
     ops->kv_store(m->backend, kv, m->latent, NULL, r->kv_at, r->T);
 }
 
-static void queries(struct mla *m, const struct layer_weights *w, const float *rope, const float *norm, const int32_t *pos, int n) {
+static void queries(struct mla *m, const struct layer_weights *w, const float *rope, const float *norm, const int32_t *pos,
+                    int n) {
     const struct model_config *c = m->config;
     const struct mla_sizes *s = &c->mla;
     const struct ops *ops = m->backend->ops;
@@ -54,6 +55,29 @@ static void queries(struct mla *m, const struct layer_weights *w, const float *r
     ops->rope(m->backend, m->q + s->nope, pos, rope, c->rope.dims, c->rope.interleaved, n, c->q_heads, s->nope + s->rope);
 }
 
+/* Rows [first, first + n) of the block, all in one form. */
+static void attend(struct mla *m, const struct latent_heads *h, const struct kv_layer *kv, const struct attention *block,
+                   int first, int n, bool naive) {
+    const struct ops *ops = m->backend->ops;
+    const size_t Q = (size_t)h->heads * (size_t)first;
+    struct attention a = *block;
+    a.tokens = n;
+    a.pos += first;
+    a.seq += first;
+    a.q = m->q + Q * (size_t)(h->nope + h->rope);
+    a.out = m->heads + Q * (size_t)h->value;
+    if (naive) {
+        ops->latent_expanded(m->backend, kv, &a, h);
+        return;
+    }
+    ops->latent_query(m->backend, m->wide, a.q, h, n);
+    float *heads = a.out;
+    a.q = m->wide;
+    a.out = m->u;
+    ops->attention(m->backend, kv, &a);
+    ops->latent_value(m->backend, heads, m->u, h, n);
+}
+
 void mla_layer(struct mla *m, const struct layer_weights *w, const struct kv_layer *kv, const float *rope, float *x,
                const float *norm, const struct step_rows *rows, int max_pages) {
     const struct model_config *c = m->config;
@@ -63,19 +87,19 @@ void mla_layer(struct mla *m, const struct layer_weights *w, const struct kv_lay
     store_latents(m, w, kv, rope, norm, rows);
     for (int first = 0; first < rows->T; first += m->block) {
         int n = rows->T - first < m->block ? rows->T - first : m->block;
-        struct attention a = {.q = m->wide,
-                              .out = m->u,
-                              .tokens = n,
-                              .q_heads = c->q_heads,
+        struct attention a = {.q_heads = c->q_heads,
                               .scale = c->attention_scale,
                               .pos = rows->pos + first,
                               .seq = rows->seq + first,
                               .pages = rows->pages,
                               .max_pages = max_pages};
         queries(m, w, rope, norm + (size_t)first * (size_t)c->hidden, a.pos, n);
-        ops->latent_query(m->backend, m->wide, m->q, &heads, n);
-        ops->attention(m->backend, kv, &a);
-        ops->latent_value(m->backend, m->heads, m->u, &heads, n);
+        for (int i = 0, run; i < n; i += run) {
+            const bool *prompt = rows->prompt + first + i;
+            for (run = 1; i + run < n && prompt[run] == prompt[0];) run++;
+            if (!m->naive) run = n;
+            attend(m, &heads, kv, &a, i, run, m->naive && prompt[0]);
+        }
         ops->linear(m->backend, x + (size_t)first * (size_t)c->hidden, m->heads, w->o, w->o_bias, true, n);
     }
 }

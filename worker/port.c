@@ -61,7 +61,8 @@ static int read_welcome(const pb_welcome *m, struct worker_setup *s, struct why 
                                .max_seqs = (int)m->max_seqs,
                                .max_context = (int)m->max_context,
                                .page_tokens = (int)m->page_tokens,
-                               .kv_pages = (int)m->kv_pages};
+                               .kv_pages = (int)m->kv_pages,
+                               .naive_prefill = m->naive_prefill};
     int fmt = fmt_parse(m->weights);
     if (fmt < 0)
         return fail(why, ERR_PROTOCOL, "the coordinator wants weights '%s', which this worker does not know", m->weights);

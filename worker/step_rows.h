@@ -3,6 +3,7 @@
  * The rows of a sequence are adjacent and in ascending order of position, so a walk over t meets a position only after every
  * earlier one of its sequence that this step runs. */
 #pragma once
+#include <stdbool.h>
 #include <stdint.h>
 
 struct route_state;
@@ -16,5 +17,6 @@ struct step_rows {
     int32_t *pages;           /* [n_seqs, max_pages] */
     int max_pages;
     const struct route_state *state; /* what routers remember beside the pages */
+    bool *prompt;             /* [T] its token was given, not generated */
     int32_t *sampled;         /* [n_sampled] rows whose logits are wanted */
 };

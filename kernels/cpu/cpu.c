@@ -32,7 +32,8 @@ static void cpu_close(struct backend *b) {
         .sync = host_sync, .adopt = host_adopt, .embed = cpu_embed, .rmsnorm = cpu_rmsnorm, .linear = cpu_linear,              \
         .linear_blocks = cpu_linear_blocks,                                                                                    \
         .rope = cpu_rope, .clamp = cpu_clamp, .kv_store = cpu_kv_store, .attention = cpu_attention, .ffn = cpu_ffn,            \
-        .latent_query = cpu_latent_query, .latent_value = cpu_latent_value, .gate_select = cpu_gate_select,                    \
+        .latent_query = cpu_latent_query, .latent_value = cpu_latent_value, .latent_expanded = cpu_latent_expanded,            \
+        .gate_select = cpu_gate_select,                                                                                        \
         .gather = cpu_gather, .combine = cpu_combine, .dots = cpu_dots, .fuse = cpu_fuse, .add = cpu_add,                      \
         .logit_stats = cpu_logit_stats, .close = cpu_close,                                                                    \
     }

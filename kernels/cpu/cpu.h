@@ -50,6 +50,8 @@ void cpu_kv_store(struct backend *b, const struct kv_layer *kv, const float *k, 
 void cpu_attention(struct backend *b, const struct kv_layer *kv, const struct attention *a);
 void cpu_latent_query(struct backend *b, float *out, const float *q, const struct latent_heads *m, int T);
 void cpu_latent_value(struct backend *b, float *out, const float *x, const struct latent_heads *m, int T);
+void cpu_latent_expanded(struct backend *b, const struct kv_layer *kv, const struct attention *a,
+                         const struct latent_heads *m);
 void cpu_ffn(struct backend *b, float *y, const float *x, const struct ffn_group *groups, int n_groups, int H);
 void cpu_gate_select(struct backend *b, int32_t *ids, float *weights, const float *logits, const float *sel_bias,
                      const struct gate_rule *rule, int T);

@@ -1,4 +1,6 @@
 /* latent.c - multi-head latent attention's products per head, as the formulae have them. */
+#include <math.h>
+
 #include "kernels/ref/ref.h"
 
 static double weight(const struct latent_heads *m, int row, int col) {
@@ -28,4 +30,60 @@ void ref_latent_value(struct backend *b, float *out, const float *x, const struc
             *out++ = (float)sum;
         }
     }
+}
+
+struct expanded { /* what one (row, head) reads */
+    const struct kv_layer *kv;
+    const struct latent_heads *m;
+    const int32_t *pages;
+    const float *q;
+    int head;
+    double scale;
+};
+
+static int64_t latent_at(const struct expanded *e, int key) {
+    const struct kv_layer *kv = e->kv;
+    return ((int64_t)e->pages[key / kv->page_tokens] * kv->page_tokens + key % kv->page_tokens) * kv->head_dim;
+}
+
+/* Element `row` of the head's part of kv_b times the latent. */
+static double expand(const struct expanded *e, int row, int64_t at) {
+    double sum = 0;
+    for (int c = 0; c < e->m->kv_b.cols; c++) {
+        sum += weight(e->m, e->head * (e->m->nope + e->m->value) + row, c) * (double)ref_get(e->kv->base, e->kv->fmt, at + c);
+    }
+    return sum;
+}
+
+static double expanded_score(const struct expanded *e, int key) {
+    int64_t at = latent_at(e, key);
+    double sum = 0;
+    for (int n = 0; n < e->m->nope; n++) sum += (double)e->q[n] * expand(e, n, at);
+    for (int r = 0; r < e->m->rope; r++) {
+        sum += (double)e->q[e->m->nope + r] * (double)ref_get(e->kv->base, e->kv->fmt, at + e->m->kv_b.cols + r);
+    }
+    return sum * e->scale;
+}
+
+static void expanded_head(const struct expanded *e, int last, float *out) {
+    double max = -INFINITY, sum = 0;
+    for (int key = 0; key <= last; key++) max = fmax(max, expanded_score(e, key));
+    for (int key = 0; key <= last; key++) sum += exp(expanded_score(e, key) - max);
+    for (int v = 0; v < e->m->value; v++) out[v] = 0;
+    for (int key = 0; key <= last; key++) {
+        double p = exp(expanded_score(e, key) - max) / sum;
+        for (int v = 0; v < e->m->value; v++) out[v] += (float)(p * expand(e, e->m->nope + v, latent_at(e, key)));
+    }
+}
+
+void ref_latent_expanded(struct backend *b, const struct kv_layer *kv, const struct attention *a,
+                         const struct latent_heads *m) {
+    (void)b;
+    for (int t = 0; t < a->tokens; t++)
+        for (int h = 0; h < m->heads; h++) {
+            int64_t row = (int64_t)t * m->heads + h;
+            struct expanded e = {kv, m, a->pages + (int64_t)a->seq[t] * a->max_pages, a->q + row * (m->nope + m->rope), h,
+                                 (double)a->scale};
+            expanded_head(&e, a->pos[t], a->out + row * m->value);
+        }
 }

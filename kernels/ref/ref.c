@@ -27,6 +27,7 @@ static const struct ops ref_ops = {
     .attention = ref_attention,
     .latent_query = ref_latent_query,
     .latent_value = ref_latent_value,
+    .latent_expanded = ref_latent_expanded,
     .ffn = ref_ffn,
     .gate_select = ref_gate_select,
     .gather = ref_gather,

@@ -25,6 +25,8 @@ void ref_kv_store(struct backend *b, const struct kv_layer *kv, const float *k, 
 void ref_attention(struct backend *b, const struct kv_layer *kv, const struct attention *a);
 void ref_latent_query(struct backend *b, float *out, const float *q, const struct latent_heads *m, int T);
 void ref_latent_value(struct backend *b, float *out, const float *x, const struct latent_heads *m, int T);
+void ref_latent_expanded(struct backend *b, const struct kv_layer *kv, const struct attention *a,
+                         const struct latent_heads *m);
 void ref_ffn(struct backend *b, float *y, const float *x, const struct ffn_group *groups, int n_groups, int H);
 void ref_gate_select(struct backend *b, int32_t *ids, float *weights, const float *logits, const float *sel_bias,
                      const struct gate_rule *rule, int T);

@@ -65,7 +65,9 @@ int runner_open(struct runner *r, const char *dir, const struct runner_options *
     if (rc < 0) return rc;
     r->forward = (struct forward){
         .backend = r->backend, .config = c, .weights = &r->weights, .kv = &r->kv, .moe = &r->moe, .progress = &r->progress};
-    return forward_init(&r->forward, &(struct forward_limits){RUNNER_MAX_TOKENS, RUNNER_MAX_TOKENS, pages}, why);
+    rc = forward_init(&r->forward, &(struct forward_limits){RUNNER_MAX_TOKENS, RUNNER_MAX_TOKENS, pages}, why);
+    r->forward.mla.naive = o->naive_prefill;
+    return rc;
 }
 
 void runner_close(struct runner *r) {
@@ -93,6 +95,7 @@ int runner_chunk(struct runner *r, const int32_t *ids, int first, int count) {
         rows->pos[t] = pos;
         rows->seq[t] = 0;
         rows->seq_id[t] = 7;
+        rows->prompt[t] = true;
         rows->kv_at[t] = rows->pages[pos / RUNNER_PAGE_TOKENS] * RUNNER_PAGE_TOKENS + pos % RUNNER_PAGE_TOKENS;
         rows->sampled[rows->n_sampled++] = t;
     }

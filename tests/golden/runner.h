@@ -8,6 +8,7 @@ struct runner_options {
     const char *isa;
     int threads;
     enum fmt weights;
+    bool naive_prefill; /* latents: the prompt in the expanded form */
     const int32_t *missing; /* [n_missing, 2] model layer and expert of those that are on no worker */
     int n_missing;
     /* Called at the three moments when a mistake can be planted; each may be NULL. */

@@ -571,12 +571,13 @@ static void test_stored(const char *name, const char *dir, const struct referenc
     runner_close(&r);
 }
 
-static void test_path(const char *name, const char *dir, const struct reference *ref, const char *isa) {
+static void test_path(const char *name, const char *dir, const struct reference *ref, const char *isa, bool naive) {
     static const int chunks[] = {0, 1, 3, 7};
+    const char *form = naive ? " naive" : "";
     struct runner r;
     struct why why;
     float *whole[PROMPTS];
-    struct runner_options o = {.isa = isa, .threads = 2, .weights = FMT_F32};
+    struct runner_options o = {.isa = isa, .threads = 2, .weights = FMT_F32, .naive_prefill = naive};
     if (runner_open(&r, dir, &o, &why) < 0) {
         report(false, "%s %s opens: %s", name, isa, why.text);
         return;
@@ -585,10 +586,10 @@ static void test_path(const char *name, const char *dir, const struct reference 
     for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
         bool same;
         double d = run_all(&r, ref, chunks[i], whole, &same);
-        report(d <= TOLERANCE, "%s %s chunks of %d: %.2e standard deviations", name, isa, chunks[i], d);
-        if (chunks[i]) report(same, "%s %s chunks of %d: the same bits as in one go", name, isa, chunks[i]);
+        report(d <= TOLERANCE, "%s %s%s chunks of %d: %.2e standard deviations", name, isa, form, chunks[i], d);
+        if (chunks[i]) report(same, "%s %s%s chunks of %d: the same bits as in one go", name, isa, form, chunks[i]);
     }
-    if (r.checkpoint.config.quant != FMT_COUNT) test_stored(name, dir, ref, isa, whole);
+    if (r.checkpoint.config.quant != FMT_COUNT && !naive) test_stored(name, dir, ref, isa, whole);
     for (int p = 0; p < PROMPTS; p++) free(whole[p]);
     runner_close(&r);
 }
@@ -655,7 +656,10 @@ int main(int argc, char **argv) {
                 continue;
             }
             backend_close(b);
-            test_path(name, dir, &ref, isas[i]);
+            test_path(name, dir, &ref, isas[i], false);
+            struct model_config config;
+            if (model_config_read(dir, &config, &why) < 0) die("%s", why.text);
+            if (has_latents(&config)) test_path(name, dir, &ref, isas[i], true);
         }
         test_mutations(name, dir, &ref);
         free_reference(&ref, file);

@@ -181,6 +181,34 @@ START_TEST(attention) {
 }
 END_TEST
 
+/* T rows of one sequence from position 3 on, before them a row of another. */
+static void check_expanded(const struct latent_heads *m, enum fmt fmt, int T) {
+    enum { P = 16, PAGES = 12 };
+    int keep = kit_n_rooms, D = m->kv_b.cols + m->rope, keys = T + 3, n = T + 1;
+    struct kv_layer kv = {.fmt = fmt, .page_tokens = P, .heads = 1, .head_dim = D, .latent = m->kv_b.cols};
+    kv.base = kit_bytes((size_t)(PAGES * kv_page_elements(&kv)) * fmt_bytes(fmt));
+    int32_t pages[PAGES], *at = kit_bytes((size_t)keys * sizeof *at);
+    int32_t *pos = kit_bytes((size_t)n * sizeof *pos), *seq = kit_bytes((size_t)n * sizeof *seq);
+    for (int i = 0; i < PAGES; i++) pages[i] = (i * 5 + 7) % PAGES;
+    for (int i = 0; i < keys; i++) at[i] = pages[PAGES / 2 + i / P] * P + i % P;
+    fast->ops->kv_store(fast, &kv, kit_random_floats((int64_t)keys * D, 1), NULL, at, keys);
+    fast->ops->kv_store(fast, &kv, kit_random_floats(D, 1), NULL, &(int32_t){pages[0] * P}, 1);
+    for (int i = 1; i < n; i++) pos[i] = i + 2, seq[i] = 1;
+    pos[0] = seq[0] = 0;
+    int64_t out = (int64_t)n * m->heads * m->value;
+    float *got = kit_floats(out), *want = kit_floats(out);
+    struct attention a = {.q = kit_random_floats((int64_t)n * m->heads * (m->nope + m->rope), 1), .out = got, .tokens = n,
+                          .q_heads = m->heads, .scale = 0.2f, .pos = pos, .seq = seq, .pages = pages, .max_pages = PAGES / 2};
+    fast->ops->latent_expanded(fast, &kv, &a, m);
+    a.out = want;
+    ref->ops->latent_expanded(ref, &kv, &a, m);
+    /* An expanded element is at most `rank`, so an output too; a score is off by the sums' errors. */
+    double rank = m->kv_b.cols, score = 0.2 * (kit_sum_error(m->nope + m->rope, (m->nope + 1) * rank + m->rope) * 2);
+    for (int64_t i = 0; i < out; i++)
+        NEAR(got[i], want[i], rank * (4 * score + (keys + 32) * 0x1p-23), "latent expanded, rank %d, at %d", m->kv_b.cols, (int)i);
+    kit_clear(keep);
+}
+
 START_TEST(latent) {
     open_isa(_i);
     static const int shapes[][6] = {/* heads nope rope value rank T */ {1, 1, 0, 1, 1, 1},
@@ -202,6 +230,7 @@ START_TEST(latent) {
                 NEAR(got[i], want[i], roped ? 0 : kit_sum_error(16 * m.nope, m.nope), "latent query, shape %u at %d", s,
                      (int)i);
             }
+            check_expanded(&m, (enum fmt)f, T);
             int64_t values = (int64_t)T * m.heads * m.value;
             float *x = kit_random_floats((int64_t)T * m.heads * rank, 1), *y = kit_floats(values), *y_want = kit_floats(values);
             fast->ops->latent_value(fast, y, x, &m, T);
