@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_NAMES = TRACE_DOMAINS * 4, MAX_NUMBER = 1000000 };
+enum { MAX_NUMBER = 1000000 };
 
 struct line {
     const char *file;
@@ -66,7 +66,9 @@ static int name_number(struct labels *l, const struct line *at, struct field nam
                     TRACE_NAME_BYTES);
     for (int i = 0; i < l->n; i++)
         if (strlen(l->name[i]) == (size_t)name.len && !memcmp(l->name[i], name.at, (size_t)name.len)) return i;
-    if (l->n == MAX_NAMES) return fail(why, ERR_INVALID, "%s:%d: more than %d domains", at->file, at->number, MAX_NAMES);
+    if (l->n == LABELS_MAX) return fail(why, ERR_INVALID, "%s:%d: more than %d domains", at->file, at->number, LABELS_MAX);
+    l->expected[l->n] = calloc((size_t)l->layers * (1 + (size_t)l->experts), sizeof(bool));
+    if (!l->expected[l->n]) return fail(why, ERR_NOMEM, "out of memory for the labels");
     memcpy(l->name[l->n], name.at, (size_t)name.len);
     return l->n++;
 }
@@ -84,21 +86,19 @@ static int read_line(struct labels *l, const struct trace_shape *s, const struct
     if (rc >= 0) rc = each_number(at, e, l->experts - 1, experts, why);
     int d = rc < 0 ? rc : name_number(l, at, text, why);
     for (int i = 0; i < l->layers && d >= 0; i++) {
+        bool *layer = l->expected[d] + (size_t)i * (1 + (size_t)l->experts);
         if (!layers[s->model_layer[i]]) continue;
-        size_t cell = (size_t)d * (size_t)l->layers + (size_t)i;
-        l->labelled[cell] = true;
-        for (int x = 0; x < l->experts; x++) l->expected[cell * (size_t)l->experts + (size_t)x] |= experts[x];
+        layer[0] = true;
+        for (int x = 0; x < l->experts; x++) layer[1 + x] |= experts[x];
     }
     return d < 0 ? d : 0;
 }
 
 int labels_parse(struct labels *l, const struct trace_shape *s, const char *text, const char *file, struct why *why) {
     *l = (struct labels){.layers = s->layers, .experts = s->experts};
-    size_t cells = (size_t)MAX_NAMES * (size_t)s->layers, top = (size_t)s->model_layer[s->layers - 1] + 1;
+    size_t top = (size_t)s->model_layer[s->layers - 1] + 1;
     bool *scratch = calloc(top + (size_t)s->experts, sizeof *scratch);
-    l->labelled = calloc(cells, sizeof *l->labelled);
-    l->expected = calloc(cells * (size_t)s->experts, sizeof *l->expected);
-    int rc = scratch && l->labelled && l->expected ? 0 : fail(why, ERR_NOMEM, "out of memory for the labels");
+    int rc = scratch ? 0 : fail(why, ERR_NOMEM, "out of memory for the labels");
     struct line at = {.file = file};
     for (const char *p = text; rc >= 0 && *p;) {
         size_t len = strcspn(p, "\n"), used = strcspn(p, "#\n");
@@ -114,8 +114,7 @@ int labels_parse(struct labels *l, const struct trace_shape *s, const char *text
 }
 
 void labels_clear(struct labels *l) {
-    free(l->expected);
-    free(l->labelled);
+    for (int i = 0; i < l->n; i++) free(l->expected[i]);
     *l = (struct labels){0};
 }
 
@@ -126,6 +125,6 @@ int labels_find(const struct labels *l, const char *domain) {
 }
 
 const bool *labels_of(const struct labels *l, int domain, int layer) {
-    size_t cell = (size_t)domain * (size_t)l->layers + (size_t)layer;
-    return l->labelled[cell] ? l->expected + cell * (size_t)l->experts : NULL;
+    const bool *at = l->expected[domain] + (size_t)layer * (1 + (size_t)l->experts);
+    return at[0] ? at + 1 : NULL;
 }

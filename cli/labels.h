@@ -12,11 +12,11 @@
 
 #include "proto/trace.h"
 
+enum { LABELS_MAX = 4 * TRACE_DOMAINS };
 struct labels {
     int n; /* domains named */
-    char name[TRACE_DOMAINS * 4][TRACE_NAME_BYTES + 1];
-    bool *expected; /* [n][layers][experts], room for all names */
-    bool *labelled; /* [n][layers]: some line speaks of it */
+    char name[LABELS_MAX][TRACE_NAME_BYTES + 1];
+    bool *expected[LABELS_MAX]; /* [layers][1 + experts]: some line speaks of the layer; the experts it expects */
     int layers, experts;
 };
 /* ERR_INVALID with file name and line. */

@@ -139,8 +139,9 @@ static int parse_head(const uint8_t *p, size_t n, struct trace_shape *s, struct 
                     fixed, sizeof shape.model);
     for (uint32_t i = 0; i < layers; i++) {
         shape.model_layer[i] = (int32_t)get32(p + HEAD_FIXED + 4 * (size_t)i);
-        if (shape.model_layer[i] < (i ? shape.model_layer[i - 1] + 1 : 0))
-            return fail(why, ERR_CORRUPT, "layer %d at place %u: expected ascending numbers", shape.model_layer[i], i);
+        if (shape.model_layer[i] < (i ? shape.model_layer[i - 1] + 1 : 0) || shape.model_layer[i] > TRACE_MAX_LAYER)
+            return fail(why, ERR_CORRUPT, "layer %d at place %u: expected ascending numbers up to %d", shape.model_layer[i], i,
+                        TRACE_MAX_LAYER);
     }
     memcpy(shape.model, p + fixed, n - fixed);
     *s = shape;

@@ -19,6 +19,7 @@ enum {
     TRACE_CHUNK_LIMIT = 16 << 20, /* bytes of a chunk */
     TRACE_ROWS_HEAD = 16,         /* of a TRACE_ROWS payload: worker, rows, step */
     TRACE_MAX_LAYERS = 512,
+    TRACE_MAX_LAYER = 65535, /* the largest number of one */
     TRACE_MAX_EXPERTS = 65535,
     TRACE_MAX_TOPK = 256,
     TRACE_MAX_CELLS = 1 << 20, /* layers * experts */
