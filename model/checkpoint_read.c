@@ -105,11 +105,17 @@ static void expand_fp8(const struct checkpoint *c, const struct tensor_want *w, 
 static void expand_mxfp4(const struct checkpoint *c, const struct tensor_want *w, const struct st_tensor *t, enum fmt fmt,
                          char *dst) {
     const struct st_tensor *scales = need_scales(c, w);
+    float number[16];
+    for (unsigned i = 0; i < 16; i++) number[i] = e2m1_to_f32(i);
     for (int r = 0; r < w->rows; r++) {
         const uint8_t *row = mxfp4_row(w, t, r), *scale = mxfp4_scales(w, scales, r);
-        for (int k = 0; k < w->cols; k++) {
-            unsigned nibble = k % 2 ? row[k / 2] >> 4 : row[k / 2] & 15u;
-            put(dst, fmt, (size_t)r * (size_t)w->cols + (size_t)k, e2m1_to_f32(nibble) * e8m0_to_f32(scale[k / MXFP4_BLOCK]));
+        for (int k = 0; k < w->cols; k += MXFP4_BLOCK) {
+            const float s = e8m0_to_f32(scale[k / MXFP4_BLOCK]);
+            for (int i = k; i < k + MXFP4_BLOCK; i += 2) {
+                const size_t at = (size_t)r * (size_t)w->cols + (size_t)i;
+                put(dst, fmt, at, number[row[i / 2] & 15] * s);
+                put(dst, fmt, at + 1, number[row[i / 2] >> 4] * s);
+            }
         }
     }
 }

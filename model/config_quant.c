@@ -20,11 +20,12 @@ static int check_members(const json_t *q, const char *const *known, struct why *
     return 0;
 }
 
-static int check_word(const json_t *q, const char *key, const char *word, struct why *why) {
+/* alias: another spelling of it; may be NULL. */
+static int check_word(const json_t *q, const char *key, const char *word, const char *alias, struct why *why) {
     const json_t *v = json_object_get(q, key);
     const char *s = json_string_value(v);
     struct json_shown shown;
-    if (!v || json_is_null(v) || (s && !strcmp(s, word))) return 0;
+    if (!v || json_is_null(v) || (s && (!strcmp(s, word) || (alias && !strcmp(s, alias))))) return 0;
     return fail(why, ERR_UNSUPPORTED, "%s is %s, which Cadre does not implement; accepted: null, \"%s\"", key,
                 json_show(v, &shown), word);
 }
@@ -41,9 +42,9 @@ static int read_fp8(const json_t *q, struct model_config *out, struct why *why) 
                                         "modules_to_not_convert", "ignored_layers", "scale_fmt", "dequantize", NULL};
     const json_t *size = NULL;
     int rc = check_members(q, known, why);
-    if (rc >= 0) rc = check_word(q, "fmt", "e4m3", why);
-    if (rc >= 0) rc = check_word(q, "activation_scheme", "dynamic", why); /* static: scales of activations are on disk */
-    if (rc >= 0) rc = check_word(q, "scale_fmt", "ue8m0", why);           /* of activations; the weights' scales are floats */
+    if (rc >= 0) rc = check_word(q, "fmt", "e4m3", "float8_e4m3fn", why);
+    if (rc >= 0) rc = check_word(q, "activation_scheme", "dynamic", NULL, why); /* static: scales of activations are on disk */
+    if (rc >= 0) rc = check_word(q, "scale_fmt", "ue8m0", NULL, why);           /* of activations; the weights' scales are floats */
     if (rc >= 0) rc = check_no_flag(q, "dequantize", why);
     if (rc >= 0) rc = json_get_array(q, "weight_block_size", &size, why);
     if (rc < 0) return rc;

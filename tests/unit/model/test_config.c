@@ -286,6 +286,30 @@ START_TEST(block_formats) {
 }
 END_TEST
 
+/* As the smaller of the published ones has it. */
+START_TEST(gpt_oss_published) {
+    struct model_config c = good(
+        "\"architectures\":[\"GptOssForCausalLM\"],\"attention_bias\":true,\"attention_dropout\":0.0,\"eos_token_id\":200002,"
+        "\"experts_per_token\":4,\"head_dim\":64,\"hidden_act\":\"silu\",\"hidden_size\":2880,\"initial_context_length\":4096,"
+        "\"initializer_range\":0.02,\"intermediate_size\":2880,\"layer_types\":[\"sliding_attention\",\"full_attention\"],"
+        "\"max_position_embeddings\":131072,\"model_type\":\"gpt_oss\",\"num_attention_heads\":64,\"num_experts_per_tok\":4,"
+        "\"num_hidden_layers\":2,\"num_key_value_heads\":8,\"num_local_experts\":32,\"output_router_logits\":false,"
+        "\"pad_token_id\":199999,\"quantization_config\":{\"modules_to_not_convert\":[\"model.layers.*.self_attn\","
+        "\"model.layers.*.mlp.router\",\"model.embed_tokens\",\"lm_head\"],\"quant_method\":\"mxfp4\"},\"rms_norm_eps\":1e-05,"
+        "\"rope_scaling\":{\"beta_fast\":32.0,\"beta_slow\":1.0,\"factor\":32.0,\"original_max_position_embeddings\":4096,"
+        "\"rope_type\":\"yarn\",\"truncate\":false},\"rope_theta\":150000,\"router_aux_loss_coef\":0.9,\"sliding_window\":128,"
+        "\"swiglu_limit\":7.0,\"tie_word_embeddings\":false,\"transformers_version\":\"4.55.0\","
+        "\"vocab_size\":201088,");
+    ck_assert(c.quant == FMT_MXFP4 && c.gate.experts == 32 && c.gate.k == 4 && c.window[0] == 128 && c.window[1] == 0);
+    ck_assert_double_eq_tol(c.rope.amplitude, 1.3465736, 1e-6);
+    ck_assert(!c.rope.truncate && c.rope.kind == ROPE_YARN);
+    struct tensor_want w;
+    ck_assert(model_tensor(&c, T_EXPERT_UP, 1, 31, &w) && w.packed && w.dims == 4);
+    ck_assert(w.shape[0] == 32 && w.shape[1] == 5760 && w.shape[2] == 90 && w.shape[3] == 16);
+    ck_assert_str_eq(w.name, "model.layers.1.mlp.experts.gate_up_proj_blocks");
+}
+END_TEST
+
 START_TEST(gpt_oss) {
     struct model_config c = good(GPT_OSS "\"sliding_window\":128,\"swiglu_limit\":7.0,\"hidden_act\":\"silu\",");
     ck_assert(c.window[0] == 128 && c.window[1] == 0 && c.window[2] == 128 && c.sinks && c.expert_bias);
@@ -593,6 +617,7 @@ int main(void) {
     tcase_add_test(t, windows);
     tcase_add_test(t, block_formats);
     tcase_add_test(t, gpt_oss);
+    tcase_add_test(t, gpt_oss_published);
     tcase_add_test(t, end_tokens);
     tcase_add_loop_test(t, refuses_by_name, 0, sizeof refused / sizeof *refused);
     tcase_add_test(t, refuses_bad_json);
