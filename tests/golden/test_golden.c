@@ -177,7 +177,8 @@ static void m_rows_common(struct weights *w, struct expert_store *s) {
 }
 static void m_rows_own(struct weights *w, struct expert_store *s) {
     (void)w;
-    for (int i = 0; i < s->first[s->layers]; i++) s->slots[i].ffn = *s->slots[i].common;
+    for (int i = 0; i < s->first[s->layers]; i++)
+        if (s->slots[i].common) s->slots[i].ffn = *s->slots[i].common;
 }
 static void m_rows_layer(struct weights *w, struct expert_store *s) {
     (void)w;

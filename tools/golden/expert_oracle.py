@@ -10,6 +10,8 @@ Shapes: T tokens, H hidden, C rows in common, I rows of an expert, K selected, D
 """
 import torch
 
+import router_oracle
+
 MEMBERS = ("shared_rows", "fusion", "confidence")
 
 MUTATIONS = {
@@ -32,7 +34,7 @@ def applies(router, name):
     if name in ("fusion_beta", "fusion_logit"):
         return bool(fusion and fusion.get("beta"))
     if name == "fusion_mass":  # sum 1 whatever the token
-        return bool(fusion) and not (router["norm"] != "none" and router["scale"] == 1)
+        return bool(fusion) and not (router.get("norm", "none") != "none" and router["scale"] == 1)
     return bool(fusion)
 
 
@@ -49,10 +51,17 @@ def rows_in_common(router, inner):
     return int(rows * inner + 0.5) if isinstance(rows, float) else rows
 
 
-def expert(w, prefix, j, x, wrong):
-    """x [T,H] -> o [T,H] of expert j."""
+def level(name):
+    """What stands before an expert's number: the common rows are named by it."""
+    return name.split(".")[0] + "." if "." in name else ""
+
+
+def expert(w, prefix, name, x, wrong):
+    """x [T,H] -> o [T,H] of the expert of that name."""
     out = torch.zeros_like(x)
-    for name, left_out in ((f"experts.{j}", "rows_own"), ("experts.common", "rows_common")):
+    if f"{prefix}experts.{name}.lora_A.weight" in w:
+        return x @ w[f"{prefix}experts.{name}.lora_A.weight"].T @ w[f"{prefix}experts.{name}.lora_B.weight"].T
+    for name, left_out in ((f"experts.{name}", "rows_own"), (f"experts.{level(name)}common", "rows_common")):
         if f"{prefix}{name}.up_proj.weight" not in w or left_out in wrong:
             continue
         gate, up, down = (w[f"{prefix}{name}.{n}_proj.weight"] for n in ("gate", "up", "down"))
@@ -75,7 +84,9 @@ def experts(w, prefix, router, x, ids, weight, wrong):
     for t in range(tokens):
         for j in range(k):
             e = int(ids[t, j])
-            e = {0: 1, 1: 0}.get(e, e) if "expert_order" in wrong else e
+            if e < 0:
+                continue
+            e = router_oracle.expert_name(router, {0: 1, 1: 0}.get(e, e) if "expert_order" in wrong else e)
             o[t, j] = expert(w, prefix, e, x[t:t + 1], wrong)[0]
             if has_head(router):
                 z = w[f"{prefix}experts.{e}.conf"] @ o[t, j]
@@ -122,6 +133,13 @@ MODELS = {
         shared_expert_intermediate_size=0,
         moe_router=dict(kind="flat", score="raw", k=2, norm="softmax", scale=1.0, weight="score", bias=True,
                         sel_bias=False, shared_rows=5, fusion=dict(d=16)))),
+    # Rows in common per level of a two-stage router, but for the low-rank locals.
+    "cadre_moe_rows_two_stage": ("llama-chatml", 45, "cadre", dict(
+        vocab_size=275, hidden_size=44, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=12,
+        rope_theta=10000.0, rms_norm_eps=1e-3, moe_intermediate_size=10, num_experts=14, num_experts_per_tok=5,
+        shared_expert_intermediate_size=0,
+        moe_router=dict(kind="two_stage", n_global=2, n_domain=4, n_local=8, global_topk=1, k=2, k_local=1, mass="norm", rank=3,
+                        shared_rows=4))),
 }
 
 
@@ -137,11 +155,14 @@ def reshape(shapes, block, c):
                 shapes[f"{e}.{name}_proj.weight"] = (inner - rows, H)
             shapes[f"{e}.down_proj.weight"] = (H, inner - rows)
         if has_head(router):
-            shapes[f"{e}.conf"] = (H,)
-    if rows:
+            shapes[f"{block}.experts.{router_oracle.expert_name(router, j)}.conf"] = (H,)
+    levels = {level(router_oracle.expert_name(router, j)): None for j in range(c.get("num_experts") or 0)}
+    for at in levels if rows else ():
+        if at == "local." and router.get("rank"):
+            continue
         for name in ("gate", "up"):
-            shapes[f"{block}.experts.common.{name}_proj.weight"] = (rows, H)
-        shapes[f"{block}.experts.common.down_proj.weight"] = (H, rows)
+            shapes[f"{block}.experts.{at}common.{name}_proj.weight"] = (rows, H)
+        shapes[f"{block}.experts.{at}common.down_proj.weight"] = (H, rows)
     if router.get("fusion"):
         for name in "qk":
             shapes[f"{block}.fusion.{name}"] = (router["fusion"]["d"], H)
