@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 import formats_oracle
+import latent
 import make_checkpoints as mc
 import tiny_tokenizers
 
@@ -48,6 +49,11 @@ MODELS = {
         architectures=["DeepseekV3ForCausalLM"], hidden_act="silu", attention_dropout=0.0, tie_word_embeddings=False,
         torch_dtype="bfloat16", quantization_config=dict(
             quant_method="fp8", fmt="e4m3", activation_scheme="dynamic", weight_block_size=[16, 16]))),
+    # DeepSeek-V3 as it is published: everything but norms, gate and embeddings in blocks, kv_b among them.
+    "deepseek_v3_fp8": ("qwen", 61, "fp8", {k: v for k, v in latent.MODELS["deepseek_v3"][3].items()} | dict(
+        architectures=["DeepseekV3ForCausalLM"], hidden_act="silu", attention_dropout=0.0, tie_word_embeddings=False,
+        torch_dtype="float32", hidden_size=48, moe_intermediate_size=20, kv_lora_rank=36,
+        quantization_config=dict(quant_method="fp8", fmt="e4m3", activation_scheme="dynamic", weight_block_size=[16, 16]))),
 }
 
 
