@@ -71,6 +71,7 @@ static int follow(struct talk *t, struct cadre_stream *stream, FILE *text) {
         if (cli_signals()) cadre_cancel(stream);
         if (cli_signals() > 1) return CADRE_CANCELLED;
         if (code == CADRE_TIMEOUT) continue;
+        if (e.kind == CADRE_FINISHED && e.degraded) fprintf(stderr, "(degraded: experts were missing)\n");
         if (e.kind == CADRE_END) {
             if (e.status && e.status != CADRE_CANCELLED) cli_complain("chat", e.status, e.message);
             return e.status;
