@@ -36,7 +36,7 @@ static const struct conf_command command = {
         "Shows how many rows each expert and each worker has executed since the start, or what a trace says about routing.",
     .options = table,
     .footer =
-        "imb = max/mean, balancedness = mean/max: both are 1 when the load is even. util.: share of the experts that ran at all;\n"
+        "imb = max/mean, balancedness = mean/max: both are 1 when the load is even. util.: share of the experts that ran;\n"
         "std, CV: standard deviation of the experts' rows, and over their mean; hottest: share of the rows that the hottest\n"
         "15 % of the experts took; active: experts per token, as a share of all. Over layers: means.\n"
         "accuracy: share of (token, layer) records of a labelled domain whose heaviest expert is among the expected ones;\n"

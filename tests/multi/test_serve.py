@@ -18,6 +18,8 @@ WORKER_KEYS = (
     """rank host pid state load_percent placement experts weight_bytes resident_bytes kv_bytes kv_pages kv_pages_used sequences
 mapped_bytes buffer_bytes exchange_bytes rows busy_us wait_us beat_age_us""".split()
 )
+EXPERTS_KEYS = """activation_ratio balancedness cv domains experts hottest_15_percent imb layers rows std tokens utilisation
+worker_rows""".split()
 ANSWER_KEYS = "text token_ids logprobs finish_reason usage model seed timing".split()
 
 
@@ -63,7 +65,7 @@ def check_verbs(c, workers, fabric):
 
 def check_experts(c, workers):
     e = c.experts()
-    same(sorted(e), sorted(["experts", "rows", "imb", "balancedness", "worker_rows", "layers"]), "keys of experts --json")
+    same(sorted(e), sorted(EXPERTS_KEYS), "keys of experts --json")
     same(
         sorted(e["layers"][0]), sorted(["layer", "imb", "balancedness", "rows", "workers"]), "keys of a layer in experts --json"
     )
