@@ -28,6 +28,31 @@ static void linear_task(void *arg, int task, int thread) {
     j->vec->products(&p);
 }
 
+/* Rows whose distance is a multiple of half a page fall on the same few lines of the first-level cache, and a tile's rows push
+ * each other out: a sixth of the speed. So they are copied a line further apart, where enough outputs pay for it. */
+enum { SPREAD_EVERY = 512, SPREAD_BY = 16, SPREAD_ROWS = 6, SPREAD_OUTPUTS = 32 };
+
+struct spread {
+    const float *x;
+    float *out;
+    int K;
+};
+
+static void spread_rows(void *arg, int first, int count) {
+    const struct spread *s = arg;
+    for (int t = first; t < first + count; t++)
+        memcpy(s->out + (int64_t)t * (s->K + SPREAD_BY), s->x + (int64_t)t * s->K, sizeof(float) * (size_t)s->K);
+}
+
+static void spread(struct cpu *c, struct products *p) {
+    size_t bytes = (size_t)p->rows * (size_t)(p->K + SPREAD_BY) * sizeof(float);
+    if (p->K % SPREAD_EVERY || p->rows < SPREAD_ROWS || p->cols < SPREAD_OUTPUTS || bytes > CPU_SCRATCH_BYTES) return;
+    struct spread s = {p->x, (float *)c->scratch, p->K};
+    cpu_rows(c, spread_rows, &s, p->rows, p->K);
+    p->x = s.out;
+    p->x_stride = p->K + SPREAD_BY;
+}
+
 void cpu_linear(struct backend *b, float *y, const float *x, struct mat w, const float *bias, bool add, int T) {
     struct cpu *c = cpu_of(b);
     if (T <= 0 || w.rows <= 0) return;
@@ -37,6 +62,7 @@ void cpu_linear(struct backend *b, float *y, const float *x, struct mat w, const
     j.whole.out_stride = w.rows;
     j.whole.bias = bias;
     j.whole.add = add;
+    spread(c, &j.whole);
     j.row_block = imin(T, imax(fit, 6));
     j.row_blocks = (T + j.row_block - 1) / j.row_block;
     j.col_block = cpu_col_block(c, w.rows, (int64_t)j.row_block * w.cols, j.row_blocks);
