@@ -41,7 +41,7 @@ static const struct conf_command command = {
     .options = table,
     .footer =
         "Figures per worker are what a worker allocates, byte for byte: its own loading runs on a device that only counts.\n"
-        "A process needs some 20 MiB beside them (with MPI 40 MiB). `mapped` pages are one copy for all workers of a host.\n\n"
+        "Mapped pages are one copy for all workers of a host.\n\n"
         "Examples:\n  cadre inspect ~/models/olmoe\n"
         "  cadre inspect ~/models/deepseek-v3 --memory 80GiB --workers 32 --context 32k --batch 64\n\n"
         "Exit status: 0 shown, 1 refused or unreadable, 2 wrong usage.",

@@ -90,9 +90,20 @@ static void print_workers(const struct inspection *i) {
     }
 }
 
+/* Of all workers on one host, once their KV is in use. */
+static uint64_t expected_resident(const struct inspection *i) {
+    uint64_t sum = 0, mapped = 0;
+    for (int w = 0; w < i->plan.workers; w++) {
+        const struct worker_bytes *b = &i->worker[w];
+        sum += worker_bytes_total(b) - b->mapped + measure_scratch(1);
+        if (b->mapped > mapped) mapped = b->mapped;
+    }
+    return sum + mapped;
+}
+
 static void print_room(const struct inspection *i) {
     const char *memory = cli_bytes((double)i->memory);
-    printf("\nfits        %d worker%s of %s: %s", i->plan.workers, i->plan.workers == 1 ? "" : "s", memory,
+    printf("fits        %d worker%s of %s: %s", i->plan.workers, i->plan.workers == 1 ? "" : "s", memory,
            i->fits ? "yes" : "no");
     if (i->plan.workers > 1) printf("; %d, should one die: %s", i->plan.workers - 1, i->fits_less ? "yes" : "no");
     if (i->needed) printf("; needs %d\n", i->needed);
@@ -105,6 +116,8 @@ void inspect_print_text(const struct inspection *i) {
     print_model(i);
     print_weights(i);
     print_workers(i);
+    printf("\ntogether    %s on one host: mapped pages once, and %s of scratch each\n", cli_bytes((double)expected_resident(i)),
+           cli_bytes((double)measure_scratch(1)));
     if (i->memory) print_room(i);
 }
 
@@ -120,7 +133,8 @@ static void json_formats(const struct inspection *i) {
     }
     printf("},\"weight_bytes\":{");
     for (int f = 0; f <= FMT_STORED; f++)
-        if (fmt_wish((enum fmt)f)) printf("%s\"%s\":%llu", f ? "," : "", fmt_name((enum fmt)f), (unsigned long long)i->weight_bytes[f]);
+        if (fmt_wish((enum fmt)f))
+            printf("%s\"%s\":%llu", f ? "," : "", fmt_name((enum fmt)f), (unsigned long long)i->weight_bytes[f]);
     printf("},");
 }
 
@@ -164,6 +178,7 @@ void inspect_print_json(const struct inspection *i) {
         if (i->needed) printf("\"workers_needed\":%d,", i->needed);
         else printf("\"workers_needed\":null,");
     }
+    json_bytes("expected_resident_bytes", expected_resident(i));
     json_workers(i);
     printf("}\n");
 }

@@ -3,11 +3,14 @@
 
 #include <stdio.h>
 
+#include "kernels/cpu/cpu.h"
 #include "worker/engine.h"
 
 uint64_t worker_bytes_total(const struct worker_bytes *b) {
     return b->experts + b->resident + b->kv + b->buffers + b->exchange;
 }
+
+uint64_t measure_scratch(int threads) { return CPU_SCRATCH_BYTES + (uint64_t)threads * CPU_THREAD_BYTES; }
 
 int measure_limits(struct measure *m, const struct measure_wish *wish, struct why *why) {
     enum { MIDDLING_TOKENS = 512, MAX_PAGES = 1 << 28 };

@@ -15,6 +15,9 @@ struct worker_bytes {
 };
 uint64_t worker_bytes_total(const struct worker_bytes *b);
 
+/* What the kernels of one worker take for themselves, whatever the model: not in the counters above. */
+uint64_t measure_scratch(int threads);
+
 struct measure {
     const struct checkpoint *checkpoint; /* opened */
     enum fmt weights;

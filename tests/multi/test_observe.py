@@ -93,13 +93,13 @@ def inspect_is_near_what_is_resident(p):
         skip("sanitizers have memory of their own")
     sizes = {"kv_tokens": 768, "step_tokens": 64, "max_batch": 4, "max_context": 768}
     with Cluster(p, p.sparse, workers=4, fabric="mpi", **sizes) as c:
-        told = inspect(p, p.sparse, workers=4, kv_tokens=768, step_tokens=64, batch=4, context=768)["workers"]
+        told = inspect(p, p.sparse, workers=4, kv_tokens=768, step_tokens=64, batch=4, context=768)
         prompt = "The sea is wide and nobody knows what the children said to the old man. " * 44
         running = [c.start("generate", prompt=f"{i} {prompt}", max_tokens=4) for i in range(4)]
         for r in running:
             r.wait(300).good("generate")
             r.close()
-        wanted = sum(w["total_bytes"] - w["mapped_bytes"] for w in told) + told[0]["mapped_bytes"]
+        wanted = told["expected_resident_bytes"]
         got = resident(w["pid"] for w in c.status()["workers"])
         note(f"inspect {wanted / 2**20:.0f} MiB, resident {got / 2**20:.0f} MiB: {wanted / got - 1:+.1%}")
         check(abs(wanted / got - 1) <= 0.10, f"inspect says {wanted}, the workers have {got} bytes in memory")
