@@ -306,8 +306,8 @@ int coordinator_run(struct coordinator *c, struct why *why) {
         if (!c->moved && c->state != CORE_ENDED) sleep_until(c, next);
     }
     const struct core_counts *n = &c->counts;
-    log_info("ended: %" PRIu64 " requests finished, %" PRIu64 " cancelled, %" PRIu64 " expired, %" PRIu64 " failed", n->finished,
-             n->cancelled, n->expired, n->failed);
+    log_info("ended: %" PRIu64 " requests finished, %" PRIu64 " cancelled, %" PRIu64 " expired, %" PRIu64 " failed",
+             n->finished, n->cancelled, n->expired, n->failed);
     if (c->result < 0) *why = c->why;
     return c->result;
 }

@@ -21,7 +21,8 @@
 #include "base/status.h"
 
 /* Number formats. f32 and bf16 ("plain") hold anything. The others hold weight matrices alone: a weight is a small number times
- * the scale of its block, the product rounded to f32, whoever computes it; so they give the bits that their expansion to f32 gives.
+ * the scale of its block, the product rounded to f32, whoever computes it; so they give the bits that their expansion to f32
+ * gives.
  *   fp8    e4m3 (1-4-3, bias 7, NaN but no infinity); one f32 per block x block square, those at the edges cut off
  *   mxfp4  e2m1, two to a byte, low nibble first; one e8m0 byte s, 2^(s-127), per 32 of a row (OCP Microscaling 1.0) */
 enum fmt { FMT_F32, FMT_BF16, FMT_FP8, FMT_MXFP4, FMT_COUNT, FMT_PLAIN = FMT_FP8, FMT_STORED = FMT_COUNT };
@@ -58,7 +59,8 @@ struct mat mat_held(const void *piece, enum fmt f, int rows, int cols, int block
 
 /* How a flat gate turns logits into (expert, weight) pairs; reference/routing-and-placement A.1:
  * score -> selection bias -> group rule -> select -> weights -> normalise -> scale -> apply. Filled from config.json by model/.
- * The gate scores W = E + zero experts, of which the last `zero` have no weights: they give back their input (LongCat, MoE++). */
+ * The gate scores W = E + zero experts, of which the last `zero` have no weights: they give back their input (LongCat,
+ * MoE++). */
 enum gate_score { GATE_SOFTMAX, GATE_SIGMOID, GATE_SQRTSOFTPLUS /* sqrt(ln(1 + e^z)) */, GATE_RAW };
 enum gate_weight { GATE_WEIGHT_SCORE, GATE_WEIGHT_ONE }; /* ONE: every selected expert counts fully (sliced dense FFNs) */
 enum gate_norm { GATE_NORM_NONE, GATE_NORM_SUM, GATE_NORM_SOFTMAX };
@@ -74,9 +76,9 @@ struct gate_rule {
     int experts, k;           /* E, 1 <= k <= W */
     int zero;                 /* identity experts, ids E .. W - 1 */
     enum gate_apply apply;
-    /* Experts in `groups` equal groups of neighbours; only those of the best topk_group groups (equal ones by lower number) stay
-     * in the choice. group_fill -INFINITY: the others are never chosen (the authors' code); 0: their score for the choice is
-     * zero, so they win over negative biased scores (transformers). */
+    /* Experts in `groups` equal groups of neighbours; only those of the best topk_group groups (equal ones by lower number)
+     * stay in the choice. group_fill -INFINITY: the others are never chosen (the authors' code); 0: their score for the choice
+     * is zero, so they win over negative biased scores (transformers). */
     enum gate_group group;
     int groups, topk_group;   /* groups divides E, zero is 0; k experts fit into topk_group groups */
     float group_fill;
@@ -174,17 +176,17 @@ struct ops {
                     float eps, int T, int N);
     /* y[t] = W x[t] (+ bias) (+ y[t] when add). y [T,N], x [T,K], bias f32 [N] or NULL. */
     void (*linear)(struct backend *b, float *y, const float *x, struct mat w, const float *bias, bool add, int T);
-    /* Chosen rows times chosen blocks of `n` outputs: y[p] = W[block[p] * n .. + n) x[row[p]], p < P. y [P,n]; n divides w.rows;
-     * row, block [P] in any order, repeated or not, host-visible; w of a plain format. The bits that linear gives. */
+    /* Chosen rows times chosen blocks of `n` outputs: y[p] = W[block[p] * n .. + n) x[row[p]], p < P. y [P,n]; n divides
+     * w.rows; row, block [P] in any order, repeated or not, host-visible; w of a plain format. The bits that linear gives. */
     void (*linear_blocks)(struct backend *b, float *y, const float *x, struct mat w, int n, const int32_t *row,
                           const int32_t *block, int P);
     /* Rotates pairs (i, i + rot/2), or (2i, 2i + 1) when interleaved, of the first `rot` elements of each head, in place.
      * Heads are D elements apart, rows heads * D. table [positions, rot/2, 2] = cos, sin; pos [T] host-visible. */
-    void (*rope)(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, bool interleaved, int T, int heads,
-                 int D);
+    void (*rope)(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, bool interleaved, int T,
+                 int heads, int D);
     void (*clamp)(struct backend *b, float *x, float limit, int64_t n); /* to [-limit, limit], in place */
-    /* Stores k, v [T, G, D] at (page, slot): at[t] = page * page_tokens + slot. at [T] host-visible; all distinct. v is not read
-     * for latent pages. */
+    /* Stores k, v [T, G, D] at (page, slot): at[t] = page * page_tokens + slot. at [T] host-visible; all distinct. v is not
+     * read for latent pages. */
     void (*kv_store)(struct backend *b, const struct kv_layer *kv, const float *k, const float *v, const int32_t *at, int T);
     void (*attention)(struct backend *b, const struct kv_layer *kv, const struct attention *a);
     /* The absorbed form of MLA: queries that meet latents directly. out [T, Q, rank + rope]: per head W_UK^T times the first
@@ -199,9 +201,9 @@ struct ops {
     /* Groups do not overlap; rows in no group are left untouched. x, y [rows, H]. Scratch is the backend's. */
     void (*ffn)(struct backend *b, float *y, const float *x, const struct ffn_group *groups, int n_groups, int H);
     /* logits [T,W] -> ids, weights [T,k], score descending (biased score where there is a selection bias), equal scores by
-     * lower id. Where the choice depends on the order of logits alone (no bias, no sums or fills of groups) the logits themselves
-     * are compared, so rounding a score cannot make a tie. NaN counts as the lowest: k different experts come out whatever goes
-     * in. WEIGHT_ONE ignores norm. sel_bias f32 [W] or NULL. ids and weights host-visible.
+     * lower id. Where the choice depends on the order of logits alone (no bias, no sums or fills of groups) the logits
+     * themselves are compared, so rounding a score cannot make a tie. NaN counts as the lowest: k different experts come out
+     * whatever goes in. WEIGHT_ONE ignores norm. sel_bias f32 [W] or NULL. ids and weights host-visible.
      * Who takes ids and weights must also take -1 with weight 0: "no expert here", from gates that choose fewer than k. */
     void (*gate_select)(struct backend *b, int32_t *ids, float *weights, const float *logits, const float *sel_bias,
                         const struct gate_rule *rule, int T);

@@ -1,8 +1,8 @@
 /* config.c - from the text of config.json to struct model_config, in stages.
  *
  * First the family (its row decides what the keys mean), then the keys that Cadre must refuse, then sizes, attention, RoPE
- * (config_rope.c), layers (config_moe.c) and token ids. Every value is checked against a bound where it is read; relations between values
- * (heads and groups, ids and vocabulary) right after. Nothing is guessed: a size that is absent is an error. */
+ * (config_rope.c), layers (config_moe.c) and token ids. Every value is checked against a bound where it is read; relations
+ * between values (heads and groups, ids and vocabulary) right after. Nothing is guessed: a size that is absent is an error. */
 #include "model/config.h"
 
 #include <math.h>

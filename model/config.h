@@ -22,7 +22,8 @@ enum shared_kind { SHARED_NONE, SHARED_PLAIN, SHARED_SIGMOID }; /* SIGMOID: time
  * Levels: experts are of one level, or of several with different shapes (two_stage); each level has its own common rows. */
 struct expert_rule {
     int shared_rows;               /* C < I: the first neurons of every expert of a level are the same ones, stored once */
-    int fusion_dim;                /* d: outputs are weighed by their agreement with the token too (config_experts.c); 0 = not */
+    /* d: outputs are weighed by their agreement with the token too (config_experts.c); 0 = not */
+    int fusion_dim;
     float fusion_beta;             /* exponent of an expert's confidence in that; 0 = none */
     bool confidence;               /* every expert judges its own output: c = sigmoid(conf . o) */
 };
@@ -105,13 +106,17 @@ struct tensor_want {               /* what must be on disk */
     int64_t shape[4];
     int64_t first, row_step, col_step;
     int blocks;                    /* not 0: may also stand as [blocks, rows / blocks, cols] */
-    bool packed;                   /* mxfp4: bytes of two elements, the last two dimensions being [cols / 32, 16]; scales beside */
+    /* mxfp4: bytes of two elements, the last two dimensions being [cols / 32, 16]; scales beside */
+    bool packed;
 };
 /* false: this model has no such tensor (e.g. T_Q_BIAS without biases, T_EXPERT_UP in a dense layer). */
 bool model_tensor(const struct model_config *c, enum tensor_role role, int layer, int expert, struct tensor_want *out);
 /* How many tensors a role has in a layer: one, or one per expert or level; `expert` above counts them. Not all need exist. */
 int model_tensor_count(const struct model_config *c, enum tensor_role role);
-static inline bool tensor_in_blob(enum tensor_role r) { return r >= T_EXPERT_GATE && r <= T_COMMON_DOWN; } /* held where placed */
+/* held where placed */
+static inline bool tensor_in_blob(enum tensor_role r) {
+    return r >= T_EXPERT_GATE && r <= T_COMMON_DOWN;
+}
 /* The format in which a tensor is held where `wish` is asked for. FMT_STORED: for an expert's matrix what quantization_config
  * says, else config.stored; matrices outside of blobs need the checkpoint (checkpoint_format). */
 enum fmt model_format(const struct model_config *c, enum tensor_role role, enum fmt wish);

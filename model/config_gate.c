@@ -3,7 +3,8 @@
  * Where the authors' code and transformers' port of it differ, the authors' is the default and a key of ours selects the other:
  *   group_fill    "-inf" (default): experts outside the chosen groups are out of the choice; "zero": they compete with score 0,
  *                 as in transformers' ports up to version 4 (and of DeepSeek-V2 still).
- *   scale_always  DeepSeek-V2 only. false (default): weights are normalised if norm_topk_prob says so, else scaled; true: always
+ *   scale_always  DeepSeek-V2 only. false (default): weights are normalised if norm_topk_prob says so, else scaled; true:
+ *   always
  *                 scaled and never normalised, as in transformers.
  * norm_eps is 1e-20 in every family that divides by the sum of sigmoids, but for MiniMax-M2, which has none. */
 #include "model/config_parts.h"
@@ -145,8 +146,8 @@ static int read_minimax(const json_t *root, struct model_config *out, struct why
 
 static int read_llama4(struct model_config *out, struct why *why) {
     if (out->gate.k != 1)
-        return fail(why, ERR_UNSUPPORTED, "num_experts_per_tok is %d, where the weight multiplies the expert's input; accepted: 1",
-                    out->gate.k);
+        return fail(why, ERR_UNSUPPORTED,
+                    "num_experts_per_tok is %d, where the weight multiplies the expert's input; accepted: 1", out->gate.k);
     out->gate.score = GATE_SIGMOID;
     out->gate.norm = GATE_NORM_NONE;
     out->gate.apply = GATE_INPUT;

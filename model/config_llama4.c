@@ -1,5 +1,6 @@
-/* config_llama4.c - what Llama-4's layers differ in: some rotate and look back over their own chunk only, the others do not rotate,
- * see everything, and sharpen their queries with growing position (arXiv 2501.19399); some have experts, the others one FFN.
+/* config_llama4.c - what Llama-4's layers differ in: some rotate and look back over their own chunk only, the others do not
+ * rotate, see everything, and sharpen their queries with growing position (arXiv 2501.19399); some have experts, the others one
+ * FFN.
  *
  * no_rope_layers is named for its zeros: 1 means the layer does rotate. layer_types alone decides who is chunked. */
 #include "model/config_parts.h"
@@ -13,8 +14,8 @@ static int read_rotation(const json_t *root, struct model_config *out, struct wh
     if (rc >= 0) rc = json_get_int(root, "no_rope_layer_interval", 1, MODEL_MAX_LAYERS, &interval, why);
     if (rc < 0) return rc;
     if (json_array_size(list) && json_array_size(list) != (size_t)out->layers)
-        return fail(why, ERR_INVALID, "no_rope_layers has %zu entries; wanted none or num_hidden_layers, %d", json_array_size(list),
-                    out->layers);
+        return fail(why, ERR_INVALID, "no_rope_layers has %zu entries; wanted none or num_hidden_layers, %d",
+                    json_array_size(list), out->layers);
     for (int i = 0; i < out->layers; i++) {
         const json_t *v = json_array_get(list, (size_t)i);
         struct json_shown shown;
@@ -44,7 +45,8 @@ static int read_chunks(const json_t *root, struct model_config *out, struct why 
             return fail(why, ERR_UNSUPPORTED, "layer_types[%d] is %s; accepted: \"full_attention\", \"chunked_attention\"", i,
                         json_show(v, &shown));
         if (chunked && none)
-            return fail(why, ERR_INVALID, "attention_chunk_size is null, but layer %d looks back over a chunk; wanted its length", i);
+            return fail(why, ERR_INVALID,
+                        "attention_chunk_size is null, but layer %d looks back over a chunk; wanted its length", i);
         out->chunk[i] = chunked ? (int)length : 0;
     }
     return 0;
@@ -79,8 +81,8 @@ int config_llama4_unwrap(json_t **root, struct why *why) {
         rc = fail(why, ERR_UNSUPPORTED, "model_type is %s; accepted: null, \"llama4_text\"", json_show_text(inner, &shown));
     if (rc < 0) return text ? fail_in(why, rc, "text_config") : rc;
     json_t *flat = json_copy((json_t *)text);
-    if (!flat || json_object_update_missing(flat, *root) < 0 || json_object_set_new(flat, "model_type", json_string("llama4")) < 0 ||
-        json_object_del(flat, "text_config") < 0) {
+    if (!flat || json_object_update_missing(flat, *root) < 0 ||
+        json_object_set_new(flat, "model_type", json_string("llama4")) < 0 || json_object_del(flat, "text_config") < 0) {
         json_decref(flat);
         return fail(why, ERR_NOMEM, "out of memory for text_config");
     }
@@ -107,7 +109,8 @@ int config_llama4_layers(const json_t *root, struct model_config *out, struct wh
         int64_t layer = json_integer_value(v);
         struct json_shown shown;
         if (!json_is_integer(v) || layer < 0 || layer >= out->layers)
-            return fail(why, ERR_INVALID, "moe_layers has %s; wanted layers from 0 to %d", json_show(v, &shown), out->layers - 1);
+            return fail(why, ERR_INVALID, "moe_layers has %s; wanted layers from 0 to %d", json_show(v, &shown),
+                        out->layers - 1);
         moe[layer] = true;
     }
     out->moe_layers = 0;

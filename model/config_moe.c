@@ -66,8 +66,8 @@ static int read_choice(const json_t *router, struct gate_rule *g, struct why *wh
     if (strcmp(apply, "input"))
         return fail(why, ERR_UNSUPPORTED, "apply is %s; accepted: \"output\", \"input\"", json_show_text(apply, &shown));
     if (g->k > 1)
-        return fail(why, ERR_UNSUPPORTED, "apply is \"input\" with k = %d; accepted: 1, for a token is sent to its experts once",
-                    g->k);
+        return fail(why, ERR_UNSUPPORTED,
+                    "apply is \"input\" with k = %d; accepted: 1, for a token is sent to its experts once", g->k);
     return 0;
 }
 
@@ -129,8 +129,8 @@ static int read_gate(const json_t *root, const struct family *f, struct model_co
     return rc;
 }
 
-/* moe_index: a layer has experts iff (i + 1) % decoder_sparse_step == 0 and it is not in mlp_only_layers (Qwen); or it is none of
- * the first_k_dense_replace and i % moe_layer_freq == 0 (DeepSeek). */
+/* moe_index: a layer has experts iff (i + 1) % decoder_sparse_step == 0 and it is not in mlp_only_layers (Qwen); or it is none
+ * of the first_k_dense_replace and i % moe_layer_freq == 0 (DeepSeek). */
 static int read_layer_kinds(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
     if (f->llama4) return config_llama4_layers(root, out, why);
     int64_t step = 1;
@@ -178,8 +178,8 @@ static int read_widths(const json_t *root, const struct family *f, struct model_
             rc = fail(why, ERR_INVALID, "n_shared_experts is missing; wanted null or a whole number from 0 to 64");
         shared *= out->expert_ffn;
         if (rc >= 0 && shared > MAX_FFN)
-            rc = fail(why, ERR_INVALID, "n_shared_experts of moe_intermediate_size make %lld; wanted at most %d", (long long)shared,
-                      MAX_FFN);
+            rc = fail(why, ERR_INVALID, "n_shared_experts of moe_intermediate_size make %lld; wanted at most %d",
+                      (long long)shared, MAX_FFN);
     } else if (rc >= 0 && f->shared != SHARED_NONE) {
         rc = json_get_int(root, "shared_expert_intermediate_size", 0, MAX_FFN, &shared, why);
         if (rc == 0 && f->shared == SHARED_SIGMOID)

@@ -20,7 +20,8 @@ void config_mla_scale(struct model_config *out); /* after RoPE */
 int config_window(const json_t *root, const struct family *f, struct model_config *out, struct why *why);
 int config_rope(const json_t *root, const struct family *f, struct model_config *out, struct why *why); /* config_rope.c */
 int config_gate(const json_t *root, const struct family *f, struct model_config *out, struct why *why); /* E and k are set */
-/* The whole model's config.json has the text model's in an object: afterwards *root is that, with what only the outer one had. */
+/* The whole model's config.json has the text model's in an object: afterwards *root is that, with what only the outer one
+ * had. */
 int config_llama4_unwrap(json_t **root, struct why *why);
 int config_llama4_attention(const json_t *root, struct model_config *out, struct why *why);
 int config_llama4_layers(const json_t *root, struct model_config *out, struct why *why); /* moe_index */

@@ -40,7 +40,8 @@ static const struct family families[] = {
      .qk_norm = QK_NORM_L2, .qk_norm_key = true, .rope_interleaved = true, .moe = true, .expert_ffn_key = "intermediate_size",
      .gate = FAMILY_GATE_LLAMA4, .shared = SHARED_PLAIN, .llama4 = true},
     {.model_type = "minimax_m2", .architecture = "MiniMaxM2ForCausalLM", .alias = "minimax", .theta = 5e6,
-     .eps = 1e-6, .bias = BIAS_NONE, .qk_norm = QK_NORM_FULL, .rotary = 1, .moe = true, .expert_ffn_key = "intermediate_size", .gate = FAMILY_GATE_MINIMAX,
+     .eps = 1e-6, .bias = BIAS_NONE, .qk_norm = QK_NORM_FULL, .rotary = 1, .moe = true,
+     .expert_ffn_key = "intermediate_size", .gate = FAMILY_GATE_MINIMAX,
      .norm = NORM_ALWAYS, .block_names = true},
     {.model_type = "mistral", .architecture = "MistralForCausalLM", .theta = 1e4, .eps = 1e-6, .bias = BIAS_NONE,
      .window = WINDOW_LENGTH},
@@ -173,7 +174,8 @@ static void write_expert(const struct model_config *c, enum tensor_role role, in
         return;
     }
     const int first[] = {0, r->globals, r->globals + r->domains}, level = model_expert_level(c, expert);
-    if (level == LEVEL_LOCAL && r->rank && role != T_EXPERT_CONF) part = role == T_EXPERT_GATE ? "lora_A.weight" : "lora_B.weight";
+    if (level == LEVEL_LOCAL && r->rank && role != T_EXPERT_CONF)
+        part = role == T_EXPERT_GATE ? "lora_A.weight" : "lora_B.weight";
     snprintf(out, cap, "%s.%d.%s", levels[level], expert - first[level], part);
 }
 
@@ -346,7 +348,8 @@ static struct shape want_shape(const struct model_config *c, enum tensor_role ro
 }
 
 bool model_may_be_fp8(enum tensor_role r) {
-    return (r >= T_Q && r < T_ROUTER) || (r >= T_EXPERT_GATE && r <= T_COMMON_DOWN) || (r >= T_SHARED_GATE && r <= T_SHARED_DOWN);
+    return (r >= T_Q && r < T_ROUTER) || (r >= T_EXPERT_GATE && r <= T_COMMON_DOWN) ||
+           (r >= T_SHARED_GATE && r <= T_SHARED_DOWN);
 }
 
 enum fmt model_format(const struct model_config *c, enum tensor_role role, enum fmt wish) {
@@ -399,7 +402,8 @@ static void fused_on_disk(const struct model_config *c, enum tensor_role role, i
     }
 }
 
-/* Llama-4's experts: gate_up_proj [E, H, 2I], gate's columns before up's, and down_proj [E, I, H]; both are [E, cols, n] here. */
+/* Llama-4's experts: gate_up_proj [E, H, 2I], gate's columns before up's, and down_proj [E, I, H]; both are [E, cols, n]
+ * here. */
 static void halves_on_disk(const struct model_config *c, enum tensor_role role, int expert, struct tensor_want *w) {
     const int64_t n = role == T_EXPERT_DOWN ? w->rows : 2 * (int64_t)w->rows;
     w->dims = 3;

@@ -62,7 +62,7 @@ struct family {
     bool rope_object;              /* rope_scaling (or rope_parameters) must be there */
     bool clamped_swiglu;           /* reads swiglu_limit and swiglu_alpha */
     bool sinks;
-    bool fused_experts;            /* mlp.experts.gate_up_proj [E,H,2I], columns gate, up, gate, ..., mlp.experts.down_proj [E,I,H],
+    bool fused_experts; /* mlp.experts.gate_up_proj [E,H,2I], columns gate, up, gate, ..., mlp.experts.down_proj [E,I,H],
                                     * biases [E,2I] and [E,H]; or *_blocks and *_scales, not transposed (mxfp4). mlp.router */
 };
 

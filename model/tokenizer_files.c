@@ -1,8 +1,8 @@
-/* tokenizer_files.c - checkpoints without tokenizer.json: a SentencePiece model or a tiktoken vocabulary, and the special tokens from
- * the files beside it.
+/* tokenizer_files.c - checkpoints without tokenizer.json: a SentencePiece model or a tiktoken vocabulary, and the special
+ * tokens from the files beside it.
  *
- * What tokenizer.json would say is put together as JSON and read by the same code: decoder, added tokens, what goes around a text.
- * The model and the normaliser are made directly. Which characters of a text start with a blank that is not there follows
+ * What tokenizer.json would say is put together as JSON and read by the same code: decoder, added tokens, what goes around a
+ * text. The model and the normaliser are made directly. Which characters of a text start with a blank that is not there follows
  * transformers: behind every special token with "legacy": true in tokenizer_config.json, else only at the start. */
 #include <dirent.h>
 #include <stdio.h>

@@ -56,8 +56,9 @@ int forward_init(struct forward *f, const struct forward_limits *limits, struct 
         f->last && f->logits && f->stats)
         return 0;
     forward_clear(f);
-    return rc < 0 ? rc : fail(why, ERR_NOMEM, "out of memory for the activations of %d tokens and %d sequences", limits->max_tokens,
-                limits->max_seqs);
+    return rc < 0 ? rc
+                  : fail(why, ERR_NOMEM, "out of memory for the activations of %d tokens and %d sequences", limits->max_tokens,
+                         limits->max_seqs);
 }
 
 void forward_clear(struct forward *f) {

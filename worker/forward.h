@@ -1,4 +1,5 @@
-/* forward.h - the model: one step's rows through all layers, top to bottom. Llama-type attention or latents (mla.h), any gated FFN.
+/* forward.h - the model: one step's rows through all layers, top to bottom. Llama-type attention or latents (mla.h), any gated
+ * FFN.
  *
  * Owner: the engine thread. Buffers are sized once for the largest step. */
 #pragma once

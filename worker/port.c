@@ -1,5 +1,5 @@
-/* port.c - control.proto over arenas (proto/pb_arena.h), one message each way at a time: once the largest message has been seen,
- * nothing is allocated. */
+/* port.c - control.proto over arenas (proto/pb_arena.h), one message each way at a time: once the largest message has been
+ * seen, nothing is allocated. */
 #include "worker/port.h"
 
 #include "base/log.h"

@@ -41,8 +41,8 @@ void cpu_embed(struct backend *b, float *out, struct mat table, const int32_t *i
 void cpu_rmsnorm(struct backend *b, float *out, int64_t out_stride, const float *x, int64_t x_stride, const float *weight,
                  float eps, int T, int N);
 void cpu_linear(struct backend *b, float *y, const float *x, struct mat w, const float *bias, bool add, int T);
-void cpu_linear_blocks(struct backend *b, float *y, const float *x, struct mat w, int n, const int32_t *row, const int32_t *block,
-                       int P);
+void cpu_linear_blocks(struct backend *b, float *y, const float *x, struct mat w, int n, const int32_t *row,
+                       const int32_t *block, int P);
 void cpu_rope(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, bool interleaved, int T, int heads,
               int D);
 void cpu_clamp(struct backend *b, float *x, float limit, int64_t n);
@@ -57,8 +57,8 @@ void cpu_gate_select(struct backend *b, int32_t *ids, float *weights, const floa
                      const struct gate_rule *rule, int T);
 void cpu_gather(struct backend *b, float *out, const float *x, const int32_t *rows, int n, int H);
 void cpu_combine(struct backend *b, float *y, const float *const *rows, const float *weights, int T, int k, int H);
-void cpu_dots(struct backend *b, float *out, int64_t stride, const float *x, const float *y, int64_t y_stride, float scale, int T,
-              int N);
+void cpu_dots(struct backend *b, float *out, int64_t stride, const float *x, const float *y, int64_t y_stride, float scale,
+              int T, int N);
 void cpu_fuse(struct backend *b, float *weights, const float *extra, const struct fuse_rule *rule, int T, int k);
 void cpu_add(struct backend *b, float *y, const float *x, const float *gate, int T, int H);
 void cpu_logit_stats(struct backend *b, struct logit_stats *out, const float *logits, int T, int V);

@@ -2,8 +2,8 @@
  * then a block of rows attends to them.
  *
  * Tiles start at absolute multiples of the page size (and of the tile, in longer pages), so which keys share a softmax step
- * depends on positions alone. Per tile and row: the visible keys' softmax by themselves, their weighted values, and one merge into the
- * running sums. The block shares the expansion and nothing else. */
+ * depends on positions alone. Per tile and row: the visible keys' softmax by themselves, their weighted values, and one merge
+ * into the running sums. The block shares the expansion and nothing else. */
 #include <math.h>
 #include <string.h>
 
@@ -57,7 +57,8 @@ static void expand_tile(const struct expanded *e, const char *at, int n) {
     e->j->vec->products(&p);
 }
 
-/* The visible scores of a row become weights; what was summed before and what this tile adds are scaled to the larger maximum. */
+/* The visible scores of a row become weights; what was summed before and what this tile adds are scaled to the larger
+ * maximum. */
 static void soften_row(const struct expanded *e, int r, int visible) {
     const struct vec *v = e->j->vec;
     float *s = e->scores + (size_t)r * (size_t)e->j->tile, scale = e->j->a->scale;

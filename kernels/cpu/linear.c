@@ -75,7 +75,8 @@ struct blocks_job {
     const float *x;
     struct mat w;
     float *y;
-    const int32_t *row, *block, *order; /* order: pairs by ascending block, so that a block's weights are met while still cached */
+    /* order: pairs by ascending block, so that a block's weights are met while still cached */
+    const int32_t *row, *block, *order;
     int n, col_block, col_blocks;
 };
 
@@ -98,8 +99,8 @@ static void order_pairs(int32_t *order, int32_t *start, const int32_t *block, in
     for (int p = 0; p < P; p++) order[start[block[p]]++] = p;
 }
 
-void cpu_linear_blocks(struct backend *b, float *y, const float *x, struct mat w, int n, const int32_t *row, const int32_t *block,
-                       int P) {
+void cpu_linear_blocks(struct backend *b, float *y, const float *x, struct mat w, int n, const int32_t *row,
+                       const int32_t *block, int P) {
     struct cpu *c = cpu_of(b);
     if (P <= 0) return;
     const int blocks = w.rows / n, most = (int)(CPU_SCRATCH_BYTES / sizeof(int32_t)) - blocks - 1;

@@ -16,8 +16,8 @@ void ref_embed(struct backend *b, float *out, struct mat table, const int32_t *i
 void ref_rmsnorm(struct backend *b, float *out, int64_t out_stride, const float *x, int64_t x_stride, const float *weight,
                  float eps, int T, int N);
 void ref_linear(struct backend *b, float *y, const float *x, struct mat w, const float *bias, bool add, int T);
-void ref_linear_blocks(struct backend *b, float *y, const float *x, struct mat w, int n, const int32_t *row, const int32_t *block,
-                       int P);
+void ref_linear_blocks(struct backend *b, float *y, const float *x, struct mat w, int n, const int32_t *row,
+                       const int32_t *block, int P);
 void ref_rope(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, bool interleaved, int T, int heads,
               int D);
 void ref_clamp(struct backend *b, float *x, float limit, int64_t n);
@@ -32,8 +32,8 @@ void ref_gate_select(struct backend *b, int32_t *ids, float *weights, const floa
                      const struct gate_rule *rule, int T);
 void ref_gather(struct backend *b, float *out, const float *x, const int32_t *rows, int n, int H);
 void ref_combine(struct backend *b, float *y, const float *const *rows, const float *weights, int T, int k, int H);
-void ref_dots(struct backend *b, float *out, int64_t stride, const float *x, const float *y, int64_t y_stride, float scale, int T,
-              int N);
+void ref_dots(struct backend *b, float *out, int64_t stride, const float *x, const float *y, int64_t y_stride, float scale,
+              int T, int N);
 void ref_fuse(struct backend *b, float *weights, const float *extra, const struct fuse_rule *rule, int T, int k);
 void ref_add(struct backend *b, float *y, const float *x, const float *gate, int T, int H);
 void ref_logit_stats(struct backend *b, struct logit_stats *out, const float *logits, int T, int V);

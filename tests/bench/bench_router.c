@@ -20,7 +20,13 @@
 #include "tests/bench/ceilings.h"
 #include "worker/gating.h"
 
-enum { BATCH = 64, TOKENS = 2 * BATCH /* as warm as what the norm before has just written */, MAX_H = 7168, MAX_E = 1024, COPIES = 6 };
+enum {
+    BATCH = 64,
+    TOKENS = 2 * BATCH /* as warm as what the norm before has just written */,
+    MAX_H = 7168,
+    MAX_E = 1024,
+    COPIES = 6
+};
 static const double MOST_CHOICE = 0.15, LEAST_PEAK = 0.70; /* of the GEMM at batch 64; of the FMA peak */
 
 struct kind {
@@ -33,7 +39,7 @@ struct kind {
 };
 
 #define TREE(search_, beam_, k_)                                                                                               \
-    .router = {.kind = ROUTER_TREE, .tree = {{16, 8, 8}, false, search_, beam_, k_}, .k = k_},                                  \
+    .router = {.kind = ROUTER_TREE, .tree = {{16, 8, 8}, false, search_, beam_, k_}, .k = k_},                                 \
     .gate = {.score = GATE_SOFTMAX, .scale = 1, .experts = 1024, .k = k_}
 static const struct kind kinds[] = {
     {.name = "mixtral, softmax 2 of 8", .H = 4096, .router.k = 2,
@@ -80,8 +86,8 @@ struct bench {
 static void no_linear(struct backend *b, float *y, const float *x, struct mat w, const float *bias, bool add, int T) {
     (void)b, (void)y, (void)x, (void)w, (void)bias, (void)add, (void)T;
 }
-static void no_blocks(struct backend *b, float *y, const float *x, struct mat w, int n, const int32_t *row, const int32_t *block,
-                      int P) {
+static void no_blocks(struct backend *b, float *y, const float *x, struct mat w, int n, const int32_t *row,
+                      const int32_t *block, int P) {
     (void)b, (void)y, (void)x, (void)w, (void)n, (void)row, (void)block, (void)P;
 }
 
@@ -194,7 +200,8 @@ static int bench_kind(struct bench *s, const struct kind *k, const struct settin
     struct why why;
     int missed = 0;
     s->kind = k;
-    s->config = (struct model_config){.hidden = k->H, .moe_layers = 1, .gate = k->gate, .router = k->router, .gate_sel_bias = k->bias};
+    s->config =
+        (struct model_config){.hidden = k->H, .moe_layers = 1, .gate = k->gate, .router = k->router, .gate_sel_bias = k->bias};
     if (gating_init(&s->gating, s->b, &s->config, BATCH, &why) < 0) die("%s", why.text);
     for (int i = 0; i < 2; i++) {
         s->rows.T = s->T = i ? BATCH : 1;
@@ -239,8 +246,8 @@ int main(int argc, char **argv) {
            "of gemm");
     for (int i = 0; i < KINDS; i++)
         if (!s.only || strstr(kinds[i].name, s.only)) missed += bench_kind(&bench, &kinds[i], &s, gflops, json, sizeof json);
-    printf("{\"bench\":\"router\",\"isa\":\"%s\",\"threads\":%d,\"gflops\":%.1f,\"missed\":%d,\"cases\":[%s]}\n", bench.ops->name,
-           (int)s.threads, gflops, missed, json);
+    printf("{\"bench\":\"router\",\"isa\":\"%s\",\"threads\":%d,\"gflops\":%.1f,\"missed\":%d,\"cases\":[%s]}\n",
+           bench.ops->name, (int)s.threads, gflops, missed, json);
     backend_close(bench.b);
     conf_clear(&command, &s, &args);
     free(d.pool), free(d.x), free(d.y), free(d.bias);

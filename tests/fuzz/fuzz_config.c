@@ -56,12 +56,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
 void fuzz_seeds(fuzz_add add) {
     static const char *const seeds[] = {
-        "{\"model_type\":\"deepseek_v3\",\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"vocab_size\":300,"
+        "{\"model_type\":\"deepseek_v3\",\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"vocab_size\":"
+        "300,"
         "\"max_position_embeddings\":128,\"intermediate_size\":96,\"moe_intermediate_size\":32,\"n_routed_experts\":8,"
         "\"num_experts_per_tok\":3,\"q_lora_rank\":32,\"kv_lora_rank\":24,\"qk_nope_head_dim\":16,\"qk_rope_head_dim\":8,"
         "\"v_head_dim\":20,\"n_shared_experts\":1,\"first_k_dense_replace\":1,\"n_group\":4,\"topk_group\":2,\"topk_method\":"
         "\"noaux_tc\",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":40,\"original_max_position_embeddings\":64}}",
-        "{\"model_type\":\"deepseek_v2\",\"hidden_size\":64,\"num_hidden_layers\":2,\"num_attention_heads\":4,\"vocab_size\":300,"
+        "{\"model_type\":\"deepseek_v2\",\"hidden_size\":64,\"num_hidden_layers\":2,\"num_attention_heads\":4,\"vocab_size\":"
+        "300,"
         "\"max_position_embeddings\":128,\"intermediate_size\":96,\"moe_intermediate_size\":32,\"n_routed_experts\":8,"
         "\"num_experts_per_tok\":3,\"q_lora_rank\":null,\"kv_lora_rank\":24,\"qk_nope_head_dim\":16,\"qk_rope_head_dim\":8,"
         "\"v_head_dim\":20,\"n_shared_experts\":2,\"topk_method\":\"group_limited_greedy\",\"n_group\":4,\"topk_group\":2}",

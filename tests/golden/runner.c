@@ -60,7 +60,9 @@ int runner_open(struct runner *r, const char *dir, const struct runner_options *
     if (rc >= 0) rc = expert_store_open(&r->store, r->backend, &r->checkpoint, o->weights, &r->placement, 0, &loaded, why);
     if (rc >= 0 && o->mutate_weights) o->mutate_weights(&r->weights, &r->store);
     int pages = (RUNNER_MAX_TOKENS + RUNNER_PAGE_TOKENS - 1) / RUNNER_PAGE_TOKENS;
-    if (rc >= 0) rc = kv_open(&r->kv, r->backend, c, fmt_plain(o->weights) ? o->weights : FMT_F32, 2 * pages + 1, RUNNER_PAGE_TOKENS, why);
+    if (rc >= 0)
+        rc = kv_open(&r->kv, r->backend, c, fmt_plain(o->weights) ? o->weights : FMT_F32, 2 * pages + 1, RUNNER_PAGE_TOKENS,
+                     why);
     if (rc >= 0) rc = open_exchange(r, why);
     if (rc < 0) return rc;
     r->forward = (struct forward){

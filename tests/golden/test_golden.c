@@ -1,6 +1,6 @@
 /* test_golden.c - logits of tiny checkpoints of every family against an independent implementation, in f32: the largest
- * difference is at most 1e-4 of the logits' standard deviation and the argmax is the same everywhere, on every kernel path, with
- * the prompt in one go, in chunks of 3 and 7, and token by token; and those forms agree among themselves to the bit.
+ * difference is at most 1e-4 of the logits' standard deviation and the argmax is the same everywhere, on every kernel path,
+ * with the prompt in one go, in chunks of 3 and 7, and token by token; and those forms agree among themselves to the bit.
  *
  * Then the test tests itself: every mistake of the table below, planted in config, weights or kernels, must make it fail.
  *
@@ -292,8 +292,8 @@ static void latent_parts(struct backend *b, float *out, const float *q, const st
     real->latent_query(b, out, q, &wrong, T);
 }
 
-static void rope_interleaved(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, bool interleaved, int T,
-                             int heads, int D) {
+static void rope_interleaved(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, bool interleaved,
+                             int T, int heads, int D) {
     real->rope(b, x, pos, table, rot, !interleaved, T, heads, D);
 }
 /* Keys are one position ahead of where they are: seen as a table shifted by one row for the call with fewer heads. */
@@ -476,9 +476,13 @@ static const struct mutation mutations[] = {
     {"shared", "shared expert left out", has_shared, {.mutate_config = m_shared}},
     {"gate_up_swapped", "gate and up projections exchanged", has_moe_first, {.mutate_weights = m_swap_gate_up}},
     {"groups", "group limit left out", has_groups, {.mutate_config = m_groups}},
-    {"group_score", "groups scored by their best or their two best, the other way round", has_groups,
+    {"group_score",
+     "groups scored by their best or their two best, the other way round",
+     has_groups,
      {.mutate_config = m_group_score}},
-    {"group_fill", "experts outside the chosen groups get zero or nothing, the other way round", has_signed_groups,
+    {"group_fill",
+     "experts outside the chosen groups get zero or nothing, the other way round",
+     has_signed_groups,
      {.mutate_config = m_group_fill}},
     {"gate_eps", "epsilon of the weights' normalisation left out", has_gate_eps, {.mutate_config = m_gate_eps}},
     {"apply", "the weight on the expert's output", has_input, {.mutate_config = m_apply}},
@@ -511,14 +515,19 @@ static const struct mutation mutations[] = {
     {"swiglu_shift", "up projection without its one", has_swiglu, {.mutate_weights = m_swiglu_shift}},
     {"expert_bias", "biases of gate and up left out", has_expert_bias, {.mutate_weights = m_expert_bias}},
     {"expert_down_bias", "biases of down left out", has_expert_bias, {.mutate_weights = m_expert_down_bias}},
-    {"scale_block", "every block with the scale of the next", has_blocks,
+    {"scale_block",
+     "every block with the scale of the next",
+     has_blocks,
      {.mutate_weights = m_scale_block, .weights = FMT_STORED}},
     {"scale_resident", "the same in the attention", has_fp8, {.mutate_weights = m_scale_resident, .weights = FMT_STORED}},
     {"nibbles", "the high nibble first", has_mxfp4, {.mutate_weights = m_nibbles, .weights = FMT_STORED}},
     {"norm_input", "input norm of the wrong layer", any, {.mutate_weights = m_norm_input}},
     {"norm_post", "input norm instead of the post-attention norm", any, {.mutate_weights = m_norm_post}},
     {"norm_final", "an input norm instead of the final norm", any, {.mutate_weights = m_norm_final}},
-    {"rope_interleaved", "RoPE pairs 2j, 2j+1 instead of the half split, or the other way round", any, {.mutate_ops = o_rope_interleaved}},
+    {"rope_interleaved",
+     "RoPE pairs 2j, 2j+1 instead of the half split, or the other way round",
+     any,
+     {.mutate_ops = o_rope_interleaved}},
     {"kv_rope_position", "keys rotated one position too far", any, {.mutate_ops = o_rope_shifted}},
     {"kv_position", "the first two tokens of each KV page exchanged", any, {.mutate_ops = o_kv_position}},
     {"causal_early", "a token sees one token of the future", any, {.mutate_ops = o_causal_early}},

@@ -18,6 +18,7 @@ BROKEN = {
     "sleep in a test": ("tests/t.c", "/* t.c - x */\nvoid f(void) { usleep(1); }\n", "sleep"),
     "typedef struct": ("base/b.h", "/* b.h - x */\n#pragma once\ntypedef struct x y;\n", "typedef"),
     "long file": ("base/b.c", "/* b.c - x */\n" + "int x;\n" * 900, "two nouns"),
+    "long line": ("base/b.c", "/* b.c - x */\n" + "int " + "x" * 124 + ";\n", "129 columns (limit 128)"),
     "no opening comment": ("base/b.c", "int x;\n", "must open"),
     "system header name": ("base/sched.h", "/* sched.h - x */\n#pragma once\n", "system header"),
     "machine path": ("base/b.c", "/* b.c - see /root/x */\n", "path of one machine"),

@@ -4,7 +4,8 @@
 static void check(struct backend *b, enum fmt fmt, int T, int blocks, int n, int K, int P) {
     int keep = kit_n_rooms;
     struct mat w = kit_matrix(fmt, blocks * n, K, 1);
-    float *x = kit_random_floats((int64_t)T * K, 1), *whole = kit_floats((int64_t)T * blocks * n), *y = kit_floats((int64_t)P * n + 1);
+    float *x = kit_random_floats((int64_t)T * K, 1), *whole = kit_floats((int64_t)T * blocks * n),
+          *y = kit_floats((int64_t)P * n + 1);
     int32_t *row = kit_bytes(sizeof *row * (size_t)(P + 1)), *block = kit_bytes(sizeof *block * (size_t)(P + 1));
     for (int p = 0; p < P; p++) {
         row[p] = (int32_t)(kit_random() % (unsigned)T);

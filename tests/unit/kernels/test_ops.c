@@ -205,7 +205,8 @@ static void check_expanded(const struct latent_heads *m, enum fmt fmt, int T) {
     /* An expanded element is at most `rank`, so an output too; a score is off by the sums' errors. */
     double rank = m->kv_b.cols, score = 0.2 * (kit_sum_error(m->nope + m->rope, (m->nope + 1) * rank + m->rope) * 2);
     for (int64_t i = 0; i < out; i++)
-        NEAR(got[i], want[i], rank * (4 * score + (keys + 32) * 0x1p-23), "latent expanded, rank %d, at %d", m->kv_b.cols, (int)i);
+        NEAR(got[i], want[i], rank * (4 * score + (keys + 32) * 0x1p-23), "latent expanded, rank %d, at %d", m->kv_b.cols,
+             (int)i);
     kit_clear(keep);
 }
 

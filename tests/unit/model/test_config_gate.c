@@ -66,7 +66,8 @@ START_TEST(glm) {
         good(GLM "\"attention_bias\":true,\"use_qk_norm\":true,\"head_dim\":24,\"norm_topk_prob\":true,\"n_group\":1,"
                  "\"topk_group\":1,\"routed_scaling_factor\":2.5,\"first_k_dense_replace\":3,\"num_nextn_predict_layers\":1,"
                  "\"partial_rotary_factor\":0.5,");
-    ck_assert(c.gate.score == GATE_SIGMOID && c.gate.norm == GATE_NORM_SUM && c.gate.norm_eps == 1e-20f && c.gate.scale == 2.5f);
+    ck_assert(c.gate.score == GATE_SIGMOID && c.gate.norm == GATE_NORM_SUM && c.gate.norm_eps == 1e-20f &&
+              c.gate.scale == 2.5f);
     ck_assert(c.gate.group == GATE_GROUP_NONE && c.gate.experts == 16 && c.gate.k == 4 && c.gate_sel_bias && !c.gate_bias);
     ck_assert(c.moe_layers == 1 && c.moe_index[2] == -1 && c.moe_index[3] == 0 && c.rope.dims == 12 && c.head_dim == 24);
     ck_assert(c.qk_norm == QK_NORM_HEAD && c.qkv_bias && !c.o_bias && c.shared == SHARED_PLAIN && c.shared_ffn == 64);
@@ -129,8 +130,9 @@ static void check_expert(const struct model_config *c, enum tensor_role role, in
 }
 
 START_TEST(llama4) {
-    struct model_config c = good(LLAMA4_TEXT "\"interleave_moe_layer_step\":2,\"attention_chunk_size\":100,\"no_rope_layers\":[],"
-                                             "\"attn_temperature_tuning\":4,\"floor_scale\":64,\"attn_scale\":0.25,");
+    struct model_config c =
+        good(LLAMA4_TEXT "\"interleave_moe_layer_step\":2,\"attention_chunk_size\":100,\"no_rope_layers\":[],"
+                         "\"attn_temperature_tuning\":4,\"floor_scale\":64,\"attn_scale\":0.25,");
     ck_assert(c.gate.score == GATE_SIGMOID && c.gate.apply == GATE_INPUT && c.gate.k == 1 && c.gate.norm == GATE_NORM_NONE);
     ck_assert(c.moe_layers == 2 && c.moe_index[0] == -1 && c.moe_index[1] == 0 && c.moe_index[3] == 1);
     ck_assert(c.dense_ffn == 96 && c.expert_ffn == 32 && c.shared_ffn == 32 && c.shared == SHARED_PLAIN);
@@ -143,9 +145,11 @@ START_TEST(llama4) {
     check_expert(&c, T_EXPERT_GATE, 2, "model.layers.1.feed_forward.experts.gate_up_proj", 2 * 64 * 64);
     check_expert(&c, T_EXPERT_UP, 2, "model.layers.1.feed_forward.experts.gate_up_proj", 2 * 64 * 64 + 32);
     check_expert(&c, T_EXPERT_DOWN, 3, "model.layers.1.feed_forward.experts.down_proj", 3 * 32 * 64);
-    c = good(LLAMA4_TEXT "\"no_rope_layers\":[0,1,1,0],\"moe_layers\":[2],\"use_qk_norm\":false,\"attn_temperature_tuning\":false,"
-                         "\"layer_types\":[\"chunked_attention\",\"full_attention\",\"full_attention\",\"full_attention\"],");
-    ck_assert(c.no_rope[0] && !c.no_rope[1] && c.chunk[0] == 8192 && c.chunk[1] == 0 && c.moe_layers == 1 && c.moe_index[2] == 0);
+    c = good(LLAMA4_TEXT
+             "\"no_rope_layers\":[0,1,1,0],\"moe_layers\":[2],\"use_qk_norm\":false,\"attn_temperature_tuning\":false,"
+             "\"layer_types\":[\"chunked_attention\",\"full_attention\",\"full_attention\",\"full_attention\"],");
+    ck_assert(c.no_rope[0] && !c.no_rope[1] && c.chunk[0] == 8192 && c.chunk[1] == 0 && c.moe_layers == 1 &&
+              c.moe_index[2] == 0);
     ck_assert(c.temper_tokens == 0 && c.qk_norm == QK_NORM_NONE);
 }
 END_TEST
@@ -153,7 +157,8 @@ END_TEST
 START_TEST(llama4_wrapped) {
     static const char released[] =
         "\"model_type\":\"llama4\",\"architectures\":[\"Llama4ForConditionalGeneration\"],\"text_config\":{"
-        "\"model_type\":\"llama4_text\"," LLAMA4 "\"eos_token_id\":[7,8],\"bos_token_id\":6},\"vision_config\":{\"hidden_size\":8},"
+        "\"model_type\":\"llama4_text\"," LLAMA4
+        "\"eos_token_id\":[7,8],\"bos_token_id\":6},\"vision_config\":{\"hidden_size\":8},"
         "\"image_token_index\":9,";
     struct model_config c = good(released);
     ck_assert_str_eq(c.family, "llama4");
@@ -172,7 +177,8 @@ START_TEST(minimax_by_another_name) {
 END_TEST
 
 START_TEST(flat) {
-    struct model_config c = good(CADRE(",\"norm_eps\":1e-20,\"groups\":{\"rule\":\"max\",\"n\":4,\"topk\":2,\"fill\":\"zero\"}"));
+    struct model_config c =
+        good(CADRE(",\"norm_eps\":1e-20,\"groups\":{\"rule\":\"max\",\"n\":4,\"topk\":2,\"fill\":\"zero\"}"));
     ck_assert(c.gate.group == GATE_GROUP_MAX && c.gate.groups == 4 && c.gate.topk_group == 2 && c.gate.group_fill == 0);
     ck_assert(c.gate.norm_eps == 1e-20f);
     c = good(CADRE(",\"groups\":{\"rule\":\"top2sum\",\"n\":3,\"topk\":1}"));
@@ -218,7 +224,8 @@ static const struct {
     {MINIMAX "\"attn_type_list\":7,", ERR_UNSUPPORTED, "attn_type_list", "only ones"},
     {MINIMAX "\"qk_norm_type\":\"per_head\",", ERR_UNSUPPORTED, "qk_norm_type", "\"per_layer\""},
     {MINIMAX "\"routed_scaling_factor\":2.0,", ERR_UNSUPPORTED, "routed_scaling_factor", "2"},
-    {"\"model_type\":\"minimax\"," SIZES "\"architectures\":[\"MiniMaxForCausalLM\"],", ERR_UNSUPPORTED, "model_type", "\"minimax\""},
+    {"\"model_type\":\"minimax\"," SIZES "\"architectures\":[\"MiniMaxForCausalLM\"],", ERR_UNSUPPORTED, "model_type",
+     "\"minimax\""},
     {"\"model_type\":\"minimax\"," SIZES, ERR_UNSUPPORTED, "model_type", "\"minimax\""},
     {DEEPSEEK2 "\"scoring_func\":\"sigmoid\",", ERR_UNSUPPORTED, "scoring_func", "\"softmax\""},
     {DEEPSEEK2 "\"topk_method\":\"noaux_tc\",", ERR_UNSUPPORTED, "topk_method", "\"group_limited_greedy\""},
@@ -255,7 +262,8 @@ static const struct {
     {CADRE(",\"groups\":{\"rule\":\"max\",\"n\":4,\"topk\":1}"), ERR_INVALID, "groups: topk", "fewer than the 4"},
     {CADRE(",\"groups\":{\"rule\":\"max\",\"n\":4,\"topk\":2,\"mask\":1}"), ERR_UNSUPPORTED, "groups has \"mask\"", "accepted"},
     {CADRE(",\"groups\":{\"rule\":\"max\",\"n\":4,\"topk\":2,\"fill\":\"-1\"}"), ERR_UNSUPPORTED, "fill", "\"-1\""},
-    {CADRE(",\"groups\":{\"rule\":\"max\",\"n\":4,\"topk\":2},\"zero_experts\":1"), ERR_UNSUPPORTED, "zero_experts", "beside groups"},
+    {CADRE(",\"groups\":{\"rule\":\"max\",\"n\":4,\"topk\":2},\"zero_experts\":1"), ERR_UNSUPPORTED, "zero_experts",
+     "beside groups"},
     {CADRE(",\"zero_experts\":-1"), ERR_INVALID, "zero_experts", "-1"},
     {CADRE(",\"zero_experts\":5000"), ERR_INVALID, "zero_experts", "4096"},
     {CADRE(",\"apply\":\"both\""), ERR_UNSUPPORTED, "apply", "\"both\""},
@@ -268,8 +276,8 @@ START_TEST(refuses_by_name) {
     struct why why;
     int rc = parse(refused[_i].body, &c, &why);
     ck_assert_msg(rc == refused[_i].code, "%s: %s: %s", refused[_i].body, status_name(rc), why.text);
-    ck_assert_msg(strstr(why.text, refused[_i].key) && strstr(why.text, refused[_i].says), "%s: says '%s', wanted '%s' and '%s'",
-                  refused[_i].body, why.text, refused[_i].key, refused[_i].says);
+    ck_assert_msg(strstr(why.text, refused[_i].key) && strstr(why.text, refused[_i].says),
+                  "%s: says '%s', wanted '%s' and '%s'", refused[_i].body, why.text, refused[_i].key, refused[_i].says);
     ck_assert_int_eq(c.layers, -1);
 }
 END_TEST

@@ -7,7 +7,7 @@
 #include <check.h> /* last: its macros collide with fail() */
 
 #define BASE                                                                                                                   \
-    "{\"model_type\":\"cadre_moe\",\"hidden_size\":64,\"num_hidden_layers\":2,\"num_attention_heads\":4,"                       \
+    "{\"model_type\":\"cadre_moe\",\"hidden_size\":64,\"num_hidden_layers\":2,\"num_attention_heads\":4,"                      \
     "\"num_key_value_heads\":2,\"vocab_size\":300,\"max_position_embeddings\":128,\"moe_intermediate_size\":32,"
 #define TWO(rest) "\"kind\":\"two_stage\",\"n_global\":2,\"n_domain\":4,\"n_local\":8,\"k\":2,\"mass\":\"norm\"" rest
 #define TREE(rest) "\"kind\":\"tree\",\"branch\":[4,3,2],\"search\":\"greedy\",\"leaf_k\":2" rest
@@ -15,7 +15,8 @@
 
 static int parse(int experts, int k, const char *router, struct model_config *c, struct why *why) {
     char text[2048];
-    int n = snprintf(text, sizeof text, BASE "\"num_experts\":%d,\"num_experts_per_tok\":%d,\"moe_router\":{%s}}", experts, k, router);
+    int n = snprintf(text, sizeof text, BASE "\"num_experts\":%d,\"num_experts_per_tok\":%d,\"moe_router\":{%s}}", experts, k,
+                     router);
     ck_assert_int_lt(n, (int)sizeof text);
     *why = (struct why){""};
     return model_config_parse(text, (size_t)n, NULL, 0, c, why);
@@ -92,10 +93,13 @@ static const struct {
     {14, 5, TWO(",\"score\":\"softmax\""), "\"score\" is \"softmax\", which Cadre does not implement"},
     {13, 5, TWO(""), "the router has 14 experts and num_experts is 13"},
     {14, 4, TWO(""), "sends a token to 5 experts and num_experts_per_tok is 4"},
-    {14, 5, "\"kind\":\"two_stage\",\"n_global\":3,\"n_domain\":4,\"k\":1,\"mass\":\"norm\"", "n_domain is 4 and n_global is 3"},
+    {14, 5, "\"kind\":\"two_stage\",\"n_global\":3,\"n_domain\":4,\"k\":1,\"mass\":\"norm\"",
+     "n_domain is 4 and n_global is 3"},
     {14, 5, "\"kind\":\"two_stage\",\"n_global\":2,\"n_domain\":4,\"n_local\":6,\"k\":1,\"mass\":\"norm\"", "n_local is 6"},
-    {14, 5, "\"kind\":\"two_stage\",\"n_global\":2,\"n_domain\":4,\"k\":3,\"mass\":\"norm\"", "k is 3; wanted at most the 2 domains"},
-    {14, 5, "\"kind\":\"two_stage\",\"n_global\":2,\"n_domain\":4,\"k\":1,\"mass\":\"all\"", "mass is \"all\"; accepted: \"norm\""},
+    {14, 5, "\"kind\":\"two_stage\",\"n_global\":2,\"n_domain\":4,\"k\":3,\"mass\":\"norm\"",
+     "k is 3; wanted at most the 2 domains"},
+    {14, 5, "\"kind\":\"two_stage\",\"n_global\":2,\"n_domain\":4,\"k\":1,\"mass\":\"all\"",
+     "mass is \"all\"; accepted: \"norm\""},
     {14, 5, TWO(",\"global_topk\":3"), "global_topk is 3; wanted at most n_global, 2"},
     {14, 5, TWO(",\"k_local\":3"), "k_local is 3; wanted 1 to 2"},
     {14, 5, TWO(",\"rank\":0"), "rank is 0"},
@@ -104,7 +108,8 @@ static const struct {
     {24, 2, "\"kind\":\"tree\",\"branch\":[4,0,6],\"search\":\"greedy\"", "branch[1] is 0"},
     {24, 2, "\"kind\":\"tree\",\"branch\":[64,64,2],\"search\":\"greedy\"", "branch makes 8192 leaves"},
     {24, 2, "\"kind\":\"tree\",\"branch\":[4,3,2],\"search\":\"beam\",\"leaf_k\":2", "beam is missing"},
-    {24, 2, "\"kind\":\"tree\",\"branch\":[4,3,2],\"search\":\"wide\",\"leaf_k\":2", "search is \"wide\"; accepted: \"greedy\""},
+    {24, 2, "\"kind\":\"tree\",\"branch\":[4,3,2],\"search\":\"wide\",\"leaf_k\":2",
+     "search is \"wide\"; accepted: \"greedy\""},
     {24, 2, TREE(",\"beam\":3"), "beam is 3, which search \"greedy\" does not have"},
     {24, 3, "\"kind\":\"tree\",\"branch\":[4,3,2],\"search\":\"greedy\",\"leaf_k\":3", "leaf_k is 3; wanted at most 2"},
     {24, 2, TREE(",\"history\":{\"mode\":\"ema\",\"rho\":2}"), "history: rho is 2"},
@@ -114,7 +119,8 @@ static const struct {
     {24, 2, TREE(",\"segment\":{\"len\":8,\"stage\":\"domain\"}"), "stage is \"domain\", which only kind \"two_stage\" has"},
     {24, 2, TREE(",\"segment\":{\"len\":8,\"stage\":\"global\",\"causal\":false}"), "causal is false"},
     {24, 2, TREE(",\"confidence\":{\"type\":\"margin\",\"action\":\"escalate\",\"tau\":0.5}"), "only kind \"two_stage\" has"},
-    {24, 2, TREE(",\"confidence\":{\"type\":\"margin\",\"action\":\"widen\",\"tau\":0.5,\"k_max\":3}"), "k_max is 3; wanted from k, 2"},
+    {24, 2, TREE(",\"confidence\":{\"type\":\"margin\",\"action\":\"widen\",\"tau\":0.5,\"k_max\":3}"),
+     "k_max is 3; wanted from k, 2"},
     {24, 2, TREE(",\"confidence\":{\"type\":\"margin\",\"action\":\"widen\",\"k_max\":2}"), "tau is missing"},
     {8, 3, FLAT(",\"segment\":{\"len\":8,\"stage\":\"global\"}"), "a flat gate has no stage"},
     {8, 3, FLAT(",\"top_p\":{\"P\":0.4,\"k_max\":4}"), "top_p: k_max is 4"},

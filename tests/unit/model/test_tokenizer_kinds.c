@@ -1,6 +1,6 @@
-/* test_tokenizer_kinds.c - agreement with the reference packages for every family's form of vocabulary and for tokenizers with random
- * parts: the 2,000 strings of the fixtures, by checksums of ids and of decoded texts. With an argument NAME=DIR a real tokenizer is
- * compared with the checksums that are kept of it. */
+/* test_tokenizer_kinds.c - agreement with the reference packages for every family's form of vocabulary and for tokenizers with
+ * random parts: the 2,000 strings of the fixtures, by checksums of ids and of decoded texts. With an argument NAME=DIR a real
+ * tokenizer is compared with the checksums that are kept of it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
