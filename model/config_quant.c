@@ -44,7 +44,7 @@ static int read_fp8(const json_t *q, struct model_config *out, struct why *why) 
     int rc = check_members(q, known, why);
     if (rc >= 0) rc = check_word(q, "fmt", "e4m3", "float8_e4m3fn", why);
     if (rc >= 0) rc = check_word(q, "activation_scheme", "dynamic", NULL, why); /* static: scales of activations are on disk */
-    if (rc >= 0) rc = check_word(q, "scale_fmt", "ue8m0", NULL, why);           /* of activations; the weights' scales are floats */
+    if (rc >= 0) rc = check_word(q, "scale_fmt", "ue8m0", NULL, why); /* of activations; the weights' scales are floats */
     if (rc >= 0) rc = check_no_flag(q, "dequantize", why);
     if (rc >= 0) rc = json_get_array(q, "weight_block_size", &size, why);
     if (rc < 0) return rc;

@@ -71,7 +71,7 @@ void trace_judge(const float *z, int n, enum gate_score score, float *p, float *
         double q = sum > 0 ? (double)p[i] / sum : 0;
         if (q > 0) h -= q * log(q);
     }
-    bool sound = isfinite(h);
+    bool sound = sum > 0 && isfinite(h);
     *entropy = sound ? (float)h : 0;
     *confidence = !sound ? 0 : n > 1 ? (float)(1 - h / log(n)) : 1;
 }
