@@ -56,7 +56,7 @@ static const struct conf_option table[] = {
      .help = "format of the weights in memory; stored: as on disk"},
     {"isa", CONF_CHOICE, AT(isa), .def = "auto", .choices = "auto|ref|avx2|avx512", .help = "kernels to use"},
     {"mla", CONF_CHOICE, AT(mla), .def = "absorbed", .choices = "absorbed|naive-prefill",
-     .help = "latent attention of prompts (DeepSeek, Kimi); naive-prefill: faster for long ones, other last bits"},
+     .help = "latent attention of prompts; naive-prefill: fewer operations, other last bits"},
     {"", CONF_FLAG, 0, .help = "Limits"},
     {"max-batch", CONF_INT, AT(max_batch), .min = 1, .max = 65536, .arg = "N",
      .help = "sequences that run at once; default: 32"},

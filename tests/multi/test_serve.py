@@ -20,6 +20,7 @@ mapped_bytes buffer_bytes exchange_bytes rows busy_us wait_us beat_age_us""".spl
 )
 EXPERTS_KEYS = """activation_ratio balancedness cv domains experts hottest_15_percent imb layers rows std tokens utilisation
 worker_rows""".split()
+LAYER_KEYS = "activation_ratio balancedness cv hottest_15_percent imb layer rows std utilisation workers".split()
 ANSWER_KEYS = "text token_ids logprobs finish_reason usage model seed timing".split()
 
 
@@ -66,9 +67,7 @@ def check_verbs(c, workers, fabric):
 def check_experts(c, workers):
     e = c.experts()
     same(sorted(e), sorted(EXPERTS_KEYS), "keys of experts --json")
-    same(
-        sorted(e["layers"][0]), sorted(["layer", "imb", "balancedness", "rows", "workers"]), "keys of a layer in experts --json"
-    )
+    same(sorted(e["layers"][0]), sorted(LAYER_KEYS), "keys of a layer in experts --json")
     same(len(e["worker_rows"]), workers, "worker_rows")
     same(sum(e["worker_rows"]), sum(sum(layer["rows"]) for layer in e["layers"]), "rows by worker against rows by expert")
     check(re.search(r"^ +all +\d+ +imb [\d.]+", c.cadre("experts").good().out, re.M), "the table of experts has a sum")
@@ -340,7 +339,7 @@ def help_is_whole(p):
         [p.cadre],
         [p.coordinator],
         [p.worker],
-        *([p.cadre, v] for v in "serve generate chat status experts tokenize".split()),
+        *([p.cadre, v] for v in "serve generate chat status experts tokenize inspect trace".split()),
     ):
         r = run([*argv, "--help"])
         same((r.status, r.err), (0, ""), f"{argv} --help")
