@@ -24,9 +24,9 @@ static int read_fill(const json_t *obj, const char *key, struct gate_rule *g, st
     return 0;
 }
 
-/* n and topk are the keys' names; g->group says how groups are scored. */
-static int read_sizes(const json_t *obj, const char *n, const char *topk, struct gate_rule *g, struct why *why) {
-    int64_t groups = 1, best = 1;
+/* n and topk are the keys' names, groups and best what they are when absent; g->group says how groups are scored. */
+static int read_sizes(const json_t *obj, const char *n, const char *topk, int64_t groups, int64_t best, struct gate_rule *g,
+                      struct why *why) {
     int rc = json_get_int(obj, n, 1, GATE_MAX_GROUPS, &groups, why);
     if (rc >= 0) rc = json_get_int(obj, topk, 1, groups, &best, why);
     if (rc < 0) return rc;
@@ -72,7 +72,7 @@ int config_groups(const json_t *router, struct gate_rule *g, struct why *why) {
         return fail(why, ERR_INVALID, "groups: n or topk is missing; wanted whole numbers");
     g->group = strcmp(rule, "max") ? GATE_GROUP_TOP2SUM : GATE_GROUP_MAX;
     rc = read_fill(groups, "fill", g, why);
-    if (rc >= 0) rc = read_sizes(groups, "n", "topk", g, why);
+    if (rc >= 0) rc = read_sizes(groups, "n", "topk", 1, 1, g, why);
     return rc < 0 ? fail_in(why, rc, "groups") : 0;
 }
 
@@ -96,7 +96,7 @@ static int read_deepseek(const json_t *root, const struct family *f, struct mode
     const bool v2 = f->gate == FAMILY_GATE_DEEPSEEK_V2;
     struct gate_rule *g = &out->gate;
     bool limited = false, normalise = !v2, always = false;
-    double scale = 1;
+    double scale = f->gate_scale ? f->gate_scale : 1;
     int rc = check_method(root, v2, &limited, why);
     if (rc >= 0) rc = json_get_bool(root, "norm_topk_prob", &normalise, why);
     if (rc >= 0) rc = json_get_real(root, "routed_scaling_factor", 1e-6, 1e6, &scale, why);
@@ -110,7 +110,9 @@ static int read_deepseek(const json_t *root, const struct family *f, struct mode
     g->scale = v2 && normalise ? 1 : (float)scale;
     g->group = !limited ? GATE_GROUP_NONE : v2 ? GATE_GROUP_MAX : GATE_GROUP_TOP2SUM;
     out->gate_sel_bias = !v2;
-    return limited ? read_sizes(root, "n_group", "topk_group", g, why) : 0;
+    return limited ? read_sizes(root, "n_group", "topk_group", f->groups ? f->groups : 1, f->best_groups ? f->best_groups : 1,
+                                g, why)
+                   : 0;
 }
 
 /* Keys of this family alone that say what its attention is: softmax over everything, q and k normed whole. */

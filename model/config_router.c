@@ -199,11 +199,10 @@ static int read_top_p(const json_t *router, const struct model_config *c, struct
     if (rc <= 0) return rc;
     const struct gate_rule *g = &c->gate;
     if (r->kind != ROUTER_FLAT || g->score != GATE_SOFTMAX || g->norm != GATE_NORM_NONE || g->weight != GATE_WEIGHT_SCORE ||
-        c->gate_sel_bias || r->confidence.action == CONFIDENCE_WIDEN)
-        return fail(
-            why, ERR_UNSUPPORTED,
-            "top_p is set; accepted: null, or kind \"flat\" with score \"softmax\", norm \"none\", weight \"score\", no "
-            "sel_bias and no widening");
+        g->scale != 1 || c->gate_sel_bias || r->confidence.action == CONFIDENCE_WIDEN)
+        return fail(why, ERR_UNSUPPORTED,
+                    "top_p is set; accepted: null, or kind \"flat\" with score \"softmax\", norm \"none\", weight \"score\", "
+                    "scale 1, no sel_bias and no widening");
     rc = config_closed(obj, known, why);
     if (rc >= 0) rc = need_real(obj, "P", 1e-6, 1, &r->top_p.p, why);
     r->top_p.k_min = 1;
@@ -248,6 +247,11 @@ static int pairs_of(const struct router_rule *r, bool most) {
     return r->kind == ROUTER_TWO_STAGE ? globals + k * (1 + r->two_stage.k_local) : k;
 }
 
+/* Experts among which a flat gate chooses: with groups, those of the best groups. */
+static int flat_reach(const struct gate_rule *g) {
+    return g->group == GATE_GROUP_NONE ? gate_width(g) : g->experts / g->groups * g->topk_group;
+}
+
 /* A wider choice must be wider, and possible. */
 static int check_widening(const struct model_config *c, struct why *why) {
     const struct router_rule *r = &c->router;
@@ -255,9 +259,13 @@ static int check_widening(const struct model_config *c, struct why *why) {
     const bool widen = r->confidence.action == CONFIDENCE_WIDEN;
     int k = r->kind == ROUTER_TREE ? r->tree.k : r->kind == ROUTER_TWO_STAGE ? s->k : r->k;
     int k_max = widen ? r->confidence.k_max : k;
-    int reach = r->kind == ROUTER_TREE ? tree_reach(&r->tree)
+    int reach = r->kind == ROUTER_TREE        ? tree_reach(&r->tree)
                 : r->kind == ROUTER_TWO_STAGE ? s->domains / s->globals * s->global_topk
-                                              : gate_width(&c->gate);
+                                              : flat_reach(&c->gate);
+    if (widen && c->gate.apply == GATE_INPUT)
+        return fail(why, ERR_UNSUPPORTED,
+                    "confidence: action is \"widen\", but the weight multiplies the expert's input, which "
+                    "only one expert can have; accepted: \"report\", or apply \"output\"");
     if (widen && (k_max < k || k_max > reach))
         return fail(why, ERR_INVALID, "confidence: k_max is %d; wanted from k, %d, to what the gate can choose, %d", k_max, k,
                     reach);
@@ -271,10 +279,10 @@ static int check_widening(const struct model_config *c, struct why *why) {
 }
 
 static int read_kind(const json_t *router, struct model_config *out, struct why *why) {
-    static const char *const two_stage[] = {"kind", "n_global", "n_domain", "n_local", "global_topk", "k", "k_local", "mass",
-                                            "rank", CONFIG_ROUTER_ADDED, NULL},
-                             *const tree[] = {"kind", "branch", "shared_level_gates", "search", "beam", "leaf_k",
-                                              CONFIG_ROUTER_ADDED, NULL};
+    static const char *const two_stage[] = {"kind",    "n_global", "n_domain", "n_local",           "global_topk", "k",
+                                            "k_local", "mass",     "rank",     CONFIG_ROUTER_ADDED, NULL},
+                             *const tree[] = {"kind", "branch", "shared_level_gates", "search",
+                                              "beam", "leaf_k", CONFIG_ROUTER_ADDED,  NULL};
     struct router_rule *r = &out->router;
     bool is_tree = r->kind == ROUTER_TREE;
     int rc = config_closed(router, is_tree ? tree : two_stage, why);

@@ -65,6 +65,7 @@ int config_window(const json_t *root, const struct family *f, struct model_confi
     int64_t length = 0;
     bool on = false;
     int rc = read_layer_types(root, out->layers, &t, why);
+    if (!t.given && !json_object_get(root, "sliding_window")) length = f->window_default;
     if (rc >= 0) rc = json_get_int(root, "sliding_window", by_length ? 1 : 0, 1 << 30, &length, why);
     if (rc >= 0) rc = json_get_bool(root, "use_sliding_window", &on, why);
     if (rc >= 0 && !by_layers && (by_length || f->window == WINDOW_SWITCH_ALL)) rc = check_one_kind(&t, f, out->layers, why);

@@ -38,6 +38,7 @@ struct family {
     double theta, eps;             /* rope_theta and rms_norm_eps when config.json has none */
     enum family_bias bias;
     enum family_window window;
+    int window_default;            /* sliding_window when config.json does not have the key; null is none */
     enum qk_norm qk_norm;
     bool qk_norm_key;              /* has them iff use_qk_norm */
     bool mla;                      /* latents instead of key and value heads */
@@ -52,6 +53,8 @@ struct family {
     const char *expert_ffn_key;
     enum family_gate gate;
     enum family_norm norm;
+    int groups, best_groups;       /* n_group, topk_group when config.json has none; 0: 1 */
+    double gate_scale;             /* routed_scaling_factor when config.json has none; 0: 1 */
     bool llama4;                   /* layers with chunks, without rotation, with experts as config_llama4.c reads them */
     bool wrapped;                  /* as released with its vision tower: names begin with language_model. */
     bool first_dense;              /* reads first_k_dense_replace and moe_layer_freq */

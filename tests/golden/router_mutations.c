@@ -36,7 +36,7 @@ static void m_p_least(struct model_config *c) { c->router.top_p.k_min = c->route
 
 static void m_history(struct weights *w, struct expert_store *s) {
     (void)s;
-    for (int l = 0; w->layer[l].router_history.data && l < 2; l++) w->layer[l].router_history = w->layer[1 - l].router_history;
+    w->layer[0].router_history = w->layer[1].router_history;
 }
 static void m_gru(struct weights *w, struct expert_store *s) {
     (void)s;

@@ -126,11 +126,12 @@ END_TEST
 START_TEST(yarn_within_the_original_length) {
     const char *within = "\"max_position_embeddings\":4096,";
     char text[2000];
-    snprintf(text, sizeof text, V3 "%s" YARN(",\"mscale\":1,\"mscale_all_dim\":1"), within);
+    snprintf(text, sizeof text, V3 "\"n_group\":1,\"topk_group\":1,%s" YARN(",\"mscale\":1,\"mscale_all_dim\":1"), within);
     struct model_config c = good(text);
     ck_assert(c.rope.kind == ROPE_PLAIN && c.rope.interleaved && c.rope.dims == 8 && c.rope.amplitude == 1);
     ck_assert_float_eq_tol(c.attention_scale, 1 / sqrtf(24), 1e-7f);
-    snprintf(text, sizeof text, V3 "\"yarn_always\":true,%s" YARN(",\"mscale\":1,\"mscale_all_dim\":1"), within);
+    snprintf(text, sizeof text,
+             V3 "\"n_group\":1,\"topk_group\":1,\"yarn_always\":true,%s" YARN(",\"mscale\":1,\"mscale_all_dim\":1"), within);
     c = good(text);
     ck_assert(c.rope.kind == ROPE_YARN && c.rope.factor == 40);
     ck_assert_float_eq_tol(c.attention_scale, 1.3688879f * 1.3688879f / sqrtf(24), 1e-6f);
@@ -239,6 +240,7 @@ END_TEST
 START_TEST(windows) {
     ck_assert_int_eq(good(MISTRAL "\"sliding_window\":4096,").window[0], 4096);
     ck_assert_int_eq(good(MISTRAL "\"sliding_window\":null,").window[0], 0);
+    ck_assert_int_eq(good(MISTRAL).window[0], 4096); /* an absent key means what the family's class says */
     ck_assert_int_eq(good(QWEN2 "\"use_sliding_window\":false,\"sliding_window\":64,\"max_window_layers\":2,").window[0], 0);
     static const char full[] = "\"full_attention\",\"full_attention\",\"full_attention\",\"full_attention\"";
     static const char slide[] = "\"sliding_attention\",\"sliding_attention\",\"sliding_attention\",\"sliding_attention\"";

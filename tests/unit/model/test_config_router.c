@@ -9,7 +9,7 @@
 #define BASE                                                                                                                   \
     "{\"model_type\":\"cadre_moe\",\"hidden_size\":64,\"num_hidden_layers\":2,\"num_attention_heads\":4,"                      \
     "\"num_key_value_heads\":2,\"vocab_size\":300,\"max_position_embeddings\":128,\"moe_intermediate_size\":32,"
-#define TWO(rest) "\"kind\":\"two_stage\",\"n_global\":2,\"n_domain\":4,\"n_local\":8,\"k\":2,\"mass\":\"norm\"" rest
+#define TWO(rest)  "\"kind\":\"two_stage\",\"n_global\":2,\"n_domain\":4,\"n_local\":8,\"k\":2,\"mass\":\"norm\"" rest
 #define TREE(rest) "\"kind\":\"tree\",\"branch\":[4,3,2],\"search\":\"greedy\",\"leaf_k\":2" rest
 #define FLAT(rest) "\"kind\":\"flat\",\"score\":\"softmax\",\"k\":3,\"norm\":\"none\",\"weight\":\"score\"" rest
 
@@ -126,6 +126,16 @@ static const struct {
     {8, 3, FLAT(",\"top_p\":{\"P\":0.4,\"k_max\":4}"), "top_p: k_max is 4"},
     {8, 3, FLAT(",\"top_p\":{}"), "top_p: P is missing"},
     {8, 3, FLAT(",\"sel_bias\":true,\"top_p\":{\"P\":0.4}"), "no sel_bias"},
+    {8, 3, FLAT(",\"scale\":2,\"top_p\":{\"P\":0.4}"), "scale 1"},
+    {8, 3,
+     FLAT(",\"groups\":{\"rule\":\"max\",\"n\":2,\"topk\":1},\"confidence\":{\"type\":\"entropy\",\"action\":\"widen\",\"tau\":"
+          "0.5,"
+          "\"k_max\":5}"),
+     "k_max is 5; wanted from k, 3, to what the gate can choose, 4"},
+    {8, 1,
+     "\"kind\":\"flat\",\"score\":\"sigmoid\",\"k\":1,\"norm\":\"none\",\"weight\":\"score\",\"apply\":\"input\","
+     "\"confidence\":{\"type\":\"entropy\",\"action\":\"widen\",\"tau\":0.5,\"k_max\":2}",
+     "only one expert can have"},
     {8, 3, FLAT(",\"serve_bias_update\":true"), "wanted bias_update {decay, speed, max} and sel_bias"},
     {8, 3, FLAT(",\"sel_bias\":true,\"bias_update\":{\"decay\":0,\"speed\":0.001}"), "bias_update: max is missing"},
 };
