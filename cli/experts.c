@@ -159,8 +159,10 @@ static void print_array(const char *key, const uint64_t *x, size_t n) {
 }
 
 static void json_figures(const struct figures *f) {
-    printf("\"utilisation\":%.9g,\"std\":%.9g,\"cv\":%.9g,\"hottest_15_percent\":%.9g,\"activation_ratio\":%.9g,",
-           f->utilisation, f->std, f->cv, f->hottest, f->activation);
+    printf("\"utilisation\":%.9g,\"std\":%.9g,\"cv\":%.9g,\"hottest_15_percent\":%.9g,\"activation_ratio\":", f->utilisation,
+           f->std, f->cv, f->hottest);
+    if (f->activation > 0) printf("%.9g,", f->activation);
+    else printf("null,"); /* of how many tokens, nobody counted */
 }
 
 static void json_domains(const struct cadre_load *l) {

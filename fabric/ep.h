@@ -3,7 +3,7 @@
  * Per step, the plan tells every worker how many tokens each worker has. Per MoE layer, a worker with tokens sends every
  * peer one dispatch frame (it may be empty) and gets one combine frame back from each; a worker without tokens sends no
  * dispatch, but receives, computes and answers. A token crosses to a worker once, however many of its experts live there; one
- * row per (token, k) comes back, and the home sums them in k order, so results do not depend on placement (design 5).
+ * row per (token, k) comes back, and the home sums them in k order, so results do not depend on placement.
  * Rows for experts of the home itself take the same road without the fabric, and get the same payload format.
  *
  *   step_begin -> for each MoE layer: dispatch_post -> (own work) -> dispatch_wait -> (experts) -> combine_post -> combine_wait

@@ -57,7 +57,7 @@ size_t mat_held_bytes(enum fmt f, int rows, int cols, int block);
 size_t mat_scales_at(enum fmt f, int rows, int cols);
 struct mat mat_held(const void *piece, enum fmt f, int rows, int cols, int block);
 
-/* How a flat gate turns logits into (expert, weight) pairs; reference/routing-and-placement A.1:
+/* How a flat gate turns logits into (expert, weight) pairs, docs/MODELS.md:
  * score -> selection bias -> group rule -> select -> weights -> normalise -> scale -> apply. Filled from config.json by model/.
  * The gate scores W = E + zero experts, of which the last `zero` have no weights: they give back their input (LongCat,
  * MoE++). */

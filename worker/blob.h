@@ -1,4 +1,4 @@
-/* blob.h - the unit in which experts are loaded, verified and moved: contiguous and self-describing (design 7).
+/* blob.h - the unit in which experts are loaded, verified and moved: contiguous and self-describing.
  *
  *   header | part | part ...     each at a multiple of 64 bytes from the blob's start, the gaps zero
  *

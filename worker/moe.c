@@ -1,4 +1,4 @@
-/* moe.c - the road of design.md 5 for one layer. The shared expert runs while the dispatched rows travel.
+/* moe.c - the road of one token through one layer, docs/ARCHITECTURE.md. The shared expert runs while dispatched rows travel.
  *
  * y = sum over k of w_k * row_k in k order, f32; then the shared expert; then the residual: in this order whatever the
  * placement. The row of an identity expert is the token's own, and never leaves home. */

@@ -1,4 +1,4 @@
-/* moe.h - one MoE layer of a step: gate, route, dispatch, experts, combine, shared expert (design 5).
+/* moe.h - one MoE layer of a step: gate, route, dispatch, experts, combine, shared expert.
  *
  * A worker with tokens calls moe_layer with its rows; a worker without calls it with T = 0 and only serves its experts. Every
  * worker walks the same MoE layers in the same order. Owner: the engine thread. */
