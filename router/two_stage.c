@@ -17,7 +17,7 @@ struct best { /* the largest values so far, largest first, equal ones by lower i
 
 static void consider(struct best *b, int id, float key, float weight) {
     if (isnan(key)) key = -INFINITY;
-    if (b->n == b->most && !(key > b->key[b->n - 1])) return;
+    if (b->n == b->most && (!b->n || !(key > b->key[b->n - 1]))) return;
     int i = b->n < b->most ? b->n++ : b->most - 1;
     for (; i > 0 && key > b->key[i - 1]; i--) {
         b->id[i] = b->id[i - 1];
