@@ -1,6 +1,6 @@
 /* checkpoint.c - binds a config to a set of tensors, once, strictly.
  *
- * Every tensor that model_tensor() wants is looked up and compared; what is left over is counted and named in one line.
+ * Every tensor that model_tensor() wants is looked up and compared; what is left over is refused, but for a few kinds.
  * The fingerprint covers what two processes must have in common to call it the same model without reading the weights:
  * both config files, every tensor's name, dtype and shape, and the files' sizes. */
 #include "model/checkpoint.h"
@@ -97,37 +97,61 @@ static int check_all(const struct checkpoint *c, bool *used, struct why *why) {
     return rc;
 }
 
-/* Layers after the last are for multi-token prediction, which serving does not need (DeepSeek-V3's layer 61). */
-static bool beyond_layers(const char *name, int layers) {
+/* Layers after the last, and modules of that name, are for multi-token prediction, which serving does not need (DeepSeek-V3's
+ * layer 61). name: without the prefix of a model that is part of a larger one. */
+static bool predicts_more(const char *name, int layers) {
     static const char front[] = "model.layers.";
     char *end;
+    if (!strncmp(name, "mtp.", 4) || !strncmp(name, "model.mtp", 9)) return true;
     if (strncmp(name, front, sizeof front - 1)) return false;
     long layer = strtol(name + sizeof front - 1, &end, 10);
-    return *end == '.' && layer >= layers;
+    return *end == '.' && end > name + sizeof front - 1 && layer >= layers;
 }
 
-static void note_extra(const struct st_set *s, const bool *used, int layers, const char *dir) {
-    char text[400];
-    size_t n = 0;
-    int extra = 0, beyond = 0;
+static bool ends(const char *name, const char *tail) {
+    const size_t n = strlen(name), t = strlen(tail);
+    return n >= t && !strcmp(name + n - t, tail);
+}
+
+/* Written by older versions of the reference implementation, and computed from config.json here; and a head that is the
+ * embeddings' copy. */
+static bool is_redundant(const struct model_config *c, const char *name) {
+    return ends(name, "rotary_emb.inv_freq") || ends(name, "self_attn.masked_bias") ||
+           (c->tied_embeddings && !strcmp(name, "lm_head.weight"));
+}
+
+/* Tensors that the model does not use mean that config.json does not say what the model is, and are refused. But for those of
+ * which it is known that serving does without. */
+static int check_extra(const struct checkpoint *c, const bool *used, const char *dir, struct why *why) {
+    const struct st_set *s = c->tensors;
+    const char *prefix = model_tensor_prefix(&c->config);
+    const size_t front = strlen(prefix);
+    int beyond = 0, apart = 0, redundant = 0;
     for (int i = 0; i < st_count(s); i++) {
+        const struct st_tensor *t = st_at(s, i);
         if (used[i]) continue;
-        if (beyond_layers(st_at(s, i)->name, layers)) {
-            beyond++;
-            continue;
-        }
-        if (extra++ < 3) n += (size_t)snprintf(text + n, sizeof text - n, "%s%.100s", n ? ", " : "", st_at(s, i)->name);
+        if (strncmp(t->name, prefix, front)) apart++;
+        else if (predicts_more(t->name + front, c->config.layers)) beyond++;
+        else if (is_redundant(&c->config, t->name + front)) redundant++;
+        else
+            return fail(why, ERR_UNSUPPORTED,
+                        "tensor %s in %s is in no part of model_type %s as config.json describes it, so the answers would be "
+                        "wrong; wanted a config.json that goes with these weights",
+                        t->name, t->file, c->config.family);
     }
     if (beyond)
-        log_info("%s: layers from %d on are for multi-token prediction and not used: %d tensors skipped", dir, layers, beyond);
-    if (extra) log_info("%s: tensors that this model does not use: %d (%s%s)", dir, extra, text, extra > 3 ? ", ..." : "");
+        log_info("%s: layers from %d on are for multi-token prediction and not used: %d tensors skipped", dir, c->config.layers,
+                 beyond);
+    if (apart) log_info("%s: only the text model (%s*) is served: %d other tensors skipped", dir, prefix, apart);
+    if (redundant) log_debug("%s: %d tensors skipped that other keys and tensors already say", dir, redundant);
+    return 0;
 }
 
 static int check_tensors(const struct checkpoint *c, const char *dir, struct why *why) {
     bool *used = calloc((size_t)st_count(c->tensors) + 1, sizeof *used);
     if (!used) return fail(why, ERR_NOMEM, "out of memory for %d tensors", st_count(c->tensors));
     int rc = check_all(c, used, why);
-    if (rc >= 0) note_extra(c->tensors, used, c->config.layers, dir);
+    if (rc >= 0) rc = check_extra(c, used, dir, why);
     free(used);
     return rc;
 }

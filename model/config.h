@@ -111,6 +111,8 @@ struct tensor_want {               /* what must be on disk */
 };
 /* false: this model has no such tensor (e.g. T_Q_BIAS without biases, T_EXPERT_UP in a dense layer). */
 bool model_tensor(const struct model_config *c, enum tensor_role role, int layer, int expert, struct tensor_want *out);
+/* What all names begin with: "" unless the model is part of a larger one. */
+const char *model_tensor_prefix(const struct model_config *c);
 /* How many tensors a role has in a layer: one, or one per expert or level; `expert` above counts them. Not all need exist. */
 int model_tensor_count(const struct model_config *c, enum tensor_role role);
 /* held where placed */

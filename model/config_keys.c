@@ -1,16 +1,15 @@
-/* config_keys.c - the keys of config.json that Cadre does not read, sorted into three kinds.
- *
- * Harmless: training, caching and housekeeping. Refused unless they hold the value that changes nothing: each belongs to a
- * feature that some checkpoint uses and that the forward pass here does not have, so ignoring it would give wrong tokens
- * without a word. Everything else is unknown: ignored, but named in one debug line. */
+/* config_keys.c - the keys of config.json that Cadre does not read but whose meaning it knows: each belongs to a feature that
+ * some checkpoint uses and that the forward pass here does not have, so ignoring it would give wrong tokens without a word. It
+ * is refused unless it holds a value that changes nothing. What is in no list at all: config_unknown.c. */
 #include "model/config_parts.h"
 
 #include <stdio.h>
 #include <string.h>
 
-#include "base/log.h"
-
-enum accept { ACCEPT_NULL = 0, ACCEPT_FALSE = 1, ACCEPT_ZERO = 2, ACCEPT_ONE = 4, ACCEPT_EMPTY = 8 }; /* null always is */
+enum accept { /* null always is */
+    ACCEPT_NULL = 0, ACCEPT_FALSE = 1, ACCEPT_ZERO = 2, ACCEPT_ONE = 4, ACCEPT_EMPTY = 8,
+    ACCEPT_OFF = ACCEPT_FALSE | ACCEPT_ZERO | ACCEPT_EMPTY
+};
 struct refusal {
     const char *key;
     unsigned accept; /* enum accept, or-ed */
@@ -42,39 +41,49 @@ static const struct refusal refusals[] = {
     {"group_fill", ACCEPT_NULL},              {"scale_always", ACCEPT_FALSE},
     {"use_routing_bias", ACCEPT_FALSE},       {"shared_intermediate_size", ACCEPT_ZERO},
     {"layernorm_full_attention_beta", ACCEPT_ONE}, {"layernorm_mlp_beta", ACCEPT_ONE},
-};
-
-static const char *const harmless[] = {
-    "architectures", "model_type", "_name_or_path", "name_or_path", "transformers_version", "auto_map", "torch_dtype",
-    "dtype", "use_cache", "initializer_range", "attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop",
-    "pad_token_id", "output_router_logits", "router_aux_loss_coef", "router_jitter_noise", "router_z_loss_coef",
-    "output_attentions", "output_hidden_states", "return_dict", "use_return_dict", "is_decoder", "tokenizer_class",
-    "problem_type", "pruned_heads", "tie_encoder_decoder", "id2label", "label2id", "num_labels",
-    "chunk_size_feed_forward", "gradient_checkpointing", "unsloth_version", "unsloth_fixed", "use_flash_attention",
-    "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "task_specific_params",
-    "transformers.js_config", "max_window_layers", "is_llama_config", "initial_context_length", "num_nextn_predict_layers",
-    "num_mtp_layers",
-    "vision_config", "boi_token_index", "eoi_token_index", "image_token_index", "cache_implementation", "for_llm_compressor",
-    "num_mtp_modules", "use_mtp", "mtp_transformer_layers", "mlp_intermediate_size", "shared_moe_mode",
-    "layernorm_linear_attention_beta", "experts_per_token",
-};
-
-static const char *const read_elsewhere[] = {
-    "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size", "rms_norm_eps",
-    "rope_theta", "rope_parameters", "rope_scaling", "partial_rotary_factor", "rotary_dim", "rope_interleave", "yarn_always",
-    "original_max_position_embeddings", "max_position_embeddings", "tie_word_embeddings", "hidden_act",
-    "bos_token_id", "eos_token_id", "attention_bias", "qkv_bias", "clip_qkv", "use_sliding_window", "sliding_window",
-    "layer_types", "quantization_config", "swiglu_limit", "swiglu_alpha",
-    "intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size", "num_experts",
-    "num_local_experts", "num_experts_per_tok", "norm_topk_prob", "decoder_sparse_step", "mlp_only_layers", "moe_router",
-    "scoring_func", "use_qk_norm", "attn_type_list", "qk_norm_type", "no_rope_layer_interval", "floor_scale", "attn_scale",
+    {"no_rope_layer_interval", ACCEPT_ZERO},  {"floor_scale", ACCEPT_NULL},
+    {"attn_scale", ACCEPT_NULL},              {"attn_type_list", ACCEPT_EMPTY},
+    {"qk_norm_type", ACCEPT_NULL},            {"rope_ratio", ACCEPT_ONE},
+    /* RoPE and norms under other names, or other ones. */
+    {"rotary_emb_base", ACCEPT_NULL},         {"rope_pct", ACCEPT_ONE},
+    {"rotary_percent", ACCEPT_ONE},           {"rope_local_base_freq", ACCEPT_NULL},
+    {"swa_rope_theta", ACCEPT_NULL},          {"rotary_emb_interleaved", ACCEPT_OFF},
+    {"use_parallel_residual", ACCEPT_OFF},    {"norm_after", ACCEPT_OFF},
+    {"postnorm", ACCEPT_OFF},
+    /* Scales between the parts. */
+    {"scale_depth", ACCEPT_NULL},             {"dim_model_base", ACCEPT_NULL},
+    {"embedding_scale", ACCEPT_ONE},          {"scale_embedding", ACCEPT_OFF},
+    {"output_multiplier_scale", ACCEPT_ONE},  {"logits_soft_cap", ACCEPT_OFF},
+    {"attn_logit_cap", ACCEPT_OFF},           {"router_logit_softcapping", ACCEPT_OFF},
+    {"attn_output_gate", ACCEPT_OFF},
+    /* Attention that is not attention over every token before. */
+    {"index_topk", ACCEPT_OFF},               {"index_n_heads", ACCEPT_OFF},
+    {"index_head_dim", ACCEPT_OFF},           {"sparse_attention_config", ACCEPT_OFF},
+    {"linear_attn_config", ACCEPT_OFF},       {"full_attention_interval", ACCEPT_ZERO | ACCEPT_ONE},
+    {"linear_num_key_heads", ACCEPT_OFF},     {"linear_num_value_heads", ACCEPT_OFF},
+    {"attention_sinks", ACCEPT_OFF},          {"use_attention_sinks", ACCEPT_OFF},
+    {"add_swa_attention_sink_bias", ACCEPT_OFF}, {"add_full_attention_sink_bias", ACCEPT_OFF},
+    {"hybrid_layer_pattern", ACCEPT_OFF},     {"swa_num_key_value_heads", ACCEPT_OFF},
+    {"num_kv_shared_layers", ACCEPT_OFF},     {"use_cla", ACCEPT_OFF},
+    {"cla_share_factor", ACCEPT_ZERO | ACCEPT_ONE},
+    /* Gates and experts under other names, or other ones. */
+    {"moe_num_experts", ACCEPT_OFF},          {"moe_num_shared_experts", ACCEPT_OFF},
+    {"moe_topk", ACCEPT_OFF},                 {"moe_layer_interval", ACCEPT_ZERO | ACCEPT_ONE},
+    {"moe_layer_start_index", ACCEPT_ZERO},   {"moe_router_score_function", ACCEPT_NULL},
+    {"score_function", ACCEPT_NULL},          {"router_scaling_factor", ACCEPT_ONE},
+    {"expert_bias", ACCEPT_OFF},              {"moe_router_enable_expert_bias", ACCEPT_OFF},
+    {"use_router_bias", ACCEPT_OFF},          {"num_hash_layers", ACCEPT_OFF},
+    {"hc_mult", ACCEPT_ZERO | ACCEPT_ONE},    {"n_dense_layers", ACCEPT_OFF},
+    {"zero_expert_type", ACCEPT_NULL},        {"expert_ffn_hidden_size", ACCEPT_NULL},
+    {"use_lora", ACCEPT_OFF},                 {"lora_rank", ACCEPT_OFF},
 };
 
 static bool accepted(const json_t *v, unsigned accept) {
     if (json_is_null(v) || ((accept & ACCEPT_FALSE) && json_is_false(v))) return true;
     if ((accept & ACCEPT_ZERO) && json_is_number(v) && json_number_value(v) == 0) return true;
     if ((accept & ACCEPT_ONE) && json_is_number(v) && json_number_value(v) == 1) return true;
-    return (accept & ACCEPT_EMPTY) && json_is_array(v) && !json_array_size(v);
+    return (accept & ACCEPT_EMPTY) &&
+           ((json_is_array(v) && !json_array_size(v)) || (json_is_object(v) && !json_object_size(v)));
 }
 
 static int refuse(const char *key, const json_t *v, const char *accepts, struct why *why) {
@@ -88,7 +97,8 @@ static bool is_read(const struct family *f, const char *key) {
     static const char *const latents[] = {"q_lora_rank", "kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"};
     for (size_t i = 0; f->mla && i < sizeof latents / sizeof *latents; i++)
         if (!strcmp(key, latents[i])) return true;
-    const bool v2 = f->gate == FAMILY_GATE_DEEPSEEK_V2, deepseek = v2 || f->gate == FAMILY_GATE_DEEPSEEK_V3;
+    const bool v2 = f->gate == FAMILY_GATE_DEEPSEEK_V2, deepseek = v2 || f->gate == FAMILY_GATE_DEEPSEEK_V3,
+               minimax = f->gate == FAMILY_GATE_MINIMAX;
     const struct {
         const char *key;
         bool read;
@@ -98,7 +108,9 @@ static bool is_read(const struct family *f, const char *key) {
         {"topk_method", deepseek},           {"routed_scaling_factor", deepseek},   {"group_fill", deepseek},
         {"no_rope_layers", f->llama4},       {"attention_chunk_size", f->llama4},   {"interleave_moe_layer_step", f->llama4},
         {"moe_layers", f->llama4},           {"attn_temperature_tuning", f->llama4}, {"intermediate_size_mlp", f->llama4},
-        {"scale_always", v2},                {"use_routing_bias", f->gate == FAMILY_GATE_MINIMAX},
+        {"scale_always", v2},                {"use_routing_bias", minimax},        {"no_rope_layer_interval", f->llama4},
+        {"floor_scale", f->llama4},          {"attn_scale", f->llama4},            {"attn_type_list", minimax},
+        {"qk_norm_type", minimax},
     };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         if (!strcmp(key, keys[i].key)) return keys[i].read;
@@ -162,14 +174,22 @@ static int check_family(const json_t *root, const struct family *f, struct why *
 }
 
 static int check_words(const json_t *root, const struct family *f, struct why *why) {
-    const json_t *act = json_object_get(root, "hidden_act"), *score = json_object_get(root, "scoring_func");
-    if (act && !json_is_null(act)) {
-        const char *s = json_string_value(act);
-        if (!s || (strcmp(s, "silu") && strcmp(s, "swish"))) return refuse("hidden_act", act, "\"silu\"", why);
-    }
-    if (score && !json_is_null(score) && f->gate == FAMILY_GATE_SOFTMAX) {
-        const char *s = json_string_value(score);
-        if (!s || strcmp(s, "softmax")) return refuse("scoring_func", score, "null, \"softmax\"", why);
+    const struct {
+        const char *key, *word, *alias; /* both say the one thing that is done; alias may be NULL */
+        bool read;                      /* by this family */
+    } words[] = {
+        {"hidden_act", "silu", "swish", false},          {"hidden_activation", "silu", "swish", false},
+        {"activation_function", "silu", "swish", false}, {"position_embedding_type", "rope", "rotary", false},
+        {"pe_type", "rope", "rotary", false},            {"scoring_func", "softmax", NULL, f->gate != FAMILY_GATE_SOFTMAX},
+    };
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        const json_t *v = json_object_get(root, words[i].key);
+        const char *s = json_string_value(v);
+        char text[32];
+        if (!v || json_is_null(v) || words[i].read) continue;
+        if (s && (!strcmp(s, words[i].word) || (words[i].alias && !strcmp(s, words[i].alias)))) continue;
+        snprintf(text, sizeof text, "\"%s\"", words[i].word);
+        return refuse(words[i].key, v, text, why);
     }
     const json_t *names = json_object_get(root, "architectures"), *name = json_array_get(names, 0);
     if (name && (json_array_size(names) != 1 || !json_is_string(name) || strcmp(json_string_value(name), f->architecture))) {
@@ -187,28 +207,8 @@ int config_refuse(const json_t *root, const struct family *f, struct why *why) {
     return rc;
 }
 
-static bool in_list(const char *const *list, size_t n, const char *key) {
-    for (size_t i = 0; i < n; i++)
-        if (!strcmp(list[i], key)) return true;
-    return false;
-}
-
-static bool is_known(const char *key) {
+bool config_may_refuse(const char *key) {
     for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++)
         if (!strcmp(refusals[i].key, key)) return true;
-    return in_list(harmless, sizeof harmless / sizeof *harmless, key) ||
-           in_list(read_elsewhere, sizeof read_elsewhere / sizeof *read_elsewhere, key);
-}
-
-void config_note_unknown(json_t *root) {
-    char text[600];
-    size_t n = 0;
-    const char *key;
-    json_t *value;
-    json_object_foreach(root, key, value) {
-        struct json_shown shown;
-        if (is_known(key) || n >= sizeof text) continue;
-        n += (size_t)snprintf(text + n, sizeof text - n, "%s%s", n ? ", " : "", json_show_text(key, &shown));
-    }
-    if (n) log_debug("config.json: keys that Cadre does not know and ignores: %s", text);
+    return false;
 }

@@ -37,7 +37,10 @@ int config_router(const json_t *router, struct model_config *out, struct why *wh
 int config_swiglu(const json_t *root, const struct family *f, struct model_config *out, struct why *why);
 int config_quant(const json_t *root, const struct family *f, struct model_config *out, struct why *why); /* after layers */
 int config_tokens(const json_t *root, const json_t *generation, struct model_config *out, struct why *why);
-void config_note_unknown(json_t *root); /* one debug line */
+bool config_may_refuse(const char *key); /* config_refuse knows it */
+/* Names of the keys that nothing here knows and that say something, cut at cap; returns how many there are. */
+int config_unknown(const json_t *root, char *text, size_t cap);
+void config_note_unknown(const json_t *root); /* them, in one warning */
 
 /* As json_get_int, but absence is an error. */
 int config_need_int(const json_t *root, const char *key, int64_t max, int *out, struct why *why);

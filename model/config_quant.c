@@ -63,13 +63,10 @@ static int read_fp8(const json_t *q, struct model_config *out, struct why *why) 
     return 0;
 }
 
-static int read_mxfp4(const json_t *q, const struct family *f, struct model_config *out, struct why *why) {
+static int read_mxfp4(const json_t *q, struct model_config *out, struct why *why) {
     static const char *const known[] = {"quant_method", "modules_to_not_convert", "dequantize", NULL};
     int rc = check_members(q, known, why);
     if (rc >= 0) rc = check_no_flag(q, "dequantize", why);
-    if (rc >= 0 && !f->fused_experts)
-        rc = fail(why, ERR_UNSUPPORTED, "quant_method is \"mxfp4\", which model_type %s does not have; accepted: \"fp8\"",
-                  f->model_type);
     if (rc >= 0 && (out->hidden % MXFP4_BLOCK || out->expert_ffn % MXFP4_BLOCK))
         rc =
             fail(why, ERR_INVALID, "quant_method is \"mxfp4\", but hidden_size %d or intermediate_size %d is no multiple of %d",
@@ -78,19 +75,30 @@ static int read_mxfp4(const json_t *q, const struct family *f, struct model_conf
     return rc;
 }
 
+/* The one block format that a family's checkpoints are read in; NULL: none. Llama-4 has the experts of a layer in one tensor
+ * whose rows are columns here: blocks of it would lie across what is read. */
+static const char *block_format(const struct family *f) { return f->fused_experts ? "mxfp4" : f->llama4 ? NULL : "fp8"; }
+
 int config_quant(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
+    const char *method = NULL, *format = block_format(f);
     const json_t *q = NULL;
-    const char *method = NULL;
+    struct json_shown shown;
     out->quant = FMT_COUNT;
     int rc = json_get_object(root, "quantization_config", &q, why);
     if (rc <= 0) return rc;
     rc = json_get_string(q, "quant_method", &method, why);
     if (rc < 0) return fail_in(why, rc, "quantization_config");
-    struct json_shown shown;
-    if (method && !strcmp(method, "fp8") && !f->fused_experts) rc = read_fp8(q, out, why);
-    else if (method && !strcmp(method, "mxfp4")) rc = read_mxfp4(q, f, out, why);
+    const char *word = method ? json_show_text(method, &shown) : "missing";
+    if (!format)
+        rc = fail(why, ERR_UNSUPPORTED,
+                  "quant_method is %s, which Cadre does not implement for model_type %s; accepted: no quantization_config, "
+                  "without it weights in bfloat16",
+                  word, f->model_type);
+    else if (!method || strcmp(method, format))
+        rc = fail(why, ERR_UNSUPPORTED,
+                  "quant_method is %s, which Cadre does not implement for model_type %s; accepted: \"%s\"", word,
+                  f->model_type, format);
     else
-        rc = fail(why, ERR_UNSUPPORTED, "quant_method is %s, which Cadre does not implement; accepted: \"%s\"",
-                  method ? json_show_text(method, &shown) : "missing", f->fused_experts ? "mxfp4" : "fp8");
+        rc = f->fused_experts ? read_mxfp4(q, out, why) : read_fp8(q, out, why);
     return rc < 0 ? fail_in(why, rc, "quantization_config") : 0;
 }

@@ -415,16 +415,23 @@ static void halves_on_disk(const struct model_config *c, enum tensor_role role, 
     w->col_step = n;
 }
 
-bool model_tensor(const struct model_config *c, enum tensor_role role, int layer, int expert, struct tensor_want *out) {
+static const struct family *family_of(const struct model_config *c) {
     const struct family *f = family_find(c->family);
     if (!f) BUG("model_tensor: a config of unknown family '%s'", c->family);
+    return f;
+}
+
+const char *model_tensor_prefix(const struct model_config *c) { return family_of(c)->wrapped ? "language_model." : ""; }
+
+bool model_tensor(const struct model_config *c, enum tensor_role role, int layer, int expert, struct tensor_want *out) {
+    const struct family *f = family_of(c);
     struct shape s = want_shape(c, role, layer, expert);
     if (!s.rows) return false;
     *out = (struct tensor_want){.rows = s.rows, .cols = s.cols, .blocks = gate_blocks(c, role)};
     if (is_expert(role) && f->fused_experts) fused_on_disk(c, role, expert, out);
     else if (is_expert(role) && f->llama4) halves_on_disk(c, role, expert, out);
     else alone_on_disk(out);
-    size_t prefix = f->wrapped ? (size_t)snprintf(out->name, sizeof out->name, "language_model.") : 0;
+    size_t prefix = (size_t)snprintf(out->name, sizeof out->name, "%s", model_tensor_prefix(c));
     write_name(c, f, role, layer, expert, out->packed, out->name + prefix, sizeof out->name - prefix);
     return true;
 }

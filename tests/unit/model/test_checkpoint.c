@@ -180,10 +180,31 @@ START_TEST(wrong_dtype) {
 }
 END_TEST
 
+/* What serving is known to do without. */
 START_TEST(extra_is_fine) {
-    tiny_write(&dir, configs[0], &(struct tiny_edit){.extra = "model.layers.0.self_attn.rotary_emb.inv_freq"});
-    struct checkpoint c = open_good();
-    checkpoint_close(&c);
+    static const char *const names[] = {"model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq",
+                                        "model.layers.2.self_attn.q_proj.weight", "model.layers.61.eh_proj.weight",
+                                        "mtp.layers.0.enorm.weight", "model.mtp.norm.weight"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        tiny_write(&dir, configs[0], &(struct tiny_edit){.extra = names[i]});
+        struct checkpoint c = open_good();
+        checkpoint_close(&c);
+    }
+}
+END_TEST
+
+/* All else is part of some other model than the one that config.json describes. */
+START_TEST(extra_is_refused) {
+    static const char *const names[] = {"model.layers.0.self_attn.q_norm.weight", "model.layers.1.mlp.up_proj.bias",
+                                        "model.layers.1.mlp.gate.e_score_correction_bias", "model.embed_norm.weight",
+                                        "model.layers.0.self_attn.k_scale", "model.layers.0.mlp.experts.9.w1.weight",
+                                        "model.layers.x.weight", "model.layers.2", "vision_model.x",
+                                        "rotary_emb.inv_freq.scale"};
+    for (size_t c = 0; c < 2; c++)
+        for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+            tiny_write(&dir, configs[c], &(struct tiny_edit){.extra = names[i]});
+            EXPECT(ERR_UNSUPPORTED, dir.dir, names[i], "model.safetensors", "is in no part of model_type");
+        }
 }
 END_TEST
 
@@ -215,7 +236,7 @@ START_TEST(fingerprints) {
     ck_assert_uint_eq(f[0], fingerprint());
     tiny_write(&dir, configs[0], &(struct tiny_edit){.dtype = "BF16"});
     f[1] = fingerprint();
-    tiny_write(&dir, configs[0], &(struct tiny_edit){.extra = "more"});
+    tiny_write(&dir, configs[0], &(struct tiny_edit){.extra = "mtp.more"});
     f[2] = fingerprint();
     tiny_write(&dir, configs[4], NULL);
     f[3] = fingerprint();
@@ -316,6 +337,7 @@ int main(void) {
     tcase_add_test(t, wrong_shape);
     tcase_add_test(t, wrong_dtype);
     tcase_add_test(t, extra_is_fine);
+    tcase_add_test(t, extra_is_refused);
     tcase_add_test(t, broken_files);
     tcase_add_test(t, fingerprints);
     tcase_add_loop_test(t, golden_checkpoints, 0, sizeof golden / sizeof *golden);

@@ -175,7 +175,7 @@ void tiny_write(const struct scratch *dir, const char *config, const struct tiny
     if (rc < 0) fprintf(stderr, "%s\n", why.text);
     need(rc >= 0, "the tiny model's config");
     scratch_text(dir, "config.json", config);
-    if (edit->skew) shelve(&s, edit, "a.skew", "I8", edit->skew, 0);
+    if (edit->skew) shelve(&s, edit, "mtp.skew", "I8", edit->skew, 0);
     for (int role = 0; role < T_ATTN_NORM; role++) shelve_role(&s, &c, edit, (enum tensor_role)role, 0);
     for (int layer = 0; layer < c.layers; layer++)
         for (int role = T_ATTN_NORM; role < T_ROLE_COUNT; role++) shelve_role(&s, &c, edit, (enum tensor_role)role, layer);
