@@ -54,7 +54,11 @@ struct ep {
 
     uint64_t posted; /* who has been sent this phase's frame */
     uint64_t held;   /* whose accepted frame is unreleased */
-    const void *frame[FABRIC_MAX_RANKS];
+    const void *frame[FABRIC_MAX_RANKS]; /* held */
+    struct parked {                      /* taken out of its stream, and not judged yet */
+        const void *frame;
+        size_t bytes;
+    } next[FABRIC_MAX_RANKS];
     struct ep_key last[FABRIC_MAX_RANKS]; /* of the frame accepted last */
     uint64_t complained;                  /* about whom in this step: one line each */
     struct ep_counters count;
@@ -163,7 +167,22 @@ void ep_step_begin(struct ep *ep, uint32_t epoch, uint64_t step, const int32_t *
 /* ---- receiving ---- */
 
 static void release_held(struct ep *ep) {
-    while (ep->held) fabric_release(ep->fabric, next_of(&ep->held));
+    while (ep->held) {
+        int peer = next_of(&ep->held);
+        fabric_give(ep->fabric, peer, ep->frame[peer]);
+    }
+}
+
+static const void *peek(struct ep *ep, int peer, size_t *bytes) {
+    struct parked *p = &ep->next[peer];
+    if (!p->frame) p->frame = fabric_take(ep->fabric, peer, &p->bytes);
+    *bytes = p->bytes;
+    return p->frame;
+}
+
+static void drop(struct ep *ep, int peer) {
+    fabric_give(ep->fabric, peer, ep->next[peer].frame);
+    ep->next[peer].frame = NULL;
 }
 
 static int refuse(struct ep *ep, int peer, const struct why *why, uint64_t *late) {
@@ -172,7 +191,7 @@ static int refuse(struct ep *ep, int peer, const struct why *why, uint64_t *late
         log_error("ep: worker %d dropped a frame from worker %d (epoch %u, step %llu, layer %d): %s", ep->rank, peer,
                   ep->key.epoch, (unsigned long long)ep->key.step, ep->key.layer, why->text);
     ep->complained |= bit(peer);
-    fabric_release(ep->fabric, peer);
+    drop(ep, peer);
     *late = bit(peer);
     return ERR_PROTOCOL;
 }
@@ -181,7 +200,7 @@ static int refuse(struct ep *ep, int peer, const struct why *why, uint64_t *late
  * none, ERR_PROTOCOL (frame left in place) when the first other one is no frame of ours. */
 static int drop_old(struct ep *ep, int peer, const struct ep_header **out, struct why *why) {
     size_t bytes;
-    for (const void *frame; (frame = fabric_peek(ep->fabric, peer, &bytes)); fabric_release(ep->fabric, peer)) {
+    for (const void *frame; (frame = peek(ep, peer, &bytes)); drop(ep, peer)) {
         int rc = ep_frame_open(frame, bytes, peer, out, why);
         if (rc < 0) return rc;
         struct ep_key key = ep_frame_key(*out);
@@ -215,6 +234,7 @@ static int take(struct ep *ep, int peer, int64_t since_us, uint64_t *late) {
     rc = check(ep, peer, h, &why);
     if (rc < 0) return refuse(ep, peer, &why, late);
     ep->frame[peer] = h;
+    ep->next[peer].frame = NULL;
     ep->held |= bit(peer);
     ep->last[peer] = key;
     if (since_us) ep->count.wait_us[peer] += (uint64_t)(clk_now_us() - since_us);

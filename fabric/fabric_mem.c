@@ -1,56 +1,46 @@
-/* fabric_mem.c - ranks are threads of one process; a frame is written once, into memory the receiver reads.
+/* fabric_mem.c - ranks are threads of one process; a frame is written once, into memory the receiver reads (slots.h).
  *
- * A hub holds one stream per ordered pair of ranks: a ring of FABRIC_DEPTH frame slots with one producer (the source's thread)
- * and one consumer (the destination's thread). `sent` is the producer's count of committed frames, `freed` the consumer's count
- * of released ones; a frame is visible whole or not at all because `sent` is stored with release after the frame is written,
- * and a slot is reused only after `freed` was stored with release after the frame was read.
+ * Waking: each rank has a count of events, raised by whoever commits a frame to it or gives back one of its frames. Its owner
+ * remembers the count it last polled; fabric_poll tells whether it has moved since, so nothing that happens between a look
+ * and the sleep is lost. The raiser rings the bell only when the owner says that it sleeps.
  *
- * Waking: each rank has a count of events, raised by whoever commits a frame to it or releases one of its frames. Its owner
- * remembers the count it last returned with; fabric_wait returns at once when the count has moved since, so nothing that
- * happens between a peek and the wait is lost. A sleeper waits on the count itself (futex), the raiser makes the system call
- * only when the owner says that it sleeps.
- *
- * Slots are reserved as address space, all ranks' at once; pages that no frame ever reached cost nothing.
+ * Slots are reserved as address space when the first rank is prepared, all ranks' at once; pages that no frame ever reached
+ * cost nothing.
  * Faults are decided by the receiver from (seed, source, destination, frame number) alone. */
 #include "fabric/fabric.h"
 
-#include <linux/futex.h>
-#include <sched.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
 
+#include "base/bell.h"
 #include "base/clk.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "fabric/slots.h"
 
-enum {
-    LINE = 64,
-    SPINS = 30,        /* looks at the event count before yielding: about 2 us */
-    YIELDS = 20,       /* yields before sleeping: a peer on the same core gets to answer */
-    DELAY_MAX_US = 400 /* a delayed frame is held back for 1..DELAY_MAX_US */
-};
+enum { DELAY_MAX_US = 400 /* a delayed frame is held back for 1..DELAY_MAX_US */ };
 
-struct stream {                                /* of one ordered pair */
-    _Alignas(LINE) atomic_uint_fast64_t sent;  /* producer's */
-    _Alignas(LINE) atomic_uint_fast64_t freed; /* consumer's */
-    _Alignas(LINE) size_t bytes[FABRIC_DEPTH]; /* of the frame in each slot */
-    int64_t sent_us[FABRIC_DEPTH];             /* when it was committed; only with delays */
-    unsigned char *slots;                      /* FABRIC_DEPTH * slot_bytes */
+struct stream { /* of one ordered pair */
+    struct slots_shared shared;
+    _Alignas(SLOT_LINE) struct slots out; /* the producer's end */
+    _Alignas(SLOT_LINE) struct slots in;  /* the consumer's end */
+    int64_t sent_us[FABRIC_DEPTH]; /* when it was committed; only with delays */
+    unsigned repeated;             /* slots whose frame has been delivered once and stays for its duplicate */
 };
 
 struct door { /* of one rank: where others ring */
-    _Alignas(LINE) atomic_uint events;
+    _Alignas(SLOT_LINE) atomic_uint events;
     atomic_bool asleep, dead;
     atomic_bool open;
+    struct bell bell;
 };
 
 struct fabric_hub {
     int ranks;
+    pthread_mutex_t lock; /* prepare only */
     size_t frame_bytes, slot_bytes, map_bytes;
     struct fabric_faults faults;
     struct door *doors;     /* [ranks] */
@@ -61,10 +51,8 @@ struct fabric_hub {
 struct mem_rank { /* one rank's handle: its thread's alone */
     struct fabric base;
     struct fabric_hub *hub;
-    unsigned seen;                     /* event count that the last wait returned with */
-    int64_t due_us;                    /* the earliest moment a held-back frame turns up; INT64_MAX: none */
-    size_t reserved[FABRIC_MAX_RANKS]; /* bytes of the open reservation + 1, 0 = none */
-    bool repeated[FABRIC_MAX_RANKS];   /* the head frame has been delivered once and stays for its duplicate */
+    unsigned seen;   /* event count that the last poll returned with */
+    int64_t due_us;  /* the earliest moment a held-back frame turns up; INT64_MAX: none */
 };
 
 static struct mem_rank *mem_of(struct fabric *f) { return (struct mem_rank *)f; }
@@ -76,40 +64,33 @@ static void check_peer(const struct fabric *f, int peer) {
     if (peer < 0 || peer >= f->size || peer == f->rank) BUG("fabric mem: rank %d names peer %d of %d", f->rank, peer, f->size);
 }
 
-static void futex_wake(atomic_uint *word) { syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0); }
-
 /* The order matters: the count first, then the look at `asleep`; the sleeper sets `asleep` first, then looks at the count.
  * Both are sequentially consistent, so one of the two sees the other. */
 static void ring_door(struct door *d) {
     atomic_fetch_add(&d->events, 1);
-    if (atomic_load(&d->asleep)) futex_wake(&d->events);
+    if (atomic_load(&d->asleep)) bell_ring(&d->bell);
 }
 
 static void *mem_reserve(struct fabric *f, int peer, size_t bytes) {
     struct mem_rank *m = mem_of(f);
     check_peer(f, peer);
+    struct slots *s = &stream_of(m->hub, f->rank, peer)->out;
     if (bytes > f->frame_bytes) BUG("fabric mem: a frame of %zu bytes, the largest is %zu", bytes, f->frame_bytes);
-    if (m->reserved[peer]) BUG("fabric mem: second reservation to peer %d", peer);
-    if (is_dead(m)) return NULL;
-    struct stream *s = stream_of(m->hub, f->rank, peer);
-    uint64_t sent = atomic_load_explicit(&s->sent, memory_order_relaxed);
-    if (sent - atomic_load_explicit(&s->freed, memory_order_acquire) == FABRIC_DEPTH) return NULL;
-    m->reserved[peer] = bytes + 1;
-    return s->slots + sent % FABRIC_DEPTH * m->hub->slot_bytes;
+    if (s->reserved) BUG("fabric mem: second reservation to peer %d", peer);
+    return is_dead(m) ? NULL : slots_reserve(s, bytes);
 }
 
 static void mem_commit(struct fabric *f, int peer, size_t bytes) {
     struct mem_rank *m = mem_of(f);
     check_peer(f, peer);
-    if (!m->reserved[peer] || bytes > m->reserved[peer] - 1)
-        BUG("fabric mem: commit of %zu bytes to peer %d without room reserved", bytes, peer);
-    m->reserved[peer] = 0;
-    if (is_dead(m)) return; /* the frame vanishes */
     struct stream *s = stream_of(m->hub, f->rank, peer);
-    uint64_t sent = atomic_load_explicit(&s->sent, memory_order_relaxed);
-    s->bytes[sent % FABRIC_DEPTH] = bytes;
-    if (m->hub->faults.delay_percent) s->sent_us[sent % FABRIC_DEPTH] = clk_now_us();
-    atomic_store_explicit(&s->sent, sent + 1, memory_order_release);
+    if (!s->out.reserved || bytes > s->out.reserved - 1)
+        BUG("fabric mem: commit of %zu bytes to peer %d without room reserved", bytes, peer);
+    s->out.reserved = 0;
+    if (is_dead(m)) return; /* the frame vanishes */
+    if (m->hub->faults.delay_percent)
+        s->sent_us[atomic_load_explicit(&s->shared.sent, memory_order_relaxed) % FABRIC_DEPTH] = clk_now_us();
+    slots_commit(&s->out, bytes);
     ring_door(&m->hub->doors[peer]);
 }
 
@@ -127,71 +108,61 @@ static bool held_back(struct mem_rank *m, int from, uint64_t frame, int64_t sent
     return true;
 }
 
-static const void *mem_peek(struct fabric *f, int peer, size_t *bytes) {
+static const void *mem_take(struct fabric *f, int peer, size_t *bytes) {
     struct mem_rank *m = mem_of(f);
     check_peer(f, peer);
     if (is_dead(m)) return NULL;
     struct stream *s = stream_of(m->hub, peer, f->rank);
-    uint64_t freed = atomic_load_explicit(&s->freed, memory_order_relaxed);
-    if (atomic_load_explicit(&s->sent, memory_order_acquire) == freed) return NULL;
-    size_t i = freed % FABRIC_DEPTH;
-    if (m->hub->faults.delay_percent && held_back(m, peer, freed, s->sent_us[i])) return NULL;
-    *bytes = s->bytes[i];
-    return s->slots + i * m->hub->slot_bytes;
+    uint64_t freed = slots_freed(&s->in), sent = slots_sent(&s->in, freed);
+    for (uint64_t n = freed; n < sent; n++) {
+        if (s->in.taken & slots_bit(n)) continue;
+        if (m->hub->faults.delay_percent && held_back(m, peer, n, s->sent_us[n % FABRIC_DEPTH])) return NULL;
+        return slots_take(&s->in, n, bytes);
+    }
+    return NULL;
 }
 
-static void mem_release(struct fabric *f, int peer) {
+static void mem_give(struct fabric *f, int peer, const void *frame) {
     struct mem_rank *m = mem_of(f);
     check_peer(f, peer);
     struct stream *s = stream_of(m->hub, peer, f->rank);
-    uint64_t freed = atomic_load_explicit(&s->freed, memory_order_relaxed);
-    if (atomic_load_explicit(&s->sent, memory_order_acquire) == freed) BUG("fabric mem: release without a frame from %d", peer);
     const struct fabric_faults *faults = &m->hub->faults;
-    if (faults->duplicate_percent && !m->repeated[peer] &&
-        (int)(fault_draw(m->hub, peer, f->rank, freed, 2) % 100) < faults->duplicate_percent) {
-        m->repeated[peer] = true;
+    uint64_t number = slots_freed(&s->in);
+    while (number < slots_freed(&s->in) + FABRIC_DEPTH && slots_at(&s->in, number) != frame) number++;
+    if (!(s->in.taken & slots_bit(number)) || s->in.given & slots_bit(number))
+        BUG("fabric mem: rank %d gives back a frame of %d that it has not", f->rank, peer);
+    if (faults->duplicate_percent && !(s->repeated & slots_bit(number)) &&
+        (int)(fault_draw(m->hub, peer, f->rank, number, 2) % 100) < faults->duplicate_percent) {
+        s->repeated |= slots_bit(number);
+        s->in.taken &= ~slots_bit(number); /* comes once more */
         return;
     }
-    m->repeated[peer] = false;
-    atomic_store_explicit(&s->freed, freed + 1, memory_order_release);
-    ring_door(&m->hub->doors[peer]);
+    s->repeated &= ~slots_bit(number);
+    if (slots_give(&s->in, frame)) ring_door(&m->hub->doors[peer]);
 }
 
-static void relax(void) {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#endif
-}
-
-static void doze(struct door *d, unsigned seen, int64_t us) {
-    struct timespec ts = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000};
-    atomic_store(&d->asleep, true);
-    if (atomic_load(&d->events) == seen) syscall(SYS_futex, &d->events, FUTEX_WAIT_PRIVATE, seen, &ts, NULL, 0);
-    atomic_store(&d->asleep, false);
-}
-
-static int mem_wait(struct fabric *f, int64_t deadline_us) {
+static int mem_poll(struct fabric *f) {
     struct mem_rank *m = mem_of(f);
     struct door *d = own_door(m);
-    int64_t due_us = m->due_us; /* every peek of this round has put its held-back frame in */
-    m->due_us = INT64_MAX;
-    for (int turn = 0;; turn++) {
-        if (is_dead(m)) return ERR_GONE;
-        unsigned events = atomic_load_explicit(&d->events, memory_order_acquire);
-        if (events != m->seen) {
-            m->seen = events;
-            return 0;
-        }
-        if (turn < SPINS) {
-            relax();
-            continue;
-        }
-        int64_t now = clk_now_us();
-        if (now >= due_us) return 0;
-        if (now >= deadline_us) return ERR_DEADLINE;
-        if (turn < SPINS + YIELDS) sched_yield();
-        else doze(d, m->seen, (deadline_us < due_us ? deadline_us : due_us) - now);
+    if (is_dead(m)) return ERR_GONE;
+    if (atomic_load_explicit(&d->asleep, memory_order_relaxed)) {
+        atomic_store(&d->asleep, false);
+        bell_clear(&d->bell);
     }
+    unsigned events = atomic_load_explicit(&d->events, memory_order_acquire);
+    bool due = m->due_us != INT64_MAX && clk_now_us() >= m->due_us;
+    if (events == m->seen && !due) return 0;
+    m->seen = events;
+    m->due_us = INT64_MAX; /* every look of the coming round puts its held-back frame in */
+    return 1;
+}
+
+static int mem_arm(struct fabric *f) {
+    struct mem_rank *m = mem_of(f);
+    struct door *d = own_door(m);
+    if (m->due_us != INT64_MAX) return 1; /* nobody rings for a held-back frame */
+    atomic_store(&d->asleep, true);
+    return atomic_load(&d->events) != m->seen || is_dead(m);
 }
 
 static int mem_flush(struct fabric *f, int64_t deadline_us) { /* a committed frame is where its reader looks */
@@ -199,47 +170,29 @@ static int mem_flush(struct fabric *f, int64_t deadline_us) { /* a committed fra
     return 0;
 }
 
+static size_t mem_address(struct fabric *f, void *out) {
+    (void)f, (void)out;
+    return 0;
+}
+
+static int mem_attach(struct fabric *f, int peer, uint32_t incarnation, const void *address, size_t bytes, struct why *why) {
+    (void)f, (void)peer, (void)incarnation, (void)address, (void)bytes, (void)why; /* the hub joins all from the start */
+    return 0;
+}
+
+static void mem_detach(struct fabric *f, int peer) { (void)f, (void)peer; }
+
 static void mem_close(struct fabric *f) {
     struct mem_rank *m = mem_of(f);
     atomic_store(&own_door(m)->open, false);
     free(m);
 }
 
-static const struct fabric_ops mem_ops = {
-    .name = "mem",
-    .reserve = mem_reserve,
-    .commit = mem_commit,
-    .peek = mem_peek,
-    .release = mem_release,
-    .wait = mem_wait,
-    .flush = mem_flush,
-    .close = mem_close,
-};
-
-int fabric_mem_open(struct fabric_hub *h, int rank, struct fabric **out, struct why *why) {
-    if (rank < 0 || rank >= h->ranks) return fail(why, ERR_INVALID, "fabric mem: rank %d, expected 0..%d", rank, h->ranks - 1);
-    struct mem_rank *m = calloc(1, sizeof *m);
-    if (!m) return fail(why, ERR_NOMEM, "fabric mem: out of memory for a handle");
-    if (atomic_exchange(&h->doors[rank].open, true)) {
-        free(m);
-        return fail(why, ERR_EXISTS, "fabric mem: rank %d is open already", rank);
-    }
-    m->base = (struct fabric){.ops = &mem_ops, .rank = rank, .size = h->ranks, .frame_bytes = h->frame_bytes};
-    m->hub = h;
-    m->due_us = INT64_MAX;
-    *out = &m->base;
-    return 0;
-}
-
-void fabric_hub_kill(struct fabric_hub *h, int rank) {
-    if (rank < 0 || rank >= h->ranks) BUG("fabric mem: kill of rank %d of %d", rank, h->ranks);
-    atomic_store_explicit(&h->doors[rank].dead, true, memory_order_release);
-    ring_door(&h->doors[rank]);
-}
+/* ---- life ---- */
 
 static int map_slots(struct fabric_hub *h, struct why *why) {
     size_t pairs = (size_t)h->ranks * (size_t)(h->ranks - 1);
-    h->slot_bytes = (h->frame_bytes + LINE - 1) / LINE * LINE;
+    h->slot_bytes = slots_round(h->frame_bytes);
     size_t per_stream = h->slot_bytes * FABRIC_DEPTH;
     if (pairs && per_stream > SIZE_MAX / 4 / pairs)
         return fail(why, ERR_TOO_LARGE, "fabric mem: %zu streams of %d frames of %zu bytes", pairs, FABRIC_DEPTH,
@@ -255,35 +208,87 @@ static int map_slots(struct fabric_hub *h, struct why *why) {
     for (int from = 0; from < h->ranks; from++) {
         for (int to = 0; to < h->ranks; to++) {
             if (from == to) continue;
-            stream_of(h, from, to)->slots = next;
+            struct stream *s = stream_of(h, from, to);
+            s->out = s->in = (struct slots){.shared = &s->shared, .frames = next, .slot_bytes = h->slot_bytes};
             next += per_stream;
         }
     }
     return 0;
 }
 
+static int mem_prepare(struct fabric *f, size_t frame_bytes, uint32_t incarnation, struct why *why) {
+    (void)incarnation;
+    struct fabric_hub *h = mem_of(f)->hub;
+    int rc = 0;
+    pthread_mutex_lock(&h->lock);
+    if (!h->frame_bytes) {
+        h->frame_bytes = frame_bytes;
+        rc = map_slots(h, why);
+        if (rc < 0) h->frame_bytes = 0;
+    } else if (h->frame_bytes != frame_bytes) {
+        rc = fail(why, ERR_INVALID, "fabric mem: rank %d wants frames of %zu bytes, others of %zu", f->rank, frame_bytes,
+                  h->frame_bytes);
+    }
+    pthread_mutex_unlock(&h->lock);
+    return rc;
+}
+
+static const struct fabric_ops mem_ops = {.name = "mem",
+                                          .address = mem_address,
+                                          .prepare = mem_prepare,
+                                          .attach = mem_attach,
+                                          .detach = mem_detach,
+                                          .reserve = mem_reserve,
+                                          .commit = mem_commit,
+                                          .take = mem_take,
+                                          .give = mem_give,
+                                          .poll = mem_poll,
+                                          .arm = mem_arm,
+                                          .flush = mem_flush,
+                                          .close = mem_close};
+
+int fabric_mem_open(struct fabric_hub *h, int rank, struct fabric **out, struct why *why) {
+    if (rank < 0 || rank >= h->ranks) return fail(why, ERR_INVALID, "fabric mem: rank %d, expected 0..%d", rank, h->ranks - 1);
+    struct mem_rank *m = calloc(1, sizeof *m);
+    if (!m) return fail(why, ERR_NOMEM, "fabric mem: out of memory for a handle");
+    if (atomic_exchange(&h->doors[rank].open, true)) {
+        free(m);
+        return fail(why, ERR_EXISTS, "fabric mem: rank %d is open already", rank);
+    }
+    m->base = (struct fabric){.ops = &mem_ops, .rank = rank, .size = h->ranks, .fd = h->doors[rank].bell.fd};
+    m->hub = h;
+    m->due_us = INT64_MAX;
+    *out = &m->base;
+    return 0;
+}
+
+void fabric_hub_kill(struct fabric_hub *h, int rank) {
+    if (rank < 0 || rank >= h->ranks) BUG("fabric mem: kill of rank %d of %d", rank, h->ranks);
+    atomic_store_explicit(&h->doors[rank].dead, true, memory_order_release);
+    ring_door(&h->doors[rank]);
+}
+
 static void *alloc_lines(size_t n, size_t size) {
-    void *p = aligned_alloc(LINE, n * size); /* both structs are whole lines */
+    void *p = aligned_alloc(SLOT_LINE, n * size); /* both structs are whole lines */
     return p ? memset(p, 0, n * size) : NULL;
 }
 
-int fabric_hub_new(int ranks, size_t frame_bytes, const struct fabric_faults *faults, struct fabric_hub **out,
-                   struct why *why) {
+int fabric_hub_new(int ranks, const struct fabric_faults *faults, struct fabric_hub **out, struct why *why) {
     if (ranks < 1 || ranks > FABRIC_MAX_RANKS)
         return fail(why, ERR_INVALID, "fabric mem: %d ranks, expected 1..%d", ranks, FABRIC_MAX_RANKS);
-    if (frame_bytes < 1 || frame_bytes > SIZE_MAX / 4 / FABRIC_DEPTH)
-        return fail(why, ERR_INVALID, "fabric mem: frames of %zu bytes", frame_bytes);
     struct fabric_hub *h = calloc(1, sizeof *h);
     if (!h) return fail(why, ERR_NOMEM, "fabric mem: out of memory for a hub");
     h->ranks = ranks;
-    h->frame_bytes = frame_bytes;
+    pthread_mutex_init(&h->lock, NULL);
     if (faults) h->faults = *faults;
     h->doors = alloc_lines((size_t)ranks, sizeof *h->doors);
     h->streams = alloc_lines((size_t)ranks * (size_t)ranks, sizeof *h->streams);
-    int rc = h->doors && h->streams ? map_slots(h, why) : fail(why, ERR_NOMEM, "fabric mem: out of memory for %d ranks", ranks);
+    int rc = h->doors && h->streams ? 0 : ERR_NOMEM;
+    for (int r = 0; h->doors && r < ranks; r++) h->doors[r].bell.fd = -1;
+    for (int r = 0; rc >= 0 && r < ranks; r++) rc = bell_open(&h->doors[r].bell);
     if (rc < 0) {
         fabric_hub_free(h);
-        return rc;
+        return fail(why, rc, "fabric mem: no memory or file descriptors for %d ranks", ranks);
     }
     *out = h;
     return 0;
@@ -291,9 +296,12 @@ int fabric_hub_new(int ranks, size_t frame_bytes, const struct fabric_faults *fa
 
 void fabric_hub_free(struct fabric_hub *h) {
     if (!h) return;
-    for (int r = 0; h->doors && r < h->ranks; r++)
+    for (int r = 0; h->doors && r < h->ranks; r++) {
         if (atomic_load(&h->doors[r].open)) BUG("fabric mem: hub freed while rank %d is open", r);
+        bell_close(&h->doors[r].bell);
+    }
     if (h->map) munmap(h->map, h->map_bytes);
+    pthread_mutex_destroy(&h->lock);
     free(h->streams);
     free(h->doors);
     free(h);

@@ -7,7 +7,7 @@
  * learned by MPI_Testsome over one array that holds all requests.
  *
  * MPI has no file descriptor to sleep on, and a call that blocks would also block on a dead rank; so waiting is polling, then
- * short naps that grow to NAP_MAX_US. Run with mpi_yield_when_idle=1: then a poll that finds nothing to do yields the core,
+ * short naps (fabric.c). Run with mpi_yield_when_idle=1: then a poll that finds nothing to do yields the core,
  * while one that moves pieces of a large frame does not; we cannot tell the two apart, so we do not yield ourselves. And with
  * pml_ob1_send_pipeline_depth=64: the default of 3 moves only 96 KB of a large frame per exchange of looks (bench_fabric:
  * x2.5).
@@ -19,7 +19,6 @@
 #include <mpi.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <time.h>
 
 #include "base/clk.h"
 #include "base/log.h"
@@ -27,16 +26,12 @@
 
 enum {
     LINE = 64,
-    POLLS = 64,     /* looks before asking for the time */
-    POLL_US = 200,  /* polls for so long before napping: most waits inside a step are shorter */
-    PUSH_US = 5000, /* the same while a frame of ours is under way: a large one moves only a few pieces per look */
-    NAP_MIN_US = 10,
-    NAP_MAX_US = 100,
     CLOSE_US = 1000000 /* how long close waits for frames that were sent but not taken */
 };
 
 struct lane {                   /* both streams between this rank and one peer */
-    unsigned head;              /* receives: ring position of the oldest unreleased frame */
+    unsigned head;              /* receives: ring position of the oldest frame not given back */
+    unsigned taken, given;      /* receives: masks over the ring, from head on */
     unsigned next;              /* sends: ring position of the next frame */
     bool arrived[FABRIC_DEPTH]; /* the frame in this receive buffer is whole */
     size_t bytes[FABRIC_DEPTH]; /* of arrived frames */
@@ -54,8 +49,9 @@ struct mpi_rank {
     int *indices;          /* [n] scratch */
     unsigned char *map;    /* buffers, same order as requests, of slot_bytes each */
     size_t slot_bytes, map_bytes;
-    bool starved;   /* a reserve failed since the last wait: a completed send is news */
-    int idle_peeks; /* peeks that found nothing since MPI was polled */
+    bool news;      /* progress outside of a poll brought some */
+    bool starved;   /* a reserve failed since there was news: a completed send is some */
+    int idle_takes; /* takes that found nothing since MPI was polled */
 };
 
 static struct mpi_rank *mpi_of(struct fabric *f) { return (struct mpi_rank *)f; }
@@ -100,7 +96,7 @@ static bool complete(struct mpi_rank *m, int index, MPI_Status *status, bool has
 static bool progress(struct mpi_rank *m) {
     int done = 0;
     int rc = MPI_Testsome(m->n, m->requests, &done, m->indices, m->statuses);
-    m->idle_peeks = 0;
+    m->idle_takes = 0;
     if (done == MPI_UNDEFINED) return false; /* nothing is pending */
     if (rc != MPI_SUCCESS && rc != MPI_ERR_IN_STATUS) {
         char text[MPI_MAX_ERROR_STRING];
@@ -143,74 +139,85 @@ static void mpi_commit(struct fabric *f, int peer, size_t bytes) {
     }
 }
 
-/* MPI is polled once per round of fruitless peeks at everyone, not once per peek: polling costs, and may yield the core. */
-static const void *mpi_peek(struct fabric *f, int peer, size_t *bytes) {
+static unsigned ring_bit(unsigned i) { return 1u << i % FABRIC_DEPTH; }
+
+static const void *next_arrived(struct mpi_rank *m, int peer, size_t *bytes) {
+    struct lane *l = &m->lanes[peer];
+    for (unsigned i = l->head; i != l->head + FABRIC_DEPTH && l->arrived[i % FABRIC_DEPTH]; i++) {
+        if (l->taken & ring_bit(i)) continue;
+        l->taken |= ring_bit(i);
+        *bytes = l->bytes[i % FABRIC_DEPTH];
+        return buffer(m, in_index(peer, i));
+    }
+    return NULL;
+}
+
+/* MPI is polled once per round of fruitless looks at everyone, not once per look: polling costs, and may yield the core. */
+static const void *mpi_take(struct fabric *f, int peer, size_t *bytes) {
+    struct mpi_rank *m = mpi_of(f);
+    check_peer(f, peer);
+    const void *frame = next_arrived(m, peer, bytes);
+    if (frame || ++m->idle_takes < f->size) return frame;
+    m->news |= progress(m);
+    return next_arrived(m, peer, bytes);
+}
+
+/* Buffers join the queue of this peer again in ring order, so that messages keep filling the ring in order. */
+static void mpi_give(struct fabric *f, int peer, const void *frame) {
     struct mpi_rank *m = mpi_of(f);
     check_peer(f, peer);
     struct lane *l = &m->lanes[peer];
-    unsigned i = l->head % FABRIC_DEPTH;
-    if (!l->arrived[i] && ++m->idle_peeks >= f->size) progress(m);
-    if (!l->arrived[i]) return NULL;
-    *bytes = l->bytes[i];
-    return buffer(m, in_index(peer, i));
-}
-
-static void mpi_release(struct fabric *f, int peer) {
-    struct mpi_rank *m = mpi_of(f);
-    check_peer(f, peer);
-    struct lane *l = &m->lanes[peer];
-    unsigned i = l->head % FABRIC_DEPTH;
-    if (!l->arrived[i]) BUG("fabric mpi: release without a frame from %d", peer);
-    l->arrived[i] = false;
-    l->head++;
-    int rc = MPI_Start(&m->requests[in_index(peer, i)]); /* joins the queue behind the other buffers of this peer */
-    if (rc != MPI_SUCCESS) broken(m, peer, "receiving from", rc);
-}
-
-static void nap(int64_t us) {
-    struct timespec ts = {.tv_nsec = us * 1000};
-    nanosleep(&ts, NULL);
+    size_t at = (size_t)((const unsigned char *)frame - m->map) / m->slot_bytes;
+    if (at / FABRIC_DEPTH != (size_t)peer * 2 || !(l->taken & ring_bit((unsigned)at)) || l->given & ring_bit((unsigned)at))
+        BUG("fabric mpi: rank %d gives back a frame of %d that it has not", f->rank, peer);
+    l->given |= ring_bit((unsigned)at);
+    for (; l->given & ring_bit(l->head); l->head++) {
+        l->given &= ~ring_bit(l->head);
+        l->taken &= ~ring_bit(l->head);
+        l->arrived[l->head % FABRIC_DEPTH] = false;
+        int rc = MPI_Start(&m->requests[in_index(peer, l->head)]);
+        if (rc != MPI_SUCCESS) broken(m, peer, "receiving from", rc);
+    }
 }
 
 static bool sends_pending(const struct mpi_rank *m) {
+    if (!m->requests) return false; /* never prepared */
     for (int peer = 0; peer < m->base.size; peer++)
         for (unsigned i = 0; i < FABRIC_DEPTH; i++)
             if (m->requests[out_index(peer, i)] != MPI_REQUEST_NULL) return true;
     return false;
 }
 
-struct idle { /* one spell of waiting */
-    int turns;
-    int64_t start_us, nap_us;
-};
-
-/* One turn: a poll, or once those were in vain for long, a nap. ERR_DEADLINE when it is time to give up. */
-static int idle_turn(const struct mpi_rank *m, struct idle *i, int64_t deadline_us) {
-    if (i->turns++ < POLLS) return 0;
-    int64_t now = clk_now_us();
-    if (now >= deadline_us) return ERR_DEADLINE;
-    if (!i->start_us) *i = (struct idle){.turns = i->turns, .start_us = now, .nap_us = NAP_MIN_US};
-    if (now - i->start_us < (sends_pending(m) ? PUSH_US : POLL_US)) return 0;
-    nap(deadline_us - now < i->nap_us ? deadline_us - now : i->nap_us);
-    i->nap_us = i->nap_us * 2 < NAP_MAX_US ? i->nap_us * 2 : NAP_MAX_US;
-    return 0;
-}
-
-static int mpi_wait(struct fabric *f, int64_t deadline_us) {
+static int mpi_poll(struct fabric *f) {
     struct mpi_rank *m = mpi_of(f);
-    for (struct idle idle = {0}; !progress(m);)
-        if (idle_turn(m, &idle, deadline_us) < 0) return ERR_DEADLINE;
-    m->starved = false;
-    return 0;
+    bool news = progress(m) || m->news;
+    if (news) m->news = m->starved = false; /* who was refused room stays so until told */
+    return news;
 }
 
-/* A frame beyond MPI's eager limit leaves in pieces, and only while we call MPI. */
+static int mpi_arm(struct fabric *f) { return sends_pending(mpi_of(f)); /* a large one moves only a few pieces per look */ }
+
+/* A frame beyond MPI's eager limit leaves in pieces, and only while we call MPI; a poll yields by itself when it is idle. */
 static int mpi_flush(struct fabric *f, int64_t deadline_us) {
     struct mpi_rank *m = mpi_of(f);
-    for (struct idle idle = {0}; sends_pending(m); progress(m))
-        if (idle_turn(m, &idle, deadline_us) < 0) return ERR_DEADLINE;
+    for (int turn = 1; sends_pending(m); turn++) {
+        m->news |= progress(m);
+        if (turn % 64 == 0 && clk_now_us() >= deadline_us) return ERR_DEADLINE;
+    }
     return 0;
 }
+
+static size_t mpi_address(struct fabric *f, void *out) {
+    (void)f, (void)out; /* the world knows its ranks */
+    return 0;
+}
+
+static int mpi_attach(struct fabric *f, int peer, uint32_t incarnation, const void *address, size_t bytes, struct why *why) {
+    (void)f, (void)peer, (void)incarnation, (void)address, (void)bytes, (void)why; /* joined by the world, once and for all */
+    return 0;
+}
+
+static void mpi_detach(struct fabric *f, int peer) { mpi_of(f)->lanes[peer].broken = true; }
 
 /* ---- life ---- */
 
@@ -246,24 +253,13 @@ static void mpi_close(struct fabric *f) {
     struct mpi_rank *m = mpi_of(f);
     int64_t deadline_us = clk_now_us() + CLOSE_US;
     int rc = mpi_flush(f, deadline_us);
-    if (!cancel_receives(m, deadline_us) || rc < 0) {
+    if (m->requests && (!cancel_receives(m, deadline_us) || rc < 0)) {
         log_warn("fabric mpi: rank %d closes with unfinished frames; their memory stays with MPI", f->rank);
         return; /* MPI may still write or read the buffers */
     }
-    MPI_Comm_free(&m->comm);
+    if (m->comm != MPI_COMM_NULL) MPI_Comm_free(&m->comm);
     free_memory(m);
 }
-
-static const struct fabric_ops mpi_ops = {
-    .name = "mpi",
-    .reserve = mpi_reserve,
-    .commit = mpi_commit,
-    .peek = mpi_peek,
-    .release = mpi_release,
-    .wait = mpi_wait,
-    .flush = mpi_flush,
-    .close = mpi_close,
-};
 
 static int mpi_failed(struct why *why, const char *call, int code) {
     char text[MPI_MAX_ERROR_STRING];
@@ -285,9 +281,9 @@ int fabric_mpi_init(int *rank, int *size, struct why *why) {
     return 0;
 }
 
-static int allocate(struct mpi_rank *m, struct why *why) {
+static int allocate(struct mpi_rank *m, size_t frame_bytes, struct why *why) {
     size_t n = (size_t)m->n;
-    m->slot_bytes = (m->base.frame_bytes + LINE - 1) / LINE * LINE;
+    m->slot_bytes = (frame_bytes + LINE - 1) / LINE * LINE;
     m->map_bytes = n * m->slot_bytes;
     m->lanes = calloc((size_t)m->base.size, sizeof *m->lanes);
     m->requests = calloc(n, sizeof *m->requests);
@@ -301,12 +297,12 @@ static int allocate(struct mpi_rank *m, struct why *why) {
     return 0;
 }
 
-static int post_receives(struct mpi_rank *m, struct why *why) {
+static int post_receives(struct mpi_rank *m, size_t frame_bytes, struct why *why) {
     for (int peer = 0; peer < m->base.size; peer++) {
         if (peer == m->base.rank) continue;
         for (unsigned i = 0; i < FABRIC_DEPTH; i++) {
             int index = in_index(peer, i);
-            int rc = MPI_Recv_init(buffer(m, index), (int)m->base.frame_bytes, MPI_BYTE, peer, 0, m->comm, &m->requests[index]);
+            int rc = MPI_Recv_init(buffer(m, index), (int)frame_bytes, MPI_BYTE, peer, 0, m->comm, &m->requests[index]);
             if (rc == MPI_SUCCESS) rc = MPI_Start(&m->requests[index]);
             if (rc != MPI_SUCCESS) return mpi_failed(why, "posting receives", rc);
         }
@@ -315,35 +311,43 @@ static int post_receives(struct mpi_rank *m, struct why *why) {
 }
 
 /* Collective: returns when every rank of the world has called it. */
-int fabric_mpi_open(size_t frame_bytes, struct fabric **out, struct why *why) {
-    if (frame_bytes < 1 || frame_bytes > INT_MAX)
+static int mpi_prepare(struct fabric *f, size_t frame_bytes, uint32_t incarnation, struct why *why) {
+    struct mpi_rank *m = mpi_of(f);
+    (void)incarnation;
+    if (frame_bytes > INT_MAX)
         return fail(why, ERR_TOO_LARGE, "fabric mpi: frames of %zu bytes, MPI counts to %d; lower the largest step",
                     frame_bytes, INT_MAX);
+    int rc = MPI_Comm_dup(MPI_COMM_WORLD, &m->comm);
+    if (rc != MPI_SUCCESS) return mpi_failed(why, "MPI_Comm_dup", rc);
+    MPI_Comm_set_errhandler(m->comm, MPI_ERRORS_RETURN);
+    rc = allocate(m, frame_bytes, why);
+    return rc < 0 ? rc : post_receives(m, frame_bytes, why);
+}
+
+static const struct fabric_ops mpi_ops = {.name = "mpi",
+                                          .address = mpi_address,
+                                          .prepare = mpi_prepare,
+                                          .attach = mpi_attach,
+                                          .detach = mpi_detach,
+                                          .reserve = mpi_reserve,
+                                          .commit = mpi_commit,
+                                          .take = mpi_take,
+                                          .give = mpi_give,
+                                          .poll = mpi_poll,
+                                          .arm = mpi_arm,
+                                          .flush = mpi_flush,
+                                          .close = mpi_close};
+
+int fabric_mpi_open(struct fabric **out, struct why *why) {
     struct mpi_rank *m = calloc(1, sizeof *m);
     if (!m) return fail(why, ERR_NOMEM, "fabric mpi: out of memory for a handle");
-    int rc = MPI_Comm_dup(MPI_COMM_WORLD, &m->comm);
-    if (rc != MPI_SUCCESS) {
-        free(m);
-        return mpi_failed(why, "MPI_Comm_dup", rc);
-    }
-    MPI_Comm_set_errhandler(m->comm, MPI_ERRORS_RETURN);
-    m->base = (struct fabric){.ops = &mpi_ops, .frame_bytes = frame_bytes};
-    MPI_Comm_rank(m->comm, &m->base.rank);
-    MPI_Comm_size(m->comm, &m->base.size);
+    m->base = (struct fabric){.ops = &mpi_ops, .fd = -1};
+    m->comm = MPI_COMM_NULL;
+    MPI_Comm_rank(MPI_COMM_WORLD, &m->base.rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &m->base.size);
     m->n = m->base.size * 2 * FABRIC_DEPTH;
-    rc = allocate(m, why);
-    if (rc < 0) goto free_memory;
-    rc = post_receives(m, why);
-    if (rc < 0) goto cancel_receives;
     *out = &m->base;
     return 0;
-
-cancel_receives:
-    cancel_receives(m, clk_now_us() + CLOSE_US);
-free_memory:
-    MPI_Comm_free(&m->comm);
-    free_memory(m);
-    return rc;
 }
 
 /* Unclean: a rank may be dead and MPI_Finalize would wait for it for ever. There is nothing to do instead: the process must end

@@ -11,8 +11,8 @@ int fabric_mpi_init(int *rank, int *size, struct why *why) {
     return no_mpi(why);
 }
 
-int fabric_mpi_open(size_t frame_bytes, struct fabric **out, struct why *why) {
-    (void)frame_bytes, (void)out;
+int fabric_mpi_open(struct fabric **out, struct why *why) {
+    (void)out;
     return no_mpi(why);
 }
 

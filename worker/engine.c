@@ -186,8 +186,10 @@ static int load_exchange(struct engine *e, struct why *why) {
                 limits.max_slots = placement_slots(&s->placement, w, l);
     int rc = 0;
     e->bytes.exchange = ep_bytes(&limits, e->options.workers);
-    if (e->options.workers > 1 && !e->counted)
-        rc = e->options.open_fabric(e->options.fabric_ctx, e->options.rank, ep_frame_bytes(&limits), &e->fabric, why);
+    if (e->options.workers > 1 && !e->counted) {
+        rc = e->options.open_fabric(e->options.fabric_ctx, e->options.rank, &e->fabric, why);
+        if (rc >= 0) rc = fabric_prepare(e->fabric, ep_frame_bytes(&limits), (uint32_t)e->options.rank + 1, why);
+    }
     if (rc >= 0 && !e->counted) rc = ep_new(e->fabric, &limits, &e->ep, why);
     if (rc < 0) return rc;
     e->moe = (struct moe){.backend = e->backend,

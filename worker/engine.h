@@ -13,7 +13,7 @@ struct engine_options {
     const char *fabric_name; /* part of nothing but messages */
     /* Opens this rank's fabric once the frame size is known. Called on the engine thread. Leaves *out NULL when workers ==
      * 1. */
-    int (*open_fabric)(void *ctx, int rank, size_t frame_bytes, struct fabric **out, struct why *why);
+    int (*open_fabric)(void *ctx, int rank, struct fabric **out, struct why *why);
     void *fabric_ctx;
 };
 

@@ -49,12 +49,11 @@ static const struct conf_command command = {
         "Exit status: 0 after the coordinator ended the cluster in order, 1 otherwise.",
     .options = table};
 
-/* --- mem: the hub is made when the first worker knows how large frames are --- */
+/* --- mem: all workers meet at one hub --- */
 
 struct process {
     const struct options *o;
     int size;
-    pthread_mutex_t lock; /* start-up only */
     struct fabric_hub *hub;
     struct bell ended;
     struct member *members;
@@ -69,17 +68,13 @@ struct member {
     struct why why;
 };
 
-static int open_mem(void *ctx, int rank, size_t frame_bytes, struct fabric **out, struct why *why) {
-    struct process *p = ctx;
-    pthread_mutex_lock(&p->lock);
-    int rc = p->hub ? 0 : fabric_hub_new(p->size, frame_bytes, NULL, &p->hub, why);
-    pthread_mutex_unlock(&p->lock);
-    return rc < 0 ? rc : fabric_mem_open(p->hub, rank, out, why);
+static int open_mem(void *ctx, int rank, struct fabric **out, struct why *why) {
+    return fabric_mem_open(((struct process *)ctx)->hub, rank, out, why);
 }
 
-static int open_mpi(void *ctx, int rank, size_t frame_bytes, struct fabric **out, struct why *why) {
+static int open_mpi(void *ctx, int rank, struct fabric **out, struct why *why) {
     (void)ctx, (void)rank;
-    return fabric_mpi_open(frame_bytes, out, why);
+    return fabric_mpi_open(out, why);
 }
 
 static struct worker_options describe(const struct options *o, int rank, int size, struct process *p) {
@@ -126,11 +121,11 @@ static int wait_members(struct process *p) {
 }
 
 static int run_mem(const struct options *o) {
-    struct process p = {.o = o, .size = (int)o->workers, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct process p = {.o = o, .size = (int)o->workers};
     struct bus_context *context;
     struct why why;
     if (bell_open(&p.ended) < 0 || !(p.members = calloc((size_t)p.size, sizeof *p.members))) die("out of memory");
-    if (bus_context_open(&context, &why) < 0) die("%s", why.text);
+    if (fabric_hub_new(p.size, NULL, &p.hub, &why) < 0 || bus_context_open(&context, &why) < 0) die("%s", why.text);
     for (int i = 0; i < p.size; i++) {
         struct member *m = &p.members[i];
         m->process = &p;

@@ -193,12 +193,14 @@ static void bench_mem(const struct shape *s, struct row *row) {
     struct ep_limits limits = limits_of(s);
     struct fabric_hub *hub;
     struct why why;
-    if (fabric_hub_new(s->ranks, ep_frame_bytes(&limits), NULL, &hub, &why) < 0) die("%s", why.text);
+    if (fabric_hub_new(s->ranks, NULL, &hub, &why) < 0) die("%s", why.text);
     struct member *m = calloc((size_t)s->ranks, sizeof *m);
     if (!m) die("out of memory");
     for (int r = 0; r < s->ranks; r++) {
         m[r].bench.shape = *s;
-        if (fabric_mem_open(hub, r, &m[r].bench.f, &why) < 0) die("%s", why.text);
+        if (fabric_mem_open(hub, r, &m[r].bench.f, &why) < 0 ||
+            fabric_prepare(m[r].bench.f, ep_frame_bytes(&limits), (uint32_t)r + 1, &why) < 0)
+            die("%s", why.text);
     }
     on_all(m, s->ranks, member_rounds);
     for (int r = 0; r < s->ranks; r++) {
@@ -250,7 +252,8 @@ static int rank_main(const struct options *o) {
         struct ep_limits limits = limits_of(&shapes[i]);
         struct row row;
         b->shape = shapes[i];
-        if (fabric_mpi_open(ep_frame_bytes(&limits), &b->f, &why) < 0) die("%s", why.text);
+        if (fabric_mpi_open(&b->f, &why) < 0 || fabric_prepare(b->f, ep_frame_bytes(&limits), (uint32_t)rank + 1, &why) < 0)
+            die("%s", why.text);
         run_rounds(b);
         fabric_close(b->f);
         size_t dispatch = (size_t)shapes[i].tokens * (size_t)shapes[i].hidden * 4, all = (size_t)b->out_bytes;

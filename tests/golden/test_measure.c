@@ -30,9 +30,9 @@ struct hub {
     struct fabric_hub *hub;
 };
 
-static int open_fabric(void *ctx, int rank, size_t frame_bytes, struct fabric **out, struct why *why) {
+static int open_fabric(void *ctx, int rank, struct fabric **out, struct why *why) {
     struct hub *h = ctx;
-    int rc = h->hub ? 0 : fabric_hub_new(h->size, frame_bytes, NULL, &h->hub, why);
+    int rc = h->hub ? 0 : fabric_hub_new(h->size, NULL, &h->hub, why);
     return rc < 0 ? rc : fabric_mem_open(h->hub, rank, out, why);
 }
 

@@ -95,7 +95,7 @@ static int run_flush(struct fabric *f, const char *fifo, struct why *why) {
     }
     if (f->rank > 1) return 0;
     const unsigned char *frame;
-    while (!(frame = fabric_peek(f, 0, &got)))
+    while (!(frame = fabric_take(f, 0, &got)))
         if (fabric_wait(f, deadline_us) < 0) break;
     bool whole = frame && got == bytes && frame[0] == 7 && frame[bytes - 1] == 7;
     int fd = open(fifo, O_WRONLY);
@@ -112,7 +112,8 @@ static int run_rank(const char *verb, const char *fifo) {
         fprintf(stderr, "%s\n", why.text);
         return rc == ERR_UNSUPPORTED ? SKIP : 1;
     }
-    rc = fabric_mpi_open(largest_frame(size), &f, &why);
+    rc = fabric_mpi_open(&f, &why);
+    if (rc == 0) rc = fabric_prepare(f, largest_frame(size), (uint32_t)rank + 1, &why);
     bool death = strcmp(verb, "death") == 0;
     if (rc == 0 && death) rc = run_death(f, &why);
     if (rc == 0 && !strcmp(verb, "flush")) rc = run_flush(f, fifo, &why);

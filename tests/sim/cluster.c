@@ -36,10 +36,10 @@ struct cluster {
     char endpoint[256];
 };
 
-static int open_fabric(void *ctx, int rank, size_t frame_bytes, struct fabric **out, struct why *why) {
+static int open_fabric(void *ctx, int rank, struct fabric **out, struct why *why) {
     struct cluster *c = ctx;
     pthread_mutex_lock(&c->lock);
-    int rc = c->hub ? 0 : fabric_hub_new(c->options.coordinator.workers, frame_bytes, c->options.faults, &c->hub, why);
+    int rc = c->hub ? 0 : fabric_hub_new(c->options.coordinator.workers, c->options.faults, &c->hub, why);
     pthread_mutex_unlock(&c->lock);
     return rc < 0 ? rc : fabric_mem_open(c->hub, rank, out, why);
 }

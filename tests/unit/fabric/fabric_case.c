@@ -36,16 +36,14 @@ static bool send_one(struct fabric *f, uint64_t seed, int to, int number, bool r
 
 /* Takes one frame: 1 when it is number `next`, 2 for a permitted repeat, 0 when there is none. */
 static int take_one(struct fabric *f, uint64_t seed, int from, int next, bool repeats, struct why *why) {
-    size_t bytes, again;
-    const unsigned char *frame = fabric_peek(f, from, &bytes);
+    size_t bytes;
+    const unsigned char *frame = fabric_take(f, from, &bytes);
     if (!frame) return 0;
     if ((uintptr_t)frame % 64) return fail(why, ERR_CORRUPT, "frame %d from %d is not aligned", next, from);
-    if (fabric_peek(f, from, &again) != frame || again != bytes)
-        return fail(why, ERR_CORRUPT, "frame %d from %d changed before its release", next, from);
     uint64_t draw = frame_draw(seed, from, f->rank, next), before = frame_draw(seed, from, f->rank, next - 1);
     bool is_next = bytes == frame_size(f, draw, repeats) && same(frame, bytes, draw);
     bool is_repeat = repeats && next && bytes == frame_size(f, before, true) && same(frame, bytes, before);
-    fabric_release(f, from);
+    fabric_give(f, from, frame);
     if (is_next) return 1;
     return is_repeat ? 2 : fail(why, ERR_CORRUPT, "frame %d from %d has %zu bytes, or wrong ones", next, from, bytes);
 }

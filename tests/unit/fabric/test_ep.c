@@ -27,6 +27,7 @@ static void *run_steps(void *arg) {
     struct fabric *f = NULL;
     struct ep *ep = NULL;
     r->rc = fabric_mem_open(r->hub, r->rank, &f, &r->why);
+    if (r->rc == 0) r->rc = fabric_prepare(f, ep_frame_bytes(&r->c->lim), 1, &r->why);
     if (r->rc == 0) r->rc = ep_new(f, &r->c->lim, &ep, &r->why);
     for (int s = 0; s < r->steps && r->rc == 0; s++)
         r->rc = ep_case_step(r->c, ep, r->rank, 1, (uint64_t)s, -1, PATIENCE_US, &r->late, &r->why);
@@ -41,7 +42,7 @@ static void run_case(uint64_t seed, int ranks, int steps, const struct fabric_fa
     ep_case_make(&c, seed, ranks);
     struct why why;
     struct fabric_hub *hub;
-    ck_assert_int_eq(fabric_hub_new(ranks, ep_frame_bytes(&c.lim), faults, &hub, &why), 0);
+    ck_assert_int_eq(fabric_hub_new(ranks, faults, &hub, &why), 0);
     struct runner r[FABRIC_MAX_RANKS];
     for (int i = 0; i < ranks; i++) {
         r[i] = (struct runner){.hub = hub, .c = &c, .rank = i, .steps = steps};

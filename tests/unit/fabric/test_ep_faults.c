@@ -37,6 +37,7 @@ static void *run_until_stopped(void *arg) {
     struct fabric *f = NULL;
     struct ep *ep = NULL;
     r->rc = fabric_mem_open(r->hub, r->rank, &f, &r->why);
+    if (r->rc == 0) r->rc = fabric_prepare(f, ep_frame_bytes(&r->c->lim), 1, &r->why);
     if (r->rc == 0) r->rc = ep_new(f, &r->c->lim, &ep, &r->why);
     for (int s = 0; s < r->steps && r->rc == 0; s++) {
         bool dies_here = r->victim && r->stop_at >= 0 && s == 1;
@@ -65,7 +66,7 @@ static void start(struct runner *r, int ranks, struct fabric_hub *hub, const str
 static struct fabric_hub *hub_for(const struct ep_case *c, const struct fabric_faults *faults) {
     struct fabric_hub *hub;
     struct why why;
-    ck_assert_msg(fabric_hub_new(c->ranks, ep_frame_bytes(&c->lim), faults, &hub, &why) == 0, "%s", why.text);
+    ck_assert_msg(fabric_hub_new(c->ranks, faults, &hub, &why) == 0, "%s", why.text);
     return hub;
 }
 
@@ -142,6 +143,7 @@ static void *give_up_then_finish(void *arg) {
     struct ep *ep = NULL;
     uint64_t late;
     g->rc = fabric_mem_open(g->hub, g->rank, &f, &g->why);
+    if (g->rc == 0) g->rc = fabric_prepare(f, ep_frame_bytes(&g->c->lim), 1, &g->why);
     if (g->rc == 0) g->rc = ep_new(f, &g->c->lim, &ep, &g->why);
     for (uint32_t epoch = 1; epoch <= 4 && g->rc == 0; epoch++) {
         int stop_at = (int)(hash_u64(g->c->seed * 64 + (uint64_t)g->rank * 8 + epoch) % 8) - 1;
@@ -198,9 +200,11 @@ struct stage {
 static void stage_open(struct stage *s) {
     struct why why;
     *s = (struct stage){0};
-    ck_assert_int_eq(fabric_hub_new(2, ep_frame_bytes(&small), NULL, &s->hub, &why), 0);
+    ck_assert_int_eq(fabric_hub_new(2, NULL, &s->hub, &why), 0);
     ck_assert_int_eq(fabric_mem_open(s->hub, 0, &s->mine, &why), 0);
     ck_assert_int_eq(fabric_mem_open(s->hub, 1, &s->theirs, &why), 0);
+    ck_assert_int_eq(fabric_prepare(s->mine, ep_frame_bytes(&small), 1, &why), 0);
+    ck_assert_int_eq(fabric_prepare(s->theirs, ep_frame_bytes(&small), 2, &why), 0);
     ck_assert_int_eq(ep_new(s->mine, &small, &s->ep, &why), 0);
     for (int i = 0; i < T * K; i++) s->worker[i] = 1;
 }
@@ -272,11 +276,10 @@ START_TEST(a_post_may_be_resumed) {
     }
     ep_step_begin(s.ep, 99, 1, both);
     ck_assert_int_eq(ep_dispatch_post(s.ep, 7, &send, SLOTS, clk_now_us() + 1000), ERR_LATE);
-    ck_assert_ptr_nonnull(fabric_peek(s.theirs, 0, &bytes));
-    fabric_release(s.theirs, 0);
+    fabric_give(s.theirs, 0, fabric_take(s.theirs, 0, &bytes));
     ck_assert_int_eq(ep_dispatch_post(s.ep, 7, &send, SLOTS, 0), 0);
-    for (int i = 1; i < FABRIC_DEPTH; i++) fabric_release(s.theirs, 0);
-    const struct ep_header *h = fabric_peek(s.theirs, 0, &bytes);
+    for (int i = 1; i < FABRIC_DEPTH; i++) fabric_give(s.theirs, 0, fabric_take(s.theirs, 0, &bytes));
+    const struct ep_header *h = fabric_take(s.theirs, 0, &bytes);
     ck_assert_uint_eq(h->epoch, 99);
     ck_assert_uint_eq(h->layer, 7);
     ck_assert_uint_eq(h->tokens, T); /* one copy each, though both experts are there */
@@ -386,8 +389,8 @@ START_TEST(garbage) {
         verdicts[rc == 0 ? 0 : rc == ERR_LATE ? 1 : 2]++;
         for (int i = 0; rc == 0 && i < work.rows * H; i++) work.y[i] = work.x[i] + 1;
         if (rc == 0) ck_assert_int_eq(ep_combine_post(s.ep, 0), 0);
-        size_t answer;
-        while (fabric_peek(s.theirs, 0, &answer)) fabric_release(s.theirs, 0);
+        size_t length;
+        for (const void *answer; (answer = fabric_take(s.theirs, 0, &length));) fabric_give(s.theirs, 0, answer);
     }
     restore_stderr(kept);
     for (int i = 0; i < 3; i++) ck_assert_int_gt(verdicts[i], 20);

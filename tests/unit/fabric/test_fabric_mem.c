@@ -10,17 +10,20 @@
 
 enum { PATIENCE_US = 20000000 };
 
-static struct fabric_hub *new_hub(int ranks, size_t frame_bytes, const struct fabric_faults *faults) {
+static struct fabric_hub *new_hub(int ranks, const struct fabric_faults *faults) {
     struct fabric_hub *h;
     struct why why;
-    ck_assert_msg(fabric_hub_new(ranks, frame_bytes, faults, &h, &why) == 0, "%s", why.text);
+    ck_assert_msg(fabric_hub_new(ranks, faults, &h, &why) == 0, "%s", why.text);
     return h;
 }
+
+enum { FRAME_BYTES = 300 };
 
 static struct fabric *open_rank(struct fabric_hub *h, int rank) {
     struct fabric *f;
     struct why why;
     ck_assert_msg(fabric_mem_open(h, rank, &f, &why) == 0, "%s", why.text);
+    ck_assert_msg(fabric_prepare(f, FRAME_BYTES, (uint32_t)rank + 1, &why) == 0, "%s", why.text);
     return f;
 }
 
@@ -47,7 +50,7 @@ static void *run_contract(void *arg) {
 }
 
 static void run_all(int ranks, uint64_t seed, int frames, const struct fabric_faults *faults) {
-    struct fabric_hub *h = new_hub(ranks, 300, faults);
+    struct fabric_hub *h = new_hub(ranks, faults);
     struct runner r[8];
     for (int i = 0; i < ranks; i++) {
         r[i] = (struct runner){
@@ -80,13 +83,24 @@ START_TEST(refusals) {
     struct fabric_hub *h = NULL;
     struct fabric *f = NULL, *again = NULL;
     struct why why;
-    ck_assert_int_eq(fabric_hub_new(0, 64, NULL, &h, &why), ERR_INVALID);
-    ck_assert_int_eq(fabric_hub_new(FABRIC_MAX_RANKS + 1, 64, NULL, &h, &why), ERR_INVALID);
-    ck_assert_int_eq(fabric_hub_new(2, 0, NULL, &h, &why), ERR_INVALID);
-    ck_assert_int_eq(fabric_hub_new(2, SIZE_MAX, NULL, &h, &why), ERR_INVALID);
-    ck_assert_int_eq(fabric_hub_new(64, SIZE_MAX / 64, NULL, &h, &why), ERR_TOO_LARGE);
-    ck_assert_int_eq(fabric_hub_new(2, SIZE_MAX / 64, NULL, &h, &why), ERR_NOMEM);
-    h = new_hub(2, 64, NULL);
+    ck_assert_int_eq(fabric_hub_new(0, NULL, &h, &why), ERR_INVALID);
+    ck_assert_int_eq(fabric_hub_new(FABRIC_MAX_RANKS + 1, NULL, &h, &why), ERR_INVALID);
+    h = new_hub(64, NULL);
+    ck_assert_int_eq(fabric_mem_open(h, 0, &f, &why), 0);
+    ck_assert_int_eq(fabric_prepare(f, 0, 1, &why), ERR_INVALID);
+    ck_assert_int_eq(fabric_prepare(f, SIZE_MAX, 1, &why), ERR_INVALID);
+    ck_assert_int_eq(fabric_prepare(f, SIZE_MAX / 64 / 64, 1, &why), ERR_TOO_LARGE);
+    ck_assert_int_eq(fabric_prepare(f, (size_t)1 << 44, 1, &why), ERR_NOMEM);
+    ck_assert_int_eq(fabric_prepare(f, 64, 1, &why), 0);
+    ck_assert_int_eq(fabric_mem_open(h, 1, &again, &why), 0);
+    ck_assert_int_eq(fabric_prepare(again, 65, 2, &why), ERR_INVALID); /* all alike */
+    ck_assert_int_eq(fabric_attach(f, 0, 1, NULL, 0, &why), ERR_INVALID);
+    ck_assert_int_eq(fabric_attach(f, 64, 1, NULL, 0, &why), ERR_INVALID);
+    ck_assert_int_eq(fabric_attach(f, 1, 1, NULL, FABRIC_ADDRESS_BYTES + 1, &why), ERR_TOO_LARGE);
+    fabric_close(f);
+    fabric_close(again);
+    fabric_hub_free(h);
+    h = new_hub(2, NULL);
     ck_assert_int_eq(fabric_mem_open(h, 2, &f, &why), ERR_INVALID);
     f = open_rank(h, 1);
     ck_assert_int_eq(fabric_mem_open(h, 1, &again, &why), ERR_EXISTS);
@@ -100,16 +114,16 @@ END_TEST
 
 /* A stream takes FABRIC_DEPTH frames and no more; each release makes room for one. */
 START_TEST(full_and_room) {
-    struct fabric_hub *h = new_hub(2, 64, NULL);
+    struct fabric_hub *h = new_hub(2, NULL);
     struct fabric *a = open_rank(h, 0), *b = open_rank(h, 1);
     size_t bytes;
-    ck_assert_ptr_null(fabric_peek(b, 0, &bytes));
+    ck_assert_ptr_null(fabric_take(b, 0, &bytes));
     for (int i = 0; i < FABRIC_DEPTH; i++) send_int(a, 1, i);
     ck_assert_ptr_null(fabric_reserve(a, 1, 4));
     for (int i = 0; i < 20; i++) {
-        const int *got = fabric_peek(b, 0, &bytes);
+        const int *got = fabric_take(b, 0, &bytes);
         ck_assert_int_eq(*got, i);
-        fabric_release(b, 0);
+        fabric_give(b, 0, got);
         send_int(a, 1, i + FABRIC_DEPTH);
         ck_assert_ptr_null(fabric_reserve(a, 1, 4));
     }
@@ -119,8 +133,32 @@ START_TEST(full_and_room) {
 }
 END_TEST
 
+/* Frames may be given back in any order; the stream's room follows the oldest one. */
+START_TEST(given_back_in_any_order) {
+    struct fabric_hub *h = new_hub(2, NULL);
+    struct fabric *a = open_rank(h, 0), *b = open_rank(h, 1);
+    const int *got[FABRIC_DEPTH];
+    size_t bytes;
+    for (int i = 0; i < FABRIC_DEPTH; i++) send_int(a, 1, i);
+    for (int i = 0; i < FABRIC_DEPTH; i++) {
+        got[i] = fabric_take(b, 0, &bytes);
+        ck_assert_int_eq(*got[i], i);
+    }
+    ck_assert_ptr_null(fabric_take(b, 0, &bytes));
+    for (int i = FABRIC_DEPTH - 1; i > 0; i--) fabric_give(b, 0, got[i]);
+    ck_assert_ptr_null(fabric_reserve(a, 1, 4)); /* the oldest is still out */
+    ck_assert_int_eq(*got[0], 0);
+    fabric_give(b, 0, got[0]);
+    for (int i = 0; i < FABRIC_DEPTH; i++) send_int(a, 1, 100 + i);
+    ck_assert_int_eq(*(const int *)fabric_take(b, 0, &bytes), 100);
+    fabric_close(a);
+    fabric_close(b);
+    fabric_hub_free(h);
+}
+END_TEST
+
 START_TEST(wait_keeps_its_deadline) {
-    struct fabric_hub *h = new_hub(2, 64, NULL);
+    struct fabric_hub *h = new_hub(2, NULL);
     struct fabric *a = open_rank(h, 0), *b = open_rank(h, 1);
     int64_t start = clk_now_us();
     ck_assert_int_eq(fabric_wait(a, start + 20000), ERR_DEADLINE);
@@ -143,7 +181,7 @@ static void *wait_until_told(void *arg) {
 
 /* A sleeper is woken by a frame, by room, and by its own death. */
 START_TEST(wakes) {
-    struct fabric_hub *h = new_hub(2, 64, NULL);
+    struct fabric_hub *h = new_hub(2, NULL);
     struct runner r = {.f = open_rank(h, 0)};
     struct fabric *b = open_rank(h, 1);
     size_t bytes;
@@ -153,16 +191,14 @@ START_TEST(wakes) {
         pthread_create(&r.thread, NULL, wait_until_told, &r);
         if (asleep) fabric_wait(b, clk_now_us() + 2000); /* for b: until its own frame, or time for r to fall asleep */
         if (room) {
-            ck_assert_ptr_nonnull(fabric_peek(b, 0, &bytes));
-            fabric_release(b, 0);
+            fabric_give(b, 0, fabric_take(b, 0, &bytes));
         } else {
             send_int(b, 0, 1);
         }
         pthread_join(r.thread, NULL);
         ck_assert_int_eq(r.rc, 0);
         if (!room) {
-            ck_assert_ptr_nonnull(fabric_peek(r.f, 1, &bytes));
-            fabric_release(r.f, 1);
+            fabric_give(r.f, 1, fabric_take(r.f, 1, &bytes));
         }
         fabric_wait(r.f, 0); /* forget what is left of this round */
         fabric_wait(b, 0);
@@ -179,7 +215,7 @@ START_TEST(wakes) {
 END_TEST
 
 START_TEST(a_killed_rank_is_silence) {
-    struct fabric_hub *h = new_hub(3, 64, NULL);
+    struct fabric_hub *h = new_hub(3, NULL);
     struct fabric *a = open_rank(h, 0), *b = open_rank(h, 1), *c = open_rank(h, 2);
     size_t bytes;
     send_int(b, 0, 1);
@@ -187,14 +223,14 @@ START_TEST(a_killed_rank_is_silence) {
     ck_assert_ptr_nonnull(half);
     fabric_hub_kill(h, 0);
     fabric_commit(a, 1, 4); /* died while writing: nobody sees it */
-    ck_assert_ptr_null(fabric_peek(b, 0, &bytes));
-    ck_assert_ptr_null(fabric_peek(a, 1, &bytes));
+    ck_assert_ptr_null(fabric_take(b, 0, &bytes));
+    ck_assert_ptr_null(fabric_take(a, 1, &bytes));
     ck_assert_ptr_null(fabric_reserve(a, 2, 4));
     ck_assert_int_eq(fabric_wait(a, clk_now_us() + PATIENCE_US), ERR_GONE);
     ck_assert_int_eq(fabric_wait(b, clk_now_us() + 1000), ERR_DEADLINE);
     send_int(b, 0, 2); /* to the dead: goes nowhere, harms nobody */
     send_int(b, 2, 3);
-    ck_assert_int_eq(*(const int *)fabric_peek(c, 1, &bytes), 3);
+    ck_assert_int_eq(*(const int *)fabric_take(c, 1, &bytes), 3);
     fabric_close(a);
     fabric_close(b);
     fabric_close(c);
@@ -204,15 +240,16 @@ END_TEST
 
 static uint64_t pattern(uint64_t seed) {
     struct fabric_faults faults = {.seed = seed, .duplicate_percent = 50};
-    struct fabric_hub *h = new_hub(2, 64, &faults);
+    struct fabric_hub *h = new_hub(2, &faults);
     struct fabric *a = open_rank(h, 0), *b = open_rank(h, 1);
     uint64_t twice = 0;
     for (int i = 0; i < 60; i++) {
         size_t bytes;
         send_int(a, 1, i);
-        for (int n = 0; fabric_peek(b, 0, &bytes); n++) {
-            ck_assert_int_eq(*(const int *)fabric_peek(b, 0, &bytes), i);
-            fabric_release(b, 0);
+        const int *got;
+        for (int n = 0; (got = fabric_take(b, 0, &bytes)); n++) {
+            ck_assert_int_eq(*got, i);
+            fabric_give(b, 0, got);
             twice = twice << 1 | (unsigned)(n == 1);
         }
     }
@@ -231,13 +268,14 @@ END_TEST
 /* A held-back frame turns up without anybody ringing again. */
 START_TEST(delayed_frames_wake) {
     struct fabric_faults faults = {.seed = 5, .delay_percent = 100};
-    struct fabric_hub *h = new_hub(2, 64, &faults);
+    struct fabric_hub *h = new_hub(2, &faults);
     struct fabric *a = open_rank(h, 0), *b = open_rank(h, 1);
     size_t bytes;
     for (int i = 0; i < 50; i++) {
         send_int(a, 1, i);
-        while (!fabric_peek(b, 0, &bytes)) ck_assert_int_eq(fabric_wait(b, clk_now_us() + PATIENCE_US), 0);
-        fabric_release(b, 0);
+        const void *frame;
+        while (!(frame = fabric_take(b, 0, &bytes))) ck_assert_int_eq(fabric_wait(b, clk_now_us() + PATIENCE_US), 0);
+        fabric_give(b, 0, frame);
     }
     fabric_close(a);
     fabric_close(b);
@@ -253,6 +291,7 @@ int main(void) {
     tcase_add_loop_test(t, contract_with_faults, 2, 6);
     tcase_add_test(t, refusals);
     tcase_add_test(t, full_and_room);
+    tcase_add_test(t, given_back_in_any_order);
     tcase_add_test(t, wait_keeps_its_deadline);
     tcase_add_test(t, wakes);
     tcase_add_test(t, a_killed_rank_is_silence);
