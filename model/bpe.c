@@ -19,6 +19,9 @@ struct symbol {
     int32_t id;         /* -1: merged into the one before */
     int32_t prev, next; /* -1: none */
 };
+struct parts { /* the two symbols that were last found to make a token; left -1: none were */
+    int32_t left, right;
+};
 struct cached { /* 64 bytes */
     unsigned char len, n;
     char text[CACHE_TEXT + 3];
@@ -33,6 +36,7 @@ struct bpe_work {
     uint64_t *heap; /* rank << 32 | position */
     size_t heap_len, heap_cap;
     struct cached *cache; /* [CACHE_SLOTS] or NULL */
+    struct parts *parts;  /* [vocab->size] or NULL: no token is unused */
 };
 
 struct bpe_work *bpe_work_new(const struct bpe *b, bool cache) {
@@ -40,7 +44,14 @@ struct bpe_work *bpe_work_new(const struct bpe *b, bool cache) {
     if (!w) return NULL;
     w->b = b;
     if (cache) w->cache = calloc(CACHE_SLOTS, sizeof *w->cache); /* going without is only slower */
-    return w;
+    if (!b->unused) return w;
+    w->parts = malloc((size_t)b->vocab->size * sizeof *w->parts);
+    if (w->parts) {
+        memset(w->parts, 0xff, (size_t)b->vocab->size * sizeof *w->parts);
+        return w;
+    }
+    bpe_work_free(w);
+    return NULL;
 }
 
 void bpe_work_free(struct bpe_work *w) {
@@ -49,6 +60,7 @@ void bpe_work_free(struct bpe_work *w) {
     free(w->sym);
     free(w->heap);
     free(w->cache);
+    free(w->parts);
     free(w);
 }
 
@@ -58,6 +70,14 @@ static const struct bpe_pair *find_pair(const struct bpe *b, int32_t left, int32
         if (b->pairs[i].key == key) return &b->pairs[i];
         if (b->pairs[i].key == ~(uint64_t)0) return NULL;
     }
+}
+
+/* The pair as something that may merge. Of an unused token the latest such pair is what it falls apart into, merged or not: so
+ * pairs have to be asked for in the reference's order. */
+static const struct bpe_pair *candidate(struct bpe_work *w, int32_t left, int32_t right) {
+    const struct bpe_pair *p = find_pair(w->b, left, right);
+    if (p && w->parts && w->b->unused[p->id]) w->parts[p->id] = (struct parts){left, right};
+    return p;
 }
 
 /* The token of one character, marked as the model marks the inner characters and the last of a word. *text is what may fall
@@ -113,6 +133,7 @@ static int64_t first_symbols(struct bpe_work *w, const char *s, size_t len) {
         int32_t id = b->atoms.edge ? trie_longest(&b->atoms, s + i, len - i, &whole) : -1;
         if (id >= 0) bytes = whole;
         else id = char_symbol(b, marked, s + i, bytes, i == 0, i + bytes == len, &text);
+        if (id < 0) id = bpe_lone(b, cp);
         if (id >= 0) {
             if (unknown) w->ids[n++] = b->unk;
             unknown = false;
@@ -130,9 +151,10 @@ static int64_t first_symbols(struct bpe_work *w, const char *s, size_t len) {
     return n;
 }
 
-static int merge_short(const struct bpe *b, int32_t *ids, int n) {
+static int merge_short(struct bpe_work *w, int n) {
+    int32_t *ids = w->ids;
     const struct bpe_pair *pair[SHORT_WORD]; /* of ids[i], ids[i + 1] */
-    for (int i = 0; i + 1 < n; i++) pair[i] = find_pair(b, ids[i], ids[i + 1]);
+    for (int i = 0; i + 1 < n; i++) pair[i] = candidate(w, ids[i], ids[i + 1]);
     while (n > 1) {
         int best = -1;
         for (int i = 0; i + 1 < n; i++)
@@ -142,8 +164,8 @@ static int merge_short(const struct bpe *b, int32_t *ids, int n) {
         n--;
         for (int i = best + 1; i < n; i++) ids[i] = ids[i + 1];
         for (int i = best + 1; i + 1 < n; i++) pair[i] = pair[i + 1];
-        if (best > 0) pair[best - 1] = find_pair(b, ids[best - 1], ids[best]);
-        if (best + 1 < n) pair[best] = find_pair(b, ids[best], ids[best + 1]);
+        if (best > 0) pair[best - 1] = candidate(w, ids[best - 1], ids[best]);
+        if (best + 1 < n) pair[best] = candidate(w, ids[best], ids[best + 1]);
     }
     return n;
 }
@@ -178,7 +200,7 @@ static int heap_push(struct bpe_work *w, uint64_t v) {
 
 static int push_pair(struct bpe_work *w, int32_t at) {
     const struct symbol *s = &w->sym[at];
-    const struct bpe_pair *p = find_pair(w->b, s->id, w->sym[s->next].id);
+    const struct bpe_pair *p = candidate(w, s->id, w->sym[s->next].id);
     return p ? heap_push(w, (uint64_t)(uint32_t)p->rank << 32 | (uint32_t)at) : 0;
 }
 
@@ -205,7 +227,7 @@ static int64_t merge_long(struct bpe_work *w, int64_t n) {
     w->heap_len = 0;
     for (int32_t i = 0; i < n; i++) sym[i] = (struct symbol){w->ids[i], i - 1, i + 1 < n ? i + 1 : -1};
     for (int32_t i = 0; i + 1 < n; i++) {
-        const struct bpe_pair *p = find_pair(b, w->ids[i], w->ids[i + 1]);
+        const struct bpe_pair *p = candidate(w, w->ids[i], w->ids[i + 1]);
         if (p) w->heap[w->heap_len++] = (uint64_t)(uint32_t)p->rank << 32 | (uint32_t)i;
     }
     for (size_t i = w->heap_len / 4 + 1; i-- > 0;)
@@ -232,6 +254,37 @@ static int64_t merge_long(struct bpe_work *w, int64_t n) {
     return out;
 }
 
+/* Symbols into tokens: unused tokens fall apart, unused and lone characters become bytes or unknown. What is not
+ * done yet stands at the buffer's end; every symbol has a byte of the word, so what is done never reaches it. */
+static int64_t finish(struct bpe_work *w, int64_t n) {
+    const struct bpe *b = w->b;
+    if (!b->n_lone && !w->parts) return n;
+    int64_t end = (int64_t)w->ids_cap, at = end - n, out = 0;
+    memmove(w->ids + at, w->ids, (size_t)n * sizeof *w->ids);
+    while (at < end) {
+        int32_t id = w->ids[at++];
+        char s[4];
+        struct text_span unknown = {0};
+        if (id >= b->vocab->size) {
+            unknown = (struct text_span){s, (size_t)utf8_write(b->lone[id - b->vocab->size], s)};
+        } else if (w->parts && b->unused[id] && w->parts[id].left >= 0) {
+            w->ids[--at] = w->parts[id].right;
+            w->ids[--at] = w->parts[id].left;
+            continue;
+        } else if (w->parts && b->unused[id]) { /* a character */
+            unknown = (struct text_span){b->vocab->tokens[id].s, b->vocab->tokens[id].len};
+        }
+        if (unknown.len) {
+            if (fall_back(w, unknown, &out)) continue;
+            if (b->unk < 0) return ERR_INVALID;
+            id = b->unk;
+        }
+        if (id == b->unk && b->fuse_unk && out && w->ids[out - 1] == id) continue;
+        w->ids[out++] = id;
+    }
+    return out;
+}
+
 static int emit(const int32_t *ids, int64_t n, int max, struct token_list *out) {
     if (n > max - out->len) return ERR_TOO_LARGE;
     for (int64_t i = 0; i < n; i++)
@@ -254,7 +307,8 @@ int bpe_word(struct bpe_work *w, const char *s, size_t len, int max, struct toke
     int64_t n = first_symbols(w, s, len);
     if (n < 0) return (int)n;
     if (n / b->vocab->longest > max - out->len) return ERR_TOO_LARGE; /* a token holds at most as many symbols as bytes */
-    n = n <= SHORT_WORD ? merge_short(b, w->ids, (int)n) : merge_long(w, n);
+    n = n <= SHORT_WORD ? merge_short(w, (int)n) : merge_long(w, n);
+    if (n >= 0) n = finish(w, n);
     if (n < 0) return (int)n;
     if (c && n <= CACHE_IDS) {
         c->len = (unsigned char)len;

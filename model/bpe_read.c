@@ -143,28 +143,75 @@ int bpe_read(const json_t *model, const struct vocab *vocab, struct bpe *b, stru
     return rc;
 }
 
-/* Every way to put token `id` together from two others: counted, and entered when `enter`. */
-static size_t split_token(struct bpe *b, int32_t id, const int32_t *rank, bool enter) {
-    const struct vocab_token *t = &b->vocab->tokens[id];
-    size_t n = 0;
+/* ---- ranks instead of merges ---- */
+
+struct splits { /* what goes through all ways to put tokens together from two others */
+    struct bpe *b;
+    const int32_t *rank;
+    enum { LONE, COUNT, ENTER } pass;
+    size_t n; /* of them, or of characters found */
+};
+
+static int by_char(const void *x, const void *y) {
+    uint32_t a = *(const uint32_t *)x, b = *(const uint32_t *)y;
+    return a < b ? -1 : a > b;
+}
+
+int32_t bpe_lone(const struct bpe *b, uint32_t cp) {
+    const uint32_t *at = b->n_lone ? bsearch(&cp, b->lone, (size_t)b->n_lone, sizeof cp, by_char) : NULL;
+    return at ? b->vocab->size + (int32_t)(at - b->lone) : -1;
+}
+
+/* The symbol that a part of a token is while merging, or -1: it cannot come about. */
+static int32_t part_symbol(struct splits *s, const char *text, size_t len) {
+    uint32_t cp;
+    bool single = (size_t)utf8_next(text, &cp) == len;
+    int32_t id = vocab_id(s->b->vocab, text, len);
+    if (id >= 0) return s->rank[id] >= 0 || (single && s->rank[id] == BPE_NO_RESULT) ? id : -1;
+    if (single && s->pass == LONE && s->b->lone) s->b->lone[s->n] = cp;
+    if (single && s->pass == LONE) s->n++;
+    return single ? bpe_lone(s->b, cp) : -1;
+}
+
+static void split_token(struct splits *s, int32_t id) {
+    const struct vocab_token *t = &s->b->vocab->tokens[id];
     uint32_t cp;
     for (size_t at = t->len ? (size_t)utf8_next(t->s, &cp) : 0; at < t->len; at += (size_t)utf8_next(t->s + at, &cp)) {
-        int32_t left = vocab_id(b->vocab, t->s, at), right = left < 0 ? -1 : vocab_id(b->vocab, t->s + at, t->len - at);
-        if (left < 0 || right < 0 || rank[left] < 0 || rank[right] < 0) continue;
-        n++;
-        if (enter) add_pair(b, left, right, rank[id], id);
+        int32_t left = part_symbol(s, t->s, at), right = part_symbol(s, t->s + at, t->len - at);
+        if (left < 0 || right < 0 || s->pass == LONE) continue;
+        s->n++;
+        if (s->pass == ENTER) add_pair(s->b, left, right, s->rank[id], id);
     }
-    return n;
+}
+
+static size_t split_all(struct splits *s) {
+    s->n = 0;
+    for (int32_t id = 0; id < s->b->vocab->size; id++)
+        if (s->b->vocab->tokens[id].s && s->rank[id] >= 0) split_token(s, id);
+    return s->n;
+}
+
+static int find_lone(struct splits *s) {
+    size_t found = split_all(s), n = 0;
+    if (!found) return 0;
+    uint32_t *c = s->b->lone = malloc(found * sizeof *c);
+    if (!c) return ERR_NOMEM;
+    split_all(s);
+    qsort(c, found, sizeof *c, by_char);
+    for (size_t i = 0; i < found; i++)
+        if (!i || c[i] != c[i - 1]) c[n++] = c[i];
+    s->b->n_lone = (int32_t)n;
+    return 0;
 }
 
 int bpe_from_ranks(const struct vocab *vocab, const int32_t *rank, struct bpe *b) {
+    struct splits s = {.b = b, .rank = rank};
     b->vocab = vocab;
-    size_t n = 0;
-    for (int pass = 0; pass < 2; pass++) {
-        if (pass && open_pairs(b, n) < 0) return ERR_NOMEM;
-        for (int32_t id = 0; id < vocab->size; id++)
-            if (vocab->tokens[id].s && rank[id] >= 0) n += split_token(b, id, rank, pass);
-    }
+    if (find_lone(&s) < 0) return ERR_NOMEM;
+    s.pass = COUNT;
+    if (open_pairs(b, split_all(&s)) < 0) return ERR_NOMEM;
+    s.pass = ENTER;
+    split_all(&s);
     read_alphabet(b);
     return 0;
 }
@@ -174,6 +221,8 @@ void bpe_clear(struct bpe *b) {
     free(b->merged);
     free(b->prefix);
     free(b->suffix);
+    free(b->lone);
+    free(b->unused);
     trie_close(&b->atoms);
     *b = (struct bpe){0};
 }

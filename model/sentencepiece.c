@@ -2,7 +2,8 @@
  * normaliser.
  *
  * BPE merges any two neighbours that together are a piece, best score first: bpe_from_ranks. Unigram sums scores in f32. Pieces
- * of type CONTROL, UNKNOWN and BYTE are never found in text; those of type USER_DEFINED always are, before anything else. */
+ * of type CONTROL, UNKNOWN and BYTE are never found in text; those of type USER_DEFINED always are, before anything else; those
+ * of type UNUSED take part in merging but come out as what they were merged from, and unigram does without them. */
 #include "model/sentencepiece.h"
 
 #include <math.h>
@@ -126,8 +127,6 @@ static int check(const struct spm *m, struct why *why) {
         const struct spm_piece *p = &m->piece[i];
         if (!p->len || utf8_valid_prefix(p->s, p->len) != p->len || !p->type)
             return fail(why, ERR_CORRUPT, "%s: piece %zu is empty, not UTF-8, or of no known type", file, i);
-        if (p->type == SPM_UNUSED)
-            return fail(why, ERR_UNSUPPORTED, "%s: piece %zu is of type UNUSED, which is not done here", file, i);
         if (!isfinite(p->score)) return fail(why, ERR_CORRUPT, "%s: the score of piece %zu is not a number", file, i);
     }
     if (m->unk < 0 || m->unk >= (int64_t)m->n || m->piece[m->unk].type != SPM_UNKNOWN)
@@ -190,19 +189,29 @@ static int by_score(const void *x, const void *y) {
     return a->score > b->score ? -1 : a->score < b->score ? 1 : a->id < b->id ? -1 : a->id > b->id;
 }
 
-/* Ranks of the normal pieces: best score first, equal scores equal. */
+/* Ranks of the pieces that come of merging: best score first, equal scores equal. */
 static int rank_pieces(const struct spm *m, int32_t *rank) {
     struct ranked *order = malloc(m->n * sizeof *order);
     size_t n = 0;
     if (!order) return ERR_NOMEM;
     for (size_t i = 0; i < m->n; i++) {
-        rank[i] = -1;
-        if (m->piece[i].type == SPM_NORMAL) order[n++] = (struct ranked){m->piece[i].score, (int32_t)i};
+        enum spm_type type = m->piece[i].type;
+        rank[i] = type == SPM_USER_DEFINED ? BPE_APART : BPE_NO_RESULT;
+        if (type == SPM_NORMAL || type == SPM_UNUSED) order[n++] = (struct ranked){m->piece[i].score, (int32_t)i};
     }
     qsort(order, n, sizeof *order, by_score);
     for (size_t i = 0; i < n; i++)
         rank[order[i].id] = i && order[i].score == order[i - 1].score ? rank[order[i - 1].id] : (int32_t)i;
     free(order);
+    return 0;
+}
+
+static int mark_unused(const struct spm *m, struct bpe *b) {
+    for (size_t i = 0; i < m->n; i++) {
+        if (m->piece[i].type != SPM_UNUSED) continue;
+        if (!b->unused && !(b->unused = calloc(m->n, sizeof *b->unused))) return ERR_NOMEM;
+        b->unused[i] = true;
+    }
     return 0;
 }
 
@@ -215,6 +224,7 @@ static int bpe_model(const struct spm *m, struct subword *out) {
     int32_t *rank = malloc(m->n * sizeof *rank);
     int rc = rank && rank_pieces(m, rank) == 0 ? bpe_from_ranks(&out->vocab, rank, b) : ERR_NOMEM;
     free(rank);
+    if (rc == 0) rc = mark_unused(m, b);
     return rc < 0 ? rc : user_defined(m, &b->atoms);
 }
 

@@ -71,7 +71,7 @@ int tiktoken_read(const char *bytes, size_t len, struct subword *out, struct why
         rc = put_line(&l, &text, &out->vocab, ++n, why);
     for (int32_t i = 0; rc == 0 && i <= top; i++) rank[i] = out->vocab.tokens[i].s ? i : -1;
     out->kind = SUBWORD_BPE;
-    out->bpe.unk = -1;
+    out->bpe.unk = -2; /* a byte that is no token is an error, as it is for the reference */
     out->bpe.ignore_merges = true;
     if (rc == 0 && bpe_from_ranks(&out->vocab, rank, &out->bpe) < 0) rc = fail(why, ERR_NOMEM, "%s: out of memory", what);
     free(rank);

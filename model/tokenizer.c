@@ -31,6 +31,7 @@ struct tokenizer {
     struct subword model;
     struct added_set added;
     struct decoder decoder;
+    struct slice_limits limits; /* of the text between added tokens; {0}: it stays whole */
     int32_t before[MAX_AROUND], after[MAX_AROUND]; /* what the post-processor puts around a text */
     int n_before, n_after;
 };
@@ -191,12 +192,13 @@ static void move_model(struct subword *to, struct subword *from) {
     to->bpe.vocab = to->unigram.vocab = to->wordpiece.vocab = &to->vocab;
 }
 
-int tokenizer_assemble(struct subword *model, struct normalizer *normalizer, const json_t *rest, struct tokenizer **out,
-                       struct why *why) {
+int tokenizer_assemble(struct subword *model, struct normalizer *normalizer, const json_t *rest, struct slice_limits limits,
+                       struct tokenizer **out, struct why *why) {
     struct tokenizer *t = calloc(1, sizeof *t);
     if (!t) return fail(why, ERR_NOMEM, "out of memory reading a tokenizer");
     move_model(&t->model, model);
     t->normalizer = *normalizer;
+    t->limits = limits;
     *normalizer = (struct normalizer){0};
     int rc = read_rest(rest, true, t, why);
     if (rc < 0) tokenizer_close(t);
@@ -302,7 +304,11 @@ static int on_normal_piece(void *user, const char *s, size_t len, size_t at, con
     struct encoding *e = user;
     if (token) return add_token(e, token->id);
     size_t origin = e->normal.origin > at ? e->normal.origin - at : 0;
-    return pretokenizer_run(&e->t->pretokenizer, &e->pre, s, len, origin < len ? origin : len);
+    if (!e->t->limits.chars) return pretokenizer_run(&e->t->pretokenizer, &e->pre, s, len, origin < len ? origin : len);
+    struct slices cut = {.limits = e->t->limits, .s = s, .len = len};
+    int rc = 0;
+    while (rc == 0 && slices_next(&cut, &s, &len)) rc = pretokenizer_run(&e->t->pretokenizer, &e->pre, s, len, 0);
+    return rc;
 }
 
 static int on_raw_piece(void *user, const char *s, size_t len, size_t at, const struct added_token *token) {

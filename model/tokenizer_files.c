@@ -17,6 +17,8 @@
 
 enum { MAX_FILE_BYTES = 256 << 20, KIMI_RESERVED = 256, HARMONY_END = 201088 };
 
+static const struct slice_limits kimi_limits = {400000, 25000};
+
 static const char *const where = "tokenizer_config.json";
 
 /* ---- added tokens: by id, as JSON ---- */
@@ -148,8 +150,10 @@ static int read_around(const struct tokenizer_hints *h, const json_t *by_id, con
     return 0;
 }
 
-static int assemble(struct subword *model, struct normalizer *normal, json_t *rest, struct tokenizer **out, struct why *why) {
-    int rc = rest ? tokenizer_assemble(model, normal, rest, out, why) : fail(why, ERR_NOMEM, "%s: out of memory", where);
+static int assemble(struct subword *model, struct normalizer *normal, json_t *rest, struct slice_limits limits,
+                    struct tokenizer **out, struct why *why) {
+    int rc = rest ? tokenizer_assemble(model, normal, rest, limits, out, why)
+                  : fail(why, ERR_NOMEM, "%s: out of memory", where);
     json_decref(rest);
     subword_clear(model);
     normalizer_clear(normal);
@@ -182,7 +186,7 @@ static int from_spm(const char *bytes, size_t len, const struct tokenizer_hints 
     if (rc == 0) {
         json_t *decoder = json_loads(spm_decoder, 0, NULL);
         if (prefix) json_array_append_new(json_object_get(decoder, "decoders"), json_loads(strip_decoder, 0, NULL));
-        rc = assemble(model, &normal, rest_of(by_id, NULL, decoder, post), out, why);
+        rc = assemble(model, &normal, rest_of(by_id, NULL, decoder, post), (struct slice_limits){0}, out, why);
         by_id = post = NULL;
     }
     json_decref(by_id);
@@ -208,6 +212,8 @@ static int put_reserved(json_t *by_id, int64_t first, int64_t end, const char *b
     return rc;
 }
 
+static bool is_kimi(const char *pattern) { return strstr(pattern, "Han") != NULL; }
+
 /* The special tokens that a vocabulary has by convention, where no file of the checkpoint says otherwise. */
 static int put_family(json_t *by_id, const struct vocab *vocab, const char *pattern, const char *type, const char *file,
                       struct why *why) {
@@ -217,7 +223,7 @@ static int put_family(json_t *by_id, const struct vocab *vocab, const char *patt
     } harmony[] = {{199998, "<|startoftext|>"}, {199999, "<|endoftext|>"},  {200002, "<|return|>"}, {200003, "<|constrain|>"},
                    {200005, "<|channel|>"},     {200006, "<|start|>"},      {200007, "<|end|>"},    {200008, "<|message|>"},
                    {200012, "<|call|>"},        {200018, "<|endofprompt|>"}};
-    if (strstr(pattern, "Han")) /* Kimi: 256 behind the vocabulary */
+    if (is_kimi(pattern)) /* 256 behind the vocabulary */
         return put_reserved(by_id, vocab->size, vocab->size + KIMI_RESERVED, "<|reserved_token_", "|>", why);
     bool oss = (type && !strcmp(type, "gpt_oss")) || (file && strstr(file, "harmony"));
     if (!oss || vocab->size != harmony[0].id) return 0;
@@ -253,7 +259,8 @@ static int from_tiktoken(const char *bytes, size_t len, const struct tokenizer_h
         json_t *pre = json_pack("{s:s,s:[{s:s,s:{s:s},s:s,s:b},{s:s,s:b,s:b}]}", "type", "Sequence", "pretokenizers", "type",
                                 "Split", "pattern", "Regex", pattern, "behavior", "Isolated", "invert", 0, "type", "ByteLevel",
                                 "add_prefix_space", 0, "use_regex", 0);
-        rc = assemble(model, &normal, rest_of(by_id, pre, json_loads(bytes_decoder, 0, NULL), post), out, why);
+        struct slice_limits limits = is_kimi(pattern) ? kimi_limits : (struct slice_limits){0};
+        rc = assemble(model, &normal, rest_of(by_id, pre, json_loads(bytes_decoder, 0, NULL), post), limits, out, why);
         by_id = post = NULL;
     }
     json_decref(by_id);

@@ -4,6 +4,7 @@
 
 #include "model/decoder.h"
 #include "model/normalize.h"
+#include "model/slices.h"
 #include "model/subword.h"
 #include "model/tokenizer.h"
 
@@ -13,9 +14,10 @@ const struct decoder *tokenizer_decoder(const struct tokenizer *t);
 
 /* A tokenizer from a model and a normaliser that are there already, both taken over even on failure (and zeroed). rest:
  * tokenizer.json's "pre_tokenizer", "decoder", "added_tokens" and "post_processor", as far as they are there; added tokens keep
- * the ids of the list. */
-int  tokenizer_assemble(struct subword *model, struct normalizer *normalizer, const json_t *rest, struct tokenizer **out,
-                        struct why *why);
+ * the ids of the list. limits: of what stands between added tokens;
+ * with them the pre-tokeniser may not ask where a text begins. {0}: none. */
+int  tokenizer_assemble(struct subword *model, struct normalizer *normalizer, const json_t *rest, struct slice_limits limits,
+                        struct tokenizer **out, struct why *why);
 
 /* tokenizer_files.c: a checkpoint without tokenizer.json. */
 struct tokenizer_hints { /* other files of the checkpoint; any may be NULL */

@@ -120,7 +120,7 @@ static int emit(struct token_list *out, int max, int32_t id) {
 
 /* A stretch without tokens, backwards. */
 static int emit_unknown(const struct unigram *u, const char *s, size_t len, int max, struct token_list *out) {
-    int32_t whole = vocab_id(u->vocab, s, len);
+    int32_t whole = u->single ? -1 : vocab_id(u->vocab, s, len);
     bool bytes = whole < 0 && u->byte_fallback;
     for (size_t i = 0; i < len && bytes; i++) bytes = u->byte_id[(unsigned char)s[i]] >= 0;
     if (!bytes) return emit(out, max, whole < 0 ? u->unk : whole);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes tests/fixtures/tokenizer_kinds: small vocabularies in the form of each model family's files, and checksums of what the reference
 packages (tokenizers, tiktoken, sentencepiece) make of the 2,000 strings of tests/fixtures/tokenizer; and `mixed`, tokenizers with
-random parts. The formats are in README.md.
+random parts, and `altered`, SentencePiece models that no trainer makes. The formats are in README.md.
 
 With --real NAME=DIR the checksums of a real tokenizer.json are written, which are all that is kept of it: NAME.sums.
 Run: make_tokenizer_kinds.py [--out DIR] [--real NAME=DIR ...]
@@ -191,8 +191,45 @@ def kimi_k2(path):
     return of_tiktoken(tiktoken.Encoding("kimi", pat_str=KIMI, mergeable_ranks=ranks, special_tokens=specials), set(named) - {n + 3})
 
 
-def mixed(path, strings):
+def packed(model, raw, reference, numbers, strings):
     """u8 kind (0: tokenizer.json, 1: a SentencePiece model), u32 length, bytes; u16 strings; for each u16 number and a record."""
+    rows = []
+    for i in numbers:
+        try:
+            rows.append(struct.pack("<H", i) + record(reference, text_of(strings[i])))
+        except BaseException:                               # the package panics or has no unknown token
+            continue
+    return struct.pack("<BI", model, len(raw)) + raw + struct.pack("<H", len(rows)) + b"".join(rows)
+
+
+def altered(path, strings):
+    """SentencePiece models of which some pieces are unused, some gone, so that others are made of what is no piece, and many scores equal."""
+    out = []
+    for seed in range(1, 100):
+        rng = random.Random(seed)
+        try:
+            proto = sentencepiece_model_pb2.ModelProto.FromString(random_tokenizers.make_model(seed, 700)[1])
+        except ValueError:
+            continue
+        unused, gone = rng.choice([0.05, 0.3, 0.7]), rng.choice([0, 0.05, 0.3])
+        for i, p in enumerate(proto.pieces):
+            if p.type == 1 and rng.random() < gone:
+                p.piece = f"\u2603{i}\u2603"
+            elif p.type == 1 and rng.random() < unused:
+                p.type = 5
+            elif p.type == 1 and rng.random() < 0.1:
+                p.score = rng.choice([-1.0, -5.0, -20.0])
+        raw = proto.SerializeToString()
+        if len(raw) > 15000:
+            continue
+        out.append(packed(True, raw, of_sentencepiece(raw), rng.sample(range(len(strings)), 100), strings))
+        if len(out) == 12:
+            break
+    (path / "altered").write_bytes(b"".join(out))
+    print("altered", len(out), sum(map(len, out)))
+
+
+def mixed(path, strings):
     out, count = [], 0
     for seed in range(1, 200):
         rng = random.Random(seed)
@@ -204,13 +241,8 @@ def mixed(path, strings):
         raw = made if model else json.dumps(json.loads(made.to_str()), ensure_ascii=False, separators=(",", ":")).encode()
         if len(raw) > 9000:
             continue
-        reference, rows = of_sentencepiece(made) if model else of_tokenizer(made), []
-        for i in rng.sample(range(len(strings)), 60):
-            try:
-                rows.append(struct.pack("<H", i) + record(reference, text_of(strings[i])))
-            except BaseException:                           # the package panics or has no unknown token
-                continue
-        out.append(struct.pack("<BI", model, len(raw)) + raw + struct.pack("<H", len(rows)) + b"".join(rows))
+        reference = of_sentencepiece(made) if model else of_tokenizer(made)
+        out.append(packed(model, raw, reference, rng.sample(range(len(strings)), 60), strings))
         count += 1
         if count == 48:
             break
@@ -247,6 +279,7 @@ def main():
         write_sums(args.out, name, of_sentencepiece(model), strings)
     write_sums(args.out, "unigram", of_tokenizer(save(unigram(uni), args.out / "unigram")), strings)
     mixed(args.out, strings)
+    altered(args.out, strings)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ static int use_tokenizer(int i, struct why *why) {
     struct token_list ids = {0};
     struct text_buf out = {0};
     memset(text, 'a', sizeof text); /* long enough for the heap of pairs */
-    memcpy(text, "<s> a  b \xff e\xcc\x81 ", 15);
+    if (sources[i].bytes != tiktoken) memcpy(text, "<s> a  b \xff e\xcc\x81 ", 15); /* all its bytes are a and b */
     static const struct tokenizer_hints hints = {.file = "o200k_base.tiktoken"};
     int rc = sources[i].model ? tokenizer_from_model(sources[i].bytes, sources[i].len, &hints, &t, why)
                               : tokenizer_parse(sources[i].bytes, sources[i].len, &t, why);

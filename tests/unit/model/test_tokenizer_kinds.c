@@ -97,9 +97,16 @@ START_TEST(a_real_one_agrees) {
 }
 END_TEST
 
+static const struct {
+    const char *name;
+    int least;
+} packs[] = {{"mixed", 40}, {"altered", 10}};
+
 START_TEST(random_parts_agree) {
     struct fixture f;
-    fixture_open(&f, "tokenizer_kinds/mixed");
+    char path[60];
+    snprintf(path, sizeof path, "tokenizer_kinds/%s", packs[_i].name);
+    fixture_open(&f, path);
     int n = 0;
     for (; !fixture_end(&f); n++) {
         char name[40];
@@ -110,7 +117,7 @@ START_TEST(random_parts_agree) {
         const char *bytes = fixture_bytes(&f, len);
         int rc = model ? tokenizer_from_model(bytes, len, &(struct tokenizer_hints){0}, &t, &why)
                        : tokenizer_parse(bytes, len, &t, &why);
-        snprintf(name, sizeof name, "mixed %d", n);
+        snprintf(name, sizeof name, "%s %d", packs[_i].name, n);
         bool refused = rc == ERR_UNSUPPORTED && strstr(why.text, "behind Fuse"); /* a decoder that cannot be done as a stream */
         ck_assert_msg(rc == 0 || refused, "%s: %s", name, why.text);
         for (int rows = (int)fixture_u16(&f); rows > 0; rows--) {
@@ -120,7 +127,7 @@ START_TEST(random_parts_agree) {
         }
         tokenizer_close(t);
     }
-    ck_assert_int_ge(n, 40);
+    ck_assert_int_ge(n, packs[_i].least);
     fixture_close(&f);
 }
 END_TEST
@@ -153,6 +160,46 @@ START_TEST(bare_vocabularies_have_their_special_tokens) {
 }
 END_TEST
 
+/* Ids of n letters in one word, appended. */
+static void encode_letters(const struct tokenizer *t, char letter, size_t n, struct token_list *out) {
+    char *text = malloc(n);
+    struct why why = {""};
+    memset(text, letter, n);
+    ck_assert_int_eq(tokenizer_encode(t, text, n, true, true, 1 << 20, out, &why), 0);
+    free(text);
+}
+
+/* Kimi's own tokeniser cuts long runs, and all text each 400,000 characters; nothing merges across the cuts. */
+START_TEST(kimi_cuts_long_text) {
+    char dir[4096];
+    struct tokenizer *t = NULL;
+    struct token_list whole = {0}, parts = {0};
+    struct why why = {""};
+    snprintf(dir, sizeof dir, "%s/tokenizer_kinds/kimi_k2", FIXTURES);
+    ck_assert_int_eq(tokenizer_open(dir, &t, &why), 0);
+    for (int i = 0; i < 2; i++) {
+        whole.len = parts.len = 0;
+        encode_letters(t, "\t "[i], 60001, &whole);
+        encode_letters(t, "\t "[i], 25000, &parts);
+        encode_letters(t, "\t "[i], 25000, &parts);
+        encode_letters(t, "\t "[i], 10001, &parts);
+        ck_assert(whole.len == parts.len && !memcmp(whole.ids, parts.ids, (size_t)whole.len * sizeof *whole.ids));
+    }
+    struct text_buf b = {0}; /* 399,999 characters of words, then "\n\n" over the cut */
+    for (int i = 0; i < 400000; i++) text_buf_append(&b, i == 399999 ? "\n" : i % 2 ? " " : "e", 1);
+    text_buf_append(&b, "\nthe", 4);
+    whole.len = parts.len = 0;
+    ck_assert_int_eq(tokenizer_encode(t, b.data, b.len, true, true, 1 << 20, &whole, &why), 0);
+    ck_assert_int_eq(tokenizer_encode(t, b.data, 400000, true, true, 1 << 20, &parts, &why), 0);
+    ck_assert_int_eq(tokenizer_encode(t, b.data + 400000, 4, true, true, 1 << 20, &parts, &why), 0);
+    ck_assert(whole.len == parts.len && !memcmp(whole.ids, parts.ids, (size_t)whole.len * sizeof *whole.ids));
+    text_buf_clear(&b);
+    token_list_clear(&whole);
+    token_list_clear(&parts);
+    tokenizer_close(t);
+}
+END_TEST
+
 /* ---- nonsense ---- */
 
 static const struct {
@@ -176,10 +223,6 @@ static const struct {
     {BYTES("\n\x05\n\x01"
            "a\x18\x02\x12\x02\x18\x03"),
      "model type 3 is not known"},
-    {BYTES("\n\x05\n\x01"
-           "a\x18\x02\n\x05\n\x01"
-           "b\x18\x05"),
-     "UNUSED"},
     {BYTES("\n\x05\n\x01"
            "a\x18\x02\n\x03\n\x01"
            "a"),
@@ -245,8 +288,9 @@ int main(int argc, char **argv) {
     tcase_set_timeout(c, 60);
     tcase_add_loop_test(c, families_agree, 0, NAMES);
     tcase_add_test(c, a_real_one_agrees);
-    tcase_add_test(c, random_parts_agree);
+    tcase_add_loop_test(c, random_parts_agree, 0, sizeof packs / sizeof *packs);
     tcase_add_test(c, bare_vocabularies_have_their_special_tokens);
+    tcase_add_test(c, kimi_cuts_long_text);
     tcase_add_loop_test(c, nonsense_is_refused, 0, sizeof refused / sizeof *refused);
     tcase_add_test(c, harmony_tokens_follow_their_vocabulary);
     tcase_add_test(c, an_unknown_family_has_no_pattern);
