@@ -81,6 +81,25 @@ static void set_phase(struct ep *ep, enum phase to) {
     ep->phase = to;
 }
 
+static void release_held(struct ep *ep) {
+    while (ep->held) {
+        int peer = next_of(&ep->held);
+        fabric_give(ep->fabric, peer, ep->frame[peer]);
+    }
+}
+
+static const void *peek(struct ep *ep, int peer, size_t *bytes) {
+    struct parked *p = &ep->next[peer];
+    if (!p->frame) p->frame = fabric_take(ep->fabric, peer, &p->bytes);
+    *bytes = p->bytes;
+    return p->frame;
+}
+
+static void drop(struct ep *ep, int peer) {
+    fabric_give(ep->fabric, peer, ep->next[peer].frame);
+    ep->next[peer].frame = NULL;
+}
+
 /* ---- life ---- */
 
 size_t ep_frame_bytes(const struct ep_limits *l) {
@@ -142,6 +161,9 @@ int ep_new(struct fabric *f, const struct ep_limits *l, struct ep **out, struct 
 
 void ep_free(struct ep *ep) {
     if (!ep) return;
+    release_held(ep);
+    for (int peer = 0; peer < ep->size; peer++)
+        if (ep->next[peer].frame) drop(ep, peer);
     ep_split_clear(&ep->split);
     ep_group_clear(&ep->group);
     if (ep->x) munmap(ep->x, ep->map_bytes);
@@ -165,25 +187,6 @@ void ep_step_begin(struct ep *ep, uint32_t epoch, uint64_t step, const int32_t *
 }
 
 /* ---- receiving ---- */
-
-static void release_held(struct ep *ep) {
-    while (ep->held) {
-        int peer = next_of(&ep->held);
-        fabric_give(ep->fabric, peer, ep->frame[peer]);
-    }
-}
-
-static const void *peek(struct ep *ep, int peer, size_t *bytes) {
-    struct parked *p = &ep->next[peer];
-    if (!p->frame) p->frame = fabric_take(ep->fabric, peer, &p->bytes);
-    *bytes = p->bytes;
-    return p->frame;
-}
-
-static void drop(struct ep *ep, int peer) {
-    fabric_give(ep->fabric, peer, ep->next[peer].frame);
-    ep->next[peer].frame = NULL;
-}
 
 static int refuse(struct ep *ep, int peer, const struct why *why, uint64_t *late) {
     ep->count.frames_bad++;

@@ -52,7 +52,8 @@ struct ep_counters {                        /* since ep_new; read by the owner *
 struct ep;
 size_t ep_frame_bytes(const struct ep_limits *l); /* what the fabric must carry */
 size_t ep_bytes(const struct ep_limits *l, int workers); /* address space ep_new takes for rows; memory as rows come */
-/* fabric is borrowed; may be NULL when alone (R = 1). ERR_INVALID, ERR_TOO_LARGE, ERR_NOMEM */
+/* fabric is borrowed, its streams are this ep's from now on; may be NULL when alone (R = 1). ERR_INVALID, ERR_TOO_LARGE,
+ * ERR_NOMEM */
 int ep_new(struct fabric *f, const struct ep_limits *l, struct ep **out, struct why *why);
 void ep_free(struct ep *ep);
 

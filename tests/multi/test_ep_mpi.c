@@ -31,23 +31,29 @@ static size_t largest_frame(int ranks) {
     return most;
 }
 
-static int run_exchanges(struct fabric *f, struct why *why) {
-    for (uint64_t seed = 1; seed <= 30; seed++) {
-        struct ep_case c;
-        struct ep *ep;
-        uint64_t late = 0;
-        ep_case_make(&c, seed, f->size);
-        int rc = ep_new(f, &c.lim, &ep, why);
-        /* a new ep goes on where the last one left the streams, with a later epoch */
-        for (uint64_t step = 0; step < 4 && rc == 0; step++)
-            rc = ep_case_step(&c, ep, f->rank, (uint32_t)seed, step, -1, PATIENCE_US, &late, why);
-        if (rc == 0 && ep_counters(ep)->frames_bad)
-            rc = fail(why, ERR_CORRUPT, "%d bad frames", (int)ep_counters(ep)->frames_bad);
-        if (rc < 0) fail_in(why, rc, "seed %d: %s, late %llx", (int)seed, status_name(rc), (unsigned long long)late);
-        ep_free(ep);
-        if (rc < 0) return rc;
-    }
-    return 0;
+/* Each in a fabric of its own, whose streams carry nothing of the one before. */
+static int run_exchange(uint64_t seed, int rank, int size, struct why *why) {
+    struct ep_case c;
+    struct fabric *f = NULL;
+    struct ep *ep = NULL;
+    uint64_t late = 0;
+    ep_case_make(&c, seed, size);
+    int rc = fabric_mpi_open(&f, why);
+    if (rc == 0) rc = fabric_prepare(f, ep_frame_bytes(&c.lim), (uint32_t)rank + 1, why);
+    if (rc == 0) rc = ep_new(f, &c.lim, &ep, why);
+    for (uint64_t step = 0; step < 4 && rc == 0; step++)
+        rc = ep_case_step(&c, ep, rank, 1, step, -1, PATIENCE_US, &late, why);
+    if (rc == 0 && ep_counters(ep)->frames_bad) rc = fail(why, ERR_CORRUPT, "%d bad frames", (int)ep_counters(ep)->frames_bad);
+    if (rc < 0) fail_in(why, rc, "seed %d: %s, late %llx", (int)seed, status_name(rc), (unsigned long long)late);
+    ep_free(ep);
+    if (rc == 0) fabric_close(f);
+    return rc;
+}
+
+static int run_exchanges(int rank, int size, struct why *why) {
+    int rc = 0;
+    for (uint64_t seed = 1; seed <= 30 && rc == 0; seed++) rc = run_exchange(seed, rank, size, why);
+    return rc;
 }
 
 /* The last rank dies by SIGKILL in the middle of an exchange; every other one must be told so in time and get away. */
@@ -118,7 +124,7 @@ static int run_rank(const char *verb, const char *fifo) {
     if (rc == 0 && death) rc = run_death(f, &why);
     if (rc == 0 && !strcmp(verb, "flush")) rc = run_flush(f, fifo, &why);
     if (rc == 0 && !strcmp(verb, "exact")) rc = fabric_case_run(f, 7, 100, false, PATIENCE_US, &why);
-    if (rc == 0 && !strcmp(verb, "exact")) rc = run_exchanges(f, &why);
+    if (rc == 0 && !strcmp(verb, "exact")) rc = run_exchanges(rank, size, &why);
     if (rc < 0) fprintf(stderr, "rank %d of %d: %s\n", rank, size, why.text);
     bool clean = rc == 0 && !death;
     if (clean) fabric_close(f);
