@@ -53,9 +53,14 @@ int context_top_p(const float *weights, const struct top_p_rule *r) {
 
 void context_bias(float *bias, const uint32_t *counts, int n, const struct bias_update_rule *r) {
     uint64_t total = 0;
-    for (int i = 0; i < n; i++) total += counts[i];
+    int here = 0; /* -infinity: missing, and so it stays */
     for (int i = 0; i < n; i++) {
-        uint64_t scaled = (uint64_t)counts[i] * (uint64_t)n; /* against the mean, without division */
+        here += bias[i] > -INFINITY;
+        total += counts[i];
+    }
+    for (int i = 0; i < n; i++) {
+        if (!(bias[i] > -INFINITY)) continue;
+        uint64_t scaled = (uint64_t)counts[i] * (uint64_t)here; /* against the mean, without division */
         float step = scaled < total ? r->speed : scaled > total ? -r->speed : 0;
         float b = (1 - r->decay) * bias[i] + step;
         bias[i] = b > r->max ? r->max : b < -r->max ? -r->max : b;

@@ -2,7 +2,8 @@
  *
  *   p = softmax(zg); the global_topk globals with the largest p + bias
  *   q = softmax(zd) over the domains of each chosen global; a domain's mass is p_g * q_d; the k domains with the largest mass
- *   omega = mass, or mass divided by the sum over the chosen (mass "norm")
+ *   omega = mass, or mass divided by the sum over the chosen (mass "norm"): also where every p_g is too small for f32, because
+ *           only their ratios count. A domain whose logit is -infinity has mass 0; where all chosen ones have, omega is 0
  *   of each chosen domain's locals the k_local with the largest zl, each with the gate sigmoid(zl)
  *   y = sum p_g F_g(x) + sum omega_d (F_d(x) + sum sigmoid(zl_f) F_f(x))
  *

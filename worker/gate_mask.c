@@ -97,6 +97,18 @@ const float *gate_mask_children(struct gate_mask *m, int moe_layer, int level, i
     return m->host;
 }
 
+void gate_mask_row(const struct gate_mask *m, int moe_layer, int level, float *logits) {
+    for (int i = 0; m->placement && i < m->width[level]; i++)
+        if (missing(m, moe_layer, level, i)) logits[i] = -INFINITY;
+}
+
+const float *gate_mask_copy(struct gate_mask *m, int moe_layer, int level, const float *logits) {
+    if (!m->placement) return logits;
+    memcpy(m->host, logits, sizeof *logits * (size_t)m->width[level]);
+    gate_mask_row(m, moe_layer, level, m->host);
+    return m->host;
+}
+
 void gate_mask_drop(const struct gate_mask *m, int moe_layer, int32_t *ids, float *weights, int n) {
     for (int i = 0; m->placement && i < n; i++) {
         bool here = ids[i] >= 0 && (ids[i] >= m->placement->experts || !placement_misses(m->placement, moe_layer, ids[i]));

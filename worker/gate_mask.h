@@ -35,6 +35,10 @@ struct gate_biases gate_mask_biases(struct gate_mask *m, int moe_layer, const st
 /* Logits of the children of a tree's node (level 1 or 2 are the children's): the same, or a copy in which missing children are
  * -infinity, valid until the next call. */
 const float *gate_mask_children(struct gate_mask *m, int moe_layer, int level, int parent, const float *logits);
+/* The same for the logits [width[level]] of one token, where the biases could not be used: what is kept of a token for later
+ * ones must not hold -infinity, or experts that come back would stay out. */
+void gate_mask_row(const struct gate_mask *m, int moe_layer, int level, float *logits);
+const float *gate_mask_copy(struct gate_mask *m, int moe_layer, int level, const float *logits); /* valid until the next call */
 /* Pairs of missing experts, and pairs whose weight is no number, become nothing: id -1, weight 0. ids, weights [n]: on the
  * host. */
 void gate_mask_drop(const struct gate_mask *m, int moe_layer, int32_t *ids, float *weights, int n);

@@ -130,12 +130,13 @@ static void choose_two_stage(struct gating *g, const struct layer_weights *w, co
     }
 }
 
-/* The selection bias in force: the checkpoint's, or the copy of it that follows the traffic. */
-static const float *bias_of(struct gating *g, int moe_index, const struct layer_weights *w, const float *own) {
+/* The selection bias in force: own, the checkpoint's with what is missing at -infinity, or the copy of it that follows the
+ * traffic. Whatever is added to -infinity, the missing stay out. */
+static const float *bias_of(struct gating *g, int moe_index, const float *own) {
     if (!g->bias) return own;
     const size_t W = (size_t)gating_width(g);
     float *bias = g->bias + (size_t)moe_index * W;
-    if (!g->bias_begun[moe_index]) g->backend->ops->download(g->backend, bias, w->router_sel_bias, W * sizeof *bias);
+    if (!g->bias_begun[moe_index]) g->backend->ops->download(g->backend, bias, own, W * sizeof *bias);
     g->bias_begun[moe_index] = true;
     return bias;
 }
@@ -162,7 +163,11 @@ void gating_run(struct gating *g, int moe_index, const struct layer_weights *w, 
     const struct router_rule *r = &g->config->router;
     struct gate_biases biases = gate_mask_biases(&g->mask, moe_index, w);
     const int T = rows->T;
-    biases.sel = bias_of(g, moe_index, w, biases.sel);
+    biases.sel = bias_of(g, moe_index, biases.sel);
+    if (r->segment.len) { /* logits are summed over segments first and masked then (gating_context) */
+        biases.level[0] = w->router_bias;
+        if (r->segment.domain) biases.level[1] = NULL;
+    }
     b->ops->linear(b, g->first, x, w->router, biases.level[0], false, T);
     if (r->kind == ROUTER_TWO_STAGE) b->ops->linear(b, g->inner[0], x, w->router_inner[0], biases.level[1], false, T);
     gating_context(g, moe_index, w, x, rows);

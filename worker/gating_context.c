@@ -26,6 +26,7 @@ static int32_t place(const struct step_rows *rows, int t, int32_t pos) {
 }
 
 struct walk { /* over the rows of a step, in one MoE layer */
+    struct gate_mask *mask;
     const struct router_rule *rule;
     const struct step_rows *rows;
     int layer, width, domains; /* domains: of the segment's sums; 0: none */
@@ -36,24 +37,28 @@ static const float *state_before(const struct walk *w, int t) {
     return pos ? route_state_at(w->rows->state, w->layer, place(w->rows, t, pos - 1)) : NULL;
 }
 
-/* The average of what came before row t goes to context; with row t's own probabilities it becomes the state behind t. */
+/* The average of what came before row t goes to context; with row t's own probabilities, those of the experts that are there,
+ * it becomes the state behind t. */
 static void average(const struct walk *w, int t, float *context, const float *logits) {
     const float *before = state_before(w, t);
     if (before) memcpy(context, before, sizeof *context * (size_t)w->width);
     else memset(context, 0, sizeof *context * (size_t)w->width);
     float *state = route_state_at(w->rows->state, w->layer, w->rows->kv_at[t]);
-    context_ema(state, before, logits, w->rule->history.rho, w->width);
+    context_ema(state, before, gate_mask_copy(w->mask, w->layer, 0, logits), w->rule->history.rho, w->width);
 }
 
 /* Adds row t's logits to its segment's sum, then replaces them by the mean over the segment before, if there is one. The gate
- * is linear: the mean of logits is the logit of the mean hidden state. */
-static void segment(const struct walk *w, int t, float *logits, int at, int n) {
+ * is linear: the mean of logits is the logit of the mean hidden state. Sums are of all experts, the missing ones too; the choice
+ * is not. */
+static void segment(const struct walk *w, int t, int level, float *logits, int at, int n) {
     const int len = w->rule->segment.len, pos = w->rows->pos[t];
     const float *before = pos % len ? state_before(w, t) : NULL;
     context_sum(route_state_at(w->rows->state, w->layer, w->rows->kv_at[t]) + at, before ? before + at : NULL, logits, n);
-    if (pos < len) return;
-    const float *sum = route_state_at(w->rows->state, w->layer, place(w->rows, t, pos / len * len - 1)) + at;
-    for (int i = 0; i < n; i++) logits[i] = sum[i] / (float)len;
+    if (pos >= len) {
+        const float *sum = route_state_at(w->rows->state, w->layer, place(w->rows, t, pos / len * len - 1)) + at;
+        for (int i = 0; i < n; i++) logits[i] = sum[i] / (float)len;
+    }
+    gate_mask_row(w->mask, w->layer, level, logits);
 }
 
 static void walk_rows(struct gating *g, const struct walk *w) {
@@ -62,9 +67,9 @@ static void walk_rows(struct gating *g, const struct walk *w) {
         float *first = g->first + (size_t)t * (size_t)w->width;
         if (average_floats) average(w, t, g->context + (size_t)t * (size_t)w->width, first);
         if (!w->rule->segment.len) continue;
-        segment(w, t, first, average_floats, w->width);
+        segment(w, t, 0, first, average_floats, w->width);
         if (w->domains)
-            segment(w, t, g->inner[0] + (size_t)t * (size_t)w->domains, average_floats + w->width, w->domains);
+            segment(w, t, 1, g->inner[0] + (size_t)t * (size_t)w->domains, average_floats + w->width, w->domains);
     }
 }
 
@@ -85,7 +90,7 @@ void gating_context(struct gating *g, int moe_index, const struct layer_weights 
                     const struct step_rows *rows) {
     const struct router_rule *r = &g->config->router;
     struct backend *b = g->backend;
-    struct walk walk = {r, rows, moe_index, gating_width(g), r->segment.domain ? r->two_stage.domains : 0};
+    struct walk walk = {&g->mask, r, rows, moe_index, gating_width(g), r->segment.domain ? r->two_stage.domains : 0};
     if (r->history.mode == HISTORY_NONE && !r->segment.len) return;
     b->ops->sync(b);
     if (rows->state->floats) walk_rows(g, &walk);

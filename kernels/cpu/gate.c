@@ -74,17 +74,32 @@ static void select_row(const struct gate_job *j, int32_t *ids, float *rank) {
     }
 }
 
+/* What is -infinity was masked, and what is no number is broken: beside others neither has a part in a sum. */
+static bool counts(float score) { return score > -INFINITY; }
+
+static void weigh_by_sum(const struct gate_rule *rule, float *weights) {
+    float sum = 0;
+    for (int i = 0; i < rule->k; i++) sum += counts(weights[i]) ? weights[i] : 0;
+    sum += rule->norm_eps;
+    for (int i = 0; i < rule->k; i++) weights[i] = counts(weights[i]) && sum != 0 ? weights[i] / sum : 0;
+}
+
+static void weigh_by_softmax(const struct gate_job *j, const int32_t *ids, float *weights, const float *score) {
+    int n = 0;
+    for (int i = 0; i < j->rule->k; i++) {
+        if (counts(weights[i])) n++;
+        else weights[i] = -INFINITY;
+    }
+    if (n) j->vec->softmax(weights, weights, j->rule->k);
+    for (int i = 0; i < j->rule->k; i++) weights[i] = counts(score[ids[i]]) ? weights[i] : 0;
+}
+
 static void weigh_row(const struct gate_job *j, const int32_t *ids, float *weights, const float *score) {
     const struct gate_rule *rule = j->rule;
-    float sum = 0;
-    for (int i = 0; i < rule->k; i++) {
-        weights[i] = rule->weight == GATE_WEIGHT_ONE ? 1 : score[ids[i]];
-        sum += weights[i];
-    }
-    if (rule->weight == GATE_WEIGHT_SCORE && rule->norm == GATE_NORM_SUM) {
-        for (int i = 0; i < rule->k; i++) weights[i] /= sum + rule->norm_eps;
-    }
-    if (rule->weight == GATE_WEIGHT_SCORE && rule->norm == GATE_NORM_SOFTMAX) j->vec->softmax(weights, weights, rule->k);
+    bool one = rule->weight == GATE_WEIGHT_ONE;
+    for (int i = 0; i < rule->k; i++) weights[i] = one ? 1 : score[ids[i]];
+    if (!one && rule->norm == GATE_NORM_SUM) weigh_by_sum(rule, weights);
+    if (!one && rule->norm == GATE_NORM_SOFTMAX) weigh_by_softmax(j, ids, weights, score);
     for (int i = 0; i < rule->k; i++) weights[i] *= rule->scale;
 }
 

@@ -85,19 +85,24 @@ static void select_row(const struct row *r, int32_t *ids) {
     }
 }
 
+/* What is -infinity was masked, and what is no number is broken: beside others neither has a part in a sum. */
+static bool counts(double score) { return score > -INFINITY; }
+
 static void weigh_row(const struct row *r, const int32_t *ids, float *weights) {
     const struct gate_rule *rule = r->rule;
     double sum = 0, exps = 0, max = -INFINITY;
     for (int j = 0; j < rule->k; j++) max = fmax(max, score(r, ids[j]));
     for (int j = 0; j < rule->k; j++) {
+        if (!counts(score(r, ids[j]))) continue;
         sum += score(r, ids[j]);
         exps += exp(score(r, ids[j]) - max);
     }
+    sum += rule->norm_eps;
     for (int j = 0; j < rule->k; j++) {
         double w = score(r, ids[j]);
         if (rule->weight == GATE_WEIGHT_ONE) w = 1;
-        else if (rule->norm == GATE_NORM_SUM) w /= sum + rule->norm_eps;
-        else if (rule->norm == GATE_NORM_SOFTMAX) w = exp(w - max) / exps;
+        else if (rule->norm == GATE_NORM_SUM) w = counts(w) && sum != 0 ? w / sum : 0;
+        else if (rule->norm == GATE_NORM_SOFTMAX) w = counts(w) ? exp(w - max) / exps : 0;
         weights[j] = (float)(w * rule->scale);
     }
 }

@@ -465,6 +465,35 @@ START_TEST(gate_biased_and_broken) {
 }
 END_TEST
 
+/* Raw scores divided by their sum, some of them masked or broken: weights are numbers, and those that are left share as if alone. */
+START_TEST(gate_of_few) {
+    open_isa(_i);
+    static const float cases[][4] = {{3, -INFINITY, 1, -INFINITY}, {2, NAN, 2, -INFINITY}, {1, -1, -INFINITY, 0},
+                                     {-INFINITY, -INFINITY, NAN, -INFINITY}};
+    static const float by_sum[][4] = {{.75f, .25f}, {.5f, .5f}, {0}, {0}};
+    struct backend *both[] = {fast, ref};
+    for (unsigned i = 0; fast && i < 2 * sizeof cases / sizeof *cases; i++) {
+        struct backend *b = both[i % 2];
+        int32_t ids[4];
+        float w[4];
+        struct gate_rule rule = {GATE_RAW, GATE_WEIGHT_SCORE, GATE_NORM_SUM, 0, 1, 4, 4};
+        b->ops->gate_select(b, ids, w, cases[i / 2], NULL, &rule, 1);
+        for (int j = 0; j < 4; j++) NEAR(w[j], by_sum[i / 2][j], 1e-6, "case %u weight %d", i / 2, j);
+        rule.norm = GATE_NORM_SOFTMAX;
+        b->ops->gate_select(b, ids, w, cases[i / 2], NULL, &rule, 1);
+        double sum = 0, left = 0;
+        for (int j = 0; j < 4; j++) {
+            float z = cases[i / 2][ids[j]];
+            ck_assert(z > -INFINITY ? w[j] > 0 : w[j] == 0);
+            sum += (double)w[j];
+            left += z > -INFINITY;
+        }
+        NEAR(sum, left ? 1 : 0, 1e-6, "case %u", i / 2);
+    }
+    close_isa();
+}
+END_TEST
+
 START_TEST(sums_and_copies) {
     open_isa(_i);
     for (int H = 1; fast && H < 140; H += H < 35 ? 1 : 37) {
@@ -589,6 +618,7 @@ int main(void) {
     tcase_add_loop_test(c, dots_and_fuse, 0, KIT_ISAS);
     tcase_add_loop_test(c, ffn_in_rounds, 0, KIT_ISAS);
     tcase_add_loop_test(c, gate_select, 0, KIT_ISAS);
+    tcase_add_loop_test(c, gate_of_few, 0, KIT_ISAS);
     tcase_add_loop_test(c, gate_groups, 0, KIT_ISAS);
     tcase_add_loop_test(c, gate_biased_and_broken, 0, KIT_ISAS);
     tcase_add_loop_test(c, sums_and_copies, 0, KIT_ISAS);

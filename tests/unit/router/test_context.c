@@ -66,6 +66,15 @@ START_TEST(bias) {
 }
 END_TEST
 
+START_TEST(bias_of_what_is_missing) { /* the mean is that of the two others */
+    struct bias_update_rule r = {.decay = 1, .speed = .125f, .max = .3f};
+    float b[3] = {.5f, -INFINITY, 0};
+    uint32_t counts[3] = {1, 0, 3};
+    context_bias(b, counts, 3, &r);
+    ck_assert(b[0] == .125f && b[1] == -INFINITY && b[2] == -.125f);
+}
+END_TEST
+
 START_TEST(bias_converges_to_even_loads) { /* four choices of fixed appeal: the bias ends where all are taken alike */
     struct bias_update_rule r = {.speed = .01f, .max = 10};
     float appeal[4] = {1, .5f, .2f, 0}, b[4] = {0};
@@ -96,6 +105,7 @@ int main(void) {
     tcase_add_test(t, confidence);
     tcase_add_test(t, top_p);
     tcase_add_test(t, bias);
+    tcase_add_test(t, bias_of_what_is_missing);
     tcase_add_test(t, bias_converges_to_even_loads);
     suite_add_tcase(s, t);
     return run_suite(s);
