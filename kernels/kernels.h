@@ -204,8 +204,9 @@ struct ops {
      * lower id. Where the choice depends on the order of logits alone (no bias, no sums or fills of groups) the logits
      * themselves are compared, so rounding a score cannot make a tie. NaN counts as the lowest: k different experts come out
      * whatever goes in. A normalised weight is a number even so: a chosen score of -infinity or NaN has no part in the sum and
-     * weight 0, and where the sum (with norm_eps) is 0 all weights are 0. WEIGHT_ONE ignores norm. sel_bias f32 [W] or NULL. ids and weights host-visible.
-     * Who takes ids and weights must also take -1 with weight 0: "no expert here", from gates that choose fewer than k. */
+     * weight 0, and where the sum (with norm_eps) is 0 all weights are 0. WEIGHT_ONE ignores norm. sel_bias f32 [W] or NULL.
+     * ids and weights host-visible. Who takes them must also take -1 with weight 0: "no expert here",
+     * from gates that choose fewer than k. */
     void (*gate_select)(struct backend *b, int32_t *ids, float *weights, const float *logits, const float *sel_bias,
                         const struct gate_rule *rule, int T);
     /* out[i] = x[rows[i]]; rows host-visible [n]. */

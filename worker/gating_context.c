@@ -48,8 +48,8 @@ static void average(const struct walk *w, int t, float *context, const float *lo
 }
 
 /* Adds row t's logits to its segment's sum, then replaces them by the mean over the segment before, if there is one. The gate
- * is linear: the mean of logits is the logit of the mean hidden state. Sums are of all experts, the missing ones too; the choice
- * is not. */
+ * is linear: the mean of logits is the logit of the mean hidden state. Sums are of all experts,
+ * the missing ones too; the choice is not. */
 static void segment(const struct walk *w, int t, int level, float *logits, int at, int n) {
     const int len = w->rule->segment.len, pos = w->rows->pos[t];
     const float *before = pos % len ? state_before(w, t) : NULL;
@@ -68,8 +68,7 @@ static void walk_rows(struct gating *g, const struct walk *w) {
         if (average_floats) average(w, t, g->context + (size_t)t * (size_t)w->width, first);
         if (!w->rule->segment.len) continue;
         segment(w, t, 0, first, average_floats, w->width);
-        if (w->domains)
-            segment(w, t, 1, g->inner[0] + (size_t)t * (size_t)w->domains, average_floats + w->width, w->domains);
+        if (w->domains) segment(w, t, 1, g->inner[0] + (size_t)t * (size_t)w->domains, average_floats + w->width, w->domains);
     }
 }
 

@@ -6,7 +6,7 @@ those that are left are numbered anew, the gate loses their rows, and oracle.py 
 gate of two stages cannot lose single rows and stay one; there the oracle is told, level by level, what nobody may choose (a branch
 of a tree when all under it is missing), and pairs that are left without a choice are taken out of its answer.
 
-Run after make_checkpoints.py: make_masked.py [--data DIR]. Deterministic.
+Run after make_checkpoints.py: make_masked.py [--data DIR] [NAME ...]. Deterministic.
 """
 import argparse
 import re
@@ -22,7 +22,7 @@ import oracle
 import router_oracle
 
 TOKENS = 23
-# name -> model layer -> the experts that are missing there. In the last case one of five is left where two are wanted.
+# name -> model layer -> the experts that are missing there. In "cadre_moe_fusion_rows" and "cadre_moe_raw" one of five is left where two are wanted.
 CASES = {
     "mixtral": {0: (1, 6), 1: (0, 2, 3, 7)},
     "qwen2_moe": {0: (4,), 2: (1, 5)},
@@ -35,6 +35,9 @@ CASES = {
     "router_two_stage_two": {0: (1, 6), 1: (8,)},
     "router_tree_beam": {0: (0, 1, 2, 3, 4, 5, 9), 1: (3, 6, 7, 8)},   # a branch, a node, leaves
     "router_tree_exact": {0: (17, 2, 3), 1: (6, 7, 8, 9, 10)},
+    "cadre_moe_raw": {0: (0, 1, 3, 4), 1: (2, 3)},
+    "router_segment": {0: (2, 3, 4), 1: (1, 8, 10)},           # a global; both domains of another; locals
+    "router_segment_tree": {0: (0, 1, 2, 3, 6), 1: (5, 8, 9)},
 }
 NEVER = -1e30                   # a logit that leaves nothing of a probability
 
@@ -97,11 +100,14 @@ def told(missing):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=make_checkpoints.DATA)
+    parser.add_argument("names", nargs="*", help="of the cases to make; none: all")
     args = parser.parse_args()
     torch.set_num_threads(1)
     for index, (name, missing) in enumerate(CASES.items()):
+        if args.names and name not in args.names:
+            continue
         directory = args.data / name
-        levels = name.startswith("router_t")
+        levels = name.startswith("router_")
         model = (lambda dtype: oracle.Model(directory, dtype)) if levels else lambda dtype: without(directory, missing, dtype)
         whole, single, exact = oracle.Model(directory), model(torch.float32), model(torch.float64)
         forget = told(missing) if levels else lambda: None

@@ -231,8 +231,9 @@ def flat(router, z, bias, k, t, gaps, wrong):
     norm = router["norm"]
     if "topk_norm" in wrong:
         norm = "none" if norm != "none" else "sum"
-    if norm == "sum":
-        weight = weight / weight.sum()
+    if norm == "sum":                             # what is masked has no part in the sum; a sum of 0 leaves nothing
+        there = np.where(np.isneginf(weight), 0, weight)
+        weight = there / there.sum() if there.sum() else 0 * there
     elif norm == "softmax":
         weight = softmax(weight)
     weight = weight * router.get("scale", 1.0)
@@ -262,7 +263,7 @@ def two_stage(router, zg, zd, zl, bias, globals_, k, t, gaps, wrong):
     mass = {}
     for g in chosen:
         mine = [d for d in range(D) if (d % G if "domain_rows" in wrong else d // (D // G)) == g]
-        q = softmax(zd[mine])
+        q = softmax(zd[mine]) * (zd[mine] > -1e29)  # what nobody may choose has no mass, even if nothing else is there
         for d, share in zip(mine, q):
             mass[d] = p[g] * share
     domains = sorted(mass, key=lambda d: (-mass[d], d))
@@ -273,7 +274,7 @@ def two_stage(router, zg, zd, zl, bias, globals_, k, t, gaps, wrong):
     total = sum(mass[d] for d in domains)
     pairs = [(g, 1.0 if "global_weight" in wrong else p[g]) for g in chosen]
     for d in domains:
-        omega = mass[d] if product else mass[d] / total
+        omega = mass[d] if product or not total else mass[d] / total
         pairs.append((G + d, omega))
         mine = [f for f in range(L) if (f % D if "local_rows" in wrong else f // (L // D)) == d] if L else []
         take, values = best([zl[f] for f in mine], router.get("k_local", 1) if L else 0)

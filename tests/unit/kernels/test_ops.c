@@ -465,7 +465,7 @@ START_TEST(gate_biased_and_broken) {
 }
 END_TEST
 
-/* Raw scores divided by their sum, some of them masked or broken: weights are numbers, and those that are left share as if alone. */
+/* Raw scores, some of them masked or broken: weights are numbers, and those that are left share as if alone. */
 START_TEST(gate_of_few) {
     open_isa(_i);
     static const float cases[][4] = {{3, -INFINITY, 1, -INFINITY}, {2, NAN, 2, -INFINITY}, {1, -1, -INFINITY, 0},
