@@ -37,6 +37,14 @@ static size_t fixed_floats(const struct latent_heads *m, int tile) {
 }
 static size_t row_floats(const struct latent_heads *m, int tile) { return (size_t)(tile + 2 * m->value + 2); }
 
+/* By the model's sizes alone, so that it is the same for every step. Wide heads take a narrow tile: half a thread's room is for
+ * the tile, the other for rows. With the widest heads that config.json may ask for (2048 of rank and rope, 1024 of nope and of
+ * value) a narrow one takes just that half. */
+static int tile_of(const struct latent_heads *m) {
+    const size_t half = CPU_THREAD_BYTES / 2 / sizeof(float);
+    return m->kv_b.cols <= NARROW_RANK && fixed_floats(m, WIDE_TILE) <= half ? WIDE_TILE : NARROW_TILE;
+}
+
 /* Keys and values of `n` latents, the first at `at`. */
 static void expand_tile(const struct expanded *e, const char *at, int n) {
     const struct latent_heads *m = e->j->m;
@@ -138,8 +146,7 @@ static void expanded_task(void *arg, int task, int thread) {
 void cpu_latent_expanded(struct backend *b, const struct kv_layer *kv, const struct attention *a,
                          const struct latent_heads *m) {
     struct cpu *c = cpu_of(b);
-    struct expanded_job j = {c->vec, kv, a, m, (int32_t *)c->scratch, m->kv_b.cols <= NARROW_RANK ? WIDE_TILE : NARROW_TILE,
-                             c->thread_scratch};
+    struct expanded_job j = {c->vec, kv, a, m, (int32_t *)c->scratch, tile_of(m), c->thread_scratch};
     size_t room = CPU_THREAD_BYTES / sizeof(float), fixed = fixed_floats(m, j.tile);
     if (fixed + row_floats(m, j.tile) > room) BUG("latent heads of %d and %d: too wide", m->nope + m->rope, m->value);
     size_t fit = (room - fixed) / row_floats(m, j.tile);

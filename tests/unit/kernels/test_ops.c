@@ -217,7 +217,9 @@ START_TEST(latent) {
                                     {2, 16, 4, 16, 16, 13},
                                     {5, 24, 6, 20, 72, 7},
                                     {2, 33, 8, 17, 130, 26},
-                                    {1, 8, 2, 8, 200, 70}};
+                                    {1, 8, 2, 8, 200, 70},
+                                    {1, 1024, 1024, 1024, 512, 1}, /* heads that a wide tile has no room for */
+                                    {1, 300, 1, 1024, 2047, 1}};
     for (unsigned s = 0; fast && s < sizeof shapes / sizeof *shapes; s++) {
         for (int f = 0; f <= FMT_BF16; f++) {
             const int *n = shapes[s], T = n[5], rank = n[4], keep = kit_n_rooms;
