@@ -78,14 +78,22 @@ static void write_placement(const char *path, int workers, int experts) {
     fclose(f);
 }
 
+/* How a cluster is started, whatever the variation. */
+struct setting {
+    const char *dir, *weights;
+    bool naive; /* prompts of a model with latents in the expanded form: other bits, which depend on no more than those of the
+                 * absorbed one while no page is shared */
+};
+
 static bool find_experts(const struct cadre_cluster *s, void *ctx) { return *(int *)ctx = (int)s->experts, true; }
 
-static struct cluster *start(const char *dir, const char *weights, const struct variation *v, int experts) {
+static struct cluster *start(const struct setting *s, const struct variation *v, int experts) {
     char path[] = "/tmp/sim_promise.XXXXXX";
     struct cluster_options o = {.threads = v->threads,
-                                .coordinator = {.model_dir = dir,
+                                .coordinator = {.model_dir = s->dir,
                                                 .workers = v->workers,
-                                                .weights = weights,
+                                                .weights = s->weights,
+                                                .naive_prefill = s->naive,
                                                 .isa = v->isa,
                                                 .max_batch = v->step_tokens ? v->step_tokens : 32,
                                                 .max_context = 128,
@@ -101,7 +109,7 @@ static struct cluster *start(const char *dir, const char *weights, const struct 
         write_placement(path, v->workers, experts);
         o.coordinator.placement_file = path;
     }
-    if (cluster_start(&o, &c, &why) < 0) die("%s, %s: %s", dir, v->name, why.text);
+    if (cluster_start(&o, &c, &why) < 0) die("%s, %s: %s", s->dir, v->name, why.text);
     if (o.coordinator.placement_file) remove(path);
     return c;
 }
@@ -127,16 +135,29 @@ static void compare(const char *label, const struct variation *v, struct cluster
     report(ok, what, where);
 }
 
-static void test_checkpoint(const char *data, const char *name, const char *weights, bool every) {
+/* Or the variations of the naive form say nothing about it. */
+static void differs_from_absorbed(const char *dir, const struct cadre_request *requests, const struct answer *naive) {
+    static const struct variation alone = {.name = "absorbed", .workers = 1};
+    static struct answer got;
+    char at[200];
+    int different = 0;
+    struct cluster *c = start(&(struct setting){.dir = dir, .weights = "f32"}, &alone, 0);
+    for (int i = 0; i < SUBJECTS; i++)
+        different += cluster_ask(c, &requests[i], 1, &got, 60) && !answer_equal(&got, &naive[i], at, sizeof at);
+    report(!cluster_stop(c) && different, "naive prefill has other last bits than the absorbed form", dir);
+}
+
+static void test_checkpoint(const char *data, const char *name, const char *weights, bool naive, bool every) {
     static const struct variation alone = {.name = "1 worker, alone", .workers = 1};
     static struct answer want[ALL];
     struct cadre_request requests[ALL];
-    char dir[1024], label[64];
+    char dir[1024], label[96];
     int experts = 0;
     snprintf(dir, sizeof dir, "%s/%s", data, name);
-    snprintf(label, sizeof label, "%s %s", name, weights);
+    snprintf(label, sizeof label, "%s %s%s", name, weights, naive ? ", naive prefill" : "");
     make_requests(requests);
-    struct cluster *c = start(dir, weights, &alone, 0);
+    const struct setting setting = {dir, weights, naive};
+    struct cluster *c = start(&setting, &alone, 0);
     cluster_await(c, find_experts, &experts, 10);
     for (int i = 0; i < ALL; i++)
         if (!cluster_ask(c, &requests[i], 1, &want[i], 60) || want[i].status || want[i].n != (int)requests[i].max_tokens)
@@ -144,9 +165,10 @@ static void test_checkpoint(const char *data, const char *name, const char *weig
                 want[i].message);
     compare(label, &(struct variation){.name = "1 worker, in a crowd", .crowd = true}, c, requests, want);
     report(cluster_stop(c) == 0, "ends in order", label);
+    if (naive) differs_from_absorbed(dir, requests, want);
     for (int v = 0; v < VARIATIONS; v++) {
         if (!every && !is_basic(v)) continue;
-        c = start(dir, weights, &variations[v], experts);
+        c = start(&setting, &variations[v], experts);
         compare(label, &variations[v], c, requests, want);
         if (cluster_stop(c)) report(false, variations[v].name, "did not end in order");
     }
@@ -162,9 +184,10 @@ int main(int argc, char **argv) {
         const char *name = names.name[i];
         bool full = !strcmp(name, "mixtral"), full_bf16 = !strcmp(name, "qwen2_moe");
         if (strstr(name, "_sharded")) continue; /* the same model in other files */
-        test_checkpoint(argv[1], name, "f32", all || full);
-        if (all || full || full_bf16) test_checkpoint(argv[1], name, "bf16", all || full_bf16);
-        if (all || strstr(name, "fp8") || strstr(name, "mxfp4")) test_checkpoint(argv[1], name, "stored", all);
+        test_checkpoint(argv[1], name, "f32", false, all || full);
+        if (all || full || full_bf16) test_checkpoint(argv[1], name, "bf16", false, all || full_bf16);
+        if (all || strstr(name, "fp8") || strstr(name, "mxfp4")) test_checkpoint(argv[1], name, "stored", false, all);
+        if (!strcmp(name, "deepseek_v3")) test_checkpoint(argv[1], name, "f32", true, true);
     }
     printf("1..%d\n# %d passed, %d failed\n", passed + failed, passed, failed);
     return failed > 0;
