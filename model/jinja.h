@@ -31,6 +31,7 @@ enum jv_type { JV_UNDEFINED, JV_NONE, JV_BOOL, JV_INT, JV_FLOAT, JV_STR, JV_LIST
                JV_NAMESPACE, JV_MACRO, JV_LOOP, JV_FUNCTION, JV_METHOD };
 
 struct jinja_run;
+struct jinja_args;
 struct jv_str {
     size_t len;
     size_t chars;      /* code points; SIZE_MAX: not counted yet */
@@ -166,6 +167,7 @@ int jinja_replace(struct jinja_run *r, struct jv_str *s, const struct jv_str *fr
 int  jinja_escape(struct jinja_run *r, const struct jv_str *s, struct jv *out); /* for HTML; the result is markup */
 int  jinja_indent(struct jinja_run *r, struct jv_str *s, const struct jv_str *by, bool first, bool blank, struct jv *out);
 int  jinja_format(struct jinja_run *r, struct jv_str *s, struct jv values, struct jv *out); /* s % values; jinja_format.c */
+int  jinja_brace(struct jinja_run *r, const struct jv_str *s, const struct jinja_args *a, struct jv *out); /* s.format(...) */
 const char *jinja_find_text(const char *s, size_t len, const char *what, size_t what_len, bool last); /* or NULL */
 
 /* ---- syntax ---- */

@@ -13,13 +13,14 @@ static bool listed(const char *const *names, const char *name) {
 }
 
 enum jinja_member jinja_member_of(struct jv v, const char *name) {
-    static const char *const text[] = {"capitalize", "count",      "endswith",   "find",         "index",        "isalnum",
-                                       "isalpha",    "isdigit",    "islower",    "isspace",      "isupper",      "join",
-                                       "lower",      "lstrip",     "partition",  "removeprefix", "removesuffix", "replace",
-                                       "rfind",      "rindex",     "rpartition", "rsplit",       "rstrip",       "split",
-                                       "splitlines", "startswith", "strip",      "title",        "upper",        NULL};
+    static const char *const text[] = {"capitalize", "count",      "endswith",   "find",         "format",       "index",
+                                       "isalnum",    "isalpha",    "isdigit",    "islower",      "isspace",      "isupper",
+                                       "join",       "lower",      "lstrip",     "partition",    "removeprefix", "removesuffix",
+                                       "replace",    "rfind",      "rindex",     "rpartition",   "rsplit",       "rstrip",
+                                       "split",      "splitlines", "startswith", "strip",        "title",        "upper",
+                                       NULL};
     static const char *const text_unknown[] = {
-        "casefold",  "center",       "encode",    "expandtabs",  "format",  "format_map", "isascii",
+        "casefold",  "center",       "encode",    "expandtabs",  "format_map", "isascii",
         "isdecimal", "isidentifier", "isnumeric", "isprintable", "istitle", "ljust",      "maketrans",
         "rjust",     "swapcase",     "translate", "zfill",       NULL};
     static const char *const list[] = {"copy", "count", "index", NULL}, *const tuple[] = {"count", "index", NULL};
@@ -202,6 +203,7 @@ static int text_method(struct jinja_run *r, struct jv self, const char *name, co
     if (!strcmp(name, "split") || !strcmp(name, "rsplit")) return text_split(r, s, name, a, out);
     if (!strcmp(name, "strip") || !strcmp(name, "lstrip") || !strcmp(name, "rstrip")) return text_strip(r, s, name, a, out);
     if (!strcmp(name, "replace")) return text_replace(r, s, a, out);
+    if (!strcmp(name, "format")) return jinja_brace(r, s, a, out);
     if (!strcmp(name, "splitlines")) {
         static const char *const names[] = {"keepends", NULL};
         struct jv keep;

@@ -17,6 +17,14 @@ CORE = [
     "{{ '%s %s' % n }}", "{{ '%d' % a }}", "{{ 'x' % n }}", "{{ 'x' % l }}", "{{ '%q' % n }}", "{{ '%5' % n }}", "{{ '%(zz)s' % d }}", "{{ '%-*d|%.*f' % (5, 3, 1, f) }}",
     "{{ '%c%c' % (65, 'z') }}", "{{ '%.2s|%5.1s|' % (u, 'abc') }}", "{{ '%e %G %g' % (f, small, 1e20) }}", "{{ '%s' % nothing }}", "{{ '%5%' % n }}",
     "{{ '%02d:%02d'|format(7, 5) }}", "{{ '%(x)s'|format(x=a) }}", "{{ '%s'|format }}", "{{ '100%'|format }}", "{{ n|format(1) }}", "{{ '%s'|format(a, x=1) }}",
+    # text.format()
+    "{{ '{}-{}|{1}'.format(a, n) }}", "{{ '{} {}'.format(*l) }}{{ '{0}{x}{0}'.format(a, x=n) }}{{ '{{}}{}'.format(t) }}", "{{ '{2}'.format(1, 2) }}", "{{ '{b}'.format(a=1) }}",
+    "{{ '{}{0}'.format(1) }}", "{{ '{0}{}'.format(1) }}", "{{ '{'.format(1) }}", "{{ '}'.format(1) }}", "{{ '{!q}'.format(1) }}", "{{ ''.format() }}|{{ 'x'.format(1, k=2) }}",
+    "{{ '{a.k}{a[k]}{b[0]}{p[1][name]}{c.x[y].z}'.format(a=d, b=l, p=people, c=nested) }}", "{{ '{a.zz}|'.format(a=d) }}", "{{ '{a[zz]}|'.format(a=d) }}", "{{ '{0[x]y}'.format(nested) }}",
+    "{{ '{!r:>8}|{!s:^7}|{:é<5}|{:.2}|{:05}'.format('ab', l[0], u[:2], a, 'q') }}", "{{ '{:5}|{:<5}|{:^+6}|{:06d}|{:#x}|{:#b}|{:o}|{:c}|{:,}|{:_}'.format(n, n, n, neg, 255, 5, 8, 65, 1234567, 1234567) }}",
+    "{{ '{:.2f}|{:8.3e}|{:G}|{:.1%}|{:+}|{:,.1f}|{:07.2f}|{:<05}|{:=+8}'.format(f, f, 1e20, 0.125, f, 1234567.89, -f, n, f) }}", "{{ '{}{}{:5}|'.format(nil, t, t) }}", "{{ '{:5}'.format(nil) }}",
+    "{{ '{:5}'.format(l) }}{{ '{}'.format(l) }}", "{{ '{:d}'.format(a) }}", "{{ '{:x}'.format(f) }}", "{{ '{:+}'.format(a) }}", "{{ '{:.2}'.format(n) }}", "{{ '{:5.}'.format(f) }}", "{{ '{:5q}'.format(n) }}",
+    "{{ '{}'.format(nothing) }}|{{ '{:>9}'.format('世界') }}", "{{ '{0.name}:{0[age]:>4}'.format(people[0]) }}",
     # unknown filters and tests inside an if, or behind one, are only asked for when they are reached
     "{% if nothing %}{{ 1|nope }}{% endif %}a", "{{ 1|nope if nothing else 2 }}", "{% if nothing %}{% if n %}{{ 1|nope }}{% endif %}{% endif %}e",
     "{% if nothing %}{% for i in [1] %}{{ i|nope }}{% endfor %}{% endif %}", "{% if 1|nope %}{% endif %}a", "{% if nothing %}{% else %}{{ 1 is nope }}{% endif %}",
@@ -231,6 +239,7 @@ CORE = [
 ]
 
 EXTRA = [
+    "{{ '{:{}}'.format(1, 5) }}", "{{ '{!a}'.format(u) }}", "{{ '{:n}'.format(5) }}", "{{ '{:012,}'.format(5) }}", "{{ '{:.3}'.format(f) }}", "{{ '{0.__class__}'.format(d) }}", "{{ ('{}'|safe).format('<') }}",
     "{{ d['get'] is defined }}{{ {'items': 1}.items is string }}",
     "{% for i in l %}{{ loop.cycle('odd', 'even') }} {% endfor %}",
     "{% for p in people %}{{ p.name if loop.changed(p.role) }}{% endfor %}",
