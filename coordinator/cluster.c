@@ -89,11 +89,23 @@ static void refuse(struct coordinator *c, const struct bus_id *id, const char *r
     c->moved = true;
 }
 
+static void list_peers(const struct coordinator *c, struct worker_peer *peers) {
+    for (int w = 0; w < c->options.workers; w++) {
+        const struct member *m = &c->members.m[w];
+        peers[w] = (struct worker_peer){.incarnation = m->incarnation,
+                                        .host = (uint32_t)member_host(&c->members, w),
+                                        .address = m->address,
+                                        .address_bytes = m->address_bytes};
+    }
+}
+
 static void welcome_all(struct coordinator *c) {
     const struct scheduler_limits *l = &c->scheduler.limits;
     struct why why;
     int rc = cluster_check_fit(c, l, all_local(c) ? memory_available() : 0, &why);
     if (rc < 0) return core_fail(c, rc, &why);
+    struct worker_peer peers[MSG_MAX_WORKERS];
+    list_peers(c, peers);
     struct worker_welcome w = {.epoch = c->epoch,
                                .model_dir = c->options.model_dir,
                                .weights = fmt_name(c->weights),
@@ -108,9 +120,11 @@ static void welcome_all(struct coordinator *c) {
                                .workers = (uint32_t)c->options.workers,
                                .layers = (uint32_t)c->shape.layers,
                                .experts = (uint32_t)c->shape.experts,
-                               .hosts = c->hosts};
+                               .hosts = c->hosts,
+                               .peers = peers};
     log_info("all %d workers are here, loading %s as %s", c->options.workers, c->model_name, w.weights);
     for (int i = 0; i < c->options.workers && c->state == CORE_LOADING; i++) {
+        w.incarnation = peers[i].incarnation;
         rc = worker_port_welcome(c->worker_port, &c->worker_id[i], &w);
         if (rc < 0) lose_unreachable(c, i, rc);
         else member_welcomed(&c->members, i, c->now_us);

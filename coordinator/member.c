@@ -40,6 +40,8 @@ int member_hello(struct members *ms, const struct worker_hello *h, int64_t now_u
     if (h->rank >= h->size) return fail(why, ERR_DENIED, "rank %u of %u workers: ranks count from 0", h->rank, h->size);
     if (ms->limits.fabric[0] && strcmp(h->fabric, ms->limits.fabric))
         return fail(why, ERR_DENIED, "fabric '%s'; this cluster runs '%s' (--fabric)", h->fabric, ms->limits.fabric);
+    if (h->address_bytes > MSG_ADDRESS_BYTES)
+        return fail(why, ERR_DENIED, "a fabric address of %zu bytes, at most %d", h->address_bytes, MSG_ADDRESS_BYTES);
     struct member *m = &ms->m[h->rank];
     if (m->state == WORKER_CONNECTED && m->pid == h->pid && !strcmp(m->host, h->host)) { /* it lost its connection */
         m->seen_us = now_us;
@@ -50,9 +52,25 @@ int member_hello(struct members *ms, const struct worker_hello *h, int64_t now_u
                     m->host, m->pid, worker_state_name(m->state), h->host, h->pid);
     set_state(ms, (int)h->rank, WORKER_CONNECTED);
     memcpy(m->host, h->host, sizeof m->host);
+    memcpy(m->host_id, h->host_id, sizeof m->host_id);
     m->pid = h->pid;
+    m->incarnation = ++ms->incarnations;
+    m->address_bytes = h->address_bytes;
+    if (h->address_bytes) memcpy(m->address, h->address, h->address_bytes);
     m->seen_us = m->moved_us = now_us;
     return 0;
+}
+
+static int first_of_host(const struct members *ms, int rank) {
+    int first = 0;
+    while (strcmp(ms->m[first].host_id, ms->m[rank].host_id)) first++;
+    return first;
+}
+
+int member_host(const struct members *ms, int rank) {
+    int first = first_of_host(ms, rank), hosts = 0;
+    for (int i = 0; i < first; i++) hosts += first_of_host(ms, i) == i;
+    return hosts;
 }
 
 void member_welcomed(struct members *ms, int rank, int64_t now_us) {

@@ -33,8 +33,11 @@ const char *worker_state_name(enum worker_state s); /* as in StatusReply */
 
 struct member {
     enum worker_state state;
-    char host[MSG_HOST_BYTES];
+    char host[MSG_HOST_BYTES], host_id[MSG_HOST_BYTES];
     uint64_t pid;
+    uint32_t incarnation; /* of this process: given to it alone; 0: none yet */
+    uint8_t address[MSG_ADDRESS_BYTES]; /* of its fabric */
+    size_t address_bytes;
     uint64_t done_bytes, total_bytes; /* loading */
     struct worker_ready ready;
     int64_t seen_us;   /* last message */
@@ -51,12 +54,14 @@ struct member_limits {
 struct members {
     struct member_limits limits;
     struct member m[MSG_MAX_WORKERS];
+    uint32_t incarnations; /* given so far */
     int64_t ticked_us; /* 0 = never */
 };
 
 void member_init(struct members *ms, const struct member_limits *l);
 /* 0: it may join. ERR_DENIED with what was said and what was wanted: refuse it, the members are unchanged. */
 int member_hello(struct members *ms, const struct worker_hello *h, int64_t now_us, struct why *why);
+int member_host(const struct members *ms, int rank); /* its host's index: hosts count from 0 by their first rank */
 void member_welcomed(struct members *ms, int rank, int64_t now_us);
 void member_load(struct members *ms, int rank, uint64_t done_bytes, uint64_t total_bytes, int64_t now_us);
 uint32_t member_load_percent(const struct member *m); /* 0 .. 100 */

@@ -10,6 +10,7 @@ enum {
     MSG_MAX_WORKERS = 64, /* workers are named in 64-bit masks */
     MSG_MAX_TOP = 20,     /* alternatives reported beside a sampled token */
     MSG_HOST_BYTES = 64,
+    MSG_ADDRESS_BYTES = 4096, /* of a worker's fabric */
     MSG_CLASS_BYTES = 160
 };
 
@@ -49,8 +50,10 @@ enum worker_msg_kind {
 };
 struct worker_hello {
     uint32_t protocol, rank, size;
-    char host[MSG_HOST_BYTES], fabric[16];
+    char host[MSG_HOST_BYTES], host_id[MSG_HOST_BYTES], fabric[16];
     uint64_t pid;
+    const uint8_t *address; /* of its fabric */
+    size_t address_bytes;
 };
 struct worker_ready {
     uint64_t fingerprint;
@@ -99,13 +102,19 @@ struct worker_msg {
 };
 
 /* ---- to workers ---- */
+struct worker_peer {
+    uint32_t incarnation, host; /* host: index, equal for workers of one host */
+    const uint8_t *address;
+    size_t address_bytes;
+};
 struct worker_welcome {
-    uint32_t epoch;
+    uint32_t epoch, incarnation;
     const char *model_dir, *weights, *isa;
     bool naive_prefill;
     uint32_t step_tokens, max_seqs, max_context, page_tokens, kv_pages;
     uint32_t placement_version, workers, layers, experts;
     const uint64_t *hosts; /* [layers * experts] masks */
+    const struct worker_peer *peers; /* [workers] */
 };
 
 /* ---- from clients ---- */

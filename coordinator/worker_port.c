@@ -83,8 +83,14 @@ static void read_ready(const Cadre__Control__V1__Ready *m, struct worker_ready *
 }
 
 static void read_hello(const Cadre__Control__V1__Hello *m, struct worker_hello *h) {
-    *h = (struct worker_hello){.protocol = m->protocol, .rank = m->rank, .size = m->size, .pid = m->pid};
+    *h = (struct worker_hello){.protocol = m->protocol,
+                               .rank = m->rank,
+                               .size = m->size,
+                               .pid = m->pid,
+                               .address = m->address.data,
+                               .address_bytes = m->address.len};
     snprintf(h->host, sizeof h->host, "%s", m->host);
+    snprintf(h->host_id, sizeof h->host_id, "%s", m->host_id);
     snprintf(h->fabric, sizeof h->fabric, "%s", m->fabric);
 }
 
@@ -162,6 +168,21 @@ static int send(struct worker_port *p, const struct bus_id *to, const pb_control
         .kind_case = CADRE__CONTROL__V1__CONTROL__KIND_##KIND, .field = (value)                                                \
     }
 
+static bool pack_peers(struct worker_port *p, const struct worker_welcome *w, Cadre__Control__V1__Welcome *m) {
+    m->peers = arena_array(&p->pb.out, Cadre__Control__V1__Peer *, w->workers);
+    Cadre__Control__V1__Peer *peers = arena_array(&p->pb.out, Cadre__Control__V1__Peer, w->workers);
+    if (!m->peers || !peers) return false;
+    for (uint32_t i = 0; i < w->workers; i++) {
+        cadre__control__v1__peer__init(&peers[i]);
+        peers[i].rank = i;
+        peers[i].incarnation = w->peers[i].incarnation;
+        peers[i].host = w->peers[i].host;
+        peers[i].address = (ProtobufCBinaryData){w->peers[i].address_bytes, (uint8_t *)w->peers[i].address};
+        m->peers[m->n_peers++] = &peers[i];
+    }
+    return true;
+}
+
 int worker_port_welcome(struct worker_port *p, const struct bus_id *to, const struct worker_welcome *w) {
     Cadre__Control__V1__Placement placement = CADRE__CONTROL__V1__PLACEMENT__INIT;
     placement.version = w->placement_version;
@@ -182,6 +203,11 @@ int worker_port_welcome(struct worker_port *p, const struct bus_id *to, const st
     welcome.page_tokens = w->page_tokens;
     welcome.kv_pages = w->kv_pages;
     welcome.placement = &placement;
+    welcome.incarnation = w->incarnation;
+    if (!pack_peers(p, w, &welcome)) {
+        pb_arena_reset_out(&p->pb);
+        return ERR_NOMEM;
+    }
     pb_control m = CONTROL(WELCOME, welcome, &welcome);
     return send(p, to, &m);
 }

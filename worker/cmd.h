@@ -9,20 +9,8 @@
 
 #include "base/arena.h"
 #include "fabric/fabric.h"
-#include "kernels/kernels.h"
-#include "router/placement.h"
 #include "worker/measure.h"
-
-/* What the coordinator says before anything can be loaded. */
-struct worker_setup {
-    uint32_t epoch;
-    char model_dir[1024];
-    enum fmt weights;
-    char isa[16];
-    bool naive_prefill; /* see mla.h */
-    int step_tokens, max_seqs, max_context, page_tokens, kv_pages;
-    struct placement placement; /* owned */
-};
+#include "worker/setup.h"
 
 struct sampling {
     float temperature, top_p, min_p; /* off at 0; top_p also at 1 */

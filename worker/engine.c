@@ -39,7 +39,6 @@ struct engine {
     struct weights weights;
     struct expert_store store;
     struct kv kv;
-    struct fabric *fabric;
     struct ep *ep;
     struct moe moe;
     struct forward forward;
@@ -59,6 +58,7 @@ int engine_new(const struct engine_options *o, struct engine **out) {
     struct engine *e = calloc(1, sizeof *e);
     if (!e) return ERR_NOMEM;
     e->options = *o;
+    e->options.fabric = NULL;
     e->plan_bell.fd = e->event_bell.fd = -1;
     if (ring_init(&e->plan_free, sizeof(void *), PLANS) < 0 || ring_init(&e->plan_in, sizeof(void *), PLANS) < 0 ||
         ring_init(&e->report_free, sizeof(void *), REPORTS) < 0 || ring_init(&e->event_out, sizeof(struct event), 64) < 0 ||
@@ -75,13 +75,15 @@ int engine_new(const struct engine_options *o, struct engine **out) {
         struct step_report *r = &e->reports[i];
         ring_push(&e->report_free, &r);
     }
+    e->options.fabric = o->fabric;
     *out = e;
     return 0;
 }
 
 void engine_free(struct engine *e) {
     if (!e) return;
-    placement_clear(&e->setup.placement); /* of an engine whose thread did not start */
+    worker_setup_clear(&e->setup); /* of an engine whose thread did not start */
+    fabric_close(e->options.fabric);
     for (int i = 0; i < PLANS; i++) arena_clear(&e->plans[i].arena);
     for (int i = 0; i < REPORTS; i++) {
         free(e->reports[i].out);
@@ -166,9 +168,24 @@ static int check_setup(const struct engine *e, struct why *why) {
             "the placement is for %d layers of %d experts on %d workers; this model has %d of %d, this cluster %d workers",
             s->placement.layers, s->placement.experts, s->placement.workers, c->moe_layers, c->gate.experts,
             e->options.workers);
+    if (e->options.fabric && s->n_peers != e->options.workers)
+        return fail(why, ERR_PROTOCOL, "the coordinator names %d peers of a cluster of %d workers", s->n_peers,
+                    e->options.workers);
     if (s->max_context > c->max_positions)
         return fail(why, ERR_PROTOCOL, "context of %d tokens is longer than the model's %d", s->max_context, c->max_positions);
     return 0;
+}
+
+static int join_fabric(struct engine *e, size_t frame_bytes, struct why *why) {
+    const struct worker_setup *s = &e->setup;
+    struct fabric *f = e->options.fabric;
+    int rc = fabric_prepare(f, frame_bytes, s->incarnation, why);
+    for (int w = 0; rc >= 0 && w < s->n_peers; w++) {
+        if (w == e->options.rank) continue;
+        rc = fabric_attach(f, w, s->peers[w].incarnation, s->peers[w].address, s->peers[w].address_bytes, why);
+        if (rc < 0) fail_in(why, rc, "worker %d", w);
+    }
+    return rc;
 }
 
 static int load_exchange(struct engine *e, struct why *why) {
@@ -186,11 +203,8 @@ static int load_exchange(struct engine *e, struct why *why) {
                 limits.max_slots = placement_slots(&s->placement, w, l);
     int rc = 0;
     e->bytes.exchange = ep_bytes(&limits, e->options.workers);
-    if (e->options.workers > 1 && !e->counted) {
-        rc = e->options.open_fabric(e->options.fabric_ctx, e->options.rank, &e->fabric, why);
-        if (rc >= 0) rc = fabric_prepare(e->fabric, ep_frame_bytes(&limits), (uint32_t)e->options.rank + 1, why);
-    }
-    if (rc >= 0 && !e->counted) rc = ep_new(e->fabric, &limits, &e->ep, why);
+    if (e->options.workers > 1 && !e->counted) rc = join_fabric(e, ep_frame_bytes(&limits), why);
+    if (rc >= 0 && !e->counted) rc = ep_new(e->options.fabric, &limits, &e->ep, why);
     if (rc < 0) return rc;
     e->moe = (struct moe){.backend = e->backend,
                           .config = c,
@@ -276,7 +290,6 @@ static void unload(struct engine *e) {
     forward_clear(&e->forward);
     moe_clear(&e->moe);
     ep_free(e->ep);
-    fabric_close(e->fabric);
     sampler_clear(&e->sampler);
     seq_table_clear(&e->seqs);
     kv_close(&e->kv);
@@ -284,21 +297,27 @@ static void unload(struct engine *e) {
     weights_close(&e->weights);
     backend_close(e->backend);
     if (!e->counted) checkpoint_close(&e->checkpoint);
-    placement_clear(&e->setup.placement);
+    worker_setup_clear(&e->setup);
     free(e->rows_before);
     free(e->sampled);
+}
+
+static void take_setup(struct engine *e, struct worker_setup *setup) {
+    e->setup = *setup;
+    setup->placement = (struct placement){0};
+    setup->peers = NULL;
+    setup->n_peers = 0;
 }
 
 int engine_measure(const struct engine_options *o, struct worker_setup *setup, const struct checkpoint *c,
                    struct worker_bytes *out, struct why *why) {
     struct engine *e = calloc(1, sizeof *e);
     if (!e) {
-        placement_clear(&setup->placement);
+        worker_setup_clear(setup);
         return fail(why, ERR_NOMEM, "out of memory");
     }
     e->options = *o;
-    e->setup = *setup;
-    setup->placement = (struct placement){0};
+    take_setup(e, setup);
     e->counted = c;
     int rc = load(e, why);
     *out = e->bytes;
@@ -507,8 +526,7 @@ static void *engine_main(void *arg) {
 }
 
 int engine_start(struct engine *e, struct worker_setup *setup) {
-    e->setup = *setup;
-    setup->placement = (struct placement){0};
+    take_setup(e, setup);
     if (pthread_create(&e->thread, NULL, engine_main, e)) return ERR_NOMEM;
     e->running = true;
     return 0;

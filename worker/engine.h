@@ -11,21 +11,19 @@
 struct engine_options {
     int rank, workers, threads;
     const char *fabric_name; /* part of nothing but messages */
-    /* Opens this rank's fabric once the frame size is known. Called on the engine thread. Leaves *out NULL when workers ==
-     * 1. */
-    int (*open_fabric)(void *ctx, int rank, struct fabric **out, struct why *why);
-    void *fabric_ctx;
+    struct fabric *fabric;   /* this rank's, open and not prepared; engine_free closes it. NULL when workers == 1 */
 };
 
 struct engine;
 struct tally;
 struct trace_block;
-int engine_new(const struct engine_options *o, struct engine **out); /* no thread yet */
+/* No thread yet. Takes the fabric unless it fails. */
+int engine_new(const struct engine_options *o, struct engine **out);
 void engine_free(struct engine *e);                                  /* after engine_join */
-int engine_start(struct engine *e, struct worker_setup *setup);      /* takes setup's placement; starts the thread */
+int engine_start(struct engine *e, struct worker_setup *setup);      /* takes what setup owns; starts the thread */
 void engine_stop(struct engine *e);                                  /* finish soon, mid-step if need be */
 void engine_join(struct engine *e);
-/* What this rank would allocate: loads as the engine does, on a device that only counts. Takes setup's placement. */
+/* What this rank would allocate: loads as the engine does, on a device that only counts. Takes what setup owns. */
 int engine_measure(const struct engine_options *o, struct worker_setup *setup, const struct checkpoint *c,
                    struct worker_bytes *out, struct why *why);
 

@@ -1,4 +1,4 @@
-/* main.c - cadre-worker: one process per worker (mpi), or all workers as threads of one process (mem).
+/* main.c - cadre-worker: one process per worker, or all workers as threads of one process (mem).
  *
  * Everything about the model comes from the coordinator; the command line says where that is and what this host lends. */
 #include "base/conf.h"
@@ -25,7 +25,7 @@ static const struct conf_option table[] = {
      .help = "the coordinator's control endpoint"},
     {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|mpi", .help = "how workers exchange tokens"},
     {"workers", CONF_INT, AT(workers), .def = "1", .min = 1, .max = FABRIC_MAX_RANKS, .arg = "N",
-     .help = "mem: run this many workers in this process; mpi: mpirun decides"},
+     .help = "mem: run this many workers in this process"},
     {"join-timeout", CONF_INT, AT(join_timeout), .def = "30", .min = 1, .max = 86400, .arg = "SECONDS",
      .help = "give up when no coordinator answers"},
     {"", CONF_FLAG, 0, .help = "This host"},
@@ -68,22 +68,12 @@ struct member {
     struct why why;
 };
 
-static int open_mem(void *ctx, int rank, struct fabric **out, struct why *why) {
-    return fabric_mem_open(((struct process *)ctx)->hub, rank, out, why);
-}
-
-static int open_mpi(void *ctx, int rank, struct fabric **out, struct why *why) {
-    (void)ctx, (void)rank;
-    return fabric_mpi_open(out, why);
-}
-
-static struct worker_options describe(const struct options *o, int rank, int size, struct process *p) {
+static struct worker_options describe(const struct options *o, int rank, int size, struct fabric *f) {
     return (struct worker_options){.engine = {.rank = rank,
                                               .workers = size,
                                               .threads = (int)o->threads,
                                               .fabric_name = o->fabric,
-                                              .open_fabric = p ? open_mem : open_mpi,
-                                              .fabric_ctx = p},
+                                              .fabric = f},
                                    .model_dir = o->model,
                                    .isa = o->isa,
                                    .join_timeout_us = o->join_timeout * 1000000};
@@ -130,7 +120,9 @@ static int run_mem(const struct options *o) {
         struct member *m = &p.members[i];
         m->process = &p;
         m->rank = i;
-        struct worker_options wo = describe(o, i, p.size, &p);
+        struct fabric *f = NULL;
+        if (p.size > 1 && fabric_mem_open(p.hub, i, &f, &why) < 0) die("%s", why.text);
+        struct worker_options wo = describe(o, i, p.size, f);
         if (bus_zmq_connect(context, o->connect, &m->bus, &why) < 0) die("%s", why.text);
         if (worker_new(&wo, m->bus, &m->worker) < 0) die("out of memory for worker %d", i);
     }
@@ -159,7 +151,9 @@ static int run_mpi(const struct options *o) {
     char name[32];
     snprintf(name, sizeof name, "worker %d", rank);
     log_set_name(name);
-    struct worker_options wo = describe(o, rank, size, NULL);
+    struct fabric *f = NULL;
+    if (size > 1 && fabric_mpi_open(&f, &why) < 0) die("%s", why.text);
+    struct worker_options wo = describe(o, rank, size, f);
     if (bus_context_open(&context, &why) < 0 || bus_zmq_connect(context, o->connect, &bus, &why) < 0) die("%s", why.text);
     if (worker_new(&wo, bus, &w) < 0) die("out of memory");
     int rc = worker_run(w, &why);

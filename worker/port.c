@@ -55,8 +55,27 @@ static int read_placement(const Cadre__Control__V1__Placement *m, struct placeme
     return rc;
 }
 
+static int read_peers(const pb_welcome *m, struct worker_setup *s, struct why *why) {
+    struct peer peers[MAX_WORKERS];
+    if (m->n_peers != (size_t)s->placement.workers)
+        return fail(why, ERR_PROTOCOL, "the coordinator names %zu peers of a cluster of %d workers", m->n_peers,
+                    s->placement.workers);
+    for (size_t i = 0; i < m->n_peers; i++) {
+        const Cadre__Control__V1__Peer *p = m->peers[i];
+        if (p->rank != i || p->address.len > FABRIC_ADDRESS_BYTES || p->host >= MAX_WORKERS)
+            return fail(why, ERR_PROTOCOL, "peer %zu is rank %u on host %u with an address of %zu bytes", i, p->rank, p->host,
+                        p->address.len);
+        peers[i] = (struct peer){.incarnation = p->incarnation,
+                                 .host = (int)p->host,
+                                 .address = p->address.data,
+                                 .address_bytes = p->address.len};
+    }
+    return worker_setup_peers(s, peers, (int)m->n_peers) < 0 ? fail(why, ERR_NOMEM, "out of memory for peers") : 0;
+}
+
 static int read_welcome(const pb_welcome *m, struct worker_setup *s, struct why *why) {
     *s = (struct worker_setup){.epoch = m->epoch,
+                               .incarnation = m->incarnation,
                                .step_tokens = (int)m->step_tokens,
                                .max_seqs = (int)m->max_seqs,
                                .max_context = (int)m->max_context,
@@ -75,7 +94,10 @@ static int read_welcome(const pb_welcome *m, struct worker_setup *s, struct why 
         return fail(why, ERR_PROTOCOL,
                     "the coordinator's limits make no sense: %u step tokens, %u sequences, context %u, %u pages of %u",
                     m->step_tokens, m->max_seqs, m->max_context, m->kv_pages, m->page_tokens);
-    return read_placement(m->placement, &s->placement, why);
+    int rc = read_placement(m->placement, &s->placement, why);
+    if (rc >= 0) rc = read_peers(m, s, why);
+    if (rc < 0) worker_setup_clear(s);
+    return rc;
 }
 
 static int read_starts(const pb_plan *m, struct plan *p) {
@@ -207,6 +229,8 @@ int port_send_hello(struct port *p, const struct port_hello *h) {
     hello.host = (char *)h->host;
     hello.fabric = (char *)h->fabric;
     hello.pid = h->pid;
+    hello.host_id = (char *)h->host_id;
+    hello.address = (ProtobufCBinaryData){h->address_bytes, (uint8_t *)h->address};
     pb_control m = CONTROL(HELLO, hello, &hello);
     return send(p, &m);
 }

@@ -8,7 +8,7 @@
 enum port_kind { PORT_NONE, PORT_WELCOME, PORT_REFUSE, PORT_PLAN, PORT_SHUTDOWN };
 struct port_message {
     enum port_kind kind;
-    struct worker_setup setup; /* WELCOME: the caller owns its placement */
+    struct worker_setup setup; /* WELCOME: the caller's, to be cleared */
     char reason[512];          /* REFUSE, SHUTDOWN */
     bool abort;                /* SHUTDOWN */
 };
@@ -24,8 +24,10 @@ int port_recv(struct port *p, struct port_message *out, struct plan *(*take)(voi
 
 struct port_hello {
     int rank, size;
-    const char *host, *fabric;
+    const char *host, *host_id, *fabric;
     uint64_t pid;
+    const uint8_t *address; /* fabric_address */
+    size_t address_bytes;
 };
 int port_send_hello(struct port *p, const struct port_hello *h);
 int port_send_progress(struct port *p, uint64_t done_bytes, uint64_t total_bytes);

@@ -62,11 +62,16 @@ void worker_kill(struct worker *w) {
 static int say_hello(struct worker *w) {
     char host[256] = "unknown";
     gethostname(host, sizeof host - 1);
-    struct port_hello h = {.rank = w->options.engine.rank,
-                           .size = w->options.engine.workers,
+    const struct engine_options *e = &w->options.engine;
+    uint8_t address[FABRIC_ADDRESS_BYTES];
+    struct port_hello h = {.rank = e->rank,
+                           .size = e->workers,
                            .host = host,
-                           .fabric = w->options.engine.fabric_name,
-                           .pid = (uint64_t)getpid()};
+                           .host_id = w->options.host_id ? w->options.host_id : host,
+                           .fabric = e->fabric_name,
+                           .pid = (uint64_t)getpid(),
+                           .address = address,
+                           .address_bytes = e->fabric ? fabric_address(e->fabric, address) : 0};
     return port_send_hello(w->port, &h);
 }
 
@@ -79,7 +84,7 @@ static void leave(struct worker *w, int result) {
 
 static int on_welcome(struct worker *w, struct worker_setup *setup, struct why *why) {
     if (w->state != JOINING) {
-        placement_clear(&setup->placement);
+        worker_setup_clear(setup);
         return fail(why, ERR_PROTOCOL, "the coordinator welcomed this worker twice");
     }
     if (w->options.model_dir) snprintf(setup->model_dir, sizeof setup->model_dir, "%s", w->options.model_dir);

@@ -9,13 +9,15 @@
 
 struct worker_options {
     struct engine_options engine;
+    const char *host_id;     /* equal for workers that can share memory; NULL: the host's name */
     const char *model_dir;   /* NULL: where the coordinator says */
     const char *isa;         /* NULL: what the coordinator says */
     int64_t join_timeout_us; /* how long to wait for a Welcome */
 };
 
 struct worker;
-int worker_new(const struct worker_options *o, struct bus *bus, struct worker **out); /* bus borrowed */
+/* The bus is borrowed, the engine's fabric taken unless this fails. */
+int worker_new(const struct worker_options *o, struct bus *bus, struct worker **out);
 void worker_free(struct worker *w);
 /* Runs until told to leave. 0 after an orderly Shutdown; else a negative code with the reason. */
 int worker_run(struct worker *w, struct why *why);

@@ -30,6 +30,14 @@ static void check_plan(const struct plan *p) {
     FUZZ_CHECK(sum != 0x123456789); /* so that every element was read */
 }
 
+static void check_peers(const struct worker_setup *s) {
+    long sum = 0;
+    FUZZ_CHECK(s->n_peers == s->placement.workers);
+    for (int i = 0; i < s->n_peers; i++)
+        for (size_t j = 0; j < s->peers[i].address_bytes; j++) sum += s->peers[i].address[j];
+    FUZZ_CHECK(sum <= 255L * FABRIC_MAX_RANKS * FABRIC_ADDRESS_BYTES);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct bus_hub *hub = bus_hub_new();
     struct bus *server, *client;
@@ -51,7 +59,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (rc >= 0 && m.kind == PORT_PLAN) check_plan(got);
     if (rc >= 0 && m.kind == PORT_WELCOME) {
         FUZZ_CHECK(m.setup.placement.workers >= 1 && m.setup.step_tokens >= 1 && m.setup.kv_pages >= 1);
-        placement_clear(&m.setup.placement);
+        check_peers(&m.setup);
+        worker_setup_clear(&m.setup);
     }
     port_free(port);
     bus_close(client);
@@ -76,6 +85,12 @@ void fuzz_seeds(fuzz_add add) {
     welcome.epoch = 1, welcome.step_tokens = 64, welcome.max_seqs = 8, welcome.max_context = 256, welcome.page_tokens = 16,
     welcome.kv_pages = 40;
     welcome.model_dir = "model", welcome.weights = "bf16", welcome.isa = "auto", welcome.placement = &placement;
+    Cadre__Control__V1__Peer peer[] = {CADRE__CONTROL__V1__PEER__INIT, CADRE__CONTROL__V1__PEER__INIT};
+    Cadre__Control__V1__Peer *peers[] = {&peer[0], &peer[1]};
+    uint8_t address[] = {1, 2, 3, 4, 5};
+    peer[0].incarnation = 1, peer[1].incarnation = 2, peer[1].rank = peer[1].host = 1;
+    peer[1].address = (ProtobufCBinaryData){sizeof address, address};
+    welcome.incarnation = 2, welcome.peers = peers, welcome.n_peers = 2;
     m.kind_case = CADRE__CONTROL__V1__CONTROL__KIND_WELCOME;
     m.welcome = &welcome;
     add_message(add, &m);

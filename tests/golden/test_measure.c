@@ -25,19 +25,10 @@ __attribute__((format(printf, 2, 3))) static void report(bool ok, const char *fm
     failures += !ok;
 }
 
-struct hub {
-    int size;
-    struct fabric_hub *hub;
-};
-
-static int open_fabric(void *ctx, int rank, struct fabric **out, struct why *why) {
-    struct hub *h = ctx;
-    int rc = h->hub ? 0 : fabric_hub_new(h->size, NULL, &h->hub, why);
-    return rc < 0 ? rc : fabric_mem_open(h->hub, rank, out, why);
-}
-
-static struct worker_setup setup_of(const char *dir, const struct measure *m) {
+static struct worker_setup setup_of(const char *dir, const struct measure *m, int rank) {
+    struct peer peers[MAX_WORKERS] = {{0}};
     struct worker_setup s = {.epoch = 1,
+                             .incarnation = (uint32_t)rank + 1,
                              .weights = m->weights,
                              .isa = "ref",
                              .step_tokens = m->step_tokens,
@@ -49,15 +40,18 @@ static struct worker_setup setup_of(const char *dir, const struct measure *m) {
     struct why why;
     snprintf(s.model_dir, sizeof s.model_dir, "%s", dir);
     if (placement_contiguous(&s.placement, m->workers, c->moe_layers, c->gate.experts, &why) < 0) die("%s", why.text);
+    for (int w = 0; w < m->workers; w++) peers[w].incarnation = (uint32_t)w + 1;
+    if (worker_setup_peers(&s, peers, m->workers) < 0) die("out of memory");
     return s;
 }
 
 /* What an engine says when it is ready. */
-static bool load(const char *dir, const struct measure *m, struct hub *hub, int rank, struct event *ev) {
-    struct engine_options o = {
-        .rank = rank, .workers = m->workers, .threads = 1, .fabric_name = "mem", .open_fabric = open_fabric, .fabric_ctx = hub};
-    struct worker_setup s = setup_of(dir, m);
+static bool load(const char *dir, const struct measure *m, struct fabric_hub *hub, int rank, struct event *ev) {
+    struct engine_options o = {.rank = rank, .workers = m->workers, .threads = 1, .fabric_name = "mem"};
+    struct worker_setup s = setup_of(dir, m, rank);
     struct engine *e;
+    struct why why;
+    if (hub && fabric_mem_open(hub, rank, &o.fabric, &why) < 0) die("%s", why.text);
     if (engine_new(&o, &e) < 0 || engine_start(e, &s) < 0) die("no engine");
     while (!engine_event_pop(e, ev)) {
         struct pollfd fd = {.fd = engine_event_fd(e), .events = POLLIN};
@@ -71,14 +65,16 @@ static bool load(const char *dir, const struct measure *m, struct hub *hub, int 
 }
 
 static void compare(const char *name, const char *dir, const struct measure *m) {
-    struct hub hub = {.size = m->workers};
+    struct fabric_hub *hub = NULL;
+    struct why no_hub;
     char text[400] = "";
+    if (m->workers > 1 && fabric_hub_new(m->workers, NULL, &hub, &no_hub) < 0) die("%s", no_hub.text);
     bool same = true;
     for (int rank = 0; rank < m->workers && same; rank++) {
         struct worker_bytes want = {0};
         struct event ev;
         struct why why = {""};
-        bool ready = load(dir, m, &hub, rank, &ev);
+        bool ready = load(dir, m, hub, rank, &ev);
         int rc = measure_worker(m, rank, &want, &why);
         const struct worker_bytes *got = &ev.ready.bytes;
         same = ready && rc >= 0 && !memcmp(got, &want, sizeof want);
@@ -93,7 +89,7 @@ static void compare(const char *name, const char *dir, const struct measure *m) 
                 (unsigned long long)want.experts, (unsigned long long)want.resident, (unsigned long long)want.mapped,
                 (unsigned long long)want.kv, (unsigned long long)want.buffers, (unsigned long long)want.exchange);
     }
-    fabric_hub_free(hub.hub);
+    fabric_hub_free(hub);
     report(same, "%s: %d workers, %s, context %d, steps of %d%s", name, m->workers, fmt_name(m->weights), m->max_context,
            m->step_tokens, text);
 }

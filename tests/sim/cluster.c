@@ -29,20 +29,11 @@ struct cluster {
     pthread_t thread;
     int rc;
     struct why why;
-    pthread_mutex_t lock; /* start-up: the first worker that knows the frame size makes the fabric's hub */
     struct fabric_hub *hub;
     struct member member[FABRIC_MAX_RANKS];
     struct cadre_client *client;
     char endpoint[256];
 };
-
-static int open_fabric(void *ctx, int rank, struct fabric **out, struct why *why) {
-    struct cluster *c = ctx;
-    pthread_mutex_lock(&c->lock);
-    int rc = c->hub ? 0 : fabric_hub_new(c->options.coordinator.workers, c->options.faults, &c->hub, why);
-    pthread_mutex_unlock(&c->lock);
-    return rc < 0 ? rc : fabric_mem_open(c->hub, rank, out, why);
-}
 
 static void *coordinator_main(void *arg) {
     struct cluster *c = arg;
@@ -65,12 +56,11 @@ static void start_member(struct cluster *c, int rank) {
     struct worker_options o = {.engine = {.rank = rank,
                                           .workers = c->options.coordinator.workers,
                                           .threads = c->options.threads ? c->options.threads : 1,
-                                          .fabric_name = "mem",
-                                          .open_fabric = open_fabric,
-                                          .fabric_ctx = c},
+                                          .fabric_name = "mem"},
                                .join_timeout_us = 30000000};
     struct why why;
     *m = (struct member){.cluster = c, .rank = rank};
+    if (c->hub && fabric_mem_open(c->hub, rank, &o.engine.fabric, &why) < 0) die("%s", why.text);
     if (bus_mem_connect(c->bus_hub, "control", &m->bus, &why) < 0) die("%s", why.text);
     if (worker_new(&o, m->bus, &m->worker) < 0) die("out of memory for a worker");
     if (pthread_create(&m->thread, NULL, member_main, m)) die("cannot start a worker's thread");
@@ -88,7 +78,6 @@ int cluster_start(const struct cluster_options *o, struct cluster **out, struct 
     if (!c) return fail(why, ERR_NOMEM, "out of memory");
     c->options = *o;
     c->options.coordinator.fabric = "mem";
-    pthread_mutex_init(&c->lock, NULL);
     c->bus_hub = bus_hub_new();
     if (bus_context_open(&c->context, why) < 0 || bus_zmq_bind(c->context, "tcp://127.0.0.1:*", &c->clients, why) < 0 ||
         bus_mem_bind(c->bus_hub, "control", &c->workers, why) < 0)
@@ -99,10 +88,10 @@ int cluster_start(const struct cluster_options *o, struct cluster **out, struct 
         bus_close(c->workers);
         bus_hub_free(c->bus_hub);
         bus_context_close(c->context);
-        pthread_mutex_destroy(&c->lock);
         free(c);
         return rc;
     }
+    if (o->coordinator.workers > 1 && fabric_hub_new(o->coordinator.workers, o->faults, &c->hub, why) < 0) die("%s", why->text);
     snprintf(c->endpoint, sizeof c->endpoint, "%s", bus_endpoint(c->clients));
     if (pthread_create(&c->thread, NULL, coordinator_main, c)) die("cannot start the coordinator's thread");
     for (int i = 0; i < o->coordinator.workers; i++) start_member(c, i);
@@ -148,7 +137,6 @@ int cluster_stop(struct cluster *c) {
     bus_close(c->workers);
     bus_hub_free(c->bus_hub);
     bus_context_close(c->context);
-    pthread_mutex_destroy(&c->lock);
     free(c);
     return bad;
 }

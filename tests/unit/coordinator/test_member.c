@@ -78,6 +78,36 @@ START_TEST(refusals) {
 }
 END_TEST
 
+/* What peers are told of each other: a number that no process before had, the host, the address. */
+START_TEST(who_they_are) {
+    static const uint8_t address[MSG_ADDRESS_BYTES + 1] = {7, 8, 9};
+    const char *hosts[] = {"b#1", "a#1", "b#1"};
+    struct worker_hello h;
+    for (int i = 0; i < 3; i++) {
+        h = hello(i);
+        snprintf(h.host_id, sizeof h.host_id, "%s", hosts[i]);
+        h.address = address, h.address_bytes = (size_t)i;
+        ck_assert_int_eq(member_hello(&ms, &h, now, &why), 0);
+        ck_assert_uint_eq(ms.m[i].incarnation, (uint32_t)i + 1);
+        ck_assert_uint_eq(ms.m[i].address_bytes, (size_t)i);
+        ck_assert_mem_eq(ms.m[i].address, address, (size_t)i);
+    }
+    ck_assert_int_eq(member_host(&ms, 0), 0);
+    ck_assert_int_eq(member_host(&ms, 1), 1);
+    ck_assert_int_eq(member_host(&ms, 2), 0);
+    ck_assert_int_eq(member_hello(&ms, &h, now, &why), 0);
+    ck_assert_uint_eq(ms.m[2].incarnation, 3); /* it only lost its connection */
+    ck_assert_int_ge(member_release(&ms, now + 2 * DEAD, &why), 0);
+    h.rank = 0, h.pid = 777;
+    ck_assert_int_eq(member_hello(&ms, &h, now, &why), 0);
+    ck_assert_uint_eq(ms.m[0].incarnation, 4);
+    h.rank = 1, h.address_bytes = sizeof address;
+    member_init(&ms, &(struct member_limits){.workers = 3, .fabric = "mpi"});
+    ck_assert_int_eq(member_hello(&ms, &h, now, &why), ERR_DENIED);
+    ck_assert_ptr_nonnull(strstr(why.text, "4097 bytes"));
+}
+END_TEST
+
 START_TEST(both_values) {
     for (int i = 0; i < 2; i++) {
         struct worker_hello h = hello(i);
@@ -232,5 +262,5 @@ START_TEST(leaving) {
 END_TEST
 
 RUN("member", begin, NULL, refusals, both_values, lease, own_stall_blames_nobody, loading_is_given_time,
-    who_goes_before_the_welcome_frees_its_rank, absurd_progress, progress, late_but_moving, idle_owes_nothing,
+    who_goes_before_the_welcome_frees_its_rank, who_they_are, absurd_progress, progress, late_but_moving, idle_owes_nothing,
     ring_of_accusations, leaving)

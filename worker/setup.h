@@ -1,0 +1,30 @@
+/* setup.h - what the coordinator says before anything can be loaded: model, limits, placement, and who the others are. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+#include "router/placement.h"
+
+struct peer { /* one worker, as the fabric must know it */
+    uint32_t incarnation;
+    int host; /* equal for workers of one host */
+    const uint8_t *address;
+    size_t address_bytes;
+};
+
+struct worker_setup {
+    uint32_t epoch, incarnation;
+    char model_dir[1024];
+    enum fmt weights;
+    char isa[16];
+    bool naive_prefill; /* see mla.h */
+    int step_tokens, max_seqs, max_context, page_tokens, kv_pages;
+    struct placement placement; /* owned */
+    struct peer *peers;         /* [n_peers] by rank, this worker among them; owned, addresses in the same block */
+    int n_peers;
+};
+/* peers[n] with copies of their addresses become setup's. ERR_NOMEM */
+int worker_setup_peers(struct worker_setup *s, const struct peer *peers, int n);
+void worker_setup_clear(struct worker_setup *s); /* harmless twice */
