@@ -27,8 +27,9 @@ struct stream { /* of one ordered pair */
     struct slots_shared shared;
     _Alignas(SLOT_LINE) struct slots out; /* the producer's end */
     _Alignas(SLOT_LINE) struct slots in;  /* the consumer's end */
-    int64_t sent_us[FABRIC_DEPTH]; /* when it was committed; only with delays */
-    unsigned repeated;             /* slots whose frame has been delivered once and stays for its duplicate */
+    int64_t sent_us[FABRIC_DEPTH];        /* when it was committed; only with delays */
+    unsigned again;                       /* slots whose frame has been given back once and comes once more */
+    unsigned repeated;                    /* slots whose frame has come twice */
 };
 
 struct door { /* of one rank: where others ring */
@@ -51,8 +52,8 @@ struct fabric_hub {
 struct mem_rank { /* one rank's handle: its thread's alone */
     struct fabric base;
     struct fabric_hub *hub;
-    unsigned seen;   /* event count that the last poll returned with */
-    int64_t due_us;  /* the earliest moment a held-back frame turns up; INT64_MAX: none */
+    unsigned seen;  /* event count that the last poll returned with */
+    int64_t due_us; /* the earliest moment a held-back frame turns up; INT64_MAX: none */
 };
 
 static struct mem_rank *mem_of(struct fabric *f) { return (struct mem_rank *)f; }
@@ -88,8 +89,7 @@ static void mem_commit(struct fabric *f, int peer, size_t bytes) {
         BUG("fabric mem: commit of %zu bytes to peer %d without room reserved", bytes, peer);
     s->out.reserved = 0;
     if (is_dead(m)) return; /* the frame vanishes */
-    if (m->hub->faults.delay_percent)
-        s->sent_us[atomic_load_explicit(&s->shared.sent, memory_order_relaxed) % FABRIC_DEPTH] = clk_now_us();
+    if (m->hub->faults.delay_percent) s->sent_us[s->out.slot] = clk_now_us();
     slots_commit(&s->out, bytes);
     ring_door(&m->hub->doors[peer]);
 }
@@ -113,32 +113,39 @@ static const void *mem_take(struct fabric *f, int peer, size_t *bytes) {
     check_peer(f, peer);
     if (is_dead(m)) return NULL;
     struct stream *s = stream_of(m->hub, peer, f->rank);
-    uint64_t freed = slots_freed(&s->in), sent = slots_sent(&s->in, freed);
-    for (uint64_t n = freed; n < sent; n++) {
-        if (s->in.taken & slots_bit(n)) continue;
-        if (m->hub->faults.delay_percent && held_back(m, peer, n, s->sent_us[n % FABRIC_DEPTH])) return NULL;
-        return slots_take(&s->in, n, bytes);
+    if (s->again) {
+        int slot = __builtin_ctz(s->again);
+        s->again &= ~slots_bit(slot);
+        s->repeated |= slots_bit(slot);
+        *bytes = (size_t)s->shared.bytes[slot];
+        return slots_at(&s->in, slot);
     }
-    return NULL;
+    int slot = slots_next(&s->in);
+    if (slot < 0) return NULL;
+    if (m->hub->faults.delay_percent && held_back(m, peer, s->in.count + 1, s->sent_us[slot])) return NULL;
+    return slots_take(&s->in, slot, bytes);
+}
+
+static bool comes_again(struct mem_rank *m, int peer, const struct stream *s, int slot) {
+    const struct fabric_faults *faults = &m->hub->faults;
+    if (!faults->duplicate_percent || s->repeated & slots_bit(slot)) return false;
+    return (int)(fault_draw(m->hub, peer, m->base.rank, s->in.mine[slot], 2) % 100) < faults->duplicate_percent;
 }
 
 static void mem_give(struct fabric *f, int peer, const void *frame) {
     struct mem_rank *m = mem_of(f);
     check_peer(f, peer);
     struct stream *s = stream_of(m->hub, peer, f->rank);
-    const struct fabric_faults *faults = &m->hub->faults;
-    uint64_t number = slots_freed(&s->in);
-    while (number < slots_freed(&s->in) + FABRIC_DEPTH && slots_at(&s->in, number) != frame) number++;
-    if (!(s->in.taken & slots_bit(number)) || s->in.given & slots_bit(number))
+    int slot = slots_slot(&s->in, frame);
+    if (slot < 0 || s->again & slots_bit(slot))
         BUG("fabric mem: rank %d gives back a frame of %d that it has not", f->rank, peer);
-    if (faults->duplicate_percent && !(s->repeated & slots_bit(number)) &&
-        (int)(fault_draw(m->hub, peer, f->rank, number, 2) % 100) < faults->duplicate_percent) {
-        s->repeated |= slots_bit(number);
-        s->in.taken &= ~slots_bit(number); /* comes once more */
+    if (comes_again(m, peer, s, slot)) {
+        s->again |= slots_bit(slot);
         return;
     }
-    s->repeated &= ~slots_bit(number);
-    if (slots_give(&s->in, frame)) ring_door(&m->hub->doors[peer]);
+    s->repeated &= ~slots_bit(slot);
+    slots_give(&s->in, slot);
+    ring_door(&m->hub->doors[peer]);
 }
 
 static int mem_poll(struct fabric *f) {

@@ -1,10 +1,15 @@
 /* slots.h - one stream in memory that its writer and its reader share: FABRIC_DEPTH slots of slot_bytes each.
  *
- * One producer, one consumer, in two threads or two processes. `sent` is the producer's count of committed frames, `freed` the
- * consumer's count of slots that may be written again. A frame is visible whole or not at all, because `sent` is stored with
- * release after the frame was written; a slot is reused only after `freed` was stored with release after the frame was read.
- * So a writer that dies at any moment leaves nothing behind but an unseen half-written slot. All-zero memory is an empty
- * stream. Frames are given back in any order: the reader's own mask remembers which, and `freed` moves over the oldest ones. */
+ * One producer, one consumer, in two threads or two processes. Frames are numbered from 1. `sent[i]` is the number of the
+ * frame that the producer put into slot i last, `freed[i]` the number of the one that the consumer gave back last; a slot is
+ * free when they agree. A frame is visible whole or not at all, because `sent` is stored with release after the frame was
+ * written; a slot is reused only after `freed` was stored with release after the frame was read. So a writer that dies at any
+ * moment leaves nothing behind but an unseen half-written slot. All-zero memory is an empty stream.
+ *
+ * Frames are given back in any order and each makes room at once. The producer takes the lowest free slot, so that a stream in
+ * which little is under way stays within few slots, and those in the caches of both ends.
+ * The other end may be broken and write anything: each end decides by its own copy of what it wrote itself, and no number that
+ * the other end writes is used as a size or an index unchecked. */
 #pragma once
 #include <stdatomic.h>
 
@@ -12,67 +17,72 @@
 
 enum { SLOT_LINE = 64 };
 
-struct slots_shared {                               /* in the shared memory */
-    _Alignas(SLOT_LINE) atomic_uint_fast64_t sent;  /* the producer's */
-    _Alignas(SLOT_LINE) atomic_uint_fast64_t freed; /* the consumer's */
-    _Alignas(SLOT_LINE) uint64_t bytes[FABRIC_DEPTH];
+struct slots_shared {                                             /* in the shared memory */
+    _Alignas(SLOT_LINE) atomic_uint_fast64_t sent[FABRIC_DEPTH];  /* the producer's */
+    _Alignas(SLOT_LINE) uint64_t bytes[FABRIC_DEPTH];             /* the producer's */
+    _Alignas(SLOT_LINE) atomic_uint_fast64_t freed[FABRIC_DEPTH]; /* the consumer's */
 };
 
 struct slots { /* one end of it: each end has its own */
     struct slots_shared *shared;
     unsigned char *frames; /* FABRIC_DEPTH * slot_bytes; NULL: not attached */
     size_t slot_bytes;
-    size_t reserved;       /* producer: bytes of the open reservation + 1; 0 = none */
-    unsigned taken, given; /* consumer: masks over slots: taken and not freed; of these, given back */
+    size_t reserved;             /* producer: bytes of the open reservation + 1; 0 = none */
+    int slot;                    /* producer: of the open reservation */
+    unsigned taken;              /* consumer: mask of slots whose frame is its caller's */
+    uint64_t count;              /* producer: frames sent; consumer: the number of the frame taken last */
+    uint64_t mine[FABRIC_DEPTH]; /* producer: of the frame in each slot; consumer: of the frame taken from it last */
 };
 
 static inline size_t slots_round(size_t frame_bytes) { return (frame_bytes + SLOT_LINE - 1) / SLOT_LINE * SLOT_LINE; }
-static inline unsigned char *slots_at(const struct slots *s, uint64_t number) {
-    return s->frames + number % FABRIC_DEPTH * s->slot_bytes;
-}
-static inline unsigned slots_bit(uint64_t number) { return 1u << number % FABRIC_DEPTH; }
+static inline unsigned char *slots_at(const struct slots *s, int slot) { return s->frames + (size_t)slot * s->slot_bytes; }
+static inline unsigned slots_bit(int slot) { return 1u << slot; }
 
 /* NULL when full. */
 static inline void *slots_reserve(struct slots *s, size_t bytes) {
-    uint64_t sent = atomic_load_explicit(&s->shared->sent, memory_order_relaxed);
-    if (sent - atomic_load_explicit(&s->shared->freed, memory_order_acquire) >= FABRIC_DEPTH) return NULL;
-    s->reserved = bytes + 1;
-    return slots_at(s, sent);
+    for (int i = 0; i < FABRIC_DEPTH; i++) {
+        if (atomic_load_explicit(&s->shared->freed[i], memory_order_acquire) != s->mine[i]) continue;
+        s->reserved = bytes + 1;
+        s->slot = i;
+        return slots_at(s, i);
+    }
+    return NULL;
 }
 
 static inline void slots_commit(struct slots *s, size_t bytes) {
-    uint64_t sent = atomic_load_explicit(&s->shared->sent, memory_order_relaxed);
-    s->shared->bytes[sent % FABRIC_DEPTH] = bytes;
+    s->shared->bytes[s->slot] = bytes;
     s->reserved = 0;
-    atomic_store_explicit(&s->shared->sent, sent + 1, memory_order_release);
+    s->mine[s->slot] = ++s->count;
+    atomic_store_explicit(&s->shared->sent[s->slot], s->count, memory_order_release);
 }
 
-/* How far the stream goes: frames freed .. sent - 1 are in it. A writer that lies about its count is taken to be full. */
-static inline uint64_t slots_sent(const struct slots *s, uint64_t freed) {
-    uint64_t sent = atomic_load_explicit(&s->shared->sent, memory_order_acquire);
-    return sent - freed > FABRIC_DEPTH ? freed + FABRIC_DEPTH : sent;
-}
-static inline uint64_t slots_freed(const struct slots *s) {
-    return atomic_load_explicit(&s->shared->freed, memory_order_relaxed);
+/* The slot of the next frame in order; -1: it is not there yet. */
+static inline int slots_next(const struct slots *s) {
+    for (int i = 0; i < FABRIC_DEPTH; i++)
+        if (atomic_load_explicit(&s->shared->sent[i], memory_order_acquire) == s->count + 1 && !(s->taken & slots_bit(i)))
+            return i;
+    return -1;
 }
 
-/* Marks frame `number` as the caller's. */
-static inline const void *slots_take(struct slots *s, uint64_t number, size_t *bytes) {
-    uint64_t n = s->shared->bytes[number % FABRIC_DEPTH];
+/* Makes the frame in a slot that slots_next named the caller's. */
+static inline const void *slots_take(struct slots *s, int slot, size_t *bytes) {
+    uint64_t n = s->shared->bytes[slot];
     *bytes = n > s->slot_bytes ? s->slot_bytes : (size_t)n;
-    s->taken |= slots_bit(number);
-    return slots_at(s, number);
+    s->mine[slot] = ++s->count;
+    s->taken |= slots_bit(slot);
+    return slots_at(s, slot);
 }
 
-/* Gives a taken frame back. Whether the writer got room by it. */
-static inline bool slots_give(struct slots *s, const void *frame) {
-    uint64_t freed = slots_freed(s), before = freed;
-    s->given |= 1u << (size_t)((const unsigned char *)frame - s->frames) / s->slot_bytes;
-    for (; s->given & slots_bit(freed); freed++) {
-        s->given &= ~slots_bit(freed);
-        s->taken &= ~slots_bit(freed);
-    }
-    if (freed == before) return false;
-    atomic_store_explicit(&s->shared->freed, freed, memory_order_release);
-    return true;
+/* The slot of a taken frame; -1: it is none of this stream. */
+static inline int slots_slot(const struct slots *s, const void *frame) {
+    uintptr_t at = (uintptr_t)frame - (uintptr_t)s->frames;
+    if (!s->frames || at % s->slot_bytes || at / s->slot_bytes >= FABRIC_DEPTH) return -1;
+    int slot = (int)(at / s->slot_bytes);
+    return s->taken & slots_bit(slot) ? slot : -1;
+}
+
+/* Gives a taken frame back: its slot may be written again. */
+static inline void slots_give(struct slots *s, int slot) {
+    s->taken &= ~slots_bit(slot);
+    atomic_store_explicit(&s->shared->freed[slot], s->mine[slot], memory_order_release);
 }
