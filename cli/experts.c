@@ -21,7 +21,7 @@ static const struct conf_option table[] = {
     {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT",
      .help = "where the cluster listens"},
     {"layer", CONF_INT, AT(layer), .min = 0, .max = 1e6, .arg = "L",
-     .help = "every expert of this layer (the model's own numbering)"},
+     .help = "every expert of this layer (the model's own numbering); with --report: figures of this layer alone"},
     {"report", CONF_STRING, AT(report), .arg = "FILE",
      .help = "figures of a trace (cadre trace) instead of a running cluster's"},
     {"labels", CONF_STRING, AT(labels), .arg = "FILE",
@@ -117,7 +117,7 @@ static void print_domains(const struct cadre_load *l) {
            "hottest", "active");
     print_mean("all", &all);
     for (size_t d = 0; d < l->n_domains; d++) {
-        struct figures f = mean_of(l, l->domains[d].rows, 0);
+        struct figures f = mean_of(l, l->domains[d].rows, l->domains[d].tokens);
         print_mean(l->domains[d].name, &f);
     }
 }
@@ -168,10 +168,11 @@ static void json_figures(const struct figures *f) {
 static void json_domains(const struct cadre_load *l) {
     printf("\"domains\":[");
     for (size_t d = 0; d < l->n_domains; d++) {
-        struct figures f = mean_of(l, l->domains[d].rows, 0);
+        struct figures f = mean_of(l, l->domains[d].rows, l->domains[d].tokens);
         printf("%s{\"name\":", d ? "," : "");
         cli_json_string(stdout, l->domains[d].name, strlen(l->domains[d].name));
-        printf(",\"imb\":%.9g,\"balancedness\":%.9g,", f.imb, f.balancedness);
+        printf(",\"tokens\":%llu,\"imb\":%.9g,\"balancedness\":%.9g,", (unsigned long long)l->domains[d].tokens, f.imb,
+               f.balancedness);
         json_figures(&f);
         print_array("rows", l->domains[d].rows, (size_t)l->layers * l->experts);
         printf("}");
@@ -230,7 +231,7 @@ static int show(const struct options *o, const struct cadre_load *l) {
 
 static int run(const struct options *o) {
     bool json = o->json || !strcmp(o->output, "json");
-    if (o->report) return report_print(o->report, o->labels, json);
+    if (o->report) return report_print(o->report, o->labels, o->layer, json);
     if (o->labels) return fprintf(stderr, "cadre experts: --labels goes with --report FILE\n"), EXIT_USAGE;
     struct cadre_client *client = cli_connect("experts", o->connect, true);
     struct cadre_load *load;

@@ -100,14 +100,30 @@ static int size_cluster(const struct options *o, struct measure *m, int workers,
 
 static bool has_room(const struct worker_bytes *b, uint64_t memory) { return worker_bytes_total(b) <= memory; }
 
-/* The fullest worker decides. Placed evenly and in order, that is the one with the most experts: worker 0 has as many as
- * any. */
+/* Experts of one level are of one size: as many of them make a worker like its neighbour. */
+static bool alike(const struct model_config *c, int workers, int w) {
+    int held[2] = {0};
+    if (c->moe_layers && model_levels(c) != 1) return false;
+    for (int e = 0; e < c->gate.experts; e++) {
+        int host = e * workers / c->gate.experts;
+        held[0] += host == w - 1;
+        held[1] += host == w;
+    }
+    return held[0] == held[1];
+}
+
+/* The fullest worker decides, and which that is depends on the levels of its experts: all are asked, but those that are like
+ * their neighbour. */
 static int try_workers(const struct options *o, const struct inspection *i, int workers, bool *fits, struct why *why) {
     struct measure m = i->plan;
     struct worker_bytes b;
     int rc = size_cluster(o, &m, workers, why);
-    if (rc >= 0) rc = measure_worker(&m, 0, &b, why);
-    if (rc >= 0) *fits = has_room(&b, (uint64_t)o->memory);
+    *fits = true;
+    for (int w = 0; w < workers && *fits && rc >= 0; w++) {
+        if (w && alike(&i->checkpoint.config, workers, w)) continue;
+        rc = measure_worker(&m, w, &b, why);
+        if (rc >= 0) *fits = has_room(&b, (uint64_t)o->memory);
+    }
     return rc;
 }
 
@@ -124,18 +140,6 @@ static int look_for_room(const struct options *o, struct inspection *i, struct w
     }
     if (rc >= 0 && i->plan.workers > 1) rc = try_workers(o, i, i->plan.workers - 1, &i->fits_less, why);
     return rc;
-}
-
-/* Experts of one level are of one size: as many of them make a worker like its neighbour. */
-static bool alike(const struct model_config *c, int workers, int w) {
-    int held[2] = {0};
-    if (c->moe_layers && model_levels(c) != 1) return false;
-    for (int e = 0; e < c->gate.experts; e++) {
-        int host = e * workers / c->gate.experts;
-        held[0] += host == w - 1;
-        held[1] += host == w;
-    }
-    return held[0] == held[1];
 }
 
 static int measure_all(const struct options *o, struct inspection *i, struct why *why) {

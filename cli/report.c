@@ -8,6 +8,9 @@
 #include "cli/cli.h"
 #include "cli/routing.h"
 
+struct span { /* layers looked at: places first .. end - 1 of the trace's */
+    int first, end;
+};
 struct group { /* all tokens, or those of a domain */
     const char *name;
     uint64_t tokens;
@@ -17,9 +20,10 @@ struct group { /* all tokens, or those of a domain */
     double chance;
 };
 
-static void fill_group(const struct routing *r, int domain, struct group *g, uint64_t *rows, uint64_t *scratch) {
+static void fill_group(const struct routing *r, const struct span *s, int domain, struct group *g, uint64_t *rows,
+                       uint64_t *scratch) {
     int E = r->shape.experts;
-    for (int i = 0; i < r->shape.layers; i++) {
+    for (int i = s->first; i < s->end; i++) {
         struct routing_layer l = {.rows = rows};
         memset(rows, 0, sizeof *rows * (size_t)E);
         routing_sum(r, domain, i, &l);
@@ -35,7 +39,7 @@ static void fill_group(const struct routing *r, int domain, struct group *g, uin
     figures_mean(&g->mean);
 }
 
-static int fill_groups(const struct routing *r, struct group *groups) {
+static int fill_groups(const struct routing *r, const struct span *s, struct group *groups) {
     int n = 0, E = r->shape.experts, L = r->shape.layers;
     struct figures *figures = calloc((size_t)(TRACE_DOMAINS + 1) * (size_t)L, sizeof *figures);
     uint64_t *rows = calloc(2 * (size_t)E, sizeof *rows);
@@ -52,7 +56,7 @@ static int fill_groups(const struct routing *r, struct group *groups) {
                                           : "(untagged)",
                             .tokens = d < 0 ? r->tokens : r->domain_tokens[d],
                             .layer = figures + n * L};
-        fill_group(r, d, g, rows, rows + E);
+        fill_group(r, s, d, g, rows, rows + E);
         n++;
     }
     free(rows);
@@ -83,18 +87,24 @@ static void print_accuracy(const struct group *g, int n) {
     }
 }
 
-static void print_text(const struct routing *r, const struct group *g, int n) {
+static void print_text(const struct routing *r, const struct span *span, const struct group *g, int n) {
     const struct trace_shape *s = &r->shape;
     printf("%s: %llu tokens, %d layers of %d experts, up to %d per token", s->model, (unsigned long long)r->tokens, s->layers,
            s->experts, s->topk);
     if (r->lost) printf("; %llu tokens are missing: they could not be kept up with", (unsigned long long)r->lost);
     printf("%s\n\n", r->whole ? "" : "; the file has no end: it is being written, or its writer was killed");
-    print_heading("mean of layers");
+    char title[32] = "mean of layers";
+    bool one = span->end - span->first < s->layers;
+    if (one) snprintf(title, sizeof title, "layer %d", s->model_layer[span->first]);
+    print_heading(title);
     for (int i = 0; i < n; i++) print_figures(g[i].name, &g[i].mean);
-    if (g->mean.worst_layer >= 0)
+    if (!one && g->mean.worst_layer >= 0)
         printf("\nworst layer: %d, imb %.3f\n", s->model_layer[g->mean.worst_layer], g->mean.worst_imb);
     if (g->zero) printf("choices of experts without weights: %llu\n", (unsigned long long)g->zero);
+    if (r->broken)
+        printf("numbers that were not finite, counted as 0: %llu\n", (unsigned long long)r->broken);
     print_accuracy(g, n);
+    if (one) return;
     printf("\n");
     print_heading("layer");
     for (int i = 0; i < s->layers; i++) {
@@ -112,7 +122,7 @@ static void json_figures(const struct figures *f) {
            f->activation, f->entropy, f->confidence);
 }
 
-static void json_group(const struct routing *r, const struct group *g) {
+static void json_group(const struct routing *r, const struct span *s, const struct group *g) {
     printf("{\"name\":");
     cli_json_string(stdout, g->name, strlen(g->name));
     printf(",");
@@ -125,38 +135,53 @@ static void json_group(const struct routing *r, const struct group *g) {
                (double)g->right / (double)g->judged, g->pairs ? (double)g->pairs_right / (double)g->pairs : 0,
                g->chance / (double)g->judged, (unsigned long long)g->judged);
     printf(",\"layers\":[");
-    for (int i = 0; i < r->shape.layers; i++) {
-        printf("%s{\"layer\":%d,", i ? "," : "", r->shape.model_layer[i]);
+    for (int i = s->first; i < s->end; i++) {
+        printf("%s{\"layer\":%d,", i > s->first ? "," : "", r->shape.model_layer[i]);
         json_figures(&g->layer[i]);
         printf("}");
     }
     printf("]}");
 }
 
-static void print_json(const struct routing *r, const struct group *g, int n) {
+static void print_json(const struct routing *r, const struct span *s, const struct group *g, int n) {
     printf("{\"model\":");
     cli_json_string(stdout, r->shape.model, strlen(r->shape.model));
-    printf(",\"tokens\":%llu,\"lost\":%llu,\"whole\":%s,\"experts\":%d,\"topk\":%d,\"all\":", (unsigned long long)r->tokens,
-           (unsigned long long)r->lost, r->whole ? "true" : "false", r->shape.experts, r->shape.topk);
-    json_group(r, g);
+    printf(",\"tokens\":%llu,\"lost\":%llu,\"not_finite\":%llu,\"whole\":%s,\"experts\":%d,\"topk\":%d,\"all\":", (unsigned long long)r->tokens,
+           (unsigned long long)r->lost, (unsigned long long)r->broken, r->whole ? "true" : "false", r->shape.experts, r->shape.topk);
+    json_group(r, s, g);
     printf(",\"domains\":[");
     for (int i = 1; i < n; i++) {
         if (i > 1) printf(",");
-        json_group(r, &g[i]);
+        json_group(r, s, &g[i]);
     }
     printf("]}\n");
 }
 
-static int print(const struct routing *r, bool json) {
+static int choose_span(const struct routing *r, int64_t layer, struct span *out) {
+    const struct trace_shape *s = &r->shape;
+    *out = (struct span){0, s->layers};
+    if (layer < 0) return EXIT_DONE;
+    int at = 0;
+    while (at < s->layers && s->model_layer[at] != layer) at++;
+    *out = (struct span){at, at + 1};
+    if (at < s->layers) return EXIT_DONE;
+    fprintf(stderr, "cadre experts: the trace has no layer %lld; it has %d of them, from %d to %d\n", (long long)layer, s->layers,
+            s->model_layer[0], s->model_layer[s->layers - 1]);
+    return EXIT_FAILED;
+}
+
+static int print(const struct routing *r, int64_t layer, bool json) {
     struct group groups[TRACE_DOMAINS + 1] = {{0}};
-    int n = fill_groups(r, groups);
+    struct span span;
+    if (choose_span(r, layer, &span) != EXIT_DONE) return EXIT_FAILED;
+    int n = fill_groups(r, &span, groups);
     if (n < 0) return fprintf(stderr, "cadre experts: out of memory\n"), EXIT_FAILED;
-    (json ? print_json : print_text)(r, groups, n);
+    (json ? print_json : print_text)(r, &span, groups, n);
     free(groups[0].layer);
     return EXIT_DONE;
 }
 
-int report_print(const char *trace_file, const char *labels_file, bool json) {
+int report_print(const char *trace_file, const char *labels_file, int64_t layer, bool json) {
     struct routing r;
     struct why why;
     size_t len;
@@ -170,7 +195,7 @@ int report_print(const char *trace_file, const char *labels_file, bool json) {
         bool of_trace = !labels_file || strncmp(why.text, labels_file, strlen(labels_file));
         fprintf(stderr, "cadre experts: %s%s%s\n", of_trace ? trace_file : "", of_trace ? ": " : "", why.text);
     } else {
-        status = print(&r, json);
+        status = print(&r, layer, json);
         routing_clear(&r);
     }
     if (f) fclose(f);

@@ -37,6 +37,7 @@ static int count_row(struct routing *r, const struct labels *labels, const int *
     trace_get_row(bytes, &row);
     if (!r->layer[row.domain] && open_domain(r, row.domain, why) < 0) return ERR_NOMEM;
     r->tokens++;
+    r->broken += row.broken;
     r->domain_tokens[row.domain]++;
     for (int i = 0; i < s->layers; i++) {
         struct routing_layer *l = &r->layer[row.domain][i];

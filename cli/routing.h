@@ -17,6 +17,7 @@ struct routing {
     struct trace_shape shape;
     bool whole;            /* the file has an END */
     uint64_t tokens, lost; /* rows in the file; rows it lacks */
+    uint64_t broken;       /* numbers that were not finite: 0 in the file */
     char name[TRACE_DOMAINS][TRACE_NAME_BYTES + 1];
     uint64_t domain_tokens[TRACE_DOMAINS];
     struct routing_layer *layer[TRACE_DOMAINS]; /* [layers]; NULL: no token of that domain */

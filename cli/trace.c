@@ -57,7 +57,7 @@ static bool put(struct recording *r, const void *bytes, size_t len) {
 }
 
 /* As many rows of the chunk as the bounds leave. */
-static bool put_rows(struct recording *r, const uint8_t *chunk, const struct trace_chunk *c) {
+static bool put_rows(struct recording *r, const struct trace_chunk *c) {
     uint8_t head[TRACE_CHUNK_HEAD + TRACE_ROWS_HEAD];
     size_t each = trace_row_bytes(&r->shape);
     uint64_t room =
@@ -69,7 +69,6 @@ static bool put_rows(struct recording *r, const uint8_t *chunk, const struct tra
     if (!n) return true;
     trace_put_chunk(head, TRACE_ROWS, TRACE_ROWS_HEAD + n * each);
     trace_put_rows(head + TRACE_CHUNK_HEAD, c->worker, n, c->step);
-    (void)chunk;
     return put(r, head, sizeof head) && put(r, c->rows, n * each) && !fflush(r->file);
 }
 
@@ -81,7 +80,7 @@ static int take(struct recording *r, const uint8_t *chunk, size_t len) {
         return fprintf(stderr, "cadre trace: the cluster sent what is no trace: %s\n", first ? "no head" : why.text),
                EXIT_FAILED;
     if (c.kind == TRACE_LOST) r->lost += c.lost;
-    bool ok = c.kind == TRACE_ROWS ? put_rows(r, chunk, &c) : put(r, chunk, len) && !fflush(r->file);
+    bool ok = c.kind == TRACE_ROWS ? put_rows(r, &c) : put(r, chunk, len) && !fflush(r->file);
     if (!ok) return write_failed(r);
     if (first) fprintf(stderr, "cadre trace: recording %d layers of %s to %s\n", r->shape.layers, r->shape.model, r->o->out);
     return EXIT_DONE;

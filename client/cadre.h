@@ -194,6 +194,7 @@ CADRE_API void cadre_cluster_free(struct cadre_cluster *cluster);
 struct cadre_domain_load {   /* what tokens of one domain chose, as their homes counted it; late by a tenth of a second */
     const char *name;
     const uint64_t *rows;         /* [layers * experts] */
+    uint64_t tokens;              /* rows of tokens, as below; 0: not known */
 };
 struct cadre_load {          /* expert rows executed, as the workers counted them */
     uint32_t layers, experts;

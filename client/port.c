@@ -288,7 +288,7 @@ struct cadre_load *port_decode_experts(const uint8_t *bytes, size_t len) {
     if (m && m->n_rows == cells && m->n_hosts == cells && m->n_model_layer == m->layers)
         box = calloc(1, sizeof *box + m->n_domains * sizeof *box->domains);
     for (size_t i = 0; box && i < m->n_domains; i++) {
-        box->domains[i] = (struct cadre_domain_load){m->domains[i]->name, m->domains[i]->rows};
+        box->domains[i] = (struct cadre_domain_load){m->domains[i]->name, m->domains[i]->rows, m->domains[i]->tokens};
         if (m->domains[i]->n_rows == cells) continue;
         free(box);
         box = NULL;

@@ -107,8 +107,7 @@ static int choose_home(const struct scheduler *s, const struct seq *q) {
 }
 
 static void start(struct scheduler *s, struct seq *q, int worker) {
-    list_remove(&q->node);
-    s->n_waiting--;
+    scheduler_unwait(s, q);
     seq_set_state(q, SEQ_RUNNING);
     q->home = worker;
     q->given = q->count;

@@ -313,6 +313,7 @@ const uint8_t *client_port_experts(struct client_port *p, const struct experts_r
         domains[i].name = (char *)r->domains[i].name;
         domains[i].rows = (uint64_t *)r->domains[i].rows;
         domains[i].n_rows = n;
+        domains[i].tokens = r->domains[i].tokens;
         m.domains[m.n_domains++] = &domains[i];
     }
     return pb_arena_pack(&p->pb, &m.base, len);

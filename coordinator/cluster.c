@@ -236,8 +236,9 @@ static void on_record(struct coordinator *c, int rank, const struct worker_msg *
     struct why why;
     int rc = m->kind == WORKER_TRACE
                  ? tracing_rows(&c->tracing, m->trace.chunk, m->trace.len, &c->domains, &why)
-                 : domains_tally(&c->domains, rank, m->tally.domain, m->tally.rows, m->tally.n, &why);
+                 : domains_tally(&c->domains, rank, m->tally.domain, m->tally.tokens, m->tally.rows, m->tally.n, &why);
     if (rc >= 0) return trace_service_flush(c);
+    if (rc == ERR_NOMEM) return log_warn("%s", why.text); /* figures, not answers: serving goes on without */
     fail_in(&why, rc, "worker %d", rank);
     member_gone(&c->members, rank, false);
     core_fail(c, rc, &why);

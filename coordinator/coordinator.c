@@ -147,7 +147,8 @@ static int open_scheduler(struct coordinator *c, struct why *why) {
 
 static int open_doors(struct coordinator *c, struct why *why) {
     const struct coordinator_options *o = &c->options;
-    int requests = c->scheduler.limits.max_queue + c->scheduler.limits.max_batch;
+    int queues = c->placement.missing ? 2 : 1; /* one of requests that wait for experts */
+    int requests = queues * c->scheduler.limits.max_queue + c->scheduler.limits.max_batch;
     struct call_limits calls = {.payload_bytes = PAYLOAD_BYTES, .calls = requests + OTHER_CALLS, .ping_us = PING_US};
     struct member_limits members = {.workers = o->workers,
                                     .fabric = o->fabric,

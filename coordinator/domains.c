@@ -23,23 +23,38 @@ int domains_number(struct domains *d, struct text_slice tag) {
     return i;
 }
 
-int domains_tally(struct domains *d, int worker, uint32_t domain, const uint64_t *rows, size_t n, struct why *why) {
+static int drop(struct domains *d, uint32_t domain, struct why *why) {
+    d->dropped[domain] = true;
+    for (int w = 0; w < MSG_MAX_WORKERS; w++) {
+        free(d->rows[w][domain]);
+        d->rows[w][domain] = NULL;
+    }
+    return fail(why, ERR_NOMEM, "out of memory for the counts of domain '%s': they are dropped", d->name[domain]);
+}
+
+int domains_tally(struct domains *d, int worker, uint32_t domain, uint64_t tokens, const uint64_t *rows, size_t n,
+                  struct why *why) {
     if (domain < 1 || domain >= (uint32_t)d->n || n != d->cells)
         return fail(why, ERR_PROTOCOL, "counts of %zu experts for domain %u; expected %zu and 1 to %d", n, domain, d->cells,
                     d->n - 1);
     uint64_t **mine = &d->rows[worker][domain];
-    if (!*mine && !(*mine = malloc(sizeof **mine * n))) return fail(why, ERR_NOMEM, "out of memory for counts per domain");
+    if (d->dropped[domain]) return 0;
+    if (!*mine && !(*mine = malloc(sizeof **mine * n))) return drop(d, domain, why);
     memcpy(*mine, rows, sizeof **mine * n);
+    d->tokens[worker][domain] = tokens;
     return 0;
 }
 
-bool domains_sum(const struct domains *d, int domain, uint64_t *out) {
+bool domains_sum(const struct domains *d, int domain, uint64_t *out, uint64_t *tokens) {
     bool some = false;
     memset(out, 0, sizeof *out * d->cells);
+    *tokens = 0;
     for (int w = 0; w < MSG_MAX_WORKERS; w++) {
         const uint64_t *rows = d->rows[w][domain];
-        for (size_t i = 0; rows && i < d->cells; i++) out[i] += rows[i];
-        some |= rows != NULL;
+        if (!rows) continue;
+        for (size_t i = 0; i < d->cells; i++) out[i] += rows[i];
+        *tokens += d->tokens[w][domain];
+        some = true;
     }
     return some;
 }

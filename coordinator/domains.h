@@ -14,10 +14,15 @@ struct domains {
     char name[TRACE_DOMAINS][TRACE_NAME_BYTES + 1];
     size_t cells;                                   /* MoE layers * E */
     uint64_t *rows[MSG_MAX_WORKERS][TRACE_DOMAINS]; /* [cells] as the worker said last; NULL: nothing yet */
+    uint64_t tokens[MSG_MAX_WORKERS][TRACE_DOMAINS];
+    bool dropped[TRACE_DOMAINS]; /* for want of memory: some homes' counts alone would be wrong */
 };
 void domains_init(struct domains *d, size_t cells);
 void domains_clear(struct domains *d);
 int domains_number(struct domains *d, struct text_slice tag); /* of at most TRACE_NAME_BYTES; "" is 0 */
-/* A worker's counts since its start. ERR_PROTOCOL when they do not fit, ERR_NOMEM. */
-int domains_tally(struct domains *d, int worker, uint32_t domain, const uint64_t *rows, size_t n, struct why *why);
-bool domains_sum(const struct domains *d, int domain, uint64_t *out); /* over workers, [cells]; false: no counts */
+/* A worker's counts since its start, rows [n]. ERR_PROTOCOL when they do not fit; ERR_NOMEM, once per domain: its counts are
+ * dropped, and what comes for it later is ignored. */
+int domains_tally(struct domains *d, int worker, uint32_t domain, uint64_t tokens, const uint64_t *rows, size_t n,
+                  struct why *why);
+/* Over workers, out [cells]; false: no counts. */
+bool domains_sum(const struct domains *d, int domain, uint64_t *out, uint64_t *tokens);

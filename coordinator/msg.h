@@ -95,6 +95,7 @@ struct worker_msg {
         } trace;
         struct {
             uint32_t domain;
+            uint64_t tokens;
             const uint64_t *rows;
             size_t n;
         } tally;
@@ -185,6 +186,7 @@ struct status_report {
 struct domain_report {
     const char *name;
     const uint64_t *rows; /* [layers * experts] */
+    uint64_t tokens;
 };
 struct experts_report {
     uint32_t layers, experts;

@@ -83,8 +83,10 @@ const uint8_t *report_experts(struct coordinator *c, size_t *len) {
     uint32_t *first = (uint32_t *)(tagged + TRACE_DOMAINS * n);
     struct domain_report domains[TRACE_DOMAINS];
     int n_domains = 0;
-    for (int d = 1; d < c->domains.n; d++, tagged += n)
-        if (domains_sum(&c->domains, d, tagged)) domains[n_domains++] = (struct domain_report){c->domains.name[d], tagged};
+    for (int d = 1; d < c->domains.n; d++, tagged += n) {
+        struct domain_report r = {.name = c->domains.name[d], .rows = tagged};
+        if (domains_sum(&c->domains, d, tagged, &r.tokens)) domains[n_domains++] = r;
+    }
     for (size_t i = 0; i < n; i++) first[i] = c->hosts[i] ? (uint32_t)__builtin_ctzll(c->hosts[i]) : UINT32_MAX;
     struct experts_report r = {.layers = (uint32_t)c->shape.layers,
                                .experts = (uint32_t)c->shape.experts,

@@ -115,6 +115,33 @@ int scheduler_room(const struct scheduler_limits *l, int prompt, struct why *why
     return (int)(most - prompt);
 }
 
+/* Those that wait for missing experts may wait for ever: they have a queue of their own, so that it is never them who keep out
+ * requests that could run. */
+static int check_queue(const struct scheduler *s, const struct seq_request *r, struct why *why) {
+    int held = s->missing ? s->n_whole : 0;
+    if (s->missing && !r->allow_degraded) {
+        if (held < s->limits.max_queue) return 0;
+        return fail(why, ERR_EXHAUSTED,
+                    "the queue for missing experts is full: %d requests wait for them already; allow a degraded answer, or try "
+                    "again when they are back",
+                    held);
+    }
+    if (s->n_waiting - held < s->limits.max_queue) return 0;
+    return fail(why, ERR_EXHAUSTED, "the queue is full: %d requests wait already; try again later", s->n_waiting - held);
+}
+
+static void wait_turn(struct scheduler *s, struct seq *q) {
+    seq_insert(&s->waiting, q);
+    s->n_waiting++;
+    s->n_whole += !q->allow_degraded;
+}
+
+void scheduler_unwait(struct scheduler *s, struct seq *q) {
+    list_remove(&q->node);
+    s->n_waiting--;
+    s->n_whole -= !q->allow_degraded;
+}
+
 int scheduler_submit(struct scheduler *s, const struct seq_request *r, int64_t now_us, struct seq **out, struct why *why) {
     if (r->prompt < 1) return fail(why, ERR_INVALID, "the prompt is empty");
     int room = scheduler_room(&s->limits, r->prompt, why);
@@ -124,15 +151,14 @@ int scheduler_submit(struct scheduler *s, const struct seq_request *r, int64_t n
                     "prompt of %d tokens and max_tokens %d exceed %s of %d tokens; at most %d can be generated", r->prompt,
                     r->max_tokens, r->prompt + room == s->limits.max_context ? "the context" : "a worker's KV pages",
                     r->prompt + room, room);
-    if (s->n_waiting >= s->limits.max_queue)
-        return fail(why, ERR_EXHAUSTED, "the queue is full: %d requests wait already; try again later", s->n_waiting);
+    int rc = check_queue(s, r, why);
+    if (rc < 0) return rc;
     struct seq *q = seq_new(r, s->numbers + 1, pages_for(seq_rows(r->prompt, r->max_tokens), s->limits.page_tokens), now_us);
     if (!q) return fail(why, ERR_NOMEM, "out of memory for a sequence of %d tokens", r->prompt + r->max_tokens);
     s->numbers++;
     q->hash_next = *bucket_of(s, q->number);
     *bucket_of(s, q->number) = q;
-    seq_insert(&s->waiting, q);
-    s->n_waiting++;
+    wait_turn(s, q);
     s->counts.submitted++;
     *out = q;
     return 0;
@@ -155,9 +181,8 @@ void scheduler_end(struct scheduler *s, struct seq *q) {
     switch (q->state) {
     case SEQ_RUNNING: scheduler_leave(s, q, SEQ_ENDED); return;
     case SEQ_WAITING:
-        s->n_waiting--;
+        scheduler_unwait(s, q);
         s->n_leaving++;
-        list_remove(&q->node);
         list_append(&s->leaving, &q->node);
         break;
     default: break; /* evicted: already in the list */
@@ -182,8 +207,7 @@ void scheduler_settle(struct scheduler *s) {
         }
         list_remove(&q->node);
         seq_set_state(q, SEQ_WAITING);
-        seq_insert(&s->waiting, q);
-        s->n_waiting++;
+        wait_turn(s, q);
     }
 }
 

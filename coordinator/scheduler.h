@@ -25,7 +25,7 @@ struct scheduler_limits {
     int max_batch;     /* sequences running in all */
     int max_context;   /* tokens of prompt and answer */
     int page_tokens, pages; /* tokens per page; pages per worker */
-    int max_queue;          /* sequences waiting; more are refused */
+    int max_queue; /* sequences waiting for their turn; more are refused. As many may wait for missing experts */
     int vocab;
     int ahead; /* plans in flight, 1 .. SCHEDULER_MAX_AHEAD */
 };
@@ -59,6 +59,7 @@ struct scheduler {
     struct list waiting, leaving; /* waiting: best first; leaving: EVICTED and ENDED until settled */
     struct home home[MSG_MAX_WORKERS];
     int n_waiting, n_running, n_leaving;
+    int n_whole; /* of n_waiting: those that do not allow degraded answers */
     bool missing; /* some expert is on no worker: only sequences that allow it may start, and nobody waits behind the others */
     uint64_t numbers, planned, committed;       /* last number given out, last step planned, last step committed */
     struct step_slot slot[SCHEDULER_MAX_AHEAD]; /* step S in slot S % ahead */
@@ -99,4 +100,5 @@ static inline bool scheduler_idle(const struct scheduler *s) {
 
 /* Shared by scheduler.c (events) and batch.c (plans) only. */
 void scheduler_settle(struct scheduler *s); /* pages back, evicted ones wait again, ended ones are freed */
+void scheduler_unwait(struct scheduler *s, struct seq *q); /* out of the queue, whatever it will be then */
 void scheduler_leave(struct scheduler *s, struct seq *q, enum seq_state to); /* RUNNING -> EVICTED or ENDED */

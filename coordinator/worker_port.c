@@ -131,6 +131,7 @@ static int read_message(struct worker_port *p, const pb_control *m, struct worke
     case CADRE__CONTROL__V1__CONTROL__KIND_TALLY:
         out->kind = WORKER_TALLY;
         out->tally.domain = m->tally->domain;
+        out->tally.tokens = m->tally->tokens;
         out->tally.rows = m->tally->rows;
         out->tally.n = m->tally->n_rows;
         return 0;

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROW_HEAD = 24, HEAD_FIXED = 20 };
+enum { ROW_HEAD = 24, ROW_BROKEN = 18, HEAD_FIXED = 20 };
 
 static void put16(uint8_t *p, uint16_t v) { p[0] = (uint8_t)v, p[1] = (uint8_t)(v >> 8); }
 static void put32(uint8_t *p, uint32_t v) { put16(p, (uint16_t)v), put16(p + 2, (uint16_t)(v >> 16)); }
@@ -56,17 +56,25 @@ void trace_put_row(uint8_t *at, const struct trace_row *r) {
     put32(at + 8, (uint32_t)r->token);
     put32(at + 12, r->position);
     put16(at + 16, r->domain);
-    memset(at + 18, 0, ROW_HEAD - 18);
+    put16(at + ROW_BROKEN, r->broken);
+    memset(at + ROW_BROKEN + 2, 0, ROW_HEAD - ROW_BROKEN - 2);
+}
+
+/* A gate may break down while it is recorded; the record must not. */
+static void put_sound(uint8_t *row, uint8_t *p, float v) {
+    uint16_t broken = get16(row + ROW_BROKEN);
+    if (!isfinite(v) && broken < UINT16_MAX) put16(row + ROW_BROKEN, (uint16_t)(broken + 1));
+    put_float(p, isfinite(v) ? v : 0);
 }
 
 void trace_put_cell(uint8_t *row, int topk, int column, float entropy, float confidence, const float *weight,
                     const int32_t *expert) {
     uint8_t *at = row + ROW_HEAD + (size_t)column * trace_cell_bytes(topk), *ids = at + 8 + 4 * (size_t)topk;
-    put_float(at, entropy);
-    put_float(at + 4, confidence);
+    put_sound(row, at, entropy);
+    put_sound(row, at + 4, confidence);
     for (int j = 0; j < topk; j++) {
         bool some = expert[j] >= 0 && expert[j] < TRACE_NO_EXPERT;
-        put_float(at + 8 + 4 * (size_t)j, some ? weight[j] : 0);
+        put_sound(row, at + 8 + 4 * (size_t)j, some ? weight[j] : 0);
         put16(ids + 2 * (size_t)j, some ? (uint16_t)expert[j] : TRACE_NO_EXPERT);
     }
     if (topk & 1) put16(ids + 2 * (size_t)topk, 0);
@@ -109,7 +117,7 @@ size_t trace_make_end(uint8_t *at, size_t cap, uint64_t rows, uint64_t lost) {
 
 /* ---- reading ---- */
 void trace_get_row(const uint8_t *at, struct trace_row *out) {
-    *out = (struct trace_row){get64(at), (int32_t)get32(at + 8), get32(at + 12), get16(at + 16)};
+    *out = (struct trace_row){get64(at), (int32_t)get32(at + 8), get32(at + 12), get16(at + 16), get16(at + ROW_BROKEN)};
 }
 
 void trace_get_cell(const uint8_t *row, int topk, int column, struct trace_cell *out) {

@@ -40,6 +40,7 @@ struct trace_row { /* one token */
     int32_t token;
     uint32_t position;
     uint16_t domain;
+    uint16_t broken; /* numbers of its cells that were not finite and are written as 0; 65535: or more */
 };
 struct trace_cell {            /* one token in one layer */
     float entropy, confidence; /* nats; 0..1, 1 is certain */
@@ -56,7 +57,7 @@ void trace_put_chunk(uint8_t *at, enum trace_kind kind, size_t payload_bytes);  
 void trace_put_rows(uint8_t *at, uint32_t worker, uint32_t rows, uint64_t step); /* TRACE_ROWS_HEAD bytes */
 void trace_put_row(uint8_t *at, const struct trace_row *r);                      /* the row's own part; cells follow */
 void trace_put_cell(uint8_t *row, int topk, int column, float entropy, float confidence, const float *weight,
-                    const int32_t *expert); /* expert < 0: none */
+                    const int32_t *expert); /* expert < 0: none. What is not finite becomes 0 and is counted in the row */
 /* Whole chunks, with their head. Return the bytes written; 0: cap is too small. */
 size_t trace_make_head(uint8_t *at, size_t cap, const struct trace_shape *s);
 size_t trace_make_name(uint8_t *at, size_t cap, uint32_t domain, const char *name);

@@ -306,9 +306,10 @@ int port_send_trace(struct port *p, const uint8_t *chunk, size_t len) {
     return send(p, &m);
 }
 
-int port_send_tally(struct port *p, int domain, const uint64_t *rows, size_t n) {
+int port_send_tally(struct port *p, int domain, uint64_t tokens, const uint64_t *rows, size_t n) {
     Cadre__Control__V1__Tally tally = CADRE__CONTROL__V1__TALLY__INIT;
     tally.domain = (uint32_t)domain;
+    tally.tokens = tokens;
     tally.rows = (uint64_t *)rows;
     tally.n_rows = n;
     pb_control m = CONTROL(TALLY, tally, &tally);

@@ -1,7 +1,5 @@
-/* tally.c - a table of counters; relaxed increments by one thread, published by `changes`. */
+/* tally.c - a table of counters; relaxed increments by one thread, published by `tokens`. */
 #include "worker/tally.h"
-
-#include "proto/trace.h"
 
 #include <stdlib.h>
 
@@ -35,17 +33,15 @@ void tally_layer(struct tally *t, int moe_index, const struct gating *g, const s
 }
 
 void tally_step_end(struct tally *t, const struct step_rows *rows) {
-    for (int i = 0; i < rows->T; i++) {
-        if (!rows->domain[i]) continue;
-        atomic_fetch_add_explicit(&t->changes, 1, memory_order_release);
-        return;
-    }
+    for (int i = 0; i < rows->T; i++)
+        if (rows->domain[i]) atomic_fetch_add_explicit(&t->tokens[rows->domain[i]], 1, memory_order_release);
 }
 
-bool tally_read(const struct tally *t, int domain, uint64_t *rows) {
-    uint64_t sum = 0;
-    if (!t->rows) return false;
+uint64_t tally_tokens(const struct tally *t, int domain) {
+    return t->rows ? atomic_load_explicit(&t->tokens[domain], memory_order_acquire) : 0;
+}
+
+void tally_read(const struct tally *t, int domain, uint64_t *rows) {
     for (int i = 0; i < t->layers * t->experts; i++)
-        sum += rows[i] = atomic_load_explicit(&of_domain(t, domain, 0)[i], memory_order_relaxed);
-    return sum;
+        rows[i] = atomic_load_explicit(&of_domain(t, domain, 0)[i], memory_order_relaxed);
 }

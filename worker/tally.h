@@ -5,17 +5,19 @@
 #pragma once
 #include <stdatomic.h>
 
+#include "proto/trace.h"
 #include "worker/gating.h"
 
 struct tally {
     int layers, experts;   /* MoE layers, E */
     atomic_ullong *rows;   /* [TRACE_DOMAINS, layers, E]; domain 0 is not counted: it is the rest */
-    atomic_ullong changes; /* grows with every step that counted something, after its counts */
+    atomic_ullong tokens[TRACE_DOMAINS]; /* that went through every layer; grows at the end of a step, after its counts */
 };
 
 int tally_init(struct tally *t, const struct model_config *c, struct why *why);
 void tally_clear(struct tally *t);
 void tally_layer(struct tally *t, int moe_index, const struct gating *g, const struct step_rows *rows);
 void tally_step_end(struct tally *t, const struct step_rows *rows);
-/* Copies the counts of a domain, [layers * E]; false when it has none. Any thread. */
-bool tally_read(const struct tally *t, int domain, uint64_t *rows);
+uint64_t tally_tokens(const struct tally *t, int domain); /* any thread */
+/* Copies the counts of a domain, [layers * E], of at least the tokens that tally_tokens said before. Any thread. */
+void tally_read(const struct tally *t, int domain, uint64_t *rows);

@@ -49,12 +49,13 @@ void trace_begin(struct trace *t, const uint8_t *layers, int n, int worker, uint
     if (!some) return;
     size_t payload = TRACE_ROWS_HEAD + (size_t)t->rows * t->row_bytes;
     t->now->len = TRACE_CHUNK_HEAD + payload;
+    t->now->rows = (uint32_t)t->rows;
     uint8_t *at = t->now->bytes;
     trace_put_chunk(at, TRACE_ROWS, payload);
     trace_put_rows(at + TRACE_CHUNK_HEAD, (uint32_t)worker, (uint32_t)t->rows, step);
     at += TRACE_CHUNK_HEAD + TRACE_ROWS_HEAD;
     for (int i = 0; i < t->rows; i++, at += t->row_bytes)
-        trace_put_row(at, &(struct trace_row){rows->seq_id[i], rows->ids[i], (uint32_t)rows->pos[i], rows->domain[i]});
+        trace_put_row(at, &(struct trace_row){rows->seq_id[i], rows->ids[i], (uint32_t)rows->pos[i], rows->domain[i], 0});
 }
 
 void trace_judge(const float *z, int n, enum gate_score score, float *p, float *entropy, float *confidence) {

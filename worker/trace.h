@@ -13,6 +13,7 @@ enum { TRACE_BLOCKS = 4, TRACE_BLOCK_BYTES = 1 << 20 };
 struct trace_block {
     uint8_t *bytes; /* [TRACE_BLOCK_BYTES] */
     size_t len;     /* a whole ROWS chunk */
+    uint32_t rows;  /* in it */
 };
 
 struct trace {

@@ -26,7 +26,9 @@ struct worker {
     enum state state;
     int64_t next_beat_us, join_by_us, next_hello_us;
     uint64_t reported_bytes;
-    unsigned long long tally_sent; /* state of the counts per domain that the coordinator has */
+    uint64_t tally_sent[TRACE_DOMAINS]; /* tokens of each domain whose counts the coordinator has */
+    uint32_t trace_lost;                /* rows of records that could not be sent, until the next report of a step */
+    bool trace_lost_said;
     uint64_t lost; /* breaks of the connection that did not matter */
     int result; /* of worker_run once LEAVING */
 };
@@ -140,15 +142,25 @@ static int sent(int rc, const char *what, struct why *why) {
     return rc < 0 ? fail(why, rc, "cannot send %s to the coordinator: %s", what, status_text(rc)) : 0;
 }
 
+/* Serving does not depend on recording: a record that cannot be sent is lost and counted, and said once. */
+static void send_trace(struct worker *w, struct trace_block *b) {
+    int rc = port_send_trace(w->port, b->bytes, b->len);
+    if (rc < 0) {
+        w->trace_lost += b->rows;
+        if (!w->trace_lost_said) log_warn("cannot send a record of routing: %s; such records are lost", status_text(rc));
+        w->trace_lost_said = true;
+    }
+    engine_trace_done(w->engine, b);
+}
+
 static int on_event(struct worker *w, const struct event *ev, struct why *why) {
     int rc;
     switch (ev->kind) {
     case EVENT_READY: w->state = SERVING; return sent(port_send_ready(w->port, &ev->ready), "what was loaded", why);
-    case EVENT_TRACE:
-        rc = port_send_trace(w->port, ev->trace->bytes, ev->trace->len);
-        engine_trace_done(w->engine, ev->trace);
-        return sent(rc, "a record of routing", why);
+    case EVENT_TRACE: send_trace(w, ev->trace); return 0;
     case EVENT_STEP:
+        ev->step->trace_lost += w->trace_lost; /* its own record came before it */
+        w->trace_lost = 0;
         rc = port_send_step(w->port, ev->step);
         engine_report_done(w->engine, ev->step);
         return sent(rc, "a step's report", why);
@@ -190,16 +202,19 @@ static void repeat_hello(struct worker *w, int64_t now_us) {
     say_hello(w); /* a lost one is repeated */
 }
 
-/* Counts per domain travel with beats: late by a tenth of a second, and never in a step's way. */
+/* Counts per domain travel with beats: late by a tenth of a second, and never in a step's way. They are sums since the start,
+ * sent for the domains that grew; what could not be sent grows on and goes with a later beat. */
 static void report_tally(struct worker *w) {
     const struct tally *t = engine_tally(w->engine);
-    unsigned long long changes = atomic_load_explicit(&t->changes, memory_order_acquire);
     size_t n = (size_t)t->layers * (size_t)t->experts;
-    if (changes == w->tally_sent) return;
-    uint64_t *rows = malloc(sizeof *rows * n);
-    for (int d = 1; rows && d < TRACE_DOMAINS; d++)
-        if (tally_read(t, d, rows) && port_send_tally(w->port, d, rows, n) < 0) changes = w->tally_sent; /* next time */
-    if (rows) w->tally_sent = changes;
+    uint64_t *rows = NULL;
+    for (int d = 1; d < TRACE_DOMAINS; d++) {
+        uint64_t tokens = tally_tokens(t, d);
+        if (tokens == w->tally_sent[d]) continue;
+        if (!rows && !(rows = malloc(sizeof *rows * n))) return;
+        tally_read(t, d, rows);
+        if (port_send_tally(w->port, d, tokens, rows, n) >= 0) w->tally_sent[d] = tokens;
+    }
     free(rows);
 }
 

@@ -174,6 +174,29 @@ START_TEST(order_and_priority) {
 }
 END_TEST
 
+/* Requests that wait for missing experts fill a queue of their own: others get in beside them. */
+START_TEST(missing_experts_fill_no_queue) {
+    limits.max_queue = 2;
+    open_scheduler();
+    s.missing = true;
+    struct seq *q[5];
+    struct seq_request whole = {.ids = ids, .prompt = 3, .max_tokens = 2}, part = whole;
+    part.allow_degraded = true;
+    ck_assert_int_eq(scheduler_submit(&s, &whole, 1, &q[0], &why), 0);
+    ck_assert_int_eq(scheduler_submit(&s, &whole, 1, &q[1], &why), 0);
+    ck_assert_int_eq(scheduler_submit(&s, &whole, 1, &q[2], &why), ERR_EXHAUSTED);
+    ck_assert_ptr_nonnull(strstr(why.text, "missing experts is full: 2"));
+    ck_assert_int_eq(scheduler_submit(&s, &part, 1, &q[2], &why), 0);
+    ck_assert_int_eq(scheduler_submit(&s, &part, 1, &q[3], &why), 0);
+    ck_assert_int_eq(scheduler_submit(&s, &part, 1, &q[4], &why), ERR_EXHAUSTED);
+    scheduler_end(&s, q[0]);
+    ck_assert_int_eq(scheduler_submit(&s, &whole, 1, &q[0], &why), 0);
+    ck_assert_ptr_nonnull(plan()); /* those that can run, run, and make room */
+    ck_assert_int_eq(scheduler_submit(&s, &part, 1, &q[4], &why), 0);
+    ck_assert_int_eq(s.n_whole, 2);
+}
+END_TEST
+
 /* While experts are missing, those that want all of them wait in nobody's way, and run when they are back. */
 START_TEST(missing_experts) {
     limits.max_queue = 8;
@@ -346,5 +369,5 @@ START_TEST(bad_limits) {
 END_TEST
 
 RUN("scheduler", begin, end, admission, chunks_then_decode_ahead, no_tokens_wanted, cancel_frees_by_the_second_step,
-    order_and_priority, missing_experts, homes_are_spread, eviction_and_return, commits_wait_for_all, owed_token,
-    wrong_position, wrong_id, ends_early, same_token_twice, unknown_sequence_is_overshoot, bad_reports, bad_limits)
+    order_and_priority, missing_experts_fill_no_queue, missing_experts, homes_are_spread, eviction_and_return,
+    commits_wait_for_all, owed_token, wrong_position, wrong_id, ends_early, same_token_twice, unknown_sequence_is_overshoot, bad_reports, bad_limits)

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/unit/failing.h"
 #include "tests/unit/run.h"
 
 static const struct trace_shape shape = {.experts = 8, .topk = 2, .layers = 2, .model_layer = {3, 5}, .model = "tiny"};
@@ -135,19 +136,36 @@ START_TEST(numbers_of_tags) {
 END_TEST
 
 START_TEST(counts_of_domains) {
-    uint64_t sum[4], first[4] = {1, 2, 3, 4}, later[4] = {2, 2, 4, 4}, other[4] = {10, 0, 0, 0};
+    uint64_t tokens, sum[4], first[4] = {1, 2, 3, 4}, later[4] = {2, 2, 4, 4}, other[4] = {10, 0, 0, 0};
     domains_number(&d, slice("code"));
-    ck_assert(!domains_sum(&d, 1, sum));
-    ck_assert_int_eq(domains_tally(&d, 0, 1, first, 4, &why), 0);
-    ck_assert_int_eq(domains_tally(&d, 0, 1, later, 4, &why), 0); /* since the start: it replaces */
-    ck_assert_int_eq(domains_tally(&d, 1, 1, other, 4, &why), 0);
-    ck_assert(domains_sum(&d, 1, sum));
+    ck_assert(!domains_sum(&d, 1, sum, &tokens));
+    ck_assert_int_eq(domains_tally(&d, 0, 1, 5, first, 4, &why), 0);
+    ck_assert_int_eq(domains_tally(&d, 0, 1, 6, later, 4, &why), 0); /* since the start: it replaces */
+    ck_assert_int_eq(domains_tally(&d, 1, 1, 10, other, 4, &why), 0);
+    ck_assert(domains_sum(&d, 1, sum, &tokens));
     ck_assert_uint_eq(sum[0], 12);
     ck_assert_uint_eq(sum[3], 4);
-    ck_assert_int_eq(domains_tally(&d, 0, 2, first, 4, &why), ERR_PROTOCOL);
-    ck_assert_int_eq(domains_tally(&d, 0, 0, first, 4, &why), ERR_PROTOCOL);
-    ck_assert_int_eq(domains_tally(&d, 0, 1, first, 3, &why), ERR_PROTOCOL);
+    ck_assert_uint_eq(tokens, 16);
+    ck_assert_int_eq(domains_tally(&d, 0, 2, 1, first, 4, &why), ERR_PROTOCOL);
+    ck_assert_int_eq(domains_tally(&d, 0, 0, 1, first, 4, &why), ERR_PROTOCOL);
+    ck_assert_int_eq(domains_tally(&d, 0, 1, 1, first, 3, &why), ERR_PROTOCOL);
 }
 END_TEST
 
-RUN("tracing", set_up, tear_down, in_order, bounded, refusals, numbers_of_tags, counts_of_domains)
+START_TEST(counts_without_memory) { /* said once; then the domain has no counts, rather than those of some homes */
+    uint64_t tokens, sum[4], some[4] = {1, 2, 3, 4};
+    domains_number(&d, slice("code"));
+    domains_number(&d, slice("prose"));
+    ck_assert_int_eq(domains_tally(&d, 0, 1, 5, some, 4, &why), 0);
+    left = 0;
+    ck_assert_int_eq(domains_tally(&d, 1, 1, 5, some, 4, &why), ERR_NOMEM);
+    ck_assert_ptr_nonnull(strstr(why.text, "'code'"));
+    for (int w = 0; w < 3; w++) ck_assert_int_eq(domains_tally(&d, w, 1, 6, some, 4, &why), 0);
+    ck_assert(!domains_sum(&d, 1, sum, &tokens));
+    ck_assert_int_eq(domains_tally(&d, 0, 2, 5, some, 4, &why), 0);
+    ck_assert(domains_sum(&d, 2, sum, &tokens));
+}
+END_TEST
+
+RUN("tracing", set_up, tear_down, in_order, bounded, refusals, numbers_of_tags, counts_of_domains,
+    counts_without_memory)

@@ -1,6 +1,7 @@
 /* test_trace.c - chunks come out as they went in; whatever is cut, changed or out of order is refused and never read beyond. */
 #include "proto/trace.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,13 +19,34 @@ static size_t make_rows(uint8_t *at) {
     trace_put_rows(at + TRACE_CHUNK_HEAD, 2, ROWS, 77);
     uint8_t *row = at + TRACE_CHUNK_HEAD + TRACE_ROWS_HEAD;
     for (int t = 0; t < ROWS; t++, row += each) {
-        trace_put_row(row, &(struct trace_row){UINT64_C(1) << 40, -5 + t, (uint32_t)(100 + t), (uint16_t)t});
+        trace_put_row(row, &(struct trace_row){UINT64_C(1) << 40, -5 + t, (uint32_t)(100 + t), (uint16_t)t, 0});
         for (int l = 0; l < shape.layers; l++)
             trace_put_cell(row, shape.topk, l, 0.5f + (float)t, 0.25f * (float)l, (float[]){0.5f, 0.25f, 9},
                            (int32_t[]){t, 6, -1});
     }
     return TRACE_CHUNK_HEAD + payload;
 }
+
+/* A gate that broke down is recorded as 0, and the row says how often: a recording does not end for it. */
+START_TEST(what_is_not_finite) {
+    uint8_t chunk[CAP];
+    struct trace_shape s = shape;
+    struct trace_chunk c;
+    struct trace_row row;
+    struct trace_cell cell;
+    size_t len = make_rows(chunk), each = trace_row_bytes(&s);
+    uint8_t *second = chunk + TRACE_CHUNK_HEAD + TRACE_ROWS_HEAD + each;
+    trace_put_cell(second, s.topk, 0, NAN, -INFINITY, (float[]){NAN, 0.5f, NAN}, (int32_t[]){0, 1, -1});
+    trace_put_cell(second, s.topk, 1, 1, 0.5f, (float[]){0.5f, INFINITY, 0}, (int32_t[]){0, 1, -1});
+    ck_assert_msg(trace_parse(chunk, len, &s, &c, &why) == 0, "%s", why.text);
+    trace_get_row(c.rows + each, &row);
+    ck_assert_uint_eq(row.broken, 4);
+    trace_get_cell(c.rows + each, s.topk, 0, &cell);
+    ck_assert(cell.entropy == 0 && cell.confidence == 0 && cell.weight[0] == 0 && cell.weight[1] == 0.5f);
+    trace_get_row(c.rows, &row);
+    ck_assert_uint_eq(row.broken, 0);
+}
+END_TEST
 
 START_TEST(what_goes_in_comes_out) {
     uint8_t chunk[CAP];
@@ -158,4 +180,4 @@ START_TEST(files) {
 }
 END_TEST
 
-RUN("trace", NULL, NULL, what_goes_in_comes_out, small_chunks, refusals, files)
+RUN("trace", NULL, NULL, what_goes_in_comes_out, what_is_not_finite, small_chunks, refusals, files)
