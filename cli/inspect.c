@@ -100,6 +100,42 @@ static int size_cluster(const struct options *o, struct measure *m, int workers,
 
 static bool has_room(const struct worker_bytes *b, uint64_t memory) { return worker_bytes_total(b) <= memory; }
 
+/* The fullest of so many workers. Placed evenly and in order, the one with the most experts is worker 0: none has more. Where
+ * experts of several levels have several sizes, all are asked. */
+static int fullest_worker(const struct options *o, const struct inspection *i, int workers, struct worker_bytes *out,
+                          struct why *why) {
+    const struct model_config *c = &i->checkpoint.config;
+    struct measure m = i->plan;
+    struct worker_bytes b;
+    int rc = size_cluster(o, &m, workers, why);
+    if (rc >= 0) rc = measure_worker(&m, 0, out, why);
+    if (!c->moe_layers || model_levels(c) == 1) return rc;
+    for (int w = 1; w < workers && rc >= 0; w++) {
+        rc = measure_worker(&m, w, &b, why);
+        if (rc >= 0 && worker_bytes_total(&b) > worker_bytes_total(out)) *out = b;
+    }
+    return rc;
+}
+
+static int look_for_room(const struct options *o, struct inspection *i, struct why *why) {
+    struct worker_bytes most = {0};
+    int rc = 0;
+    i->memory = (uint64_t)o->memory;
+    if (!o->memory) return 0;
+    i->fits = true;
+    for (int w = 0; w < i->plan.workers; w++) i->fits &= has_room(&i->worker[w], i->memory);
+    for (int n = 1; n <= INSPECT_MAX_WORKERS && !i->needed && rc >= 0; n++) {
+        rc = fullest_worker(o, i, n, &most, why);
+        if (rc >= 0 && has_room(&most, i->memory)) i->needed = n;
+        uint64_t total = worker_bytes_total(&most), whole = total - most.experts;
+        if (n == 1 || total < i->least) i->least = total, i->least_workers = n;
+        if (n == 1 || whole < i->least_whole) i->least_whole = whole;
+    }
+    if (rc >= 0 && i->plan.workers > 1) rc = fullest_worker(o, i, i->plan.workers - 1, &most, why);
+    i->fits_less = has_room(&most, i->memory);
+    return rc;
+}
+
 /* Experts of one level are of one size: as many of them make a worker like its neighbour. */
 static bool alike(const struct model_config *c, int workers, int w) {
     int held[2] = {0};
@@ -110,36 +146,6 @@ static bool alike(const struct model_config *c, int workers, int w) {
         held[1] += host == w;
     }
     return held[0] == held[1];
-}
-
-/* The fullest worker decides, and which that is depends on the levels of its experts: all are asked, but those that are like
- * their neighbour. */
-static int try_workers(const struct options *o, const struct inspection *i, int workers, bool *fits, struct why *why) {
-    struct measure m = i->plan;
-    struct worker_bytes b;
-    int rc = size_cluster(o, &m, workers, why);
-    *fits = true;
-    for (int w = 0; w < workers && *fits && rc >= 0; w++) {
-        if (w && alike(&i->checkpoint.config, workers, w)) continue;
-        rc = measure_worker(&m, w, &b, why);
-        if (rc >= 0) *fits = has_room(&b, (uint64_t)o->memory);
-    }
-    return rc;
-}
-
-static int look_for_room(const struct options *o, struct inspection *i, struct why *why) {
-    int rc = 0;
-    i->memory = (uint64_t)o->memory;
-    if (!o->memory) return 0;
-    i->fits = true;
-    for (int w = 0; w < i->plan.workers; w++) i->fits &= has_room(&i->worker[w], i->memory);
-    for (int n = 1; n <= INSPECT_MAX_WORKERS && !i->needed && rc >= 0; n++) {
-        bool fits = false;
-        rc = try_workers(o, i, n, &fits, why);
-        if (fits) i->needed = n;
-    }
-    if (rc >= 0 && i->plan.workers > 1) rc = try_workers(o, i, i->plan.workers - 1, &i->fits_less, why);
-    return rc;
 }
 
 static int measure_all(const struct options *o, struct inspection *i, struct why *why) {

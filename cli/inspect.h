@@ -18,7 +18,9 @@ struct inspection {
     int max_batch;
     struct worker_bytes worker[INSPECT_MAX_WORKERS];
     uint64_t memory; /* of a worker; 0 = not asked */
-    int needed;      /* fewest workers that have room; 0 = no number of workers has */
+    int needed;      /* fewest workers that have room; 0 = not even INSPECT_MAX_WORKERS have */
+    int least_workers;           /* of how many the fullest takes the least */
+    uint64_t least, least_whole; /* how much that is; the least that anything but experts takes of a fullest worker */
     bool fits, fits_less; /* on all workers of the plan; on one less: after a death */
 };
 

@@ -101,15 +101,23 @@ static uint64_t expected_resident(const struct inspection *i) {
     return sum + mapped;
 }
 
+/* More workers make only the experts' part smaller; the rows they exchange become more. */
+static void print_too_large(const struct inspection *i) {
+    if (i->least_whole > i->memory)
+        printf("; needs more memory, not more workers: other weights, KV and buffers alone take %s of each or more\n",
+               cli_bytes((double)i->least_whole));
+    else
+        printf("; not even %d, the most a cluster has, are enough: each of %d would take %s\n", INSPECT_MAX_WORKERS,
+               i->least_workers, cli_bytes((double)i->least));
+}
+
 static void print_room(const struct inspection *i) {
     const char *memory = cli_bytes((double)i->memory);
     printf("fits        %d worker%s of %s: %s", i->plan.workers, i->plan.workers == 1 ? "" : "s", memory,
            i->fits ? "yes" : "no");
     if (i->plan.workers > 1) printf("; %d, should one die: %s", i->plan.workers - 1, i->fits_less ? "yes" : "no");
     if (i->needed) printf("; needs %d\n", i->needed);
-    else
-        printf("; no number of workers up to %d is enough: other weights, KV and buffers are whole on each\n",
-               INSPECT_MAX_WORKERS);
+    else print_too_large(i);
 }
 
 void inspect_print_text(const struct inspection *i) {

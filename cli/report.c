@@ -101,8 +101,7 @@ static void print_text(const struct routing *r, const struct span *span, const s
     if (!one && g->mean.worst_layer >= 0)
         printf("\nworst layer: %d, imb %.3f\n", s->model_layer[g->mean.worst_layer], g->mean.worst_imb);
     if (g->zero) printf("choices of experts without weights: %llu\n", (unsigned long long)g->zero);
-    if (r->broken)
-        printf("numbers that were not finite, counted as 0: %llu\n", (unsigned long long)r->broken);
+    if (r->broken) printf("numbers that were not finite, counted as 0: %llu\n", (unsigned long long)r->broken);
     print_accuracy(g, n);
     if (one) return;
     printf("\n");
@@ -146,8 +145,9 @@ static void json_group(const struct routing *r, const struct span *s, const stru
 static void print_json(const struct routing *r, const struct span *s, const struct group *g, int n) {
     printf("{\"model\":");
     cli_json_string(stdout, r->shape.model, strlen(r->shape.model));
-    printf(",\"tokens\":%llu,\"lost\":%llu,\"not_finite\":%llu,\"whole\":%s,\"experts\":%d,\"topk\":%d,\"all\":", (unsigned long long)r->tokens,
-           (unsigned long long)r->lost, (unsigned long long)r->broken, r->whole ? "true" : "false", r->shape.experts, r->shape.topk);
+    printf(",\"tokens\":%llu,\"lost\":%llu,\"not_finite\":%llu,\"whole\":%s,\"experts\":%d,\"topk\":%d,\"all\":",
+           (unsigned long long)r->tokens, (unsigned long long)r->lost, (unsigned long long)r->broken,
+           r->whole ? "true" : "false", r->shape.experts, r->shape.topk);
     json_group(r, s, g);
     printf(",\"domains\":[");
     for (int i = 1; i < n; i++) {
@@ -165,8 +165,8 @@ static int choose_span(const struct routing *r, int64_t layer, struct span *out)
     while (at < s->layers && s->model_layer[at] != layer) at++;
     *out = (struct span){at, at + 1};
     if (at < s->layers) return EXIT_DONE;
-    fprintf(stderr, "cadre experts: the trace has no layer %lld; it has %d of them, from %d to %d\n", (long long)layer, s->layers,
-            s->model_layer[0], s->model_layer[s->layers - 1]);
+    fprintf(stderr, "cadre experts: the trace has no layer %lld; it has %d of them, from %d to %d\n", (long long)layer,
+            s->layers, s->model_layer[0], s->model_layer[s->layers - 1]);
     return EXIT_FAILED;
 }
 

@@ -74,6 +74,10 @@ def inspect_of_671_billion_parameters(p):
         same(got["kv_bytes_per_token"], 61 * 576 * 2, "KV bytes per token: latent and rope key")
         same(len(got["workers"]), 32, "workers")
         check(got["workers_needed"] is not None, "some number of workers is enough")
+        told = run([p.cadre, "inspect", folder, "--workers", 32, "--memory", "12GiB", "--context", "4k", "--batch", 64])
+        check("needs more memory, not more workers" in told.good("inspect").out, f"what is whole is too much: {told.out[-300:]!r}")
+        told = run([p.cadre, "inspect", folder, "--workers", 32, "--memory", "40GiB", "--context", "4k", "--batch", 64])
+        check("not even 64, the most a cluster has" in told.good("inspect").out, f"too many experts: {told.out[-300:]!r}")
 
 
 def resident(pids):
@@ -136,6 +140,15 @@ def check_trace(p, fabric):
         same(sorted(named), ["(untagged)", "code", "fine art"], "domains of the trace")
         until(lambda: all(sum(d["rows"]) == sum(l["rows"] for l in named[d["name"]]["layers"]) for d in c.experts()["domains"]),
               "counts per domain as in the trace")
+        for d in c.experts()["domains"]:
+            same(d["tokens"], named[d["name"]]["tokens"], f"tokens of {d['name']}")
+            here, there = d["activation_ratio"], named[d["name"]]["activation_ratio"]
+            check(abs(here - there) < 1e-6, f"activation ratio of {d['name']}: {here}, {there}")
+        one = report(p, file, "--layer", 1)
+        same([l["layer"] for l in one["all"]["layers"]], [1], "layers of --layer 1")
+        same(one["all"]["rows"], got["all"]["layers"][1]["rows"], "rows of --layer 1")
+        r = run([p.cadre, "experts", "--report", file, "--layer", 77])
+        check(r.status == 1 and "no layer 77" in r.err, f"a layer that the trace lacks: {r.err!r}")
         labels = Path(folder) / "labels"
         labels.write_text("code * *\n")
         same(named["code"].get("routing_accuracy"), None, "accuracy without labels")

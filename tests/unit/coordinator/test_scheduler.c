@@ -370,4 +370,5 @@ END_TEST
 
 RUN("scheduler", begin, end, admission, chunks_then_decode_ahead, no_tokens_wanted, cancel_frees_by_the_second_step,
     order_and_priority, missing_experts_fill_no_queue, missing_experts, homes_are_spread, eviction_and_return,
-    commits_wait_for_all, owed_token, wrong_position, wrong_id, ends_early, same_token_twice, unknown_sequence_is_overshoot, bad_reports, bad_limits)
+    commits_wait_for_all, owed_token, wrong_position, wrong_id, ends_early, same_token_twice, unknown_sequence_is_overshoot,
+    bad_reports, bad_limits)
