@@ -22,8 +22,8 @@ struct brace_spec {
     const char *fill; /* one character */
     size_t fill_len;
     char align, sign, grouping, type; /* 0: not given */
-    bool filled, alternate; /* filled: the character was given */
-    int width, precision; /* precision -1: none */
+    bool filled, alternate;           /* filled: the character was given */
+    int width, precision;             /* precision -1: none */
 };
 
 /* ---- reading a specification ---- */
@@ -193,8 +193,7 @@ static int put_value(struct brace *b, struct jv v, char conversion, const char *
     if (rc < 0) return rc;
     if (!plain && jv_integral(v, &n)) return put_integer(b, &p, n);
     if (!plain && v.type == JV_FLOAT) return p.type ? put_real(b, &p, v.u.f) : put_plain_real(b, &p, v.u.f);
-    if (!plain)
-        return jinja_fail(b->r, ERR_INVALID, "unsupported format string passed to %s.__format__", jv_type_name(v));
+    if (!plain) return jinja_fail(b->r, ERR_INVALID, "unsupported format string passed to %s.__format__", jv_type_name(v));
     rc = conversion == 'r' ? jv_repr(b->r, v, &text) : jv_print(b->r, v, &text);
     if (rc == 0) rc = put_text(b, &p, text.data ? text.data : "", text.len);
     text_buf_clear(&text);

@@ -13,16 +13,14 @@ static bool listed(const char *const *names, const char *name) {
 }
 
 enum jinja_member jinja_member_of(struct jv v, const char *name) {
-    static const char *const text[] = {"capitalize", "count",      "endswith",   "find",         "format",       "index",
-                                       "isalnum",    "isalpha",    "isdigit",    "islower",      "isspace",      "isupper",
-                                       "join",       "lower",      "lstrip",     "partition",    "removeprefix", "removesuffix",
-                                       "replace",    "rfind",      "rindex",     "rpartition",   "rsplit",       "rstrip",
-                                       "split",      "splitlines", "startswith", "strip",        "title",        "upper",
-                                       NULL};
-    static const char *const text_unknown[] = {
-        "casefold",  "center",       "encode",    "expandtabs",  "format_map", "isascii",
-        "isdecimal", "isidentifier", "isnumeric", "isprintable", "istitle", "ljust",      "maketrans",
-        "rjust",     "swapcase",     "translate", "zfill",       NULL};
+    static const char *const text[] = {
+        "capitalize",   "count",        "endswith",   "find",    "format", "index",      "isalnum", "isalpha",
+        "isdigit",      "islower",      "isspace",    "isupper", "join",   "lower",      "lstrip",  "partition",
+        "removeprefix", "removesuffix", "replace",    "rfind",   "rindex", "rpartition", "rsplit",  "rstrip",
+        "split",        "splitlines",   "startswith", "strip",   "title",  "upper",      NULL};
+    static const char *const text_unknown[] = {"casefold",  "center",       "encode",    "expandtabs",  "format_map", "isascii",
+                                               "isdecimal", "isidentifier", "isnumeric", "isprintable", "istitle",    "ljust",
+                                               "maketrans", "rjust",        "swapcase",  "translate",   "zfill",      NULL};
     static const char *const list[] = {"copy", "count", "index", NULL}, *const tuple[] = {"count", "index", NULL};
     static const char *const list_unsafe[] = {"append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort", NULL};
     static const char *const dict[] = {"copy", "get", "items", "keys", "values", NULL}, *const dict_unknown[] = {"fromkeys",

@@ -157,14 +157,15 @@ static int read_rest(const json_t *root, bool keep_ids, struct tokenizer *t, str
     return rc;
 }
 
-static int read_all(const json_t *root, unsigned nul, struct tokenizer *t, struct why *why) {
+static int read_all(json_t *root, unsigned nul, const struct tokenizer_hints *h, struct tokenizer *t, struct why *why) {
     if (!json_is_object(root)) return fail(why, ERR_INVALID, "tokenizer.json: not an object");
     int rc = subword_read(json_object_get(root, "model"), nul, &t->model, why);
     if (rc == 0) rc = normalizer_read(json_object_get(root, "normalizer"), &t->normalizer, why);
+    if (rc == 0) rc = tokenizer_add_named(root, &t->model.vocab, h, why);
     return rc < 0 ? rc : read_rest(root, false, t, why);
 }
 
-int tokenizer_parse(const char *json, size_t len, struct tokenizer **out, struct why *why) {
+static int parse(const char *json, size_t len, const struct tokenizer_hints *h, struct tokenizer **out, struct why *why) {
     json_error_t e;
     char *copy = malloc(len + 1);
     if (!copy) return fail(why, ERR_NOMEM, "tokenizer.json: out of memory");
@@ -175,7 +176,7 @@ int tokenizer_parse(const char *json, size_t len, struct tokenizer **out, struct
     free(copy);
     if (!root) return fail(why, ERR_INVALID, "tokenizer.json: line %d: %s", e.line, e.text);
     struct tokenizer *t = calloc(1, sizeof *t);
-    int rc = t ? read_all(root, nul, t, why) : fail(why, ERR_NOMEM, "tokenizer.json: out of memory");
+    int rc = t ? read_all(root, nul, h, t, why) : fail(why, ERR_NOMEM, "tokenizer.json: out of memory");
     json_decref(root);
     if (rc < 0) {
         tokenizer_close(t);
@@ -183,6 +184,10 @@ int tokenizer_parse(const char *json, size_t len, struct tokenizer **out, struct
     }
     *out = t;
     return 0;
+}
+
+int tokenizer_parse(const char *json, size_t len, struct tokenizer **out, struct why *why) {
+    return parse(json, len, &(struct tokenizer_hints){0}, out, why);
 }
 
 /* The model's parts point at its vocabulary, which moves with it. */
@@ -217,7 +222,10 @@ int tokenizer_open(const char *dir, struct tokenizer **out, struct why *why) {
         return rc < 0 && rc != ERR_NOT_FOUND ? fail_in(why, rc, "%.200s", dir) : rc;
     }
     if (rc < 0) return rc;
-    rc = tokenizer_parse(text, len, out, why);
+    struct tokenizer_hints hints = {0};
+    rc = tokenizer_hints_open(dir, &hints, why);
+    if (rc == 0) rc = parse(text, len, &hints, out, why);
+    tokenizer_hints_clear(&hints);
     free(text);
     return rc < 0 ? fail_in(why, rc, "%.200s", dir) : 0;
 }

@@ -1,4 +1,5 @@
-/* tokenizer.h - text <-> token ids, from tokenizer.json (Hugging Face format), or, where a checkpoint has none, from a
+/* tokenizer.h - text <-> token ids, from tokenizer.json (Hugging Face format) and the tokens that the files beside it name, or,
+ * where a checkpoint has none, from a
  * SentencePiece model (tokenizer.model) or a tiktoken vocabulary (tiktoken.model, *.tiktoken) with tokenizer_config.json beside
  * it.
  *

@@ -152,8 +152,8 @@ static int read_around(const struct tokenizer_hints *h, const json_t *by_id, con
 
 static int assemble(struct subword *model, struct normalizer *normal, json_t *rest, struct slice_limits limits,
                     struct tokenizer **out, struct why *why) {
-    int rc = rest ? tokenizer_assemble(model, normal, rest, limits, out, why)
-                  : fail(why, ERR_NOMEM, "%s: out of memory", where);
+    int rc =
+        rest ? tokenizer_assemble(model, normal, rest, limits, out, why) : fail(why, ERR_NOMEM, "%s: out of memory", where);
     json_decref(rest);
     subword_clear(model);
     normalizer_clear(normal);
@@ -308,10 +308,28 @@ static int read_json(const char *dir, const char *name, json_t **out, struct why
     return rc;
 }
 
+int tokenizer_hints_open(const char *dir, struct tokenizer_hints *h, struct why *why) {
+    int rc = read_json(dir, "config.json", &h->config, why);
+    if (rc == 0) rc = read_json(dir, "tokenizer_config.json", &h->tokenizer, why);
+    if (rc == 0) rc = read_json(dir, "special_tokens_map.json", &h->map, why);
+    if (rc == 0 && json_is_true(json_object_get(h->tokenizer, "split_special_tokens")))
+        rc = fail(why, ERR_UNSUPPORTED, "%s: 'split_special_tokens' is set: special tokens would be text, also the template's",
+                  where);
+    return rc < 0 ? rc : read_json(dir, "added_tokens.json", &h->added, why);
+}
+
+void tokenizer_hints_clear(struct tokenizer_hints *h) {
+    json_decref(h->config);
+    json_decref(h->tokenizer);
+    json_decref(h->map);
+    json_decref(h->added);
+    *h = (struct tokenizer_hints){0};
+}
+
 int tokenizer_open_files(const char *dir, struct tokenizer **out, struct why *why) {
     char name[256], path[4096], *bytes = NULL;
     size_t len = 0;
-    json_t *config = NULL, *tokenizer = NULL, *added = NULL;
+    struct tokenizer_hints hints = {.file = name};
     if (!find_vocabulary(dir, name, sizeof name))
         return fail(why, ERR_NOT_FOUND,
                     "%.300s: no tokenizer: none of tokenizer.json, tokenizer.model, tiktoken.model and *.tiktoken is there",
@@ -319,17 +337,10 @@ int tokenizer_open_files(const char *dir, struct tokenizer **out, struct why *wh
     int rc = snprintf(path, sizeof path, "%s/%s", dir, name) < (int)sizeof path
                  ? 0
                  : fail(why, ERR_INVALID, "%.200s: path too long", dir);
-    if (rc == 0) rc = read_json(dir, "config.json", &config, why);
-    if (rc == 0) rc = read_json(dir, "tokenizer_config.json", &tokenizer, why);
-    if (rc == 0) rc = read_json(dir, "added_tokens.json", &added, why);
+    if (rc == 0) rc = tokenizer_hints_open(dir, &hints, why);
     if (rc == 0) rc = json_read_bytes(path, MAX_FILE_BYTES, &bytes, &len, why);
-    if (rc == 0) {
-        struct tokenizer_hints hints = {config, tokenizer, added, name};
-        rc = tokenizer_from_model(bytes, len, &hints, out, why);
-    }
-    json_decref(config);
-    json_decref(tokenizer);
-    json_decref(added);
+    if (rc == 0) rc = tokenizer_from_model(bytes, len, &hints, out, why);
+    tokenizer_hints_clear(&hints);
     free(bytes);
     return rc;
 }

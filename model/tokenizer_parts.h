@@ -19,15 +19,21 @@ const struct decoder *tokenizer_decoder(const struct tokenizer *t);
 int  tokenizer_assemble(struct subword *model, struct normalizer *normalizer, const json_t *rest, struct slice_limits limits,
                         struct tokenizer **out, struct why *why);
 
-/* tokenizer_files.c: a checkpoint without tokenizer.json. */
+/* tokenizer_files.c: what else a checkpoint has, and one without tokenizer.json. */
 struct tokenizer_hints { /* other files of the checkpoint; any may be NULL */
-    const json_t *config;          /* config.json */
-    const json_t *tokenizer;       /* tokenizer_config.json */
-    const json_t *added;           /* added_tokens.json */
+    json_t *config;          /* config.json */
+    json_t *tokenizer;       /* tokenizer_config.json */
+    json_t *added;           /* added_tokens.json */
+    json_t *map;             /* special_tokens_map.json */
     const char *file;              /* the vocabulary's file name, without folders */
 };
 /* bytes: a SentencePiece model or a tiktoken vocabulary. */
 int tokenizer_from_model(const char *bytes, size_t len, const struct tokenizer_hints *hints, struct tokenizer **out,
                          struct why *why);
+/* The hints' files in dir; hints->file stays as it is. Clear also after a failure. */
+int  tokenizer_hints_open(const char *dir, struct tokenizer_hints *hints, struct why *why);
+void tokenizer_hints_clear(struct tokenizer_hints *hints);
+/* root: tokenizer.json, whose "added_tokens" takes up what the other files name. tokenizer_named.c */
+int  tokenizer_add_named(json_t *root, const struct vocab *vocab, const struct tokenizer_hints *hints, struct why *why);
 /* ERR_NOT_FOUND: none of the known files */
 int  tokenizer_open_files(const char *dir, struct tokenizer **out, struct why *why);
