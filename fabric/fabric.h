@@ -106,8 +106,11 @@ void fabric_hub_kill(struct fabric_hub *h, int rank);
 /* ---- processes of one host, of several, and either as it comes; size: ranks the cluster may have ---- */
 
 int fabric_shm_open(int rank, int size, struct fabric **out, struct why *why);
-int fabric_ucx_open(int rank, int size, struct fabric **out, struct why *why); /* ERR_UNSUPPORTED in a build without UCX */
-int fabric_auto_open(int rank, int size, struct fabric **out, struct why *why); /* shm alone in a build without UCX */
+/* devices: names of network devices as UCX knows them ("eth0", "mlx5_0:1,mlx5_1:1"); NULL or "": all of them.
+ * ERR_UNSUPPORTED in a build without UCX. */
+int fabric_ucx_open(int rank, int size, const char *devices, struct fabric **out, struct why *why);
+/* Shm inside a host, ucx between hosts; shm alone in a build without UCX. */
+int fabric_auto_open(int rank, int size, const char *devices, struct fabric **out, struct why *why);
 
 /* ---- mpi: the only file that calls MPI_Init; once per process. Calls may come from several threads, one at a time ---- */
 
