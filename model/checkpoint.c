@@ -185,14 +185,25 @@ static int fingerprint(const struct texts *t, const struct st_set *s, uint64_t *
     return 0;
 }
 
-/* What the files say about matrices that are not quantised, instead of torch_dtype: an expert's, or the embeddings'. */
-static void note_stored(struct checkpoint *c) {
+/* Whether there are tensors of that role, and all are bf16. */
+static void look(const struct checkpoint *c, enum tensor_role role, int layer, bool *some, bool *narrow) {
     struct tensor_want w;
-    bool found = false;
-    for (int l = 0; !found && c->config.quant == FMT_COUNT && l < c->config.layers; l++)
-        found = model_tensor(&c->config, T_EXPERT_DOWN, l, 0, &w);
-    if (!found) model_tensor(&c->config, T_EMBED, 0, 0, &w);
-    c->config.stored = st_find(c->tensors, w.name)->dtype == ST_BF16 ? FMT_BF16 : FMT_F32;
+    for (int e = 0; e < model_tensor_count(&c->config, role); e++) {
+        if (!model_tensor(&c->config, role, layer, e, &w)) continue;
+        *some = true;
+        *narrow &= st_find(c->tensors, w.name)->dtype == ST_BF16;
+    }
+}
+
+/* What the files say about matrices that are not quantised, instead of torch_dtype: the experts', or the embeddings'. Blobs of
+ * all experts are of one format, so one expert's f32 makes all f32: the widest rounds nothing. */
+static void note_stored(struct checkpoint *c) {
+    bool some = false, narrow = true;
+    for (int l = 0; narrow && c->config.quant == FMT_COUNT && l < c->config.layers; l++)
+        for (int role = T_ATTN_NORM; role < T_ROLE_COUNT; role++)
+            if (tensor_in_blob((enum tensor_role)role)) look(c, (enum tensor_role)role, l, &some, &narrow);
+    if (!some) look(c, T_EMBED, 0, &some, &narrow);
+    c->config.stored = narrow ? FMT_BF16 : FMT_F32;
 }
 
 static int open_checked(const char *dir, const struct texts *t, struct checkpoint *c, struct why *why) {

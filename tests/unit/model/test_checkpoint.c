@@ -180,6 +180,26 @@ START_TEST(wrong_dtype) {
 }
 END_TEST
 
+/* Held as stored, all experts are of one format: the widest that any of them has. */
+START_TEST(stored_is_the_widest) {
+    static const struct { const char *all, *odd, *odd_dtype; enum fmt wanted; } cases[] = {
+        {"BF16", NULL, NULL, FMT_BF16},
+        {"BF16", "model.layers.1.block_sparse_moe.experts.3.w1.weight", "F32", FMT_F32},
+        {"BF16", "model.layers.1.block_sparse_moe.experts.3.w1.weight", "F16", FMT_F32},
+        {"F32", "model.layers.0.block_sparse_moe.experts.0.w2.weight", "BF16", FMT_F32},
+        {"BF16", "model.embed_tokens.weight", "F32", FMT_BF16},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tiny_write(&dir, configs[1],
+                   &(struct tiny_edit){.dtype = cases[i].all, .odd = cases[i].odd, .odd_dtype = cases[i].odd_dtype});
+        struct checkpoint c = open_good();
+        ck_assert_int_eq(checkpoint_format(&c, T_EXPERT_UP, 0, 2, FMT_STORED), cases[i].wanted);
+        ck_assert_int_eq(checkpoint_format(&c, T_LM_HEAD, 0, 0, FMT_STORED), strcmp(cases[i].all, "F32") ? FMT_BF16 : FMT_F32);
+        checkpoint_close(&c);
+    }
+}
+END_TEST
+
 /* What serving is known to do without. */
 START_TEST(extra_is_fine) {
     static const char *const names[] = {"model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq",
@@ -336,6 +356,7 @@ int main(void) {
     tcase_add_test(t, missing);
     tcase_add_test(t, wrong_shape);
     tcase_add_test(t, wrong_dtype);
+    tcase_add_test(t, stored_is_the_widest);
     tcase_add_test(t, extra_is_fine);
     tcase_add_test(t, extra_is_refused);
     tcase_add_test(t, broken_files);
