@@ -22,13 +22,14 @@
 enum { POOL_BYTES = 192 << 20, MAX_GROUPS = 512, PAGE = 16, MAX_T = 512 };
 static const double REF_MACS = 2e7; /* about a tenth of a second of ref */
 
-enum op { LINEAR, FFN, DECODE, PREFILL, NORM, GATE, STATS, COMBINE, KV_STORE, ROPE, EMBED };
+enum op { LINEAR, FFN, DECODE, LATENT, LATENT_QUERY, LATENT_VALUE, PREFILL, NORM, GATE, STATS, COMBINE, KV_STORE, ROPE, EMBED };
 struct test {
     const char *name;
     enum op op;
-    int T;          /* rows; for FFN rows per group; for DECODE sequences */
-    int a, b, c, d; /* LINEAR N K; FFN groups H I; DECODE, PREFILL keys Q G D; NORM N; GATE E k; STATS V; COMBINE k H; KV_STORE
-                       G D; ROPE heads D; EMBED H */
+    int T;          /* rows; for FFN rows per group; for DECODE and LATENT sequences */
+    int a, b, c, d; /* LINEAR N K; FFN groups H I; DECODE, PREFILL keys Q G D; LATENT keys Q rope rank; LATENT_QUERY Q nope rope
+                       rank; LATENT_VALUE Q value rope rank; NORM N; GATE E k; STATS V; COMBINE k H; KV_STORE G D; ROPE heads D;
+                       EMBED H */
     int floor;      /* percent of the roofline that --check wants, on any machine */
 };
 static const struct test tests[] = {
@@ -60,6 +61,17 @@ static const struct test tests[] = {
     {"big 8 experts, 1 row", FFN, 1, 8, 2048, 1024, 0, 35},
     {"big 64 experts, 4 rows", FFN, 4, 64, 2048, 1024, 0, 20},
     {"big 64 experts, 64 rows", FFN, 64, 64, 2048, 1024, 0, 30},
+    {"V3 expert, 1 row", FFN, 1, 1, 7168, 2048, 0, 30},
+    {"V3 expert, 16 rows", FFN, 16, 1, 7168, 2048, 0, 20},
+    {"GPT-OSS expert, 1 row", FFN, 1, 1, 2880, 2880, 0, 30},
+    {"GPT-OSS expert, 16 rows", FFN, 16, 1, 2880, 2880, 0, 20},
+    {"V3 latent decode, 1 x 1000 keys", LATENT, 1, 1000, 128, 64, 512, 10},
+    {"V3 latent decode, 1 x 8000 keys", LATENT, 1, 8000, 128, 64, 512, 10},
+    {"V3 latent decode, 8 x 1000 keys", LATENT, 8, 1000, 128, 64, 512, 10},
+    {"V3 latent query, 1 row", LATENT_QUERY, 1, 128, 128, 64, 512, 10},
+    {"V3 latent value, 1 row", LATENT_VALUE, 1, 128, 128, 64, 512, 10},
+    {"V3 latent query, 16 rows", LATENT_QUERY, 16, 128, 128, 64, 512, 10},
+    {"V3 latent value, 16 rows", LATENT_VALUE, 16, 128, 128, 64, 512, 10},
     {"smol decode, 1 x 500 keys", DECODE, 1, 500, 9, 3, 64, 10},
     {"smol decode, 16 x 500 keys", DECODE, 16, 500, 9, 3, 64, 10},
     {"mid decode, 8 x 4000 keys", DECODE, 8, 4000, 16, 4, 64, 10},
@@ -144,18 +156,26 @@ static void call_ffn(struct backend *b, struct data *d, const struct test *t, en
     b->ops->ffn(b, d->y, d->x, d->groups, t->a, t->b);
 }
 
-/* DECODE: T sequences of one row that sees all keys. PREFILL: the last T positions of one sequence. */
+/* DECODE, LATENT: T sequences of one row that sees all keys. PREFILL: the last T positions of one sequence. */
 static void call_attention(struct backend *b, struct data *d, const struct test *t, enum fmt f, int T) {
-    int sequences = t->op == DECODE ? T : 1, pages = (t->a + PAGE - 1) / PAGE;
-    size_t page_bytes = (size_t)2 * PAGE * (size_t)(t->c * t->d) * fmt_bytes(f), most = POOL_BYTES / page_bytes;
-    struct kv_layer kv = {d->pool, f, PAGE, t->c, t->d};
+    struct kv_layer kv = {d->pool, f, PAGE, t->c, t->d, 0};
+    if (t->op == LATENT) kv.heads = 1, kv.head_dim = t->d + t->c, kv.latent = t->d;
+    int sequences = t->op == PREFILL ? 1 : T, pages = (t->a + PAGE - 1) / PAGE;
+    size_t most = POOL_BYTES / ((size_t)kv_page_elements(&kv) * fmt_bytes(f));
     for (int i = 0; i < sequences * pages; i++) d->pages[i] = (int32_t)(d->at++ % most);
     for (int i = 0; i < T; i++) {
-        d->seq[i] = t->op == DECODE ? i : 0;
-        d->pos[i] = t->op == DECODE ? t->a - 1 : t->a - T + i;
+        d->seq[i] = t->op == PREFILL ? 0 : i;
+        d->pos[i] = t->op == PREFILL ? t->a - T + i : t->a - 1;
     }
     struct attention a = {d->x, d->y, T, t->b, 0.1f, 0, d->pos, d->seq, d->pages, pages};
     b->ops->attention(b, &kv, &a);
+}
+
+/* What surrounds LATENT in the absorbed form: kv_b is read in halves, keys before and values after. */
+static void call_latent(struct backend *b, struct data *d, const struct test *t, enum fmt f, int T) {
+    struct latent_heads h = {next_matrix(d, f, t->a * 2 * t->b, t->d), t->a, t->b, t->c, t->b};
+    if (t->op == LATENT_QUERY) b->ops->latent_query(b, d->y, d->x, &h, T);
+    else b->ops->latent_value(b, d->y, d->x, &h, T);
 }
 
 static void call(struct backend *b, struct data *d, const struct test *t, enum fmt f, int T) {
@@ -166,7 +186,10 @@ static void call(struct backend *b, struct data *d, const struct test *t, enum f
     switch (t->op) {
     case LINEAR: ops->linear(b, d->y, d->x, next_matrix(d, f, t->a, t->b), NULL, false, T); break;
     case FFN: call_ffn(b, d, t, f, T); break;
+    case LATENT_QUERY:
+    case LATENT_VALUE: call_latent(b, d, t, f, T); break;
     case DECODE:
+    case LATENT:
     case PREFILL: call_attention(b, d, t, f, T); break;
     case NORM: ops->rmsnorm(b, d->y, t->a, d->x, t->a, d->table, 1e-5f, T, t->a); break;
     case GATE: ops->gate_select(b, d->ints, d->y, d->x, NULL, &rule, T); break;
@@ -189,6 +212,9 @@ static struct cost cost_of(const struct test *t, enum fmt f, int T) {
     case LINEAR: return (struct cost){a * b * size, 2 * n * a * b};
     case FFN: return (struct cost){3 * a * b * c * size, 6 * n * a * b * c};
     case DECODE: return (struct cost){2 * seen * c * d * size, 4 * seen * b * d};
+    case LATENT: return (struct cost){seen * (c + d) * size, 2 * seen * b * (c + d + d)}; /* the value is part of the key */
+    case LATENT_QUERY:
+    case LATENT_VALUE: return (struct cost){a * b * d * size, 2 * n * a * b * d};
     case PREFILL: return (struct cost){2 * a * c * d * size, 4 * seen * b * d};
     case NORM: return (struct cost){0, 4 * n * a};
     case GATE: return (struct cost){0, n * a * (20 + b)};
@@ -216,12 +242,14 @@ static double time_of(struct backend *b, struct data *d, const struct test *t, e
     return best;
 }
 
-/* Ref's time for the same work, at fewer rows where T of them would take too long. */
+/* Ref's time for the same work, at fewer rows (and of latents at fewer keys) where all of it would take too long. */
 static double ref_time(struct backend *ref, struct data *d, const struct test *t, enum fmt f) {
     double macs = cost_of(t, f, t->T).flops / 2;
-    int T = macs <= REF_MACS ? t->T : (int)(t->T * REF_MACS / macs);
-    if (T < 1) T = 1;
-    return time_of(ref, d, t, f, T, 1, 1000) * cost_of(t, f, t->T).flops / cost_of(t, f, T).flops;
+    struct test less = *t;
+    if (macs > REF_MACS) less.T = (int)(t->T * REF_MACS / macs);
+    if (less.T < 1) less.T = 1;
+    if (t->op == LATENT && macs > less.T * REF_MACS) less.a = (int)(t->a * less.T * REF_MACS / macs) + 1;
+    return time_of(ref, d, &less, f, less.T, 1, 1000) * cost_of(t, f, t->T).flops / cost_of(&less, f, less.T).flops;
 }
 
 struct machine {
