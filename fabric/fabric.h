@@ -94,14 +94,22 @@ static inline int fabric_flush(struct fabric *f, int64_t deadline_us) { return f
 struct fabric_hub;
 struct fabric_faults { /* all zero: none. Times and choices follow from the seed alone */
     uint64_t seed;
-    int delay_percent;     /* frames held back for a while */
-    int duplicate_percent; /* frames delivered twice */
+    int delay_percent;       /* frames held back for a while, and all that follow them with them */
+    int reorder_percent;     /* frames held back for a while that later ones overtake */
+    int duplicate_percent;   /* frames delivered twice */
+    int drop_percent;        /* frames that never arrive */
+    int64_t (*now_us)(void); /* the clock of all this; NULL: clk_now_us */
 };
 int fabric_hub_new(int ranks, const struct fabric_faults *faults, struct fabric_hub **out, struct why *why);
 void fabric_hub_free(struct fabric_hub *h); /* after every rank closed */
+/* A rank that was closed may be opened again: that is its successor, a process of its own. All first lives are joined from the
+ * start; attaching matters where one end or both are successors, and after a detach. */
 int fabric_mem_open(struct fabric_hub *h, int rank, struct fabric **out, struct why *why);
-/* From any thread: rank's frames vanish from now on and its own waits return ERR_GONE. Others notice nothing but silence. */
+/* From any thread: rank's frames vanish from now on and its own waits return ERR_GONE. Others notice nothing but silence.
+ * A rank that is not open dies as soon as it opens. */
 void fabric_hub_kill(struct fabric_hub *h, int rank);
+/* From any thread: while cut, frames from one rank to another vanish as they are committed. The other direction is its own. */
+void fabric_hub_cut(struct fabric_hub *h, int from, int to, bool cut);
 
 /* ---- processes of one host, of several, and either as it comes; size: ranks the cluster may have ---- */
 

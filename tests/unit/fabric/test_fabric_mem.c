@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/clk.h"
+#include "base/hash.h"
 #include "tests/unit/fabric/fabric_case.h"
 
 #include "tests/unit/run.h"
@@ -288,6 +289,182 @@ START_TEST(delayed_frames_wake) {
 }
 END_TEST
 
+/* ---- successors ---- */
+
+static void attach_to(struct fabric *f, struct fabric *peer) {
+    unsigned char address[FABRIC_ADDRESS_BYTES];
+    struct why why;
+    size_t bytes = fabric_address(peer, address);
+    ck_assert_msg(fabric_attach(f, peer->rank, 0, address, bytes, &why) == 0, "%s", why.text);
+}
+
+static int take_int(struct fabric *f, int from) { /* -1: nothing there */
+    size_t bytes;
+    const int *got = fabric_take(f, from, &bytes);
+    if (!got) return -1;
+    int value = *got;
+    fabric_give(f, from, got);
+    return value;
+}
+
+START_TEST(a_successor_begins_anew) {
+    struct fabric_hub *h = new_hub(2, NULL);
+    struct fabric *a = open_rank(h, 0), *b = open_rank(h, 1);
+    size_t bytes;
+    for (int i = 0; i < FABRIC_DEPTH; i++) send_int(a, 1, i), send_int(b, 0, 100 + i);
+    const int *kept = fabric_take(b, 0, &bytes), *other = fabric_take(b, 0, &bytes);
+    fabric_hub_kill(h, 0);
+    fabric_close(a);
+    a = open_rank(h, 0);
+    ck_assert_int_ne(fabric_wait(a, 0), ERR_GONE); /* it lives */
+    ck_assert_int_eq(take_int(a, 1), -1);              /* its predecessor's frames are not its own */
+    send_int(a, 1, 7);                                 /* b does not know it yet, and loses nothing by that */
+    attach_to(b, a);
+    ck_assert_int_eq(take_int(b, 0), 7);
+    send_int(b, 0, 8);
+    ck_assert_int_eq(take_int(a, 1), 8);
+    ck_assert(*kept == 0 && *other == 1);
+    fabric_give(b, 0, other);
+    for (int i = 0; i < 3 * FABRIC_DEPTH; i++) {
+        send_int(a, 1, i);
+        ck_assert_int_eq(take_int(b, 0), i);
+    }
+    ck_assert_int_eq(*kept, 0);
+    fabric_give(b, 0, kept);
+    fabric_close(a);
+    fabric_close(b);
+    fabric_hub_free(h);
+}
+END_TEST
+
+START_TEST(detached_and_attached_again) {
+    struct fabric_hub *h = new_hub(3, NULL);
+    struct fabric *a = open_rank(h, 0), *b = open_rank(h, 1), *c = open_rank(h, 2);
+    struct why why;
+    size_t bytes;
+    send_int(a, 1, 1);
+    const int *kept = fabric_take(b, 0, &bytes);
+    ck_assert_ptr_nonnull(fabric_reserve(b, 0, 4)); /* given up by the detach */
+    fabric_detach(b, 0);
+    fabric_detach(b, 0); /* harmless */
+    send_int(a, 1, 2);
+    ck_assert_int_eq(take_int(b, 0), -1);
+    ck_assert_ptr_null(fabric_reserve(b, 0, 4));
+    ck_assert_int_eq(*kept, 1);
+    fabric_give(b, 0, kept);
+    send_int(c, 1, 3);
+    ck_assert_int_eq(take_int(b, 2), 3);
+    attach_to(b, a);
+    attach_to(b, a); /* is so already */
+    send_int(b, 0, 4);
+    ck_assert_int_eq(take_int(a, 1), 4);
+    uint32_t unborn = 2;
+    ck_assert_int_eq(fabric_attach(b, 0, 1, &unborn, sizeof unborn, &why), ERR_NOT_FOUND);
+    ck_assert_int_eq(fabric_attach(b, 0, 1, &unborn, 1, &why), ERR_INVALID);
+    fabric_close(a);
+    fabric_close(b);
+    fabric_close(c);
+    fabric_hub_free(h);
+}
+END_TEST
+
+/* Both ends of a pair are successors; hundreds of lives leave no memory behind. */
+START_TEST(many_lives) {
+    struct fabric_hub *h = new_hub(3, NULL);
+    struct fabric *f[3];
+    for (int r = 0; r < 3; r++) f[r] = open_rank(h, r);
+    for (int life = 0; life < 300; life++) {
+        int r = life % 3;
+        size_t bytes;
+        for (int p = 0; p < 3; p++)
+            if (p != r) send_int(f[p], r, 1), send_int(f[r], p, life);
+        fabric_take(f[(r + 1) % 3], r, &bytes); /* never given back */
+        fabric_hub_kill(h, r);
+        fabric_close(f[r]);
+        f[r] = open_rank(h, r);
+        for (int p = 0; p < 3; p++) {
+            if (p == r) continue;
+            attach_to(f[p], f[r]);
+            attach_to(f[r], f[p]);
+            send_int(f[p], r, life + p);
+            ck_assert_int_eq(take_int(f[r], p), life + p);
+        }
+    }
+    for (int r = 0; r < 3; r++) fabric_close(f[r]);
+    fabric_hub_free(h);
+}
+END_TEST
+
+START_TEST(one_way_cut) {
+    struct fabric_hub *h = new_hub(2, NULL);
+    struct fabric *a = open_rank(h, 0), *b = open_rank(h, 1);
+    fabric_hub_cut(h, 0, 1, true);
+    for (int i = 0; i < 3 * FABRIC_DEPTH; i++) send_int(a, 1, 1); /* never full: they are gone */
+    send_int(b, 0, 2);
+    ck_assert_int_eq(take_int(b, 0), -1);
+    ck_assert_int_eq(take_int(a, 1), 2);
+    fabric_hub_cut(h, 0, 1, false);
+    send_int(a, 1, 3);
+    ck_assert_int_eq(take_int(b, 0), 3);
+    fabric_close(a);
+    fabric_close(b);
+    fabric_hub_free(h);
+}
+END_TEST
+
+static int64_t virtual_us;
+static int64_t virtual_now(void) { return virtual_us; }
+
+/* 2000 frames under all faults in virtual time: every one that is not dropped comes once or twice, whole. Returns what came in
+ * which order, as a hash. */
+static uint64_t storm(uint64_t seed, int *dropped, int *repeated, int *overtaken) {
+    enum { FRAMES = 2000 };
+    struct fabric_faults faults = {.seed = seed,
+                                   .delay_percent = 5,
+                                   .reorder_percent = 20,
+                                   .duplicate_percent = 10,
+                                   .drop_percent = 10,
+                                   .now_us = virtual_now};
+    struct fabric_hub *h = new_hub(2, &faults);
+    struct fabric *a = open_rank(h, 0), *b = open_rank(h, 1);
+    static int seen[FRAMES];
+    uint64_t order = 0;
+    int next = 0, latest = -1;
+    memset(seen, 0, sizeof seen);
+    *dropped = *repeated = *overtaken = 0;
+    virtual_us = 1;
+    for (int quiet = 0; quiet < 1000; virtual_us++, quiet++) {
+        int *room = next < FRAMES ? fabric_reserve(a, 1, sizeof *room) : NULL;
+        if (room) *room = next++, fabric_commit(a, 1, sizeof *room), quiet = 0;
+        for (int got; (got = take_int(b, 0)) >= 0;) {
+            order = hash_u64(order + (uint64_t)got);
+            *repeated += seen[got]++;
+            *overtaken += got < latest;
+            if (got > latest) latest = got;
+        }
+    }
+    ck_assert_int_eq(next, FRAMES);
+    for (int i = 0; i < FRAMES; i++) {
+        ck_assert_msg(seen[i] <= 2, "frame %d came %d times", i, seen[i]);
+        *dropped += !seen[i];
+    }
+    fabric_close(a);
+    fabric_close(b);
+    fabric_hub_free(h);
+    return order;
+}
+
+START_TEST(storms_follow_from_the_seed) {
+    int dropped, repeated, overtaken;
+    uint64_t first = storm(3, &dropped, &repeated, &overtaken);
+    ck_assert(dropped > 100 && dropped < 320);
+    ck_assert(repeated > 80 && repeated < 320);
+    ck_assert_int_gt(overtaken, 50);
+    ck_assert_uint_eq(storm(3, &dropped, &repeated, &overtaken), first);
+    ck_assert_uint_ne(storm(4, &dropped, &repeated, &overtaken), first);
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("fabric_mem");
     TCase *t = tcase_create("all");
@@ -302,6 +479,11 @@ int main(void) {
     tcase_add_test(t, a_killed_rank_is_silence);
     tcase_add_test(t, faults_follow_from_the_seed);
     tcase_add_test(t, delayed_frames_wake);
+    tcase_add_test(t, a_successor_begins_anew);
+    tcase_add_test(t, detached_and_attached_again);
+    tcase_add_test(t, many_lives);
+    tcase_add_test(t, one_way_cut);
+    tcase_add_test(t, storms_follow_from_the_seed);
     suite_add_tcase(s, t);
     return run_suite(s);
 }
