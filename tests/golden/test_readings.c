@@ -1,6 +1,6 @@
-/* test_readings.c - where the authors' code and transformers differ (docs/MODELS.md): the default is the authors' reading, a key
- * of config.json selects the other, and both have the logits that tools/golden/make_readings.py got for them, on every kernel
- * path and in every chunking.
+/* test_readings.c - where the authors' code and transformers differ (docs/MODELS.md): the default is the authors' reading, a
+ * key of config.json selects the other, and both have the logits that tools/golden/make_readings.py got for them, on every
+ * kernel path and in every chunking.
  *
  * usage: test_readings DATA_DIR */
 #include "tests/golden/names.h"
@@ -90,8 +90,8 @@ static void test_reading(const char *label, const char *dir, const struct readin
             if (runner_logits(&runner, r->ids, r->T, chunks[c], got) < 0) die("%s: the forward pass failed", dir);
             double d = distance(r, want, got), apart = distance(r, not_wanted, got);
             report(d <= TOLERANCE && apart > 100 * TOLERANCE,
-                   "%s %s chunks of %d: %.2e standard deviations off, %.2g from the other reading", label, isas[i], chunks[c], d,
-                   apart);
+                   "%s %s chunks of %d: %.2e standard deviations off, %.2g from the other reading", label, isas[i], chunks[c],
+                   d, apart);
         }
         runner_close(&runner);
     }
