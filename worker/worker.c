@@ -212,7 +212,7 @@ static void report_tally(struct worker *w) {
         uint64_t tokens = tally_tokens(t, d);
         if (tokens == w->tally_sent[d]) continue;
         if (!rows && !(rows = malloc(sizeof *rows * n))) return;
-        tally_read(t, d, rows);
+        if (!tally_read(t, d, rows, &tokens)) continue; /* a step is being added: next time */
         if (port_send_tally(w->port, d, tokens, rows, n) >= 0) w->tally_sent[d] = tokens;
     }
     free(rows);

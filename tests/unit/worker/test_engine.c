@@ -311,8 +311,10 @@ START_TEST(records_never_make_a_step_wait) {
         ck_assert(cell.weight[j] <= cell.weight[j - 1]);
     }
     uint64_t sum = 0, counts[4096];
+    uint64_t tokens;
     ck_assert_uint_eq(tally_tokens(engine_tally(engine), 3), (TRACE_BLOCKS + 2) * 5);
-    tally_read(engine_tally(engine), 3, counts);
+    ck_assert(tally_read(engine_tally(engine), 3, counts, &tokens));
+    ck_assert_uint_eq(tokens, (TRACE_BLOCKS + 2) * 5);
     for (int i = 0; i < moe_layers * experts; i++) sum += counts[i];
     ck_assert_uint_eq(sum, (uint64_t)(TRACE_BLOCKS + 2) * 5 * (uint64_t)topk * (uint64_t)moe_layers);
     ck_assert_uint_eq(tally_tokens(engine_tally(engine), 2), 0);
