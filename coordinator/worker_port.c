@@ -1,41 +1,36 @@
-/* worker_port.c - control.proto over arenas, one message each way at a time. What a worker says is only decoded here and its
- * counts bounded; who may say what and when is judged by member and scheduler. */
+/* worker_port.c - what the coordinator says and hears of control.proto (proto/control.h). What a worker says is only decoded
+ * here and its counts bounded; who may say what and when is judged by member and scheduler. */
 #include "coordinator/worker_port.h"
 
-#include "proto/control.pb-c.h"
-#include "proto/pb_arena.h"
+#include "proto/control.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-typedef Cadre__Control__V1__Control pb_control; /* the generator's names are too long for a line */
-
-enum { KEEP_BYTES = 32 << 20, MESSAGE_BYTES = 256 << 20 /* what one message may unpack to */ };
+enum { MESSAGE_BYTES = 256 << 20 /* what one message may unpack to */ };
 struct worker_port {
-    struct bus *bus;
-    struct pb_arena pb;
+    struct control control;
 };
 
 int worker_port_new(struct bus *bus, struct worker_port **out) {
     struct worker_port *p = calloc(1, sizeof *p);
     if (!p) return ERR_NOMEM;
-    p->bus = bus;
-    pb_arena_init(&p->pb, KEEP_BYTES, MESSAGE_BYTES);
+    control_init(&p->control, bus, MESSAGE_BYTES);
     *out = p;
     return 0;
 }
 
 void worker_port_free(struct worker_port *p) {
     if (!p) return;
-    pb_arena_clear(&p->pb);
+    control_clear(&p->control);
     free(p);
 }
 
 /* ---- in ---- */
 static int read_outs(struct worker_port *p, const Cadre__Control__V1__StepDone *m, struct worker_step_done *d,
                      struct why *why) {
-    struct step_out *out = arena_array(&p->pb.in, struct step_out, m->n_out);
+    struct step_out *out = arena_array(&p->control.pb.in, struct step_out, m->n_out);
     if (!out) return fail(why, ERR_NOMEM, "out of memory for a report of %zu tokens", m->n_out);
     for (size_t i = 0; i < m->n_out; i++) {
         const Cadre__Control__V1__SeqOut *o = m->out[i];
@@ -145,33 +140,21 @@ static int read_message(struct worker_port *p, const pb_control *m, struct worke
 }
 
 int worker_port_recv(struct worker_port *p, struct bus_id *from, struct worker_msg *out, struct why *why) {
-    struct bus_msg msg;
-    int rc = bus_recv(p->bus, &msg);
-    if (rc < 0) return rc;
-    *from = msg.from;
-    const pb_control *m = pb_arena_unpack(&p->pb, &cadre__control__v1__control__descriptor, msg.head, msg.head_len);
-    if (!m) return fail(why, ERR_PROTOCOL, "%zu bytes that are no control message", msg.head_len);
-    return read_message(p, m, out, why);
+    const pb_control *m;
+    size_t len;
+    int rc = control_recv(&p->control, &m, from, &len);
+    if (rc == ERR_PROTOCOL) return fail(why, rc, "%zu bytes that are no control message", len);
+    return rc < 0 ? rc : read_message(p, m, out, why);
 }
 
 /* ---- out ---- */
 static int send(struct worker_port *p, const struct bus_id *to, const pb_control *m) {
-    size_t len;
-    const uint8_t *bytes = pb_arena_pack(&p->pb, &m->base, &len);
-    int rc = bytes ? bus_send(p->bus, to, bytes, len, NULL, 0) : ERR_NOMEM;
-    pb_arena_reset_out(&p->pb);
-    return rc;
+    return control_send(&p->control, to, m);
 }
 
-#define CONTROL(KIND, field, value)                                                                                            \
-    {                                                                                                                          \
-        .base = PROTOBUF_C_MESSAGE_INIT(&cadre__control__v1__control__descriptor),                                             \
-        .kind_case = CADRE__CONTROL__V1__CONTROL__KIND_##KIND, .field = (value)                                                \
-    }
-
 static bool pack_peers(struct worker_port *p, const struct worker_welcome *w, Cadre__Control__V1__Welcome *m) {
-    m->peers = arena_array(&p->pb.out, Cadre__Control__V1__Peer *, w->workers);
-    Cadre__Control__V1__Peer *peers = arena_array(&p->pb.out, Cadre__Control__V1__Peer, w->workers);
+    m->peers = arena_array(&p->control.pb.out, Cadre__Control__V1__Peer *, w->workers);
+    Cadre__Control__V1__Peer *peers = arena_array(&p->control.pb.out, Cadre__Control__V1__Peer, w->workers);
     if (!m->peers || !peers) return false;
     for (uint32_t i = 0; i < w->workers; i++) {
         cadre__control__v1__peer__init(&peers[i]);
@@ -206,17 +189,17 @@ int worker_port_welcome(struct worker_port *p, const struct bus_id *to, const st
     welcome.placement = &placement;
     welcome.incarnation = w->incarnation;
     if (!pack_peers(p, w, &welcome)) {
-        pb_arena_reset_out(&p->pb);
+        pb_arena_reset_out(&p->control.pb);
         return ERR_NOMEM;
     }
-    pb_control m = CONTROL(WELCOME, welcome, &welcome);
+    pb_control m = CONTROL_MESSAGE(WELCOME, welcome, &welcome);
     return send(p, to, &m);
 }
 
 int worker_port_refuse(struct worker_port *p, const struct bus_id *to, const char *reason) {
     Cadre__Control__V1__Refuse refuse = CADRE__CONTROL__V1__REFUSE__INIT;
     refuse.reason = (char *)reason;
-    pb_control m = CONTROL(REFUSE, refuse, &refuse);
+    pb_control m = CONTROL_MESSAGE(REFUSE, refuse, &refuse);
     return send(p, to, &m);
 }
 
@@ -224,7 +207,7 @@ int worker_port_shutdown(struct worker_port *p, const struct bus_id *to, bool ab
     Cadre__Control__V1__Shutdown shutdown = CADRE__CONTROL__V1__SHUTDOWN__INIT;
     shutdown.abort = abort;
     shutdown.reason = (char *)reason;
-    pb_control m = CONTROL(SHUTDOWN, shutdown, &shutdown);
+    pb_control m = CONTROL_MESSAGE(SHUTDOWN, shutdown, &shutdown);
     return send(p, to, &m);
 }
 
@@ -248,10 +231,10 @@ static void pack_start(const struct seq *q, Cadre__Control__V1__SeqStart *m) {
 }
 
 static bool pack_work(struct worker_port *p, const struct plan_worker *w, Cadre__Control__V1__Plan *m) {
-    m->start = arena_array(&p->pb.out, Cadre__Control__V1__SeqStart *, w->n_start);
-    m->run = arena_array(&p->pb.out, Cadre__Control__V1__SeqRun *, w->n_run);
-    Cadre__Control__V1__SeqStart *start = arena_array(&p->pb.out, Cadre__Control__V1__SeqStart, w->n_start);
-    Cadre__Control__V1__SeqRun *run = arena_array(&p->pb.out, Cadre__Control__V1__SeqRun, w->n_run);
+    m->start = arena_array(&p->control.pb.out, Cadre__Control__V1__SeqStart *, w->n_start);
+    m->run = arena_array(&p->control.pb.out, Cadre__Control__V1__SeqRun *, w->n_run);
+    Cadre__Control__V1__SeqStart *start = arena_array(&p->control.pb.out, Cadre__Control__V1__SeqStart, w->n_start);
+    Cadre__Control__V1__SeqRun *run = arena_array(&p->control.pb.out, Cadre__Control__V1__SeqRun, w->n_run);
     if (!m->start || !m->run || !start || !run) return false;
     for (int i = 0; i < w->n_start; i++) {
         pack_start(w->start[i], &start[i]);
@@ -286,9 +269,9 @@ int worker_port_plan(struct worker_port *p, const struct bus_id *to, int worker,
     m.patience_us = (uint64_t)around->patience_us;
     m.trace = (ProtobufCBinaryData){.len = (size_t)around->n_trace, .data = (uint8_t *)around->trace};
     if (!pack_work(p, &plan->worker[worker], &m)) {
-        pb_arena_reset_out(&p->pb);
+        pb_arena_reset_out(&p->control.pb);
         return ERR_NOMEM;
     }
-    pb_control c = CONTROL(PLAN, plan, &m);
+    pb_control c = CONTROL_MESSAGE(PLAN, plan, &m);
     return send(p, to, &c);
 }

@@ -1,44 +1,38 @@
-/* port.c - control.proto over arenas (proto/pb_arena.h), one message each way at a time: once the largest message has been
- * seen, nothing is allocated. */
+/* port.c - what the worker says and hears of control.proto (proto/control.h). */
 #include "worker/port.h"
 
 #include "base/log.h"
-#include "proto/control.pb-c.h"
-#include "proto/pb_arena.h"
+#include "proto/control.h"
 #include "proto/trace.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-typedef Cadre__Control__V1__Control pb_control; /* the generator's names are too long for a line */
 typedef Cadre__Control__V1__Welcome pb_welcome;
 typedef Cadre__Control__V1__Plan pb_plan;
 
 enum {
     PROTOCOL = 1,
     MAX_WORKERS = FABRIC_MAX_RANKS,
-    KEEP_BYTES = 32 << 20,
     MESSAGE_BYTES = 512 << 20, /* what one message may unpack to */
 };
 
 struct port {
-    struct bus *bus;
-    struct pb_arena pb;
+    struct control control;
 };
 
 int port_new(struct bus *bus, struct port **out) {
     struct port *p = calloc(1, sizeof *p);
     if (!p) return ERR_NOMEM;
-    p->bus = bus;
-    pb_arena_init(&p->pb, KEEP_BYTES, MESSAGE_BYTES);
+    control_init(&p->control, bus, MESSAGE_BYTES);
     *out = p;
     return 0;
 }
 
 void port_free(struct port *p) {
     if (!p) return;
-    pb_arena_clear(&p->pb);
+    control_clear(&p->control);
     free(p);
 }
 
@@ -65,10 +59,8 @@ static int read_peers(const pb_welcome *m, struct worker_setup *s, struct why *w
         if (p->rank != i || p->address.len > FABRIC_ADDRESS_BYTES || p->host >= MAX_WORKERS)
             return fail(why, ERR_PROTOCOL, "peer %zu is rank %u on host %u with an address of %zu bytes", i, p->rank, p->host,
                         p->address.len);
-        peers[i] = (struct peer){.incarnation = p->incarnation,
-                                 .host = (int)p->host,
-                                 .address = p->address.data,
-                                 .address_bytes = p->address.len};
+        peers[i] = (struct peer){
+            .incarnation = p->incarnation, .host = (int)p->host, .address = p->address.data, .address_bytes = p->address.len};
     }
     return worker_setup_peers(s, peers, (int)m->n_peers) < 0 ? fail(why, ERR_NOMEM, "out of memory for peers") : 0;
 }
@@ -195,31 +187,20 @@ static int read_message(const pb_control *m, struct port_message *out, struct pl
 
 int port_recv(struct port *p, struct port_message *out, struct plan *(*take)(void *ctx), void *ctx, struct plan **plan,
               struct why *why) {
-    struct bus_msg msg;
-    int rc = bus_recv(p->bus, &msg);
+    const pb_control *m;
+    struct bus_id from;
+    size_t len;
+    int rc = control_recv(&p->control, &m, &from, &len);
     if (rc == ERR_AGAIN) return rc;
+    if (rc == ERR_PROTOCOL) return fail(why, rc, "the coordinator sent %zu bytes that are no control message", len);
     if (rc < 0) return fail(why, rc, "cannot receive from the coordinator: %s", status_text(rc));
     *out = (struct port_message){.kind = PORT_NONE};
-    const pb_control *m = pb_arena_unpack(&p->pb, &cadre__control__v1__control__descriptor, msg.head, msg.head_len);
-    if (!m) return fail(why, ERR_PROTOCOL, "the coordinator sent %zu bytes that are no control message", msg.head_len);
     return read_message(m, out, take, ctx, plan, why);
 }
 
 /* --- out --- */
 
-static int send(struct port *p, const pb_control *m) {
-    size_t len;
-    const uint8_t *bytes = pb_arena_pack(&p->pb, &m->base, &len);
-    int rc = bytes ? bus_send(p->bus, NULL, bytes, len, NULL, 0) : ERR_NOMEM;
-    pb_arena_reset_out(&p->pb);
-    return rc;
-}
-
-#define CONTROL(KIND, field, value)                                                                                            \
-    {                                                                                                                          \
-        .base = PROTOBUF_C_MESSAGE_INIT(&cadre__control__v1__control__descriptor),                                             \
-        .kind_case = CADRE__CONTROL__V1__CONTROL__KIND_##KIND, .field = (value)                                                \
-    }
+static int send(struct port *p, const pb_control *m) { return control_send(&p->control, NULL, m); }
 
 int port_send_hello(struct port *p, const struct port_hello *h) {
     Cadre__Control__V1__Hello hello = CADRE__CONTROL__V1__HELLO__INIT;
@@ -231,7 +212,7 @@ int port_send_hello(struct port *p, const struct port_hello *h) {
     hello.pid = h->pid;
     hello.host_id = (char *)h->host_id;
     hello.address = (ProtobufCBinaryData){h->address_bytes, (uint8_t *)h->address};
-    pb_control m = CONTROL(HELLO, hello, &hello);
+    pb_control m = CONTROL_MESSAGE(HELLO, hello, &hello);
     return send(p, &m);
 }
 
@@ -239,7 +220,7 @@ int port_send_progress(struct port *p, uint64_t done_bytes, uint64_t total_bytes
     Cadre__Control__V1__Progress progress = CADRE__CONTROL__V1__PROGRESS__INIT;
     progress.done_bytes = done_bytes;
     progress.total_bytes = total_bytes;
-    pb_control m = CONTROL(PROGRESS, progress, &progress);
+    pb_control m = CONTROL_MESSAGE(PROGRESS, progress, &progress);
     return send(p, &m);
 }
 
@@ -254,7 +235,7 @@ int port_send_ready(struct port *p, const struct ready_report *r) {
     ready.buffer_bytes = r->bytes.buffers;
     ready.exchange_bytes = r->bytes.exchange;
     ready.slots = (uint32_t)r->slots;
-    pb_control m = CONTROL(READY, ready, &ready);
+    pb_control m = CONTROL_MESSAGE(READY, ready, &ready);
     return send(p, &m);
 }
 
@@ -265,8 +246,8 @@ static bool pack_out(struct port *p, const struct seq_out *o, Cadre__Control__V1
     m->token = o->token;
     m->logprob = o->logprob;
     m->finish = (uint32_t)o->finish;
-    m->top = arena_array(&p->pb.out, Cadre__Control__V1__TopToken *, o->n_top);
-    Cadre__Control__V1__TopToken *tops = arena_array(&p->pb.out, Cadre__Control__V1__TopToken, o->n_top);
+    m->top = arena_array(&p->control.pb.out, Cadre__Control__V1__TopToken *, o->n_top);
+    Cadre__Control__V1__TopToken *tops = arena_array(&p->control.pb.out, Cadre__Control__V1__TopToken, o->n_top);
     if (!m->top || !tops) return false;
     for (int i = 0; i < o->n_top; i++) {
         cadre__control__v1__top_token__init(&tops[i]);
@@ -288,21 +269,21 @@ int port_send_step(struct port *p, const struct step_report *r) {
     done.n_wait_us = (size_t)r->workers;
     done.tokens = r->tokens;
     done.trace_lost = r->trace_lost;
-    done.out = arena_array(&p->pb.out, Cadre__Control__V1__SeqOut *, r->n_out);
-    Cadre__Control__V1__SeqOut *outs = arena_array(&p->pb.out, Cadre__Control__V1__SeqOut, r->n_out);
+    done.out = arena_array(&p->control.pb.out, Cadre__Control__V1__SeqOut *, r->n_out);
+    Cadre__Control__V1__SeqOut *outs = arena_array(&p->control.pb.out, Cadre__Control__V1__SeqOut, r->n_out);
     if (!done.out || !outs) return ERR_NOMEM;
     for (int i = 0; i < r->n_out; i++) {
         if (!pack_out(p, &r->out[i], &outs[i])) return ERR_NOMEM;
         done.out[done.n_out++] = &outs[i];
     }
-    pb_control m = CONTROL(STEP_DONE, step_done, &done);
+    pb_control m = CONTROL_MESSAGE(STEP_DONE, step_done, &done);
     return send(p, &m);
 }
 
 int port_send_trace(struct port *p, const uint8_t *chunk, size_t len) {
     Cadre__Control__V1__Trace trace = CADRE__CONTROL__V1__TRACE__INIT;
     trace.chunk = (ProtobufCBinaryData){.data = (uint8_t *)chunk, .len = len};
-    pb_control m = CONTROL(TRACE, trace, &trace);
+    pb_control m = CONTROL_MESSAGE(TRACE, trace, &trace);
     return send(p, &m);
 }
 
@@ -312,7 +293,7 @@ int port_send_tally(struct port *p, int domain, uint64_t tokens, const uint64_t 
     tally.tokens = tokens;
     tally.rows = (uint64_t *)rows;
     tally.n_rows = n;
-    pb_control m = CONTROL(TALLY, tally, &tally);
+    pb_control m = CONTROL_MESSAGE(TALLY, tally, &tally);
     return send(p, &m);
 }
 
@@ -320,7 +301,7 @@ int port_send_beat(struct port *p, uint64_t progress, bool busy) {
     Cadre__Control__V1__Beat beat = CADRE__CONTROL__V1__BEAT__INIT;
     beat.progress = progress;
     beat.busy = busy;
-    pb_control m = CONTROL(BEAT, beat, &beat);
+    pb_control m = CONTROL_MESSAGE(BEAT, beat, &beat);
     return send(p, &m);
 }
 
@@ -329,6 +310,6 @@ int port_send_trouble(struct port *p, const char *reason, uint64_t step, uint64_
     trouble.reason = (char *)reason;
     trouble.step = step;
     trouble.late_mask = late;
-    pb_control m = CONTROL(TROUBLE, trouble, &trouble);
+    pb_control m = CONTROL_MESSAGE(TROUBLE, trouble, &trouble);
     return send(p, &m);
 }

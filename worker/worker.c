@@ -30,7 +30,7 @@ struct worker {
     uint32_t trace_lost;                /* rows of records that could not be sent, until the next report of a step */
     bool trace_lost_said;
     uint64_t lost; /* breaks of the connection that did not matter */
-    int result; /* of worker_run once LEAVING */
+    int result;    /* of worker_run once LEAVING */
 };
 
 int worker_new(const struct worker_options *o, struct bus *bus, struct worker **out) {
