@@ -13,12 +13,12 @@
 #include "model/jinja.h"
 #include "model/json_field.h"
 #include "model/json_read.h"
+#include "model/tokenizer_parts.h"
 
-enum { MAX_FILE_BYTES = 32 << 20, MAX_JSON_DEPTH = 200, MAX_SPECIALS = 8 };
+enum { MAX_FILE_BYTES = 32 << 20, MAX_JSON_DEPTH = 200, MAX_SPECIALS = 64 };
 
 struct special {
-    const char *name;
-    char *text;
+    char *name, *text;
     size_t len;
 };
 struct chat_template {
@@ -43,7 +43,10 @@ void chat_template_close(struct chat_template *t) {
     if (!t) return;
     jinja_clear(&t->jinja);
     jinja_clear(&t->tools);
-    for (int i = 0; i < t->n_special; i++) free(t->special[i].text);
+    for (int i = 0; i < t->n_special; i++) {
+        free(t->special[i].name);
+        free(t->special[i].text);
+    }
     free(t);
 }
 
@@ -74,7 +77,13 @@ struct sources {
     char *file, *file_tools;
 };
 
-/* "chat_template": a text, or a list of {name, template}, of which "default" and "tool_use" are taken. 1, 0: there is none. */
+static void take_source(struct sources *out, const char *name, struct text_span text) {
+    if (!strcmp(name, "default")) out->plain = text;
+    if (!strcmp(name, "tool_use")) out->tools = text;
+}
+
+/* "chat_template": a text, or by name as a list of {name, template} or as an object, of which "default" and "tool_use" are
+ * taken. 1, 0: there is none. */
 static int template_of(const json_t *config, const char *where, struct sources *out, struct why *why) {
     const json_t *v = json_object_get(config, "chat_template"), *one;
     struct text_span name, text;
@@ -84,13 +93,19 @@ static int template_of(const json_t *config, const char *where, struct sources *
         out->plain = (struct text_span){json_string_value(v), json_string_length(v)};
         return 1;
     }
-    if (!json_is_array(v)) return fail(why, ERR_INVALID, "%s: 'chat_template' must be a text or a list", where);
+    if (!json_is_array(v) && !json_is_object(v))
+        return fail(why, ERR_INVALID, "%s: 'chat_template' must be a text, a list or an object", where);
     json_array_foreach(v, i, one) {
         int rc = json_field_need_text(one, where, "name", &name, why);
         if (rc == 0) rc = json_field_need_text(one, where, "template", &text, why);
         if (rc < 0) return rc;
-        if (!strcmp(name.s, "default")) out->plain = text;
-        if (!strcmp(name.s, "tool_use")) out->tools = text;
+        take_source(out, name.s, text);
+    }
+    const char *key;
+    json_object_foreach((json_t *)v, key, one) {
+        int rc = json_field_need_text(v, where, key, &text, why);
+        if (rc < 0) return rc;
+        take_source(out, key, text);
     }
     if (out->plain.s) return 1;
     return fail(why, ERR_UNSUPPORTED, "%s: no entry of 'chat_template' is called 'default'", where);
@@ -120,23 +135,34 @@ static int find_sources(const char *dir, const json_t *config, const json_t *leg
                 "%.300s: no chat template: neither chat_template.jinja nor 'chat_template' in tokenizer_config.json", dir);
 }
 
-/* Special tokens that a template may print, as text or {"content": text}; the second file fills what the first leaves out. */
-static int read_specials(const json_t *config, const json_t *map, struct chat_template *t, struct why *why) {
-    static const char *const names[] = {"bos_token", "eos_token", "unk_token", "sep_token",
-                                        "pad_token", "cls_token", "mask_token"};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        const json_t *v = json_object_get(config, names[i]);
-        if (!v) v = json_object_get(map, names[i]);
-        if (json_is_object(v)) v = json_object_get(v, "content");
-        if (!v || json_is_null(v)) continue;
-        if (!json_is_string(v)) return fail(why, ERR_INVALID, "tokenizer_config.json: '%s' must be a text", names[i]);
-        struct special *s = &t->special[t->n_special];
-        *s = (struct special){names[i], malloc(json_string_length(v) + 1), json_string_length(v)};
-        if (!s->text) return fail(why, ERR_NOMEM, "out of memory reading the chat template");
-        memcpy(s->text, json_string_value(v), s->len + 1);
-        t->n_special++;
-    }
+static int add_special(struct chat_template *t, const char *name, const json_t *v, struct why *why) {
+    if (json_is_object(v)) v = json_object_get(v, "content");
+    if (!json_is_string(v) && !json_is_null(v) && v && tokenizer_standard_name(name))
+        return fail(why, ERR_INVALID, "tokenizer_config.json: '%s' must be a text", name);
+    if (!json_is_string(v) || t->n_special == MAX_SPECIALS) return 0;
+    struct special *s = &t->special[t->n_special];
+    *s = (struct special){strdup(name), malloc(json_string_length(v) + 1), json_string_length(v)};
+    t->n_special++;
+    if (!s->name || !s->text) return fail(why, ERR_NOMEM, "out of memory reading the chat template");
+    memcpy(s->text, json_string_value(v), s->len + 1);
     return 0;
+}
+
+/* Special tokens that a template may print, as text or {"content": text}: whatever is called ..._token, and the extra ones that
+ * have a name. */
+static int read_specials(const json_t *config, const json_t *map, struct chat_template *t, struct why *why) {
+    json_t *names = tokenizer_named_config(config, map), *v;
+    const char *key;
+    int rc = names ? 0 : fail(why, ERR_NOMEM, "out of memory reading the chat template");
+    json_object_foreach(names, key, v) {
+        size_t len = strlen(key);
+        if (rc == 0 && len > 6 && !strcmp(key + len - 6, "_token")) rc = add_special(t, key, v, why);
+    }
+    json_object_foreach(json_object_get(names, "extra_special_tokens"), key, v) {
+        if (rc == 0) rc = add_special(t, key, v, why);
+    }
+    json_decref(names);
+    return rc;
 }
 
 int chat_template_open(const char *dir, struct chat_template **out, struct why *why) {

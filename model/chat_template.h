@@ -11,8 +11,9 @@
 
 struct chat_template;
 /* From dir: chat_template.jinja (with additional_chat_templates/tool_use.jinja), or "chat_template" in tokenizer_config.json (a
- * text, or a list with "default" and perhaps "tool_use"), or chat_template.json. The tool_use template serves requests with
- * tools. ERR_NOT_FOUND when the checkpoint has none. bos_token, eos_token etc. come from tokenizer_config.json. */
+ * text, or a list or an object with "default" and perhaps "tool_use"), or chat_template.json. The tool_use template serves
+ * requests with tools. ERR_NOT_FOUND when the checkpoint has none. Templates see bos_token, eos_token, image_token etc. as
+ * tokenizer_config.json or special_tokens_map.json names them. */
 int  chat_template_open(const char *dir, struct chat_template **out, struct why *why);
 int  chat_template_compile(const char *source, size_t len, struct chat_template **out, struct why *why);
 void chat_template_close(struct chat_template *t);

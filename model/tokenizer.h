@@ -1,7 +1,6 @@
 /* tokenizer.h - text <-> token ids, from tokenizer.json (Hugging Face format) and the tokens that the files beside it name, or,
- * where a checkpoint has none, from a
- * SentencePiece model (tokenizer.model) or a tiktoken vocabulary (tiktoken.model, *.tiktoken) with tokenizer_config.json beside
- * it.
+ * where a checkpoint has none, from a SentencePiece model (tokenizer.model) or a tiktoken vocabulary (tiktoken.model,
+ * *.tiktoken) with tokenizer_config.json beside it.
  *
  * Agrees exactly with the reference implementations (the packages tokenizers, sentencepiece, tiktoken) on everything it
  * accepts; a part it does not know (model type, normaliser, pre-tokeniser, decoder, pattern construct, the word pattern of a

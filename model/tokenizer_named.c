@@ -173,6 +173,19 @@ static int64_t first_free(const json_t *list, const struct vocab *vocab) {
     return next;
 }
 
+bool tokenizer_standard_name(const char *name) {
+    for (int i = 0; i < STANDARD; i++)
+        if (!strcmp(name, standard[i])) return true;
+    return false;
+}
+
+json_t *tokenizer_named_config(const json_t *config, const json_t *map) {
+    json_t *out = config ? json_copy((json_t *)config) : json_object();
+    if (!map || json_object_get(config, "added_tokens_decoder") || json_object_update(out, (json_t *)map) == 0) return out;
+    json_decref(out);
+    return NULL;
+}
+
 int tokenizer_add_named(json_t *root, const struct vocab *vocab, const struct tokenizer_hints *h, struct why *why) {
     json_t *list = json_object_get(root, "added_tokens"), *decoder = json_object_get(h->tokenizer, "added_tokens_decoder");
     if (!h->tokenizer && !h->map && !h->added) return 0;
@@ -182,10 +195,9 @@ int tokenizer_add_named(json_t *root, const struct vocab *vocab, const struct to
             return fail(why, ERR_NOMEM, "tokenizer.json: out of memory");
     }
     if (!json_is_array(list)) return 0; /* refused when it is read */
-    struct named n = {list, h->tokenizer ? json_copy((json_t *)h->tokenizer) : json_object(), vocab, 0, why};
+    struct named n = {list, tokenizer_named_config(h->tokenizer, h->map), vocab, 0, why};
     n.next = first_free(list, vocab);
     int rc = n.config ? 0 : out_of_memory(&n);
-    if (rc == 0 && !decoder && h->map && json_object_update(n.config, (json_t *)h->map) < 0) rc = out_of_memory(&n);
     if (rc == 0) rc = decoder ? put_decoder(&n, decoder) : put_added(&n, h->added);
     if (rc == 0) rc = put_names(&n);
     json_decref(n.config);

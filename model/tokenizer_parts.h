@@ -33,6 +33,10 @@ int tokenizer_from_model(const char *bytes, size_t len, const struct tokenizer_h
 /* The hints' files in dir; hints->file stays as it is. Clear also after a failure. */
 int  tokenizer_hints_open(const char *dir, struct tokenizer_hints *hints, struct why *why);
 void tokenizer_hints_clear(struct tokenizer_hints *hints);
+/* tokenizer_config.json with the names that special_tokens_map.json replaces, as long as it has no "added_tokens_decoder";
+ * either may be NULL. The caller's to release; NULL: out of memory. */
+json_t *tokenizer_named_config(const json_t *config, const json_t *map);
+bool tokenizer_standard_name(const char *name); /* "bos_token" and its six kin */
 /* root: tokenizer.json, whose "added_tokens" takes up what the other files name. tokenizer_named.c */
 int  tokenizer_add_named(json_t *root, const struct vocab *vocab, const struct tokenizer_hints *hints, struct why *why);
 /* ERR_NOT_FOUND: none of the known files */

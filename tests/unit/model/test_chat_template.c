@@ -211,6 +211,12 @@ static const struct {
     {plain, NULL, NULL, "<s>hi</s>True", 0},
     {listed, NULL, NULL, "d", 0},
     {listed, "{\"pad_token\":\"<p>\"}", NULL, "d<p>", 0},
+    {plain, "{\"eos_token\":\"<e>\"}", NULL, "<s>hi<e>True", 0}, /* the older file wins .. */
+    {"{\"added_tokens_decoder\":{},\"eos_token\":\"<e>\"}", "{\"eos_token\":\"<f>\",\"pad_token\":\"<p>\"}",
+     "{{ eos_token }}{{ pad_token }}", "<e>", 0}, /* .. until this key is there */
+    {"{\"image_token\":\"<i>\",\"add_bos_token\":true,\"extra_special_tokens\":{\"end_of_turn\":\"<t>\"}}", NULL,
+     "{{ image_token }}{{ end_of_turn }}{{ add_bos_token is defined }}", "<i><t>False", 0},
+    {"{\"chat_template\":{\"tool_use\":\"no\",\"default\":\"yes\"}}", NULL, NULL, "yes", 0},
     {plain, NULL, "file{{ bos_token }}\n", "file<s>", 0}, /* the file of its own wins */
     {NULL, NULL, "alone", "alone", 0},
     {"{}", NULL, NULL, NULL, ERR_NOT_FOUND},
