@@ -21,6 +21,7 @@ struct slots_shared {                                             /* in the shar
     _Alignas(SLOT_LINE) atomic_uint_fast64_t sent[FABRIC_DEPTH];  /* the producer's */
     _Alignas(SLOT_LINE) uint64_t bytes[FABRIC_DEPTH];             /* the producer's */
     _Alignas(SLOT_LINE) atomic_uint_fast64_t freed[FABRIC_DEPTH]; /* the consumer's */
+    _Alignas(SLOT_LINE) atomic_bool begged; /* set by a producer that found no room, cleared by the consumer that made some */
 };
 
 struct slots { /* one end of it: each end has its own */
@@ -47,6 +48,13 @@ static inline void *slots_reserve(struct slots *s, size_t bytes) {
         return slots_at(s, i);
     }
     return NULL;
+}
+
+/* After a reserve that found no room: the next give is to tell. Looks once more, or room made meanwhile would go unnoticed. */
+static inline void *slots_beg(struct slots *s, size_t bytes) {
+    atomic_store(&s->shared->begged, true);
+    atomic_thread_fence(memory_order_seq_cst);
+    return slots_reserve(s, bytes);
 }
 
 static inline void slots_commit(struct slots *s, size_t bytes) {
@@ -85,4 +93,11 @@ static inline int slots_slot(const struct slots *s, const void *frame) {
 static inline void slots_give(struct slots *s, int slot) {
     s->taken &= ~slots_bit(slot);
     atomic_store_explicit(&s->shared->freed[slot], s->mine[slot], memory_order_release);
+}
+
+/* After a give: whether the producer waits for it. */
+static inline bool slots_begged(struct slots *s) {
+    atomic_thread_fence(memory_order_seq_cst);
+    if (!atomic_load_explicit(&s->shared->begged, memory_order_relaxed)) return false;
+    return atomic_exchange(&s->shared->begged, false);
 }
