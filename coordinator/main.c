@@ -54,7 +54,7 @@ static const struct conf_option table[] = {
     {"memory", CONF_SIZE, AT(memory), .arg = "SIZE",
      .help = "bytes one worker may use; refuse to start when the model needs more"},
     {"max-queue", CONF_INT, AT(max_queue), .def = "1024", .min = 1, .max = 1 << 20, .arg = "N",
-     .help = "requests that may wait; more are refused"},
+     .help = "requests that may wait; more are refused. As many again may wait for missing experts"},
     {"patience", CONF_REAL, AT(patience), .def = "2", .min = 0.1, .max = 60, .arg = "SECONDS",
      .help = "least time a worker waits for a peer in a step before it reports it"},
     {"", CONF_FLAG, 0, .help = "Operation"},

@@ -1,4 +1,7 @@
-/* test_worker.c - a worker's control loop on a bus that the test plays: each way to fail is told in words. */
+/* test_worker.c - a worker's control loop on a bus that the test plays: each way to fail is told in words, and records that
+ * cannot be sent are no failure.
+ *
+ * usage: test_worker MODEL_DIR (of 2 layers with 8 experts) */
 #include "worker/worker.h"
 
 #include "proto/control.pb-c.h"
@@ -16,7 +19,56 @@ struct fake_bus {
     int send_rc, recv_rc;
     uint64_t lost; /* its connection breaks at every look */
     char trouble[512];
+    bool serves;   /* plays a cluster of one, and its connection holds */
+    int traces;
+    uint32_t trace_lost;
 };
+
+static void put_message(struct fake_bus *f, const Cadre__Control__V1__Control *m) {
+    ck_assert_uint_le(cadre__control__v1__control__get_packed_size(m), sizeof f->message);
+    f->len = cadre__control__v1__control__pack(m, f->message);
+    bell_ring(&f->bell);
+}
+
+/* One step of four prompt rows and a token, both layers recorded. */
+static void put_plan(struct fake_bus *f) {
+    static int32_t ids[] = {1, 2, 3, 4};
+    static uint32_t page[] = {0}, tokens[] = {4};
+    Cadre__Control__V1__Control m = CADRE__CONTROL__V1__CONTROL__INIT;
+    Cadre__Control__V1__Plan plan = CADRE__CONTROL__V1__PLAN__INIT;
+    Cadre__Control__V1__SeqStart start = CADRE__CONTROL__V1__SEQ_START__INIT, *starts[] = {&start};
+    Cadre__Control__V1__SeqRun run = CADRE__CONTROL__V1__SEQ_RUN__INIT, *runs[] = {&run};
+    start.seq = run.seq = 1;
+    start.ids = ids, start.n_ids = start.prompt_tokens = 4, start.max_tokens = 1;
+    run.count = 4, run.sample = true, run.new_pages = page, run.n_new_pages = 1;
+    plan.epoch = plan.placement_version = plan.step = 1, plan.patience_us = 60000000;
+    plan.tokens = tokens, plan.n_tokens = 1, plan.start = starts, plan.n_start = 1, plan.run = runs, plan.n_run = 1;
+    plan.trace = (ProtobufCBinaryData){1, (uint8_t[]){3}};
+    m.kind_case = CADRE__CONTROL__V1__CONTROL__KIND_PLAN;
+    m.plan = &plan;
+    put_message(f, &m);
+}
+
+static void put_shutdown(struct fake_bus *f) {
+    Cadre__Control__V1__Control m = CADRE__CONTROL__V1__CONTROL__INIT;
+    Cadre__Control__V1__Shutdown shutdown = CADRE__CONTROL__V1__SHUTDOWN__INIT;
+    m.kind_case = CADRE__CONTROL__V1__CONTROL__KIND_SHUTDOWN;
+    m.shutdown = &shutdown;
+    put_message(f, &m);
+}
+
+/* What a coordinator of one worker does, but that no record of routing reaches it. */
+static int serve(struct fake_bus *f, const Cadre__Control__V1__Control *m) {
+    switch ((int)m->kind_case) {
+    case CADRE__CONTROL__V1__CONTROL__KIND_READY: put_plan(f); return 0;
+    case CADRE__CONTROL__V1__CONTROL__KIND_TRACE: f->traces++; return ERR_NOMEM;
+    case CADRE__CONTROL__V1__CONTROL__KIND_STEP_DONE:
+        f->trace_lost = m->step_done->trace_lost;
+        put_shutdown(f);
+        return 0;
+    default: return 0;
+    }
+}
 
 static int fake_send(struct bus *b, const struct bus_id *to, const void *head, size_t head_len, const void *body,
                      size_t body_len) {
@@ -27,8 +79,9 @@ static int fake_send(struct bus *b, const struct bus_id *to, const void *head, s
     if (m->kind_case == CADRE__CONTROL__V1__CONTROL__KIND_TROUBLE) {
         strncpy(f->trouble, m->trouble->reason, sizeof f->trouble - 1);
     }
+    int rc = f->serves ? serve(f, m) : f->send_rc;
     cadre__control__v1__control__free_unpacked(m, NULL);
-    return f->send_rc;
+    return rc;
 }
 static int fake_recv(struct bus *b, struct bus_msg *out) {
     struct fake_bus *f = (struct fake_bus *)b;
@@ -39,11 +92,15 @@ static int fake_recv(struct bus *b, struct bus_msg *out) {
 }
 static int fake_fd(struct bus *b) { return ((struct fake_bus *)b)->bell.fd; }
 static const char *fake_endpoint(struct bus *b) { return (void)b, "fake://there"; }
-static void fake_link(struct bus *b, struct bus_link *out) { *out = (struct bus_link){.lost = ++((struct fake_bus *)b)->lost}; }
+static void fake_link(struct bus *b, struct bus_link *out) {
+    struct fake_bus *f = (struct fake_bus *)b;
+    *out = (struct bus_link){.lost = f->serves ? 0 : ++f->lost};
+}
 static const struct bus_ops fake_ops = {.send = fake_send, .recv = fake_recv, .fd = fake_fd, .endpoint = fake_endpoint,
                                         .link = fake_link};
 
 static struct fake_bus bus;
+static const char *model_dir;
 static struct worker *worker;
 static struct why why;
 
@@ -105,7 +162,34 @@ START_TEST(impossible_limits) { /* a KV position must fit the plans' 32 bits */
 }
 END_TEST
 
-int main(void) {
+START_TEST(records_that_cannot_be_sent) { /* are lost and counted; the worker serves on */
+    enum { LAYERS = 2, EXPERTS = 8 };
+    Cadre__Control__V1__Control m = CADRE__CONTROL__V1__CONTROL__INIT;
+    Cadre__Control__V1__Welcome welcome = CADRE__CONTROL__V1__WELCOME__INIT;
+    Cadre__Control__V1__Placement placement = CADRE__CONTROL__V1__PLACEMENT__INIT;
+    Cadre__Control__V1__Peer peer = CADRE__CONTROL__V1__PEER__INIT, *peers[] = {&peer};
+    uint64_t hosts[LAYERS * EXPERTS];
+    for (int i = 0; i < LAYERS * EXPERTS; i++) hosts[i] = 1;
+    placement.version = placement.workers = 1, placement.layers = LAYERS;
+    placement.experts = EXPERTS, placement.hosts = hosts, placement.n_hosts = LAYERS * EXPERTS;
+    welcome.epoch = 1, welcome.step_tokens = 8, welcome.max_seqs = 1, welcome.max_context = 32;
+    welcome.page_tokens = 16, welcome.kv_pages = 2;
+    welcome.model_dir = (char *)model_dir, welcome.weights = "f32", welcome.isa = "ref", welcome.placement = &placement;
+    peer.incarnation = 1;
+    welcome.peers = peers, welcome.n_peers = 1;
+    m.kind_case = CADRE__CONTROL__V1__CONTROL__KIND_WELCOME;
+    m.welcome = &welcome;
+    bus.serves = true;
+    put_message(&bus, &m);
+    ck_assert_msg(worker_run(worker, &why) == 0, "%s", why.text);
+    ck_assert_int_eq(bus.traces, 1);
+    ck_assert_uint_eq(bus.trace_lost, 4);
+}
+END_TEST
+
+int main(int argc, char **argv) {
+    if (argc != 2) return 2;
+    model_dir = argv[1];
     Suite *s = suite_create("worker");
     TCase *t = tcase_create("worker");
     tcase_add_checked_fixture(t, open_worker, close_worker);
@@ -113,6 +197,7 @@ int main(void) {
     tcase_add_test(t, bus_breaks);
     tcase_add_test(t, noise);
     tcase_add_test(t, impossible_limits);
+    tcase_add_test(t, records_that_cannot_be_sent);
     suite_add_tcase(s, t);
     return run_suite_here(s);
 }
