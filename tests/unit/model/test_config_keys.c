@@ -189,7 +189,8 @@ START_TEST(quantization_by_family) {
     for (int i = 0; i < N_PUBLISHED; i++) {
         struct why why = {""};
         json_t *root = object(published[i], NULL);
-        const char *type = json_string_value(json_object_get(root, "model_type"));
+        char type[32]; /* what follows replaces it in the object */
+        snprintf(type, sizeof type, "%s", json_string_value(json_object_get(root, "model_type")));
         const char *read = !strcmp(type, "gpt_oss") ? "mxfp4" : !strcmp(type, "llama4") ? "without" : "fp8";
         for (size_t m = 0; m < sizeof methods / sizeof *methods; m++) {
             char body[4096], quant[128];
