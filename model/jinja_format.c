@@ -218,8 +218,9 @@ int jinja_format(struct jinja_run *r, struct jv_str *s, struct jv values, struct
         f.s += plain + (mark != NULL);
         if (rc == 0 && mark) rc = one(&f);
     }
-    bool single = values.type != JV_TUPLE; /* a list or a dict may be left over */
-    bool left = f.used < f.n && !f.named && !(single && (values.type == JV_DICT || values.type == JV_LIST));
+    /* what can be asked for an item may be left over, but for texts */
+    bool box = values.type == JV_DICT || values.type == JV_LIST || values.type == JV_RANGE || values.type == JV_UNDEFINED;
+    bool left = f.used < f.n && !f.named && !box;
     if (rc == 0 && left) rc = bad(&f, "not all arguments converted during string formatting");
     if (rc == 0) return f.out.data ? jv_take_text(r, &f.out, out) : jv_str(r, "", 0, out);
     text_buf_clear(&f.out);
