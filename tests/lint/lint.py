@@ -14,6 +14,7 @@ FOREIGN = {
     "zmq.h": r"_zmq\.c$|^tests/",
     "mpi.h": r"_mpi\.c$",
     "ucp/": r"_ucx\.c$",
+    "ucs/": r"_ucx\.c$",
     "nccl.h": r"_nccl\.(c|cu)$",
     "cuda": r"\.cu$|\.cuh$",
     "pb-c.h": r"(^|/)port\.c$|_port\.c$|^proto/|^client/|^tests/",

@@ -1,0 +1,413 @@
+/* fabric_ucx.c - ranks are processes anywhere; frames are UCP active messages over TCP, or RDMA where there is some.
+ *
+ * One UCP worker per handle, whose address the coordinator hands to the others; no listener of our own, no name service. Never
+ * UCX's shared memory: its receive queue belongs to all senders of a host together, and one of them killed in the middle of a
+ * write stops it for all of them. Between processes of one host there is fabric_shm.
+ *
+ * Endpoints run in error-handling mode PEER: a peer that dies is reported, its requests end with an error, and here it becomes
+ * silent. That is only the fast way to know; a peer that hangs is not reported at all. Membership follows leases, elsewhere.
+ *
+ * What comes in is input: a message that is not for this process, not from a life of a peer that is attached, or outside of its
+ * window is dropped and counted. A peer may be attached there before it is here; its greeting is kept until it is. */
+#include <poll.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <ucp/api/ucp.h>
+
+#include "base/clk.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "fabric/link_ucx.h"
+#include "fabric/log_ucx.h"
+#include "fabric/slots.h"
+
+enum {
+    MAGIC = 0x31584355, /* "UCX1" */
+    PROGRESS = 8,       /* rounds of progress in one poll, while there is any */
+    TELL_AFTER = 32,    /* polls without news after which peers are told what was given back */
+    FLUSH_SPINS = 100,
+    FLUSH_YIELDS = 100,
+    CLOSE_US = 1000000 /* how long close waits for frames that were sent but not received */
+};
+
+struct ucx_address { /* followed by UCX's own address of the worker */
+    uint32_t magic, rank;
+    uint64_t nonce; /* drawn at open */
+    uint64_t check; /* over all of it with check = 0: UCX trusts what it is given */
+};
+
+struct ucx_rank {
+    struct fabric base;
+    struct link_host host;
+    ucp_context_h context;
+    ucp_address_t *own;
+    size_t own_bytes;
+    uint64_t nonce;
+    struct link *links[FABRIC_MAX_RANKS];
+    uint32_t lives[FABRIC_MAX_RANKS];    /* incarnation last attached, 0 = none */
+    uint32_t greeters[FABRIC_MAX_RANKS]; /* latest incarnation that greeted before it was attached, 0 = none */
+    struct link *retired;
+    void *flushing; /* a flush that a deadline left behind */
+    int idle_polls;
+    uint64_t dropped;
+};
+
+static struct ucx_rank *ucx_of(struct fabric *f) { return (struct ucx_rank *)f; }
+
+/* ---- arrivals ---- */
+
+/* The link a message belongs to; NULL: drop it. */
+static struct link *accept_header(struct ucx_rank *u, const void *header, size_t bytes, bool notice, struct link_header *h) {
+    u->dropped++;
+    if (bytes != sizeof *h) return NULL;
+    memcpy(h, header, sizeof *h);
+    if (h->to != u->nonce || h->rank >= u->base.size || h->rank == u->base.rank) return NULL;
+    struct link *l = u->links[h->rank];
+    if (l && l->incarnation == h->incarnation) {
+        u->dropped--;
+        link_hear(l, h);
+        return l;
+    }
+    uint32_t *greeter = &u->greeters[h->rank];
+    if (notice && (!*greeter || (int32_t)(h->incarnation - *greeter) > 0)) {
+        *greeter = h->incarnation;
+        u->dropped--;
+    }
+    return NULL;
+}
+
+static ucs_status_t on_notice(void *arg, const void *header, size_t header_bytes, void *data, size_t bytes,
+                              const ucp_am_recv_param_t *param) {
+    struct link_header h;
+    (void)data, (void)bytes, (void)param;
+    accept_header(arg, header, header_bytes, true, &h);
+    return UCS_OK;
+}
+
+static ucs_status_t on_frame(void *arg, const void *header, size_t header_bytes, void *data, size_t bytes,
+                             const ucp_am_recv_param_t *param) {
+    struct ucx_rank *u = arg;
+    struct link_header h;
+    struct link *l = accept_header(u, header, header_bytes, false, &h);
+    bool fetch = param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV;
+    if (l && (bytes > u->base.frame_bytes || !link_arrive(l, &h, data, bytes, fetch))) u->dropped++;
+    return UCS_OK; /* a large frame that was not fetched is dropped by UCX, at both ends */
+}
+
+/* ---- progress ---- */
+
+static void reap(struct ucx_rank *u) {
+    for (struct link **at = &u->retired; *at;) {
+        struct link *l = *at;
+        if (link_idle(l)) {
+            *at = l->next;
+            link_free(l);
+        } else {
+            at = &l->next;
+        }
+    }
+}
+
+/* UCX forbids closing an endpoint in its own error callback. */
+static void close_broken(struct ucx_rank *u) {
+    u->host.failing = false;
+    for (int p = 0; p < u->base.size; p++)
+        if (u->links[p] && u->links[p]->broken) link_disconnect(u->links[p]);
+}
+
+static void progress(struct ucx_rank *u) {
+    for (int i = 0; i < PROGRESS && ucp_worker_progress(u->host.worker); i++) continue;
+    if (u->host.failing) close_broken(u);
+    if (u->retired) reap(u);
+}
+
+static void tell_all(struct ucx_rank *u) {
+    u->idle_polls = 0;
+    for (uint64_t left = u->host.untold; left; left &= left - 1) {
+        struct link *l = u->links[__builtin_ctzll(left)];
+        if (l) link_tell(l, 0);
+    }
+}
+
+static int ucx_poll(struct fabric *f) {
+    struct ucx_rank *u = ucx_of(f);
+    progress(u);
+    bool news = u->host.news;
+    u->host.news = false;
+    if (news) u->idle_polls = 0;
+    else if (u->host.untold && ++u->idle_polls >= TELL_AFTER) tell_all(u);
+    return news;
+}
+
+static int ucx_arm(struct fabric *f) {
+    struct ucx_rank *u = ucx_of(f);
+    tell_all(u);
+    if (u->host.news || u->host.closing) return 1;
+    return ucp_worker_arm(u->host.worker) != UCS_OK;
+}
+
+static bool sends_pending(const struct ucx_rank *u) {
+    for (int p = 0; p < u->base.size; p++)
+        if (u->links[p] && u->links[p]->out_busy) return true;
+    return false;
+}
+
+static void doze(struct ucx_rank *u, int64_t left_us) {
+    if (ucp_worker_arm(u->host.worker) != UCS_OK) return;
+    struct pollfd fd = {.fd = u->base.fd, .events = POLLIN};
+    poll(&fd, 1, (int)(left_us / 1000 + 1));
+}
+
+/* Completed sends may still lie in UCX's own buffers; a flush of the worker ends when those are gone, too. Whether all did. */
+static bool flushed(struct ucx_rank *u) {
+    ucp_request_param_t p = {0};
+    if (u->flushing) {
+        if (ucp_request_check_status(u->flushing) == UCS_INPROGRESS) return false;
+        ucp_request_free(u->flushing);
+        u->flushing = NULL;
+    }
+    if (sends_pending(u)) return false;
+    if (!u->host.unflushed) return true;
+    u->host.unflushed = false;
+    ucs_status_ptr_t r = ucp_worker_flush_nbx(u->host.worker, &p);
+    if (!UCS_PTR_IS_PTR(r)) return true;
+    u->flushing = r;
+    return false;
+}
+
+static int ucx_flush(struct fabric *f, int64_t deadline_us) {
+    struct ucx_rank *u = ucx_of(f);
+    tell_all(u);
+    for (int turn = 0; progress(u), !flushed(u); turn++) {
+        int64_t now = clk_now_us();
+        if (now >= deadline_us) return ERR_DEADLINE;
+        if (turn >= FLUSH_SPINS + FLUSH_YIELDS) doze(u, deadline_us - now);
+        else if (turn >= FLUSH_SPINS) sched_yield();
+    }
+    return 0;
+}
+
+/* ---- frames ---- */
+
+static void check_peer(const struct fabric *f, int peer) {
+    if (peer < 0 || peer >= f->size || peer == f->rank) BUG("fabric ucx: rank %d names peer %d of %d", f->rank, peer, f->size);
+}
+
+static void *ucx_reserve(struct fabric *f, int peer, size_t bytes) {
+    check_peer(f, peer);
+    struct link *l = ucx_of(f)->links[peer];
+    if (bytes > f->frame_bytes) BUG("fabric ucx: a frame of %zu bytes, the largest is %zu", bytes, f->frame_bytes);
+    if (!l) return NULL;
+    if (l->reserved >= 0) BUG("fabric ucx: second reservation to peer %d", peer);
+    void *room = link_reserve(l, bytes);
+    if (room) return room;
+    progress(ucx_of(f));
+    return link_reserve(l, bytes);
+}
+
+static void ucx_commit(struct fabric *f, int peer, size_t bytes) {
+    check_peer(f, peer);
+    struct link *l = ucx_of(f)->links[peer];
+    if (!l) return; /* let go since the reservation */
+    if (l->reserved < 0 || bytes > l->reserved_bytes)
+        BUG("fabric ucx: commit of %zu bytes to peer %d without room reserved", bytes, peer);
+    link_commit(l, bytes);
+}
+
+static const void *ucx_take(struct fabric *f, int peer, size_t *bytes) {
+    check_peer(f, peer);
+    struct link *l = ucx_of(f)->links[peer];
+    return l ? link_take(l, bytes) : NULL;
+}
+
+static void ucx_give(struct fabric *f, int peer, const void *frame) {
+    struct ucx_rank *u = ucx_of(f);
+    check_peer(f, peer);
+    if (u->links[peer] && link_give(u->links[peer], frame)) return;
+    for (struct link *l = u->retired; l; l = l->next)
+        if (l->peer == peer && link_give(l, frame)) return;
+    BUG("fabric ucx: rank %d gives back a frame of rank %d that it does not have", f->rank, peer);
+}
+
+/* ---- life ---- */
+
+static size_t ucx_address(struct fabric *f, void *out) {
+    struct ucx_rank *u = ucx_of(f);
+    struct ucx_address a = {.magic = MAGIC, .rank = (uint32_t)f->rank, .nonce = u->nonce};
+    unsigned char *p = out;
+    memcpy(p, &a, sizeof a);
+    memcpy(p + sizeof a, u->own, u->own_bytes);
+    a.check = hash_bytes(p, sizeof a + u->own_bytes);
+    memcpy(p, &a, sizeof a);
+    return sizeof a + u->own_bytes;
+}
+
+static int read_address(const void *address, size_t bytes, int peer, struct ucx_address *a, struct why *why) {
+    unsigned char copy[FABRIC_ADDRESS_BYTES];
+    if (bytes <= sizeof *a) return fail(why, ERR_PROTOCOL, "fabric ucx: rank %d has an address of %zu bytes", peer, bytes);
+    memcpy(copy, address, bytes);
+    memcpy(a, copy, sizeof *a);
+    if (a->magic != MAGIC)
+        return fail(why, ERR_PROTOCOL,
+                    "fabric ucx: rank %d has an address of another transport; give all workers the same "
+                    "--fabric",
+                    peer);
+    memset(copy + offsetof(struct ucx_address, check), 0, sizeof a->check);
+    if (a->check != hash_bytes(copy, bytes))
+        return fail(why, ERR_CORRUPT, "fabric ucx: the address of rank %d is damaged", peer);
+    if (a->rank != (uint32_t)peer)
+        return fail(why, ERR_PROTOCOL, "fabric ucx: the address of rank %d is that of rank %u", peer, a->rank);
+    return 0;
+}
+
+static int ucx_prepare(struct fabric *f, size_t frame_bytes, uint32_t incarnation, struct why *why) {
+    struct ucx_rank *u = ucx_of(f);
+    (void)frame_bytes; /* memory is taken per peer, when it is attached */
+    if (!incarnation) return fail(why, ERR_INVALID, "fabric ucx: incarnation 0; they begin at 1");
+    u->host.incarnation = incarnation;
+    return 0;
+}
+
+static void ucx_detach(struct fabric *f, int peer) {
+    struct ucx_rank *u = ucx_of(f);
+    check_peer(f, peer);
+    struct link *l = u->links[peer];
+    if (!l) return;
+    u->links[peer] = NULL;
+    u->host.untold &= ~(UINT64_C(1) << peer);
+    link_disconnect(l);
+    l->next = u->retired;
+    u->retired = l;
+    reap(u);
+}
+
+static int ucx_attach(struct fabric *f, int peer, uint32_t incarnation, const void *address, size_t bytes, struct why *why) {
+    struct ucx_rank *u = ucx_of(f);
+    struct ucx_address a;
+    struct link *l;
+    int rc = read_address(address, bytes, peer, &a, why);
+    if (rc < 0) return rc;
+    if (u->links[peer] && u->links[peer]->incarnation == incarnation) return 0;
+    if (!incarnation || u->lives[peer] == incarnation)
+        return fail(why, ERR_INVALID, "fabric ucx: incarnation %u of rank %d was let go; it can come back only as a new one",
+                    incarnation, peer);
+    ucx_detach(f, peer);
+    rc = link_new(&u->host, peer, incarnation, a.nonce, slots_round(f->frame_bytes), &l, why);
+    if (rc < 0) return rc;
+    rc = link_connect(l, (const unsigned char *)address + sizeof a, why);
+    if (rc < 0) {
+        link_free(l);
+        return rc;
+    }
+    u->links[peer] = l;
+    u->lives[peer] = incarnation;
+    l->greeted = u->greeters[peer] == incarnation;
+    link_tell(l, 0);
+    return 0;
+}
+
+static bool all_closed(struct ucx_rank *u) {
+    progress(u);
+    return !u->retired;
+}
+
+static void ucx_close(struct fabric *f) {
+    struct ucx_rank *u = ucx_of(f);
+    int64_t deadline_us = clk_now_us() + CLOSE_US;
+    for (int p = 0; p < f->size; p++)
+        if (u->links[p]) link_tell(u->links[p], LINK_BYE);
+    if (u->host.worker) ucx_flush(f, deadline_us);
+    for (int p = 0; p < f->size; p++)
+        if (p != f->rank) ucx_detach(f, p);
+    for (struct link *l = u->retired; l; l = l->next) l->taken = 0; /* frames end with their handle */
+    while (u->host.worker && !all_closed(u) && clk_now_us() < deadline_us) sched_yield();
+    if (u->flushing) ucp_request_free(u->flushing);
+    if (u->own) ucp_worker_release_address(u->host.worker, u->own);
+    if (u->host.worker) ucp_worker_destroy(u->host.worker);
+    if (u->context) ucp_cleanup(u->context);
+    while (u->retired) {
+        struct link *l = u->retired;
+        u->retired = l->next;
+        link_free(l);
+    }
+    free(u);
+}
+
+static const struct fabric_ops ucx_ops = {.name = "ucx",
+                                          .address = ucx_address,
+                                          .prepare = ucx_prepare,
+                                          .attach = ucx_attach,
+                                          .detach = ucx_detach,
+                                          .reserve = ucx_reserve,
+                                          .commit = ucx_commit,
+                                          .take = ucx_take,
+                                          .give = ucx_give,
+                                          .poll = ucx_poll,
+                                          .arm = ucx_arm,
+                                          .flush = ucx_flush,
+                                          .close = ucx_close};
+
+/* ---- opening ---- */
+
+static ucs_status_t open_context(struct ucx_rank *u, const char *devices) {
+    ucp_config_t *config;
+    ucp_params_t p = {.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME,
+                      .features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP,
+                      .name = "cadre"};
+    ucs_status_t status = ucp_config_read(NULL, NULL, &config);
+    if (status != UCS_OK) return status;
+    status = ucp_config_modify(config, "TLS", "^sm,self");
+    if (status == UCS_OK && devices && *devices) status = ucp_config_modify(config, "NET_DEVICES", devices);
+    if (status == UCS_OK) status = ucp_init(&p, config, &u->context);
+    ucp_config_release(config);
+    return status;
+}
+
+static ucs_status_t on(struct ucx_rank *u, unsigned id, ucp_am_recv_callback_t call) {
+    ucp_am_handler_param_t p = {.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB |
+                                              UCP_AM_HANDLER_PARAM_FIELD_ARG,
+                                .id = id,
+                                .cb = call,
+                                .arg = u};
+    return ucp_worker_set_am_recv_handler(u->host.worker, &p);
+}
+
+static ucs_status_t open_worker(struct ucx_rank *u) {
+    ucp_worker_params_t p = {.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE | UCP_WORKER_PARAM_FIELD_EVENTS,
+                             .thread_mode = UCS_THREAD_MODE_SERIALIZED,
+                             .events = UCP_WAKEUP_TX | UCP_WAKEUP_RX};
+    ucs_status_t status = ucp_worker_create(u->context, &p, &u->host.worker);
+    if (status != UCS_OK) {
+        u->host.worker = NULL;
+        return status;
+    }
+    status = on(u, LINK_FRAME, on_frame);
+    if (status == UCS_OK) status = on(u, LINK_NOTICE, on_notice);
+    if (status == UCS_OK) status = ucp_worker_get_efd(u->host.worker, &u->base.fd);
+    if (status == UCS_OK) status = ucp_worker_get_address(u->host.worker, &u->own, &u->own_bytes);
+    return status;
+}
+
+int fabric_ucx_open(int rank, int size, const char *devices, struct fabric **out, struct why *why) {
+    if (size < 1 || size > FABRIC_MAX_RANKS || rank < 0 || rank >= size)
+        return fail(why, ERR_INVALID, "fabric ucx: rank %d of %d; there may be 1 to %d ranks", rank, size, FABRIC_MAX_RANKS);
+    struct ucx_rank *u = calloc(1, sizeof *u);
+    if (!u) return fail(why, ERR_NOMEM, "fabric ucx: out of memory for a handle");
+    u->base = (struct fabric){.ops = &ucx_ops, .rank = rank, .size = size, .fd = -1};
+    u->host.rank = rank;
+    log_ucx_adopt();
+    ucs_status_t status = getrandom(&u->nonce, sizeof u->nonce, 0) == sizeof u->nonce ? UCS_OK : UCS_ERR_IO_ERROR;
+    if (status == UCS_OK) status = open_context(u, devices);
+    if (status == UCS_OK) status = open_worker(u);
+    int rc = 0;
+    if (status != UCS_OK)
+        rc = fail(why, ERR_IO, "fabric ucx: cannot use network devices %s: %s (`ucx_info -d` lists them)",
+                  devices && *devices ? devices : "of this host", ucs_status_string(status));
+    else if (sizeof(struct ucx_address) + u->own_bytes > FABRIC_ADDRESS_BYTES)
+        rc = fail(why, ERR_TOO_LARGE, "fabric ucx: an address of %zu bytes; name fewer network devices", u->own_bytes);
+    if (rc < 0) ucx_close(&u->base);
+    else *out = &u->base;
+    return rc;
+}
