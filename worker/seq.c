@@ -89,7 +89,7 @@ int seq_start(struct seq_table *t, const struct plan_start *start, struct why *w
                       .sampling = start->sampling,
                       .domain = (uint16_t)start->domain};
     memcpy(s->ids, start->ids, sizeof *s->ids * (size_t)start->n_ids);
-    memcpy(s->stop_ids, start->stop_ids, sizeof *s->stop_ids * (size_t)start->n_stop_ids);
+    if (start->n_stop_ids) memcpy(s->stop_ids, start->stop_ids, sizeof *s->stop_ids * (size_t)start->n_stop_ids);
     insert(t, entry, id);
     return 0;
 }
