@@ -7,7 +7,7 @@
 #include "base/status.h"
 
 struct child {
-    const char *name;      /* for messages: "the coordinator" */
+    char name[24];         /* for messages: "the coordinator" */
     pid_t pid;             /* 0: not started */
     bool ended;
     int status;            /* as from waitpid; valid when ended */
@@ -19,7 +19,7 @@ void child_find(const char *program, const char *folder, char *path, size_t cap)
 
 /* Starts argv[0] in a process group of its own, so that a terminal's Ctrl-C reaches only us, with standard input from nowhere.
  * When we die, however, it gets death_signal. Descriptor `keep` (-1: none) stays open in it under its number. */
-int  child_start(struct child *c, char *const argv[], int death_signal, int keep, struct why *why);
+int child_start(struct child *c, char *const argv[], int death_signal, int keep, struct why *why);
 /* The other half of that promise, for grandchildren: replaces this process by argv, which is killed when our parent dies.
  * mpirun is asked to start its ranks through it, because an mpirun that is ended early may leave them behind. Returns only on
  * failure. */

@@ -1,5 +1,5 @@
-/* serve.c - `cadre serve`: a supervisor. Starts a coordinator and its workers on this machine, shows how they load, and sees to
- * it that they all end together.
+/* serve.c - `cadre serve`: a supervisor. Starts a coordinator here and its workers (cli/fleet.h), shows how they load, and sees
+ * to it that they all end together.
  *
  *   STARTING --endpoints known--> LOADING --state "serving"--> SERVING --signal--> DRAINING --all ended--> exit 0
  *       \_________________________/____________________________/___ a child ended: stop the rest, exit 1
@@ -10,12 +10,12 @@
 #include "base/clk.h"
 #include "base/log.h"
 #include "cli/banner.h"
-#include "cli/child.h"
+#include "cli/argv.h"
+#include "cli/fleet.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,15 +28,14 @@ enum {
     TICK_MS = 50,
     STATUS_EVERY_US = 200000,
     STATUS_MS = 1000,    /* how long the coordinator may take to answer */
-    MPIRUN_US = 3000000, /* from a rank's death until mpirun has ended the others; 2.2 s when they resist */
+    LAUNCHER_US = 3000000, /* from a rank's death until mpirun has ended the others; 2.2 s when they resist */
     TELL_US = 2000000,   /* for the coordinator to notice a death */
     END_US = 2000000,    /* from asking a child to end to killing it */
     FOLLOW_US = 5000000, /* workers, after the coordinator drained */
-    MOST_ARGS = 64,
 };
 
 struct options {
-    char *listen, *fabric, *weights, *config, *placement, *isa, *mla, *log_level;
+    char *listen, *control, *fabric, *launcher, *hosts, *net_devices, *weights, *config, *placement, *isa, *mla, *log_level;
     int64_t workers, threads, max_batch, max_context, step_tokens, kv_tokens, memory, startup, drain;
 };
 #define AT(member) offsetof(struct options, member)
@@ -44,8 +43,15 @@ static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Cluster"},
     {"workers", CONF_INT, AT(workers), .def = "1", .min = 1, .max = BANNER_WORKERS, .arg = "N",
      .help = "how many workers share the experts"},
-    {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|mpi",
-     .help = "mem: threads of one process; mpi: one process each, by mpirun"},
+    {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|shm|ucx|auto|mpi",
+     .help = "how workers exchange tokens (see below)"},
+    {"hosts", CONF_STRING, AT(hosts), .arg = "LIST", .help = "run the workers there: h1:4,h2:4; fabrics auto, ucx, mpi"},
+    {"launcher", CONF_CHOICE, AT(launcher), .def = "auto", .choices = "auto|local|mpirun|srun",
+     .help = "who starts the workers; auto: mpirun for --hosts and mpi, srun in a Slurm job of several nodes"},
+    {"net-devices", CONF_STRING, AT(net_devices), .arg = "LIST",
+     .help = "network devices of fabrics ucx and auto, as UCX names them; default: all"},
+    {"control", CONF_STRING, AT(control), .arg = "ENDPOINT",
+     .help = "where workers come; default: loopback, or all interfaces when they run elsewhere"},
     {"threads", CONF_INT, AT(threads), .min = 1, .max = 1024, .arg = "N",
      .help = "compute threads per worker; default: the CPUs divided by the workers"},
     {"listen", CONF_STRING, AT(listen), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT",
@@ -83,23 +89,32 @@ static const struct conf_command command = {
     .about = "Starts a coordinator and workers for the model in folder MODEL on this machine, and serves until SIGINT or\n"
              "SIGTERM. The first signal finishes what is running, a second one stops at once.",
     .options = table,
-    .footer = "Examples:\n"
+    .footer = "Fabrics:\n"
+              "  mem    all workers are threads of one process\n"
+              "  shm    one process each, through shared memory; one host\n"
+              "  ucx    one process each, through UCX: TCP, or RDMA where there is any\n"
+              "  auto   shm inside a host, ucx between hosts\n"
+              "  mpi    one process each, in an MPI world\n\n"
+              "Examples:\n"
               "  cadre serve ~/models/olmoe --workers 4\n"
-              "  cadre serve ~/models/olmoe --workers 4 --fabric mpi --weights f32\n\n"
+              "  cadre serve ~/models/olmoe --workers 4 --fabric shm --weights f32\n"
+              "  cadre serve ~/models/olmoe --workers 8 --fabric auto --hosts n1:4,n2:4\n\n"
               "The same by hand, also over several machines:\n"
               "  cadre-coordinator MODEL --workers 4 --listen tcp://*:5770 --control tcp://*:5771\n"
-              "  mpirun -np 4 cadre-worker --fabric mpi --connect tcp://HEAD:5771\n\n"
+              "  mpirun -np 4 cadre-worker --fabric auto --connect tcp://HEAD:5771\n\n"
               "Exit status: 0 stopped in order, 1 could not start or something died, 2 wrong usage.",
     .min_args = 1,
     .max_args = 1};
 
 enum state { STARTING, LOADING, SERVING, DRAINING };
-enum { COORDINATOR, FLEET, CHILDREN };
+enum { COORDINATOR, FLEET, CHILDREN = FLEET + FLEET_MOST };
 struct supervisor {
     const struct options *o;
     const char *model;
     enum state state;
-    struct child children[CHILDREN];
+    enum fleet_kind kind;
+    struct child children[CHILDREN]; /* the coordinator, then what fleet_start started */
+    int n_children;
     struct banner banner;
     struct cadre_client *client;
     char listen[256], control[256];
@@ -123,101 +138,34 @@ static void set_state(struct supervisor *s, enum state to) {
 }
 
 /* ---- starting ---- */
-struct command_line {
-    char *argv[MOST_ARGS];
-    char numbers[16][24];
-    int n, n_numbers;
-};
-static void add(struct command_line *l, const char *word) {
-    if (l->n >= MOST_ARGS - 1) BUG("serve: a command line of more than %d words", MOST_ARGS);
-    l->argv[l->n++] = (char *)word;
-}
-static void add_text(struct command_line *l, const char *name, const char *value) {
-    if (!value) return;
-    add(l, name);
-    add(l, value);
-}
-/* Negative: not given, the daemon has its own default. */
-static void add_number(struct command_line *l, const char *name, int64_t value) {
-    if (value < 0) return;
-    char *text = l->numbers[l->n_numbers++];
-    snprintf(text, sizeof l->numbers[0], "%lld", (long long)value);
-    add_text(l, name, text);
-}
+/* Workers elsewhere must be able to reach it. */
+static bool is_far(const struct supervisor *s) { return s->o->hosts || s->kind == FLEET_SRUN; }
 
 static int start_coordinator(struct supervisor *s, int endpoint_fd) {
     const struct options *o = s->o;
-    struct command_line l = {.n = 0};
+    struct argv a = {.n = 0};
     char program[4096];
     child_find("cadre-coordinator", "coordinator", program, sizeof program);
-    add(&l, program);
-    add(&l, s->model);
-    add_number(&l, "--workers", o->workers);
-    add_text(&l, "--listen", o->listen);
-    add_text(&l, "--control", "tcp://127.0.0.1:*");
-    add_number(&l, "--endpoint-fd", endpoint_fd);
-    add_text(&l, "--fabric", o->fabric);
-    add_text(&l, "--weights", o->weights);
-    add_text(&l, "--isa", o->isa);
-    add_text(&l, "--mla", o->mla);
-    add_text(&l, "--placement", o->placement);
-    add_number(&l, "--max-batch", o->max_batch);
-    add_number(&l, "--max-context", o->max_context);
-    add_number(&l, "--step-tokens", o->step_tokens);
-    add_number(&l, "--kv-tokens", o->kv_tokens);
-    add_number(&l, "--memory", o->memory);
-    add_number(&l, "--start-timeout", o->startup);
-    add_text(&l, "--log-level", o->log_level);
-    return child_start(&s->children[COORDINATOR], l.argv, SIGKILL, endpoint_fd, &s->why);
-}
-
-static int64_t threads_per_worker(const struct options *o) {
-    cpu_set_t set;
-    if (o->threads > 0) return o->threads;
-    int64_t cpus = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    return cpus > o->workers ? cpus / o->workers : 1;
-}
-
-static void add_setting(struct command_line *l, const char *name, const char *value) {
-    add(l, "--mca");
-    add_text(l, name, value);
-}
-
-/* mpirun as needed on one machine: root allowed if that is who we are, more ranks than cores, no binding (workers
- * have threads), and yielding while waiting, which it would otherwise do only when it notices that there are too few cores. */
-static void add_mpirun(struct command_line *l, const struct options *o, bool found) {
-    add(l, "mpirun");
-    add_number(l, "-np", o->workers);
-    if (geteuid() == 0) add(l, "--allow-run-as-root");
-    if (found) add(l, "--quiet"); /* we say what happened; mpirun alone knows about a worker that cannot be found */
-    add(l, "--oversubscribe");
-    add_text(l, "--bind-to", "none");
-    add_setting(l, "mpi_yield_when_idle", "1");
-    add_setting(l, "pml", "ob1");
-    add_setting(l, "btl", "vader,self");
-    add_setting(l, "btl_vader_single_copy_mechanism", "none");
-    add_setting(l, "pml_ob1_send_pipeline_depth", "64"); /* the default moves large frames in tiny sips: fabric_mpi.c */
-}
-
-static int start_fleet(struct supervisor *s) {
-    const struct options *o = s->o;
-    struct command_line l = {.n = 0};
-    char program[4096], self[4096];
-    bool mpi = !strcmp(o->fabric, "mpi");
-    child_find("cadre-worker", "worker", program, sizeof program);
-    if (mpi) add_mpirun(&l, o, strchr(program, '/') != NULL);
-    if (mpi) {
-        child_self(self, sizeof self);
-        add(&l, self);
-        add(&l, "with-parent");
-    }
-    add(&l, program);
-    add_text(&l, "--fabric", o->fabric);
-    add_text(&l, "--connect", s->control);
-    if (!mpi) add_number(&l, "--workers", o->workers);
-    add_number(&l, "--threads", threads_per_worker(o));
-    add_text(&l, "--log-level", o->log_level);
-    return child_start(&s->children[FLEET], l.argv, mpi ? SIGTERM : SIGKILL, -1, &s->why);
+    argv_add(&a, program);
+    argv_add(&a, s->model);
+    argv_add_number(&a, "--workers", o->workers);
+    argv_add_text(&a, "--listen", o->listen);
+    argv_add_text(&a, "--control", o->control ? o->control : is_far(s) ? "tcp://*:*" : "tcp://127.0.0.1:*");
+    argv_add_number(&a, "--endpoint-fd", endpoint_fd);
+    argv_add_text(&a, "--fabric", o->fabric);
+    argv_add_text(&a, "--weights", o->weights);
+    argv_add_text(&a, "--isa", o->isa);
+    argv_add_text(&a, "--mla", o->mla);
+    argv_add_text(&a, "--placement", o->placement);
+    argv_add_number(&a, "--max-batch", o->max_batch);
+    argv_add_number(&a, "--max-context", o->max_context);
+    argv_add_number(&a, "--step-tokens", o->step_tokens);
+    argv_add_number(&a, "--kv-tokens", o->kv_tokens);
+    argv_add_number(&a, "--memory", o->memory);
+    argv_add_number(&a, "--start-timeout", o->startup);
+    argv_add_text(&a, "--log-level", o->log_level);
+    s->n_children = 1;
+    return child_start(&s->children[COORDINATOR], a.words, SIGKILL, endpoint_fd, &s->why);
 }
 
 static void stop_listening(struct supervisor *s) {
@@ -239,19 +187,37 @@ static bool read_endpoints(struct supervisor *s) {
     return true;
 }
 
-/* A wildcard is where to listen, not where to go. */
-static void local_endpoint(const char *listen, char *out, size_t cap) {
+/* A wildcard is where to listen, not where to go: that is `host`. */
+static void endpoint_at(const char *host, const char *listen, char *out, size_t cap) {
     static const char *const any[] = {"tcp://0.0.0.0:", "tcp://*:", "tcp://[::]:"};
     snprintf(out, cap, "%s", listen);
     for (size_t i = 0; i < 3; i++)
-        if (!strncmp(listen, any[i], strlen(any[i]))) snprintf(out, cap, "tcp://127.0.0.1:%s", listen + strlen(any[i]));
+        if (!strncmp(listen, any[i], strlen(any[i]))) snprintf(out, cap, "tcp://%s:%s", host, listen + strlen(any[i]));
+}
+
+static int start_fleet(struct supervisor *s) {
+    const struct options *o = s->o;
+    char host[256] = "127.0.0.1", control[600];
+    int n;
+    if (is_far(s)) gethostname(host, sizeof host - 1);
+    endpoint_at(host, s->control, control, sizeof control);
+    struct fleet_options f = {.fabric = o->fabric,
+                              .hosts = o->hosts,
+                              .control = control,
+                              .net_devices = o->net_devices,
+                              .log_level = o->log_level,
+                              .workers = o->workers,
+                              .threads = o->threads};
+    int rc = fleet_start(&f, s->kind, &s->children[FLEET], &n, &s->why);
+    s->n_children = FLEET + n;
+    return rc;
 }
 
 static int begin_loading(struct supervisor *s) {
     char endpoint[300];
     int rc = start_fleet(s);
     if (rc < 0) return rc;
-    local_endpoint(s->listen, endpoint, sizeof endpoint);
+    endpoint_at("127.0.0.1", s->listen, endpoint, sizeof endpoint);
     if (cadre_open(endpoint, NULL, &s->client)) return fail(&s->why, ERR_IO, "%s", cadre_error(s->client));
     set_state(s, LOADING);
     return 0;
@@ -259,6 +225,9 @@ static int begin_loading(struct supervisor *s) {
 
 /* ---- watching ---- */
 static void watch_worker(struct supervisor *s, const struct cadre_worker *w) {
+    char host[256] = "";
+    gethostname(host, sizeof host - 1);
+    if (strcmp(w->host, host)) return; /* a pid of another host says nothing here */
     for (int i = 0; i < s->n_workers; i++)
         if (s->workers[i].rank == w->rank) return;
     if (!w->pid || s->n_workers == BANNER_WORKERS) return;
@@ -311,15 +280,15 @@ static void wait_for(struct supervisor *s, int which, int64_t us) {
     int stops = s->stops;
     while (s->children[which].pid && !s->children[which].ended && clk_now_us() < until && s->stops == stops) {
         pause_a_tick(s, 0);
-        child_collect(s->children, CHILDREN);
+        child_collect(s->children, s->n_children);
     }
 }
 
-/* A worker that is not itself our child: one of mpirun's ranks. */
+/* A worker that is not itself our child: one of a launcher's ranks. */
 static const struct worker_process *dead_rank(const struct supervisor *s) {
-    for (int i = 0; i < s->n_workers; i++) {
+    for (int i = 0; i < s->n_workers && (s->kind == FLEET_MPIRUN || s->kind == FLEET_SRUN); i++) {
         struct pollfd p = {.fd = s->workers[i].fd, .events = POLLIN};
-        if ((pid_t)s->workers[i].pid != s->children[FLEET].pid && poll(&p, 1, 0) > 0) return &s->workers[i];
+        if (poll(&p, 1, 0) > 0) return &s->workers[i];
     }
     return NULL;
 }
@@ -333,7 +302,7 @@ static int tell_dead_child(struct supervisor *s, const struct child *c) {
  * then that is what the ranks died of. */
 static int tell_dead_rank(struct supervisor *s, const struct worker_process *w) {
     char fate[96];
-    wait_for(s, FLEET, MPIRUN_US);
+    wait_for(s, FLEET, LAUNCHER_US);
     const struct child *fleet = &s->children[FLEET];
     if (fleet->ended && WIFSIGNALED(fleet->status)) return tell_dead_child(s, fleet);
     int status = fleet->ended && WIFEXITED(fleet->status) ? WEXITSTATUS(fleet->status) : 0;
@@ -344,15 +313,24 @@ static int tell_dead_rank(struct supervisor *s, const struct worker_process *w) 
                 (unsigned long long)w->pid, fate);
 }
 
-static int check_children(struct supervisor *s) {
-    child_collect(s->children, CHILDREN);
-    const struct worker_process *dead = dead_rank(s);
-    if (dead) return tell_dead_rank(s, dead);
-    for (int i = 0; i < CHILDREN; i++) {
+/* Of several, one that was killed: the others may have ended because of it. */
+static const struct child *dead_child(const struct supervisor *s) {
+    const struct child *dead = NULL;
+    for (int i = 0; i < s->n_children; i++) {
         const struct child *c = &s->children[i];
-        if (c->pid && c->ended) return tell_dead_child(s, c);
+        if (!c->pid || !c->ended) continue;
+        if (WIFSIGNALED(c->status)) return c;
+        if (!dead) dead = c;
     }
-    return 0;
+    return dead;
+}
+
+static int check_children(struct supervisor *s) {
+    child_collect(s->children, s->n_children);
+    const struct worker_process *rank = dead_rank(s);
+    if (rank) return tell_dead_rank(s, rank);
+    const struct child *child = dead_child(s);
+    return child ? tell_dead_child(s, child) : 0;
 }
 
 /* 0 when told to stop, negative with why when something went wrong. */
@@ -372,10 +350,17 @@ static int watch(struct supervisor *s) {
 
 /* ---- ending ---- */
 static bool all_ended(struct supervisor *s) {
-    child_collect(s->children, CHILDREN);
-    for (int i = 0; i < CHILDREN; i++)
+    child_collect(s->children, s->n_children);
+    for (int i = 0; i < s->n_children; i++)
         if (s->children[i].pid && !s->children[i].ended) return false;
     return true;
+}
+
+/* As wait_for, for all children. */
+static void wait_for_all(struct supervisor *s, int64_t us) {
+    int64_t until = clk_now_us() + us;
+    int stops = s->stops;
+    while (!all_ended(s) && clk_now_us() < until && s->stops == stops) pause_a_tick(s, 0);
 }
 
 /* A coordinator that lost a worker notices by itself and tells its clients which one it was; it should have the time. */
@@ -394,13 +379,13 @@ static void let_it_tell(struct supervisor *s) {
 /* Asks, then kills: whatever happened before, nothing of ours is left. The coordinator is asked twice, by two signals that
  * cannot become one: it shall not try to finish requests. */
 static void end_all(struct supervisor *s) {
-    for (int i = CHILDREN - 1; i >= 0; i--) child_signal(&s->children[i], SIGTERM);
+    for (int i = s->n_children - 1; i >= 0; i--) child_signal(&s->children[i], SIGTERM);
     child_signal(&s->children[COORDINATOR], SIGINT);
-    for (int i = CHILDREN - 1; i >= 0; i--) wait_for(s, i, END_US / 2);
-    for (int i = CHILDREN - 1; i >= 0; i--) child_signal(&s->children[i], SIGKILL);
-    for (int i = 0; i < CHILDREN; i++) wait_for(s, i, END_US / 2);
-    for (int64_t until = clk_now_us() + END_US; child_kill_strays(s->children, CHILDREN) && clk_now_us() < until;)
-        child_collect(s->children, CHILDREN);
+    wait_for_all(s, END_US);
+    for (int i = s->n_children - 1; i >= 0; i--) child_signal(&s->children[i], SIGKILL);
+    wait_for_all(s, END_US);
+    for (int64_t until = clk_now_us() + END_US; child_kill_strays(s->children, s->n_children) && clk_now_us() < until;)
+        child_collect(s->children, s->n_children);
 }
 
 /* The coordinator finishes its requests and sends its workers home. True: all went as it should. */
@@ -409,7 +394,7 @@ static bool drain(struct supervisor *s) {
     fprintf(stderr, "cadre serve: finishing (at most %lld s; another signal stops at once)\n", (long long)s->o->drain);
     child_signal(&s->children[COORDINATOR], SIGTERM);
     wait_for(s, COORDINATOR, s->o->drain * 1000000);
-    if (s->children[COORDINATOR].ended) wait_for(s, FLEET, FOLLOW_US);
+    if (s->children[COORDINATOR].ended) wait_for_all(s, FOLLOW_US);
     if (!all_ended(s)) {
         bool told = s->stops > 1;
         fprintf(stderr, "cadre serve: %s; stopping what is left\n",
@@ -417,7 +402,7 @@ static bool drain(struct supervisor *s) {
         return told;
     }
     char fate[96];
-    for (int i = 0; i < CHILDREN; i++) {
+    for (int i = 0; i < s->n_children; i++) {
         const struct child *c = &s->children[i];
         if (!c->pid || child_good(c)) continue;
         fprintf(stderr, "cadre serve: while finishing %s (pid %d) %s\n", c->name, (int)c->pid,
@@ -455,14 +440,18 @@ static int open_all(struct supervisor *s) {
 }
 
 static int run(const struct options *o, const char *model) {
-    struct supervisor s = {
-        .o = o,
-        .model = model,
-        .endpoints = -1,
-        .signals = -1,
-        .started_us = clk_now_us(),
-        .banner.terminal = isatty(STDERR_FILENO),
-        .children = {{.name = "the coordinator"}, {.name = !strcmp(o->fabric, "mpi") ? "mpirun" : "the worker process"}}};
+    struct supervisor s = {.o = o,
+                           .model = model,
+                           .endpoints = -1,
+                           .signals = -1,
+                           .started_us = clk_now_us(),
+                           .banner.terminal = isatty(STDERR_FILENO),
+                           .children = {{.name = "the coordinator"}}};
+    struct fleet_options f = {.fabric = o->fabric, .launcher = o->launcher, .hosts = o->hosts};
+    if (fleet_kind(&f, fleet_slurm_nodes(), &s.kind, &s.why) < 0) {
+        fprintf(stderr, "cadre serve: %s\n", s.why.text);
+        return EXIT_USAGE;
+    }
     int rc = open_all(&s);
     if (rc >= 0) rc = watch(&s);
     banner_break(&s.banner);

@@ -28,8 +28,8 @@ static const struct conf_option table[] = {
     {"endpoint-file", CONF_STRING, AT(endpoint_file), .arg = "FILE", .help = "write both addresses there once they are open"},
     {"endpoint-fd", CONF_INT, AT(endpoint_fd), .min = 1, .max = 1 << 20, .arg = "N",
      .help = "the same to an open descriptor, which is then closed"},
-    {"fabric", CONF_CHOICE, AT(fabric), .choices = "mem|mpi",
-     .help = "refuse workers with another fabric; with mpi, end when a worker dies"},
+    {"fabric", CONF_CHOICE, AT(fabric), .choices = "mem|shm|ucx|auto|mpi",
+     .help = "refuse workers with another fabric; with all but mem, end when a worker dies"},
     {"placement", CONF_STRING, AT(placement), .arg = "FILE",
      .help = "which expert lives where; default: evenly, in order (see below)"},
     {"start-timeout", CONF_INT, AT(start_timeout), .def = "120", .min = 1, .max = 86400, .arg = "SECONDS",
@@ -71,7 +71,7 @@ static const struct conf_command command = {
         "Workers get everything but their own threads from here.",
     .footer = "Examples:\n"
               "  cadre-coordinator ~/models/olmoe --workers 4 --listen tcp://*:5770 --control tcp://*:5771\n"
-              "  mpirun -np 4 cadre-worker --fabric mpi --connect tcp://head:5771\n\n"
+              "  mpirun -np 4 cadre-worker --fabric auto --connect tcp://head:5771\n\n"
               "Placement file: one rule per line, 'layers experts workers'; later lines override earlier ones; * means all.\n"
               "  *    0-3   0        experts 0 to 3 of every layer live on worker 0\n"
               "  *    4-7   1\n"
@@ -145,7 +145,7 @@ static struct coordinator_options describe(const struct options *o, const char *
                                         .max_queue = (int)o->max_queue,
                                         .memory = (uint64_t)o->memory,
                                         .ids_only = o->ids_only,
-                                        .end_on_death = o->fabric && !strcmp(o->fabric, "mpi"),
+                                        .end_on_death = o->fabric && strcmp(o->fabric, "mem"),
                                         .start_timeout_us = o->start_timeout * 1000000,
                                         .patience_us = (int64_t)(o->patience * 1e6)};
 }

@@ -3,6 +3,8 @@
  * Everything about the model comes from the coordinator; the command line says where that is and what this host lends. */
 #include "base/conf.h"
 #include "base/log.h"
+#include "fabric/boot.h"
+#include "fabric/host.h"
 #include "worker/worker.h"
 
 #include <pthread.h>
@@ -14,8 +16,8 @@
 #include <unistd.h>
 
 struct options {
-    char *connect, *fabric, *model, *isa, *log_level;
-    int64_t workers, threads, join_timeout;
+    char *connect, *fabric, *net_devices, *model, *isa, *log_level;
+    int64_t rank, size, workers, threads, join_timeout;
 };
 
 #define AT(field) offsetof(struct options, field)
@@ -23,9 +25,15 @@ static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Cluster"},
     {"connect", CONF_STRING, AT(connect), .def = "tcp://127.0.0.1:5771", .arg = "ENDPOINT",
      .help = "the coordinator's control endpoint"},
-    {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|mpi", .help = "how workers exchange tokens"},
+    {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|shm|ucx|auto|mpi",
+     .help = "how workers exchange tokens (see below)"},
+    {"net-devices", CONF_STRING, AT(net_devices), .arg = "LIST",
+     .help = "ucx, auto: network devices to use, as UCX names them (eth0,mlx5_0:1); default: all"},
     {"workers", CONF_INT, AT(workers), .def = "1", .min = 1, .max = FABRIC_MAX_RANKS, .arg = "N",
      .help = "mem: run this many workers in this process"},
+    {"rank", CONF_INT, AT(rank), .min = 0, .max = FABRIC_MAX_RANKS - 1, .arg = "N",
+     .help = "shm, ucx, auto: which worker this is; default: what mpirun or srun says"},
+    {"size", CONF_INT, AT(size), .min = 1, .max = FABRIC_MAX_RANKS, .arg = "N", .help = "of how many; default: the same"},
     {"join-timeout", CONF_INT, AT(join_timeout), .def = "30", .min = 1, .max = 86400, .arg = "SECONDS",
      .help = "give up when no coordinator answers"},
     {"", CONF_FLAG, 0, .help = "This host"},
@@ -43,11 +51,23 @@ static const struct conf_command command = {
         "Holds a shard of a model's experts and the attention state of its own sequences, and exchanges tokens with the other\n"
         "workers. Joins the cluster of the coordinator it connects to; model, formats and limits come from there.",
     .footer =
+        "Fabrics: mem, threads of one process; shm, processes of one host; ucx, processes anywhere; auto, shm inside a host and\n"
+        "ucx between hosts; mpi, processes of one MPI world.\n\n"
         "Examples:\n"
         "  cadre-worker --connect tcp://127.0.0.1:5771 --fabric mem --workers 4\n"
+        "  cadre-worker --connect tcp://head:5771 --fabric auto --rank 2 --size 4\n"
+        "  mpirun -np 4 --bind-to none cadre-worker --connect tcp://head:5771 --fabric auto\n"
+        "  srun -n 4 cadre-worker --connect tcp://head:5771 --fabric auto\n"
         "  mpirun -np 4 --bind-to none --mca mpi_yield_when_idle 1 cadre-worker --connect tcp://head:5771 --fabric mpi\n\n"
+        "Rank and size, where they are not given, are those of PMIx, Open MPI, Slurm or PMI, in this order.\n"
         "Exit status: 0 after the coordinator ended the cluster in order, 1 otherwise.",
     .options = table};
+
+static void name_log(int rank) {
+    char name[32];
+    snprintf(name, sizeof name, "worker %d", rank);
+    log_set_name(name);
+}
 
 /* --- mem: all workers meet at one hub --- */
 
@@ -68,12 +88,13 @@ struct member {
     struct why why;
 };
 
-static struct worker_options describe(const struct options *o, int rank, int size, struct fabric *f) {
+static struct worker_options describe(const struct options *o, int rank, int size, struct fabric *f, const char *host_id) {
     return (struct worker_options){.engine = {.rank = rank,
                                               .workers = size,
                                               .threads = (int)o->threads,
                                               .fabric_name = o->fabric,
                                               .fabric = f},
+                                   .host_id = host_id,
                                    .model_dir = o->model,
                                    .isa = o->isa,
                                    .join_timeout_us = o->join_timeout * 1000000};
@@ -81,9 +102,7 @@ static struct worker_options describe(const struct options *o, int rank, int siz
 
 static void *member_main(void *arg) {
     struct member *m = arg;
-    char name[32];
-    snprintf(name, sizeof name, "worker %d", m->rank);
-    log_set_name(name);
+    name_log(m->rank);
     m->rc = worker_run(m->worker, &m->why);
     atomic_store(&m->done, true);
     bell_ring(&m->process->ended);
@@ -114,6 +133,8 @@ static int run_mem(const struct options *o) {
     struct process p = {.o = o, .size = (int)o->workers};
     struct bus_context *context;
     struct why why;
+    char host_id[HOST_ID_BYTES];
+    fabric_host_id(host_id);
     if (bell_open(&p.ended) < 0 || !(p.members = calloc((size_t)p.size, sizeof *p.members))) die("out of memory");
     if (fabric_hub_new(p.size, NULL, &p.hub, &why) < 0 || bus_context_open(&context, &why) < 0) die("%s", why.text);
     for (int i = 0; i < p.size; i++) {
@@ -122,7 +143,7 @@ static int run_mem(const struct options *o) {
         m->rank = i;
         struct fabric *f = NULL;
         if (p.size > 1 && fabric_mem_open(p.hub, i, &f, &why) < 0) die("%s", why.text);
-        struct worker_options wo = describe(o, i, p.size, f);
+        struct worker_options wo = describe(o, i, p.size, f, host_id);
         if (bus_zmq_connect(context, o->connect, &m->bus, &why) < 0) die("%s", why.text);
         if (worker_new(&wo, m->bus, &m->worker) < 0) die("out of memory for worker %d", i);
     }
@@ -141,19 +162,35 @@ static int run_mem(const struct options *o) {
     return status;
 }
 
-static int run_mpi(const struct options *o) {
+/* --- one worker per process --- */
+
+/* One worker alone needs no fabric. Of an MPI world only MPI knows who is who. */
+static int open_fabric(const struct options *o, struct boot_id *id, struct fabric **out, struct why *why) {
+    *out = NULL;
+    if (!strcmp(o->fabric, "mpi")) {
+        int rc = fabric_mpi_init(&id->rank, &id->size, why);
+        return rc < 0 || id->size == 1 ? rc : fabric_mpi_open(out, why);
+    }
+    int rc = boot_find(o->rank, o->size, boot_environment, NULL, id, why);
+    if (rc < 0) return rc;
+    name_log(id->rank);
+    if (id->size == 1) return 0;
+    if (!strcmp(o->fabric, "shm")) return fabric_shm_open(id->rank, id->size, out, why);
+    return (!strcmp(o->fabric, "ucx") ? fabric_ucx_open : fabric_auto_open)(id->rank, id->size, o->net_devices, out, why);
+}
+
+static int run_alone(const struct options *o) {
     struct bus_context *context;
     struct bus *bus;
     struct worker *w;
+    struct fabric *f;
+    struct boot_id id;
     struct why why;
-    int rank, size;
-    if (fabric_mpi_init(&rank, &size, &why) < 0) die("%s", why.text);
-    char name[32];
-    snprintf(name, sizeof name, "worker %d", rank);
-    log_set_name(name);
-    struct fabric *f = NULL;
-    if (size > 1 && fabric_mpi_open(&f, &why) < 0) die("%s", why.text);
-    struct worker_options wo = describe(o, rank, size, f);
+    char host_id[HOST_ID_BYTES];
+    if (open_fabric(o, &id, &f, &why) < 0) die("%s", why.text);
+    name_log(id.rank);
+    fabric_host_id(host_id);
+    struct worker_options wo = describe(o, id.rank, id.size, f, host_id);
     if (bus_context_open(&context, &why) < 0 || bus_zmq_connect(context, o->connect, &bus, &why) < 0) die("%s", why.text);
     if (worker_new(&wo, bus, &w) < 0) die("out of memory");
     int rc = worker_run(w, &why);
@@ -161,23 +198,36 @@ static int run_mpi(const struct options *o) {
     worker_free(w);
     bus_close(bus);
     bus_context_close(context);
+    if (strcmp(o->fabric, "mpi")) return rc < 0;
     fabric_mpi_finalize(rc >= 0);
     if (rc < 0) _exit(1); /* a peer may be dead, and MPI's exit handlers would wait for it */
     return 0;
 }
 
+static int check_options(const struct options *o, struct why *why) {
+    bool mem = !strcmp(o->fabric, "mem"), mpi = !strcmp(o->fabric, "mpi");
+    if (!mem && o->workers != 1)
+        return fail(why, ERR_INVALID, "--workers %lld: with --fabric %s each worker is a process of its own", (long long)o->workers,
+                    o->fabric);
+    if ((mem || mpi) && (o->rank >= 0 || o->size >= 0))
+        return fail(why, ERR_INVALID, "--fabric %s takes no --rank and --size: %s", o->fabric,
+                    mem ? "it runs --workers of them in this process" : "MPI decides");
+    return 0;
+}
+
 int main(int argc, char **argv) {
-    struct options o = {0};
+    struct options o = {.rank = -1, .size = -1};
     struct conf_args args;
     struct why why;
     int rc = conf_parse(&command, &o, argc, argv, &args, &why);
+    if (rc == 0) rc = check_options(&o, &why);
     if (rc < 0) {
         fprintf(stderr, "cadre-worker: %s\n", why.text);
         rc = 2;
     } else if (rc == 0) {
         log_set_level((enum log_level)log_level_parse(o.log_level));
         signal(SIGINT, SIG_IGN); /* Ctrl-C is for the coordinator, which drains and then tells us */
-        rc = strcmp(o.fabric, "mem") ? run_mpi(&o) : run_mem(&o);
+        rc = strcmp(o.fabric, "mem") ? run_alone(&o) : run_mem(&o);
     } else {
         rc = 0;
     }

@@ -200,13 +200,14 @@ def options_of(options):
 
 
 class Front:
-    """The verbs of `cadre` against one endpoint."""
+    """The verbs of `cadre` against one endpoint; `within`: words before each command, of what it shall run in."""
 
-    def __init__(self, programs, endpoint):
-        self.programs, self.endpoint = programs, endpoint
+    def __init__(self, programs, endpoint, within=()):
+        self.programs, self.endpoint, self.within = programs, endpoint, list(within)
 
     def start(self, verb, *words, stdin=None, **options):
-        return Process([self.programs.cadre, verb, *words, "--connect", self.endpoint, *options_of(options)], stdin)
+        words = [self.programs.cadre, verb, *words, "--connect", self.endpoint, *options_of(options)]
+        return Process([*self.within, *words], stdin)
 
     def cadre(self, verb, *words, seconds=PATIENCE, stdin=None, **options):
         with self.start(verb, *words, stdin=stdin, **options) as p:
@@ -246,10 +247,11 @@ class Front:
 class Cluster(Front):
     """`cadre serve`. As a context manager it is serving inside and gone afterwards."""
 
-    def __init__(self, programs, model, listen="tcp://127.0.0.1:*", **options):
-        super().__init__(programs, None)
-        words = ["serve", model, "--listen", listen, *options_of({"threads": 1, **options})]
-        self.process = Process([programs.cadre, *words], env=programs.mpi_env() if options.get("fabric") == "mpi" else None)
+    def __init__(self, programs, model, listen="tcp://127.0.0.1:*", within=(), env=None, **options):
+        super().__init__(programs, None, within)
+        words = [programs.cadre, "serve", model, "--listen", listen, *options_of({"threads": 1, **options})]
+        mpi = programs.mpi_env() if options.get("fabric") == "mpi" else {}
+        self.process = Process([*within, *words], env={**mpi, **(env or {})})
 
     def banner(self, key):
         """A line of the banner, without its first word; None before it is there."""

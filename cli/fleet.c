@@ -1,0 +1,133 @@
+/* fleet.c - command lines of workers and launchers. */
+#include "cli/fleet.h"
+
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/argv.h"
+#include "fabric/boot.h"
+
+int fleet_slurm_nodes(void) {
+    const char *job = boot_environment(NULL, "SLURM_JOB_ID"), *nodes = boot_environment(NULL, "SLURM_JOB_NUM_NODES");
+    return job && nodes ? (int)strtol(nodes, NULL, 10) : 0;
+}
+
+int fleet_kind(const struct fleet_options *o, int nodes, enum fleet_kind *out, struct why *why) {
+    bool mem = !strcmp(o->fabric, "mem"), shm = !strcmp(o->fabric, "shm"), mpi = !strcmp(o->fabric, "mpi");
+    bool local = !strcmp(o->launcher, "local"), mpirun = !strcmp(o->launcher, "mpirun"), srun = !strcmp(o->launcher, "srun");
+    if ((mem || shm) && (o->hosts || srun))
+        return fail(why, ERR_INVALID, "--fabric %s stays on one host; with --%s use --fabric auto, ucx or mpi", o->fabric,
+                    o->hosts ? "hosts" : "launcher srun");
+    if (o->hosts && (local || srun))
+        return fail(why, ERR_INVALID, "--launcher %s takes no --hosts: %s", o->launcher,
+                    local ? "it starts the workers here" : "Slurm has chosen them");
+    if ((mpi && local) || (mem && mpirun))
+        return fail(why, ERR_INVALID, "--fabric %s needs %s", o->fabric,
+                    mem ? "no launcher: its workers are threads of one process" : "a launcher: --launcher mpirun or srun");
+    if (mem) *out = FLEET_THREADS;
+    else if (srun) *out = FLEET_SRUN;
+    else if (mpi || mpirun || o->hosts) *out = FLEET_MPIRUN;
+    else if (!shm && !local && nodes > 1) *out = FLEET_SRUN;
+    else *out = FLEET_LOCAL;
+    return 0;
+}
+
+/* Hosts in "a:2,b,c:2". */
+static int64_t count_hosts(const char *hosts) {
+    int64_t n = 1;
+    for (; *hosts; hosts++) n += *hosts == ',';
+    return n;
+}
+
+static int64_t threads_per_worker(const struct fleet_options *o, enum fleet_kind kind) {
+    cpu_set_t set;
+    if (o->threads > 0) return o->threads;
+    int64_t cpus = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    int64_t hosts = o->hosts ? count_hosts(o->hosts) : kind == FLEET_SRUN ? fleet_slurm_nodes() : 1;
+    int64_t here = hosts > 0 ? (o->workers + hosts - 1) / hosts : o->workers; /* all hosts are taken to be alike */
+    return cpus > here ? cpus / here : 1;
+}
+
+static void add_setting(struct argv *a, const char *name, const char *value) {
+    argv_add(a, "--mca");
+    argv_add_text(a, name, value);
+}
+
+/* mpirun as needed here: root allowed if that is who we are, more ranks than cores, no binding (workers have threads), and
+ * yielding while waiting, which it would otherwise do only when it notices that there are too few cores. How it reaches other
+ * hosts, and over which network, is for the site to say in its own settings (OMPI_MCA_plm_rsh_agent, ...). */
+static void add_mpirun(struct argv *a, const struct fleet_options *o, bool found) {
+    bool mpi = !strcmp(o->fabric, "mpi");
+    argv_add(a, "mpirun");
+    argv_add_number(a, "-np", o->workers);
+    argv_add_text(a, "--host", o->hosts);
+    if (geteuid() == 0) argv_add(a, "--allow-run-as-root");
+    if (found) argv_add(a, "--quiet"); /* we say what happened; mpirun alone knows about a worker that cannot be found */
+    if (!o->hosts) argv_add(a, "--oversubscribe");
+    argv_add_text(a, "--bind-to", "none");
+    if (!mpi) return;
+    add_setting(a, "mpi_yield_when_idle", "1");
+    add_setting(a, "pml", "ob1");
+    add_setting(a, "btl", o->hosts ? "vader,tcp,self" : "vader,self");
+    add_setting(a, "btl_vader_single_copy_mechanism", "none");
+    add_setting(a, "pml_ob1_send_pipeline_depth", "64"); /* the default moves large frames in tiny sips: fabric_mpi.c */
+}
+
+/* A worker that dies takes the others with it, as mpirun does it; slurmstepd sees to those whose srun is gone. */
+static void add_srun(struct argv *a, const struct fleet_options *o) {
+    argv_add(a, "srun");
+    argv_add_number(a, "--ntasks", o->workers);
+    argv_add(a, "--kill-on-bad-exit=1");
+    argv_add(a, "--cpu-bind=none");
+    argv_add(a, "--overlap"); /* beside the step that we may be ourselves */
+    argv_add(a, !strcmp(o->fabric, "mpi") ? "--mpi=pmix" : "--mpi=none");
+}
+
+static void add_worker(struct argv *a, const struct fleet_options *o, enum fleet_kind kind, const char *program) {
+    argv_add(a, program);
+    argv_add_text(a, "--fabric", o->fabric);
+    argv_add_text(a, "--connect", o->control);
+    argv_add_text(a, "--net-devices", o->net_devices);
+    if (kind == FLEET_THREADS) argv_add_number(a, "--workers", o->workers);
+    argv_add_number(a, "--threads", threads_per_worker(o, kind));
+    argv_add_text(a, "--log-level", o->log_level);
+}
+
+static int start_local(const struct fleet_options *o, const char *program, struct child *children, int *n, struct why *why) {
+    for (int rank = 0; rank < (int)o->workers; rank++) {
+        struct argv a = {.n = 0};
+        add_worker(&a, o, FLEET_LOCAL, program);
+        argv_add_number(&a, "--rank", rank);
+        argv_add_number(&a, "--size", o->workers);
+        snprintf(children[rank].name, sizeof children[rank].name, "worker rank %d", rank);
+        int rc = child_start(&children[rank], a.words, SIGKILL, -1, why);
+        if (rc < 0) return rc;
+        ++*n;
+    }
+    return 0;
+}
+
+int fleet_start(const struct fleet_options *o, enum fleet_kind kind, struct child *children, int *n, struct why *why) {
+    struct argv a = {.n = 0};
+    char program[4096], self[4096];
+    *n = 0;
+    child_find("cadre-worker", "worker", program, sizeof program);
+    if (kind == FLEET_LOCAL) return start_local(o, program, children, n, why);
+    snprintf(children->name, sizeof children->name, "%s",
+             kind == FLEET_MPIRUN ? "mpirun" : kind == FLEET_SRUN ? "srun" : "the worker process");
+    if (kind == FLEET_MPIRUN) {
+        add_mpirun(&a, o, strchr(program, '/') != NULL);
+        child_self(self, sizeof self);
+        argv_add(&a, self);
+        argv_add(&a, "with-parent");
+    }
+    if (kind == FLEET_SRUN) add_srun(&a, o);
+    add_worker(&a, o, kind, program);
+    int rc = child_start(children, a.words, kind == FLEET_THREADS ? SIGKILL : SIGTERM, -1, why);
+    *n = rc >= 0;
+    return rc;
+}

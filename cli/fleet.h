@@ -1,0 +1,26 @@
+/* fleet.h - the workers of `cadre serve`, and how they are started:
+ *
+ *   FLEET_THREADS  one process that runs them all (mem)
+ *   FLEET_LOCAL    one process each, our children (shm, ucx, auto)
+ *   FLEET_MPIRUN   one process each, by mpirun: here (mpi) or on the hosts of a list
+ *   FLEET_SRUN     one process each, by srun, in the Slurm allocation that we run in
+ *
+ * A worker finds out its rank from the launcher, or is told. */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "cli/child.h"
+
+enum { FLEET_MOST = 64 };
+enum fleet_kind { FLEET_THREADS, FLEET_LOCAL, FLEET_MPIRUN, FLEET_SRUN };
+struct fleet_options {
+    const char *fabric, *launcher, *hosts; /* launcher: "auto", "local", "mpirun", "srun"; hosts: as mpirun's --host, or NULL */
+    const char *control, *net_devices, *log_level; /* control: where they find the coordinator */
+    int64_t workers, threads;
+};
+/* ERR_INVALID when fabric, launcher and hosts do not go together. nodes: of the Slurm allocation that we run in, or 0. */
+int fleet_kind(const struct fleet_options *o, int nodes, enum fleet_kind *out, struct why *why);
+int fleet_slurm_nodes(void);
+/* Fills children[FLEET_MOST] and says how many there are. When it fails, those that were started are there all the same. */
+int fleet_start(const struct fleet_options *o, enum fleet_kind kind, struct child *children, int *n, struct why *why);

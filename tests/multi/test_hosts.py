@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""test_hosts.py - clusters over three hosts, which are network namespaces of this one: the same bits as one worker alone, by
+every fabric that crosses hosts; and what is said when a host or its network is lost."""
+
+from cases import case, main, note
+from cluster import Cluster, Front, Process, check, run, same, until
+from lab import REACH, lab
+
+PROBES = [
+    {"prompt": "the sea is", "max_tokens": 30},
+    {"prompt": "It was the best of times, it was the worst of times, it was the age of wisdom", "max_tokens": 20},
+    {"prompt": "zebra crossing", "max_tokens": 40, "temperature": 1.1, "seed": 99},
+]
+SIX = {"workers": 6, "hosts": "h0:2,h1:2,h2:2", "listen": "tcp://*:*", "env": REACH}
+
+
+def six(p, hosts, fabric, **options):
+    """Started on h0, two workers on each host."""
+    return Cluster(p, p.golden("mixtral"), within=hosts.on("h0"), fabric=fabric, **{**SIX, **options})
+
+
+def answers(front):
+    return [front.generate(logprobs=3, **probe) for probe in PROBES]
+
+
+def from_afar(p, hosts, cluster, host):
+    """The verbs of cadre as somebody on another host gives them."""
+    return Front(p, f"tcp://h0:{cluster.endpoint.rsplit(':', 1)[1]}", hosts.on(host))
+
+
+def check_bits(p, fabric):
+    with Cluster(p, p.golden("mixtral"), workers=1) as alone:
+        wanted = answers(alone)
+    with lab(3) as hosts:
+        with six(p, hosts, fabric) as c:
+            for host in ("h0", "h2"):
+                got = answers(from_afar(p, hosts, c, host))
+                for g, w in zip(got, wanted):
+                    same(g, w, f"{fabric}, asked from {host}")
+            same([w["host"] for w in c.status()["workers"]], ["h0", "h0", "h1", "h1", "h2", "h2"], "where the workers are")
+            same(c.stop().status, 0, "serve")
+        same([hosts.pids(h) for h in ("h0", "h1", "h2")], [[], [], []], "what is left on the hosts")
+
+
+@case
+def the_lab_itself(p):
+    """Faults do what they say: one packet each way, with a listener that waits for it."""
+    listen = "import socket,sys; s=socket.socket(type=socket.SOCK_DGRAM); s.bind((sys.argv[1],7)); s.settimeout({}); "
+    listen += "print(end='up', flush=True); print(s.recv(9).decode())"
+    send = "import socket,sys; socket.socket(type=socket.SOCK_DGRAM).sendto(b'word', (sys.argv[1],7))"
+
+    def passes(source, target, wait):
+        with Process([*hosts.on(target), "python3", "-c", listen.format(wait), target]) as listener:
+            until(lambda: listener.out() or not listener.running(), "the listener")
+            run([*hosts.on(source), "python3", "-c", send, target])
+            return "word" in (listener.wait(), listener.out())[1]
+
+    with lab(3) as hosts:
+        check(passes("h0", "h1", 20), "packets get through")
+        hosts.fault("h0", "drop", "h1")
+        check(not passes("h0", "h1", 0.5), "a dropped direction")
+        check(passes("h1", "h0", 20) and passes("h0", "h2", 20), "the other directions")
+        hosts.fault("h0", "clear")
+        check(passes("h0", "h1", 20), "after the drop")
+        hosts.fault("h1", "down")
+        check(not passes("h0", "h1", 0.5) and not passes("h1", "h0", 0.5), "a link that is down")
+        hosts.fault("h1", "up")
+        check(passes("h0", "h1", 20), "a link that is up again")
+        hosts.fault("h1", "rate", "8mbit")
+        hosts.fault("h1", "rate", "none")
+        same(run([*hosts.on("h2"), "hostname"]).good().out, "h2\n", "a host's name")
+    same(run(["ip", "netns"]).out.count(hosts.name), 0, "namespaces left")
+
+
+@case
+def mpi(p):
+    check_bits(p, "mpi")
+
+
+def check_loss(p, fabric, fault, words):
+    with lab(3) as hosts, six(p, hosts, fabric) as c:
+        c.generate(prompt="x", max_tokens=4)
+        hosts.fault(*fault)
+        ended = c.process.wait(30 * p.slow)
+        same(ended.status, 1, "serve")
+        check(any(all(w in line for w in words) for line in ended.err.splitlines()), f"no line says {words}: {ended.err[-900:]!r}")
+        note(f"{fabric}, {fault}: {next(x for x in ended.err.splitlines() if all(w in x for w in words))[:200]}")
+
+
+@case
+def a_host_dies(p):
+    check_loss(p, "mpi", ("h2", "kill"), ["worker", "h2"])
+
+
+@case
+def a_host_is_cut_off(p):
+    check_loss(p, "mpi", ("h1", "down"), ["worker", "h1", "dead"])
+
+
+if __name__ == "__main__":
+    main()
