@@ -10,5 +10,5 @@ struct argv {
     int n, n_numbers;
 };
 void argv_add(struct argv *a, const char *word);
-void argv_add_text(struct argv *a, const char *name, const char *value);   /* nothing when value is NULL */
-void argv_add_number(struct argv *a, const char *name, int64_t value);     /* nothing when it is negative: not given */
+void argv_add_text(struct argv *a, const char *name, const char *value); /* nothing when value is NULL */
+void argv_add_number(struct argv *a, const char *name, int64_t value);   /* nothing when it is negative: not given */

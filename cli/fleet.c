@@ -118,7 +118,9 @@ int fleet_start(const struct fleet_options *o, enum fleet_kind kind, struct chil
     child_find("cadre-worker", "worker", program, sizeof program);
     if (kind == FLEET_LOCAL) return start_local(o, program, children, n, why);
     snprintf(children->name, sizeof children->name, "%s",
-             kind == FLEET_MPIRUN ? "mpirun" : kind == FLEET_SRUN ? "srun" : "the worker process");
+             kind == FLEET_MPIRUN ? "mpirun"
+             : kind == FLEET_SRUN ? "srun"
+                                  : "the worker process");
     if (kind == FLEET_MPIRUN) {
         add_mpirun(&a, o, strchr(program, '/') != NULL);
         child_self(self, sizeof self);

@@ -25,7 +25,7 @@ static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Cluster"},
     {"connect", CONF_STRING, AT(connect), .def = "tcp://127.0.0.1:5771", .arg = "ENDPOINT",
      .help = "the coordinator's control endpoint"},
-    {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|shm|ucx|auto|mpi",
+    {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|shm|ucx|mpi",
      .help = "how workers exchange tokens (see below)"},
     {"net-devices", CONF_STRING, AT(net_devices), .arg = "LIST",
      .help = "ucx, auto: network devices to use, as UCX names them (eth0,mlx5_0:1); default: all"},
@@ -51,7 +51,8 @@ static const struct conf_command command = {
         "Holds a shard of a model's experts and the attention state of its own sequences, and exchanges tokens with the other\n"
         "workers. Joins the cluster of the coordinator it connects to; model, formats and limits come from there.",
     .footer =
-        "Fabrics: mem, threads of one process; shm, processes of one host; ucx, processes anywhere; auto, shm inside a host and\n"
+        "Fabrics: mem, threads of one process; shm, processes of one host; ucx, processes anywhere; auto, shm inside a host "
+        "and\n"
         "ucx between hosts; mpi, processes of one MPI world.\n\n"
         "Examples:\n"
         "  cadre-worker --connect tcp://127.0.0.1:5771 --fabric mem --workers 4\n"
@@ -89,15 +90,12 @@ struct member {
 };
 
 static struct worker_options describe(const struct options *o, int rank, int size, struct fabric *f, const char *host_id) {
-    return (struct worker_options){.engine = {.rank = rank,
-                                              .workers = size,
-                                              .threads = (int)o->threads,
-                                              .fabric_name = o->fabric,
-                                              .fabric = f},
-                                   .host_id = host_id,
-                                   .model_dir = o->model,
-                                   .isa = o->isa,
-                                   .join_timeout_us = o->join_timeout * 1000000};
+    return (struct worker_options){
+        .engine = {.rank = rank, .workers = size, .threads = (int)o->threads, .fabric_name = o->fabric, .fabric = f},
+        .host_id = host_id,
+        .model_dir = o->model,
+        .isa = o->isa,
+        .join_timeout_us = o->join_timeout * 1000000};
 }
 
 static void *member_main(void *arg) {
@@ -176,7 +174,7 @@ static int open_fabric(const struct options *o, struct boot_id *id, struct fabri
     name_log(id->rank);
     if (id->size == 1) return 0;
     if (!strcmp(o->fabric, "shm")) return fabric_shm_open(id->rank, id->size, out, why);
-    return (!strcmp(o->fabric, "ucx") ? fabric_ucx_open : fabric_auto_open)(id->rank, id->size, o->net_devices, out, why);
+    return fabric_ucx_open(id->rank, id->size, o->net_devices, out, why);
 }
 
 static int run_alone(const struct options *o) {
@@ -207,8 +205,8 @@ static int run_alone(const struct options *o) {
 static int check_options(const struct options *o, struct why *why) {
     bool mem = !strcmp(o->fabric, "mem"), mpi = !strcmp(o->fabric, "mpi");
     if (!mem && o->workers != 1)
-        return fail(why, ERR_INVALID, "--workers %lld: with --fabric %s each worker is a process of its own", (long long)o->workers,
-                    o->fabric);
+        return fail(why, ERR_INVALID, "--workers %lld: with --fabric %s each worker is a process of its own",
+                    (long long)o->workers, o->fabric);
     if ((mem || mpi) && (o->rank >= 0 || o->size >= 0))
         return fail(why, ERR_INVALID, "--fabric %s takes no --rank and --size: %s", o->fabric,
                     mem ? "it runs --workers of them in this process" : "MPI decides");
