@@ -162,6 +162,8 @@ static bool map_out(struct shm_rank *m, struct link *l, int peer) {
         shm_peer_close(&l->peer);
         return false;
     }
+    close(l->peer.fd);
+    l->peer.fd = -1; /* mapped for good */
     l->out = slots_in(m, l->out_map);
     for (int i = 0; i < FABRIC_DEPTH; i++) {
         l->out.mine[i] = atomic_load(&l->out.shared->sent[i]);

@@ -2,9 +2,9 @@
  *
  * One producer, one consumer, in two threads or two processes. Frames are numbered from 1. `sent[i]` is the number of the
  * frame that the producer put into slot i last, `freed[i]` the number of the one that the consumer gave back last; a slot is
- * free when they agree. A frame is visible whole or not at all, because `sent` is stored with release after the frame was
- * written; a slot is reused only after `freed` was stored with release after the frame was read. So a writer that dies at any
- * moment leaves nothing behind but an unseen half-written slot. All-zero memory is an empty stream.
+ * free when they agree. A frame is visible whole or not at all, because `sent` is stored after the frame was written; a slot is
+ * reused only after `freed` was stored, after the frame was read. So a writer that dies at any moment leaves nothing behind but
+ * an unseen half-written slot. All-zero memory is an empty stream.
  *
  * Frames are given back in any order and each makes room at once. The producer takes the lowest free slot, so that a stream in
  * which little is under way stays within few slots, and those in the caches of both ends.
@@ -42,7 +42,7 @@ static inline unsigned slots_bit(int slot) { return 1u << slot; }
 /* NULL when full. */
 static inline void *slots_reserve(struct slots *s, size_t bytes) {
     for (int i = 0; i < FABRIC_DEPTH; i++) {
-        if (atomic_load_explicit(&s->shared->freed[i], memory_order_acquire) != s->mine[i]) continue;
+        if (atomic_load(&s->shared->freed[i]) != s->mine[i]) continue;
         s->reserved = bytes + 1;
         s->slot = i;
         return slots_at(s, i);
@@ -50,10 +50,10 @@ static inline void *slots_reserve(struct slots *s, size_t bytes) {
     return NULL;
 }
 
-/* After a reserve that found no room: the next give is to tell. Looks once more, or room made meanwhile would go unnoticed. */
+/* After a reserve that found no room: the next give is to tell. Looks once more: begging and looking here, and giving and
+ * asking there, are in one order for all (sequentially consistent), so one of the two ends sees the other. */
 static inline void *slots_beg(struct slots *s, size_t bytes) {
     atomic_store(&s->shared->begged, true);
-    atomic_thread_fence(memory_order_seq_cst);
     return slots_reserve(s, bytes);
 }
 
@@ -92,12 +92,10 @@ static inline int slots_slot(const struct slots *s, const void *frame) {
 /* Gives a taken frame back: its slot may be written again. */
 static inline void slots_give(struct slots *s, int slot) {
     s->taken &= ~slots_bit(slot);
-    atomic_store_explicit(&s->shared->freed[slot], s->mine[slot], memory_order_release);
+    atomic_store(&s->shared->freed[slot], s->mine[slot]);
 }
 
 /* After a give: whether the producer waits for it. */
 static inline bool slots_begged(struct slots *s) {
-    atomic_thread_fence(memory_order_seq_cst);
-    if (!atomic_load_explicit(&s->shared->begged, memory_order_relaxed)) return false;
-    return atomic_exchange(&s->shared->begged, false);
+    return atomic_load(&s->shared->begged) && atomic_exchange(&s->shared->begged, false);
 }
