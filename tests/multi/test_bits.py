@@ -23,6 +23,7 @@ PROBES = [
     {"prompt": "Name three rivers.", "chat": True, "max_tokens": 24, "temperature": 1, "seed": 1},
 ]
 LOAD = ["--count", "12", "--prompt", "70", "--tokens", "40"]
+PROCESSES = ["shm", "ucx"]
 FAMILIES = ["qwen2_moe", "qwen3_moe", "olmoe", "cadre_moe_score", "llama"]
 
 
@@ -96,6 +97,14 @@ def mpi_bf16(p):
 
 
 @case
+def processes(p):
+    """Whatever carries the tokens between them."""
+    wanted = reference(p, "mixtral")
+    for fabric in PROCESSES:
+        check_shapes(p, "mixtral", wanted, [(1, fabric, 1), (2, fabric, 2), (3, fabric, 1), (8, fabric, 1)])
+
+
+@case
 def families_mem(p):
     for family in FAMILIES:
         wanted = reference(p, family, weights="f32")
@@ -131,7 +140,7 @@ def placements(p):
         with tempfile.NamedTemporaryFile("w", suffix=".placement") as f:
             f.write(text)
             f.flush()
-            for fabric in ("mem", "mpi"):
+            for fabric in ("mem", "shm", "mpi"):
                 with Cluster(p, p.golden("mixtral"), workers=3, fabric=fabric, placement=f.name) as c:
                     compare(answers(p, c), wanted, f"placement {name}, {fabric}")
                     rows = c.experts()["worker_rows"]

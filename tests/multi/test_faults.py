@@ -13,6 +13,7 @@ from pathlib import Path
 from cases import case, leftovers, main, note
 from cluster import Cluster, Front, Process, by_hand, check, mpirun, same, until
 
+PROCESSES = ["shm", "ucx"]  # fabrics whose workers are children of serve
 WORK = ["--count", "100000", "--at-once", "24", "--prompt", "20", "--tokens", "230", "--whole"]
 
 
@@ -53,10 +54,10 @@ def worker_of(rank):
 
 
 @case
-def an_mpi_worker_dies_under_load(p):
-    for rank in (0, 2):
+def a_worker_process_dies_under_load(p):
+    for fabric, rank in (("mpi", 0), ("mpi", 2), *((f, 1) for f in PROCESSES)):
         check_death(
-            p, "mpi", worker_of(rank), lambda pid, rank=rank: rf"worker rank {rank} \(pid {pid}\) was killed by signal 9"
+            p, fabric, worker_of(rank), lambda pid, rank=rank: rf"worker rank {rank} \(pid {pid}\) was killed by signal 9"
         )
 
 
@@ -67,7 +68,7 @@ def the_mem_process_dies_under_load(p):
 
 @case
 def the_coordinator_dies_under_load(p):
-    for fabric in ("mem", "mpi"):
+    for fabric in ("mem", "mpi", *PROCESSES):
         check_death(
             p,
             fabric,
@@ -88,18 +89,19 @@ def mpirun_dies_under_load(p):
 
 @case
 def an_idle_worker_dies(p):
-    with Cluster(p, p.golden("mixtral"), workers=2, fabric="mpi") as c:
-        os.kill(c.status()["workers"][1]["pid"], signal.SIGKILL)
-        ended = c.process.wait(5 * p.slow)
-        check(ended.status == 1 and "worker rank 1" in ended.err, f"serve: {ended.status} {ended.err[-300:]!r}")
-        c.process.gone("after a death")
+    for fabric in ("mpi", *PROCESSES):
+        with Cluster(p, p.golden("mixtral"), workers=2, fabric=fabric) as c:
+            os.kill(c.status()["workers"][1]["pid"], signal.SIGKILL)
+            ended = c.process.wait(5 * p.slow)
+            check(ended.status == 1 and "worker rank 1" in ended.err, f"{fabric}: {ended.status} {ended.err[-300:]!r}")
+            c.process.gone("after a death")
 
 
 @case
 def workers_by_hand_end_with_their_coordinator(p):
-    for fabric in ("mem", "mpi"):
+    for fabric in ("mem", "mpi", *PROCESSES):
         with by_hand(p, p.golden("mixtral"), "--workers", "2") as (coordinator, listen, control):
-            start = [*mpirun(2), p.worker, "--fabric", "mpi"] if fabric == "mpi" else [p.worker, "--workers", "2"]
+            start = [p.worker, "--workers", "2"] if fabric == "mem" else [*mpirun(2), p.worker, "--fabric", fabric]
             with Process([*start, "--connect", control], env=p.mpi_env()) as workers:
                 Front(p, listen).cadre("status", "-q", "--wait", "30").good("status")
                 coordinator.send(signal.SIGKILL)
@@ -112,19 +114,20 @@ def workers_by_hand_end_with_their_coordinator(p):
 
 @case
 def a_stopped_worker_is_noticed(p):
-    with ExitStack() as stack:
-        c = stack.enter_context(Cluster(p, p.golden("mixtral"), workers=2, fabric="mpi"))
-        asked = under_load(p, c, stack)
-        os.kill(c.status()["workers"][1]["pid"], signal.SIGSTOP)
-        ended = c.process.wait(30 * p.slow)
-        check(ended.status == 1 and re.search(r"worker 1|rank 1", ended.err), f"serve: {ended.status} {ended.err[-600:]!r}")
-        c.process.gone("after a worker stopped")
-        check_clients(asked, "a stopped worker")
+    for fabric in ("mpi", *PROCESSES):
+        with ExitStack() as stack:
+            c = stack.enter_context(Cluster(p, p.golden("mixtral"), workers=2, fabric=fabric))
+            asked = under_load(p, c, stack)
+            os.kill(c.status()["workers"][1]["pid"], signal.SIGSTOP)
+            ended = c.process.wait(30 * p.slow)
+            check(ended.status == 1 and re.search(r"worker 1|rank 1", ended.err), f"serve: {ended.status} {ended.err[-600:]!r}")
+            c.process.gone("after a worker stopped")
+            check_clients(asked, f"{fabric}, a stopped worker")
 
 
 @case
 def nothing_survives_the_supervisor(p):
-    for fabric in ("mem", "mpi"):
+    for fabric in ("mem", "mpi", *PROCESSES):
         with ExitStack() as stack:
             c = stack.enter_context(Cluster(p, p.golden("mixtral"), workers=2, fabric=fabric))
             under_load(p, c, stack)
@@ -153,7 +156,7 @@ def files_of_a_cluster_go_with_it(p):
         names = [f.name for f in leftovers()]
         return [n for n in names if ending == signal.SIGTERM or not n.startswith(("ompi.", "vader_segment."))]
 
-    for fabric in ("mem", "mpi"):
+    for fabric in ("mem", "mpi", *PROCESSES):
         for ending in (signal.SIGTERM, signal.SIGKILL):
             with Cluster(p, p.golden("mixtral"), workers=2, fabric=fabric) as c:
                 c.generate(prompt="x", max_tokens=2)

@@ -77,6 +77,11 @@ def mpi(p):
     check_bits(p, "mpi")
 
 
+@case
+def ucx(p):
+    check_bits(p, "ucx")
+
+
 def check_loss(p, fabric, fault, words):
     with lab(3) as hosts, six(p, hosts, fabric) as c:
         c.generate(prompt="x", max_tokens=4)
@@ -89,12 +94,14 @@ def check_loss(p, fabric, fault, words):
 
 @case
 def a_host_dies(p):
-    check_loss(p, "mpi", ("h2", "kill"), ["worker", "h2"])
+    for fabric in ("mpi", "ucx"):
+        check_loss(p, fabric, ("h2", "kill"), ["error", "worker", "h2"])
 
 
 @case
 def a_host_is_cut_off(p):
-    check_loss(p, "mpi", ("h1", "down"), ["worker", "h1", "dead"])
+    for fabric in ("mpi", "ucx"):
+        check_loss(p, fabric, ("h1", "down"), ["error", "worker", "h1", "dead"])
 
 
 if __name__ == "__main__":
