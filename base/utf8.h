@@ -1,5 +1,5 @@
 /* utf8.h - is this text UTF-8 (RFC 3629: no surrogates, nothing above U+10FFFF, no overlong forms)? Whoever takes text from
- * outside asks; protobuf-c does not. What else can be done with UTF-8 is in model/utf8.h. */
+ * outside asks; protobuf-c does not. What else can be done with UTF-8 is in model/text/utf8.h. */
 #pragma once
 #include <stddef.h>
 #include <stdint.h>

@@ -7,7 +7,7 @@
 #pragma once
 #include "base/bell.h"
 #include "coordinator/msg.h"
-#include "model/chat_template.h"
+#include "model/chat/chat_template.h"
 
 struct prepare_job {
     enum generate_input input; /* INPUT_TEXT or INPUT_CHAT */

@@ -5,7 +5,7 @@
  * kept and merged, bounded by the request's own max_tokens. Pure: it neither sends nor knows calls. Owner: one thread. */
 #pragma once
 #include "coordinator/msg.h"
-#include "model/tokenizer.h"
+#include "model/text/tokenizer.h"
 
 enum { STREAM_PIECE_TOKENS = 256 }; /* most tokens of one message */
 

@@ -1,7 +1,7 @@
 /* fuzz_template.c - a chat template, a NUL byte, and its variables as JSON: compiling and rendering must end, in bounds. */
 #include <string.h>
 
-#include "model/chat_template.h"
+#include "model/chat/chat_template.h"
 #include "tests/fuzz/fuzz.h"
 
 static const char variables[] =

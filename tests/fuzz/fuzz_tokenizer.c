@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/tokenizer_parts.h"
-#include "model/utf8.h"
+#include "model/text/tokenizer_parts.h"
+#include "model/text/utf8.h"
 #include "tests/fuzz/fuzz.h"
 
 static void check_decode(const struct tokenizer *t, const struct token_list *ids, bool skip) {

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/chat_template.h"
+#include "model/chat/chat_template.h"
 #include "tests/unit/model/fixture.h"
 #include "tests/unit/model/tiny.h"
 

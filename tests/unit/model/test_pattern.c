@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "model/pattern.h"
+#include "model/text/pattern.h"
 
 #include "tests/unit/run.h"
 

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/chat_template.h"
-#include "model/tokenizer_parts.h"
+#include "model/chat/chat_template.h"
+#include "model/text/tokenizer_parts.h"
 
 #include "tests/unit/failing.h"
 

@@ -7,8 +7,8 @@
 
 #include "base/clk.h"
 #include "base/hash.h"
-#include "model/tokenizer.h"
-#include "model/utf8.h"
+#include "model/text/tokenizer.h"
+#include "model/text/utf8.h"
 #include "tests/unit/model/fixture.h"
 
 #include <check.h> /* last: it has a macro called fail */

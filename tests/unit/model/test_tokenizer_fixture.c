@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "base/clk.h"
-#include "model/tokenizer.h"
+#include "model/text/tokenizer.h"
 #include "tests/unit/model/fixture.h"
 
 #include "tests/unit/run.h"

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/tokenizer.h"
-#include "model/tokenizer_parts.h"
+#include "model/text/tokenizer.h"
+#include "model/text/tokenizer_parts.h"
 #include "tests/unit/model/fixture.h"
 
 #include <check.h> /* last: it has a macro called fail */

@@ -7,7 +7,7 @@
 
 #include <jansson.h>
 
-#include "model/tokenizer.h"
+#include "model/text/tokenizer.h"
 #include "tests/unit/model/fixture.h"
 
 #include "tests/unit/run.h"

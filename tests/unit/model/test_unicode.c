@@ -3,8 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "model/unicode.h"
-#include "model/utf8.h"
+#include "model/text/unicode.h"
+#include "model/text/utf8.h"
 
 #include "tests/unit/run.h"
 
