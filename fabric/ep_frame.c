@@ -1,71 +1,112 @@
 /* ep_frame.c - sizes, order and checks of exchange frames.
  *
  * A peer is trusted to be a Cadre worker, not to be right: it may run another version, follow another plan, or have a bug. A
- * frame is therefore judged in two steps: first the envelope, which says where in the exchange it belongs (older ones are
- * dropped without a look inside); then, when its turn has come, every count and index against what this worker expects. */
+ * frame is therefore judged in three steps: the envelope, which says where in the exchange it belongs (older ones are dropped
+ * without a look inside); the shape, every count of it against the limits of the cluster, before anything of it is copied; and,
+ * when the whole message has come and its turn too, its pairs against what this worker has. */
 #include "fabric/ep_frame.h"
 
 #include <string.h>
 
+#include "fabric/ep.h"
+
 static size_t lines(size_t bytes) { return (bytes + EP_ALIGN - 1) / EP_ALIGN * EP_ALIGN; }
-static size_t rows_bytes(size_t rows, size_t hidden) { return rows * hidden * sizeof(float); }
-static size_t dispatch_rows_at(size_t pairs) { return sizeof(struct ep_header) + lines(pairs * sizeof(struct ep_pair)); }
+static size_t pair_bytes(const struct ep_wire *w) { return sizeof(struct ep_pair) + (w->fused ? sizeof(float) : 0); }
 
-size_t ep_dispatch_bytes(int tokens, int pairs, int hidden) {
-    return dispatch_rows_at((size_t)pairs) + rows_bytes((size_t)tokens, (size_t)hidden);
+static size_t dispatch_rows_at(const struct ep_wire *w, int pairs) {
+    return sizeof(struct ep_header) + lines((size_t)pairs * pair_bytes(w));
+}
+static size_t answer_bytes(const struct ep_wire *w, enum ep_format f) {
+    return ep_row_bytes(f, w->hidden) + (size_t)w->extra * sizeof(float);
+}
+static enum ep_format widest(const struct ep_wire *w) { return w->fused ? EP_SUM64 : w->combine; }
+
+size_t ep_dispatch_bytes(const struct ep_wire *w, int tokens, int pairs) {
+    return dispatch_rows_at(w, pairs) + (size_t)tokens * ep_row_bytes(w->dispatch, w->hidden);
 }
 
-size_t ep_combine_bytes(int pairs, int hidden, int extra) {
-    return sizeof(struct ep_header) + rows_bytes((size_t)pairs, (size_t)hidden + (size_t)extra);
+size_t ep_combine_bytes(const struct ep_wire *w, int rows, enum ep_format format) {
+    return sizeof(struct ep_header) + (size_t)rows * answer_bytes(w, format);
 }
 
-float *ep_frame_rows(void *frame) {
+size_t ep_frame_room(const struct ep_wire *w, int tokens, int answers) {
+    size_t dispatch = ep_dispatch_bytes(w, tokens, tokens * w->topk) + EP_ALIGN,
+           combine = ep_combine_bytes(w, answers, widest(w));
+    return dispatch > combine ? dispatch : combine;
+}
+
+int ep_wire_init(struct ep_wire *w, size_t frame_bytes) {
+    size_t token = ep_row_bytes(w->dispatch, w->hidden) + (size_t)w->topk * pair_bytes(w);
+    if (frame_bytes < ep_frame_room(w, 1, 1)) return ERR_TOO_LARGE;
+    size_t tokens = (frame_bytes - sizeof(struct ep_header) - EP_ALIGN) / token,
+           answers = (frame_bytes - sizeof(struct ep_header)) / answer_bytes(w, widest(w));
+    w->part_tokens = tokens > (size_t)w->max_tokens ? w->max_tokens : (int)tokens;
+    size_t most = (size_t)w->max_tokens * (size_t)(w->fused ? 1 : w->topk);
+    w->part_answers = answers > most ? (int)most : (int)answers;
+    return ep_parts((int)most, w->part_answers) > UINT16_MAX || ep_parts(w->max_tokens, w->part_tokens) > UINT16_MAX
+               ? ERR_TOO_LARGE
+               : 0;
+}
+
+float *ep_frame_weights(void *frame) {
     const struct ep_header *h = frame;
-    size_t at = h->kind == EP_DISPATCH ? dispatch_rows_at(h->pairs) : sizeof *h;
-    return (float *)((unsigned char *)frame + at);
+    return (float *)(ep_frame_pairs(frame) + h->pairs);
 }
 
-float *ep_frame_extras(void *frame) {
+unsigned char *ep_frame_rows(const struct ep_wire *w, void *frame) {
     const struct ep_header *h = frame;
-    return ep_frame_rows(frame) + (size_t)h->pairs * h->hidden;
+    return (unsigned char *)frame + (h->kind == EP_DISPATCH ? dispatch_rows_at(w, (int)h->pairs) : sizeof *h);
+}
+
+float *ep_frame_extras(const struct ep_wire *w, void *frame) {
+    const struct ep_header *h = frame;
+    return (float *)(ep_frame_rows(w, frame) + (size_t)h->pairs * ep_row_bytes(w->combine, w->hidden));
 }
 
 struct ep_key ep_frame_key(const struct ep_header *h) {
-    return (struct ep_key){.epoch = h->epoch, .step = h->step, .layer = h->layer, .kind = h->kind};
+    return (struct ep_key){.epoch = h->epoch, .step = h->step, .layer = h->layer};
 }
 
 int ep_key_order(const struct ep_key *a, const struct ep_key *b) {
     if (a->epoch != b->epoch) return a->epoch < b->epoch ? -1 : 1;
     if (a->step != b->step) return a->step < b->step ? -1 : 1;
-    if (a->layer != b->layer) return a->layer < b->layer ? -1 : 1;
-    return (int)a->kind - (int)b->kind;
+    return (a->layer > b->layer) - (a->layer < b->layer);
 }
 
-void ep_frame_begin(void *room, const struct ep_key *key, int source, const struct ep_counts *n) {
-    size_t bytes = key->kind == EP_DISPATCH ? ep_dispatch_bytes(n->tokens, n->pairs, n->hidden)
-                                            : ep_combine_bytes(n->pairs, n->hidden, n->extra);
+size_t ep_frame_begin(void *room, const struct ep_wire *w, const struct ep_part *p) {
+    int rows = p->kind == EP_DISPATCH || w->fused ? p->tokens : p->pairs;
+    size_t bytes = p->kind == EP_DISPATCH ? ep_dispatch_bytes(w, p->tokens, p->pairs) : ep_combine_bytes(w, rows, p->format);
+    int all = p->kind == EP_DISPATCH || w->fused ? p->all_tokens : p->all_pairs;
+    int parts = ep_parts(all, p->kind == EP_DISPATCH ? w->part_tokens : w->part_answers);
     *(struct ep_header *)room = (struct ep_header){.magic = EP_MAGIC,
                                                    .version = EP_VERSION,
-                                                   .kind = (uint8_t)key->kind,
-                                                   .format = EP_F32,
-                                                   .step = key->step,
-                                                   .epoch = key->epoch,
-                                                   .layer = (uint16_t)key->layer,
-                                                   .source = (uint16_t)source,
-                                                   .tokens = (uint32_t)n->tokens,
-                                                   .pairs = (uint32_t)n->pairs,
-                                                   .hidden = (uint32_t)n->hidden,
-                                                   .extra = (uint32_t)n->extra,
+                                                   .kind = (uint8_t)p->kind,
+                                                   .format = (uint8_t)p->format,
+                                                   .step = p->key.step,
+                                                   .epoch = p->key.epoch,
+                                                   .layer = (uint16_t)p->key.layer,
+                                                   .microbatch = (uint8_t)p->microbatch,
+                                                   .extra = (uint8_t)(p->kind == EP_COMBINE ? w->extra : 0),
+                                                   .source = (uint16_t)p->source,
+                                                   .home = (uint16_t)p->home,
+                                                   .part = (uint16_t)p->part,
+                                                   .parts = (uint16_t)parts,
+                                                   .tokens = (uint32_t)p->tokens,
+                                                   .pairs = (uint32_t)p->pairs,
+                                                   .hidden = (uint32_t)w->hidden,
+                                                   .all_tokens = (uint32_t)p->all_tokens,
+                                                   .all_pairs = (uint32_t)p->all_pairs,
+                                                   .first_pair = (uint32_t)p->first_pair,
                                                    .bytes = bytes};
-    if (key->kind == EP_DISPATCH) { /* the pad: no byte of an earlier frame leaves the process */
-        size_t end = sizeof(struct ep_header) + (size_t)n->pairs * sizeof(struct ep_pair);
-        memset((unsigned char *)room + end, 0, dispatch_rows_at((size_t)n->pairs) - end);
+    if (p->kind == EP_DISPATCH) { /* the pad: no byte of an earlier frame leaves the process */
+        size_t end = sizeof(struct ep_header) + (size_t)p->pairs * pair_bytes(w);
+        memset((unsigned char *)room + end, 0, dispatch_rows_at(w, p->pairs) - end);
     }
+    return bytes;
 }
 
 int ep_frame_open(const void *frame, size_t bytes, int source, const struct ep_header **out, struct why *why) {
     const struct ep_header *h = frame;
-    static const uint8_t zero[sizeof h->zero];
     if (bytes < sizeof *h) return fail(why, ERR_PROTOCOL, "%zu bytes, a header has %zu", bytes, sizeof *h);
     if (h->magic != EP_MAGIC) return fail(why, ERR_PROTOCOL, "magic %08x, expected %08x", h->magic, EP_MAGIC);
     if (h->version != EP_VERSION)
@@ -73,45 +114,77 @@ int ep_frame_open(const void *frame, size_t bytes, int source, const struct ep_h
                     EP_VERSION);
     if (h->bytes != bytes) return fail(why, ERR_PROTOCOL, "says %llu bytes, has %zu", (unsigned long long)h->bytes, bytes);
     if (h->source != source) return fail(why, ERR_PROTOCOL, "says it is from worker %d", h->source);
-    if (h->kind != EP_DISPATCH && h->kind != EP_COMBINE) return fail(why, ERR_PROTOCOL, "unknown kind %d", h->kind);
-    if (h->format != EP_F32) return fail(why, ERR_PROTOCOL, "unknown payload format %d", h->format);
-    if (h->microbatch || h->flags || memcmp(h->zero, zero, sizeof zero) != 0)
-        return fail(why, ERR_PROTOCOL, "reserved fields are set");
+    if (h->kind >= EP_KINDS) return fail(why, ERR_PROTOCOL, "unknown kind %d", h->kind);
+    if (h->microbatch >= EP_MICROBATCHES)
+        return fail(why, ERR_PROTOCOL, "microbatch %d, there are %d", h->microbatch, EP_MICROBATCHES);
     *out = h;
     return 0;
 }
 
-int ep_frame_check_dispatch(const struct ep_header *h, const struct ep_bounds *b, struct why *why) {
-    if (h->hidden != (uint32_t)b->hidden)
-        return fail(why, ERR_PROTOCOL, "rows of %u elements, expected %d", h->hidden, b->hidden);
-    if (h->extra) return fail(why, ERR_PROTOCOL, "%u floats beside the rows of a dispatch, expected none", h->extra);
-    if (h->tokens > (uint32_t)b->tokens) return fail(why, ERR_PROTOCOL, "%u tokens, the plan allows %d", h->tokens, b->tokens);
-    if (h->pairs > h->tokens * (uint32_t)b->topk)
-        return fail(why, ERR_PROTOCOL, "%u pairs for %u tokens, at most %d each", h->pairs, h->tokens, b->topk);
-    size_t want = ep_dispatch_bytes((int)h->tokens, (int)h->pairs, b->hidden);
-    if (h->bytes != want) return fail(why, ERR_PROTOCOL, "%llu bytes, its counts need %zu", (unsigned long long)h->bytes, want);
-
-    /* Each row has at least one pair and at most topk, in order: so rows are neither missed nor sent for nothing. */
-    const struct ep_pair *p = ep_frame_pairs((void *)h);
-    int token = -1, run = 0;
-    for (uint32_t i = 0; i < h->pairs; i++) {
-        if (p[i].slot >= b->slots)
-            return fail(why, ERR_PROTOCOL, "pair %u is for slot %d, there are %d", i, p[i].slot, b->slots);
-        if (p[i].token == token + 1) token++, run = 1;
-        else if (p[i].token != token || ++run > b->topk)
-            return fail(why, ERR_PROTOCOL, "pair %u names row %d after row %d", i, p[i].token, token);
-    }
-    if (token + 1 != (int)h->tokens) return fail(why, ERR_PROTOCOL, "pairs for %d of %u rows", token + 1, h->tokens);
+static int check_dispatch(const struct ep_header *h, const struct ep_wire *w, struct why *why) {
+    if (h->format != w->dispatch)
+        return fail(why, ERR_PROTOCOL, "payload format %d, expected %s", h->format, ep_format_name(w->dispatch));
+    if (h->home != h->source) return fail(why, ERR_PROTOCOL, "tokens of worker %d", h->home);
+    if (h->extra) return fail(why, ERR_PROTOCOL, "%d floats beside the rows of a dispatch, expected none", h->extra);
+    if (h->pairs > h->tokens * (uint32_t)w->topk || h->all_pairs > h->all_tokens * (uint32_t)w->topk)
+        return fail(why, ERR_PROTOCOL, "%u of %u pairs for %u of %u tokens, at most %d each", h->pairs, h->all_pairs, h->tokens,
+                    h->all_tokens, w->topk);
     return 0;
 }
 
-int ep_frame_check_combine(const struct ep_header *h, int pairs, int hidden, int extra, struct why *why) {
-    if (h->hidden != (uint32_t)hidden) return fail(why, ERR_PROTOCOL, "rows of %u elements, expected %d", h->hidden, hidden);
-    if (h->tokens) return fail(why, ERR_PROTOCOL, "%u tokens in an answer, expected none", h->tokens);
-    if (h->pairs != (uint32_t)pairs) return fail(why, ERR_PROTOCOL, "%u rows, %d were asked for", h->pairs, pairs);
-    if (h->extra != (uint32_t)extra)
-        return fail(why, ERR_PROTOCOL, "%u floats beside each row, expected %d", h->extra, extra);
-    size_t want = ep_combine_bytes(pairs, hidden, extra);
-    if (h->bytes != want) return fail(why, ERR_PROTOCOL, "%llu bytes, its rows need %zu", (unsigned long long)h->bytes, want);
+static int check_combine(const struct ep_header *h, const struct ep_wire *w, struct why *why) {
+    bool known = w->fused ? h->format == EP_SUM32 || h->format == EP_SUM64 : h->format == w->combine;
+    if (!known)
+        return fail(why, ERR_PROTOCOL, "payload format %d, expected %s", h->format,
+                    w->fused ? "sum32 or sum64" : ep_format_name(w->combine));
+    if (h->extra != w->extra) return fail(why, ERR_PROTOCOL, "%d floats beside each row, expected %d", h->extra, w->extra);
+    if ((w->fused ? h->all_pairs : h->all_tokens) || (w->fused ? h->pairs : h->tokens) || h->first_pair)
+        return fail(why, ERR_PROTOCOL, "counts of a dispatch in an answer");
+    return 0;
+}
+
+/* Rows and pairs of this part lie within the message; the message within what a worker may bring. */
+static int check_counts(const struct ep_header *h, const struct ep_wire *w, struct why *why) {
+    const bool tokens = h->kind == EP_DISPATCH || w->fused;
+    const int most = h->kind == EP_DISPATCH ? w->part_tokens : w->part_answers;
+    const uint32_t all = tokens ? h->all_tokens : h->all_pairs, rows = tokens ? h->tokens : h->pairs,
+                   limit = (uint32_t)w->max_tokens * (tokens ? 1u : (uint32_t)w->topk);
+    if (all > limit) return fail(why, ERR_PROTOCOL, "%u rows, at most %u", all, limit);
+    int parts = ep_parts((int)all, most);
+    if (h->parts != parts || h->part >= parts)
+        return fail(why, ERR_PROTOCOL, "part %d of %d, %u rows make %d", h->part, h->parts, all, parts);
+    if (rows != (uint32_t)ep_part_rows((int)all, most, h->part))
+        return fail(why, ERR_PROTOCOL, "%u rows in part %d of %d, expected %d", rows, h->part, parts,
+                    ep_part_rows((int)all, most, h->part));
+    if (h->first_pair > h->all_pairs || h->pairs > h->all_pairs - h->first_pair)
+        return fail(why, ERR_PROTOCOL, "pairs %u to %u of %u", h->first_pair, h->first_pair + h->pairs, h->all_pairs);
+    return 0;
+}
+
+int ep_frame_check(const struct ep_header *h, const struct ep_wire *w, struct why *why) {
+    if (h->hidden != (uint32_t)w->hidden)
+        return fail(why, ERR_PROTOCOL, "rows of %u elements, expected %d", h->hidden, w->hidden);
+    int rc = check_counts(h, w, why);
+    if (rc >= 0) rc = h->kind == EP_DISPATCH ? check_dispatch(h, w, why) : check_combine(h, w, why);
+    if (rc < 0) return rc;
+    size_t want = h->kind == EP_DISPATCH
+                      ? ep_dispatch_bytes(w, (int)h->tokens, (int)h->pairs)
+                      : ep_combine_bytes(w, (int)(w->fused ? h->tokens : h->pairs), (enum ep_format)h->format);
+    if (h->bytes != want) return fail(why, ERR_PROTOCOL, "%llu bytes, its counts need %zu", (unsigned long long)h->bytes, want);
+    return 0;
+}
+
+/* In order and without gaps: so rows are neither missed nor sent for nothing. */
+int ep_check_pairs(const struct ep_pair *p, int n_pairs, int n_tokens, const struct ep_bounds *b, struct why *why) {
+    if (n_tokens > b->tokens) return fail(why, ERR_PROTOCOL, "%d tokens, the plan allows %d", n_tokens, b->tokens);
+    int token = -1, run = 0;
+    for (int i = 0; i < n_pairs; i++) {
+        if (p[i].slot >= b->slots)
+            return fail(why, ERR_PROTOCOL, "pair %d is for slot %d, there are %d", i, p[i].slot, b->slots);
+        if (p[i].token == token + 1) token++, run = 1;
+        else if (p[i].token != token || ++run > b->topk)
+            return fail(why, ERR_PROTOCOL, "pair %d names row %d after row %d", i, p[i].token, token);
+    }
+    if (token + 1 != n_tokens) return fail(why, ERR_PROTOCOL, "pairs for %d of %d rows", token + 1, n_tokens);
     return 0;
 }

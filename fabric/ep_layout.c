@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-int ep_split_init(struct ep_split *s, int workers, int max_tokens, int topk) {
+int ep_split_init(struct ep_split *s, int workers, int max_tokens, int topk, bool weights) {
     size_t R = (size_t)workers, T = (size_t)max_tokens, k = (size_t)topk;
     *s = (struct ep_split){.workers = workers,
                            .max_tokens = max_tokens,
@@ -12,7 +12,8 @@ int ep_split_init(struct ep_split *s, int workers, int max_tokens, int topk) {
                            .token = calloc(R * T, sizeof *s->token),
                            .pair = calloc(R * T * k, sizeof *s->pair),
                            .pair_of = calloc(T * k, sizeof *s->pair_of)};
-    if (s->token && s->pair && s->pair_of) return 0;
+    if (weights) s->weight = calloc(R * T * k, sizeof *s->weight);
+    if (s->token && s->pair && s->pair_of && (s->weight || !weights)) return 0;
     ep_split_clear(s);
     return ERR_NOMEM;
 }
@@ -20,11 +21,12 @@ int ep_split_init(struct ep_split *s, int workers, int max_tokens, int topk) {
 void ep_split_clear(struct ep_split *s) {
     free(s->token);
     free(s->pair);
+    free(s->weight);
     free(s->pair_of);
     *s = (struct ep_split){0};
 }
 
-void ep_split_make(struct ep_split *s, int tokens, const int16_t *worker, const int16_t *slot) {
+void ep_split_make(struct ep_split *s, int tokens, const int16_t *worker, const int16_t *slot, const float *weights) {
     memset(s->tokens, 0, sizeof s->tokens);
     memset(s->pairs, 0, sizeof s->pairs);
     for (int t = 0; t < tokens; t++) {
@@ -34,8 +36,9 @@ void ep_split_make(struct ep_split *s, int tokens, const int16_t *worker, const 
             int32_t *copies = s->token + (size_t)w * (size_t)s->max_tokens;
             if (!s->tokens[w] || copies[s->tokens[w] - 1] != t) copies[s->tokens[w]++] = t;
             s->pair_of[i] = s->pairs[w]++;
-            s->pair[(size_t)w * (size_t)s->max_tokens * (size_t)s->topk + (size_t)s->pair_of[i]] =
-                (struct ep_pair){.token = (uint16_t)(s->tokens[w] - 1), .slot = (uint16_t)slot[i]};
+            size_t at = (size_t)w * (size_t)s->max_tokens * (size_t)s->topk + (size_t)s->pair_of[i];
+            s->pair[at] = (struct ep_pair){.token = (uint16_t)(s->tokens[w] - 1), .slot = (uint16_t)slot[i]};
+            if (s->weight) s->weight[at] = weights[i];
         }
     }
 }

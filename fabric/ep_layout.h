@@ -5,6 +5,7 @@
  * Both keep the order (source, token, k) wherever they have a choice, so a slot's rows come in the same order whatever the
  * arrival order of frames. Any thread; the caller owns everything. */
 #pragma once
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "fabric/ep_frame.h"
@@ -16,12 +17,14 @@ struct ep_split {
     int pairs[FABRIC_MAX_RANKS];
     int32_t *token;       /* [R, T max]: copy i for worker w is token[w * T max + i] of the batch, ascending */
     struct ep_pair *pair; /* [R, T max * k], pair.token counts w's copies */
+    float *weight;        /* [R, T max * k] of the pairs; NULL: not wanted */
     int32_t *pair_of;     /* [T * k]: pair (t, j) is number pair_of[t*k + j] of its worker's list */
 };
-int ep_split_init(struct ep_split *s, int workers, int max_tokens, int topk); /* 0 or ERR_NOMEM */
+int ep_split_init(struct ep_split *s, int workers, int max_tokens, int topk, bool weights); /* 0 or ERR_NOMEM */
 void ep_split_clear(struct ep_split *s);
-/* worker, slot [T,k]; 0 <= worker < R, or -1 for a pair that goes nowhere and has no pair_of; T <= T max. */
-void ep_split_make(struct ep_split *s, int tokens, const int16_t *worker, const int16_t *slot);
+/* worker, slot, weights [T,k]; 0 <= worker < R, or -1 for a pair that goes nowhere and has no pair_of; T <= T max. weights is
+ * read where they are wanted. */
+void ep_split_make(struct ep_split *s, int tokens, const int16_t *worker, const int16_t *slot, const float *weights);
 
 struct ep_group {
     int workers, max_slots, max_pairs; /* R; slots and pairs of one source at most */

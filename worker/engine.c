@@ -203,7 +203,7 @@ static int load_exchange(struct engine *e, struct why *why) {
                 limits.max_slots = placement_slots(&s->placement, w, l);
     int rc = 0;
     e->bytes.exchange = ep_bytes(&limits, e->options.workers);
-    if (e->options.workers > 1 && !e->counted) rc = join_fabric(e, ep_frame_bytes(&limits), why);
+    if (e->options.workers > 1 && !e->counted) rc = join_fabric(e, ep_frame_bytes(&limits, e->options.workers), why);
     if (rc >= 0 && !e->counted) rc = ep_new(e->options.fabric, &limits, &e->ep, why);
     if (rc < 0) return rc;
     e->moe = (struct moe){.backend = e->backend,
@@ -466,7 +466,7 @@ static int run_plan(struct engine *e, const struct plan *p, struct why *why) {
     uint64_t waited[FABRIC_MAX_RANKS] = {0};
     if (e->ep) {
         memcpy(waited, ep_counters(e->ep)->wait_us, sizeof waited);
-        ep_step_begin(e->ep, p->epoch, p->step, p->tokens);
+        ep_step_begin(e->ep, p->epoch, p->step, p->tokens, 1);
     }
     trace_begin(&e->trace, p->trace, p->n_trace, e->options.rank, p->step, &e->forward.rows);
     rc = forward_step(&e->forward);

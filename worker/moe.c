@@ -115,14 +115,14 @@ static int keep_waiting(struct patience *p, int rc, uint64_t late) {
 
 static int post_dispatch(struct moe *m, int layer, const struct ep_send *send, int slots) {
     struct patience p = {m, clk_now_us()};
-    for (int rc; (rc = ep_dispatch_post(m->ep, layer, send, slots, clk_now_us() + WAIT_SLICE_US)) < 0;)
+    for (int rc; (rc = ep_dispatch_post(m->ep, 0, layer, send, slots, clk_now_us() + WAIT_SLICE_US)) < 0;)
         if ((rc = keep_waiting(&p, rc, 0)) < 0) return rc;
     return 0;
 }
 
 static int post_combine(struct moe *m) {
     struct patience p = {m, clk_now_us()};
-    for (int rc; (rc = ep_combine_post(m->ep, clk_now_us() + WAIT_SLICE_US)) < 0;)
+    for (int rc; (rc = ep_combine_post(m->ep, 0, clk_now_us() + WAIT_SLICE_US)) < 0;)
         if ((rc = keep_waiting(&p, rc, 0)) < 0) return rc;
     return 0;
 }
@@ -131,7 +131,7 @@ static int await_dispatch(struct moe *m, struct ep_work *work) {
     struct patience p = {m, clk_now_us()};
     for (;;) {
         uint64_t late = 0;
-        int rc = ep_dispatch_wait(m->ep, work, clk_now_us() + WAIT_SLICE_US, &late);
+        int rc = ep_dispatch_wait(m->ep, 0, work, clk_now_us() + WAIT_SLICE_US, &late);
         if (rc >= 0) return 0;
         if ((rc = keep_waiting(&p, rc, late)) < 0) return rc;
     }
@@ -141,7 +141,7 @@ static int await_combine(struct moe *m) {
     struct patience p = {m, clk_now_us()};
     for (;;) {
         uint64_t late = 0;
-        int rc = ep_combine_wait(m->ep, m->rows, clk_now_us() + WAIT_SLICE_US, &late);
+        int rc = ep_combine_wait(m->ep, 0, m->rows, clk_now_us() + WAIT_SLICE_US, &late);
         if (rc >= 0) return 0;
         if ((rc = keep_waiting(&p, rc, late)) < 0) return rc;
     }
@@ -165,7 +165,7 @@ static void hear_confidence(struct moe *m, int T) {
 /* The weights with which the rows are added: the gate's, changed by what the experts said. */
 static const float *final_weights(struct moe *m, int T) {
     const struct fuse_rule *extras = &m->run.extras;
-    if (extras->extra) ep_extras(m->ep, m->said);
+    if (extras->extra) ep_extras(m->ep, 0, m->said);
     if (extras->conf >= 0) hear_confidence(m, T);
     if (m->ones) return m->ones;
     if (extras->score < 0) return m->gating.weights;

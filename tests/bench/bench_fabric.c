@@ -92,13 +92,13 @@ static void one_round(struct bench *b, struct ep *ep, int round) {
     int slots = (EXPERTS + b->shape.ranks - 1) / b->shape.ranks;
     int64_t deadline_us = clk_now_us() + PATIENCE_US;
     for (int r = 0; r < b->shape.ranks; r++) tokens[r] = b->shape.tokens;
-    ep_step_begin(ep, 1, (uint64_t)(round + MOST_ROUNDS), tokens);
+    ep_step_begin(ep, 1, (uint64_t)(round + MOST_ROUNDS), tokens, 1);
     int64_t start = now_ns();
-    int rc = ep_dispatch_post(ep, 0, &send, slots, deadline_us);
-    if (rc >= 0) rc = ep_dispatch_wait(ep, &work, deadline_us, &late);
+    int rc = ep_dispatch_post(ep, 0, 0, &send, slots, deadline_us);
+    if (rc >= 0) rc = ep_dispatch_wait(ep, 0, &work, deadline_us, &late);
     int64_t half = now_ns();
-    if (rc >= 0) rc = ep_combine_post(ep, deadline_us);
-    if (rc >= 0) rc = ep_combine_wait(ep, b->rows, deadline_us, &late);
+    if (rc >= 0) rc = ep_combine_post(ep, 0, deadline_us);
+    if (rc >= 0) rc = ep_combine_wait(ep, 0, b->rows, deadline_us, &late);
     int64_t end = now_ns();
     if (rc < 0) die("rank %d: %s", b->f->rank, status_text(rc));
     if (round < 0) return;
@@ -199,7 +199,7 @@ static void bench_mem(const struct shape *s, struct row *row) {
     for (int r = 0; r < s->ranks; r++) {
         m[r].bench.shape = *s;
         if (fabric_mem_open(hub, r, &m[r].bench.f, &why) < 0 ||
-            fabric_prepare(m[r].bench.f, ep_frame_bytes(&limits), (uint32_t)r + 1, &why) < 0)
+            fabric_prepare(m[r].bench.f, ep_frame_bytes(&limits, s->ranks), (uint32_t)r + 1, &why) < 0)
             die("%s", why.text);
     }
     on_all(m, s->ranks, member_rounds);
@@ -252,7 +252,8 @@ static int rank_main(const struct options *o) {
         struct ep_limits limits = limits_of(&shapes[i]);
         struct row row;
         b->shape = shapes[i];
-        if (fabric_mpi_open(&b->f, &why) < 0 || fabric_prepare(b->f, ep_frame_bytes(&limits), (uint32_t)rank + 1, &why) < 0)
+        if (fabric_mpi_open(&b->f, &why) < 0 ||
+            fabric_prepare(b->f, ep_frame_bytes(&limits, size), (uint32_t)rank + 1, &why) < 0)
             die("%s", why.text);
         run_rounds(b);
         fabric_close(b->f);

@@ -26,7 +26,7 @@ static size_t largest_frame(int ranks) {
     for (uint64_t seed = 1; seed <= 30; seed++) {
         struct ep_case c;
         ep_case_make(&c, seed, ranks);
-        if (ep_frame_bytes(&c.lim) > most) most = ep_frame_bytes(&c.lim);
+        if (ep_frame_bytes(&c.lim, ranks) > most) most = ep_frame_bytes(&c.lim, ranks);
     }
     return most;
 }
@@ -39,7 +39,7 @@ static int run_exchange(uint64_t seed, int rank, int size, struct why *why) {
     uint64_t late = 0;
     ep_case_make(&c, seed, size);
     int rc = fabric_mpi_open(&f, why);
-    if (rc == 0) rc = fabric_prepare(f, ep_frame_bytes(&c.lim), (uint32_t)rank + 1, why);
+    if (rc == 0) rc = fabric_prepare(f, ep_frame_bytes(&c.lim, size), (uint32_t)rank + 1, why);
     if (rc == 0) rc = ep_new(f, &c.lim, &ep, why);
     for (uint64_t step = 0; step < 4 && rc == 0; step++)
         rc = ep_case_step(&c, ep, rank, 1, step, -1, PATIENCE_US, &late, why);
@@ -71,11 +71,11 @@ static int run_death(struct fabric *f, struct why *why) {
     for (int i = 0; i < 4; i++) worker[i] = (int16_t)(i % f->size);
     for (int i = 0; i < f->size; i++) tokens[i] = 4;
     struct ep_send send = {.tokens = 4, .x = x, .worker = worker, .slot = slot};
-    ep_step_begin(ep, 1000, 1, tokens);
+    ep_step_begin(ep, 1000, 1, tokens, 1);
     if (f->rank == victim) raise(SIGKILL);
     int64_t start_us = clk_now_us();
-    rc = ep_dispatch_post(ep, 0, &send, 1, start_us + SHORT_US);
-    if (rc == 0) rc = ep_dispatch_wait(ep, &work, start_us + SHORT_US, &late);
+    rc = ep_dispatch_post(ep, 0, 0, &send, 1, start_us + SHORT_US);
+    if (rc == 0) rc = ep_dispatch_wait(ep, 0, &work, start_us + SHORT_US, &late);
     int64_t took_us = clk_now_us() - start_us;
     if (rc != ERR_LATE || late != UINT64_C(1) << victim)
         return fail(why, ERR_CORRUPT, "after a death: %s, late %llx", status_name(rc), (unsigned long long)late);

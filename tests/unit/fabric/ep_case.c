@@ -139,7 +139,7 @@ static void compute(const struct ep_work *work, int rank, int H, int X) {
 static int check_rows(const struct ep_case *c, const struct table *t, const struct ep *ep, int rank, const float *const *rows,
                       struct why *why) {
     int k = c->lim.topk, H = c->lim.hidden, X = c->lim.extra;
-    ep_extras(ep, t->extra);
+    ep_extras(ep, 0, t->extra);
     for (int i = 0; i < t->tokens[rank] * k; i++) {
         size_t cell = (size_t)(rank * c->lim.max_tokens * k + i);
         if (t->worker[cell] < 0 && rows[i])
@@ -167,17 +167,17 @@ static int run_layer(const struct ep_case *c, struct ep *ep, int rank, uint64_t 
     struct ep_send send = {.tokens = t->tokens[rank], .x = t->x, .worker = worker, .slot = slot};
     struct ep_work work;
     if (stop_at == 2 * layer) return 1;
-    int rc = ep_dispatch_post(ep, layer, t->tokens[rank] ? &send : NULL, slots_of(c, (uint64_t)layer, rank),
+    int rc = ep_dispatch_post(ep, 0, layer, t->tokens[rank] ? &send : NULL, slots_of(c, (uint64_t)layer, rank),
                               clk_now_us() + patience_us);
     if (rc == 0) dawdle(c, at, rank);
-    if (rc == 0) rc = ep_dispatch_wait(ep, &work, clk_now_us() + patience_us, late);
+    if (rc == 0) rc = ep_dispatch_wait(ep, 0, &work, clk_now_us() + patience_us, late);
     if (rc == 0) rc = check_work(c, t, at, rank, &work, why);
     if (rc < 0) return rc;
     compute(&work, rank, c->lim.hidden, c->lim.extra);
     if (stop_at == 2 * layer + 1) return 1;
-    rc = ep_combine_post(ep, clk_now_us() + patience_us);
+    rc = ep_combine_post(ep, 0, clk_now_us() + patience_us);
     if (rc == 0) dawdle(c, ~at, rank);
-    if (rc == 0) rc = ep_combine_wait(ep, rows, clk_now_us() + patience_us, late);
+    if (rc == 0) rc = ep_combine_wait(ep, 0, rows, clk_now_us() + patience_us, late);
     return rc == 0 ? check_rows(c, t, ep, rank, rows, why) : rc;
 }
 
@@ -191,7 +191,7 @@ int ep_case_step(const struct ep_case *c, struct ep *ep, int rank, uint32_t epoc
     const float **rows = calloc((size_t)(c->lim.max_tokens * c->lim.topk), sizeof *rows);
     int32_t planned[FABRIC_MAX_RANKS];
     ep_case_tokens(c, step, planned);
-    ep_step_begin(ep, epoch, step, planned);
+    ep_step_begin(ep, epoch, step, planned, 1);
     int rc = 0;
     for (int layer = 0; layer < c->layers && rc == 0; layer++) {
         uint64_t at = step << 8 | (uint64_t)layer;

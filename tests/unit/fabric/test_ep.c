@@ -27,7 +27,7 @@ static void *run_steps(void *arg) {
     struct fabric *f = NULL;
     struct ep *ep = NULL;
     r->rc = fabric_mem_open(r->hub, r->rank, &f, &r->why);
-    if (r->rc == 0) r->rc = fabric_prepare(f, ep_frame_bytes(&r->c->lim), 1, &r->why);
+    if (r->rc == 0) r->rc = fabric_prepare(f, ep_frame_bytes(&r->c->lim, r->c->ranks), 1, &r->why);
     if (r->rc == 0) r->rc = ep_new(f, &r->c->lim, &ep, &r->why);
     for (int s = 0; s < r->steps && r->rc == 0; s++)
         r->rc = ep_case_step(r->c, ep, r->rank, 1, (uint64_t)s, -1, PATIENCE_US, &r->late, &r->why);

@@ -37,7 +37,7 @@ static void *run_until_stopped(void *arg) {
     struct fabric *f = NULL;
     struct ep *ep = NULL;
     r->rc = fabric_mem_open(r->hub, r->rank, &f, &r->why);
-    if (r->rc == 0) r->rc = fabric_prepare(f, ep_frame_bytes(&r->c->lim), 1, &r->why);
+    if (r->rc == 0) r->rc = fabric_prepare(f, ep_frame_bytes(&r->c->lim, r->c->ranks), 1, &r->why);
     if (r->rc == 0) r->rc = ep_new(f, &r->c->lim, &ep, &r->why);
     for (int s = 0; s < r->steps && r->rc == 0; s++) {
         bool dies_here = r->victim && r->stop_at >= 0 && s == 1;
@@ -143,7 +143,7 @@ static void *give_up_then_finish(void *arg) {
     struct ep *ep = NULL;
     uint64_t late;
     g->rc = fabric_mem_open(g->hub, g->rank, &f, &g->why);
-    if (g->rc == 0) g->rc = fabric_prepare(f, ep_frame_bytes(&g->c->lim), 1, &g->why);
+    if (g->rc == 0) g->rc = fabric_prepare(f, ep_frame_bytes(&g->c->lim, g->c->ranks), 1, &g->why);
     if (g->rc == 0) g->rc = ep_new(f, &g->c->lim, &ep, &g->why);
     for (uint32_t epoch = 1; epoch <= 4 && g->rc == 0; epoch++) {
         int stop_at = (int)(hash_u64(g->c->seed * 64 + (uint64_t)g->rank * 8 + epoch) % 8) - 1;
@@ -203,8 +203,8 @@ static void stage_open(struct stage *s) {
     ck_assert_int_eq(fabric_hub_new(2, NULL, &s->hub, &why), 0);
     ck_assert_int_eq(fabric_mem_open(s->hub, 0, &s->mine, &why), 0);
     ck_assert_int_eq(fabric_mem_open(s->hub, 1, &s->theirs, &why), 0);
-    ck_assert_int_eq(fabric_prepare(s->mine, ep_frame_bytes(&small), 1, &why), 0);
-    ck_assert_int_eq(fabric_prepare(s->theirs, ep_frame_bytes(&small), 2, &why), 0);
+    ck_assert_int_eq(fabric_prepare(s->mine, ep_frame_bytes(&small, 2), 1, &why), 0);
+    ck_assert_int_eq(fabric_prepare(s->theirs, ep_frame_bytes(&small, 2), 2, &why), 0);
     ck_assert_int_eq(ep_new(s->mine, &small, &s->ep, &why), 0);
     for (int i = 0; i < T * K; i++) s->worker[i] = 1;
 }
@@ -220,18 +220,29 @@ static struct ep_send stage_send(struct stage *s, int tokens) {
     return (struct ep_send){.tokens = tokens, .x = s->x, .worker = s->worker, .slot = s->slot};
 }
 
+static const struct ep_wire wire = {
+    .max_tokens = T, .topk = K, .hidden = H, .part_tokens = T, .part_answers = T * K}; /* all of `small` fits a frame */
+
 /* A sound dispatch of two tokens and three pairs, written by hand. Returns its bytes. */
 static size_t write_dispatch(void *room, uint32_t epoch, int layer) {
     static const struct ep_pair pairs[] = {{0, 4}, {1, 0}, {1, 2}};
-    struct ep_key key = {.epoch = epoch, .step = 1, .layer = layer, .kind = EP_DISPATCH};
-    ep_frame_begin(room, &key, 1, &(struct ep_counts){2, 3, H, 0});
+    struct ep_part p = {.key = {epoch, 1, layer}, .source = 1, .home = 1, .tokens = 2, .pairs = 3,
+                        .all_tokens = 2, .all_pairs = 3};
+    size_t bytes = ep_frame_begin(room, &wire, &p);
     memcpy(ep_frame_pairs(room), pairs, sizeof pairs);
-    for (int i = 0; i < 2 * H; i++) ep_frame_rows(room)[i] = (float)i;
-    return ep_dispatch_bytes(2, 3, H);
+    for (int i = 0; i < 2 * H; i++) ((float *)ep_frame_rows(&wire, room))[i] = (float)i;
+    return bytes;
+}
+
+static void send_answer(struct stage *s, int pairs) {
+    void *room = fabric_reserve(s->theirs, 0, ep_frame_bytes(&small, 2));
+    struct ep_part p = {.key = {1, 1, 0}, .kind = EP_COMBINE, .source = 1, .pairs = pairs, .all_pairs = pairs};
+    ck_assert_ptr_nonnull(room);
+    fabric_commit(s->theirs, 0, ep_frame_begin(room, &wire, &p));
 }
 
 static void send_dispatch(struct stage *s, uint32_t epoch, int layer) {
-    void *room = fabric_reserve(s->theirs, 0, ep_frame_bytes(&small));
+    void *room = fabric_reserve(s->theirs, 0, ep_frame_bytes(&small, 2));
     ck_assert_ptr_nonnull(room);
     fabric_commit(s->theirs, 0, write_dispatch(room, epoch, layer));
 }
@@ -243,20 +254,20 @@ START_TEST(a_wait_may_be_resumed) {
     struct ep_work work;
     uint64_t late = 0;
     stage_open(&s);
-    ep_step_begin(s.ep, 1, 1, only_theirs);
-    ck_assert_int_eq(ep_dispatch_post(s.ep, 0, NULL, SLOTS, 0), 0);
-    ck_assert_int_eq(ep_dispatch_wait(s.ep, &work, clk_now_us() + 1000, &late), ERR_LATE);
+    ep_step_begin(s.ep, 1, 1, only_theirs, 1);
+    ck_assert_int_eq(ep_dispatch_post(s.ep, 0, 0, NULL, SLOTS, 0), 0);
+    ck_assert_int_eq(ep_dispatch_wait(s.ep, 0, &work, clk_now_us() + 1000, &late), ERR_LATE);
     ck_assert_uint_eq(late, 2);
     ck_assert_uint_ge(ep_counters(s.ep)->wait_us[1], 1000);
     send_dispatch(&s, 1, 0);
-    ck_assert_int_eq(ep_dispatch_wait(s.ep, &work, 0, &late), 0);
+    ck_assert_int_eq(ep_dispatch_wait(s.ep, 0, &work, 0, &late), 0);
     ck_assert_int_eq(work.rows, 3);
     ck_assert_int_eq(work.first[4], 2);
     ck_assert_float_eq(work.x[0 * H], 1 * H); /* slot 0: row 1 */
     ck_assert_float_eq(work.x[2 * H], 0);     /* slot 4: row 0 */
-    ck_assert_int_eq(ep_combine_post(s.ep, 0), 0);
+    ck_assert_int_eq(ep_combine_post(s.ep, 0, 0), 0);
     const float *rows[1];
-    ck_assert_int_eq(ep_combine_wait(s.ep, rows, 0, &late), 0);
+    ck_assert_int_eq(ep_combine_wait(s.ep, 0, rows, 0, &late), 0);
     stage_close(&s);
 }
 END_TEST
@@ -270,14 +281,14 @@ START_TEST(a_post_may_be_resumed) {
     stage_open(&s);
     struct ep_send send = stage_send(&s, T);
     for (uint32_t epoch = 1; epoch <= FABRIC_DEPTH; epoch++) {
-        ep_step_begin(s.ep, epoch, 1, both);
-        ck_assert_int_eq(ep_dispatch_post(s.ep, 0, &send, SLOTS, 0), 0);
-        ck_assert_int_eq(ep_dispatch_wait(s.ep, &work, 0, &late), ERR_LATE);
+        ep_step_begin(s.ep, epoch, 1, both, 1);
+        ck_assert_int_eq(ep_dispatch_post(s.ep, 0, 0, &send, SLOTS, 0), 0);
+        ck_assert_int_eq(ep_dispatch_wait(s.ep, 0, &work, 0, &late), ERR_LATE);
     }
-    ep_step_begin(s.ep, 99, 1, both);
-    ck_assert_int_eq(ep_dispatch_post(s.ep, 7, &send, SLOTS, clk_now_us() + 1000), ERR_LATE);
+    ep_step_begin(s.ep, 99, 1, both, 1);
+    ck_assert_int_eq(ep_dispatch_post(s.ep, 0, 7, &send, SLOTS, clk_now_us() + 1000), ERR_LATE);
     fabric_give(s.theirs, 0, fabric_take(s.theirs, 0, &bytes));
-    ck_assert_int_eq(ep_dispatch_post(s.ep, 7, &send, SLOTS, 0), 0);
+    ck_assert_int_eq(ep_dispatch_post(s.ep, 0, 7, &send, SLOTS, 0), 0);
     for (int i = 1; i < FABRIC_DEPTH; i++) fabric_give(s.theirs, 0, fabric_take(s.theirs, 0, &bytes));
     const struct ep_header *h = fabric_take(s.theirs, 0, &bytes);
     ck_assert_uint_eq(h->epoch, 99);
@@ -298,12 +309,12 @@ START_TEST(frames_of_other_phases) {
     send_dispatch(&s, 4, 1);
     send_dispatch(&s, 5, 0);
     send_dispatch(&s, 5, 1);
-    ep_step_begin(s.ep, 5, 1, only_theirs);
+    ep_step_begin(s.ep, 5, 1, only_theirs, 1);
     for (int layer = 0; layer < 2; layer++) {
-        ck_assert_int_eq(ep_dispatch_post(s.ep, layer, NULL, SLOTS, 0), 0);
-        ck_assert_int_eq(ep_dispatch_wait(s.ep, &work, 0, &late), 0);
-        ck_assert_int_eq(ep_combine_post(s.ep, 0), 0);
-        ck_assert_int_eq(ep_combine_wait(s.ep, rows, 0, &late), 0);
+        ck_assert_int_eq(ep_dispatch_post(s.ep, 0, layer, NULL, SLOTS, 0), 0);
+        ck_assert_int_eq(ep_dispatch_wait(s.ep, 0, &work, 0, &late), 0);
+        ck_assert_int_eq(ep_combine_post(s.ep, 0, 0), 0);
+        ck_assert_int_eq(ep_combine_wait(s.ep, 0, rows, 0, &late), 0);
         ck_assert_uint_eq(ep_counters(s.ep)->frames_stale, 1);
     }
     stage_close(&s);
@@ -333,27 +344,22 @@ START_TEST(frames_against_the_plan) {
     struct ep_send send = stage_send(&s, T);
     int kept = silence_stderr();
     send_dispatch(&s, 1, 0);
-    ep_step_begin(s.ep, 1, 1, only_mine); /* nothing expected, so nothing looked at until the answers */
-    ck_assert_int_eq(ep_dispatch_post(s.ep, 0, &send, SLOTS, 0), 0);
-    ck_assert_int_eq(ep_dispatch_wait(s.ep, &work, 0, &late), 0);
-    ck_assert_int_eq(ep_combine_post(s.ep, 0), 0);
-    ck_assert_int_eq(ep_combine_wait(s.ep, rows, 0, &late), ERR_LATE);
+    ep_step_begin(s.ep, 1, 1, only_mine, 1); /* nothing expected, so nothing looked at until the answers */
+    ck_assert_int_eq(ep_dispatch_post(s.ep, 0, 0, &send, SLOTS, 0), 0);
+    ck_assert_int_eq(ep_dispatch_wait(s.ep, 0, &work, 0, &late), 0);
+    ck_assert_int_eq(ep_combine_post(s.ep, 0, 0), 0);
+    ck_assert_int_eq(ep_combine_wait(s.ep, 0, rows, 0, &late), ERR_LATE);
 
-    struct ep_key key = {.epoch = 1, .step = 1, .kind = EP_COMBINE};
-    void *room = fabric_reserve(s.theirs, 0, ep_frame_bytes(&small));
-    ep_frame_begin(room, &key, 1, &(struct ep_counts){0, T * K - 1, H, 0});
-    fabric_commit(s.theirs, 0, ep_combine_bytes(T * K - 1, H, 0));
-    ck_assert_int_eq(ep_combine_wait(s.ep, rows, 0, &late), ERR_PROTOCOL);
+    send_answer(&s, T * K - 1);
+    ck_assert_int_eq(ep_combine_wait(s.ep, 0, rows, 0, &late), ERR_PROTOCOL);
     ck_assert_uint_eq(late, 2);
-    room = fabric_reserve(s.theirs, 0, ep_frame_bytes(&small));
-    ep_frame_begin(room, &key, 1, &(struct ep_counts){0, T * K, H, 0});
-    fabric_commit(s.theirs, 0, ep_combine_bytes(T * K, H, 0));
-    ck_assert_int_eq(ep_combine_wait(s.ep, rows, 0, &late), 0); /* the right one still counts */
+    send_answer(&s, T * K);
+    ck_assert_int_eq(ep_combine_wait(s.ep, 0, rows, 0, &late), 0); /* the right one still counts */
 
-    ep_step_begin(s.ep, 2, 1, only_theirs);
-    ck_assert_int_eq(ep_dispatch_post(s.ep, 0, NULL, SLOTS - 1, 0), 0); /* slot 4 does not exist in this layer */
+    ep_step_begin(s.ep, 2, 1, only_theirs, 1);
+    ck_assert_int_eq(ep_dispatch_post(s.ep, 0, 0, NULL, SLOTS - 1, 0), 0); /* slot 4 does not exist in this layer */
     send_dispatch(&s, 2, 0);
-    ck_assert_int_eq(ep_dispatch_wait(s.ep, &work, 0, &late), ERR_PROTOCOL);
+    ck_assert_int_eq(ep_dispatch_wait(s.ep, 0, &work, 0, &late), ERR_PROTOCOL);
     ck_assert_uint_eq(ep_counters(s.ep)->frames_bad, 2);
     restore_stderr(kept);
     stage_close(&s);
@@ -369,9 +375,9 @@ START_TEST(garbage) {
     for (uint32_t n = 1; n <= 20000; n++) {
         uint64_t h = hash_u64(n), late = 0;
         struct ep_work work;
-        ep_step_begin(s.ep, n, 1, only_theirs);
-        ck_assert_int_eq(ep_dispatch_post(s.ep, 0, NULL, SLOTS, 0), 0);
-        unsigned char *room = fabric_reserve(s.theirs, 0, ep_frame_bytes(&small));
+        ep_step_begin(s.ep, n, 1, only_theirs, 1);
+        ck_assert_int_eq(ep_dispatch_post(s.ep, 0, 0, NULL, SLOTS, 0), 0);
+        unsigned char *room = fabric_reserve(s.theirs, 0, ep_frame_bytes(&small, 2));
         if (!room) { /* frames from "the future" have filled the stream for good: a new pair of workers */
             stage_close(&s);
             stage_open(&s);
@@ -384,11 +390,11 @@ START_TEST(garbage) {
         }
         if (h >> 61 == 0) bytes = (h >> 20) % (bytes + 1);
         fabric_commit(s.theirs, 0, bytes);
-        int rc = ep_dispatch_wait(s.ep, &work, 0, &late);
+        int rc = ep_dispatch_wait(s.ep, 0, &work, 0, &late);
         ck_assert(rc == 0 || rc == ERR_LATE || rc == ERR_PROTOCOL);
         verdicts[rc == 0 ? 0 : rc == ERR_LATE ? 1 : 2]++;
         for (int i = 0; rc == 0 && i < work.rows * H; i++) work.y[i] = work.x[i] + 1;
-        if (rc == 0) ck_assert_int_eq(ep_combine_post(s.ep, 0), 0);
+        if (rc == 0) ck_assert_int_eq(ep_combine_post(s.ep, 0, 0), 0);
         size_t length;
         for (const void *answer; (answer = fabric_take(s.theirs, 0, &length));) fabric_give(s.theirs, 0, answer);
     }
@@ -403,12 +409,17 @@ START_TEST(limits) {
     struct why why;
     struct ep_limits l[] = {{0, 1, 1, 1}, {70000, 1, 1, 1}, {1, 0, 1, 1},   {1, 40000, 1, 1},
                             {1, 1, 0, 1}, {1, 1, 1, 0},     {1, 1, 1, 1000},
-                            {1, 1, 1, 1, 17}, {1, 1, 1, 1, -1}};
+                            {1, 1, 1, 1, 17}, {1, 1, 1, 1, -1},
+                            {1, 1, 1, 1, 0, EP_SUM32}, {1, 1, 1, 1, 0, EP_F32, EP_INT8},
+                            {1, 1, 1, 1, 1, EP_F32, EP_F32, true}, {1, 1, 1, 1, 0, EP_F32, EP_BF16, true}};
     for (size_t i = 0; i < sizeof l / sizeof *l; i++) ck_assert_int_eq(ep_new(NULL, &l[i], &ep, &why), ERR_INVALID);
     struct stage s;
     stage_open(&s);
     struct ep_limits more = small;
     more.max_tokens++;
+    ck_assert_int_eq(ep_new(s.mine, &more, &ep, &why), ERR_TOO_LARGE);
+    more = small;
+    more.frame_bytes = 64; /* not even one row */
     ck_assert_int_eq(ep_new(s.mine, &more, &ep, &why), ERR_TOO_LARGE);
     ck_assert_ptr_null(ep);
     ep_free(NULL);

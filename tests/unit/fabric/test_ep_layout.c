@@ -12,8 +12,8 @@ START_TEST(split_by_hand) {
     /* two tokens, k = 3, three workers: token 0 goes to 2, 0, 2; token 1 to 1, 2, 2 */
     static const int16_t worker[] = {2, 0, 2, 1, 2, 2}, slot[] = {5, 1, 4, 0, 3, 5};
     struct ep_split s;
-    ck_assert_int_eq(ep_split_init(&s, 3, 4, 3), 0);
-    ep_split_make(&s, 2, worker, slot);
+    ck_assert_int_eq(ep_split_init(&s, 3, 4, 3, false), 0);
+    ep_split_make(&s, 2, worker, slot, NULL);
     ck_assert_int_eq(s.tokens[0], 1);
     ck_assert_int_eq(s.tokens[1], 1);
     ck_assert_int_eq(s.tokens[2], 2);
@@ -23,7 +23,7 @@ START_TEST(split_by_hand) {
     static const int32_t pair_of[] = {0, 0, 1, 0, 2, 3};
     ck_assert_mem_eq(s.pair_of, pair_of, sizeof pair_of);
     ck_assert_int_eq(s.token[1 * 4], 1); /* worker 1's only copy is of token 1 */
-    ep_split_make(&s, 0, NULL, NULL);
+    ep_split_make(&s, 0, NULL, NULL, NULL);
     for (int w = 0; w < 3; w++) ck_assert_int_eq(s.tokens[w] + s.pairs[w], 0);
     ep_split_clear(&s);
 }
@@ -113,8 +113,8 @@ START_TEST(random_shapes) {
         make_routes(seed, &sh, worker, slot);
         struct ep_split s[8];
         for (int w = 0; w < sh.workers; w++) {
-            ck_assert_int_eq(ep_split_init(&s[w], sh.workers, sh.tokens + 1, sh.topk), 0);
-            ep_split_make(&s[w], sh.tokens, worker + w * routes, slot + w * routes);
+            ck_assert_int_eq(ep_split_init(&s[w], sh.workers, sh.tokens + 1, sh.topk, false), 0);
+            ep_split_make(&s[w], sh.tokens, worker + w * routes, slot + w * routes, NULL);
             check_split(&s[w], &sh, worker + w * routes, slot + w * routes);
         }
         struct ep_group g;

@@ -421,7 +421,7 @@ static void one_exchange(struct board *b, int rank, int size, uint64_t seed) {
     struct why why;
     uint64_t late;
     ep_case_make(&c, seed, size);
-    struct fabric *f = join(b, rank, size, ep_frame_bytes(&c.lim));
+    struct fabric *f = join(b, rank, size, ep_frame_bytes(&c.lim, size));
     int rc = ep_new(f, &c.lim, &ep, &why);
     for (uint64_t step = 1; step <= 8 && rc >= 0; step++) {
         snprintf(why.text, sizeof why.text, "step %d", (int)step);

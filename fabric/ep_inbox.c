@@ -1,0 +1,250 @@
+/* ep_inbox.c - from frames to messages: every frame is filed by what it says it is, in whatever order frames come.
+ *
+ * Between two workers at most one message of each kind and microbatch is under way: a dispatch is followed by nothing until it
+ * was answered, and it is used up by the worker that answers; an answer is sent only on a dispatch, and its home gives it back
+ * before it dispatches again. So there is one place for each (microbatch, kind, peer), and one more for the dispatch of a
+ * faster peer that has reached a later layer, or given up the step that we are in. When a later message comes for a place that
+ * is taken, its sender has given up the older one, and so may we.
+ *
+ * Rooms. A message of one frame stays where it arrived ("held"), and so its stream moves only as far as the transport is deep.
+ * Therefore what is held is copied out and given back before that becomes a reason to wait: a worker that drains never stands
+ * in the way of one that posts, whatever either of them waits for. */
+#include <string.h>
+
+#include "base/log.h"
+#include "fabric/ep_parts.h"
+
+enum { HELD_MOST = FABRIC_DEPTH / 2 };
+
+size_t ep_message_bytes(const struct ep *ep, int place) {
+    const struct ep_wire *w = &ep->wire;
+    size_t T = (size_t)ep->lim.max_tokens, P = (size_t)ep_max_pairs(ep), bytes;
+    if (place != EP_COMBINE) bytes = P * (sizeof(struct ep_pair) + sizeof(float)) + T * ep_row_bytes(w->dispatch, w->hidden);
+    else if (w->fused) bytes = T * ep_row_bytes(EP_SUM64, w->hidden);
+    else bytes = P * (ep_row_bytes(w->combine, w->hidden) + (size_t)w->extra * sizeof(float));
+    return (bytes + EP_ALIGN - 1) / EP_ALIGN * EP_ALIGN;
+}
+
+int ep_message_most_parts(const struct ep *ep, int place) {
+    if (place != EP_COMBINE) return ep_parts(ep->lim.max_tokens, ep->wire.part_tokens);
+    return ep_parts(ep->wire.fused ? ep->lim.max_tokens : ep_max_pairs(ep), ep->wire.part_answers);
+}
+
+void ep_refuse(struct ep *ep, int peer, const struct ep_key *key, const struct why *why) {
+    ep->count.frames_bad++;
+    ep->bad |= ep_bit(peer);
+    if (!(ep->complained & ep_bit(peer)))
+        log_error("ep: worker %d dropped a frame from worker %d (epoch %u, step %llu, layer %d): %s", ep->rank, peer,
+                  key->epoch, (unsigned long long)key->step, key->layer, why->text);
+    ep->complained |= ep_bit(peer);
+}
+
+/* ---- where content is ---- */
+
+static void point_into_frame(const struct ep *ep, struct ep_message *m, const struct ep_header *h) {
+    void *frame = (void *)h;
+    m->frame = frame;
+    m->pair = ep_frame_pairs(frame);
+    m->weight = ep->wire.fused ? ep_frame_weights(frame) : NULL;
+    m->rows = ep_frame_rows(&ep->wire, frame);
+    m->extra = h->kind == EP_COMBINE ? ep_frame_extras(&ep->wire, frame) : NULL;
+    m->format = (enum ep_format)h->format;
+}
+
+static void widen(int64_t *out, const int32_t *in, size_t n) {
+    for (size_t i = 0; i < n; i++) out[i] = in[i];
+}
+
+static void copy_dispatch(const struct ep *ep, struct ep_message *m, const struct ep_header *h) {
+    size_t P = (size_t)ep_max_pairs(ep), row = ep_row_bytes(ep->wire.dispatch, ep->wire.hidden);
+    struct ep_pair *pair = (struct ep_pair *)m->own;
+    float *weight = (float *)(pair + P);
+    unsigned char *rows = (unsigned char *)(weight + P);
+    int first = h->part * ep->wire.part_tokens;
+    const struct ep_pair *from = ep_frame_pairs((void *)h);
+    for (uint32_t i = 0; i < h->pairs; i++)
+        pair[h->first_pair + i] = (struct ep_pair){(uint16_t)(from[i].token + first), from[i].slot};
+    if (ep->wire.fused) memcpy(weight + h->first_pair, ep_frame_weights((void *)h), h->pairs * sizeof *weight);
+    memcpy(rows + (size_t)first * row, ep_frame_rows(&ep->wire, (void *)h), h->tokens * row);
+    m->pair = pair;
+    m->weight = weight;
+    m->rows = rows;
+    m->format = ep->wire.dispatch;
+}
+
+static void copy_combine(const struct ep *ep, struct ep_message *m, const struct ep_header *h) {
+    const struct ep_wire *w = &ep->wire;
+    size_t n = (size_t)ep_frame_row_count(h), first = (size_t)h->part * (size_t)w->part_answers, H = (size_t)w->hidden;
+    const void *rows = ep_frame_rows(w, (void *)h);
+    m->rows = m->own;
+    m->format = w->fused ? EP_SUM64 : w->combine;
+    if (h->format == EP_SUM32) {
+        widen((int64_t *)m->own + first * H, rows, n * H);
+        return;
+    }
+    size_t row = ep_row_bytes(m->format, w->hidden), X = (size_t)w->extra;
+    memcpy(m->own + first * row, rows, n * row);
+    if (w->fused) return;
+    float *extra = (float *)(m->own + (size_t)ep_max_pairs(ep) * row);
+    memcpy(extra + first * X, ep_frame_extras(w, (void *)h), n * X * sizeof *extra);
+    m->extra = extra;
+}
+
+static void copy_part(const struct ep *ep, struct ep_message *m, const struct ep_header *h) {
+    m->frame = NULL;
+    if (h->kind == EP_DISPATCH) copy_dispatch(ep, m, h);
+    else copy_combine(ep, m, h);
+}
+
+/* ---- rooms ---- */
+
+static void let_go(struct ep *ep, int peer, struct ep_message *m) {
+    struct ep_stream *s = &ep->stream[peer];
+    fabric_give(ep->fabric, peer, m->frame);
+    m->frame = NULL;
+    if (--s->held == 0) s->passed = 0;
+}
+
+/* Never called while rows are lent: whoever drains has taken them back. */
+static void copy_out_held(struct ep *ep, int peer) {
+    for (int mb = 0; mb < EP_MICROBATCHES; mb++) {
+        for (int place = 0; place < EP_PLACES; place++) {
+            struct ep_message *m = &ep->lane[mb].in[place][peer];
+            const struct ep_header *h = m->frame;
+            if (!h) continue;
+            copy_part(ep, m, h);
+            m->frame = h;
+            let_go(ep, peer, m);
+        }
+    }
+}
+
+/* Back with a frame that no message holds. */
+static void give(struct ep *ep, int peer, const void *frame) {
+    struct ep_stream *s = &ep->stream[peer];
+    fabric_give(ep->fabric, peer, frame);
+    if (s->held && s->held + ++s->passed >= FABRIC_DEPTH - 1) copy_out_held(ep, peer);
+}
+
+/* ---- filing ---- */
+
+void ep_message_end(struct ep *ep, int peer, struct ep_message *m) {
+    if (m->frame) let_go(ep, peer, m);
+    m->got = 0;
+    m->good = false;
+}
+
+static bool seen(const struct ep_message *m, int part) { return m->seen[part / 64] >> part % 64 & 1; }
+
+enum fate { WANTED, STALE, DUPLICATE, UNASKED };
+
+/* place: of the frame in the exchange, against what the lane is at. m: where it would go. */
+static enum fate fate_of(const struct ep *ep, const struct ep_lane *l, const struct ep_message *m, const struct ep_header *h,
+                         int place) {
+    struct ep_key key = ep_frame_key(h);
+    const struct ep_key *last = &l->last[h->kind][h->source];
+    if (key.epoch == last->epoch && ep_key_order(&key, last) <= 0) return DUPLICATE;
+    if (place < 0 || !(ep->members & ep_bit(h->source))) return STALE;
+    if (h->kind == EP_COMBINE && (place > 0 || !ep->brings || l->phase == EP_READY)) return UNASKED;
+    if (h->kind == EP_DISPATCH && place == 0 && l->phase != EP_DISPATCHING && l->phase != EP_DISPATCHED) return STALE;
+    if (!m->got) return WANTED;
+    int order = ep_key_order(&key, &m->key);
+    if (order < 0) return STALE;
+    return order == 0 && h->part < m->parts && seen(m, h->part) ? DUPLICATE : WANTED;
+}
+
+static void begin_message(struct ep_message *m, const struct ep_header *h) {
+    m->key = ep_frame_key(h);
+    m->parts = h->parts;
+    m->tokens = h->all_tokens;
+    m->pairs = h->all_pairs;
+    m->pairs_got = 0;
+    memset(m->seen, 0, ((size_t)h->parts + 63) / 64 * sizeof *m->seen);
+}
+
+static int add_part(struct ep *ep, int peer, struct ep_message *m, const struct ep_header *h, struct why *why) {
+    int rc = ep_frame_check(h, &ep->wire, why);
+    if (rc < 0) return rc;
+    struct ep_key key = ep_frame_key(h);
+    if (m->got && ep_key_order(&key, &m->key) > 0) ep_message_end(ep, peer, m);
+    if (!m->got) begin_message(m, h);
+    if (h->parts != m->parts || h->all_tokens != m->tokens || h->all_pairs != m->pairs)
+        return fail(why, ERR_PROTOCOL, "parts of different messages");
+    m->seen[h->part / 64] |= UINT64_C(1) << h->part % 64;
+    m->got++;
+    m->pairs_got += h->pairs;
+    if (m->parts == 1 && ep->stream[peer].held < HELD_MOST) {
+        point_into_frame(ep, m, h);
+        ep->stream[peer].held++;
+        return 1;
+    }
+    copy_part(ep, m, h);
+    return 0;
+}
+
+static void file(struct ep *ep, int peer, const void *frame, size_t bytes) {
+    const struct ep_header *h;
+    struct why why;
+    ep->count.link[peer].frames_in++;
+    ep->count.link[peer].bytes_in += bytes;
+    int rc = ep_frame_open(frame, bytes, peer, &h, &why);
+    if (rc < 0) {
+        ep_refuse(ep, peer, &ep->lane[0].key, &why);
+        give(ep, peer, frame);
+        return;
+    }
+    struct ep_key key = ep_frame_key(h);
+    struct ep_lane *l = &ep->lane[h->microbatch];
+    int place = ep_key_order(&key, &l->key);
+    struct ep_message *m = &l->in[h->kind == EP_DISPATCH && place > 0 ? EP_AHEAD : (int)h->kind][peer];
+    switch (fate_of(ep, l, m, h, place)) {
+    case STALE: ep->count.frames_stale++; break;
+    case DUPLICATE: ep->count.frames_duplicate++; break;
+    case UNASKED:
+        fail(&why, ERR_PROTOCOL, "an answer, but nothing was asked");
+        ep_refuse(ep, peer, &key, &why);
+        break;
+    case WANTED:
+        rc = add_part(ep, peer, m, h, &why);
+        if (rc < 0) ep_refuse(ep, peer, &key, &why);
+        if (rc > 0) return; /* held */
+        break;
+    }
+    give(ep, peer, frame);
+}
+
+void ep_drain(struct ep *ep) {
+    size_t bytes;
+    for (int peer = 0; peer < ep->size; peer++) {
+        if (peer == ep->rank) continue;
+        for (const void *frame; (frame = fabric_take(ep->fabric, peer, &bytes));) file(ep, peer, frame, bytes);
+    }
+}
+
+/* ---- judging ---- */
+
+static int judge(const struct ep *ep, const struct ep_lane *l, enum ep_kind kind, int peer, const struct ep_message *m,
+                 struct why *why) {
+    if (m->pairs_got != m->pairs)
+        return fail(why, ERR_PROTOCOL, "%u pairs in %d parts, expected %u", m->pairs_got, m->parts, m->pairs);
+    if (kind == EP_COMBINE) {
+        uint32_t rows = ep->wire.fused ? m->tokens : m->pairs;
+        int asked = ep->wire.fused ? l->split.tokens[peer] : l->split.pairs[peer];
+        return rows == (uint32_t)asked ? 0 : fail(why, ERR_PROTOCOL, "%u rows, %d were asked for", rows, asked);
+    }
+    const struct ep_bounds b = {.tokens = ep->tokens[peer], .topk = ep->lim.topk, .slots = l->group.slots};
+    return ep_check_pairs(m->pair, (int)m->pairs, (int)m->tokens, &b, why);
+}
+
+bool ep_message_ready(struct ep *ep, struct ep_lane *l, enum ep_kind kind, int peer) {
+    struct ep_message *m = &l->in[kind][peer];
+    struct why why;
+    if (!m->got || m->got < m->parts || ep_key_order(&m->key, &l->key) != 0) return false;
+    if (m->good) return true;
+    if (judge(ep, l, kind, peer, m, &why) < 0) {
+        ep_refuse(ep, peer, &m->key, &why);
+        ep_message_end(ep, peer, m);
+        return false;
+    }
+    return m->good = true;
+}

@@ -1,0 +1,161 @@
+/* ep_send.c - packs the messages of a phase straight into the fabric's memory, part by part, and posts them.
+ *
+ * A post that waits for room goes on draining, so two workers that wait for each other's room both get it; and a part that does
+ * not fit now is packed when it does, so nothing is queued here. */
+#include <string.h>
+
+#include "base/clk.h"
+#include "fabric/ep_fixed.h"
+#include "fabric/ep_parts.h"
+
+enum { TOLD_SLICE_US = 20000 /* how long a later epoch may go unnoticed */ };
+
+int ep_wait_news(struct ep *ep, const struct ep_lane *l, int64_t deadline_us) {
+    if (atomic_load_explicit(&ep->told, memory_order_relaxed) > l->key.epoch) return ERR_EPOCH;
+    int64_t slice_us = clk_now_us() + TOLD_SLICE_US;
+    if (slice_us >= deadline_us) return fabric_wait(ep->fabric, deadline_us);
+    int rc = fabric_wait(ep->fabric, slice_us);
+    return rc == ERR_DEADLINE ? 0 : rc;
+}
+
+static void count_sent(struct ep *ep, int to, size_t bytes, int part) {
+    ep->count.link[to].frames_out++;
+    ep->count.link[to].bytes_out += bytes;
+    ep->count.overflow_frames += part > 0;
+}
+
+static struct ep_part part_of(const struct ep *ep, const struct ep_lane *l, enum ep_kind kind, int to) {
+    return (struct ep_part){.key = l->key,
+                            .kind = kind,
+                            .microbatch = (int)(l - ep->lane),
+                            .source = ep->rank,
+                            .home = kind == EP_DISPATCH ? ep->rank : to,
+                            .part = l->part[to]};
+}
+
+/* Tokens of this part, and the pairs that name them: the list is in order of tokens. */
+static bool send_dispatch(struct ep *ep, struct ep_lane *l, int to) {
+    const struct ep_wire *w = &ep->wire;
+    struct ep_part p = part_of(ep, l, EP_DISPATCH, to);
+    const struct ep_pair *list = l->split.pair + (size_t)to * (size_t)ep_max_pairs(ep);
+    const int first = p.part * w->part_tokens;
+    p.format = w->dispatch;
+    p.all_tokens = l->split.tokens[to];
+    p.all_pairs = l->split.pairs[to];
+    p.tokens = ep_part_rows(p.all_tokens, w->part_tokens, p.part);
+    p.first_pair = l->pair[to];
+    while (p.first_pair + p.pairs < p.all_pairs && list[p.first_pair + p.pairs].token < first + p.tokens) p.pairs++;
+    size_t row = ep_row_bytes(w->dispatch, w->hidden);
+    void *room = fabric_reserve(ep->fabric, to, ep_dispatch_bytes(w, p.tokens, p.pairs));
+    if (!room) return false;
+    size_t bytes = ep_frame_begin(room, w, &p);
+    struct ep_pair *pair = ep_frame_pairs(room);
+    for (int i = 0; i < p.pairs; i++)
+        pair[i] = (struct ep_pair){(uint16_t)(list[p.first_pair + i].token - first), list[p.first_pair + i].slot};
+    if (w->fused) {
+        const float *weight = l->split.weight + (size_t)to * (size_t)ep_max_pairs(ep);
+        memcpy(ep_frame_weights(room), weight + p.first_pair, (size_t)p.pairs * sizeof *weight);
+    }
+    const int32_t *token = l->split.token + (size_t)to * (size_t)ep->lim.max_tokens + first;
+    const unsigned char *from = l->packed ? l->packed : (const unsigned char *)l->send.x;
+    unsigned char *rows = ep_frame_rows(w, room);
+    for (int i = 0; i < p.tokens; i++) memcpy(rows + (size_t)i * row, from + (size_t)token[i] * row, row);
+    fabric_commit(ep->fabric, to, bytes);
+    l->pair[to] += p.pairs;
+    ep->count.dispatch_rows += (uint64_t)p.tokens;
+    ep->count.dispatch_bytes += (uint64_t)p.tokens * row;
+    count_sent(ep, to, bytes, p.part);
+    return true;
+}
+
+static size_t pack_rows(const struct ep *ep, const struct ep_lane *l, const struct ep_part *p, const int32_t *row, void *room) {
+    const struct ep_wire *w = &ep->wire;
+    size_t bytes = ep_frame_begin(room, w, p), size = ep_row_bytes(w->combine, w->hidden);
+    unsigned char *rows = ep_frame_rows(w, room);
+    for (int i = 0; i < p->pairs; i++)
+        ep_pack(w->combine, rows + (size_t)i * size, l->y + ep_floats(ep, (size_t)row[i]), w->hidden);
+    float *extras = ep_frame_extras(w, room);
+    const int X = w->extra;
+    for (int i = 0; i < p->pairs * X; i++) extras[i] = l->extra[row[i / X] * X + i % X];
+    return bytes;
+}
+
+static bool send_rows(struct ep *ep, struct ep_lane *l, int to) {
+    const struct ep_wire *w = &ep->wire;
+    struct ep_part p = part_of(ep, l, EP_COMBINE, to);
+    p.format = w->combine;
+    p.all_pairs = l->group.pairs[to];
+    p.pairs = ep_part_rows(p.all_pairs, w->part_answers, p.part);
+    void *room = fabric_reserve(ep->fabric, to, ep_combine_bytes(w, p.pairs, w->combine));
+    if (!room) return false;
+    const int32_t *row = l->group.row + (size_t)to * (size_t)ep_max_pairs(ep) + (size_t)p.part * (size_t)w->part_answers;
+    size_t bytes = pack_rows(ep, l, &p, row, room);
+    fabric_commit(ep->fabric, to, bytes);
+    ep->count.combine_rows += (uint64_t)p.pairs;
+    ep->count.combine_bytes += bytes - sizeof(struct ep_header);
+    count_sent(ep, to, bytes, p.part);
+    return true;
+}
+
+/* One sum for each token of this part: its pairs are neighbours. Packed as int64, and made narrow when all of it fits. */
+static bool send_sums(struct ep *ep, struct ep_lane *l, int to) {
+    const struct ep_wire *w = &ep->wire;
+    struct ep_part p = part_of(ep, l, EP_COMBINE, to);
+    const size_t list = (size_t)to * (size_t)ep_max_pairs(ep);
+    const int first = p.part * w->part_answers, n_pairs = l->group.pairs[to];
+    p.format = EP_SUM64;
+    p.all_tokens = l->group_tokens[to];
+    p.tokens = ep_part_rows(p.all_tokens, w->part_answers, p.part);
+    void *room = fabric_reserve(ep->fabric, to, ep_combine_bytes(w, p.tokens, EP_SUM64));
+    if (!room) return false;
+    (void)ep_frame_begin(room, w, &p);
+    int64_t *sums = (int64_t *)ep_frame_rows(w, room);
+    memset(sums, 0, ep_floats(ep, (size_t)p.tokens) * sizeof *sums);
+    int i = l->pair[to];
+    for (; i < n_pairs && l->pair_token[list + (size_t)i] < first + p.tokens; i++)
+        ep_fixed_add_row(sums + ep_floats(ep, (size_t)(l->pair_token[list + (size_t)i] - first)),
+                         l->y + ep_floats(ep, (size_t)l->group.row[list + (size_t)i]), l->pair_weight[list + (size_t)i],
+                         w->hidden);
+    l->pair[to] = i;
+    if (ep_fixed_narrow(sums, ep_floats(ep, (size_t)p.tokens))) p.format = EP_SUM32;
+    size_t bytes = ep_frame_begin(room, w, &p);
+    fabric_commit(ep->fabric, to, bytes);
+    ep->count.combine_rows += (uint64_t)p.tokens;
+    ep->count.combine_bytes += bytes - sizeof(struct ep_header);
+    count_sent(ep, to, bytes, p.part);
+    return true;
+}
+
+/* false: no room now. */
+static bool send_part(struct ep *ep, struct ep_lane *l, enum ep_kind kind, int to) {
+    if (kind == EP_DISPATCH) return send_dispatch(ep, l, to);
+    return ep->wire.fused ? send_sums(ep, l, to) : send_rows(ep, l, to);
+}
+
+static int parts_for(const struct ep *ep, const struct ep_lane *l, enum ep_kind kind, int to) {
+    if (kind == EP_DISPATCH) return ep_parts(l->split.tokens[to], ep->wire.part_tokens);
+    return ep_parts(ep->wire.fused ? l->group_tokens[to] : l->group.pairs[to], ep->wire.part_answers);
+}
+
+/* A part to each in turn, every worker beginning behind itself, so that not all of them write to the same one at once. */
+static void post_what_fits(struct ep *ep, struct ep_lane *l, enum ep_kind kind, uint64_t to) {
+    for (bool moved = true; moved;) {
+        moved = false;
+        for (int i = 1; i < ep->size; i++) {
+            int w = (ep->rank + i) % ep->size;
+            if (!(to & ~l->posted & ep_bit(w)) || !send_part(ep, l, kind, w)) continue;
+            moved = true;
+            if (++l->part[w] >= parts_for(ep, l, kind, w)) l->posted |= ep_bit(w);
+        }
+    }
+}
+
+int ep_post(struct ep *ep, struct ep_lane *l, enum ep_kind kind, uint64_t to, int64_t deadline_us) {
+    for (;;) {
+        post_what_fits(ep, l, kind, to);
+        if (!(to & ~l->posted)) return 0;
+        ep_drain(ep);
+        int rc = ep_wait_news(ep, l, deadline_us);
+        if (rc < 0) return rc == ERR_DEADLINE ? ERR_LATE : rc;
+    }
+}
