@@ -8,7 +8,7 @@
  * silent. That is only the fast way to know; a peer that hangs is not reported at all. Membership follows leases, elsewhere.
  *
  * What comes in is input: a message that is not for this process, not from a life of a peer that is attached, or outside of its
- * window is dropped and counted. A peer may be attached there before it is here; its greeting is kept until it is. */
+ * window is dropped and counted. */
 #include <poll.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -46,8 +46,9 @@ struct ucx_rank {
     size_t own_bytes;
     uint64_t nonce;
     struct link *links[FABRIC_MAX_RANKS];
-    uint32_t lives[FABRIC_MAX_RANKS];    /* incarnation last attached, 0 = none */
-    uint32_t greeters[FABRIC_MAX_RANKS]; /* latest incarnation that greeted before it was attached, 0 = none */
+    struct {
+        uint32_t incarnation, session; /* of the latest attachment */
+    } latest[FABRIC_MAX_RANKS];
     struct link *retired;
     void *flushing; /* a flush that a deadline left behind */
     int idle_polls;
@@ -58,31 +59,23 @@ static struct ucx_rank *ucx_of(struct fabric *f) { return (struct ucx_rank *)f; 
 
 /* ---- arrivals ---- */
 
-/* The link a message belongs to; NULL: drop it. */
-static struct link *accept_header(struct ucx_rank *u, const void *header, size_t bytes, bool notice, struct link_header *h) {
-    u->dropped++;
-    if (bytes != sizeof *h) return NULL;
-    memcpy(h, header, sizeof *h);
-    if (h->to != u->nonce || h->rank >= u->base.size || h->rank == u->base.rank) return NULL;
+/* The link a message is for, to which it was made known; NULL: drop it. A peer that attached first is told so later. */
+static struct link *accept_header(struct ucx_rank *u, const void *header, size_t bytes, struct link_header *h) {
+    bool mine = bytes == sizeof *h;
+    if (mine) memcpy(h, header, sizeof *h);
+    if (!mine || h->nonce != u->nonce || h->rank >= u->base.size || h->rank == u->base.rank) {
+        u->dropped++;
+        return NULL;
+    }
     struct link *l = u->links[h->rank];
-    if (l && l->incarnation == h->incarnation) {
-        u->dropped--;
-        link_hear(l, h);
-        return l;
-    }
-    uint32_t *greeter = &u->greeters[h->rank];
-    if (notice && (!*greeter || (int32_t)(h->incarnation - *greeter) > 0)) {
-        *greeter = h->incarnation;
-        u->dropped--;
-    }
-    return NULL;
+    return l && l->peer.incarnation == h->incarnation && link_hear(l, h) ? l : NULL;
 }
 
 static ucs_status_t on_notice(void *arg, const void *header, size_t header_bytes, void *data, size_t bytes,
                               const ucp_am_recv_param_t *param) {
     struct link_header h;
     (void)data, (void)bytes, (void)param;
-    accept_header(arg, header, header_bytes, true, &h);
+    accept_header(arg, header, header_bytes, &h);
     return UCS_OK;
 }
 
@@ -90,7 +83,7 @@ static ucs_status_t on_frame(void *arg, const void *header, size_t header_bytes,
                              const ucp_am_recv_param_t *param) {
     struct ucx_rank *u = arg;
     struct link_header h;
-    struct link *l = accept_header(u, header, header_bytes, false, &h);
+    struct link *l = accept_header(u, header, header_bytes, &h);
     bool fetch = param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV;
     if (l && (bytes > u->base.frame_bytes || !link_arrive(l, &h, data, bytes, fetch))) u->dropped++;
     return UCS_OK; /* a large frame that was not fetched is dropped by UCX, at both ends */
@@ -102,10 +95,10 @@ static void reap(struct ucx_rank *u) {
     for (struct link **at = &u->retired; *at;) {
         struct link *l = *at;
         if (link_idle(l)) {
-            *at = l->next;
+            *at = l->after;
             link_free(l);
         } else {
-            at = &l->next;
+            at = &l->after;
         }
     }
 }
@@ -117,8 +110,42 @@ static void close_broken(struct ucx_rank *u) {
         if (u->links[p] && u->links[p]->broken) link_disconnect(u->links[p]);
 }
 
+static void let_go(struct ucx_rank *u, int peer) {
+    struct link *l = u->links[peer];
+    u->links[peer] = NULL;
+    u->host.untold &= ~(UINT64_C(1) << peer);
+    link_disconnect(l);
+    l->after = u->retired;
+    u->retired = l;
+}
+
+static int join(struct ucx_rank *u, const struct link_peer *peer, uint32_t session, struct why *why) {
+    struct link *l;
+    int rc = link_new(&u->host, peer, session, slots_round(u->base.frame_bytes), &l, why);
+    if (rc == 0) u->links[peer->rank] = l;
+    return rc == 0 ? link_connect(l, why) : rc;
+}
+
+/* Takes up new sessions of peers. One that replaces another means that the peer attached again: so begin again with it. */
+static void answer_greetings(struct ucx_rank *u) {
+    struct why why;
+    u->host.greetings = false;
+    for (int p = 0; p < u->base.size; p++) {
+        struct link *l = u->links[p];
+        if (!l || !link_outdated(l)) continue;
+        uint32_t theirs = l->heard;
+        bool named = l->named;
+        if (l->theirs) {
+            let_go(u, p);
+            if (join(u, &l->peer, l->session, &why) < 0) log_error("%s; it counts as silent", why.text);
+        }
+        if (u->links[p]) link_take_up(u->links[p], theirs, named);
+    }
+}
+
 static void progress(struct ucx_rank *u) {
     for (int i = 0; i < PROGRESS && ucp_worker_progress(u->host.worker); i++) continue;
+    if (u->host.greetings) answer_greetings(u);
     if (u->host.failing) close_broken(u);
     if (u->retired) reap(u);
 }
@@ -150,7 +177,7 @@ static int ucx_arm(struct fabric *f) {
 
 static bool sends_pending(const struct ucx_rank *u) {
     for (int p = 0; p < u->base.size; p++)
-        if (u->links[p] && u->links[p]->out_busy) return true;
+        if (u->links[p] && u->links[p]->busy) return true;
     return false;
 }
 
@@ -226,8 +253,8 @@ static void ucx_give(struct fabric *f, int peer, const void *frame) {
     struct ucx_rank *u = ucx_of(f);
     check_peer(f, peer);
     if (u->links[peer] && link_give(u->links[peer], frame)) return;
-    for (struct link *l = u->retired; l; l = l->next)
-        if (l->peer == peer && link_give(l, frame)) return;
+    for (struct link *l = u->retired; l; l = l->after)
+        if (l->peer.rank == peer && link_give(l, frame)) return;
     BUG("fabric ucx: rank %d gives back a frame of rank %d that it does not have", f->rank, peer);
 }
 
@@ -264,48 +291,35 @@ static int read_address(const void *address, size_t bytes, int peer, struct ucx_
 
 static int ucx_prepare(struct fabric *f, size_t frame_bytes, uint32_t incarnation, struct why *why) {
     struct ucx_rank *u = ucx_of(f);
-    (void)frame_bytes; /* memory is taken per peer, when it is attached */
-    if (!incarnation) return fail(why, ERR_INVALID, "fabric ucx: incarnation 0; they begin at 1");
+    (void)frame_bytes, (void)why; /* memory is taken per peer, when it is attached */
     u->host.incarnation = incarnation;
     return 0;
 }
 
 static void ucx_detach(struct fabric *f, int peer) {
-    struct ucx_rank *u = ucx_of(f);
     check_peer(f, peer);
-    struct link *l = u->links[peer];
-    if (!l) return;
-    u->links[peer] = NULL;
-    u->host.untold &= ~(UINT64_C(1) << peer);
-    link_disconnect(l);
-    l->next = u->retired;
-    u->retired = l;
-    reap(u);
+    if (ucx_of(f)->links[peer]) let_go(ucx_of(f), peer);
+    reap(ucx_of(f));
 }
 
 static int ucx_attach(struct fabric *f, int peer, uint32_t incarnation, const void *address, size_t bytes, struct why *why) {
     struct ucx_rank *u = ucx_of(f);
     struct ucx_address a;
-    struct link *l;
+    struct link *l = u->links[peer];
     int rc = read_address(address, bytes, peer, &a, why);
     if (rc < 0) return rc;
-    if (u->links[peer] && u->links[peer]->incarnation == incarnation) return 0;
-    if (!incarnation || u->lives[peer] == incarnation)
-        return fail(why, ERR_INVALID, "fabric ucx: incarnation %u of rank %d was let go; it can come back only as a new one",
-                    incarnation, peer);
+    if (l && l->peer.incarnation == incarnation && !l->broken) return 0;
     ucx_detach(f, peer);
-    rc = link_new(&u->host, peer, incarnation, a.nonce, slots_round(f->frame_bytes), &l, why);
-    if (rc < 0) return rc;
-    rc = link_connect(l, (const unsigned char *)address + sizeof a, why);
-    if (rc < 0) {
-        link_free(l);
-        return rc;
-    }
-    u->links[peer] = l;
-    u->lives[peer] = incarnation;
-    l->greeted = u->greeters[peer] == incarnation;
-    link_tell(l, 0);
-    return 0;
+    if (u->latest[peer].incarnation != incarnation) u->latest[peer].session = 0;
+    u->latest[peer].incarnation = incarnation;
+    struct link_peer who = {.rank = peer,
+                            .incarnation = incarnation,
+                            .nonce = a.nonce,
+                            .address = (unsigned char *)address + sizeof a,
+                            .address_bytes = bytes - sizeof a};
+    rc = join(u, &who, ++u->latest[peer].session, why);
+    if (rc < 0) ucx_detach(f, peer);
+    return rc;
 }
 
 static bool all_closed(struct ucx_rank *u) {
@@ -321,7 +335,7 @@ static void ucx_close(struct fabric *f) {
     if (u->host.worker) ucx_flush(f, deadline_us);
     for (int p = 0; p < f->size; p++)
         if (p != f->rank) ucx_detach(f, p);
-    for (struct link *l = u->retired; l; l = l->next) l->taken = 0; /* frames end with their handle */
+    for (struct link *l = u->retired; l; l = l->after) l->taken = 0; /* frames end with their handle */
     while (u->host.worker && !all_closed(u) && clk_now_us() < deadline_us) sched_yield();
     if (u->flushing) ucp_request_free(u->flushing);
     if (u->own) ucp_worker_release_address(u->host.worker, u->own);
@@ -329,7 +343,7 @@ static void ucx_close(struct fabric *f) {
     if (u->context) ucp_cleanup(u->context);
     while (u->retired) {
         struct link *l = u->retired;
-        u->retired = l->next;
+        u->retired = l->after;
         link_free(l);
     }
     free(u);

@@ -13,39 +13,35 @@ enum {
     BUFFERS = 2 * FABRIC_DEPTH
 };
 
-static unsigned bit(int i) { return 1u << i; }
 static unsigned char *out_buffer(const struct link *l, int i) { return l->map + (size_t)i * l->slot_bytes; }
 static unsigned char *in_buffer(const struct link *l, int i) { return l->map + (size_t)(FABRIC_DEPTH + i) * l->slot_bytes; }
-static struct link_in *in_at(struct link *l, uint64_t number) { return &l->in[number % FABRIC_DEPTH]; }
-
-static int lowest_free(unsigned busy) {
-    unsigned free_ones = ~busy & (bit(FABRIC_DEPTH) - 1);
-    return free_ones ? __builtin_ctz(free_ones) : -1;
-}
 
 void link_break(struct link *l, const char *doing, int ucs_status) {
     if (!l->broken && !l->bye && ucs_status != UCS_ERR_CANCELED)
-        log_error("fabric ucx: %s rank %d: %s; it counts as silent now", doing, l->peer,
+        log_error("fabric ucx: %s rank %d: %s; it counts as silent now", doing, l->peer.rank,
                   ucs_status_string((ucs_status_t)ucs_status));
     l->broken = l->host->failing = true;
 }
 
 /* ---- life ---- */
 
-int link_new(struct link_host *host, int peer, uint32_t incarnation, uint64_t nonce, size_t slot_bytes, struct link **out,
+int link_new(struct link_host *host, const struct link_peer *peer, uint32_t session, size_t slot_bytes, struct link **out,
              struct why *why) {
+    size_t map_bytes = BUFFERS * slot_bytes;
     struct link *l = calloc(1, sizeof *l);
-    if (!l) return fail(why, ERR_NOMEM, "fabric ucx: out of memory for a link");
-    *l = (struct link){.host = host, .peer = peer, .incarnation = incarnation, .nonce = nonce, .slot_bytes = slot_bytes};
-    l->reserved = -1;
-    for (int i = 0; i < FABRIC_DEPTH; i++) l->in[i].link = l->out[i].link = l;
-    l->map_bytes = BUFFERS * slot_bytes;
-    void *map = mmap(NULL, l->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (map == MAP_FAILED) {
+    void *address = malloc(peer->address_bytes);
+    void *map = mmap(NULL, map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (!l || !address || map == MAP_FAILED) {
         free(l);
+        free(address);
+        if (map != MAP_FAILED) munmap(map, map_bytes);
         return fail(why, ERR_NOMEM, "fabric ucx: no memory for %d buffers of %zu bytes", (int)BUFFERS, slot_bytes);
     }
-    l->map = map;
+    *l = (struct link){.host = host, .peer = *peer, .session = session, .reserved = -1, .map = map};
+    l->peer.address = memcpy(address, peer->address, peer->address_bytes);
+    l->slot_bytes = slot_bytes;
+    l->map_bytes = map_bytes;
+    for (int i = 0; i < FABRIC_DEPTH; i++) l->in[i].link = l->out[i].link = l;
     *out = l;
     return 0;
 }
@@ -55,19 +51,22 @@ static void on_error(void *arg, ucp_ep_h ep, ucs_status_t status) {
     link_break(arg, "connection with", status);
 }
 
-int link_connect(struct link *l, const void *worker_address, struct why *why) {
+int link_connect(struct link *l, struct why *why) {
     ucp_ep_params_t p = {.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
                                        UCP_EP_PARAM_FIELD_ERR_HANDLER,
-                         .address = worker_address,
+                         .address = l->peer.address,
                          .err_mode = UCP_ERR_HANDLING_MODE_PEER,
                          .err_handler = {.cb = on_error, .arg = l}};
     ucs_status_t status = ucp_ep_create(l->host->worker, &p, &l->ep);
-    if (status == UCS_OK) return 0;
+    if (status == UCS_OK) {
+        link_tell(l, 0);
+        return 0;
+    }
     l->ep = NULL;
     return fail(why, ERR_IO,
                 "fabric ucx: rank %d cannot reach rank %d: %s; do both have a network device that the other can reach "
                 "(--net-devices)?",
-                l->host->rank, l->peer, ucs_status_string(status));
+                l->host->rank, l->peer.rank, ucs_status_string(status));
 }
 
 static void on_closed(void *request, ucs_status_t status, void *arg) {
@@ -96,20 +95,23 @@ bool link_idle(const struct link *l) { return !l->ep && !l->pending && !l->taken
 
 void link_free(struct link *l) {
     munmap(l->map, l->map_bytes);
+    free(l->peer.address);
     free(l);
 }
 
 /* ---- sending ---- */
 
 static void header_fill(struct link *l, struct link_header *h, uint64_t number, unsigned flags) {
-    *h = (struct link_header){.to = l->nonce,
+    *h = (struct link_header){.nonce = l->peer.nonce,
                               .incarnation = l->host->incarnation,
                               .rank = (uint16_t)l->host->rank,
                               .flags = (uint16_t)flags,
+                              .session = l->session,
+                              .you = l->theirs,
                               .number = number,
-                              .freed = l->freed};
-    l->told = l->freed;
-    l->host->untold &= ~(UINT64_C(1) << l->peer);
+                              .given = l->given};
+    l->told = l->given;
+    l->host->untold &= ~(UINT64_C(1) << l->peer.rank);
     l->host->unflushed = true;
 }
 
@@ -137,14 +139,14 @@ static void ended(struct link *l, void *request, ucs_status_t status, const char
 static void on_sent(void *request, ucs_status_t status, void *arg) {
     struct link_out *o = arg;
     struct link *l = o->link;
-    l->out_busy &= ~bit((int)(o - l->out));
+    l->busy &= ~(1u << (o - l->out));
     ended(l, request, status, "sending to");
     room(l);
 }
 
 static void on_told(void *request, ucs_status_t status, void *arg) {
     struct link *l = arg;
-    l->notice_busy = false;
+    l->noticing = false;
     ended(l, request, status, "sending to");
 }
 
@@ -157,21 +159,25 @@ static ucp_request_param_t send_param(ucp_send_nbx_callback_t done, void *arg) {
 }
 
 void link_tell(struct link *l, unsigned flags) {
-    if (l->broken || l->notice_busy) return;
+    if (l->broken) return;
+    l->host->untold |= UINT64_C(1) << l->peer.rank;
+    if (l->noticing) return; /* by a later one */
     header_fill(l, &l->notice, 0, flags);
     ucp_request_param_t p = send_param(on_told, l);
-    l->notice_busy = started(l, ucp_am_send_nbx(l->ep, LINK_NOTICE, &l->notice, sizeof l->notice, NULL, 0, &p), "sending to");
+    ucs_status_ptr_t r = ucp_am_send_nbx(l->ep, LINK_NOTICE, &l->notice, sizeof l->notice, NULL, 0, &p);
+    l->noticing = started(l, r, "sending to");
 }
 
 void *link_reserve(struct link *l, size_t bytes) {
-    int i = lowest_free(l->out_busy);
-    if (l->broken || !l->greeted || i < 0 || l->sent - l->sent_freed >= FABRIC_DEPTH) {
+    unsigned idle = ~l->busy & ((1u << FABRIC_DEPTH) - 1);
+    bool greeted = l->theirs && l->named;
+    if (l->broken || !greeted || !idle || l->sent - l->sent_given >= FABRIC_DEPTH) {
         l->starved = true;
         return NULL;
     }
-    l->reserved = i;
+    l->reserved = __builtin_ctz(idle);
     l->reserved_bytes = bytes;
-    return out_buffer(l, i);
+    return out_buffer(l, l->reserved);
 }
 
 void link_commit(struct link *l, size_t bytes) {
@@ -182,19 +188,35 @@ void link_commit(struct link *l, size_t bytes) {
     header_fill(l, &o->header, l->sent++, 0);
     ucp_request_param_t p = send_param(on_sent, o);
     ucs_status_ptr_t r = ucp_am_send_nbx(l->ep, LINK_FRAME, &o->header, sizeof o->header, out_buffer(l, i), bytes, &p);
-    if (started(l, r, "sending to")) l->out_busy |= bit(i);
+    if (started(l, r, "sending to")) l->busy |= 1u << i;
 }
 
 /* ---- receiving ---- */
 
-void link_hear(struct link *l, const struct link_header *h) {
-    if (h->flags & LINK_BYE) l->bye = true;
-    if (!l->greeted) {
-        l->greeted = true;
+bool link_hear(struct link *l, const struct link_header *h) {
+    bool current = h->session == l->theirs && h->you == l->session;
+    if (h->session > l->heard) {
+        l->heard = h->session;
+        l->named = false;
+    }
+    if (h->session == l->heard && h->you == l->session && !l->named) {
+        l->named = true;
         room(l);
     }
-    if (h->freed <= l->sent_freed || h->freed > l->sent) return; /* nothing new, or a lie */
-    l->sent_freed = h->freed;
+    l->host->greetings |= link_outdated(l);
+    if (!current) return false;
+    if (h->flags & LINK_BYE) l->bye = true;
+    if (h->given > l->sent_given && h->given <= l->sent) { /* news, and no lie */
+        l->sent_given = h->given;
+        room(l);
+    }
+    return true;
+}
+
+void link_take_up(struct link *l, uint32_t theirs, bool named) {
+    l->heard = l->theirs = theirs;
+    l->named = named;
+    link_tell(l, 0);
     room(l);
 }
 
@@ -211,57 +233,66 @@ static void on_fetched(void *request, ucs_status_t status, size_t length, void *
 }
 
 /* A large frame waits at its sender until we say where to put it. */
-static void fetch_into(struct link *l, struct link_in *in, void *data) {
+static void fetch_into(struct link *l, int i, void *data) {
+    struct link_in *in = &l->in[i];
     ucp_request_param_t p = {.op_attr_mask =
                                  UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_MEMORY_TYPE,
                              .cb.recv_am = on_fetched,
                              .user_data = in,
                              .memory_type = UCS_MEMORY_TYPE_HOST};
     in->state = LINK_COMING;
-    ucs_status_ptr_t r = ucp_am_recv_data_nbx(l->host->worker, data, in_buffer(l, in->buffer), in->bytes, &p);
+    ucs_status_ptr_t r = ucp_am_recv_data_nbx(l->host->worker, data, in_buffer(l, i), in->bytes, &p);
     if (!r) landed(in);
     else started(l, r, "receiving from");
 }
 
+/* Where frame `number` goes; -1 when it cannot be true that it is under way. */
+static int place(const struct link *l, uint64_t number) {
+    int found = -1;
+    if (number - l->next >= FABRIC_DEPTH) return -1;
+    for (int i = FABRIC_DEPTH - 1; i >= 0; i--) {
+        if (l->in[i].state == LINK_EMPTY) found = i;
+        else if (l->in[i].number == number) return -1;
+    }
+    return found;
+}
+
 bool link_arrive(struct link *l, const struct link_header *h, void *data, size_t bytes, bool fetch) {
-    struct link_in *in = in_at(l, h->number);
-    int buffer = lowest_free(l->in_busy);
     if (l->broken) return true;
-    if (h->number - l->freed >= FABRIC_DEPTH || bytes > l->slot_bytes || in->state != LINK_EMPTY || buffer < 0) return false;
-    l->in_busy |= bit(buffer);
-    in->buffer = buffer;
-    in->bytes = bytes;
+    int i = place(l, h->number);
+    if (i < 0 || bytes > l->slot_bytes) return false;
+    l->in[i].number = h->number;
+    l->in[i].bytes = bytes;
     if (fetch) {
-        fetch_into(l, in, data);
+        fetch_into(l, i, data);
     } else {
-        memcpy(in_buffer(l, buffer), data, bytes);
-        landed(in);
+        memcpy(in_buffer(l, i), data, bytes);
+        landed(&l->in[i]);
     }
     return true;
 }
 
 const void *link_take(struct link *l, size_t *bytes) {
-    struct link_in *in = in_at(l, l->next_take);
-    if (in->state != LINK_WHOLE) return NULL;
-    in->state = LINK_TAKEN;
-    l->next_take++;
-    l->taken++;
-    *bytes = in->bytes;
-    return in_buffer(l, in->buffer);
+    for (int i = 0; i < FABRIC_DEPTH; i++) {
+        struct link_in *in = &l->in[i];
+        if (in->state != LINK_WHOLE || in->number != l->next) continue;
+        in->state = LINK_TAKEN;
+        l->next++;
+        l->taken++;
+        *bytes = in->bytes;
+        return in_buffer(l, i);
+    }
+    return NULL;
 }
 
 bool link_give(struct link *l, const void *frame) {
-    struct link_in *in = NULL;
-    for (int i = 0; i < FABRIC_DEPTH && !in; i++)
-        if (l->in[i].state == LINK_TAKEN && in_buffer(l, l->in[i].buffer) == frame) in = &l->in[i];
-    if (!in) return false;
-    in->state = LINK_GIVEN;
-    l->in_busy &= ~bit(in->buffer);
+    size_t i = (size_t)((const unsigned char *)frame - in_buffer(l, 0)) / l->slot_bytes;
+    if (i >= FABRIC_DEPTH || frame != in_buffer(l, (int)i) || l->in[i].state != LINK_TAKEN) return false;
+    l->in[i].state = LINK_EMPTY;
     l->taken--;
-    uint64_t before = l->freed;
-    for (; in_at(l, l->freed)->state == LINK_GIVEN; l->freed++) in_at(l, l->freed)->state = LINK_EMPTY;
-    if (l->freed == before || l->broken) return true;
-    l->host->untold |= UINT64_C(1) << l->peer;
-    if (l->freed - l->told >= TELL_AT) link_tell(l, 0);
+    l->given++;
+    if (l->broken) return true;
+    l->host->untold |= UINT64_C(1) << l->peer.rank;
+    if (l->given - l->told >= TELL_AT) link_tell(l, 0);
     return true;
 }

@@ -1,14 +1,17 @@
 /* link_ucx.h - a UCX handle's attachment to one life of a peer: its endpoint, its buffers and both windows.
  *
- * Frames are active messages with a header of ours. Frame n of a stream may be sent while n < freed + FABRIC_DEPTH, where
- * `freed` is how many frames in a row the receiver has given back; each header carries it for the other direction, and a notice
- * (a header without a frame) carries it when no frame is going that way. So every frame that arrives finds a free buffer, and
- * nothing piles up inside UCX. Both ends send from and receive into buffers of the link, lowest free one first, which keeps few
- * of them warm. Buffers outlive the endpoint: UCX may still read or write them until each request has ended, and the owner
- * may still read frames it has taken. A link that is let go stays, retired, until both are over.
+ * Frames are active messages with a header of ours. A sender has at most FABRIC_DEPTH frames out that were not given back;
+ * every header carries how many were, in the other direction, and a notice (a header without a frame) says so when no frame
+ * is going that way. So each frame that arrives finds a free buffer, and nothing piles up inside UCX. Both ends use their
+ * lowest free buffer, which keeps few of them warm. Buffers outlive the endpoint: UCX may still read or write them until
+ * each request has ended, and the owner may still read frames it took. A link that was let go stays, retired, until then.
  *
- *   opened ── the peer's first message ──► greeted      reserve gives room only then: the peer has memory for frames
- *      └───────────┴── UCX error, or let go ──► broken  silent for good
+ * Each attachment is a session, numbered by whoever attaches. A message names the sender's session and the receiver's as far
+ * as the sender knows it. Who hears of a new session says so by a notice, and frames go only to a peer that has named this
+ * session; so the frames between two sessions begin at 0 at both ends, whichever end attached last, or again.
+ *
+ *   opened ── the peer names our session ──► greeted    reserve gives room only then: the peer has memory for frames
+ *      └───────────┴── UCX error, or let go ──► broken  silent, until attached again by either side
  *
  * Owner: whoever owns the handle. */
 #pragma once
@@ -17,12 +20,13 @@
 enum { LINK_FRAME = 1, LINK_NOTICE = 2 }; /* active message ids */
 enum { LINK_BYE = 1 };                    /* flags of a header: this was the last message, orderly */
 
-struct link_header {      /* of every message; in the sender's byte order: one cluster runs one kind of CPU */
-    uint64_t to;          /* the nonce of the process it is for: nobody else's messages get in */
-    uint32_t incarnation; /* the sender's: tells lives of one rank apart */
-    uint16_t rank, flags; /* the sender's rank */
-    uint64_t number;      /* of a frame: its place in the stream, from 0 */
-    uint64_t freed;       /* of the other direction */
+struct link_header {       /* of every message; in the sender's byte order: one cluster runs one kind of CPU */
+    uint64_t nonce;        /* of the process it is for: nobody else's messages get in */
+    uint32_t incarnation;  /* the sender's: tells lives of one rank apart */
+    uint16_t rank, flags;  /* the sender's rank */
+    uint32_t session, you; /* the sender's session; the receiver's, 0 = not known yet */
+    uint64_t number;       /* of a frame: its place in the stream, from 0 */
+    uint64_t given;        /* frames of the other direction that were given back */
 };
 
 struct link_host { /* what links of one handle share */
@@ -31,17 +35,25 @@ struct link_host { /* what links of one handle share */
     uint32_t incarnation;
     bool news;       /* a frame arrived, or room was made for one who was refused */
     bool failing;    /* a link broke whose endpoint is still to be closed */
+    bool greetings;  /* a link heard of a new session */
     bool unflushed;  /* something was sent since the last flush began */
     int closing;     /* endpoints being closed */
     uint64_t untold; /* ranks that do not know all that was given back */
 };
 
-enum link_state { LINK_EMPTY, LINK_COMING, LINK_WHOLE, LINK_TAKEN, LINK_GIVEN };
+enum link_state { LINK_EMPTY, LINK_COMING, LINK_WHOLE, LINK_TAKEN };
 
-struct link_in { /* a frame of the receive window */
+struct link_peer { /* whom a link is for */
+    int rank;
+    uint32_t incarnation;
+    uint64_t nonce;
+    void *address; /* UCX's, of its worker; the link's own copy */
+    size_t address_bytes;
+};
+struct link_in { /* a buffer to receive into */
     struct link *link;
     enum link_state state;
-    int buffer;
+    uint64_t number;
     size_t bytes;
 };
 struct link_out { /* a buffer to send from */
@@ -51,38 +63,38 @@ struct link_out { /* a buffer to send from */
 
 struct link {
     struct link_host *host;
-    struct link *next; /* of the retired */
-    struct ucp_ep *ep; /* NULL once closed */
-    int peer;
-    uint32_t incarnation;
-    uint64_t nonce;
-    bool greeted, broken, bye;
+    struct link *after; /* of the retired */
+    struct ucp_ep *ep;  /* NULL once closed */
+    struct link_peer peer;
+    uint32_t session, theirs, heard; /* ours; the peer's, 0 = none yet; the latest it was heard to have */
+    bool named;                      /* the session heard last names ours */
+    bool broken, bye;
     int pending; /* requests UCX has not ended */
 
     unsigned char *map; /* FABRIC_DEPTH buffers to send from, FABRIC_DEPTH to receive into */
     size_t slot_bytes, map_bytes;
 
     struct link_out out[FABRIC_DEPTH];
-    unsigned out_busy; /* mask over buffers */
-    uint64_t sent, sent_freed;
+    unsigned busy; /* mask over out: UCX still reads it */
+    uint64_t sent, sent_given;
     int reserved; /* buffer of the open reservation; -1 */
     size_t reserved_bytes;
     bool starved; /* a reserve failed since there was room */
 
-    struct link_in in[FABRIC_DEPTH]; /* by number */
-    unsigned in_busy;                /* mask over buffers */
-    uint64_t next_take, freed, told;
+    struct link_in in[FABRIC_DEPTH];
+    uint64_t next; /* number of the frame to take next */
+    uint64_t given, told;
     int taken;
 
     struct link_header notice;
-    bool notice_busy;
+    bool noticing; /* UCX still reads it */
 };
 
-int link_new(struct link_host *host, int peer, uint32_t incarnation, uint64_t nonce, size_t slot_bytes, struct link **out,
+/* Copies the address. slot_bytes: of a buffer, a multiple of 64. */
+int link_new(struct link_host *host, const struct link_peer *peer, uint32_t session, size_t slot_bytes, struct link **out,
              struct why *why);
-/* Connects; the address lies behind the one ours begins with. A peer that cannot be reached at all is an error, one that does
- * not answer is not. */
-int link_connect(struct link *l, const void *worker_address, struct why *why);
+/* Connects and greets. A peer that cannot be reached at all is an error, one that does not answer is not. */
+int link_connect(struct link *l, struct why *why);
 /* Closes the endpoint at once; what is under way ends cancelled, in later progress. Harmless when closed. */
 void link_disconnect(struct link *l);
 /* Whether nothing holds its memory any more; then link_free may be called. */
@@ -97,8 +109,12 @@ bool link_give(struct link *l, const void *frame);
 /* Sends a notice, unless one is still under way: then the peer stays in host->untold. */
 void link_tell(struct link *l, unsigned flags);
 
-/* What a message says about the other direction; any message of the peer greets. */
-void link_hear(struct link *l, const struct link_header *h);
+/* What any message of the peer's incarnation says. Whether it is of this session and for this one. */
+bool link_hear(struct link *l, const struct link_header *h);
+/* Whether the peer was heard to have a session that this link does not know. A fresh link takes it up and says so; one that
+ * knew another is to be replaced by a fresh one. */
+static inline bool link_outdated(const struct link *l) { return l->heard != l->theirs; }
+void link_take_up(struct link *l, uint32_t theirs, bool named);
 /* Takes in a frame: data is the frame, or UCX's descriptor of it when it is to be fetched. Whether the header was true. */
 bool link_arrive(struct link *l, const struct link_header *h, void *data, size_t bytes, bool fetch);
 /* From now on silent; says so once. */

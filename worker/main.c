@@ -174,7 +174,8 @@ static int open_fabric(const struct options *o, struct boot_id *id, struct fabri
     name_log(id->rank);
     if (id->size == 1) return 0;
     if (!strcmp(o->fabric, "shm")) return fabric_shm_open(id->rank, id->size, out, why);
-    return fabric_ucx_open(id->rank, id->size, o->net_devices, out, why);
+    if (!strcmp(o->fabric, "ucx")) return fabric_ucx_open(id->rank, id->size, o->net_devices, out, why);
+    return fabric_auto_open(id->rank, id->size, o->net_devices, out, why);
 }
 
 static int run_alone(const struct options *o) {

@@ -17,27 +17,22 @@ static int open_ucx(int rank, int size, struct fabric **f, struct why *why) {
 }
 
 static void run(procs_main main_of_rank, int n) {
-    struct procs *p = procs_new();
-    ck_assert_ptr_nonnull(p);
-    int rc = procs_run(p, main_of_rank, n);
-    ck_assert_msg(rc == 0, "%s", p->text[0] ? p->text : "a rank died");
-    procs_free(p);
+    struct why why;
+    ck_assert_msg(procs_run(main_of_rank, n, &why) == 0, "%s", why.text);
 }
 
 /* ---- contract ---- */
 
-static int ranks;
+static int ranks, frames;
 static size_t frame_bytes;
-static int frames;
 
-static int contract_main(struct procs *p, int rank, uint32_t incarnation) {
+static int contract_main(struct board *b, int rank, uint32_t incarnation, struct why *why) {
     struct fabric *f = NULL;
-    struct why why;
-    int rc = open_ucx(rank, ranks, &f, &why);
-    if (rc == 0) rc = procs_meet(p, f, frame_bytes, incarnation, &why);
-    if (rc == 0) rc = fabric_case_run(f, 7, frames, false, PATIENCE_US, &why);
+    int rc = open_ucx(rank, ranks, &f, why);
+    if (rc == 0) rc = procs_meet(b, f, frame_bytes, incarnation, why);
+    if (rc == 0) rc = fabric_case_run(f, 7, frames, false, PATIENCE_US, why);
     fabric_close(f);
-    return procs_fail(p, rank, rc, &why);
+    return rc;
 }
 
 START_TEST(contract) {
