@@ -25,8 +25,32 @@ __attribute__((format(printf, 2, 3))) static void report(bool ok, const char *fm
     failures += !ok;
 }
 
-static struct worker_setup setup_of(const char *dir, const struct measure *m, int rank) {
-    struct peer peers[MAX_WORKERS] = {{0}};
+/* The ranks of one cluster, all there before the first engine looks for the others. */
+struct ranks {
+    struct fabric_hub *hub;
+    struct fabric *fabric[MAX_WORKERS]; /* an engine closes its own */
+    struct peer peers[MAX_WORKERS];
+    uint8_t address[MAX_WORKERS][FABRIC_ADDRESS_BYTES];
+};
+
+static void open_ranks(struct ranks *r, int n) {
+    struct why why;
+    *r = (struct ranks){0};
+    if (n > 1 && fabric_hub_new(n, NULL, &r->hub, &why) < 0) die("%s", why.text);
+    for (int i = 0; i < n; i++) {
+        r->peers[i] = (struct peer){.incarnation = (uint32_t)i + 1, .address = r->address[i]};
+        if (!r->hub) continue;
+        if (fabric_mem_open(r->hub, i, &r->fabric[i], &why) < 0) die("%s", why.text);
+        r->peers[i].address_bytes = fabric_address(r->fabric[i], r->address[i]);
+    }
+}
+
+static void close_ranks(struct ranks *r, int from, int n) {
+    for (int i = from; i < n; i++) fabric_close(r->fabric[i]);
+    fabric_hub_free(r->hub);
+}
+
+static struct worker_setup setup_of(const char *dir, const struct measure *m, const struct ranks *r, int rank) {
     struct worker_setup s = {.epoch = 1,
                              .incarnation = (uint32_t)rank + 1,
                              .weights = m->weights,
@@ -40,18 +64,16 @@ static struct worker_setup setup_of(const char *dir, const struct measure *m, in
     struct why why;
     snprintf(s.model_dir, sizeof s.model_dir, "%s", dir);
     if (placement_contiguous(&s.placement, m->workers, c->moe_layers, c->gate.experts, &why) < 0) die("%s", why.text);
-    for (int w = 0; w < m->workers; w++) peers[w].incarnation = (uint32_t)w + 1;
-    if (worker_setup_peers(&s, peers, m->workers) < 0) die("out of memory");
+    if (worker_setup_peers(&s, r->peers, m->workers) < 0) die("out of memory");
     return s;
 }
 
 /* What an engine says when it is ready. */
-static bool load(const char *dir, const struct measure *m, struct fabric_hub *hub, int rank, struct event *ev) {
-    struct engine_options o = {.rank = rank, .workers = m->workers, .threads = 1, .fabric_name = "mem"};
-    struct worker_setup s = setup_of(dir, m, rank);
+static bool load(const char *dir, const struct measure *m, const struct ranks *r, int rank, struct event *ev) {
+    struct engine_options o = {
+        .rank = rank, .workers = m->workers, .threads = 1, .fabric_name = "mem", .fabric = r->fabric[rank]};
+    struct worker_setup s = setup_of(dir, m, r, rank);
     struct engine *e;
-    struct why why;
-    if (hub && fabric_mem_open(hub, rank, &o.fabric, &why) < 0) die("%s", why.text);
     if (engine_new(&o, &e) < 0 || engine_start(e, &s) < 0) die("no engine");
     while (!engine_event_pop(e, ev)) {
         struct pollfd fd = {.fd = engine_event_fd(e), .events = POLLIN};
@@ -65,16 +87,16 @@ static bool load(const char *dir, const struct measure *m, struct fabric_hub *hu
 }
 
 static void compare(const char *name, const char *dir, const struct measure *m) {
-    struct fabric_hub *hub = NULL;
-    struct why no_hub;
+    static struct ranks ranks; /* large */
     char text[400] = "";
-    if (m->workers > 1 && fabric_hub_new(m->workers, NULL, &hub, &no_hub) < 0) die("%s", no_hub.text);
     bool same = true;
-    for (int rank = 0; rank < m->workers && same; rank++) {
+    int rank = 0;
+    open_ranks(&ranks, m->workers);
+    for (; rank < m->workers && same; rank++) {
         struct worker_bytes want = {0};
         struct event ev;
         struct why why = {""};
-        bool ready = load(dir, m, hub, rank, &ev);
+        bool ready = load(dir, m, &ranks, rank, &ev);
         int rc = measure_worker(m, rank, &want, &why);
         const struct worker_bytes *got = &ev.ready.bytes;
         same = ready && rc >= 0 && !memcmp(got, &want, sizeof want);
@@ -89,7 +111,7 @@ static void compare(const char *name, const char *dir, const struct measure *m) 
                 (unsigned long long)want.experts, (unsigned long long)want.resident, (unsigned long long)want.mapped,
                 (unsigned long long)want.kv, (unsigned long long)want.buffers, (unsigned long long)want.exchange);
     }
-    fabric_hub_free(hub);
+    close_ranks(&ranks, rank, m->workers);
     report(same, "%s: %d workers, %s, context %d, steps of %d%s", name, m->workers, fmt_name(m->weights), m->max_context,
            m->step_tokens, text);
 }
