@@ -5,6 +5,7 @@
 
 #include "base/hash.h"
 #include "base/log.h"
+#include "fabric/ep_frame.h"
 #include "tests/unit/fabric/ep_case.h"
 
 #include "tests/unit/run.h"
@@ -37,42 +38,68 @@ static void *run_steps(void *arg) {
     return NULL;
 }
 
-static void run_case(uint64_t seed, int ranks, int steps, const struct fabric_faults *faults, struct ep_counters *sum) {
-    struct ep_case c;
-    ep_case_make(&c, seed, ranks);
+static void check_counters(const struct runner *r, bool faults) {
+    struct ep_case_counts want = {0};
+    const struct ep_counters *got = &r->count;
+    ck_assert_uint_eq(got->frames_bad, 0);
+    ck_assert_uint_eq(got->frames_stale, 0);
+    if (!faults) ck_assert_uint_eq(got->frames_duplicate, 0);
+    for (int step = 0; step < r->steps; step++) ep_case_count(r->c, r->rank, (uint64_t)step, &want);
+    ck_assert_uint_eq(got->dispatch_rows, want.copies);
+    ck_assert_uint_eq(got->combine_rows, want.answers);
+    ck_assert_uint_eq(got->dispatch_bytes, want.dispatch_bytes);
+    if (!r->c->lim.fused) ck_assert_uint_eq(got->combine_bytes, want.combine_bytes);
+}
+
+static void add_counters(struct ep_counters *sum, const struct ep_counters *c) {
+    sum->frames_duplicate += c->frames_duplicate;
+    sum->overflow_frames += c->overflow_frames;
+}
+
+static void run_ranks(const struct ep_case *c, int steps, const struct fabric_faults *faults, struct ep_counters *sum) {
     struct why why;
     struct fabric_hub *hub;
-    ck_assert_int_eq(fabric_hub_new(ranks, faults, &hub, &why), 0);
+    ck_assert_int_eq(fabric_hub_new(c->ranks, faults, &hub, &why), 0);
     struct runner r[FABRIC_MAX_RANKS];
-    for (int i = 0; i < ranks; i++) {
-        r[i] = (struct runner){.hub = hub, .c = &c, .rank = i, .steps = steps};
+    for (int i = 0; i < c->ranks; i++) {
+        r[i] = (struct runner){.hub = hub, .c = c, .rank = i, .steps = steps};
         ck_assert_int_eq(pthread_create(&r[i].thread, NULL, run_steps, &r[i]), 0);
     }
-    for (int i = 0; i < ranks; i++) pthread_join(r[i].thread, NULL);
-    for (int i = 0; i < ranks; i++) {
-        ck_assert_msg(r[i].rc == 0, "seed %llu, rank %d of %d: %s (late %llx): %s", (unsigned long long)seed, i, ranks,
+    for (int i = 0; i < c->ranks; i++) pthread_join(r[i].thread, NULL);
+    for (int i = 0; i < c->ranks; i++) {
+        ck_assert_msg(r[i].rc == 0, "seed %llu, rank %d of %d: %s (late %llx): %s", (unsigned long long)c->seed, i, c->ranks,
                       status_name(r[i].rc), (unsigned long long)r[i].late, r[i].why.text);
-        ck_assert_uint_eq(r[i].count.frames_bad, 0);
-        ck_assert_uint_eq(r[i].count.frames_stale, 0);
-        if (!faults) ck_assert_uint_eq(r[i].count.frames_duplicate, 0);
-        uint64_t copies = 0, answers = 0;
-        for (int step = 0; step < steps; step++) {
-            uint64_t more_copies, more_answers;
-            ep_case_count(&c, i, (uint64_t)step, &more_copies, &more_answers);
-            copies += more_copies;
-            answers += more_answers;
+        check_counters(&r[i], faults != NULL);
+        for (int p = 0; !faults && p < c->ranks; p++) { /* what one says it sent, the other says it got */
+            ck_assert_uint_eq(r[i].count.link[p].bytes_out, r[p].count.link[i].bytes_in);
+            ck_assert_uint_eq(r[i].count.link[p].frames_out, r[p].count.link[i].frames_in);
         }
-        ck_assert_uint_eq(r[i].count.dispatch_rows, copies);
-        ck_assert_uint_eq(r[i].count.combine_rows, answers);
-        ck_assert_uint_eq(r[i].count.dispatch_bytes, copies * (uint64_t)c.lim.hidden * 4);
-        ck_assert_uint_eq(r[i].count.combine_bytes, answers * (uint64_t)(c.lim.hidden + c.lim.extra) * 4);
-        if (sum) sum->frames_duplicate += r[i].count.frames_duplicate;
+        if (sum) add_counters(sum, &r[i].count);
     }
     fabric_hub_free(hub);
 }
 
+static void run_case(uint64_t seed, int ranks, int steps, const struct fabric_faults *faults, struct ep_counters *sum) {
+    struct ep_case c;
+    ep_case_make(&c, seed, ranks);
+    run_ranks(&c, steps, faults, sum);
+}
+
 START_TEST(exact_on_any_number_of_ranks) {
     for (uint64_t seed = 1; seed <= 40; seed++) run_case(seed, _i, 4, NULL, NULL);
+}
+END_TEST
+
+/* Formats, sums, microbatches, frames of a few rows: whatever the combination, each worker gets what the others sent. */
+START_TEST(exact_in_every_form) {
+    struct ep_counters sum = {0};
+    for (uint64_t seed = 1; seed <= 60; seed++) {
+        struct ep_case c;
+        ep_case_make(&c, hash_u64(seed * 1000), _i);
+        ep_case_vary(&c);
+        run_ranks(&c, 3, NULL, &sum);
+    }
+    if (_i > 1) ck_assert_uint_gt(sum.overflow_frames, 100);
 }
 END_TEST
 
@@ -81,9 +108,43 @@ START_TEST(delays_and_duplicates_change_nothing) {
     for (uint64_t seed = 1; seed <= 40; seed++) {
         struct fabric_faults faults = {
             .seed = seed, .delay_percent = (int)(seed % 4) * 10, .duplicate_percent = (int)(seed % 5) * 20};
-        run_case(hash_u64(seed), _i, 3, &faults, &sum);
+        struct ep_case c;
+        ep_case_make(&c, hash_u64(seed), _i);
+        if (seed % 2) ep_case_vary(&c);
+        run_ranks(&c, 3, &faults, &sum);
     }
     ck_assert_uint_gt(sum.frames_duplicate, 0);
+}
+END_TEST
+
+/* Messages of many more frames than a stream is deep, all ways at once: every post waits for room, and nobody for ever. */
+START_TEST(more_frames_than_streams_hold) {
+    struct ep_counters sum = {0};
+    for (uint64_t seed = 1; seed <= 12; seed++) {
+        struct ep_case c;
+        ep_case_make(&c, seed, _i);
+        c.lim.max_tokens = 60;
+        c.lim.topk = 3;
+        c.lim.frame_bytes = 0;
+        c.full = true;
+        c.microbatches = 1 + (int)(seed % 2);
+        struct ep_wire w = {.max_tokens = 60, .topk = 3, .hidden = c.lim.hidden, .extra = c.lim.extra};
+        c.lim.frame_bytes = ep_frame_room(&w, 1, 1);
+        run_ranks(&c, 2, NULL, &sum);
+    }
+    ck_assert_uint_gt(sum.overflow_frames, 12 * 60);
+}
+END_TEST
+
+/* A case of reordered and repeated frames of messages in parts: the keys and part numbers alone say what is what. */
+START_TEST(reordered_frames_change_nothing) {
+    for (uint64_t seed = 1; seed <= 40; seed++) {
+        struct fabric_faults faults = {.seed = seed, .reorder_percent = 30, .duplicate_percent = (int)(seed % 3) * 20};
+        struct ep_case c;
+        ep_case_make(&c, hash_u64(seed + 99), _i);
+        ep_case_vary(&c);
+        run_ranks(&c, 3, &faults, NULL);
+    }
 }
 END_TEST
 
@@ -94,6 +155,7 @@ START_TEST(alone_without_fabric) {
         struct why why;
         uint64_t late;
         ep_case_make(&c, seed, 1);
+        if (seed % 2) ep_case_vary(&c);
         ck_assert_int_eq(ep_new(NULL, &c.lim, &ep, &why), 0);
         for (uint64_t s = 0; s < 3; s++)
             ck_assert_msg(ep_case_step(&c, ep, 0, 1, s, -1, 0, &late, &why) == 0, "seed %llu: %s", (unsigned long long)seed,
@@ -108,6 +170,9 @@ int main(void) {
     TCase *t = tcase_create("all");
     tcase_set_timeout(t, 100);
     tcase_add_loop_test(t, exact_on_any_number_of_ranks, 1, 9);
+    tcase_add_loop_test(t, exact_in_every_form, 1, 7);
+    tcase_add_loop_test(t, more_frames_than_streams_hold, 2, 5);
+    tcase_add_loop_test(t, reordered_frames_change_nothing, 2, 6);
     tcase_add_loop_test(t, delays_and_duplicates_change_nothing, 2, 9);
     tcase_add_test(t, alone_without_fabric);
     suite_add_tcase(s, t);

@@ -299,6 +299,65 @@ START_TEST(a_post_may_be_resumed) {
 }
 END_TEST
 
+static void *tell(void *arg) {
+    ep_tell_epoch(arg, 8);
+    return NULL;
+}
+
+/* Whoever is told of a later epoch ends every wait long before its deadline, and goes on in that epoch. */
+START_TEST(a_later_epoch_ends_waits) {
+    struct stage s;
+    struct ep_work work;
+    uint64_t late = 0;
+    pthread_t teller;
+    stage_open(&s);
+    ep_step_begin(s.ep, 7, 1, only_theirs, 1);
+    ep_tell_epoch(s.ep, 7); /* not later */
+    ck_assert_int_eq(ep_dispatch_post(s.ep, 0, 0, NULL, SLOTS, 0), 0);
+    ck_assert_int_eq(ep_dispatch_wait(s.ep, 0, &work, clk_now_us() + 1000, &late), ERR_LATE);
+    ck_assert_int_eq(pthread_create(&teller, NULL, tell, s.ep), 0);
+    ck_assert_int_eq(ep_dispatch_wait(s.ep, 0, &work, clk_now_us() + LONG_US, &late), ERR_EPOCH);
+    pthread_join(teller, NULL);
+    send_dispatch(&s, 7, 0); /* too late now */
+    send_dispatch(&s, 8, 0);
+    ep_step_begin(s.ep, 8, 1, only_theirs, 1);
+    ck_assert_int_eq(ep_dispatch_post(s.ep, 0, 0, NULL, SLOTS, 0), 0);
+    ck_assert_int_eq(ep_dispatch_wait(s.ep, 0, &work, 0, &late), 0);
+    ck_assert_uint_eq(ep_counters(s.ep)->frames_stale, 1);
+    stage_close(&s);
+}
+END_TEST
+
+/* Who is no member any more is neither sent to nor waited for, and what it still sends is dropped. */
+START_TEST(only_members_take_part) {
+    struct stage s;
+    struct ep_work work;
+    uint64_t late = 0;
+    size_t bytes;
+    const float *rows[T * K];
+    stage_open(&s);
+    struct ep_send send = stage_send(&s, T);
+    for (int i = 0; i < T * K; i++) s.worker[i] = 0;
+    ep_set_members(s.ep, 1);
+    ep_step_begin(s.ep, 5, 1, both, 1);
+    send_dispatch(&s, 5, 0);
+    ck_assert_int_eq(ep_dispatch_post(s.ep, 0, 0, &send, SLOTS, 0), 0);
+    ck_assert_int_eq(ep_dispatch_wait(s.ep, 0, &work, 0, &late), 0);
+    ck_assert_int_eq(work.rows, T * K);
+    ck_assert_int_eq(ep_combine_post(s.ep, 0, 0), 0);
+    ck_assert_int_eq(ep_combine_wait(s.ep, 0, rows, 0, &late), 0);
+    ck_assert_ptr_null(fabric_take(s.theirs, 0, &bytes));
+    ep_set_members(s.ep, 3);
+    ep_step_begin(s.ep, 6, 1, both, 1);
+    send_dispatch(&s, 6, 0);
+    ck_assert_int_eq(ep_dispatch_post(s.ep, 0, 0, &send, SLOTS, 0), 0);
+    ck_assert_int_eq(ep_dispatch_wait(s.ep, 0, &work, 0, &late), 0);
+    ck_assert_int_eq(work.rows, T * K + 3);
+    ck_assert_ptr_nonnull(fabric_take(s.theirs, 0, &bytes));
+    stage_close(&s);
+}
+END_TEST
+
 /* Older frames are dropped, later ones stay for their turn, and neither disturbs the one between them. */
 START_TEST(frames_of_other_phases) {
     struct stage s;
@@ -436,6 +495,8 @@ int main(void) {
     tcase_add_loop_test(t, given_up_steps_leave_no_trace, 2, 6);
     tcase_add_test(t, a_wait_may_be_resumed);
     tcase_add_test(t, a_post_may_be_resumed);
+    tcase_add_test(t, a_later_epoch_ends_waits);
+    tcase_add_test(t, only_members_take_part);
     tcase_add_test(t, frames_of_other_phases);
     tcase_add_test(t, frames_against_the_plan);
     tcase_add_test(t, garbage);
