@@ -35,7 +35,8 @@ enum {
 };
 
 struct options {
-    char *listen, *control, *fabric, *launcher, *hosts, *net_devices, *weights, *config, *placement, *isa, *mla, *log_level;
+    char *listen, *control, *fabric, *launcher, *hosts, *net_devices, *weights, *config, *placement, *isa, *mla, *lease;
+    char *log_level;
     int64_t workers, threads, max_batch, max_context, step_tokens, kv_tokens, memory, startup, drain;
 };
 #define AT(member) offsetof(struct options, member)
@@ -76,6 +77,7 @@ static const struct conf_option table[] = {
      .help = "bytes one worker may use; refuse to start when the model needs more"},
     {"", CONF_FLAG, 0, .help = "Operation"},
     {"config", CONF_STRING, AT(config), .arg = "FILE", .help = "read options from lines 'name = value'; the command line wins"},
+    {"lease", CONF_STRING, AT(lease), .arg = "SECONDS", .help = "a worker silent for so long is dead; default: 0.5"},
     {"startup", CONF_INT, AT(startup), .def = "600", .min = 1, .max = 86400, .arg = "SECONDS",
      .help = "give up when loading takes longer"},
     {"drain", CONF_INT, AT(drain), .def = "30", .min = 0, .max = 86400, .arg = "SECONDS",
@@ -163,6 +165,7 @@ static int start_coordinator(struct supervisor *s, int endpoint_fd) {
     argv_add_number(&a, "--kv-tokens", o->kv_tokens);
     argv_add_number(&a, "--memory", o->memory);
     argv_add_number(&a, "--start-timeout", o->startup);
+    argv_add_text(&a, "--lease", o->lease);
     argv_add_text(&a, "--log-level", o->log_level);
     s->n_children = 1;
     return child_start(&s->children[COORDINATOR], a.words, SIGKILL, endpoint_fd, &s->why);

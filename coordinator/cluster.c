@@ -197,6 +197,14 @@ static int fullest(const struct plan *p) {
     return rows;
 }
 
+/* Of the plans that may be out. */
+static int64_t longest_patience(const struct coordinator *c) {
+    int64_t us = 0;
+    for (int i = 0; i < SCHEDULER_MAX_AHEAD; i++)
+        if (c->step_patience_us[i] > us) us = c->step_patience_us[i];
+    return us;
+}
+
 void cluster_plan(struct coordinator *c) {
     const struct plan *p;
     if (c->state != CORE_SERVING && c->state != CORE_DRAINING) return;
@@ -209,6 +217,8 @@ void cluster_plan(struct coordinator *c) {
                                      .trace = c->tracing.layers,
                                      .n_trace = c->tracing.n_layers};
         c->step_rows[p->step % SCHEDULER_MAX_AHEAD] = rows;
+        c->step_patience_us[p->step % SCHEDULER_MAX_AHEAD] = around.patience_us;
+        member_patience(&c->members, longest_patience(c));
         c->moved = true;
         for (int w = 0; w < p->workers; w++) {
             int rc = worker_port_plan(c->worker_port, &c->worker_id[w], w, p, &around);

@@ -154,9 +154,9 @@ static int open_doors(struct coordinator *c, struct why *why) {
                                     .fabric = o->fabric,
                                     .fingerprint = c->checkpoint.fingerprint,
                                     .lease_us = o->lease_us,
-                                    .dead_us = o->dead_us,
-                                    .loading_us = 4 * o->dead_us,
-                                    .progress_us = o->progress_us};
+                                    .loading_us = 12 * o->lease_us,
+                                    .progress_us = o->progress_us,
+                                    .patience_us = o->patience_us};
     member_init(&c->members, &members);
     if (bell_open(&c->bell) < 0) return fail(why, ERR_IO, "cannot open an eventfd");
     if (client_port_new(&c->client_port) < 0 || worker_port_new(c->worker_bus, &c->worker_port) < 0 ||
@@ -173,7 +173,6 @@ static void default_options(struct coordinator_options *o) {
     if (!o->patience_us) o->patience_us = 2 * 1000000;
     if (!o->unread_us) o->unread_us = 300 * INT64_C(1000000);
     if (!o->lease_us) o->lease_us = 500 * 1000;
-    if (!o->dead_us) o->dead_us = 3 * o->lease_us;
     if (!o->progress_us) o->progress_us = 5 * o->patience_us;
 }
 
@@ -286,7 +285,8 @@ static int64_t pass(struct coordinator *c) {
     cluster_tick(c);
     cluster_plan(c);
     say_busy(c);
-    int64_t tick = c->now_us + TICK_US;
+    int64_t tick = c->now_us + TICK_US, verdict = member_next_us(&c->members);
+    if (verdict < tick) tick = verdict;
     return c->moved ? c->now_us : next < tick ? next : tick;
 }
 

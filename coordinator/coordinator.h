@@ -31,7 +31,7 @@ struct coordinator_options {
     int64_t start_timeout_us;   /* for all workers to come, and for one that loads to move; 0 = 120 s */
     int64_t patience_us;        /* least time a worker waits for a peer in a step; 0 = 2 s */
     int64_t unread_us;          /* how long a complete answer waits for its client to read it; 0 = 300 s */
-    int64_t lease_us, dead_us, progress_us; /* see member.h; 0 = 500 ms, 1.5 s, 10 s */
+    int64_t lease_us, progress_us; /* see member.h; 0 = 500 ms, 5 times the patience */
 };
 
 struct coordinator;

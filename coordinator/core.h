@@ -38,7 +38,7 @@ struct request {
     struct generate_finished end;
 };
 
-struct core_counts { /* of Generate calls; every one that ended is in exactly one of them */
+struct core_counts {                               /* of Generate calls; every one that ended is in exactly one of them */
     uint64_t finished, cancelled, expired, failed; /* cancelled: by the client, or it is gone; expired: its deadline */
 };
 
@@ -70,7 +70,8 @@ struct coordinator {
     struct telemetry telemetry;
     struct domains domains;
     struct tracing tracing;
-    int step_rows[SCHEDULER_MAX_AHEAD]; /* rows of the fullest worker, by step */
+    int step_rows[SCHEDULER_MAX_AHEAD];            /* rows of the fullest worker, by step */
+    int64_t step_patience_us[SCHEDULER_MAX_AHEAD]; /* the same index */
     uint32_t epoch;
     int64_t missing_said_us, shutdown_said_us, busy_said_us, leave_by_us, swept_us;
     uint64_t suspects; /* mask, as last logged */
@@ -97,8 +98,8 @@ void core_fail(struct coordinator *c, int code, const struct why *why); /* -> FA
 void cluster_receive(struct coordinator *c); /* all messages of workers, committed tokens to their streams */
 void cluster_tick(struct coordinator *c);    /* deadlines, missing workers, leaving */
 /* What the workers will need against options.memory and, unless 0, against what is available on the one host they share. */
-int  cluster_check_fit(struct coordinator *c, const struct scheduler_limits *l, uint64_t available, struct why *why);
-void cluster_plan(struct coordinator *c);    /* sends what the scheduler wants to run */
+int cluster_check_fit(struct coordinator *c, const struct scheduler_limits *l, uint64_t available, struct why *why);
+void cluster_plan(struct coordinator *c); /* sends what the scheduler wants to run */
 void cluster_shutdown(struct coordinator *c, bool abort, const char *reason);
 
 /* service.c */

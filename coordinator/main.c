@@ -13,7 +13,7 @@ struct options {
     char *listen, *control, *endpoint_file, *fabric, *weights, *isa, *mla, *placement, *config, *log_level;
     int64_t endpoint_fd, workers, max_batch, max_context, step_tokens, prefill_chunk, kv_tokens, memory, max_queue,
         start_timeout;
-    double patience;
+    double lease, patience;
     bool ids_only;
 };
 
@@ -55,6 +55,8 @@ static const struct conf_option table[] = {
      .help = "bytes one worker may use; refuse to start when the model needs more"},
     {"max-queue", CONF_INT, AT(max_queue), .def = "1024", .min = 1, .max = 1 << 20, .arg = "N",
      .help = "requests that may wait; more are refused. As many again may wait for missing experts"},
+    {"lease", CONF_REAL, AT(lease), .def = "0.5", .min = 0.3, .max = 3600, .arg = "SECONDS",
+     .help = "a worker silent for so long is dead"},
     {"patience", CONF_REAL, AT(patience), .def = "2", .min = 0.1, .max = 60, .arg = "SECONDS",
      .help = "least time a worker waits for a peer in a step before it reports it"},
     {"", CONF_FLAG, 0, .help = "Operation"},
@@ -147,6 +149,7 @@ static struct coordinator_options describe(const struct options *o, const char *
                                         .ids_only = o->ids_only,
                                         .end_on_death = o->fabric && strcmp(o->fabric, "mem"),
                                         .start_timeout_us = o->start_timeout * 1000000,
+                                        .lease_us = (int64_t)(o->lease * 1e6),
                                         .patience_us = (int64_t)(o->patience * 1e6)};
 }
 

@@ -7,7 +7,13 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { STALL_US = 250 * 1000 }; /* ticks further apart than this: the caller stood still */
+enum {
+    STALL_US = 250 * 1000, /* ticks further apart than this: the caller stood still */
+    /* A lease is what a worker's peers and clients are promised, from its last sign of life to the verdict being out: so the
+     * verdict falls a tenth of it early. At the default lease four beats in a row must be missing then. */
+    VERDICT_TENTHS = 9,
+    GATHER_PART = 4 /* of the patience: for so long an accusation stands before it is judged, for others to join in */
+};
 
 const char *worker_state_name(enum worker_state s) {
     static const char *const names[] = {"expected", "connected", "loading", "ready", "suspect", "dead", "left"};
@@ -21,6 +27,8 @@ static void set_state(struct members *ms, int rank, enum worker_state to) {
         [WORKER_LOADING] = {[WORKER_READY] = true, [WORKER_DEAD] = true, [WORKER_LEFT] = true},
         [WORKER_READY] = {[WORKER_SUSPECT] = true, [WORKER_DEAD] = true, [WORKER_LEFT] = true},
         [WORKER_SUSPECT] = {[WORKER_READY] = true, [WORKER_DEAD] = true, [WORKER_LEFT] = true},
+        [WORKER_DEAD] = {[WORKER_EXPECTED] = true},
+        [WORKER_LEFT] = {[WORKER_EXPECTED] = true},
     };
     struct member *m = &ms->m[rank];
     if (!legal[m->state][to])
@@ -28,7 +36,9 @@ static void set_state(struct members *ms, int rank, enum worker_state to) {
     m->state = to;
 }
 
-void member_init(struct members *ms, const struct member_limits *l) { *ms = (struct members){.limits = *l}; }
+void member_init(struct members *ms, const struct member_limits *l) {
+    *ms = (struct members){.limits = *l, .patience_us = l->patience_us};
+}
 
 int member_hello(struct members *ms, const struct worker_hello *h, int64_t now_us, struct why *why) {
     if (h->protocol != MEMBER_PROTOCOL)
@@ -120,16 +130,27 @@ int member_ready(struct members *ms, int rank, const struct worker_ready *r, int
 void member_beat(struct members *ms, int rank, uint64_t progress, bool busy, int64_t now_us) {
     struct member *m = &ms->m[rank];
     member_seen(ms, rank, now_us);
-    if (m->state != WORKER_LOADING && (!busy || progress != m->progress)) {
+    if (m->state != WORKER_LOADING && (busy != m->busy || progress != m->progress)) {
         m->moved_us = now_us;
         m->accuses = 0;
     }
+    m->busy = busy;
     m->progress = progress;
 }
 
 void member_accuse(struct members *ms, int rank, uint64_t late, int64_t now_us) {
+    struct member *m = &ms->m[rank];
     member_seen(ms, rank, now_us);
-    ms->m[rank].accuses |= late;
+    if (late && !m->accuses) m->accuses_us = now_us;
+    m->accuses |= late;
+}
+
+void member_patience(struct members *ms, int64_t patience_us) {
+    ms->patience_us = patience_us > ms->limits.patience_us ? patience_us : ms->limits.patience_us;
+}
+
+bool member_serves(const struct members *ms, int rank) {
+    return ms->m[rank].state == WORKER_READY || ms->m[rank].state == WORKER_SUSPECT;
 }
 
 bool member_alive(const struct members *ms, int rank) {
@@ -140,6 +161,13 @@ void member_gone(struct members *ms, int rank, bool in_order) {
     if (member_alive(ms, rank)) set_state(ms, rank, in_order ? WORKER_LEFT : WORKER_DEAD);
 }
 
+void member_forget(struct members *ms, int rank) {
+    set_state(ms, rank, WORKER_EXPECTED);
+    ms->m[rank] = (struct member){.state = WORKER_EXPECTED};
+}
+
+/* ---- deadlines ---- */
+
 /* The caller stood still: messages may wait unread, so nobody's silence during that time is known. */
 static void forgive_stall(struct members *ms, int64_t now_us) {
     int64_t gap = ms->ticked_us ? now_us - ms->ticked_us : 0;
@@ -149,8 +177,12 @@ static void forgive_stall(struct members *ms, int64_t now_us) {
         struct member *m = &ms->m[i];
         m->seen_us = m->seen_us + gap < now_us ? m->seen_us + gap : now_us;
         m->moved_us = m->moved_us + gap < now_us ? m->moved_us + gap : now_us;
+        m->accuses_us = m->accuses_us + gap < now_us ? m->accuses_us + gap : now_us;
     }
 }
+
+static int64_t verdict_us(const struct members *ms) { return ms->limits.lease_us * VERDICT_TENTHS / 10; }
+static int64_t suspect_us(const struct members *ms) { return ms->limits.lease_us / 2; }
 
 static int condemn(struct members *ms, int rank) {
     set_state(ms, rank, WORKER_DEAD);
@@ -160,33 +192,90 @@ static int condemn(struct members *ms, int rank) {
 static int check_lease(struct members *ms, int rank, int64_t now_us, struct why *why) {
     struct member *m = &ms->m[rank];
     bool loading = m->state == WORKER_LOADING;
-    int64_t silent = now_us - m->seen_us, dead = loading ? ms->limits.loading_us : ms->limits.dead_us;
+    int64_t silent = now_us - m->seen_us, dead = loading ? ms->limits.loading_us : verdict_us(ms);
     if (m->state == WORKER_CONNECTED) return 0; /* nothing is lost with it yet: member_release */
     if (silent >= dead)
-        return fail(why, ERR_GONE, "worker %d (%s pid %" PRIu64 ") is dead: silent for %.1f s%s", rank, m->host, m->pid,
+        return fail(why, ERR_GONE, "worker %d (%s pid %" PRIu64 ") is dead: silent for %.2f s%s", rank, m->host, m->pid,
                     (double)silent / 1e6, loading ? " while loading" : "");
-    if (silent >= ms->limits.lease_us && m->state == WORKER_READY) set_state(ms, rank, WORKER_SUSPECT);
+    if (silent >= suspect_us(ms) && m->state == WORKER_READY) set_state(ms, rank, WORKER_SUSPECT);
     return 0;
 }
 
-/* Accused while accusing nobody alive, itself standing still: everybody waits for this one. */
-static int check_progress(struct members *ms, int rank, int64_t now_us, struct why *why) {
-    struct member *m = &ms->m[rank];
-    if (m->state != WORKER_READY && m->state != WORKER_SUSPECT) return 0;
-    int64_t still = now_us - m->moved_us;
-    if (still < ms->limits.progress_us) return 0;
-    int accusers = 0, accused_by = -1;
-    bool anybody = false;
+/* Inside a step, and still for so long that it can be no plan's intent, though nobody waits for anybody. */
+static int check_progress(const struct members *ms, int rank, int64_t now_us, struct why *why) {
+    const struct member *m = &ms->m[rank];
+    int64_t still = now_us - m->moved_us,
+            limit = ms->limits.progress_us > ms->patience_us ? ms->limits.progress_us : ms->patience_us;
+    if (!member_serves(ms, rank) || !m->busy || still < limit) return 0;
+    for (int i = 0; i < ms->limits.workers; i++)
+        if (member_serves(ms, i) && ms->m[i].accuses) return 0;
+    return fail(why, ERR_LATE, "worker %d (%s pid %" PRIu64 ") is dead: its engine has not moved for %.1f s inside a step",
+                rank, m->host, m->pid, (double)still / 1e6);
+}
+
+/* reach[i] = everyone whom worker i waits for, directly or through others who wait themselves. */
+static void make_reach(const struct members *ms, uint64_t *reach) {
+    int n = ms->limits.workers;
+    uint64_t serving = 0;
+    for (int i = 0; i < n; i++) serving |= (uint64_t)member_serves(ms, i) << i;
+    for (int i = 0; i < n; i++) reach[i] = serving >> i & 1 ? ms->m[i].accuses & serving & ~(UINT64_C(1) << i) : 0;
+    for (int k = 0; k < n; k++)
+        for (int i = 0; i < n; i++)
+            if (reach[i] >> k & 1) reach[i] |= reach[k];
+}
+
+/* All whom i reaches reach i: its own waiting, if it does wait, leads to nobody who would be the better suspect. */
+static bool is_terminal(const struct members *ms, const uint64_t *reach, int i) {
+    for (int j = 0; j < ms->limits.workers; j++)
+        if (reach[i] >> j & 1 && !(reach[j] >> i & 1)) return false;
+    return true;
+}
+
+static int count_accusers(const struct members *ms, int rank, int *last) {
+    int n = 0;
     for (int i = 0; i < ms->limits.workers; i++) {
-        if (ms->m[i].accuses) anybody = true;
-        if (ms->m[i].accuses >> rank & 1) accusers++, accused_by = i;
+        if (i == rank || !member_serves(ms, i) || !(ms->m[i].accuses >> rank & 1)) continue;
+        n++;
+        *last = i;
     }
-    if (m->accuses || (anybody && !accusers)) return 0;
-    char by[64] = "";
-    if (accusers == 1) snprintf(by, sizeof by, "; worker %d waits for it", accused_by);
-    if (accusers > 1) snprintf(by, sizeof by, "; %d workers wait for it", accusers);
-    return fail(why, ERR_LATE, "worker %d (%s pid %" PRIu64 ") is dead: its engine has not moved for %.1f s inside a step%s",
-                rank, m->host, m->pid, (double)still / 1e6, by);
+    return n;
+}
+
+/* Since when anybody waits for rank, or for one of those who wait for each other with it. */
+static int64_t accused_since_us(const struct members *ms, const uint64_t *reach, int rank) {
+    uint64_t ring = reach[rank] | UINT64_C(1) << rank;
+    int64_t since_us = INT64_MAX;
+    for (int i = 0; i < ms->limits.workers; i++)
+        if (member_serves(ms, i) && ms->m[i].accuses & ring & ~(UINT64_C(1) << i) && ms->m[i].accuses_us < since_us)
+            since_us = ms->m[i].accuses_us;
+    return since_us;
+}
+
+/* Who is to blame when workers wait for each other. One who is waited for and waits for nobody hangs, or what it sends does not
+ * get through. Those who wait for it cannot answer either, and so are accused themselves; they go free. Where all accused wait
+ * (a one-way partition: the deaf one waits, and so everybody waits for it, and the one it cannot hear among them), the one with
+ * most accusers goes, ties by higher rank. Nobody goes who has moved within the patience, nor before the others have had time
+ * to join in. */
+static int check_accused(struct members *ms, int64_t now_us, struct why *why) {
+    uint64_t reach[MSG_MAX_WORKERS];
+    int most = 0, guilty = -1, by = -1;
+    make_reach(ms, reach);
+    for (int i = 0; i < ms->limits.workers; i++) {
+        int last = -1, accusers = member_serves(ms, i) ? count_accusers(ms, i, &last) : 0;
+        if (!accusers || accusers < most || !is_terminal(ms, reach, i)) continue;
+        if (now_us - accused_since_us(ms, reach, i) < ms->patience_us / GATHER_PART) continue;
+        if (now_us - ms->m[i].moved_us < ms->patience_us) continue;
+        most = accusers;
+        guilty = i;
+        by = last;
+    }
+    if (guilty < 0) return -1;
+    const struct member *m = &ms->m[guilty];
+    char who[64];
+    snprintf(who, sizeof who, most > 1 ? "%d workers wait" : "worker %d waits", most > 1 ? most : by);
+    fail(why, ERR_LATE, "worker %d (%s pid %" PRIu64 ") is dead: %s for it, and its engine has not moved for %.1f s%s", guilty,
+         m->host, m->pid, who, (double)(now_us - m->moved_us) / 1e6, m->accuses ? "; it waits as well" : "");
+    return guilty;
 }
 
 int member_tick(struct members *ms, int64_t now_us, struct why *why) {
@@ -194,21 +283,24 @@ int member_tick(struct members *ms, int64_t now_us, struct why *why) {
     for (int i = 0; i < ms->limits.workers; i++)
         if (member_alive(ms, i) && (check_lease(ms, i, now_us, why) < 0 || check_progress(ms, i, now_us, why) < 0))
             return condemn(ms, i);
-    /* They all accuse each other in a ring: nobody can be singled out, the first one that stands still long enough goes. */
+    int guilty = check_accused(ms, now_us, why);
+    return guilty < 0 ? -1 : condemn(ms, guilty);
+}
+
+int64_t member_next_us(const struct members *ms) {
+    int64_t next = INT64_MAX;
     for (int i = 0; i < ms->limits.workers; i++) {
-        struct member *m = &ms->m[i];
-        if (!member_alive(ms, i) || !m->accuses || now_us - m->moved_us < 2 * ms->limits.progress_us) continue;
-        fail(why, ERR_LATE, "worker %d (%s pid %" PRIu64 ") is dead: the engines of all workers wait for each other", i,
-             m->host, m->pid);
-        return condemn(ms, i);
+        const struct member *m = &ms->m[i];
+        int64_t due = m->seen_us + (m->state == WORKER_READY ? suspect_us(ms) : verdict_us(ms));
+        if (member_serves(ms, i) && due < next) next = due;
     }
-    return -1;
+    return next;
 }
 
 int member_release(struct members *ms, int64_t now_us, struct why *why) {
     for (int i = 0; i < ms->limits.workers; i++) {
         struct member *m = &ms->m[i];
-        if (m->state != WORKER_CONNECTED || now_us - m->seen_us < ms->limits.dead_us) continue;
+        if (m->state != WORKER_CONNECTED || now_us - m->seen_us < 3 * ms->limits.lease_us) continue;
         set_state(ms, i, WORKER_EXPECTED);
         fail(why, ERR_GONE,
              "worker %d (%s pid %" PRIu64 ") went before all had come: silent for %.1f s; its rank is free again", i, m->host,

@@ -1,18 +1,20 @@
 /* member.h - which workers there are and how they are. Pure: (state, event, now) in, verdicts out; no I/O, no clock.
  *
  *   EXPECTED --Hello--> CONNECTED --Welcome sent--> LOADING --Ready--> READY <------> SUSPECT
- *       ^                 |     |                      |                 |    late /     |
- *       +--silent---------+     |                      |                 |    back       |
- *                               +--------+-------------+--------+--------+---------------+
- *                                        |                      |
- *                                        v                      v
- *                                      DEAD                   LEFT     (Shutdown was sent and it is gone)
+ *     ^  ^              |     |                      |                 |   silent /    |
+ *     |  +----silent----+     |                      |                 |   back        |
+ *     |                       +--------+-------------+--------+--------+---------------+
+ *     |                                |                      |
+ *     |                                v                      v
+ *     +------------------------------ DEAD                   LEFT     (Shutdown was sent and it is gone)
+ *             member_forget: a restarted process may come
  *
- * Three deadlines, each with its own question. Lease: is the process alive? Every message renews it; a worker silent for
- * `lease_us` is suspect, for `dead_us` dead. Before its Welcome it repeats its Hello, and silent for so long it only loses its
- * rank. Loading: as lease, with a longer deadline. Progress: does its engine move? One that owes progress (busy) and shows none
- * for `progress_us` is dead if its peers wait for it, or if nobody accuses anybody. A worker waiting for a late peer shows no
- * progress either: among the accused, the one that accuses nobody is to blame.
+ * Three deadlines, each with its own question. Lease: is the process alive? Every message renews it; a worker silent for half
+ * of `lease_us` is suspect, and within `lease_us` after it fell silent it is declared dead. Before its Welcome it repeats its
+ * Hello, and silent for so long it only loses its rank. Loading: as lease, with a longer deadline. Progress: does its engine
+ * move? A worker that waits for a late peer says so (member_accuse) after its patience, and shows no progress either: who is to
+ * blame is said at check_accused in member.c. One that owes progress (busy), shows none and is accused by nobody is dead after
+ * `progress_us`, when nobody accuses anybody. A worker that moves is never to blame, however long its peers wait for it.
  * Time during which the caller itself did not run (no tick) counts against nobody. */
 #pragma once
 #include "base/status.h"
@@ -35,27 +37,31 @@ struct member {
     enum worker_state state;
     char host[MSG_HOST_BYTES], host_id[MSG_HOST_BYTES];
     uint64_t pid;
-    uint32_t incarnation; /* of this process: given to it alone; 0: none yet */
+    uint32_t incarnation;               /* of this process: given to it alone; 0: none yet */
     uint8_t address[MSG_ADDRESS_BYTES]; /* of its fabric */
     size_t address_bytes;
     uint64_t done_bytes, total_bytes; /* loading */
     struct worker_ready ready;
-    int64_t seen_us;   /* last message */
-    uint64_t progress; /* its engine's counter */
-    int64_t moved_us;  /* when that changed last, or when it owed none; LOADING: when it loaded something */
-    uint64_t accuses;  /* peers it waits for, since it last moved */
+    int64_t seen_us;    /* last message */
+    uint64_t progress;  /* its engine's counter */
+    bool busy;          /* inside a step: progress is owed */
+    int64_t moved_us;   /* when its progress changed last, or it became busy; LOADING: when it loaded something */
+    uint64_t accuses;   /* peers it waits for, since it last moved */
+    int64_t accuses_us; /* since when it accuses anybody */
 };
 struct member_limits {
     int workers;
     const char *fabric;   /* what every worker must say; borrowed */
     uint64_t fingerprint; /* of the coordinator's own view of the model */
-    int64_t lease_us, dead_us, loading_us, progress_us;
+    int64_t lease_us, loading_us, progress_us;
+    int64_t patience_us; /* least time a worker waits for a peer before it accuses it */
 };
 struct members {
     struct member_limits limits;
     struct member m[MSG_MAX_WORKERS];
     uint32_t incarnations; /* given so far */
-    int64_t ticked_us; /* 0 = never */
+    int64_t patience_us;   /* of the slowest plan that is out */
+    int64_t ticked_us;     /* 0 = never */
 };
 
 void member_init(struct members *ms, const struct member_limits *l);
@@ -70,15 +76,23 @@ int member_ready(struct members *ms, int rank, const struct worker_ready *r, int
 void member_seen(struct members *ms, int rank, int64_t now_us); /* any other message */
 void member_beat(struct members *ms, int rank, uint64_t progress, bool busy, int64_t now_us);
 void member_accuse(struct members *ms, int rank, uint64_t late, int64_t now_us);
+void member_patience(struct members *ms, int64_t patience_us); /* that the plans now out give their workers */
 void member_gone(struct members *ms, int rank, bool in_order); /* -> LEFT or DEAD; harmless when it is that already */
 
 /* Looks at all deadlines. The rank of a worker that is dead now, with the reason; call again until -1. */
 int member_tick(struct members *ms, int64_t now_us, struct why *why);
+
+/* When member_tick has something to say at the latest, if nothing comes until then. */
+int64_t member_next_us(const struct members *ms);
+
+/* DEAD or LEFT -> EXPECTED: whoever comes with this rank now is another process. */
+void member_forget(struct members *ms, int rank);
 
 /* The rank of a worker that is EXPECTED again, with the reason; call after member_tick, again until -1. */
 int member_release(struct members *ms, int64_t now_us, struct why *why);
 
 int member_count(const struct members *ms, enum worker_state s);
 bool member_alive(const struct members *ms, int rank);                                  /* CONNECTED .. SUSPECT */
-bool member_all_ready(const struct members *ms);                                        /* READY or SUSPECT */
+bool member_serves(const struct members *ms, int rank);                                 /* READY or SUSPECT */
+bool member_all_ready(const struct members *ms);                                        /* all of them serve */
 void member_list(const struct members *ms, enum worker_state s, char *buf, size_t cap); /* "1, 3" */

@@ -249,7 +249,8 @@ class Cluster(Front):
 
     def __init__(self, programs, model, listen="tcp://127.0.0.1:*", within=(), env=None, **options):
         super().__init__(programs, None, within)
-        words = [programs.cadre, "serve", model, "--listen", listen, *options_of({"threads": 1, **options})]
+        slow = {"lease": 3} if programs.slow > 1 else {}
+        words = [programs.cadre, "serve", model, "--listen", listen, *options_of({"threads": 1, **slow, **options})]
         mpi = programs.mpi_env() if options.get("fabric") == "mpi" else {}
         self.process = Process([*within, *words], env={**mpi, **(env or {})})
 

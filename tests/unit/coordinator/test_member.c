@@ -6,7 +6,15 @@
 
 #include "tests/unit/run.h"
 
-enum { MS = 1000, LEASE = 500 * MS, DEAD = 1500 * MS, LOADING = 5000 * MS, PROGRESS = 4000 * MS, TICK = 100 * MS };
+enum {
+    MS = 1000,
+    LEASE = 500 * MS,
+    LOADING = 5000 * MS,
+    PATIENCE = 2000 * MS,
+    PROGRESS = 10000 * MS,
+    BEAT = 100 * MS,
+    TICK = 10 * MS
+};
 static struct members ms;
 static struct why why;
 static int64_t now;
@@ -22,15 +30,20 @@ static void begin(void) {
                               .fabric = "mpi",
                               .fingerprint = 42,
                               .lease_us = LEASE,
-                              .dead_us = DEAD,
                               .loading_us = LOADING,
-                              .progress_us = PROGRESS};
+                              .progress_us = PROGRESS,
+                              .patience_us = PATIENCE};
     member_init(&ms, &l);
     now = 1000000;
 }
+static void begin_with(int workers) {
+    begin();
+    ms.limits.workers = workers;
+}
 static void join_all(void) {
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < ms.limits.workers; i++) {
         struct worker_hello h = hello(i);
+        h.size = (uint32_t)ms.limits.workers;
         struct worker_ready r = ready();
         ck_assert_int_eq(member_hello(&ms, &h, now, &why), 0);
         member_welcomed(&ms, i, now);
@@ -40,9 +53,9 @@ static void join_all(void) {
 }
 /* Ticks until `until`; members in `beating` beat, those in `moving` also move while busy. The first death, or -1. */
 static int pass(int64_t until, unsigned beating, unsigned moving) {
-    static uint64_t counter[3];
+    static uint64_t counter[8];
     for (; now < until; now += TICK) {
-        for (int i = 0; i < 3; i++)
+        for (int i = 0; i < ms.limits.workers && now % BEAT == 0; i++)
             if (beating >> i & 1) member_beat(&ms, i, counter[i] += moving >> i & 1, true, now);
         int dead = member_tick(&ms, now, &why);
         if (dead >= 0) return dead;
@@ -97,7 +110,7 @@ START_TEST(who_they_are) {
     ck_assert_int_eq(member_host(&ms, 2), 0);
     ck_assert_int_eq(member_hello(&ms, &h, now, &why), 0);
     ck_assert_uint_eq(ms.m[2].incarnation, 3); /* it only lost its connection */
-    ck_assert_int_ge(member_release(&ms, now + 2 * DEAD, &why), 0);
+    ck_assert_int_ge(member_release(&ms, now + 6 * LEASE, &why), 0);
     h.rank = 0, h.pid = 777;
     ck_assert_int_eq(member_hello(&ms, &h, now, &why), 0);
     ck_assert_uint_eq(ms.m[0].incarnation, 4);
@@ -134,18 +147,38 @@ START_TEST(lease) {
     int64_t start = now;
     ck_assert_int_eq(pass(start + 2000 * MS, 7, 7), -1);
     start = now;
-    ck_assert_int_eq(pass(start + 700 * MS, 5, 5), -1);
+    ck_assert_int_eq(pass(start + 300 * MS, 5, 5), -1);
     ck_assert_int_eq(ms.m[1].state, WORKER_SUSPECT);
     ck_assert(member_all_ready(&ms) && member_alive(&ms, 1));
-    ck_assert_int_eq(pass(now + 100 * MS, 7, 7), -1); /* it is back */
+    ck_assert_int_eq(pass(now + BEAT, 7, 7), -1); /* it is back */
     ck_assert_int_eq(ms.m[1].state, WORKER_READY);
     start = now;
     ck_assert_int_eq(pass(start + 5000 * MS, 5, 5), 1);
-    ck_assert_int_le(now - start, DEAD + 100 * MS);
     ck_assert_ptr_nonnull(strstr(why.text, "worker 1 (a pid 101) is dead: silent"));
     ck_assert_int_eq(ms.m[1].state, WORKER_DEAD);
     ck_assert(!member_alive(&ms, 1));
     ck_assert_int_eq(pass(now + 2000 * MS, 5, 5), -1); /* told once */
+}
+END_TEST
+
+/* From falling silent to the verdict, wherever between two beats that was: never more than the lease, though ticks
+ * come as late as a tenth of it; and never a verdict over one that misses three beats. */
+START_TEST(a_verdict_keeps_the_lease) {
+    join_all();
+    for (int64_t fell = 0; fell < BEAT; fell += MS) {
+        begin();
+        join_all();
+        int64_t beat = now, silent = now + fell; /* the last beat is the one before */
+        ck_assert_int_le(member_next_us(&ms), beat + LEASE / 2);
+        for (; now < beat + 4 * BEAT; now += 50 * MS) {
+            for (int i = 0; i < 2; i++) member_beat(&ms, i, 0, false, now);
+            ck_assert_int_eq(member_tick(&ms, now, &why), -1);
+        }
+        for (int i = 0; i < 2; i++) member_beat(&ms, i, 0, false, now);
+        now = member_next_us(&ms);
+        ck_assert_int_eq(member_tick(&ms, now, &why), 2);
+        ck_assert_int_le(now - silent + LEASE / 10, LEASE);
+    }
 }
 END_TEST
 
@@ -176,14 +209,14 @@ END_TEST
 START_TEST(who_goes_before_the_welcome_frees_its_rank) {
     struct worker_hello h = hello(1), other = hello(1);
     ck_assert_int_eq(member_hello(&ms, &h, now, &why), 0);
-    ck_assert_int_eq(pass(now + DEAD - TICK, 0, 0), -1);
+    ck_assert_int_eq(pass(now + 3 * LEASE - BEAT, 0, 0), -1);
     ck_assert_int_eq(member_release(&ms, now, &why), -1);
     member_seen(&ms, 1, now); /* its Hello again */
-    ck_assert_int_eq(pass(now + DEAD, 0, 0), -1);
+    ck_assert_int_eq(pass(now + 2 * LEASE, 0, 0), -1);
     ck_assert_int_eq(member_hello(&ms, &h, now, &why), 0); /* over a new connection: the same process */
     int64_t start = now;
     while (member_tick(&ms, now, &why) < 0 && member_release(&ms, now, &why) < 0) now += TICK;
-    ck_assert_int_eq(now - start, DEAD);
+    ck_assert_int_eq(now - start, 3 * LEASE);
     ck_assert_ptr_nonnull(strstr(why.text, "worker 1 (a pid 101) went before all had come"));
     ck_assert_int_eq(ms.m[1].state, WORKER_EXPECTED);
     other.pid = 999;
@@ -209,35 +242,126 @@ START_TEST(absurd_progress) { /* counts come from the network: more than all is 
 }
 END_TEST
 
-START_TEST(progress) { /* worker 2's engine hangs in a step; the others wait for it, and one of them for another waiter */
+/* ---- who is to blame ---- */
+
+static void accuse_at(int64_t at, unsigned beating, int rank, uint64_t late) {
+    ck_assert_int_eq(pass(at, beating, 0), -1);
+    member_accuse(&ms, rank, late, now);
+}
+
+START_TEST(progress) { /* worker 0's engine hangs in a step; 2 waits for it, and 1 for 2 */
     join_all();
-    ck_assert_int_eq(pass(now + 2000 * MS, 7, 3), -1);
-    member_accuse(&ms, 0, 4, now);
-    member_accuse(&ms, 1, 1, now);
+    ck_assert_int_eq(pass(now + 2000 * MS, 7, 7), -1);
     int64_t start = now;
-    ck_assert_int_eq(pass(start + 20000 * MS, 7, 0), 2);
-    ck_assert_int_le(now - start, PROGRESS + 100 * MS);
-    ck_assert_ptr_nonnull(strstr(why.text, "worker 2 (a pid 102) is dead: its engine has not moved"));
-    ck_assert_ptr_nonnull(strstr(why.text, "worker 0 waits for it"));
+    accuse_at(start + PATIENCE, 7, 1, 4);
+    accuse_at(start + PATIENCE + 100 * MS, 7, 2, 1);
+    ck_assert_int_eq(pass(start + 20000 * MS, 7, 0), 0);
+    ck_assert_int_le(now - start, PATIENCE + PATIENCE / 4 + 200 * MS);
+    ck_assert_ptr_nonnull(
+        strstr(why.text, "worker 0 (a pid 100) is dead: worker 2 waits for it, and its engine has not moved"));
 }
 END_TEST
 
-START_TEST(
-    late_but_moving) { /* accused, but its engine works: nobody dies, and the accusation is forgotten when the accuser moves */
+START_TEST(unaccused) { /* an engine hangs that nobody needs: the last resort */
+    join_all();
+    int64_t start = now;
+    ck_assert_int_eq(pass(start + 60000 * MS, 7, 3), 2);
+    ck_assert(now - start >= PROGRESS && now - start <= PROGRESS + 200 * MS);
+    begin();
+    join_all();
+    member_patience(&ms, 2 * PROGRESS); /* a plan that may take so long */
+    start = now;
+    ck_assert_int_eq(pass(start + 60000 * MS, 7, 3), 2);
+    ck_assert(now - start >= 2 * PROGRESS && now - start <= 2 * PROGRESS + 200 * MS);
+}
+END_TEST
+
+/* Accused, but its engine works: nobody dies, and the accusation is forgotten when the accuser moves. */
+START_TEST(late_but_moving) {
     join_all();
     member_accuse(&ms, 0, 2, now);
-    ck_assert_int_eq(pass(now + 3000 * MS, 7, 6), -1);
+    ck_assert_int_eq(pass(now + 10000 * MS, 7, 6), -1);
     ck_assert_int_eq(pass(now + 60000 * MS, 7, 7), -1);
     ck_assert_uint_eq(ms.m[0].accuses, 0);
 }
 END_TEST
 
+/* One prefill step of 3 s, all of it between two signs of progress, at one worker; the others wait for it meanwhile. What the
+ * plan predicts is what they are patient for; even those who were told nothing of it hold their verdict while it moves. */
+START_TEST(a_long_prefill_evicts_nobody) {
+    for (int told = 0; told < 2; told++) {
+        begin();
+        join_all();
+        for (int step = 0; step < 5; step++) {
+            int64_t start = now;
+            if (told) member_patience(&ms, 10 * 3000 * MS);
+            ck_assert_int_eq(pass(start + 1900 * MS, 7, 0), -1);
+            if (!told) ck_assert_int_eq(pass(start + 2000 * MS, 7, 4), -1); /* a layer of it */
+            if (!told) member_accuse(&ms, 0, 4, now), member_accuse(&ms, 1, 4, now);
+            ck_assert_int_eq(pass(start + 3000 * MS, 7, 0), -1);
+            ck_assert_int_eq(pass(now + 100 * MS, 7, 7), -1);
+        }
+        ck_assert_int_eq(member_count(&ms, WORKER_READY), 3);
+    }
+}
+END_TEST
+
 START_TEST(idle_owes_nothing) {
     join_all();
-    for (int i = 0; i < 1000; i++, now += TICK) {
+    for (int i = 0; i < 1000; i++, now += BEAT) {
         for (int w = 0; w < 3; w++) member_beat(&ms, w, 5, false, now);
         ck_assert_int_eq(member_tick(&ms, now, &why), -1);
     }
+}
+END_TEST
+
+/* Frames from `from` to `to` are lost: `to` waits for them and answers nobody, so all wait for it. */
+START_TEST(one_way_partition) {
+    enum { WORKERS = 5 };
+    for (int from = 0; from < WORKERS; from++) {
+        for (int to = 0; to < WORKERS; to++) {
+            if (from == to) continue;
+            begin_with(WORKERS);
+            join_all();
+            int64_t start = now;
+            accuse_at(start + PATIENCE, 31, to, UINT64_C(1) << from); /* it notices first */
+            ck_assert_int_eq(pass(start + PATIENCE + 300 * MS, 31, 0), -1);
+            for (int i = 0; i < WORKERS; i++)
+                if (i != to) member_accuse(&ms, i, UINT64_C(1) << to, now);
+            ck_assert_int_eq(pass(start + 20000 * MS, 31, 0), to);
+            ck_assert_int_le(now - start, PATIENCE * 5 / 4 + 400 * MS);
+            ck_assert_ptr_nonnull(strstr(why.text, "4 workers wait for it"));
+            ck_assert_ptr_nonnull(strstr(why.text, "it waits as well"));
+            unsigned left = 31u & ~(1u << to);
+            ck_assert_int_eq(pass(now + 200 * MS, left, left), -1); /* the others go on */
+            ck_assert_int_eq(pass(now + 5000 * MS, left, left), -1);
+        }
+    }
+    begin_with(2); /* two alone cannot tell: the higher rank goes */
+    join_all();
+    ck_assert_int_eq(pass(now + PATIENCE, 3, 0), -1);
+    member_accuse(&ms, 0, 2, now);
+    member_accuse(&ms, 1, 1, now);
+    ck_assert_int_eq(pass(now + 10000 * MS, 3, 0), 1);
+}
+END_TEST
+
+/* It has done its part and sleeps, but what it sent never came: who cannot go on without it has nobody else to name. */
+START_TEST(accused_while_idle) {
+    join_all();
+    int64_t start = now;
+    for (; now < start + 10000 * MS; now += BEAT) {
+        member_beat(&ms, 0, 1, true, now);
+        member_beat(&ms, 1, 1, false, now);
+        member_beat(&ms, 2, 1, false, now);
+        if (now == start + PATIENCE) member_accuse(&ms, 0, 2, now);
+        int dead = member_tick(&ms, now, &why);
+        if (dead < 0) continue;
+        ck_assert_int_eq(dead, 1);
+        ck_assert_int_le(now - start, PATIENCE * 5 / 4 + 200 * MS);
+        return;
+    }
+    ck_abort_msg("nobody was named");
 }
 END_TEST
 
@@ -245,8 +369,36 @@ START_TEST(ring_of_accusations) {
     join_all();
     ck_assert_int_eq(pass(now + 200 * MS, 7, 7), -1);
     for (int w = 0; w < 3; w++) member_accuse(&ms, w, 1u << ((w + 1) % 3), now);
-    ck_assert_int_ge(pass(now + 30000 * MS, 7, 0), 0);
-    ck_assert_ptr_nonnull(strstr(why.text, "wait for each other"));
+    ck_assert_int_eq(pass(now + 30000 * MS, 7, 0), 2);
+    ck_assert_ptr_nonnull(strstr(why.text, "it waits as well"));
+}
+END_TEST
+
+/* Accusations of and against the dead count for nothing. */
+START_TEST(the_dead_accuse_nobody) {
+    join_all();
+    member_accuse(&ms, 2, 1, now);
+    member_gone(&ms, 2, false);
+    member_accuse(&ms, 1, 4, now);
+    ck_assert_int_eq(pass(now + 4 * PATIENCE, 3, 0), -1);
+}
+END_TEST
+
+START_TEST(a_restarted_process_may_come) {
+    join_all();
+    member_gone(&ms, 1, false);
+    uint32_t before = ms.m[1].incarnation;
+    struct worker_hello h = hello(1);
+    h.pid = 999;
+    ck_assert_int_eq(member_hello(&ms, &h, now, &why), ERR_DENIED);
+    member_forget(&ms, 1);
+    ck_assert_int_eq(member_hello(&ms, &h, now, &why), 0);
+    ck_assert_uint_gt(ms.m[1].incarnation, before);
+    ck_assert_uint_eq(ms.m[1].accuses, 0);
+    struct worker_ready r = ready();
+    member_welcomed(&ms, 1, now);
+    ck_assert_int_eq(member_ready(&ms, 1, &r, now, &why), 0);
+    ck_assert(member_all_ready(&ms));
 }
 END_TEST
 
@@ -261,6 +413,7 @@ START_TEST(leaving) {
 }
 END_TEST
 
-RUN("member", begin, NULL, refusals, both_values, lease, own_stall_blames_nobody, loading_is_given_time,
-    who_goes_before_the_welcome_frees_its_rank, who_they_are, absurd_progress, progress, late_but_moving, idle_owes_nothing,
-    ring_of_accusations, leaving)
+RUN("member", begin, NULL, refusals, both_values, lease, a_verdict_keeps_the_lease, own_stall_blames_nobody,
+    loading_is_given_time, who_goes_before_the_welcome_frees_its_rank, who_they_are, absurd_progress, progress, unaccused,
+    late_but_moving, a_long_prefill_evicts_nobody, idle_owes_nothing, one_way_partition, accused_while_idle,
+    ring_of_accusations, the_dead_accuse_nobody, a_restarted_process_may_come, leaving)
