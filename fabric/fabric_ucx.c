@@ -32,12 +32,6 @@ enum {
     CLOSE_US = 1000000 /* how long close waits for frames that were sent but not received */
 };
 
-struct ucx_address { /* followed by UCX's own address of the worker */
-    uint32_t magic, rank;
-    uint64_t nonce; /* drawn at open */
-    uint64_t check; /* over all of it with check = 0: UCX trusts what it is given */
-};
-
 struct ucx_rank {
     struct fabric base;
     struct link_host host;
@@ -262,7 +256,7 @@ static void ucx_give(struct fabric *f, int peer, const void *frame) {
 
 static size_t ucx_address(struct fabric *f, void *out) {
     struct ucx_rank *u = ucx_of(f);
-    struct ucx_address a = {.magic = MAGIC, .rank = (uint32_t)f->rank, .nonce = u->nonce};
+    struct link_address a = {.magic = MAGIC, .rank = (uint32_t)f->rank, .nonce = u->nonce};
     unsigned char *p = out;
     memcpy(p, &a, sizeof a);
     memcpy(p + sizeof a, u->own, u->own_bytes);
@@ -271,7 +265,7 @@ static size_t ucx_address(struct fabric *f, void *out) {
     return sizeof a + u->own_bytes;
 }
 
-static int read_address(const void *address, size_t bytes, int peer, struct ucx_address *a, struct why *why) {
+static int read_address(const void *address, size_t bytes, int peer, struct link_address *a, struct why *why) {
     unsigned char copy[FABRIC_ADDRESS_BYTES];
     if (bytes <= sizeof *a) return fail(why, ERR_PROTOCOL, "fabric ucx: rank %d has an address of %zu bytes", peer, bytes);
     memcpy(copy, address, bytes);
@@ -281,7 +275,7 @@ static int read_address(const void *address, size_t bytes, int peer, struct ucx_
                     "fabric ucx: rank %d has an address of another transport; give all workers the same "
                     "--fabric",
                     peer);
-    memset(copy + offsetof(struct ucx_address, check), 0, sizeof a->check);
+    memset(copy + offsetof(struct link_address, check), 0, sizeof a->check);
     if (a->check != hash_bytes(copy, bytes))
         return fail(why, ERR_CORRUPT, "fabric ucx: the address of rank %d is damaged", peer);
     if (a->rank != (uint32_t)peer)
@@ -304,7 +298,7 @@ static void ucx_detach(struct fabric *f, int peer) {
 
 static int ucx_attach(struct fabric *f, int peer, uint32_t incarnation, const void *address, size_t bytes, struct why *why) {
     struct ucx_rank *u = ucx_of(f);
-    struct ucx_address a;
+    struct link_address a;
     struct link *l = u->links[peer];
     int rc = read_address(address, bytes, peer, &a, why);
     if (rc < 0) return rc;
@@ -419,7 +413,7 @@ int fabric_ucx_open(int rank, int size, const char *devices, struct fabric **out
     if (status != UCS_OK)
         rc = fail(why, ERR_IO, "fabric ucx: cannot use network devices %s: %s (`ucx_info -d` lists them)",
                   devices && *devices ? devices : "of this host", ucs_status_string(status));
-    else if (sizeof(struct ucx_address) + u->own_bytes > FABRIC_ADDRESS_BYTES)
+    else if (sizeof(struct link_address) + u->own_bytes > FABRIC_ADDRESS_BYTES)
         rc = fail(why, ERR_TOO_LARGE, "fabric ucx: an address of %zu bytes; name fewer network devices", u->own_bytes);
     if (rc < 0) ucx_close(&u->base);
     else *out = &u->base;

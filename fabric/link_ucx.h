@@ -20,6 +20,12 @@
 enum { LINK_FRAME = 1, LINK_NOTICE = 2 }; /* active message ids */
 enum { LINK_BYE = 1 };                    /* flags of a header: this was the last message, orderly */
 
+struct link_address { /* what fabric_address gives; followed by UCX's own address of the worker */
+    uint32_t magic, rank;
+    uint64_t nonce; /* drawn at open */
+    uint64_t check; /* over all of it with check = 0: UCX trusts what it is given */
+};
+
 struct link_header {       /* of every message; in the sender's byte order: one cluster runs one kind of CPU */
     uint64_t nonce;        /* of the process it is for: nobody else's messages get in */
     uint32_t incarnation;  /* the sender's: tells lives of one rank apart */
