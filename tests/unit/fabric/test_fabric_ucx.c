@@ -1,5 +1,5 @@
-/* test_fabric_ucx.c - the fabric's contract over UCX on loopback: between processes, and between handles of one process for what
- * needs a certain order of events. Deaths are in test_fabric_ucx_deaths.c. */
+/* test_fabric_ucx.c - the fabric's contract over UCX on loopback: between processes, and between handles of one process for
+ * what needs a certain order of events. Deaths are in test_fabric_ucx_deaths.c. */
 #include <stddef.h>
 #include <ucp/api/ucp.h>
 
