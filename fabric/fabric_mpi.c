@@ -1,10 +1,11 @@
 /* fabric_mpi.c - ranks are the processes of one MPI world; frames travel point to point on a communicator of our own.
  *
- * Each ordered pair has FABRIC_DEPTH buffers at either end. The receiver keeps all of its buffers posted, in ring order, with
- * persistent receives; MPI matches messages of one sender in the order sent, so they fill the ring in order. The sender uses
- * synchronous sends (Issend): one completes only when its receive was matched, so a sender is at most FABRIC_DEPTH frames
- * ahead of a receiver that stands still, and nothing piles up inside MPI. Nothing here blocks in MPI: every completion is
- * learned by MPI_Testsome over one array that holds all requests.
+ * Each ordered pair has FABRIC_DEPTH buffers at either end. The receiver keeps a few of its buffers posted; MPI matches the
+ * messages of one sender in the order sent with receives in the order posted, so a receive's number is its frame's number. A
+ * frame given back frees its buffer, and the lowest free one is posted next: memory is touched as much as is under way. The
+ * sender uses synchronous sends (Issend): one completes only when its receive was matched, so a sender is never far ahead of a
+ * receiver that stands still, and nothing piles up inside MPI. Nothing here blocks in MPI: every completion is learned by
+ * MPI_Testsome over one array that holds all requests.
  *
  * MPI has no file descriptor to sleep on, and a call that blocks would also block on a dead rank; so waiting is polling, then
  * short naps (fabric.c). Run with mpi_yield_when_idle=1: then a poll that finds nothing to do yields the core,
@@ -26,17 +27,21 @@
 
 enum {
     LINE = 64,
+    POSTED = 2, /* receives per peer that wait for a frame: what an exchange has under way in one direction */
     CLOSE_US = 1000000 /* how long close waits for frames that were sent but not taken */
 };
 
-struct lane {                   /* both streams between this rank and one peer */
-    unsigned head;              /* receives: ring position of the oldest frame not given back */
-    unsigned taken, given;      /* receives: masks over the ring, from head on */
-    unsigned next;              /* sends: ring position of the next frame */
-    bool arrived[FABRIC_DEPTH]; /* the frame in this receive buffer is whole */
-    size_t bytes[FABRIC_DEPTH]; /* of arrived frames */
-    size_t reserved;            /* bytes of the open reservation + 1; 0 = none */
-    bool broken;                /* MPI reported an error: treated as silent from then on */
+enum room { ROOM_FREE, ROOM_POSTED, ROOM_ARRIVED, ROOM_TAKEN }; /* of a receive buffer */
+
+struct lane { /* both streams between this rank and one peer */
+    enum room room[FABRIC_DEPTH];
+    uint64_t number[FABRIC_DEPTH]; /* of the frame in, or to come into, each receive buffer */
+    size_t bytes[FABRIC_DEPTH];    /* of arrived frames */
+    int waiting;                   /* receives posted and not arrived */
+    uint64_t posted, taken;        /* numbers of the receive posted last, of the frame taken last */
+    int next;                      /* send buffer of the open reservation */
+    size_t reserved;               /* bytes of that + 1; 0 = none */
+    bool broken;                   /* MPI reported an error, or detached: treated as silent from then on */
 };
 
 struct mpi_rank {
@@ -55,8 +60,8 @@ struct mpi_rank {
 };
 
 static struct mpi_rank *mpi_of(struct fabric *f) { return (struct mpi_rank *)f; }
-static int in_index(int peer, unsigned i) { return (peer * 2) * FABRIC_DEPTH + (int)(i % FABRIC_DEPTH); }
-static int out_index(int peer, unsigned i) { return (peer * 2 + 1) * FABRIC_DEPTH + (int)(i % FABRIC_DEPTH); }
+static int in_index(int peer, int i) { return peer * 2 * FABRIC_DEPTH + i; }
+static int out_index(int peer, int i) { return (peer * 2 + 1) * FABRIC_DEPTH + i; }
 static void *buffer(struct mpi_rank *m, int index) { return m->map + (size_t)index * m->slot_bytes; }
 
 static void check_peer(const struct fabric *f, int peer) {
@@ -76,6 +81,20 @@ static void broken(struct mpi_rank *m, int peer, const char *doing, int code) {
     m->lanes[peer].broken = true;
 }
 
+/* Keeps receives posted, as far as there are free buffers. */
+static void post_receives(struct mpi_rank *m, int peer) {
+    struct lane *l = &m->lanes[peer];
+    for (int i = 0; i < FABRIC_DEPTH && l->waiting < POSTED && !l->broken; i++) {
+        if (l->room[i] != ROOM_FREE) continue;
+        int rc = MPI_Irecv(buffer(m, in_index(peer, i)), (int)m->slot_bytes, MPI_BYTE, peer, 0, m->comm,
+                           &m->requests[in_index(peer, i)]);
+        if (rc != MPI_SUCCESS) return broken(m, peer, "receiving from", rc);
+        l->room[i] = ROOM_POSTED;
+        l->number[i] = ++l->posted;
+        l->waiting++;
+    }
+}
+
 /* Notes one completed request. Returns whether the owner may care: a frame, or room for one who asked for room. */
 static bool complete(struct mpi_rank *m, int index, MPI_Status *status, bool has_error) {
     int peer = index / (2 * FABRIC_DEPTH), i = index % FABRIC_DEPTH;
@@ -87,8 +106,11 @@ static bool complete(struct mpi_rank *m, int index, MPI_Status *status, bool has
     if (!in) return m->starved;
     int count = 0;
     MPI_Get_count(status, MPI_BYTE, &count);
-    m->lanes[peer].bytes[i] = count > 0 ? (size_t)count : 0;
-    m->lanes[peer].arrived[i] = true;
+    struct lane *l = &m->lanes[peer];
+    l->bytes[i] = count > 0 ? (size_t)count : 0;
+    l->room[i] = ROOM_ARRIVED;
+    l->waiting--;
+    post_receives(m, peer);
     return true;
 }
 
@@ -108,20 +130,29 @@ static bool progress(struct mpi_rank *m) {
     return news;
 }
 
+static int free_send(const struct mpi_rank *m, int peer) {
+    for (int i = 0; i < FABRIC_DEPTH; i++)
+        if (m->requests[out_index(peer, i)] == MPI_REQUEST_NULL) return i;
+    return -1;
+}
+
 static void *mpi_reserve(struct fabric *f, int peer, size_t bytes) {
     struct mpi_rank *m = mpi_of(f);
     check_peer(f, peer);
     struct lane *l = &m->lanes[peer];
     if (bytes > f->frame_bytes) BUG("fabric mpi: a frame of %zu bytes, the largest is %zu", bytes, f->frame_bytes);
     if (l->reserved) BUG("fabric mpi: second reservation to peer %d", peer);
-    int index = out_index(peer, l->next);
-    if (m->requests[index] != MPI_REQUEST_NULL) progress(m);
-    if (m->requests[index] != MPI_REQUEST_NULL || l->broken) {
+    l->next = free_send(m, peer);
+    if (l->next < 0) {
+        m->news |= progress(m);
+        l->next = free_send(m, peer);
+    }
+    if (l->next < 0 || l->broken) {
         m->starved = true;
         return NULL;
     }
     l->reserved = bytes + 1;
-    return buffer(m, index);
+    return buffer(m, out_index(peer, l->next));
 }
 
 static void mpi_commit(struct fabric *f, int peer, size_t bytes) {
@@ -131,7 +162,7 @@ static void mpi_commit(struct fabric *f, int peer, size_t bytes) {
     if (!l->reserved || bytes > l->reserved - 1)
         BUG("fabric mpi: commit of %zu bytes to peer %d without room reserved", bytes, peer);
     l->reserved = 0;
-    int index = out_index(peer, l->next++);
+    int index = out_index(peer, l->next);
     int rc = MPI_Issend(buffer(m, index), (int)bytes, MPI_BYTE, peer, 0, m->comm, &m->requests[index]);
     if (rc != MPI_SUCCESS) {
         m->requests[index] = MPI_REQUEST_NULL;
@@ -139,14 +170,13 @@ static void mpi_commit(struct fabric *f, int peer, size_t bytes) {
     }
 }
 
-static unsigned ring_bit(unsigned i) { return 1u << i % FABRIC_DEPTH; }
-
 static const void *next_arrived(struct mpi_rank *m, int peer, size_t *bytes) {
     struct lane *l = &m->lanes[peer];
-    for (unsigned i = l->head; i != l->head + FABRIC_DEPTH && l->arrived[i % FABRIC_DEPTH]; i++) {
-        if (l->taken & ring_bit(i)) continue;
-        l->taken |= ring_bit(i);
-        *bytes = l->bytes[i % FABRIC_DEPTH];
+    for (int i = 0; i < FABRIC_DEPTH; i++) {
+        if (l->room[i] != ROOM_ARRIVED || l->number[i] != l->taken + 1 || l->broken) continue;
+        l->room[i] = ROOM_TAKEN;
+        l->taken++;
+        *bytes = l->bytes[i];
         return buffer(m, in_index(peer, i));
     }
     return NULL;
@@ -162,28 +192,20 @@ static const void *mpi_take(struct fabric *f, int peer, size_t *bytes) {
     return next_arrived(m, peer, bytes);
 }
 
-/* Buffers join the queue of this peer again in ring order, so that messages keep filling the ring in order. */
 static void mpi_give(struct fabric *f, int peer, const void *frame) {
     struct mpi_rank *m = mpi_of(f);
     check_peer(f, peer);
-    struct lane *l = &m->lanes[peer];
-    size_t at = (size_t)((const unsigned char *)frame - m->map) / m->slot_bytes;
-    if (at / FABRIC_DEPTH != (size_t)peer * 2 || !(l->taken & ring_bit((unsigned)at)) || l->given & ring_bit((unsigned)at))
+    size_t at = ((uintptr_t)frame - (uintptr_t)buffer(m, in_index(peer, 0))) / m->slot_bytes;
+    if (at >= FABRIC_DEPTH || m->lanes[peer].room[at] != ROOM_TAKEN)
         BUG("fabric mpi: rank %d gives back a frame of %d that it has not", f->rank, peer);
-    l->given |= ring_bit((unsigned)at);
-    for (; l->given & ring_bit(l->head); l->head++) {
-        l->given &= ~ring_bit(l->head);
-        l->taken &= ~ring_bit(l->head);
-        l->arrived[l->head % FABRIC_DEPTH] = false;
-        int rc = MPI_Start(&m->requests[in_index(peer, l->head)]);
-        if (rc != MPI_SUCCESS) broken(m, peer, "receiving from", rc);
-    }
+    m->lanes[peer].room[at] = ROOM_FREE;
+    post_receives(m, peer);
 }
 
 static bool sends_pending(const struct mpi_rank *m) {
     if (!m->requests) return false; /* never prepared */
     for (int peer = 0; peer < m->base.size; peer++)
-        for (unsigned i = 0; i < FABRIC_DEPTH; i++)
+        for (int i = 0; i < FABRIC_DEPTH; i++)
             if (m->requests[out_index(peer, i)] != MPI_REQUEST_NULL) return true;
     return false;
 }
@@ -225,16 +247,13 @@ static void mpi_detach(struct fabric *f, int peer) { mpi_of(f)->lanes[peer].brok
 static bool cancel_receives(struct mpi_rank *m, int64_t deadline_us) {
     bool all = true;
     for (int peer = 0; peer < m->base.size; peer++) {
-        for (unsigned i = 0; i < FABRIC_DEPTH; i++) {
+        for (int i = 0; i < FABRIC_DEPTH; i++) {
             MPI_Request *r = &m->requests[in_index(peer, i)];
-            if (*r == MPI_REQUEST_NULL) continue;
-            int done = m->lanes[peer].arrived[i];
+            int done = *r == MPI_REQUEST_NULL;
             if (!done) MPI_Cancel(r);
-            while (!done) { /* a persistent request that is complete stays, inactive, until freed */
+            while (!done)
                 if (MPI_Test(r, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS || (!done && clk_now_us() >= deadline_us)) break;
-            }
-            if (done) MPI_Request_free(r);
-            else all = false;
+            all = all && done;
         }
     }
     return all;
@@ -297,31 +316,22 @@ static int allocate(struct mpi_rank *m, size_t frame_bytes, struct why *why) {
     return 0;
 }
 
-static int post_receives(struct mpi_rank *m, size_t frame_bytes, struct why *why) {
-    for (int peer = 0; peer < m->base.size; peer++) {
-        if (peer == m->base.rank) continue;
-        for (unsigned i = 0; i < FABRIC_DEPTH; i++) {
-            int index = in_index(peer, i);
-            int rc = MPI_Recv_init(buffer(m, index), (int)frame_bytes, MPI_BYTE, peer, 0, m->comm, &m->requests[index]);
-            if (rc == MPI_SUCCESS) rc = MPI_Start(&m->requests[index]);
-            if (rc != MPI_SUCCESS) return mpi_failed(why, "posting receives", rc);
-        }
-    }
-    return 0;
-}
-
 /* Collective: returns when every rank of the world has called it. */
 static int mpi_prepare(struct fabric *f, size_t frame_bytes, uint32_t incarnation, struct why *why) {
     struct mpi_rank *m = mpi_of(f);
     (void)incarnation;
-    if (frame_bytes > INT_MAX)
+    if (frame_bytes > INT_MAX - LINE)
         return fail(why, ERR_TOO_LARGE, "fabric mpi: frames of %zu bytes, MPI counts to %d; lower the largest step",
                     frame_bytes, INT_MAX);
     int rc = MPI_Comm_dup(MPI_COMM_WORLD, &m->comm);
     if (rc != MPI_SUCCESS) return mpi_failed(why, "MPI_Comm_dup", rc);
     MPI_Comm_set_errhandler(m->comm, MPI_ERRORS_RETURN);
     rc = allocate(m, frame_bytes, why);
-    return rc < 0 ? rc : post_receives(m, frame_bytes, why);
+    for (int peer = 0; rc >= 0 && peer < f->size; peer++) {
+        if (peer != f->rank) post_receives(m, peer);
+        if (m->lanes[peer].broken) rc = fail(why, ERR_IO, "fabric mpi: MPI takes no receives from rank %d", peer);
+    }
+    return rc;
 }
 
 static const struct fabric_ops mpi_ops = {.name = "mpi",
