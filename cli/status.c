@@ -7,7 +7,7 @@
 
 struct options {
     char *connect, *output;
-    bool json, quiet;
+    bool json, quiet, links;
     int64_t wait;
 };
 #define AT(member) offsetof(struct options, member)
@@ -15,6 +15,7 @@ static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Options"},
     {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT",
      .help = "where the cluster listens"},
+    {"links", CONF_FLAG, AT(links), .def = "no", .help = "what passes between workers, and which one holds the others up"},
     {"json", CONF_FLAG, AT(json), .def = "no", .help = "print one JSON object (also: -o json)"},
     {"output", CONF_CHOICE, AT(output), .def = "table", .choices = "table|json", .help = "how to print", .letter = 'o'},
     {"quiet", CONF_FLAG, AT(quiet), .def = "no", .help = "print nothing, only exit", .letter = 'q'},
@@ -28,7 +29,10 @@ static const struct conf_command command = {
     .options = table,
     .footer = "Columns: weights = routed experts, resident = attention, embeddings and shared experts; pages = KV pages used\n"
               "of all; rows = expert rows executed; busy = time inside steps, wait = for peers, summed over them;\n"
-              "beat = age of the last sign of life.\n\n"
+              "beat = age of the last sign of life.\n"
+              "With --links, for each worker and each that it sends to: bytes and frames sent; how long the receiver stood\n"
+              "waiting for this sender; for half of the messages that it needed, and for 99 in 100, no longer than p50 and p99.\n"
+              "slow = the worker that the others waited for during most of their last steps, if one stands out.\n\n"
               "Exit status: 0 serving, 1 failed, 2 wrong usage, 3 not serving or nobody answers."};
 
 static const char *duration(uint64_t us, char *buf, size_t cap) {
@@ -75,13 +79,58 @@ static void print_table(const struct cadre_cluster *c) {
     print_workers(c);
 }
 
+static const char *bound(uint64_t us, char *buf, size_t cap) {
+    if (!us) snprintf(buf, cap, "<1us");
+    else if (us < 10000) snprintf(buf, cap, "%lluus", (unsigned long long)us);
+    else snprintf(buf, cap, "%.1fms", (double)us / 1e3);
+    return buf;
+}
+
+static void print_links(const struct cadre_links *l) {
+    if (l->slowest < 0) printf("\n  slow      none of %u workers stands out\n", l->n);
+    else printf("\n  slow      worker %d: the others wait for it during %u%% of their steps\n", l->slowest, l->slowest_percent);
+    printf("\n%4s %4s %11s %12s %9s %12s %8s %8s\n", "from", "to", "bytes", "frames", "wait", "messages", "p50", "p99");
+    for (uint32_t from = 0; from < l->n; from++)
+        for (uint32_t to = 0; to < l->n; to++) {
+            size_t i = (size_t)from * l->n + to;
+            char wait[32], p50[32], p99[32];
+            if (from == to) continue;
+            printf("%4u %4u %11s %12llu %9s %12llu %8s %8s\n", from, to, cli_bytes((double)l->bytes[i]),
+                   (unsigned long long)l->frames[i], duration(l->wait_us[i], wait, sizeof wait),
+                   (unsigned long long)l->waits[i], bound(l->p50_us[i], p50, sizeof p50), bound(l->p99_us[i], p99, sizeof p99));
+        }
+}
+
 static void json_pair(const char *comma, const char *key, const char *value) {
     printf("%s\"%s\":", comma, key);
     cli_json_string(stdout, value, strlen(value));
 }
 static void json_number(const char *key, uint64_t value) { printf(",\"%s\":%llu", key, (unsigned long long)value); }
 
-static void print_json(const struct cadre_cluster *c) {
+static void json_links(const struct cadre_links *l) {
+    printf(",\"slowest\":");
+    if (l->slowest < 0) printf("null");
+    else printf("{\"rank\":%d,\"percent\":%u}", l->slowest, l->slowest_percent);
+    printf(",\"links\":[");
+    const char *comma = "";
+    for (uint32_t from = 0; from < l->n; from++)
+        for (uint32_t to = 0; to < l->n; to++) {
+            size_t i = (size_t)from * l->n + to;
+            if (from == to) continue;
+            printf("%s{\"from\":%u,\"to\":%u", comma, from, to);
+            json_number("bytes", l->bytes[i]);
+            json_number("frames", l->frames[i]);
+            json_number("wait_us", l->wait_us[i]);
+            json_number("messages", l->waits[i]);
+            json_number("p50_us", l->p50_us[i]);
+            json_number("p99_us", l->p99_us[i]);
+            putchar('}');
+            comma = ",";
+        }
+    putchar(']');
+}
+
+static void print_json(const struct cadre_cluster *c, const struct cadre_links *l) {
     json_pair("{", "state", c->state);
     json_pair(",", "reason", c->reason);
     json_pair(",", "model", c->model);
@@ -135,7 +184,9 @@ static void print_json(const struct cadre_cluster *c) {
         json_number("beat_age_us", w->beat_age_us);
         putchar('}');
     }
-    printf("]}\n");
+    putchar(']');
+    if (l) json_links(l);
+    printf("}\n");
 }
 
 /* Asks until the cluster serves, fails, or the time is over. A cadre_code; *out is set when that is CADRE_OK. */
@@ -154,15 +205,19 @@ static int ask(struct cadre_client *client, int64_t wait_s, struct cadre_cluster
 static int run(const struct options *o) {
     struct cadre_client *client = cli_connect("status", o->connect, true);
     struct cadre_cluster *cluster = NULL;
+    struct cadre_links *links = NULL;
     if (!client) return EXIT_FAILED;
     int code = ask(client, o->wait, &cluster), status = EXIT_UNHEALTHY;
+    if (!code && o->links && (code = cadre_links(client, 0, &links))) cadre_cluster_free(cluster);
     if (code) {
         if (!o->quiet) cli_complain("status", code, cadre_error(client));
         if (code != CADRE_UNAVAILABLE && code != CADRE_DEADLINE_EXCEEDED) status = EXIT_FAILED;
     } else {
         if (!strcmp(cluster->state, "serving")) status = EXIT_DONE;
-        if (!o->quiet && (o->json || !strcmp(o->output, "json"))) print_json(cluster);
+        if (!o->quiet && (o->json || !strcmp(o->output, "json"))) print_json(cluster, links);
         else if (!o->quiet) print_table(cluster);
+        if (links && !o->quiet && !o->json && strcmp(o->output, "json")) print_links(links);
+        cadre_links_free(links);
         cadre_cluster_free(cluster);
     }
     cadre_close(client);

@@ -191,6 +191,18 @@ struct cadre_cluster {
 CADRE_API int  cadre_status(struct cadre_client *client, uint32_t timeout_ms, struct cadre_cluster **out);
 CADRE_API void cadre_cluster_free(struct cadre_cluster *cluster);
 
+struct cadre_links {         /* what passes between workers: tables [n * n], from the row's worker to the column's */
+    uint32_t n;
+    const uint64_t *bytes, *frames;   /* sent since the start; late by up to a second */
+    const uint64_t *wait_us;          /* how long the column's worker stood waiting for the row's */
+    const uint64_t *waits;            /* messages that it needed from it, and bounds of how long it waited for half of them and */
+    const uint64_t *p50_us, *p99_us;  /* for 99 in 100; 0: less than 1 us */
+    int slowest;                      /* the worker that holds the others up; -1: none stands out */
+    uint32_t slowest_percent;         /* of the others' time in the last steps that they waited for it */
+};
+CADRE_API int  cadre_links(struct cadre_client *client, uint32_t timeout_ms, struct cadre_links **out);
+CADRE_API void cadre_links_free(struct cadre_links *links);
+
 struct cadre_domain_load {   /* what tokens of one domain chose, as their homes counted it; late by a tenth of a second */
     const char *name;
     const uint64_t *rows;         /* [layers * experts] */

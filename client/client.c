@@ -147,6 +147,15 @@ int cadre_status(struct cadre_client *c, uint32_t timeout_ms, struct cadre_clust
     return *out ? CADRE_OK : unreadable(c, "Status");
 }
 
+int cadre_links(struct cadre_client *c, uint32_t timeout_ms, struct cadre_links **out) {
+    struct item *item;
+    int rc = ask(c, "Links", NULL, 0, timeout_ms, &item);
+    if (rc) return rc;
+    *out = port_decode_links(item->bytes, item->len);
+    free(item);
+    return *out ? CADRE_OK : unreadable(c, "Links");
+}
+
 int cadre_experts(struct cadre_client *c, uint32_t timeout_ms, struct cadre_load **out) {
     struct item *item;
     int rc = ask(c, "Experts", NULL, 0, timeout_ms, &item);

@@ -204,6 +204,11 @@ struct load_box {
     struct cadre_domain_load domains[];
 };
 
+struct links_box {
+    struct cadre_links pub;
+    Cadre__V1__LinksReply *m;
+};
+
 static void fill_worker(struct cadre_worker *out, const Cadre__V1__WorkerStatus *w) {
     out->rank = w->rank;
     out->host = w->host;
@@ -277,6 +282,36 @@ struct cadre_cluster *port_decode_status(const uint8_t *bytes, size_t len) {
 void cadre_cluster_free(struct cadre_cluster *c) {
     if (!c) return;
     struct cluster_box *box = (struct cluster_box *)((char *)c - offsetof(struct cluster_box, pub));
+    port_release(box->m);
+    free(box);
+}
+
+struct cadre_links *port_decode_links(const uint8_t *bytes, size_t len) {
+    Cadre__V1__LinksReply *m = cadre__v1__links_reply__unpack(NULL, len, bytes);
+    size_t cells = m ? (size_t)m->workers * m->workers : 0;
+    bool whole = m && m->n_bytes == cells && m->n_frames == cells && m->n_wait_us == cells && m->n_waits == cells &&
+                 m->n_p50_us == cells && m->n_p99_us == cells && m->slowest <= m->workers;
+    struct links_box *box = whole ? calloc(1, sizeof *box) : NULL;
+    if (!box) {
+        port_release(m);
+        return NULL;
+    }
+    box->m = m;
+    box->pub = (struct cadre_links){.n = m->workers,
+                                    .bytes = m->bytes,
+                                    .frames = m->frames,
+                                    .wait_us = m->wait_us,
+                                    .waits = m->waits,
+                                    .p50_us = m->p50_us,
+                                    .p99_us = m->p99_us,
+                                    .slowest = (int)m->slowest - 1,
+                                    .slowest_percent = m->slowest_percent};
+    return &box->pub;
+}
+
+void cadre_links_free(struct cadre_links *l) {
+    if (!l) return;
+    struct links_box *box = (struct links_box *)((char *)l - offsetof(struct links_box, pub));
     port_release(box->m);
     free(box);
 }

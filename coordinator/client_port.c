@@ -290,6 +290,23 @@ const uint8_t *client_port_status(struct client_port *p, const struct status_rep
     return pb_arena_pack(&p->pb, &m.base, len);
 }
 
+const uint8_t *client_port_links(struct client_port *p, const struct links_report *r, size_t *len) {
+    size_t cells = (size_t)r->workers * r->workers;
+    pb_arena_reset_out(&p->pb);
+    Cadre__V1__LinksReply m = CADRE__V1__LINKS_REPLY__INIT;
+    m.workers = r->workers;
+    m.n_bytes = m.n_frames = m.n_wait_us = m.n_waits = m.n_p50_us = m.n_p99_us = cells;
+    m.bytes = (uint64_t *)r->bytes;
+    m.frames = (uint64_t *)r->frames;
+    m.wait_us = (uint64_t *)r->wait_us;
+    m.waits = (uint64_t *)r->waits;
+    m.p50_us = (uint64_t *)r->p50_us;
+    m.p99_us = (uint64_t *)r->p99_us;
+    m.slowest = (uint32_t)(r->slowest + 1);
+    m.slowest_percent = r->slowest_percent;
+    return pb_arena_pack(&p->pb, &m.base, len);
+}
+
 const uint8_t *client_port_experts(struct client_port *p, const struct experts_report *r, size_t *len) {
     pb_arena_reset_out(&p->pb);
     size_t n = (size_t)r->layers * r->experts;

@@ -25,6 +25,7 @@ const uint8_t *client_port_tokens(struct client_port *p, const struct stream_pie
 const uint8_t *client_port_finished(struct client_port *p, const struct generate_finished *f, size_t *len);
 const uint8_t *client_port_status(struct client_port *p, const struct status_report *r, size_t *len);
 const uint8_t *client_port_experts(struct client_port *p, const struct experts_report *r, size_t *len);
+const uint8_t *client_port_links(struct client_port *p, const struct links_report *r, size_t *len);
 const uint8_t *client_port_trace(struct client_port *p, const uint8_t *chunk, size_t chunk_len, size_t *len);
 /* Memory for what a report points to; valid until that report is written. */
 void *client_port_scratch(struct client_port *p, size_t bytes);

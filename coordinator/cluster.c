@@ -186,6 +186,7 @@ static void on_step_done(struct coordinator *c, int rank, const struct worker_st
         member_gone(&c->members, rank, false);
         return core_fail(c, rc, &why);
     }
+    links_step(&c->links, rank, d, c->now_us);
     tracing_lost(&c->tracing, d->step, d->trace_lost);
     commit_steps(c);
 }
@@ -244,9 +245,10 @@ static void on_trouble(struct coordinator *c, int rank, const struct worker_msg 
 
 static void on_record(struct coordinator *c, int rank, const struct worker_msg *m) {
     struct why why;
-    int rc = m->kind == WORKER_TRACE
-                 ? tracing_rows(&c->tracing, m->trace.chunk, m->trace.len, &c->domains, &why)
-                 : domains_tally(&c->domains, rank, m->tally.domain, m->tally.tokens, m->tally.rows, m->tally.n, &why);
+    int rc = m->kind == WORKER_TRACE ? tracing_rows(&c->tracing, m->trace.chunk, m->trace.len, &c->domains, &why)
+             : m->kind == WORKER_TALLY
+                 ? domains_tally(&c->domains, rank, m->tally.domain, m->tally.tokens, m->tally.rows, m->tally.n, &why)
+                 : links_count(&c->links, rank, m->links.count, m->links.n, &why);
     if (rc >= 0) return trace_service_flush(c);
     if (rc == ERR_NOMEM) return log_warn("%s", why.text); /* figures, not answers: serving goes on without */
     fail_in(&why, rc, "worker %d", rank);
@@ -263,7 +265,8 @@ static void on_message(struct coordinator *c, int rank, const struct worker_msg 
     case WORKER_TROUBLE:
     case WORKER_REFUSES: on_trouble(c, rank, m); return;
     case WORKER_TRACE:
-    case WORKER_TALLY: on_record(c, rank, m); return;
+    case WORKER_TALLY:
+    case WORKER_LINKS: on_record(c, rank, m); return;
     case WORKER_HELLO: member_seen(&c->members, rank, c->now_us); return; /* repeated: it still waits */
     }
 }

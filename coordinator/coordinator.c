@@ -121,7 +121,9 @@ static int open_placement(struct coordinator *c, struct why *why) {
     name_missing(c);
     c->placement.version = 1;
     domains_init(&c->domains, (size_t)n * (size_t)c->shape.experts);
-    return telemetry_init(&c->telemetry, &c->placement) < 0 ? fail(why, ERR_NOMEM, "out of memory for telemetry") : 0;
+    if (telemetry_init(&c->telemetry, &c->placement) < 0 || links_init(&c->links, c->options.workers) < 0)
+        return fail(why, ERR_NOMEM, "out of memory for telemetry");
+    return 0;
 }
 
 static int open_scheduler(struct coordinator *c, struct why *why) {
@@ -219,6 +221,7 @@ void coordinator_free(struct coordinator *c) {
     client_port_free(c->client_port);
     scheduler_clear(&c->scheduler);
     telemetry_clear(&c->telemetry);
+    links_clear(&c->links);
     tracing_clear(&c->tracing);
     domains_clear(&c->domains);
     placement_clear(&c->placement);

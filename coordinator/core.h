@@ -1,10 +1,11 @@
 /* core.h - the coordinator's inside, shared by its own files only: coordinator.c (life and loop), cluster.c (the workers'
- * side), service.c (the clients' side), report.c (Status and Experts). Everything belongs to the loop's thread. */
+ * side), service.c (the clients' side), report.c (Status, Experts and Links). Everything belongs to the loop's thread. */
 #pragma once
 #include <stdatomic.h>
 
 #include "coordinator/client_port.h"
 #include "coordinator/coordinator.h"
+#include "coordinator/links.h"
 #include "coordinator/member.h"
 #include "coordinator/planner.h"
 #include "coordinator/prepare.h"
@@ -68,6 +69,7 @@ struct coordinator {
     struct bus_id worker_id[MSG_MAX_WORKERS];
     struct scheduler scheduler;
     struct telemetry telemetry;
+    struct links links;
     struct domains domains;
     struct tracing tracing;
     int step_rows[SCHEDULER_MAX_AHEAD];            /* rows of the fullest worker, by step */
@@ -104,7 +106,7 @@ void cluster_shutdown(struct coordinator *c, bool abort, const char *reason);
 
 /* service.c */
 extern const struct call_method service_methods[];
-enum { SERVICE_METHODS = 5 };
+enum { SERVICE_METHODS = 6 };
 void service_prepared(struct coordinator *c); /* what the tokeniser has finished */
 void service_committed(struct coordinator *c, const struct commit *commit);
 void service_tick(struct coordinator *c); /* answers that nobody reads */
@@ -122,5 +124,6 @@ void trace_service_end(struct coordinator *c, int status, const char *reason);
 /* report.c */
 const uint8_t *report_status(struct coordinator *c, size_t *len);
 const uint8_t *report_experts(struct coordinator *c, size_t *len);
+const uint8_t *report_links(struct coordinator *c, size_t *len);
 void report_busy(struct coordinator *c);    /* the line every ten seconds */
 void report_serving(struct coordinator *c); /* the lines when all workers are ready */

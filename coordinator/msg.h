@@ -10,6 +10,7 @@ enum {
     MSG_MAX_WORKERS = 64, /* workers are named in 64-bit masks */
     MSG_MAX_TOP = 20,     /* alternatives reported beside a sampled token */
     MSG_HOST_BYTES = 64,
+    MSG_WAIT_BUCKETS = 32,    /* of a histogram of waits: 0 under 1 us, b under 2^b us */
     MSG_ADDRESS_BYTES = 4096, /* of a worker's fabric */
     MSG_CLASS_BYTES = 160
 };
@@ -46,7 +47,8 @@ enum worker_msg_kind {
     WORKER_TROUBLE,
     WORKER_REFUSES,
     WORKER_TRACE,
-    WORKER_TALLY
+    WORKER_TALLY,
+    WORKER_LINKS
 };
 struct worker_hello {
     uint32_t protocol, rank, size;
@@ -71,6 +73,10 @@ struct worker_step_done {
     const uint64_t *wait_us; /* [workers] */
     int n_wait;
     uint32_t tokens, trace_lost; /* rows it ran of its own sequences; rows no record was made of */
+};
+struct link_count { /* one worker's exchange with one peer since it started */
+    uint64_t bytes_out, bytes_in, frames_out, frames_in;
+    uint64_t waits[MSG_WAIT_BUCKETS]; /* for how many of the peer's messages it waited how long */
 };
 struct worker_msg {
     enum worker_msg_kind kind;
@@ -99,6 +105,10 @@ struct worker_msg {
             const uint64_t *rows;
             size_t n;
         } tally;
+        struct {
+            const struct link_count *count; /* [n] by rank */
+            int n;
+        } links;
     };
 };
 
@@ -182,6 +192,13 @@ struct status_report {
     const char *missing;
     const struct worker_report *workers;
     int n_workers;
+};
+struct links_report { /* [workers * workers], from row to column */
+    uint32_t workers;
+    const uint64_t *bytes, *frames, *wait_us, *waits;
+    const uint64_t *p50_us, *p99_us; /* bounds; 0: under 1 us */
+    int slowest;                     /* -1: none stands out */
+    uint32_t slowest_percent;
 };
 struct domain_report {
     const char *name;

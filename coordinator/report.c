@@ -1,4 +1,4 @@
-/* report.c - what people are told: Status and Experts for clients, a few lines for the log. */
+/* report.c - what people are told: Status, Experts and Links for clients, a few lines for the log. */
 #include <inttypes.h>
 #include <stdio.h>
 
@@ -99,6 +99,36 @@ const uint8_t *report_experts(struct coordinator *c, size_t *len) {
                                .domains = domains,
                                .n_domains = n_domains};
     return client_port_experts(c->client_port, &r, len);
+}
+
+const uint8_t *report_links(struct coordinator *c, size_t *len) {
+    enum { BYTES, FRAMES, WAIT_US, WAITS, P50, P99, TABLES };
+    int n = c->options.workers;
+    size_t cells = (size_t)n * (size_t)n;
+    uint64_t *t = client_port_scratch(c->client_port, sizeof *t * TABLES * cells);
+    double share;
+    if (!t) return NULL;
+    for (int from = 0; from < n; from++)
+        for (int to = 0; to < n; to++) {
+            const struct link_count *sent = &c->links.count[from * n + to], *felt = &c->links.count[to * n + from];
+            uint64_t *cell = t + from * n + to;
+            cell[BYTES * cells] = sent->bytes_out;
+            cell[FRAMES * cells] = sent->frames_out;
+            cell[WAIT_US * cells] = c->links.wait_us[to * n + from];
+            cell[WAITS * cells] = links_waits(felt);
+            cell[P50 * cells] = links_quantile_us(felt, 0.5);
+            cell[P99 * cells] = links_quantile_us(felt, 0.99);
+        }
+    struct links_report r = {.workers = (uint32_t)n,
+                             .bytes = t + BYTES * cells,
+                             .frames = t + FRAMES * cells,
+                             .wait_us = t + WAIT_US * cells,
+                             .waits = t + WAITS * cells,
+                             .p50_us = t + P50 * cells,
+                             .p99_us = t + P99 * cells,
+                             .slowest = links_slowest(&c->links, &share)};
+    r.slowest_percent = r.slowest < 0 ? 0 : (uint32_t)(100 * share);
+    return client_port_links(c->client_port, &r, len);
 }
 
 void report_busy(struct coordinator *c) {

@@ -339,10 +339,18 @@ static void open_experts(void *ctx, struct call *call, const uint8_t *payload, s
     reply_once(ctx, call, reply, n);
 }
 
+static void open_links(void *ctx, struct call *call, const uint8_t *payload, size_t len) {
+    (void)payload, (void)len;
+    size_t n = 0;
+    const uint8_t *reply = report_links(ctx, &n);
+    reply_once(ctx, call, reply, n);
+}
+
 const struct call_method service_methods[] = {
     {"Generate", open_generate, on_credit, on_gone},
     {"Status", open_status, NULL, on_gone},
     {"Experts", open_experts, NULL, on_gone},
+    {"Links", open_links, NULL, on_gone},
     {"Tokenize", open_tokenize, NULL, on_gone},
     {"Trace", trace_service_open, trace_service_credit, trace_service_gone},
 };

@@ -65,6 +65,21 @@ static int read_done(struct worker_port *p, const Cadre__Control__V1__StepDone *
     return read_outs(p, m, d, why);
 }
 
+static int read_links(struct worker_port *p, const Cadre__Control__V1__Links *m, struct worker_msg *out, struct why *why) {
+    if (m->n_link > MSG_MAX_WORKERS) return fail(why, ERR_PROTOCOL, "counts of %zu links", m->n_link);
+    struct link_count *count = arena_array(&p->control.pb.in, struct link_count, m->n_link);
+    if (!count) return fail(why, ERR_NOMEM, "out of memory for counts of %zu links", m->n_link);
+    for (size_t i = 0; i < m->n_link; i++) {
+        const Cadre__Control__V1__Link *k = m->link[i];
+        if (k->n_waits > MSG_WAIT_BUCKETS) return fail(why, ERR_PROTOCOL, "waits in %zu buckets", k->n_waits);
+        count[i] = (struct link_count){k->bytes_out, k->bytes_in, k->frames_out, k->frames_in, {0}};
+        if (k->n_waits) memcpy(count[i].waits, k->waits, sizeof *k->waits * k->n_waits);
+    }
+    out->links.count = count;
+    out->links.n = (int)m->n_link;
+    return 0;
+}
+
 static void read_ready(const Cadre__Control__V1__Ready *m, struct worker_ready *r) {
     *r = (struct worker_ready){.fingerprint = m->model_fingerprint,
                                .weight_bytes = m->weight_bytes,
@@ -130,6 +145,7 @@ static int read_message(struct worker_port *p, const pb_control *m, struct worke
         out->tally.rows = m->tally->rows;
         out->tally.n = m->tally->n_rows;
         return 0;
+    case CADRE__CONTROL__V1__CONTROL__KIND_LINKS: out->kind = WORKER_LINKS; return read_links(p, m->links, out, why);
     case CADRE__CONTROL__V1__CONTROL__KIND_REFUSE:
         out->kind = WORKER_REFUSES;
         snprintf(out->trouble.reason, sizeof out->trouble.reason, "%s", m->refuse->reason);
