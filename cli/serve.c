@@ -44,7 +44,7 @@ static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Cluster"},
     {"workers", CONF_INT, AT(workers), .def = "1", .min = 1, .max = BANNER_WORKERS, .arg = "N",
      .help = "how many workers share the experts"},
-    {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|shm|ucx|mpi",
+    {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|shm|ucx|auto|mpi",
      .help = "how workers exchange tokens (see below)"},
     {"hosts", CONF_STRING, AT(hosts), .arg = "LIST", .help = "run the workers there: h1:4,h2:4; fabrics auto, ucx, mpi"},
     {"launcher", CONF_CHOICE, AT(launcher), .def = "auto", .choices = "auto|local|mpirun|srun",

@@ -65,15 +65,16 @@ uint64_t links_quantile_us(const struct link_count *c, double q) {
     return UINT64_C(1) << MSG_WAIT_BUCKETS;
 }
 
-/* The part of the others' time in steps that they stood waiting for this one. */
+/* The part of their time in steps that all others, even the one that did so least, stood waiting for this one. A slow worker
+ * that is itself stopped while it waits seems to wait for others: those that it alone waits for are not slow. */
 static double held_up(const struct links *l, int rank) {
-    double waited = 0, busy = 0;
+    double least = -1;
     for (int w = 0; w < l->workers; w++) {
-        if (w == rank) continue;
-        waited += l->recent_us[w * l->workers + rank];
-        busy += l->recent_busy_us[w];
+        if (w == rank || l->recent_busy_us[w] <= 0) continue;
+        double part = l->recent_us[w * l->workers + rank] / l->recent_busy_us[w];
+        if (least < 0 || part < least) least = part;
     }
-    return busy > 0 ? waited / busy : 0;
+    return least > 0 ? least : 0;
 }
 
 int links_slowest(const struct links *l, double *share) {

@@ -25,6 +25,6 @@ void links_step(struct links *l, int rank, const struct worker_step_done *d, int
 /* How many messages w had needed from peer, and a bound in us for the q-th part of its waits for them: 0 means less than 1. */
 uint64_t links_waits(const struct link_count *c);
 uint64_t links_quantile_us(const struct link_count *c, double q);
-/* The worker that holds the others up, or -1 when none stands out: lately they stood waiting for it during *share of their
- * time in steps, at least a quarter, and at least twice as long as for anybody else. */
+/* The worker that holds the others up, or -1 when none stands out: lately every one of them stood waiting for it during *share
+ * of its time in steps or longer, at least a quarter, and for nobody else half as long. */
 int links_slowest(const struct links *l, double *share);

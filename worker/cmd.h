@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 #include "base/arena.h"
-#include "fabric/fabric.h"
+#include "fabric/ep.h"
 #include "worker/measure.h"
 #include "worker/setup.h"
 
@@ -75,7 +75,8 @@ struct step_report {
     uint32_t *rows; /* [slots of this worker, all layers] allocated once */
     int n_rows;
     int64_t step_us;
-    uint64_t wait_us[FABRIC_MAX_RANKS];
+    uint64_t wait_us[FABRIC_MAX_RANKS];    /* for each peer, in this step */
+    struct ep_link link[FABRIC_MAX_RANKS]; /* with each peer, since the start */
     int workers;
     uint32_t tokens;     /* rows of this home's own sequences */
     uint32_t trace_lost; /* rows that no record was made of */

@@ -481,7 +481,10 @@ static int run_plan(struct engine *e, const struct plan *p, struct why *why) {
     report->epoch = p->epoch;
     report->step = p->step;
     report->workers = e->options.workers;
-    for (int w = 0; w < report->workers; w++) report->wait_us[w] = e->ep ? ep_counters(e->ep)->wait_us[w] - waited[w] : 0;
+    for (int w = 0; w < report->workers && e->ep; w++) {
+        report->wait_us[w] = ep_counters(e->ep)->wait_us[w] - waited[w];
+        report->link[w] = ep_counters(e->ep)->link[w];
+    }
     report->step_us = clk_now_us() - start_us;
     emit(e, &(struct event){.kind = EVENT_STEP, .step = report});
     return 0;

@@ -297,6 +297,30 @@ int port_send_tally(struct port *p, int domain, uint64_t tokens, const uint64_t 
     return send(p, &m);
 }
 
+static void pack_link(const struct ep_link *k, Cadre__Control__V1__Link *m) {
+    cadre__control__v1__link__init(m);
+    m->bytes_out = k->bytes_out;
+    m->bytes_in = k->bytes_in;
+    m->frames_out = k->frames_out;
+    m->frames_in = k->frames_in;
+    m->waits = (uint64_t *)k->waits;
+    m->n_waits = EP_WAIT_BUCKETS;
+    while (m->n_waits && !k->waits[m->n_waits - 1]) m->n_waits--;
+}
+
+int port_send_links(struct port *p, const struct ep_link *link, int n) {
+    Cadre__Control__V1__Links links = CADRE__CONTROL__V1__LINKS__INIT;
+    Cadre__Control__V1__Link pack[MAX_WORKERS], *to[MAX_WORKERS];
+    for (int i = 0; i < n; i++) {
+        pack_link(&link[i], &pack[i]);
+        to[i] = &pack[i];
+    }
+    links.link = to;
+    links.n_link = (size_t)n;
+    pb_control m = CONTROL_MESSAGE(LINKS, links, &links);
+    return send(p, &m);
+}
+
 int port_send_beat(struct port *p, uint64_t progress, bool busy) {
     Cadre__Control__V1__Beat beat = CADRE__CONTROL__V1__BEAT__INIT;
     beat.progress = progress;

@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { BEAT_US = 100000, HELLO_US = 300000 };
+enum { BEAT_US = 100000, HELLO_US = 300000, LINKS_US = 1000000 };
 enum state { JOINING, LOADING, SERVING, LEAVING };
 
 struct worker {
@@ -30,6 +30,9 @@ struct worker {
     uint32_t trace_lost;                /* rows of records that could not be sent, until the next report of a step */
     bool trace_lost_said;
     uint64_t lost; /* breaks of the connection that did not matter */
+    struct ep_link link[FABRIC_MAX_RANKS];     /* as the last step's report had them */
+    bool links_grew;                           /* since they were sent */
+    int64_t next_links_us;
     int result;    /* of worker_run once LEAVING */
 };
 
@@ -161,6 +164,8 @@ static int on_event(struct worker *w, const struct event *ev, struct why *why) {
     case EVENT_STEP:
         ev->step->trace_lost += w->trace_lost; /* its own record came before it */
         w->trace_lost = 0;
+        memcpy(w->link, ev->step->link, sizeof w->link);
+        w->links_grew = true;
         rc = port_send_step(w->port, ev->step);
         engine_report_done(w->engine, ev->step);
         return sent(rc, "a step's report", why);
@@ -218,6 +223,12 @@ static void report_tally(struct worker *w) {
     free(rows);
 }
 
+static void report_links(struct worker *w, int64_t now_us) {
+    if (!w->links_grew || now_us < w->next_links_us || w->options.engine.workers == 1) return;
+    w->next_links_us = now_us + LINKS_US;
+    w->links_grew = port_send_links(w->port, w->link, w->options.engine.workers) < 0;
+}
+
 static int beat(struct worker *w, int64_t now_us, struct why *why) {
     if (w->state == JOINING && now_us > w->join_by_us)
         return fail(why, ERR_DEADLINE,
@@ -227,7 +238,7 @@ static int beat(struct worker *w, int64_t now_us, struct why *why) {
     w->next_beat_us = now_us + BEAT_US;
     if (w->state == JOINING) repeat_hello(w, now_us);
     if (w->state == LOADING) report_load(w);
-    if (w->state == SERVING) report_tally(w);
+    if (w->state == SERVING) report_tally(w), report_links(w, now_us);
     bool busy;
     uint64_t progress = engine_progress(w->engine, &busy);
     if (w->state != JOINING) port_send_beat(w->port, progress, busy); /* a lost beat is what leases are for */

@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""test_observe.py - what inspect says is what workers allocate; what a trace records is what experts ran."""
+"""test_observe.py - what inspect says is what workers allocate; what a trace records is what experts ran; who is
+slow is named."""
 
 import json
 import os
 import signal
 import tempfile
+import time
 from pathlib import Path
 
 import headers
 from cases import case, main, note, skip
-from cluster import Cluster, check, run, same, until
+from cluster import Cluster, Process, check, run, same, until
 
 BYTES = "weight_bytes resident_bytes mapped_bytes kv_bytes buffer_bytes exchange_bytes".split()
 
@@ -182,6 +184,45 @@ def a_bounded_trace_ends(p):
     with Cluster(p, p.golden("llama"), workers=1) as c:
         r = c.cadre("trace", out="/dev/null")
         check(r.status == 1 and "no experts" in r.err, f"a dense model: {r.err!r}")
+
+
+@case
+def a_slow_worker_is_named(p):
+    """One that runs for a tenth of the time: stopped and continued, never long enough to be suspect."""
+    with Cluster(p, p.golden("mixtral"), workers=3, fabric="shm") as c:
+        same(c.cadre("status", "--links", "--json").json()["slowest"], None, "before the first step")
+        work = ["--count", "100000", "--at-once", "12", "--prompt", "20", "--tokens", "230", "--whole"]
+        with Process([p.load, "--connect", c.endpoint, *work]) as asked:
+            victim = c.until_status(lambda s: s["running"], "requests running")["workers"][1]["pid"]
+
+            def named():
+                for _ in range(20):
+                    os.kill(victim, signal.SIGSTOP)
+                    time.sleep(0.09)
+                    os.kill(victim, signal.SIGCONT)
+                    time.sleep(0.01)
+                return c.cadre("status", "--links", "--json").json()["slowest"]
+
+            told = until(named, "somebody named as slow")
+            same(told["rank"], 1, f"the slow worker: {told}")
+            check(asked.running() and c.status()["state"] == "serving", "the cluster goes on")
+        table = c.cadre("status", "--links").good("status --links").out
+        check("worker 1: the others wait for it" in table, f"the table names it: {table!r}")
+
+
+@case
+def links_are_counted(p):
+    for fabric in ("mem", "ucx"):
+        with Cluster(p, p.golden("mixtral"), workers=3, fabric=fabric) as c:
+            run([p.load, "--connect", c.endpoint, "--count", "12", "--tokens", "20"]).good("load")
+
+            def counted():
+                links = c.cadre("status", "--links", "--json").json()["links"]
+                return all(k["frames"] and k["bytes"] and k["messages"] for k in links) and links
+
+            links = until(counted, "counts of every link")
+            same(sorted((k["from"], k["to"]) for k in links), [(a, b) for a in range(3) for b in range(3) if a != b], "the links")
+            check(all(k["p50_us"] <= k["p99_us"] for k in links), f"quantiles: {links}")
 
 
 if __name__ == "__main__":

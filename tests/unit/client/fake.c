@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct answer {
     struct fake *fake;
@@ -227,11 +228,13 @@ static void on_status(void *ctx, struct call *c, const uint8_t *payload, size_t 
     Cadre__V1__StatusReply m = CADRE__V1__STATUS_REPLY__INIT;
     Cadre__V1__WorkerStatus workers[MOST], *list[MOST];
     int here = 0;
+    char host[256] = "";
+    gethostname(host, sizeof host - 1);
     for (int i = 0; i < f->workers && i < MOST; i++) {
         list[i] = &workers[i];
         cadre__v1__worker_status__init(&workers[i]);
         workers[i].rank = (uint32_t)i;
-        workers[i].host = (char *)"here";
+        workers[i].host = host;
         workers[i].pid = f->folder ? read_pid(f->folder, i) : 1000u + (uint64_t)i;
         here += workers[i].pid != 0;
         workers[i].state = (char *)(!workers[i].pid ? "expected" : f->loading_polls > 0 ? "loading" : "ready");
@@ -279,6 +282,24 @@ static void on_experts(void *ctx, struct call *c, const uint8_t *payload, size_t
     reply(ctx, c, &m.base);
 }
 
+static void on_links(void *ctx, struct call *c, const uint8_t *payload, size_t len) {
+    static uint64_t sent[4] = {0, 2048, 1024, 0}, waits[4] = {0, 5, 6, 0}, us[4] = {0, 1500000, 20000, 0};
+    static uint64_t p50[4] = {0, 16, 0, 0}, p99[4] = {0, 65536, 4, 0};
+    (void)payload;
+    (void)len;
+    Cadre__V1__LinksReply m = CADRE__V1__LINKS_REPLY__INIT;
+    m.workers = 2;
+    m.bytes = sent;
+    m.frames = m.waits = waits;
+    m.wait_us = us;
+    m.p50_us = p50;
+    m.p99_us = p99;
+    m.n_bytes = m.n_frames = m.n_wait_us = m.n_waits = m.n_p50_us = m.n_p99_us = 4;
+    m.slowest = 1;
+    m.slowest_percent = 62;
+    reply(ctx, c, &m.base);
+}
+
 static void on_tokenize(void *ctx, struct call *c, const uint8_t *payload, size_t len) {
     Cadre__V1__TokenizeRequest *t = cadre__v1__tokenize_request__unpack(NULL, len, payload);
     Cadre__V1__TokenizeReply m = CADRE__V1__TOKENIZE_REPLY__INIT;
@@ -292,6 +313,7 @@ static void on_tokenize(void *ctx, struct call *c, const uint8_t *payload, size_
 static const struct call_method methods[] = {{"Generate", on_generate, on_credit, on_gone},
                                              {"Status", on_status, NULL, NULL},
                                              {"Experts", on_experts, NULL, NULL},
+                                             {"Links", on_links, NULL, NULL},
                                              {"Tokenize", on_tokenize, NULL, NULL}};
 
 int fake_open(struct fake *f, const char *endpoint, struct why *why) {
@@ -299,7 +321,7 @@ int fake_open(struct fake *f, const char *endpoint, struct why *why) {
     if (!f->state) f->state = "serving";
     int rc = bus_context_open(&f->context, why);
     if (rc >= 0) rc = bus_zmq_bind(f->context, endpoint, &f->bus, why);
-    return rc < 0 ? rc : call_server_new(f->bus, &limits, methods, 4, f, &f->server);
+    return rc < 0 ? rc : call_server_new(f->bus, &limits, methods, 5, f, &f->server);
 }
 
 void fake_run(struct fake *f) {

@@ -31,12 +31,13 @@ static bool is(const char *model, const char *word) {
 }
 
 /* In two halves: whoever reads must wait for all of it. */
-static int tell_endpoints(const char *fd) {
+static int tell_endpoints(const char *fd, const char *control) {
     FILE *f = fdopen((int)strtol(fd, NULL, 10), "w");
     if (!f) return -1;
-    fprintf(f, "listen %s\ncontrol tcp://127", bus_endpoint(fake.bus));
+    bool everywhere = !strncmp(control, "tcp://*", 7);
+    fprintf(f, "listen %s\ncontrol tcp://", bus_endpoint(fake.bus));
     fflush(f);
-    fprintf(f, ".0.0.1:1\n");
+    fprintf(f, "%s:1\n", everywhere ? "0.0.0.0" : "127.0.0.1");
     return fclose(f);
 }
 
@@ -54,7 +55,7 @@ int main(int argc, char **argv) {
     fake.folder = fd ? dirname(self) : NULL;
     if (fake_open(&fake, option(argc, argv, "--listen", "tcp://127.0.0.1:*"), &why) < 0)
         return fprintf(stderr, "fatal: %s\n", why.text), 1;
-    if (fd && tell_endpoints(fd) < 0) return perror(fd), 1;
+    if (fd && tell_endpoints(fd, option(argc, argv, "--control", "tcp://127.0.0.1:*")) < 0) return perror(fd), 1;
     if (!fd) printf("%s\n", bus_endpoint(fake.bus)), fflush(stdout);
     fake_run(&fake);
     fake_close(&fake);

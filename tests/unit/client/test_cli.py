@@ -11,6 +11,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import stat
 import struct
 import subprocess
@@ -256,6 +257,11 @@ def test_status(server):
     a = json.loads(cadre("status", *to, "-o", "json").stdout)
     expect(a["state"] == "serving" and [w["rank"] for w in a["workers"]] == [0, 1] and a["listen"] == server.endpoint, a)
     expect(cadre("status", *to, "--json").stdout.startswith('{"state":"serving"'), "stable keys")
+    r = cadre("status", *to, "--links")
+    expect(r.returncode == 0 and "worker 0: the others wait for it during 62% of their steps" in r.stdout, r)
+    expect(re.search(r"0 +1 +2.00 KiB +5 +1.5s +5 +16us +65.5ms", r.stdout) and re.search(r"1 +0 .* <1us +4us", r.stdout), r)
+    a = json.loads(cadre("status", *to, "--links", "--json").stdout)
+    expect(a["slowest"] == {"rank": 0, "percent": 62} and [k["bytes"] for k in a["links"]] == [2048, 1024], a)
     r = cadre("status", *to, "-q")
     expect(r.returncode == 0 and r.stdout == r.stderr == "", r)
     r = cadre("status", "--connect", "tcp://127.0.0.1:1")
@@ -291,16 +297,28 @@ def test_hello(server):
 
 # ---- serve: our own cadre beside a made-up coordinator and made-up workers ----
 WORKER = """#!/bin/sh
-# --fabric mem: one process for all ranks; mpi: one per rank, numbered by mpirun
+# --fabric mem: one process for all ranks; else one per rank, numbered by --rank, mpirun or srun
 here=$(dirname "$0")
-rank=${OMPI_COMM_WORLD_RANK:-0}
+echo "$@" >> "$here/worker.args"
+said=$(echo "$*" | sed -n 's/.*--rank //p' | cut -d' ' -f1)
+rank=${said:-${OMPI_COMM_WORLD_RANK:-${SLURM_PROCID:-0}}}
 echo $$ > "$here/part.$rank" && mv "$here/part.$rank" "$here/worker-$rank.pid"
-if [ -z "$OMPI_COMM_WORLD_RANK" ]; then cp "$here/worker-0.pid" "$here/part.1" && mv "$here/part.1" "$here/worker-1.pid"; fi
+if [ -z "$said$OMPI_COMM_WORLD_RANK$SLURM_PROCID" ]; then cp "$here/worker-0.pid" "$here/part.1" && mv "$here/part.1" "$here/worker-1.pid"; fi
 [ -e "$here/stubborn" ] && trap '' TERM
 while [ -e "$here/endless" ] || kill -0 "$(cat "$here/coordinator.pid")" 2>/dev/null; do sleep 0.05; done
 """
+SRUN = """#!/bin/sh
+# As much of srun as serve needs: two tasks, ended when it is told to.
+here=$(dirname "$0")
+echo "$@" > "$here/srun.args"
+while [ "$1" != "${1#-}" ]; do [ "$1" = --ntasks ] && shift; shift; done
+trap 'kill $(jobs -p); wait; exit 1' TERM
+for i in 0 1; do SLURM_PROCID=$i SLURM_NTASKS=2 "$@" & done
+wait
+"""
 COORDINATOR = """#!/bin/sh
 here=$(dirname "$0")
+echo "$@" > "$here/coordinator.args"
 echo $$ > "$here/coordinator.pid"
 exec "$here/fake_server" "$@"
 """
@@ -313,7 +331,7 @@ class Stage:
         self.folder = Path(tempfile.mkdtemp())
         shutil.copy(CADRE, self.folder / "cadre")
         shutil.copy(FAKE, self.folder / "fake_server")
-        for name, text in (("cadre-worker", WORKER), ("cadre-coordinator", COORDINATOR)):
+        for name, text in (("cadre-worker", WORKER), ("cadre-coordinator", COORDINATOR), ("srun", SRUN)):
             path = self.folder / name
             path.write_text(text)
             path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -324,7 +342,8 @@ class Stage:
     def serve(self, model, *args):
         self.out, self.err = (self.folder / "out").open("w+"), (self.folder / "err").open("w+")
         self.process = subprocess.Popen([self.folder / "cadre", "serve", model, "--listen", "tcp://127.0.0.1:*", "--workers", "2", *args],
-                                        stdin=subprocess.DEVNULL, stdout=self.out, stderr=self.err)
+                                        stdin=subprocess.DEVNULL, stdout=self.out, stderr=self.err,
+                                        env={**os.environ, "PATH": f"{self.folder}:{os.environ['PATH']}"})
 
     def text(self, name):
         return (self.folder / name).read_text()
@@ -387,6 +406,58 @@ def test_serve_mpi():
         expect(len(s.pids()) == 3, s.pids())
         s.process.send_signal(signal.SIGTERM)
         expect(s.ended() == 0, s.text("err"))
+
+
+def test_serve_processes():
+    """Fabrics without a launcher: every worker is a child, told its rank."""
+    for fabric in ("shm", "ucx", "auto"):
+        with Stage() as s:
+            s.serve("model", "--fabric", fabric)
+            s.serving()
+            expect(len(s.pids()) == 3 and "2 workers over" in s.text("out"), s.text("out"))
+            told = sorted(s.text("worker.args").splitlines())
+            expect([f"--fabric {fabric}" in line and "--size 2" in line for line in told] == [True, True], told)
+            s.process.send_signal(signal.SIGTERM)
+            expect(s.ended() == 0, s.text("err"))
+    for flags in ([], ["stubborn", "endless"]):
+        with Stage(*flags) as s:
+            s.serve("model", "--fabric", "shm")
+            s.serving()
+            victim = int(s.text("worker-1.pid"))
+            os.kill(victim, signal.SIGKILL)
+            expect(s.ended() == 1 and f"worker rank 1 (pid {victim}) was killed by signal 9 (Killed)" in s.text("err"), s.text("err"))
+
+
+def test_serve_launchers():
+    with Stage() as s:
+        s.serve("model", "--fabric", "auto", "--launcher", "srun", "--net-devices", "eth7")
+        s.serving()
+        expect(len(s.pids()) == 3, s.pids())
+        expect("--ntasks 2" in s.text("srun.args") and "--mpi=none" in s.text("srun.args"), s.text("srun.args"))
+        expect("--control tcp://*:*" in s.text("coordinator.args"), s.text("coordinator.args"))
+        told = s.text("worker.args")
+        expect(f"--connect tcp://{socket.gethostname()}:" in told and "--net-devices eth7" in told and "--rank" not in told, told)
+        s.process.send_signal(signal.SIGTERM)
+        expect(s.ended() == 0, s.text("err"))
+    with Stage() as s:
+        s.serve("model", "--fabric", "mpi", "--launcher", "srun")
+        s.serving()
+        expect("--mpi=pmix" in s.text("srun.args"), s.text("srun.args"))
+        victim = int(s.text("worker-1.pid"))
+        os.kill(victim, signal.SIGKILL)
+        expect(s.ended() == 1 and f"worker rank 1 (pid {victim})" in s.text("err"), s.text("err"))
+    for words, says in (
+        (["--fabric", "shm", "--hosts", "a,b"], "stays on one host"),
+        (["--hosts", "a,b"], "--fabric mem stays on one host"),
+        (["--fabric", "shm", "--launcher", "srun"], "stays on one host"),
+        (["--fabric", "ucx", "--launcher", "local", "--hosts", "a"], "takes no --hosts"),
+        (["--fabric", "ucx", "--launcher", "srun", "--hosts", "a"], "Slurm has chosen"),
+        (["--fabric", "mpi", "--launcher", "local"], "needs a launcher"),
+        (["--fabric", "mem", "--launcher", "mpirun"], "needs no launcher"),
+    ):
+        with Stage() as s:
+            s.serve("model", *words)
+            expect(s.ended() == 2 and says in s.text("err") and not s.pids(), (words, s.text("err")))
 
 
 def test_serve_cannot_start():

@@ -357,6 +357,7 @@ END_TEST
 START_TEST(cluster) {
     struct cadre_cluster *c;
     struct cadre_load *l;
+    struct cadre_links *k;
     int32_t *ids;
     size_t n;
     ck_assert_int_eq(cadre_status(client, 5000, &c), CADRE_OK);
@@ -373,6 +374,13 @@ START_TEST(cluster) {
     ck_assert_uint_eq(l->hosts[2], 1);
     ck_assert_uint_eq(l->n_workers, 2);
     cadre_load_free(l);
+    ck_assert_int_eq(cadre_links(client, 5000, &k), CADRE_OK);
+    ck_assert_uint_eq(k->n, 2);
+    ck_assert_uint_eq(k->bytes[1], 2048);
+    ck_assert_uint_eq(k->p99_us[2], 4);
+    ck_assert_int_eq(k->slowest, 0);
+    cadre_links_free(k);
+    cadre_links_free(NULL);
     struct cadre_request r = {.prompt = "AB"};
     ck_assert_int_eq(cadre_tokenize(client, &r, 5000, &ids, &n), CADRE_OK);
     ck_assert_uint_eq(n, 2);
