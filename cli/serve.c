@@ -309,6 +309,7 @@ static int tell_dead_rank(struct supervisor *s, const struct worker_process *w) 
     const struct child *fleet = &s->children[FLEET];
     if (fleet->ended && WIFSIGNALED(fleet->status)) return tell_dead_child(s, fleet);
     int status = fleet->ended && WIFEXITED(fleet->status) ? WEXITSTATUS(fleet->status) : 0;
+    if (status > 128 + SIGRTMAX) return tell_dead_child(s, fleet); /* its own trouble: a host that it lost, say */
     if (status > 128) snprintf(fate, sizeof fate, "was killed by signal %d (%s)", status - 128, strsignal(status - 128));
     else if (status) snprintf(fate, sizeof fate, "ended with status %d", status);
     else snprintf(fate, sizeof fate, "died");

@@ -25,7 +25,7 @@ static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Cluster"},
     {"connect", CONF_STRING, AT(connect), .def = "tcp://127.0.0.1:5771", .arg = "ENDPOINT",
      .help = "the coordinator's control endpoint"},
-    {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|shm|ucx|mpi",
+    {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|shm|ucx|auto|mpi",
      .help = "how workers exchange tokens (see below)"},
     {"net-devices", CONF_STRING, AT(net_devices), .arg = "LIST",
      .help = "ucx, auto: network devices to use, as UCX names them (eth0,mlx5_0:1); default: all"},

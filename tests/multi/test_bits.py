@@ -23,7 +23,7 @@ PROBES = [
     {"prompt": "Name three rivers.", "chat": True, "max_tokens": 24, "temperature": 1, "seed": 1},
 ]
 LOAD = ["--count", "12", "--prompt", "70", "--tokens", "40"]
-PROCESSES = ["shm", "ucx"]
+PROCESSES = ["shm", "ucx", "auto"]
 FAMILIES = ["qwen2_moe", "qwen3_moe", "olmoe", "cadre_moe_score", "llama"]
 
 
