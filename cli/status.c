@@ -31,7 +31,7 @@ static const struct conf_command command = {
               "of all; rows = expert rows executed; busy = time inside steps, wait = for peers, summed over them;\n"
               "beat = age of the last sign of life.\n"
               "With --links, for each worker and each that it sends to: bytes and frames sent; how long the receiver stood\n"
-              "waiting for this sender; for half of the messages that it needed, and for 99 in 100, no longer than p50 and p99.\n"
+              "waiting for it; of the messages that it needed, half came within p50 and 99 in 100 within p99;\n"
               "slow = the worker that the others waited for during most of their last steps, if one stands out.\n\n"
               "Exit status: 0 serving, 1 failed, 2 wrong usage, 3 not serving or nobody answers."};
 

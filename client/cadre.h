@@ -195,8 +195,8 @@ struct cadre_links {         /* what passes between workers: tables [n * n], fro
     uint32_t n;
     const uint64_t *bytes, *frames;   /* sent since the start; late by up to a second */
     const uint64_t *wait_us;          /* how long the column's worker stood waiting for the row's */
-    const uint64_t *waits;            /* messages that it needed from it, and bounds of how long it waited for half of them and */
-    const uint64_t *p50_us, *p99_us;  /* for 99 in 100; 0: less than 1 us */
+    const uint64_t *waits;            /* messages that it needed from it */
+    const uint64_t *p50_us, *p99_us;  /* half of them, 99 in 100, came within so long; 0: less than 1 us */
     int slowest;                      /* the worker that holds the others up; -1: none stands out */
     uint32_t slowest_percent;         /* of the others' time in the last steps that they waited for it */
 };

@@ -89,4 +89,5 @@ START_TEST(counts) {
 }
 END_TEST
 
-RUN("links", open_all, close_all, nobody_stands_out, one_is_slow, one_is_stopped_again_and_again, only_the_last_steps_count, quantiles, counts)
+RUN("links", open_all, close_all, nobody_stands_out, one_is_slow, one_is_stopped_again_and_again, only_the_last_steps_count,
+    quantiles, counts)
