@@ -176,7 +176,6 @@ static int measure_all(const struct options *o, int ranks, const char *transport
     }
     int n_shapes = shapes_of(o, ranks, shapes, most);
     for (; n < n_shapes; n++) {
-        rows[n] = (struct row){.transport = "mem"};
         if (!strcmp(transport, "mem")) crew_of_threads(&shapes[n], &rows[n]);
         else crew_of_processes(transport, &shapes[n], &rows[n]);
         print_row(&rows[n]);

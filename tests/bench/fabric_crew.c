@@ -86,6 +86,7 @@ void crew_of_threads(const struct shape *s, struct row *row) {
     for (int r = 0; r < s->ranks; r++) fabric_close(m[r].f);
     fabric_hub_free(hub);
     *row = crew->row;
+    snprintf(row->transport, sizeof row->transport, "mem");
     munmap(crew, crew_bytes(s));
 }
 
