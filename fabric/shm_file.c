@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "fabric/fabric.h"
+#include "fabric/host.h"
 
 enum { VERSION = 1, SEALS = F_SEAL_SHRINK };
 #define ADDRESS_MAGIC UINT64_C(0x316d687365726461)
@@ -24,10 +25,9 @@ struct shm_address { /* same host: its own byte order */
     uint32_t version, rank;
     int32_t pid, fd, bell;
     uint32_t uid;
-    uint64_t started;       /* of the process, in ticks since boot: a number that was given again is noticed */
-    uint64_t pid_namespace; /* processes see each other's /proc entries only inside one */
-    uint64_t nonce;         /* repeated in the file's head */
-    char boot[40];          /* identity of this boot of this host */
+    uint64_t started;         /* of the process, in ticks since boot: a number that was given again is noticed */
+    uint64_t nonce;           /* repeated in the file's head */
+    char host[HOST_ID_BYTES]; /* processes see each other's /proc entries on the same one only */
 };
 _Static_assert(sizeof(struct shm_address) <= FABRIC_ADDRESS_BYTES, "an address fits");
 
@@ -100,7 +100,7 @@ void shm_file_punch(struct shm_file *f, uint64_t at, uint64_t bytes) {
         log_warn("fabric shm: memory of a former peer cannot be given back: %s", strerror(errno));
 }
 
-/* ---- identity of this host and of processes ---- */
+/* ---- processes ---- */
 
 static bool read_text(const char *path, char *out, size_t room) {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -125,25 +125,17 @@ static uint64_t started_at(int32_t pid) {
 
 static bool is_there(const struct shm_address *a) { return a->started && started_at(a->pid) == a->started; }
 
-static void describe(struct shm_address *a) {
-    struct stat st;
-    memset(a, 0, sizeof *a);
-    a->magic = ADDRESS_MAGIC;
-    a->version = VERSION;
-    a->pid = (int32_t)getpid();
-    a->uid = (uint32_t)geteuid();
-    a->started = started_at(a->pid);
-    if (stat("/proc/self/ns/pid", &st) == 0) a->pid_namespace = (uint64_t)st.st_ino;
-    if (!read_text("/proc/sys/kernel/random/boot_id", a->boot, sizeof a->boot)) a->boot[0] = 0;
-}
-
 size_t shm_file_address(const struct shm_file *f, void *out) {
-    struct shm_address a;
-    describe(&a);
-    a.rank = (uint32_t)f->rank;
-    a.fd = f->fd;
-    a.bell = f->bell[1];
-    a.nonce = f->nonce;
+    struct shm_address a = {.magic = ADDRESS_MAGIC,
+                            .version = VERSION,
+                            .rank = (uint32_t)f->rank,
+                            .pid = (int32_t)getpid(),
+                            .fd = f->fd,
+                            .bell = f->bell[1],
+                            .uid = (uint32_t)geteuid(),
+                            .nonce = f->nonce};
+    a.started = started_at(a.pid);
+    fabric_host_id(a.host);
     memcpy(out, &a, sizeof a);
     return sizeof a;
 }
@@ -151,8 +143,8 @@ size_t shm_file_address(const struct shm_file *f, void *out) {
 /* ---- others ---- */
 
 static int check_address(const struct shm_address *a, int rank, struct why *why) {
-    struct shm_address own;
-    describe(&own);
+    char own[HOST_ID_BYTES] = {0};
+    fabric_host_id(own);
     if (a->magic != ADDRESS_MAGIC || a->version != VERSION || a->pid < 1 || a->fd < 0 || a->bell < 0)
         return fail(why, ERR_PROTOCOL,
                     "fabric shm: what rank %d gave is no address of this version: run the same cadre-worker "
@@ -160,13 +152,12 @@ static int check_address(const struct shm_address *a, int rank, struct why *why)
                     rank);
     if (a->rank != (uint32_t)rank)
         return fail(why, ERR_PROTOCOL, "fabric shm: the address of rank %d says that it is of rank %u", rank, a->rank);
-    if (memcmp(a->boot, own.boot, sizeof own.boot) != 0)
-        return fail(why, ERR_UNSUPPORTED, "fabric shm: rank %d is on another host: use --fabric auto or ucx", rank);
-    if (a->pid_namespace != own.pid_namespace)
-        return fail(why, ERR_UNSUPPORTED,
-                    "fabric shm: rank %d is in another PID namespace of this host: let the containers share "
-                    "one, or use --fabric ucx",
-                    rank);
+    if (memcmp(a->host, own, sizeof own) != 0)
+        return fail(
+            why, ERR_UNSUPPORTED,
+            "fabric shm: rank %d runs on another host (%.*s, this is %s; containers that do not share a PID namespace are "
+            "hosts of their own): use --fabric auto or ucx",
+            rank, HOST_ID_BYTES - 1, a->host, own);
     return 0;
 }
 

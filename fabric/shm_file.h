@@ -46,7 +46,7 @@ int shm_file_grow(struct shm_file *f, uint64_t bytes, struct why *why);
 void shm_file_punch(struct shm_file *f, uint64_t at, uint64_t bytes);
 
 /* 1: open; 0: that process, or its file, is not there any more (logged); ERR_PROTOCOL: no address of ours; ERR_UNSUPPORTED:
- * another host or PID namespace; ERR_DENIED: another user; ERR_IO. */
+ * another host; ERR_DENIED: another user; ERR_IO. */
 int shm_peer_open(struct shm_peer *p, int rank, const void *address, size_t bytes, struct why *why);
 void shm_peer_close(struct shm_peer *p); /* harmless when not open */
 void shm_peer_ring(struct shm_peer *p);  /* there is news for it */

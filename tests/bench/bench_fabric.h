@@ -6,7 +6,7 @@
 
 #include "fabric/fabric.h"
 
-enum { EXPERTS = 64, MOST_ROUNDS = 400, BLOCKS = 5, PATIENCE_US = 60000000 };
+enum { EXPERTS = 64, MOST_ROUNDS = 400, BLOCKS = 5, MOST_FORMS = 2, PATIENCE_US = 60000000 };
 enum half { DISPATCH, COMBINE, HALVES };
 
 struct shape {
@@ -59,7 +59,9 @@ struct bare {
     int32_t *pick;                                /* a random order of its rows */
     void (*move)(struct bare *b, enum half half); /* all of out[] to the others' in[]; NULL: nothing is measured */
     void *own;                                    /* of move */
-    double took[MOST_ROUNDS], copied[MOST_ROUNDS];
+    int forms;                                    /* of move; the one that is faster in the median counts */
+    int form;                                     /* to be moved by */
+    double took[MOST_FORMS][MOST_ROUNDS], copied[MOST_ROUNDS];
     int done;
     uint64_t sum;
 };
@@ -80,7 +82,7 @@ void bare_by_copies(struct bare *b, void *commons);
 /* The same for all ranks of a measurement: where each must wait until all have come. */
 void bare_meet(void *commons, int size);
 
-void bare_by_alltoallv(struct bare *b); /* MPI_Alltoallv with counts known beforehand */
+void bare_by_alltoallv(struct bare *b); /* MPI_Alltoallv and MPI_Ialltoallv with counts known beforehand */
 
 /* UCX active messages; addresses are exchanged through room that all ranks see. */
 enum { BARE_UCX_ADDRESS = 4096 };

@@ -25,8 +25,8 @@ double bench_median(double *v, int n) {
 
 int bench_rounds(const struct shape *s) {
     double bytes = (double)s->ranks * s->tokens * (s->topk + 1) * s->hidden * 4;
-    double rounds = 1e9 / (bytes + 1);
-    return rounds < 10 ? 10 : rounds > MOST_ROUNDS ? MOST_ROUNDS : (int)rounds / BLOCKS * BLOCKS;
+    double rounds = 4e8 / (bytes + 1);
+    return rounds < BLOCKS ? BLOCKS : rounds > MOST_ROUNDS ? MOST_ROUNDS : (int)rounds / BLOCKS * BLOCKS;
 }
 
 static void route(const struct shape *s, int rank, int token, int16_t *worker, int16_t *slot) {

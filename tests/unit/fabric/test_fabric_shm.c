@@ -279,14 +279,12 @@ START_TEST(addresses_are_checked) {
     ck_assert_int_eq(try_address(a, 0, (int)size - 1, b, &why), ERR_PROTOCOL);
     ck_assert_int_eq(fabric_attach(a, 2, 9, address, size, &why), ERR_PROTOCOL); /* of another rank */
     ck_assert_ptr_nonnull(strstr(why.text, "rank 1"));
-    ck_assert_int_eq(try_address(a, 40, -1, b, &why), ERR_UNSUPPORTED); /* PID namespace */
-    ck_assert_ptr_nonnull(strstr(why.text, "PID namespace"));
-    ck_assert_int_eq(try_address(a, 60, -1, b, &why), ERR_UNSUPPORTED); /* boot */
+    ck_assert_int_eq(try_address(a, 48, -1, b, &why), ERR_UNSUPPORTED); /* host */
     ck_assert_ptr_nonnull(strstr(why.text, "another host"));
     ck_assert_int_eq(try_address(a, 32, -1, b, &why), 0); /* started at another time: another process, so this one is gone */
     ck_assert_ptr_null(fabric_reserve(a, 1, 4));
     fabric_detach(a, 1);
-    ck_assert_int_eq(try_address(a, 48, -1, b, &why), 0); /* nonce: it has the number for something else now */
+    ck_assert_int_eq(try_address(a, 40, -1, b, &why), 0); /* nonce: it has the number for something else now */
     ck_assert_ptr_null(fabric_reserve(a, 1, 4));
     fabric_detach(a, 1);
     attach(a, b, 2), attach(b, a, 1);
@@ -320,6 +318,30 @@ START_TEST(an_ended_process) {
     fabric_detach(a, 1);
     ck_assert_int_eq(board_attach(b, a, 1, 0, &why), 0);
     ck_assert_ptr_null(fabric_reserve(a, 1, 4));
+    fabric_close(a);
+    board_free(b);
+}
+END_TEST
+
+/* What one user shares another may not open; that is said, not taken for silence. */
+START_TEST(another_user) {
+    if (geteuid() != 0) return; /* only root can be somebody else */
+    struct board *b = board_new();
+    struct fabric *a = open_rank(0, 2), *f;
+    struct why why;
+    int status;
+    board_publish(b, a, 1);
+    pid_t pid = fork();
+    if (pid == 0) {
+        if (setgid(65534) < 0 || setuid(65534) < 0) board_exit(b, 1, "cannot become another user");
+        if (fabric_shm_open(1, 2, &f, &why) < 0 || fabric_prepare(f, FRAME_BYTES, 2, &why) < 0) board_exit(b, 1, why.text);
+        int rc = board_attach(b, f, 0, PATIENCE_US, &why);
+        if (rc != ERR_DENIED || !strstr(why.text, "same user")) board_exit(b, 1, "it could open root's memory");
+        fabric_close(f);
+        board_exit(b, 1, NULL);
+    }
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    ck_assert_msg(status == 0, "%x: %s", (unsigned)status, b->rank[1].text);
     fabric_close(a);
     board_free(b);
 }
@@ -471,6 +493,7 @@ int main(void) {
     tcase_add_test(t, a_peer_lies);
     tcase_add_test(t, addresses_are_checked);
     tcase_add_test(t, an_ended_process);
+    tcase_add_test(t, another_user);
     tcase_add_test(t, refusals);
     tcase_add_test(t, nobody_shrinks_it);
     tcase_add_loop_test(t, contract_of_threads, 1, 7);
