@@ -31,7 +31,8 @@ static const struct conf_command command = {
               "of all; rows = expert rows executed; busy = time inside steps, wait = for peers, summed over them;\n"
               "beat = age of the last sign of life.\n"
               "With --links, for each worker and each that it sends to: bytes and frames sent; how long the receiver stood\n"
-              "waiting for it; of the messages that it needed, half came within p50 and 99 in 100 within p99;\n"
+              "waiting for it; of the messages that it needed, half came within p50 and 99 in 100 within p99, and\n"
+              "so many within 1 us, 32 us, 1 ms, 32 ms, or later (--json: waits, a count for each power of two);\n"
               "slow = the worker that the others waited for during most of their last steps, if one stands out.\n\n"
               "Exit status: 0 serving, 1 failed, 2 wrong usage, 3 not serving or nobody answers."};
 
@@ -86,18 +87,31 @@ static const char *bound(uint64_t us, char *buf, size_t cap) {
     return buf;
 }
 
+/* How many of the messages came at once, and within how long the others. */
+static void print_waits(const uint64_t *buckets, uint32_t n, uint64_t all) {
+    static const uint32_t first[] = {0, 1, 6, 11, 16}; /* 2^5 us, 2^10 us = 1 ms, ... */
+    for (int c = 0; c < 5; c++) {
+        uint64_t part = 0;
+        for (uint32_t b = first[c]; b < n && (c == 4 || b < first[c + 1]); b++) part += buckets[b];
+        printf(" %5.1f%%", all ? 100.0 * (double)part / (double)all : 0.0);
+    }
+    putchar('\n');
+}
+
 static void print_links(const struct cadre_links *l) {
     if (l->slowest < 0) printf("\n  slow      none of %u workers stands out\n", l->n);
     else printf("\n  slow      worker %d: the others wait for it during %u%% of their steps\n", l->slowest, l->slowest_percent);
-    printf("\n%4s %4s %11s %12s %9s %12s %8s %8s\n", "from", "to", "bytes", "frames", "wait", "messages", "p50", "p99");
+    printf("\n%4s %4s %11s %12s %9s %12s %8s %8s   %6s %6s %6s %6s %6s\n", "from", "to", "bytes", "frames", "wait", "messages",
+           "p50", "p99", "1us", "32us", "1ms", "32ms", "more");
     for (uint32_t from = 0; from < l->n; from++)
         for (uint32_t to = 0; to < l->n; to++) {
             size_t i = (size_t)from * l->n + to;
             char wait[32], p50[32], p99[32];
             if (from == to) continue;
-            printf("%4u %4u %11s %12llu %9s %12llu %8s %8s\n", from, to, cli_bytes((double)l->bytes[i]),
+            printf("%4u %4u %11s %12llu %9s %12llu %8s %8s  ", from, to, cli_bytes((double)l->bytes[i]),
                    (unsigned long long)l->frames[i], duration(l->wait_us[i], wait, sizeof wait),
                    (unsigned long long)l->waits[i], bound(l->p50_us[i], p50, sizeof p50), bound(l->p99_us[i], p99, sizeof p99));
+            print_waits(l->histogram + i * l->buckets, l->buckets, l->waits[i]);
         }
 }
 
@@ -124,6 +138,10 @@ static void json_links(const struct cadre_links *l) {
             json_number("messages", l->waits[i]);
             json_number("p50_us", l->p50_us[i]);
             json_number("p99_us", l->p99_us[i]);
+            printf(",\"waits\":[");
+            for (uint32_t b = 0; b < l->buckets; b++)
+                printf("%s%llu", b ? "," : "", (unsigned long long)l->histogram[i * l->buckets + b]);
+            putchar(']');
             putchar('}');
             comma = ",";
         }

@@ -197,6 +197,8 @@ struct cadre_links {         /* what passes between workers: tables [n * n], fro
     const uint64_t *wait_us;          /* how long the column's worker stood waiting for the row's */
     const uint64_t *waits;            /* messages that it needed from it */
     const uint64_t *p50_us, *p99_us;  /* half of them, 99 in 100, came within so long; 0: less than 1 us */
+    uint32_t buckets;
+    const uint64_t *histogram;        /* [n * n * buckets] messages: in bucket 0 within 1 us, in bucket b within 2^b us */
     int slowest;                      /* the worker that holds the others up; -1: none stands out */
     uint32_t slowest_percent;         /* of the others' time in the last steps that they waited for it */
 };

@@ -302,6 +302,9 @@ const uint8_t *client_port_links(struct client_port *p, const struct links_repor
     m.waits = (uint64_t *)r->waits;
     m.p50_us = (uint64_t *)r->p50_us;
     m.p99_us = (uint64_t *)r->p99_us;
+    m.buckets = MSG_WAIT_BUCKETS;
+    m.histogram = (uint64_t *)r->histogram;
+    m.n_histogram = cells * MSG_WAIT_BUCKETS;
     m.slowest = (uint32_t)(r->slowest + 1);
     m.slowest_percent = r->slowest_percent;
     return pb_arena_pack(&p->pb, &m.base, len);

@@ -197,6 +197,7 @@ struct links_report { /* [workers * workers], from row to column */
     uint32_t workers;
     const uint64_t *bytes, *frames, *wait_us, *waits;
     const uint64_t *p50_us, *p99_us; /* bounds; 0: under 1 us */
+    const uint64_t *histogram;       /* [workers * workers * MSG_WAIT_BUCKETS] of waits */
     int slowest;                     /* -1: none stands out */
     uint32_t slowest_percent;
 };

@@ -1,6 +1,7 @@
 /* report.c - what people are told: Status, Experts and Links for clients, a few lines for the log. */
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "coordinator/core.h"
@@ -102,7 +103,7 @@ const uint8_t *report_experts(struct coordinator *c, size_t *len) {
 }
 
 const uint8_t *report_links(struct coordinator *c, size_t *len) {
-    enum { BYTES, FRAMES, WAIT_US, WAITS, P50, P99, TABLES };
+    enum { BYTES, FRAMES, WAIT_US, WAITS, P50, P99, HISTOGRAM, TABLES = HISTOGRAM + MSG_WAIT_BUCKETS };
     int n = c->options.workers;
     size_t cells = (size_t)n * (size_t)n;
     uint64_t *t = client_port_scratch(c->client_port, sizeof *t * TABLES * cells);
@@ -118,6 +119,7 @@ const uint8_t *report_links(struct coordinator *c, size_t *len) {
             cell[WAITS * cells] = links_waits(felt);
             cell[P50 * cells] = links_quantile_us(felt, 0.5);
             cell[P99 * cells] = links_quantile_us(felt, 0.99);
+            memcpy(t + HISTOGRAM * cells + (size_t)(from * n + to) * MSG_WAIT_BUCKETS, felt->waits, sizeof felt->waits);
         }
     struct links_report r = {.workers = (uint32_t)n,
                              .bytes = t + BYTES * cells,
@@ -126,6 +128,7 @@ const uint8_t *report_links(struct coordinator *c, size_t *len) {
                              .waits = t + WAITS * cells,
                              .p50_us = t + P50 * cells,
                              .p99_us = t + P99 * cells,
+                             .histogram = t + HISTOGRAM * cells,
                              .slowest = links_slowest(&c->links, &share)};
     r.slowest_percent = r.slowest < 0 ? 0 : (uint32_t)(100 * share);
     return client_port_links(c->client_port, &r, len);

@@ -5,7 +5,7 @@
  * reads memory, measured in the same run, over the bytes that a token must read. The baseline is one worker
  * with all the threads; the ratio tells what spreading the experts costs on this machine.
  *
- * usage: bench_engine CADRE_BINARY MODEL_DIR [--check] [--fabric mem|mpi] [--workers N] [--concurrent N] [--tokens N]
+ * usage: bench_engine CADRE_BINARY MODEL_DIR [--check] [--fabric NAME] [--workers N] [--concurrent N] [--tokens N]
  * The last line is JSON. --check exits 1 below 25 tok/s for one request and 140 for sixteen. */
 #include "base/clk.h"
 #include "base/log.h"
@@ -196,7 +196,7 @@ static int parse(int argc, char **argv, struct settings *s) {
 int main(int argc, char **argv) {
     struct settings s;
     if (parse(argc, argv, &s) < 0) {
-        fprintf(stderr, "usage: bench_engine CADRE_BINARY MODEL_DIR [--check] [--fabric mem|mpi] [--workers N] [--concurrent "
+        fprintf(stderr, "usage: bench_engine CADRE_BINARY MODEL_DIR [--check] [--fabric NAME] [--workers N] [--concurrent "
                         "N] [--tokens N]\n");
         return 2;
     }

@@ -2,6 +2,9 @@
 """test_hosts.py - clusters over three hosts, which are network namespaces of this one: the same bits as one worker alone, by
 every fabric that crosses hosts; and what is said when a host or its network is lost."""
 
+import os
+import signal
+
 from cases import case, main, note
 from cluster import Cluster, Front, Process, check, run, same, until
 from lab import REACH, lab
@@ -97,6 +100,16 @@ def check_loss(p, fabric, fault, *tellings):
         said = [line for line in ended.err.splitlines() if any(all(w in line for w in words) for words in tellings)]
         check(said, f"no line says {tellings}: {ended.err[-900:]!r}")
         note(f"{fabric}, {fault}: {said[0][:200]}")
+
+
+@case
+def nothing_survives_the_supervisor(p):
+    """On no host."""
+    for fabric in ("mpi", "auto"):
+        with lab(3) as hosts, six(p, hosts, fabric) as c:
+            check(all(hosts.pids(h) for h in ("h0", "h1", "h2")), "something runs on every host")
+            os.kill(next(pid for pid in hosts.pids("h0") if pid in c.process.named("cadre")), signal.SIGKILL)
+            until(lambda: not any(hosts.pids(h) for h in ("h0", "h1", "h2")), f"{fabric}: the end of all processes", 20 * p.slow)
 
 
 @case

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cases import case, main, note
-from cluster import Cluster, Front, Process, by_hand, check, mpirun, options_of, same, until
+from cluster import Cluster, Front, Process, by_hand, check, mpirun, options_of, run, same, until
 
 QUICK = 10  # seconds from start to the end of a launch that cannot work, on a busy machine
 
@@ -134,6 +134,22 @@ def options_that_cannot_work(p):
             f.write(config)
             f.flush()
             refuses(p, p.golden("mixtral"), [*words, f.name], status=2, config=f.name)
+
+
+@case
+def workers_that_do_not_know_who_they_are(p):
+    for words, says, status in (
+        (["--fabric", "shm"], "SLURM_PROCID", 1),
+        (["--fabric", "auto", "--rank", "3", "--size", "3"], "rank 3 (by --rank) of 3 workers", 1),
+        (["--fabric", "ucx", "--rank", "0"], "give --size", 1),
+        (["--fabric", "shm", "--rank", "64"], "rank", 2),
+        (["--fabric", "shm", "--workers", "2"], "each worker is a process of its own", 2),
+        (["--fabric", "mem", "--rank", "0"], "--fabric mem takes no --rank", 2),
+        (["--fabric", "mpi", "--size", "2"], "MPI decides", 2),
+    ):
+        r = run([p.worker, *words, "--connect", "tcp://127.0.0.1:1"])
+        check(r.status == status and says in r.err, f"{words}: {r.status} {r.err!r}")
+        same(len(r.err.splitlines()), 1, f"lines for {words}")
 
 
 @case

@@ -285,6 +285,7 @@ static void on_experts(void *ctx, struct call *c, const uint8_t *payload, size_t
 static void on_links(void *ctx, struct call *c, const uint8_t *payload, size_t len) {
     static uint64_t sent[4] = {0, 2048, 1024, 0}, waits[4] = {0, 5, 6, 0}, us[4] = {0, 1500000, 20000, 0};
     static uint64_t p50[4] = {0, 16, 0, 0}, p99[4] = {0, 65536, 4, 0};
+    static uint64_t histogram[4 * 20] = {[20 + 4] = 3, [20 + 16] = 1, [20 + 19] = 1};
     (void)payload;
     (void)len;
     Cadre__V1__LinksReply m = CADRE__V1__LINKS_REPLY__INIT;
@@ -295,6 +296,9 @@ static void on_links(void *ctx, struct call *c, const uint8_t *payload, size_t l
     m.p50_us = p50;
     m.p99_us = p99;
     m.n_bytes = m.n_frames = m.n_wait_us = m.n_waits = m.n_p50_us = m.n_p99_us = 4;
+    m.buckets = 20;
+    m.histogram = histogram;
+    m.n_histogram = 4 * 20;
     m.slowest = 1;
     m.slowest_percent = 62;
     reply(ctx, c, &m.base);
