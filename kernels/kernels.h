@@ -231,8 +231,14 @@ struct backend_options {
     int threads;     /* size of the team, >= 1; the caller is one of them */
 };
 /* The table every caller goes through: ops of the chosen implementation. */
+struct backend_hook {
+    void (*fn)(void *ctx); /* NULL: nothing */
+    void *ctx;
+};
 struct backend {
     const struct ops *ops;
+    struct backend_hook between; /* called by the owner now and then while an operation computes: between its tasks, which take
+                                  * 0.2 ms at most, about. It must not call the backend */
     int threads;
     uint64_t allocated; /* bytes ever asked of alloc: what a start takes is the difference before and after it */
 };

@@ -1,4 +1,8 @@
-/* forward.c - reads like the paper: norm, attention, residual, norm, FFN or experts, residual; final norm, logits. */
+/* forward.c - reads like the paper: norm, attention, residual, norm, FFN or experts, residual; final norm, logits.
+ *
+ * A step of two microbatches runs each layer's pieces for one half of the rows, then for the other: while the tokens of one half
+ * are on their way to experts elsewhere, or back, this worker computes for the other. A row's numbers never depend on which
+ * rows run with it, and the first half's keys are stored before the second half looks at them, so no bit changes. */
 #include "worker/forward.h"
 
 #include <math.h>
@@ -73,64 +77,70 @@ void forward_clear(struct forward *f) {
     *f = (struct forward){0};
 }
 
+struct part { /* one microbatch */
+    struct step_rows rows;
+    int number, first; /* first: its first row in the step */
+    float *x, *norm;   /* [T,H] what lives from one layer to the next, and from the norm to the experts' answers */
+};
+
 /* out rows are [heads, D] each; normalised per head, or over the whole vector. */
-static void norm_heads(struct forward *f, float *x, const float *weight, int heads) {
+static void norm_heads(struct forward *f, float *x, const float *weight, int heads, int T) {
     const struct ops *ops = f->backend->ops;
-    int D = f->config->head_dim, T = f->rows.T;
+    int D = f->config->head_dim;
     if (f->config->qk_norm == QK_NORM_HEAD) ops->rmsnorm(f->backend, x, D, x, D, weight, f->config->norm_eps, T * heads, D);
     if (f->config->qk_norm == QK_NORM_FULL)
         ops->rmsnorm(f->backend, x, heads * D, x, heads * D, weight, f->config->norm_eps, T, heads * D);
 }
 
-static void rotate(struct forward *f, int layer, float *x, int heads) {
+static void rotate(struct forward *f, int layer, float *x, int heads, const struct step_rows *rows) {
     const struct model_config *c = f->config;
     const struct ops *ops = f->backend->ops;
-    int T = f->rows.T, D = c->head_dim;
+    int T = rows->T, D = c->head_dim;
     if (c->no_rope[layer]) return;
-    ops->rope(f->backend, x, f->rows.pos, f->weights->rope, c->rope.dims, c->rope.interleaved, T, heads, D);
+    ops->rope(f->backend, x, rows->pos, f->weights->rope, c->rope.dims, c->rope.interleaved, T, heads, D);
     if (c->qk_norm == QK_NORM_L2) ops->rmsnorm(f->backend, x, D, x, D, f->ones, c->norm_eps, T * heads, D);
 }
 
 /* Layers without rotation multiply each query by a factor that grows with its position; f->attended is free until attention. */
-static const float *temper(struct forward *f, int layer) {
+static const float *temper(struct forward *f, int layer, const struct step_rows *rows) {
     const struct model_config *c = f->config;
-    const int T = f->rows.T, width = c->q_heads * c->head_dim;
+    const int T = rows->T, width = c->q_heads * c->head_dim;
     if (!c->temper_tokens || !c->no_rope[layer]) return f->q;
     for (int t = 0; t < T; t++) {
         f->query_rows[t] = f->q + (size_t)t * (size_t)width;
-        float past = floorf(((float)f->rows.pos[t] + 1) / (float)c->temper_tokens);
+        float past = floorf(((float)rows->pos[t] + 1) / (float)c->temper_tokens);
         f->temper[t] = log1pf(past) * c->temper_scale + 1;
     }
     f->backend->ops->combine(f->backend, f->attended, f->query_rows, f->temper, T, 1, width);
     return f->attended;
 }
 
-static void attention(struct forward *f, int layer) {
+static void attention(struct forward *f, int layer, const struct part *p) {
     const struct model_config *c = f->config;
     const struct layer_weights *w = &f->weights->layer[layer];
-    const struct step_rows *r = &f->rows;
+    const struct step_rows *r = &p->rows;
     struct backend *b = f->backend;
     const struct ops *ops = b->ops;
     const struct kv_layer *kv = &f->kv->layer[layer];
     int T = r->T, D = c->head_dim;
-    ops->rmsnorm(b, f->norm, c->hidden, f->x, c->hidden, w->attn_norm, c->norm_eps, T, c->hidden);
+    ops->rmsnorm(b, p->norm, c->hidden, p->x, c->hidden, w->attn_norm, c->norm_eps, T, c->hidden);
     if (c->mla.kv_rank) {
-        mla_layer(&f->mla, w, kv, f->weights->rope, f->x, f->norm, r, f->limits.max_pages);
+        mla_layer(&f->mla, w, kv, f->weights->rope, p->x, p->norm, r, f->limits.max_pages);
         return;
     }
-    ops->linear(b, f->q, f->norm, w->q, w->q_bias, false, T);
-    ops->linear(b, f->k, f->norm, w->k, w->k_bias, false, T);
-    ops->linear(b, f->v, f->norm, w->v, w->v_bias, false, T);
-    norm_heads(f, f->q, w->q_norm, c->q_heads);
-    norm_heads(f, f->k, w->k_norm, c->kv_heads);
+    ops->linear(b, f->q, p->norm, w->q, w->q_bias, false, T);
+    ops->linear(b, f->k, p->norm, w->k, w->k_bias, false, T);
+    ops->linear(b, f->v, p->norm, w->v, w->v_bias, false, T);
+    norm_heads(f, f->q, w->q_norm, c->q_heads, T);
+    norm_heads(f, f->k, w->k_norm, c->kv_heads, T);
     if (c->clip_qkv > 0) { /* after the norms, as OLMoE has it */
         ops->clamp(b, f->q, c->clip_qkv, (int64_t)T * c->q_heads * D);
         ops->clamp(b, f->k, c->clip_qkv, (int64_t)T * c->kv_heads * D);
         ops->clamp(b, f->v, c->clip_qkv, (int64_t)T * c->kv_heads * D);
     }
-    rotate(f, layer, f->q, c->q_heads);
-    rotate(f, layer, f->k, c->kv_heads);
-    const float *q = temper(f, layer);
+    rotate(f, layer, f->q, c->q_heads, r);
+    rotate(f, layer, f->k, c->kv_heads, r);
+    const float *q = temper(f, layer, r);
     float *attended = q == f->q ? f->attended : f->q;
     ops->kv_store(b, kv, f->k, f->v, r->kv_at, T);
     struct attention a = {.q = q,
@@ -146,22 +156,34 @@ static void attention(struct forward *f, int layer) {
                           .sinks = w->sinks,
                           .max_pages = f->limits.max_pages};
     ops->attention(b, kv, &a);
-    ops->linear(b, f->x, attended, w->o, w->o_bias, true, T);
+    ops->linear(b, p->x, attended, w->o, w->o_bias, true, T);
 }
 
-static int ffn_layer(struct forward *f, int layer) {
+static void dense_layer(struct forward *f, int layer, const struct part *p) {
+    struct backend *b = f->backend;
+    int T = p->rows.T, H = f->config->hidden;
+    struct ffn_group all = {&f->weights->layer[layer].dense, 0, T};
+    if (!T) return;
+    b->ops->ffn(b, f->mlp, p->norm, &all, 1, H);
+    b->ops->add(b, p->x, f->mlp, NULL, T, H);
+}
+
+/* Attention and the norm behind it, then the rows go to their experts, or through the FFN. */
+static int begin_layer(struct forward *f, int layer, const struct part *p) {
     const struct model_config *c = f->config;
     const struct layer_weights *w = &f->weights->layer[layer];
-    struct backend *b = f->backend;
-    int T = f->rows.T, H = c->hidden;
-    bool moe = c->moe_index[layer] >= 0;
-    if (T) b->ops->rmsnorm(b, f->norm, H, f->x, H, w->ffn_norm, c->norm_eps, T, H);
-    if (moe) return moe_layer(f->moe, layer, w, f->x, f->norm, &f->rows);
-    if (!T) return 0;
-    struct ffn_group all = {&w->dense, 0, T};
-    b->ops->ffn(b, f->mlp, f->norm, &all, 1, H);
-    b->ops->add(b, f->x, f->mlp, NULL, T, H);
+    int T = p->rows.T, H = c->hidden;
+    if (T) attention(f, layer, p);
+    if (T) f->backend->ops->rmsnorm(f->backend, p->norm, H, p->x, H, w->ffn_norm, c->norm_eps, T, H);
+    if (c->moe_index[layer] >= 0) return moe_post(f->moe, p->number, layer, w, p->norm, &p->rows, p->first);
+    dense_layer(f, layer, p);
     return 0;
+}
+
+/* What is still under way of a layer: nothing of a dense one. */
+static int finish_layer(struct forward *f, int layer, const struct part *p) {
+    if (layer < 0 || f->config->moe_index[layer] < 0) return 0;
+    return moe_finish(f->moe, p->number, layer, p->x, &p->rows, p->first);
 }
 
 static void sampled_logits(struct forward *f) {
@@ -176,12 +198,39 @@ static void sampled_logits(struct forward *f) {
     b->ops->sync(b);
 }
 
+static struct part part_of(const struct forward *f, int number, int first, int T) {
+    const struct step_rows *r = &f->rows;
+    size_t at = (size_t)first * (size_t)f->config->hidden;
+    struct part p = {.rows = *r, .number = number, .first = first, .x = f->x + at, .norm = f->norm + at};
+    p.rows.T = T;
+    p.rows.ids = r->ids + first;
+    p.rows.pos = r->pos + first;
+    p.rows.seq = r->seq + first;
+    p.rows.kv_at = r->kv_at + first;
+    p.rows.seq_id = r->seq_id + first;
+    p.rows.domain = r->domain + first;
+    p.rows.prompt = r->prompt + first;
+    return p;
+}
+
+static int run_layer(struct forward *f, int layer, const struct part *parts, int n) {
+    int rc = 0;
+    for (int i = 0; i < n && rc >= 0; i++) {
+        rc = finish_layer(f, layer - 1, &parts[i]);
+        if (rc >= 0 && layer < f->config->layers) rc = begin_layer(f, layer, &parts[i]);
+    }
+    if (layer == f->config->layers || f->config->moe_index[layer] < 0) return rc;
+    for (int i = 0; i < n && rc >= 0; i++) rc = moe_serve(f->moe, i, layer, &f->weights->layer[layer]);
+    return rc;
+}
+
 int forward_step(struct forward *f) {
     struct backend *b = f->backend;
-    if (f->rows.T) b->ops->embed(b, f->x, f->weights->embed, f->rows.ids, f->rows.T);
-    for (int layer = 0; layer < f->config->layers; layer++) {
-        if (f->rows.T) attention(f, layer);
-        int rc = ffn_layer(f, layer);
+    const int n = f->microbatches > 1 ? 2 : 1, T = f->rows.T, half = moe_first_rows(T, n);
+    const struct part parts[2] = {part_of(f, 0, 0, half), part_of(f, 1, half, T - half)};
+    if (T) b->ops->embed(b, f->x, f->weights->embed, f->rows.ids, T);
+    for (int layer = 0; layer <= f->config->layers; layer++) { /* one more: what the last one left under way */
+        int rc = run_layer(f, layer, parts, n);
         if (rc < 0) return rc;
         atomic_fetch_add_explicit(f->progress, 1, memory_order_relaxed);
     }

@@ -22,6 +22,7 @@ struct forward {
     atomic_ullong *progress; /* bumped per layer: health means progress */
 
     struct step_rows rows;
+    int microbatches; /* of the step: its rows in one piece, or in two that take turns. 0 is 1 */
     struct mla mla;                               /* instead of q, k, v and attended where the model has latents */
     float *x, *norm, *q, *k, *v, *attended, *mlp; /* [T, ...] */
     const float **query_rows;                     /* [T] and, where queries are tempered, [T] host-visible: by what */
@@ -35,5 +36,5 @@ int forward_init(struct forward *f, const struct forward_limits *limits,
                  struct why *why); /* after the first six fields are set */
 void forward_clear(struct forward *f);
 /* Runs f->rows. With T = 0 it only serves the experts. Afterwards logits and stats hold the sampled rows. Returns 0 or what
- * moe_layer returned. */
+ * moe_post, moe_serve and moe_finish say. */
 int forward_step(struct forward *f);

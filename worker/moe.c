@@ -12,87 +12,106 @@
 
 enum { WAIT_SLICE_US = 50000 }; /* how long a stop may go unnoticed */
 
+static void let_frames_move(void *ep) { ep_progress(ep); }
+
+static int lane_init(struct moe *m, struct moe_lane *l, int max_tokens, struct why *why) {
+    const struct ops *ops = m->backend->ops;
+    size_t T = (size_t)max_tokens, k = (size_t)m->config->gate.k, H = (size_t)m->config->hidden,
+           X = (size_t)m->run.extras.extra;
+    int rc = gating_init(&l->gating, m->backend, m->config, max_tokens, why);
+    if (rc >= 0 && m->placement) rc = gate_mask_init(&l->gating.mask, m->backend, m->config, m->placement, why);
+    if (rc < 0) return rc;
+    bool input = m->config->gate.apply == GATE_INPUT;
+    l->routed = ops->alloc(m->backend, T * H * sizeof(float), MEM_DEVICE);
+    l->shared = ops->alloc(m->backend, T * H * sizeof(float), MEM_DEVICE);
+    l->scale = ops->alloc(m->backend, T * sizeof(float), MEM_DEVICE);
+    if (input) l->weighed = ops->alloc(m->backend, T * H * sizeof(float), MEM_DEVICE);
+    l->said = ops->alloc(m->backend, (T * k * X + 1) * sizeof(float), MEM_HOST_VISIBLE);
+    l->fused = ops->alloc(m->backend, T * k * sizeof(float), MEM_HOST_VISIBLE);
+    l->worker = malloc(T * k * sizeof *l->worker);
+    l->slot = malloc(T * k * sizeof *l->slot);
+    l->rows = malloc(T * k * sizeof *l->rows);
+    bool ok = l->routed && l->shared && l->scale && (l->weighed || !input) && l->said && l->fused && l->worker && l->slot &&
+              l->rows;
+    return ok ? 0 : fail(why, ERR_NOMEM, "out of memory for the exchange buffers of %d tokens", max_tokens);
+}
+
+static void lane_clear(struct moe *m, struct moe_lane *l) {
+    gating_clear(&l->gating);
+    void *device[] = {l->routed, l->shared, l->scale, l->weighed, l->said, l->fused};
+    for (size_t i = 0; i < sizeof device / sizeof *device; i++) m->backend->ops->release(m->backend, device[i]);
+    free(l->worker);
+    free(l->slot);
+    free(l->rows);
+}
+
 int moe_init(struct moe *m, int max_tokens, struct why *why) {
     const struct ops *ops = m->backend->ops;
-    size_t T = (size_t)max_tokens, k = (size_t)m->config->gate.k, H = (size_t)m->config->hidden;
     int slots = 1;
     for (int l = 0; l < m->store->layers; l++)
         if (m->store->first[l + 1] - m->store->first[l] > slots) slots = m->store->first[l + 1] - m->store->first[l];
-    int rc = gating_init(&m->gating, m->backend, m->config, max_tokens, why);
-    if (rc >= 0 && m->placement) rc = gate_mask_init(&m->gating.mask, m->backend, m->config, m->placement, why);
-    if (rc < 0) return rc;
-    m->routed = ops->alloc(m->backend, T * H * sizeof(float), MEM_DEVICE);
-    m->shared = ops->alloc(m->backend, T * H * sizeof(float), MEM_DEVICE);
-    m->scale = ops->alloc(m->backend, T * sizeof(float), MEM_DEVICE);
-    m->nothing = ops->alloc(m->backend, H * sizeof(float), MEM_DEVICE);
-    bool input = m->config->gate.apply == GATE_INPUT;
-    if (input) m->weighed = ops->alloc(m->backend, T * H * sizeof(float), MEM_DEVICE);
-    if (input) m->ones = ops->alloc(m->backend, T * sizeof(float), MEM_HOST_VISIBLE);
-    for (size_t t = 0; m->ones && t < T; t++) m->ones[t] = 1;
-    m->worker = malloc(T * k * sizeof *m->worker);
-    m->slot = malloc(T * k * sizeof *m->slot);
-    m->rows = malloc(T * k * sizeof *m->rows);
-    rc = expert_run_init(&m->run, m->backend, m->config, slots, why);
-    size_t X = (size_t)m->run.extras.extra;
-    m->said = ops->alloc(m->backend, (T * k * X + 1) * sizeof(float), MEM_HOST_VISIBLE);
-    m->fused = ops->alloc(m->backend, T * k * sizeof(float), MEM_HOST_VISIBLE);
-    if (rc >= 0 && m->routed && m->shared && m->scale && m->nothing && m->said && m->fused && m->worker && m->slot && m->rows &&
-        (!input || (m->weighed && m->ones)))
-        return 0;
-    moe_clear(m);
-    return rc < 0 ? rc : fail(why, ERR_NOMEM, "out of memory for the exchange buffers of %d tokens", max_tokens);
+    int rc = expert_run_init(&m->run, m->backend, m->config, slots, why);
+    for (int mb = 0; mb < EP_MICROBATCHES && rc >= 0; mb++)
+        rc = lane_init(m, &m->lane[mb], mb ? max_tokens / 2 + 1 : max_tokens, why);
+    m->nothing = ops->alloc(m->backend, (size_t)m->config->hidden * sizeof(float), MEM_DEVICE);
+    bool ones = m->config->gate.apply == GATE_INPUT || m->sums;
+    if (ones) m->ones = ops->alloc(m->backend, (size_t)max_tokens * sizeof(float), MEM_HOST_VISIBLE);
+    for (int t = 0; m->ones && t < max_tokens; t++) m->ones[t] = 1;
+    if (rc >= 0 && (!m->nothing || (ones && !m->ones)))
+        rc = fail(why, ERR_NOMEM, "out of memory for the exchange buffers of %d tokens", max_tokens);
+    if (rc < 0) moe_clear(m);
+    else m->backend->between = (struct backend_hook){m->ep ? let_frames_move : NULL, m->ep};
+    return rc;
 }
 
 void moe_clear(struct moe *m) {
     if (!m->backend) return;
-    gating_clear(&m->gating);
-    void *device[] = {m->routed, m->shared, m->scale, m->nothing, m->weighed, m->ones, m->said, m->fused};
-    for (size_t i = 0; i < sizeof device / sizeof *device; i++) m->backend->ops->release(m->backend, device[i]);
-    free(m->worker);
-    free(m->slot);
-    free(m->rows);
+    m->backend->between = (struct backend_hook){0};
+    for (int mb = 0; mb < EP_MICROBATCHES; mb++) lane_clear(m, &m->lane[mb]);
+    m->backend->ops->release(m->backend, m->nothing);
+    m->backend->ops->release(m->backend, m->ones);
     expert_run_clear(&m->run);
     *m = (struct moe){0};
 }
 
-static void route(struct moe *m, int moe_index, const struct step_rows *rows) {
+static void route(struct moe *m, struct moe_lane *l, int moe_index, const struct step_rows *rows) {
     int k = m->config->gate.k;
     for (int t = 0; t < rows->T; t++)
         for (int j = t * k; j < (t + 1) * k; j++) {
-            int expert = m->gating.ids[j];
-            m->worker[j] = m->slot[j] = -1;
+            int expert = l->gating.ids[j];
+            l->worker[j] = l->slot[j] = -1;
             if (expert < 0 || expert >= m->config->gate.experts) continue;
             const struct replica *r = placement_pick(m->placement, moe_index, expert, rows->seq_id[t], rows->pos[t]);
-            m->worker[j] = r->worker;
-            m->slot[j] = r->slot;
+            l->worker[j] = r->worker;
+            l->slot[j] = r->slot;
         }
 }
 
 /* What the experts are given: x, or each row times its only weight. */
-static const float *weigh_input(struct moe *m, const float *x, int T) {
+static const float *weigh_input(struct moe *m, struct moe_lane *l, const float *x, int T) {
     int H = m->config->hidden;
     if (m->config->gate.apply != GATE_INPUT) return x;
-    for (int t = 0; t < T; t++) m->rows[t] = x + (size_t)t * (size_t)H;
-    m->backend->ops->combine(m->backend, m->weighed, m->rows, m->gating.weights, T, 1, H);
+    for (int t = 0; t < T; t++) l->rows[t] = x + (size_t)t * (size_t)H;
+    m->backend->ops->combine(m->backend, l->weighed, l->rows, l->gating.weights, T, 1, H);
     m->backend->ops->sync(m->backend);
-    return m->weighed;
+    return l->weighed;
 }
 
-/* The rows that did not come back from anywhere. sent [T,H]: what the experts were given. */
-static void fill_rows(struct moe *m, const float *sent, int T) {
+/* The rows that did not come back from anywhere. */
+static void fill_rows(struct moe *m, struct moe_lane *l, int T) {
     int k = m->config->gate.k;
     for (int i = 0; i < T * k; i++) {
-        if (m->worker[i] >= 0) continue;
-        m->rows[i] = m->gating.ids[i] < 0 ? m->nothing : sent + (size_t)(i / k) * (size_t)m->config->hidden;
+        if (l->worker[i] >= 0) continue;
+        l->rows[i] = l->gating.ids[i] < 0 ? m->nothing : l->sent + (size_t)(i / k) * (size_t)m->config->hidden;
     }
 }
 
-static void shared_expert(struct moe *m, const struct layer_weights *w, const float *x, int T) {
+static void shared_expert(struct moe *m, struct moe_lane *l, const struct layer_weights *w, const float *x, int T) {
     struct backend *b = m->backend;
     if (m->config->shared == SHARED_NONE || !T) return;
     struct ffn_group all = {&w->shared, 0, T};
-    b->ops->ffn(b, m->shared, x, &all, 1, m->config->hidden);
-    if (m->config->shared == SHARED_SIGMOID) b->ops->linear(b, m->scale, x, w->shared_scale, NULL, false, T);
+    b->ops->ffn(b, l->shared, x, &all, 1, m->config->hidden);
+    if (m->config->shared == SHARED_SIGMOID) b->ops->linear(b, l->scale, x, w->shared_scale, NULL, false, T);
 }
 
 /* Posts and waits: in slices, so that a stop is noticed; a peer that outlasts the patience is reported, and waited for still,
@@ -113,96 +132,111 @@ static int keep_waiting(struct patience *p, int rc, uint64_t late) {
     return 0;
 }
 
-static int post_dispatch(struct moe *m, int layer, const struct ep_send *send, int slots) {
+static int post_dispatch(struct moe *m, int mb, int layer, const struct ep_send *send, int slots) {
     struct patience p = {m, clk_now_us()};
-    for (int rc; (rc = ep_dispatch_post(m->ep, 0, layer, send, slots, clk_now_us() + WAIT_SLICE_US)) < 0;)
+    for (int rc; (rc = ep_dispatch_post(m->ep, mb, layer, send, slots, clk_now_us() + WAIT_SLICE_US)) < 0;)
         if ((rc = keep_waiting(&p, rc, 0)) < 0) return rc;
     return 0;
 }
 
-static int post_combine(struct moe *m) {
+static int post_combine(struct moe *m, int mb) {
     struct patience p = {m, clk_now_us()};
-    for (int rc; (rc = ep_combine_post(m->ep, 0, clk_now_us() + WAIT_SLICE_US)) < 0;)
+    for (int rc; (rc = ep_combine_post(m->ep, mb, clk_now_us() + WAIT_SLICE_US)) < 0;)
         if ((rc = keep_waiting(&p, rc, 0)) < 0) return rc;
     return 0;
 }
 
-static int await_dispatch(struct moe *m, struct ep_work *work) {
+static int await_dispatch(struct moe *m, int mb, struct ep_work *work) {
     struct patience p = {m, clk_now_us()};
     for (;;) {
         uint64_t late = 0;
-        int rc = ep_dispatch_wait(m->ep, 0, work, clk_now_us() + WAIT_SLICE_US, &late);
+        int rc = ep_dispatch_wait(m->ep, mb, work, clk_now_us() + WAIT_SLICE_US, &late);
         if (rc >= 0) return 0;
         if ((rc = keep_waiting(&p, rc, late)) < 0) return rc;
     }
 }
 
-static int await_combine(struct moe *m) {
+static int await_combine(struct moe *m, int mb) {
     struct patience p = {m, clk_now_us()};
     for (;;) {
         uint64_t late = 0;
-        int rc = ep_combine_wait(m->ep, 0, m->rows, clk_now_us() + WAIT_SLICE_US, &late);
+        int rc = ep_combine_wait(m->ep, mb, m->lane[mb].rows, clk_now_us() + WAIT_SLICE_US, &late);
         if (rc >= 0) return 0;
         if ((rc = keep_waiting(&p, rc, late)) < 0) return rc;
     }
 }
 
 /* What a token's experts say of their own outputs, by the gate's weights: sum of w c / sum of w. Told, never acted upon. */
-static void hear_confidence(struct moe *m, int T) {
+static void hear_confidence(struct moe *m, struct moe_lane *l, int T) {
     const struct fuse_rule *extras = &m->run.extras;
     const int k = m->config->gate.k;
     for (int t = 0; t < T; t++) {
         float sum = 0, mass = 0;
         for (int i = t * k; i < (t + 1) * k; i++) {
-            float w = m->gating.weights[i], z = m->said[i * extras->extra + extras->conf];
+            float w = l->gating.weights[i], z = l->said[i * extras->extra + extras->conf];
             sum += w / (1 + expf(-z));
             mass += w;
         }
-        m->gating.confidence[t] = mass > 0 ? sum / mass : 0;
+        l->gating.confidence[t] = mass > 0 ? sum / mass : 0;
     }
 }
 
 /* The weights with which the rows are added: the gate's, changed by what the experts said. */
-static const float *final_weights(struct moe *m, int T) {
+static const float *final_weights(struct moe *m, int mb, int T) {
     const struct fuse_rule *extras = &m->run.extras;
-    if (extras->extra) ep_extras(m->ep, 0, m->said);
-    if (extras->conf >= 0) hear_confidence(m, T);
+    struct moe_lane *l = &m->lane[mb];
+    if (extras->extra) ep_extras(m->ep, mb, l->said);
+    if (extras->conf >= 0) hear_confidence(m, l, T);
     if (m->ones) return m->ones;
-    if (extras->score < 0) return m->gating.weights;
-    memcpy(m->fused, m->gating.weights, (size_t)(T * m->config->gate.k) * sizeof *m->fused);
-    m->backend->ops->fuse(m->backend, m->fused, m->said, extras, T, m->config->gate.k);
-    return m->fused;
+    if (extras->score < 0) return l->gating.weights;
+    memcpy(l->fused, l->gating.weights, (size_t)(T * m->config->gate.k) * sizeof *l->fused);
+    m->backend->ops->fuse(m->backend, l->fused, l->said, extras, T, m->config->gate.k);
+    return l->fused;
 }
 
-int moe_layer(struct moe *m, int layer, const struct layer_weights *w, float *out, const float *x,
-              const struct step_rows *rows) {
-    struct backend *b = m->backend;
-    int index = m->config->moe_index[layer], H = m->config->hidden, T = rows->T;
+int moe_post(struct moe *m, int mb, int layer, const struct layer_weights *w, const float *x, const struct step_rows *rows,
+             int first) {
+    struct moe_lane *l = &m->lane[mb];
+    int index = m->config->moe_index[layer], T = rows->T;
     if (T) {
-        gating_run(&m->gating, index, w, x, rows);
-        route(m, index, rows);
+        gating_run(&l->gating, index, w, x, rows);
+        route(m, l, index, rows);
     }
-    const float *sent = T ? weigh_input(m, x, T) : NULL;
-    struct ep_send send = {T, sent, m->worker, m->slot};
-    int rc = post_dispatch(m, layer, &send, m->store->first[index + 1] - m->store->first[index]);
+    l->sent = T ? weigh_input(m, l, x, T) : NULL;
+    struct ep_send send = {T, l->sent, l->worker, l->slot, m->config->gate.apply == GATE_INPUT ? m->ones : l->gating.weights};
+    int rc = post_dispatch(m, mb, layer, &send, m->store->first[index + 1] - m->store->first[index]);
     if (rc < 0) return rc;
     /* experts say how sure they are: there is more to record when they have answered */
     const bool told = m->run.extras.conf >= 0;
-    if (T && m->trace && !told) trace_layer(m->trace, index, &m->gating); /* while the rows travel */
-    if (T && m->tally) tally_layer(m->tally, index, &m->gating, rows);
-    shared_expert(m, w, x, T);
+    if (T && m->trace && !told) trace_layer(m->trace, index, &l->gating, first, T); /* while the rows travel */
+    if (T && m->tally) tally_layer(m->tally, index, &l->gating, rows);
+    shared_expert(m, l, w, x, T);
+    return 0;
+}
+
+int moe_serve(struct moe *m, int mb, int layer, const struct layer_weights *w) {
     struct ep_work work;
-    if ((rc = await_dispatch(m, &work)) < 0) return rc;
-    expert_run(&m->run, expert_slots(m->store, index), w, &work);
-    if ((rc = post_combine(m)) < 0) return rc;
-    if ((rc = await_combine(m)) < 0) return rc;
-    if (!T) return 0;
-    fill_rows(m, sent, T);
-    b->ops->combine(b, m->routed, m->rows, final_weights(m, T), T, m->config->gate.k, H);
-    if (m->trace && told) trace_layer(m->trace, index, &m->gating);
+    int rc = await_dispatch(m, mb, &work);
+    if (rc < 0) return rc;
+    expert_run(&m->run, expert_slots(m->store, m->config->moe_index[layer]), w, &work);
+    return post_combine(m, mb);
+}
+
+int moe_finish(struct moe *m, int mb, int layer, float *out, const struct step_rows *rows, int first) {
+    struct backend *b = m->backend;
+    struct moe_lane *l = &m->lane[mb];
+    int H = m->config->hidden, T = rows->T, rc = await_combine(m, mb);
+    if (rc < 0 || !T) return rc;
+    if (m->sums) {
+        b->ops->combine(b, l->routed, l->rows, m->ones, T, 1, H);
+    } else {
+        fill_rows(m, l, T);
+        b->ops->combine(b, l->routed, l->rows, final_weights(m, mb, T), T, m->config->gate.k, H);
+    }
+    if (m->trace && m->run.extras.conf >= 0) trace_layer(m->trace, m->config->moe_index[layer], &l->gating, first, T);
     if (m->config->shared != SHARED_NONE)
-        b->ops->add(b, m->routed, m->shared, m->config->shared == SHARED_SIGMOID ? m->scale : NULL, T, H);
-    b->ops->add(b, out, m->routed, NULL, T, H);
+        b->ops->add(b, l->routed, l->shared, m->config->shared == SHARED_SIGMOID ? l->scale : NULL, T, H);
+    b->ops->add(b, out, l->routed, NULL, T, H);
     return 0;
 }
 

@@ -77,15 +77,16 @@ void trace_judge(const float *z, int n, enum gate_score score, float *p, float *
     *confidence = !sound ? 0 : n > 1 ? (float)(1 - h / log(n)) : 1;
 }
 
-void trace_layer(struct trace *t, int moe_index, const struct gating *g) {
+void trace_layer(struct trace *t, int moe_index, const struct gating *g, int first, int T) {
     int column = t->now ? t->column[moe_index] : -1, k = t->config->gate.k;
-    if (column < 0) return;
+    if (column < 0 || first >= t->rows) return;
+    if (T > t->rows - first) T = t->rows - first;
     size_t width = (size_t)t->width;
-    uint8_t *row = t->now->bytes + TRACE_CHUNK_HEAD + TRACE_ROWS_HEAD;
+    uint8_t *row = t->now->bytes + TRACE_CHUNK_HEAD + TRACE_ROWS_HEAD + (size_t)first * t->row_bytes;
     bool own = g->confidence && g->entropy; /* the router has a rule of its own */
-    if (!own) g->backend->ops->download(g->backend, t->logits, g->first, (size_t)t->rows * width * sizeof *t->logits);
+    if (!own) g->backend->ops->download(g->backend, t->logits, g->first, (size_t)T * width * sizeof *t->logits);
     enum gate_score score = t->config->router.kind == ROUTER_FLAT ? t->config->gate.score : GATE_SOFTMAX;
-    for (int i = 0; i < t->rows; i++, row += t->row_bytes) {
+    for (int i = 0; i < T; i++, row += t->row_bytes) {
         float entropy, confidence;
         if (own) entropy = g->entropy[i], confidence = g->confidence[i];
         else trace_judge(t->logits + (size_t)i * width, t->width, score, t->scores, &entropy, &confidence);

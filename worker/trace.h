@@ -34,8 +34,8 @@ int trace_init(struct trace *t, const struct model_config *c, int max_tokens,
 void trace_clear(struct trace *t);
 /* layers: bit i of the bytes: MoE layer i is recorded; n = 0: nothing is. */
 void trace_begin(struct trace *t, const uint8_t *layers, int n, int worker, uint64_t step, const struct step_rows *rows);
-/* What g decided for the rows of MoE layer `moe_index`. */
-void trace_layer(struct trace *t, int moe_index, const struct gating *g);
+/* What g decided for rows first .. first + T - 1 of the step, in MoE layer `moe_index`. */
+void trace_layer(struct trace *t, int moe_index, const struct gating *g, int first, int T);
 struct trace_block *trace_end(struct trace *t);               /* the block to send, or NULL */
 void trace_give_back(struct trace *t, struct trace_block *b); /* control thread */
 

@@ -52,6 +52,7 @@ static int open_with(const struct ops *ops, const struct vec *vec, int threads, 
         cpu_close(&c->base);
         return rc;
     }
+    team_set_hook(c->team, &c->base.between);
     *out = &c->base;
     return 0;
 }

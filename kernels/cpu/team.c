@@ -11,6 +11,8 @@
  * waits for. */
 #include "kernels/cpu/team.h"
 
+#include "kernels/kernels.h"
+
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
@@ -46,6 +48,7 @@ struct team {
     alignas(LINE) _Atomic uint32_t sleepers;
     atomic_bool owner_sleeps;
 
+    const struct backend_hook *hook;
     int threads, spins;
     struct member *members; /* [threads - 1]: 1 .. threads-1 */
 };
@@ -64,6 +67,10 @@ static void cpu_pause(void) {
 #endif
 }
 
+static void call_hook(const struct team *t) {
+    if (t->hook && t->hook->fn) t->hook->fn(t->hook->ctx);
+}
+
 /* Runs tasks of the current dispatch until none is left to claim. */
 static void work(struct team *t, int thread) {
     uint64_t word = atomic_load_explicit(&t->claim, memory_order_acquire);
@@ -76,6 +83,7 @@ static void work(struct team *t, int thread) {
         fn(arg, (int)(tasks - left), thread);
         uint32_t before = atomic_fetch_add(&t->done, 1);
         if (before + 1 == tasks && atomic_load(&t->owner_sleeps)) futex_wake(&t->done);
+        if (thread == 0) call_hook(t);
         word = atomic_load_explicit(&t->claim, memory_order_acquire);
     }
 }
@@ -116,9 +124,14 @@ static void publish(struct team *t, uint32_t tasks) {
     if (atomic_load(&t->sleepers)) futex_wake(&t->dispatch);
 }
 
+void team_set_hook(struct team *t, const struct backend_hook *hook) { t->hook = hook; }
+
 void team_run(struct team *t, team_fn *fn, void *arg, int tasks) {
     if (t->threads == 1 || tasks <= 1) {
-        for (int i = 0; i < tasks; i++) fn(arg, i, 0);
+        for (int i = 0; i < tasks; i++) {
+            fn(arg, i, 0);
+            call_hook(t);
+        }
         return;
     }
     atomic_store_explicit(&t->fn, fn, memory_order_relaxed);

@@ -12,6 +12,9 @@
 typedef void team_fn(void *arg, int task, int thread); /* thread: 0 .. threads-1, for scratch */
 
 struct team;
+struct backend_hook;
 int  team_open(struct team **out, int threads, struct why *why); /* ERR_EXHAUSTED: the system gives no more threads */
 void team_close(struct team *t);                                /* NULL is fine */
+/* Member 0 calls *hook after each task that it ran; borrowed, and looked at anew each time. NULL: nothing. */
+void team_set_hook(struct team *t, const struct backend_hook *hook);
 void team_run(struct team *t, team_fn *fn, void *arg, int tasks);

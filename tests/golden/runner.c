@@ -101,7 +101,7 @@ int runner_chunk(struct runner *r, const int32_t *ids, int first, int count) {
         rows->kv_at[t] = rows->pages[pos / RUNNER_PAGE_TOKENS] * RUNNER_PAGE_TOKENS + pos % RUNNER_PAGE_TOKENS;
         rows->sampled[rows->n_sampled++] = t;
     }
-    if (r->ep) ep_step_begin(r->ep, 1, (uint64_t)first + 1, &(int32_t){count}, 1);
+    if (r->ep) ep_step_begin(r->ep, 1, (uint64_t)first + 1, &(int32_t){count}, r->forward.microbatches > 1 ? 2 : 1);
     return forward_step(&r->forward);
 }
 

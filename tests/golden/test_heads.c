@@ -29,7 +29,7 @@ static void run(const char *dir, const char *isa, int chunk, const int32_t *ids,
     for (int first = 0, n; first < T; first += n) {
         n = chunk && chunk < T - first ? chunk : T - first;
         if (runner_chunk(&r, ids, first, n) < 0) die("%s: the forward pass failed", dir);
-        memcpy(out + first, r.moe.gating.confidence, (size_t)n * sizeof *out);
+        memcpy(out + first, r.moe.lane[0].gating.confidence, (size_t)n * sizeof *out);
     }
     runner_close(&r);
 }
