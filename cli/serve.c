@@ -36,6 +36,7 @@ enum {
 
 struct options {
     char *listen, *control, *fabric, *launcher, *hosts, *net_devices, *weights, *config, *placement, *isa, *mla, *lease;
+    char *payload, *combine_payload, *combine, *microbatches;
     char *log_level;
     int64_t workers, threads, max_batch, max_context, step_tokens, kv_tokens, memory, startup, drain;
 };
@@ -64,6 +65,12 @@ static const struct conf_option table[] = {
     {"isa", CONF_CHOICE, AT(isa), .def = "auto", .choices = "auto|ref|avx2|avx512", .help = "kernels to use"},
     {"mla", CONF_CHOICE, AT(mla), .def = "absorbed", .choices = "absorbed|naive-prefill",
      .help = "latent attention of prompts; naive-prefill: fewer operations, other last bits"},
+    {"payload", CONF_CHOICE, AT(payload), .def = "f32", .choices = "f32|bf16|int8|fp8",
+     .help = "how rows travel to experts; all but f32 round them"},
+    {"combine-payload", CONF_CHOICE, AT(combine_payload), .def = "f32", .choices = "f32|bf16",
+     .help = "how experts' rows travel back"},
+    {"combine", CONF_CHOICE, AT(combine), .def = "rows", .choices = "rows|fused",
+     .help = "fused: a sum per token and worker comes back, in fixed point"},
     {"", CONF_FLAG, 0, .help = "Limits"},
     {"max-batch", CONF_INT, AT(max_batch), .min = 1, .max = 65536, .arg = "N",
      .help = "sequences that run at once; default: 32"},
@@ -71,6 +78,8 @@ static const struct conf_option table[] = {
      .help = "longest prompt and answer together; default: the model's, at most 4096"},
     {"step-tokens", CONF_INT, AT(step_tokens), .min = 1, .max = 1 << 20, .arg = "N",
      .help = "most tokens one worker brings to a step; default: 128"},
+    {"microbatches", CONF_CHOICE, AT(microbatches), .def = "auto", .choices = "auto|1|2",
+     .help = "2: halves of a step take turns, one computes while the other's rows travel; auto: as measured"},
     {"kv-tokens", CONF_INT, AT(kv_tokens), .min = 1, .max = 1e11, .arg = "N",
      .help = "tokens whose attention state one worker can hold; default: one context, or 512 per sequence"},
     {"memory", CONF_SIZE, AT(memory), .min = 0, .max = 9e18, .arg = "SIZE",
@@ -158,6 +167,10 @@ static int start_coordinator(struct supervisor *s, int endpoint_fd) {
     argv_add_text(&a, "--weights", o->weights);
     argv_add_text(&a, "--isa", o->isa);
     argv_add_text(&a, "--mla", o->mla);
+    argv_add_text(&a, "--payload", o->payload);
+    argv_add_text(&a, "--combine-payload", o->combine_payload);
+    argv_add_text(&a, "--combine", o->combine);
+    argv_add_text(&a, "--microbatches", o->microbatches);
     argv_add_text(&a, "--placement", o->placement);
     argv_add_number(&a, "--max-batch", o->max_batch);
     argv_add_number(&a, "--max-context", o->max_context);

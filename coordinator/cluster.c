@@ -111,6 +111,9 @@ static void welcome_all(struct coordinator *c) {
                                .weights = fmt_name(c->weights),
                                .isa = c->options.isa,
                                .naive_prefill = c->options.naive_prefill,
+                               .payload = c->options.payload,
+                               .combine_payload = c->options.combine_payload,
+                               .fused = c->options.fused,
                                .step_tokens = (uint32_t)l->step_tokens,
                                .max_seqs = (uint32_t)l->max_seqs,
                                .max_context = (uint32_t)l->max_context,
@@ -176,6 +179,14 @@ static void commit_steps(struct coordinator *c) {
     }
 }
 
+static void learn_overlap(struct coordinator *c, const struct worker_step_done *d) {
+    int at = (int)(d->step % SCHEDULER_MAX_AHEAD);
+    uint64_t longest = 0;
+    for (int w = 0; w < d->n_wait; w++)
+        if (d->wait_us[w] > longest) longest = d->wait_us[w];
+    overlap_learn(&c->overlap, c->step_rows[at], c->step_microbatches[at], (int64_t)d->step_us, (int64_t)longest);
+}
+
 static void on_step_done(struct coordinator *c, int rank, const struct worker_step_done *d) {
     struct why why;
     member_seen(&c->members, rank, c->now_us);
@@ -187,6 +198,7 @@ static void on_step_done(struct coordinator *c, int rank, const struct worker_st
         return core_fail(c, rc, &why);
     }
     links_step(&c->links, rank, d, c->now_us);
+    learn_overlap(c, d);
     tracing_lost(&c->tracing, d->step, d->trace_lost);
     commit_steps(c);
 }
@@ -212,13 +224,16 @@ void cluster_plan(struct coordinator *c) {
     uint64_t prompt = c->scheduler.counts.prompt_tokens;
     while ((p = scheduler_plan(&c->scheduler, c->now_us))) {
         int rows = fullest(p);
+        int at = (int)(p->step % SCHEDULER_MAX_AHEAD);
         struct plan_around around = {.epoch = c->epoch,
                                      .placement_version = c->placement.version,
                                      .patience_us = telemetry_patience(&c->telemetry, rows, c->options.patience_us),
+                                     .microbatches = overlap_choose(&c->overlap, rows, p->workers),
                                      .trace = c->tracing.layers,
                                      .n_trace = c->tracing.n_layers};
-        c->step_rows[p->step % SCHEDULER_MAX_AHEAD] = rows;
-        c->step_patience_us[p->step % SCHEDULER_MAX_AHEAD] = around.patience_us;
+        c->step_rows[at] = rows;
+        c->step_patience_us[at] = around.patience_us;
+        c->step_microbatches[at] = around.microbatches;
         member_patience(&c->members, longest_patience(c));
         c->moved = true;
         for (int w = 0; w < p->workers; w++) {

@@ -73,6 +73,26 @@ static int open_tokenizer(struct coordinator *c, struct why *why) {
     return rc == ERR_NOT_FOUND ? 0 : rc;
 }
 
+/* Sums are made where the experts are, so whatever must be known about single rows cannot be. */
+static int check_exchange(struct coordinator *c, struct why *why) {
+    const struct model_config *m = &c->checkpoint.config;
+    const struct coordinator_options *o = &c->options;
+    const char *needs = m->experts.fusion_dim  ? "its experts' agreement changes their weights"
+                        : m->experts.confidence ? "its experts say how sure they are of each row"
+                        : m->gate.zero          ? "some of its experts are the token itself, and stay at home"
+                                                : NULL;
+    if (o->fused && needs)
+        return fail(why, ERR_INVALID, "--combine fused: model_type %s needs single rows back, since %s; use rows", m->family,
+                    needs);
+    if (o->fused && o->combine_payload && strcmp(o->combine_payload, "f32") != 0)
+        return fail(why, ERR_INVALID, "--combine-payload %s is for rows; --combine fused brings sums, which are exact",
+                    o->combine_payload);
+    if (m->router.bias_update.serve && o->microbatches == 2)
+        return fail(why, ERR_INVALID, "--microbatches 2: this model's router follows the traffic step by step; use 1");
+    c->overlap.forced = m->router.bias_update.serve ? 1 : o->microbatches;
+    return 0;
+}
+
 static int open_model(struct coordinator *c, struct why *why) {
     const char *dir = c->options.model_dir;
     int rc = checkpoint_open(dir, &c->checkpoint, why);
@@ -80,6 +100,8 @@ static int open_model(struct coordinator *c, struct why *why) {
     if (c->options.naive_prefill && !c->checkpoint.config.mla.kv_rank)
         return fail(why, ERR_INVALID, "--mla naive-prefill: model_type %s has no latent attention; leave the option out",
                     c->checkpoint.config.family);
+    rc = check_exchange(c, why);
+    if (rc < 0) return rc;
     size_t end = strlen(dir);
     while (end > 1 && dir[end - 1] == '/') end--;
     const char *name = memrchr(dir, '/', end);

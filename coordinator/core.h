@@ -7,6 +7,7 @@
 #include "coordinator/coordinator.h"
 #include "coordinator/links.h"
 #include "coordinator/member.h"
+#include "coordinator/overlap.h"
 #include "coordinator/planner.h"
 #include "coordinator/prepare.h"
 #include "coordinator/scheduler.h"
@@ -69,11 +70,13 @@ struct coordinator {
     struct bus_id worker_id[MSG_MAX_WORKERS];
     struct scheduler scheduler;
     struct telemetry telemetry;
+    struct overlap overlap;
     struct links links;
     struct domains domains;
     struct tracing tracing;
     int step_rows[SCHEDULER_MAX_AHEAD];            /* rows of the fullest worker, by step */
     int64_t step_patience_us[SCHEDULER_MAX_AHEAD]; /* the same index */
+    int step_microbatches[SCHEDULER_MAX_AHEAD];
     uint32_t epoch;
     int64_t missing_said_us, shutdown_said_us, busy_said_us, leave_by_us, swept_us;
     uint64_t suspects; /* mask, as last logged */

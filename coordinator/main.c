@@ -13,6 +13,7 @@ struct options {
     char *listen, *control, *endpoint_file, *fabric, *weights, *isa, *mla, *placement, *config, *log_level;
     int64_t endpoint_fd, workers, max_batch, max_context, step_tokens, prefill_chunk, kv_tokens, memory, max_queue,
         start_timeout;
+    char *payload, *combine, *combine_payload, *microbatches;
     double lease, patience;
     bool ids_only;
 };
@@ -40,11 +41,19 @@ static const struct conf_option table[] = {
     {"isa", CONF_CHOICE, AT(isa), .def = "auto", .choices = "auto|ref|avx2|avx512", .help = "kernels to use"},
     {"mla", CONF_CHOICE, AT(mla), .def = "absorbed", .choices = "absorbed|naive-prefill",
      .help = "latent attention of prompts; naive-prefill: fewer operations, other last bits"},
+    {"payload", CONF_CHOICE, AT(payload), .def = "f32", .choices = "f32|bf16|int8|fp8",
+     .help = "how rows travel to experts; all but f32 round them"},
+    {"combine-payload", CONF_CHOICE, AT(combine_payload), .def = "f32", .choices = "f32|bf16",
+     .help = "how experts' rows travel back"},
+    {"combine", CONF_CHOICE, AT(combine), .def = "rows", .choices = "rows|fused",
+     .help = "fused: a sum per token and worker comes back, in fixed point"},
     {"", CONF_FLAG, 0, .help = "Limits"},
     {"max-batch", CONF_INT, AT(max_batch), .def = "32", .min = 1, .max = 65536, .arg = "N",
      .help = "sequences that run at once"},
     {"max-context", CONF_INT, AT(max_context), .min = 0, .max = 1 << 24, .arg = "TOKENS",
      .help = "prompt and answer together; 0: the model's, at most 4096"},
+    {"microbatches", CONF_CHOICE, AT(microbatches), .def = "auto", .choices = "auto|1|2",
+     .help = "2: halves of a step take turns, one computes while the other's rows travel; auto: as measured"},
     {"step-tokens", CONF_INT, AT(step_tokens), .min = 0, .max = 1 << 20, .arg = "N",
      .help = "rows one worker brings to a step; 0: 128, or more when max-batch asks for it"},
     {"prefill-chunk", CONF_INT, AT(prefill_chunk), .min = 0, .max = 1 << 20, .arg = "N",
@@ -137,6 +146,10 @@ static struct coordinator_options describe(const struct options *o, const char *
                                         .fabric = o->fabric,
                                         .weights = o->weights,
                                         .isa = o->isa,
+                                        .payload = o->payload,
+                                        .combine_payload = o->combine_payload,
+                                        .fused = !strcmp(o->combine, "fused"),
+                                        .microbatches = strcmp(o->microbatches, "auto") ? o->microbatches[0] - '0' : 0,
                                         .naive_prefill = !strcmp(o->mla, "naive-prefill"),
                                         .placement_file = o->placement,
                                         .max_batch = (int)o->max_batch,

@@ -120,8 +120,8 @@ struct worker_peer {
 };
 struct worker_welcome {
     uint32_t epoch, incarnation;
-    const char *model_dir, *weights, *isa;
-    bool naive_prefill;
+    const char *model_dir, *weights, *isa, *payload, *combine_payload;
+    bool naive_prefill, fused;
     uint32_t step_tokens, max_seqs, max_context, page_tokens, kv_pages;
     uint32_t placement_version, workers, layers, experts;
     const uint64_t *hosts; /* [layers * experts] masks */

@@ -197,6 +197,9 @@ int worker_port_welcome(struct worker_port *p, const struct bus_id *to, const st
     welcome.weights = (char *)w->weights;
     welcome.isa = (char *)w->isa;
     welcome.naive_prefill = w->naive_prefill;
+    welcome.payload = (char *)w->payload;
+    welcome.combine_payload = (char *)w->combine_payload;
+    welcome.fused = w->fused;
     welcome.step_tokens = w->step_tokens;
     welcome.max_seqs = w->max_seqs;
     welcome.max_context = w->max_context;
@@ -283,6 +286,7 @@ int worker_port_plan(struct worker_port *p, const struct bus_id *to, int worker,
     m.tokens = tokens;
     m.n_tokens = (size_t)plan->workers;
     m.patience_us = (uint64_t)around->patience_us;
+    m.microbatches = (uint32_t)around->microbatches;
     m.trace = (ProtobufCBinaryData){.len = (size_t)around->n_trace, .data = (uint8_t *)around->trace};
     if (!pack_work(p, &plan->worker[worker], &m)) {
         pb_arena_reset_out(&p->control.pb);

@@ -17,6 +17,7 @@ int worker_port_refuse(struct worker_port *p, const struct bus_id *to, const cha
 struct plan_around { /* what a plan says beside the scheduler's decisions */
     uint32_t epoch, placement_version;
     int64_t patience_us;
+    int microbatches;
     const uint8_t *trace; /* bit i: record MoE layer i */
     int n_trace;          /* bytes */
 };

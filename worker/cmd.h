@@ -49,6 +49,7 @@ struct plan {
     const uint64_t *drop;
     int n_start, n_run, n_drop;
     int64_t patience_us;
+    int microbatches; /* 1 or 2 */
     uint8_t trace[MODEL_MAX_LAYERS / 8]; /* bit i: record MoE layer i */
     int n_trace;                         /* bytes of it; 0: record nothing */
 };

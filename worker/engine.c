@@ -147,10 +147,19 @@ static void on_late(void *ctx, uint64_t late) {
 
 /* --- loading --- */
 
+/* There, and back where that is different. */
+static void payload_name(const struct worker_setup *s, char *buf, size_t cap) {
+    const char *back = s->fused ? "fused" : ep_format_name(s->combine_payload);
+    bool plain = s->payload == EP_F32 && s->combine_payload == EP_F32 && !s->fused;
+    snprintf(buf, cap, "%s%s%s", ep_format_name(s->payload), plain ? "" : "/", plain ? "" : back);
+}
+
 static void numeric_class(const struct engine *e, char *buf, size_t cap) {
     const enum fmt w = e->setup.weights, kv = w == FMT_STORED ? e->checkpoint.config.stored : w;
-    snprintf(buf, cap, "cpu/%s weights=%s activations=f32 payload=f32 kv=%s kernels=1%s", e->backend->ops->name, fmt_name(w),
-             fmt_name(kv), e->setup.naive_prefill ? " mla=naive-prefill" : "");
+    char payload[32];
+    payload_name(&e->setup, payload, sizeof payload);
+    snprintf(buf, cap, "cpu/%s weights=%s activations=f32 payload=%s kv=%s kernels=1%s", e->backend->ops->name, fmt_name(w),
+             payload, fmt_name(kv), e->setup.naive_prefill ? " mla=naive-prefill" : "");
 }
 
 static uint64_t bytes_to_load(const struct engine *e) {
@@ -196,7 +205,10 @@ static int load_exchange(struct engine *e, struct why *why) {
                                .max_slots = 1,
                                .hidden = c->hidden,
                                .topk = c->gate.k,
-                               .extra = expert_extras(c).extra};
+                               .extra = expert_extras(c).extra,
+                               .dispatch = s->payload,
+                               .combine = s->combine_payload,
+                               .fused = s->fused};
     for (int w = 0; w < s->placement.workers; w++)
         for (int l = 0; l < s->placement.layers; l++)
             if (placement_slots(&s->placement, w, l) > limits.max_slots)
@@ -214,6 +226,7 @@ static int load_exchange(struct engine *e, struct why *why) {
                           .rank = e->options.rank,
                           .workers = e->options.workers,
                           .stop = &e->stop,
+                          .sums = s->fused,
                           .on_late = on_late,
                           .trace = &e->trace,
                           .tally = &e->tally,
@@ -397,6 +410,8 @@ static int prepare(struct engine *e, const struct plan *p, struct why *why) {
     if (p->placement_version != e->setup.placement.version)
         return fail(why, ERR_PROTOCOL, "the plan names placement %u; this worker has %u", p->placement_version,
                     e->setup.placement.version);
+    if (p->microbatches < 1 || p->microbatches > EP_MICROBATCHES)
+        return fail(why, ERR_PROTOCOL, "the plan is for %d microbatches, expected 1 or %d", p->microbatches, EP_MICROBATCHES);
     for (int w = 0; w < p->workers; w++)
         if (p->tokens[w] < 0 || p->tokens[w] > e->setup.step_tokens)
             return fail(why, ERR_PROTOCOL, "the plan grants worker %d %d rows, at most %d", w, p->tokens[w],
@@ -463,10 +478,11 @@ static int run_plan(struct engine *e, const struct plan *p, struct why *why) {
     int rc = prepare(e, p, why);
     if (rc < 0) return rc;
     e->moe.patience_us = p->patience_us;
+    e->forward.microbatches = p->microbatches;
     uint64_t waited[FABRIC_MAX_RANKS] = {0};
     if (e->ep) {
         memcpy(waited, ep_counters(e->ep)->wait_us, sizeof waited);
-        ep_step_begin(e->ep, p->epoch, p->step, p->tokens, 1);
+        ep_step_begin(e->ep, p->epoch, p->step, p->tokens, p->microbatches);
     }
     trace_begin(&e->trace, p->trace, p->n_trace, e->options.rank, p->step, &e->forward.rows);
     rc = forward_step(&e->forward);

@@ -1,8 +1,8 @@
 /* forward.c - reads like the paper: norm, attention, residual, norm, FFN or experts, residual; final norm, logits.
  *
- * A step of two microbatches runs each layer's pieces for one half of the rows, then for the other: while the tokens of one half
- * are on their way to experts elsewhere, or back, this worker computes for the other. A row's numbers never depend on which
- * rows run with it, and the first half's keys are stored before the second half looks at them, so no bit changes. */
+ * A step of two microbatches runs each layer's pieces for one half of the rows, then for the other: while the tokens of one
+ * half are on their way to experts elsewhere, or back, this worker computes for the other. A row's numbers never depend on
+ * which rows run with it, and the first half's keys are stored before the second half looks at them, so no bit changes. */
 #include "worker/forward.h"
 
 #include <math.h>

@@ -73,7 +73,15 @@ static int read_welcome(const pb_welcome *m, struct worker_setup *s, struct why 
                                .max_context = (int)m->max_context,
                                .page_tokens = (int)m->page_tokens,
                                .kv_pages = (int)m->kv_pages,
-                               .naive_prefill = m->naive_prefill};
+                               .naive_prefill = m->naive_prefill,
+                               .fused = m->fused};
+    int payload = m->payload[0] ? ep_format_parse(m->payload) : EP_F32,
+        combine = m->combine_payload[0] ? ep_format_parse(m->combine_payload) : EP_F32;
+    if (payload < 0 || combine < 0)
+        return fail(why, ERR_PROTOCOL, "the coordinator wants payload '%s' and back '%s', which this worker does not know",
+                    m->payload, m->combine_payload);
+    s->payload = (enum ep_format)payload;
+    s->combine_payload = (enum ep_format)combine;
     int fmt = fmt_parse(m->weights);
     if (fmt < 0)
         return fail(why, ERR_PROTOCOL, "the coordinator wants weights '%s', which this worker does not know", m->weights);
@@ -147,6 +155,7 @@ static int read_plan(const pb_plan *m, struct plan *p, struct why *why) {
     p->placement_version = m->placement_version;
     p->step = m->step;
     p->workers = (int)m->n_tokens;
+    p->microbatches = m->microbatches ? (int)(m->microbatches & INT32_MAX) : 1;
     p->patience_us = m->patience_us < 60000000 ? (int64_t)m->patience_us : 60000000;
     for (size_t w = 0; w < m->n_tokens; w++) p->tokens[w] = (int32_t)m->tokens[w];
     if (m->trace.len > sizeof p->trace)

@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "fabric/ep_payload.h"
 #include "kernels/kernels.h"
 #include "router/placement.h"
 
@@ -20,6 +21,8 @@ struct worker_setup {
     enum fmt weights;
     char isa[16];
     bool naive_prefill; /* see mla.h */
+    enum ep_format payload, combine_payload;
+    bool fused; /* see ep.h */
     int step_tokens, max_seqs, max_context, page_tokens, kv_pages;
     struct placement placement; /* owned */
     struct peer *peers;         /* [n_peers] by rank, this worker among them; owned, addresses in the same block */

@@ -45,7 +45,7 @@ static void make_requests(struct cadre_request *r) {
 
 struct variation {
     const char *name;
-    int workers, threads, step_tokens, prefill_chunk;
+    int workers, threads, step_tokens, prefill_chunk, microbatches;
     int64_t kv_tokens;
     const char *isa;
     bool crowd;    /* all at once, the first six among sixteen others; else those six one by one */
@@ -60,7 +60,9 @@ static const struct variation variations[] = {
     {.name = "8 workers, in a crowd, chunks of 3", .workers = 8, .prefill_chunk = 3, .crowd = true},
     {.name = "1 worker, 3 threads, in a crowd, 7 rows a step", .workers = 1, .threads = 3, .step_tokens = 7, .crowd = true},
     {.name = "1 worker, in a crowd, token by token", .workers = 1, .prefill_chunk = 1, .crowd = true},
-    {.name = "2 workers, in a crowd, preempted", .workers = 2, .kv_tokens = 128, .crowd = true, .preempts = true},
+    {.name = "2 workers, two microbatches, in a crowd, preempted", .workers = 2, .microbatches = 2, .kv_tokens = 128,
+     .crowd = true, .preempts = true},
+    {.name = "5 workers, two microbatches, alone", .workers = 5, .microbatches = 2},
     {.name = "2 workers, in a crowd, AVX2 kernels", .workers = 2, .isa = "avx2", .crowd = true},
 };
 enum { VARIATIONS = sizeof variations / sizeof *variations };
@@ -83,6 +85,8 @@ struct setting {
     const char *dir, *weights;
     bool naive; /* prompts of a model with latents in the expanded form: other bits, which depend on no more than those of the
                  * absorbed one while no page is shared */
+    const char *payload, *combine_payload; /* and so do these, each its own numeric class */
+    bool fused;
 };
 
 static bool find_experts(const struct cadre_cluster *s, void *ctx) { return *(int *)ctx = (int)s->experts, true; }
@@ -94,6 +98,10 @@ static struct cluster *start(const struct setting *s, const struct variation *v,
                                                 .workers = v->workers,
                                                 .weights = s->weights,
                                                 .naive_prefill = s->naive,
+                                                .payload = s->payload,
+                                                .combine_payload = s->combine_payload,
+                                                .fused = s->fused,
+                                                .microbatches = v->microbatches,
                                                 .isa = v->isa,
                                                 .max_batch = v->step_tokens ? v->step_tokens : 32,
                                                 .max_context = 128,
@@ -147,16 +155,17 @@ static void differs_from_absorbed(const char *dir, const struct cadre_request *r
     report(!cluster_stop(c) && different, "naive prefill has other last bits than the absorbed form", dir);
 }
 
-static void test_checkpoint(const char *data, const char *name, const char *weights, bool naive, bool every) {
+static void test_setting(const char *data, const char *name, struct setting setting, bool every) {
     static const struct variation alone = {.name = "1 worker, alone", .workers = 1};
     static struct answer want[ALL];
     struct cadre_request requests[ALL];
     char dir[1024], label[96];
     int experts = 0;
     snprintf(dir, sizeof dir, "%s/%s", data, name);
-    snprintf(label, sizeof label, "%s %s%s", name, weights, naive ? ", naive prefill" : "");
+    snprintf(label, sizeof label, "%s %s%s%s%s%s", name, setting.weights, setting.naive ? ", naive prefill" : "",
+             setting.payload ? ", payload " : "", setting.payload ? setting.payload : "", setting.fused ? ", fused" : "");
     make_requests(requests);
-    const struct setting setting = {dir, weights, naive};
+    setting.dir = dir;
     struct cluster *c = start(&setting, &alone, 0);
     cluster_await(c, find_experts, &experts, 10);
     for (int i = 0; i < ALL; i++)
@@ -165,13 +174,17 @@ static void test_checkpoint(const char *data, const char *name, const char *weig
                 want[i].message);
     compare(label, &(struct variation){.name = "1 worker, in a crowd", .crowd = true}, c, requests, want);
     report(cluster_stop(c) == 0, "ends in order", label);
-    if (naive) differs_from_absorbed(dir, requests, want);
+    if (setting.naive) differs_from_absorbed(dir, requests, want);
     for (int v = 0; v < VARIATIONS; v++) {
         if (!every && !is_basic(v)) continue;
         c = start(&setting, &variations[v], experts);
         compare(label, &variations[v], c, requests, want);
         if (cluster_stop(c)) report(false, variations[v].name, "did not end in order");
     }
+}
+
+static void test_checkpoint(const char *data, const char *name, const char *weights, bool naive, bool every) {
+    test_setting(data, name, (struct setting){.weights = weights, .naive = naive}, every);
 }
 
 int main(int argc, char **argv) {
@@ -187,6 +200,11 @@ int main(int argc, char **argv) {
         test_checkpoint(argv[1], name, "f32", false, all || full);
         if (all || full || full_bf16) test_checkpoint(argv[1], name, "bf16", false, all || full_bf16);
         if (all || strstr(name, "fp8") || strstr(name, "mxfp4")) test_checkpoint(argv[1], name, "stored", false, all);
+        if (full) {
+            test_setting(argv[1], name, (struct setting){.weights = "f32", .payload = "bf16", .fused = true}, true);
+            test_setting(argv[1], name, (struct setting){.weights = "f32", .payload = "int8", .combine_payload = "bf16"}, all);
+            test_setting(argv[1], name, (struct setting){.weights = "f32", .payload = "fp8"}, all);
+        }
         if (!strcmp(name, "deepseek_v3")) test_checkpoint(argv[1], name, "f32", true, true);
     }
     printf("1..%d\n# %d passed, %d failed\n", passed + failed, passed, failed);
