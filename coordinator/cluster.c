@@ -189,7 +189,7 @@ static void learn_overlap(struct coordinator *c, const struct worker_step_done *
 
 static void on_step_done(struct coordinator *c, int rank, const struct worker_step_done *d) {
     struct why why;
-    member_seen(&c->members, rank, c->now_us);
+    member_moved(&c->members, rank, c->now_us);
     if (d->epoch != c->epoch || c->state == CORE_FAILED || c->state == CORE_LEAVING) return;
     int rc = scheduler_done(&c->scheduler, rank, d, &why);
     if (rc >= 0) rc = telemetry_step(&c->telemetry, rank, d, c->step_rows[d->step % SCHEDULER_MAX_AHEAD], &why);

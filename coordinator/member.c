@@ -127,13 +127,16 @@ int member_ready(struct members *ms, int rank, const struct worker_ready *r, int
     return 0;
 }
 
+void member_moved(struct members *ms, int rank, int64_t now_us) {
+    member_seen(ms, rank, now_us);
+    ms->m[rank].moved_us = now_us;
+    ms->m[rank].accuses = 0;
+}
+
 void member_beat(struct members *ms, int rank, uint64_t progress, bool busy, int64_t now_us) {
     struct member *m = &ms->m[rank];
     member_seen(ms, rank, now_us);
-    if (m->state != WORKER_LOADING && (busy != m->busy || progress != m->progress)) {
-        m->moved_us = now_us;
-        m->accuses = 0;
-    }
+    if (m->state != WORKER_LOADING && (busy != m->busy || progress != m->progress)) member_moved(ms, rank, now_us);
     m->busy = busy;
     m->progress = progress;
 }
@@ -184,7 +187,12 @@ static void forgive_stall(struct members *ms, int64_t now_us) {
 static int64_t verdict_us(const struct members *ms) { return ms->limits.lease_us * VERDICT_TENTHS / 10; }
 static int64_t suspect_us(const struct members *ms) { return ms->limits.lease_us / 2; }
 
-static int condemn(struct members *ms, int rank) {
+/* What the others waited for is void with it, so no one else is judged by that: their time begins anew. */
+static int condemn(struct members *ms, int rank, int64_t now_us) {
+    for (int i = 0; i < ms->limits.workers; i++) {
+        ms->m[i].accuses = 0;
+        if (member_serves(ms, i)) ms->m[i].moved_us = now_us;
+    }
     set_state(ms, rank, WORKER_DEAD);
     return rank;
 }
@@ -205,7 +213,8 @@ static int check_lease(struct members *ms, int rank, int64_t now_us, struct why 
 static int check_progress(const struct members *ms, int rank, int64_t now_us, struct why *why) {
     const struct member *m = &ms->m[rank];
     int64_t still = now_us - m->moved_us,
-            limit = ms->limits.progress_us > ms->patience_us ? ms->limits.progress_us : ms->patience_us;
+            longest = 2 * ms->patience_us, /* by then its peers would have said that they wait, if they did */
+            limit = ms->limits.progress_us > longest ? ms->limits.progress_us : longest;
     if (!member_serves(ms, rank) || !m->busy || still < limit) return 0;
     for (int i = 0; i < ms->limits.workers; i++)
         if (member_serves(ms, i) && ms->m[i].accuses) return 0;
@@ -282,9 +291,9 @@ int member_tick(struct members *ms, int64_t now_us, struct why *why) {
     forgive_stall(ms, now_us);
     for (int i = 0; i < ms->limits.workers; i++)
         if (member_alive(ms, i) && (check_lease(ms, i, now_us, why) < 0 || check_progress(ms, i, now_us, why) < 0))
-            return condemn(ms, i);
+            return condemn(ms, i, now_us);
     int guilty = check_accused(ms, now_us, why);
-    return guilty < 0 ? -1 : condemn(ms, guilty);
+    return guilty < 0 ? -1 : condemn(ms, guilty, now_us);
 }
 
 int64_t member_next_us(const struct members *ms) {
