@@ -7,6 +7,7 @@
 #include "base/clk.h"
 #include "fabric/ep_fixed.h"
 #include "fabric/ep_parts.h"
+#include "fabric/past.h"
 
 enum { TOLD_SLICE_US = 20000 /* how long a later epoch may go unnoticed */ };
 
@@ -59,7 +60,12 @@ static bool send_dispatch(struct ep *ep, struct ep_lane *l, int to) {
     const int32_t *token = l->split.token + (size_t)to * (size_t)ep->lim.max_tokens + first;
     const unsigned char *from = l->packed ? l->packed : (const unsigned char *)l->send.x;
     unsigned char *rows = ep_frame_rows(w, room);
-    for (int i = 0; i < p.tokens; i++) memcpy(rows + (size_t)i * row, from + (size_t)token[i] * row, row);
+    if (past_pays(ep->fabric, to, bytes, rows, row)) {
+        for (int i = 0; i < p.tokens; i++) past_copy(rows + (size_t)i * row, from + (size_t)token[i] * row, row);
+        past_done();
+    } else {
+        for (int i = 0; i < p.tokens; i++) memcpy(rows + (size_t)i * row, from + (size_t)token[i] * row, row);
+    }
     fabric_commit(ep->fabric, to, bytes);
     l->pair[to] += p.pairs;
     ep->count.dispatch_rows += (uint64_t)p.tokens;
@@ -72,8 +78,13 @@ static size_t pack_rows(const struct ep *ep, const struct ep_lane *l, const stru
     const struct ep_wire *w = &ep->wire;
     size_t bytes = ep_frame_begin(room, w, p), size = ep_row_bytes(w->combine, w->hidden);
     unsigned char *rows = ep_frame_rows(w, room);
-    for (int i = 0; i < p->pairs; i++)
-        ep_pack(w->combine, rows + (size_t)i * size, l->y + ep_floats(ep, (size_t)row[i]), w->hidden);
+    if (w->combine == EP_F32 && past_pays(ep->fabric, p->home, bytes, rows, size)) {
+        for (int i = 0; i < p->pairs; i++) past_copy(rows + (size_t)i * size, l->y + ep_floats(ep, (size_t)row[i]), size);
+        past_done();
+    } else {
+        for (int i = 0; i < p->pairs; i++)
+            ep_pack(w->combine, rows + (size_t)i * size, l->y + ep_floats(ep, (size_t)row[i]), w->hidden);
+    }
     float *extras = ep_frame_extras(w, room);
     const int X = w->extra;
     for (int i = 0; i < p->pairs * X; i++) extras[i] = l->extra[row[i / X] * X + i % X];

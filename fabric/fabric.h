@@ -30,6 +30,7 @@ struct fabric {
     int rank, size;
     size_t frame_bytes; /* largest frame; 0 before fabric_prepare */
     int fd;             /* readable when there is news for an armed handle; -1: this transport cannot say */
+    uint64_t near;      /* peers, as a mask, that read a room where we write it */
 };
 
 struct fabric_ops {

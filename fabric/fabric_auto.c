@@ -78,6 +78,7 @@ static void set_far(struct auto_rank *a, int peer, bool far) {
     uint64_t bit = UINT64_C(1) << peer;
     a->far = far ? a->far | bit : a->far & ~bit;
     a->base.fd = a->far ? a->both : a->ways[SHM]->fd;
+    a->base.near = ~a->far;
 }
 
 static void auto_detach(struct fabric *f, int peer) {

@@ -427,7 +427,7 @@ int fabric_mem_open(struct fabric_hub *h, int rank, struct fabric **out, struct 
         free(m);
         return fail(why, ERR_EXISTS, "fabric mem: rank %d is open already", rank);
     }
-    m->base = (struct fabric){.ops = &mem_ops, .rank = rank, .size = h->ranks, .fd = d->bell.fd};
+    m->base = (struct fabric){.ops = &mem_ops, .rank = rank, .size = h->ranks, .fd = d->bell.fd, .near = UINT64_MAX};
     m->hub = h;
     m->due_us = INT64_MAX;
     pthread_mutex_lock(&h->lock);

@@ -308,7 +308,7 @@ int fabric_shm_open(int rank, int size, struct fabric **out, struct why *why) {
         return fail(why, ERR_INVALID, "fabric shm: rank %d of %d, expected up to %d ranks", rank, size, FABRIC_MAX_RANKS);
     struct shm_rank *m = aligned_alloc(SLOT_LINE, (sizeof *m + SLOT_LINE - 1) / SLOT_LINE * SLOT_LINE);
     if (!m) return fail(why, ERR_NOMEM, "fabric shm: out of memory for a handle");
-    *m = (struct shm_rank){.base = {.ops = &shm_ops, .rank = rank, .size = size}};
+    *m = (struct shm_rank){.base = {.ops = &shm_ops, .rank = rank, .size = size, .near = UINT64_MAX}};
     for (int i = 0; i < FABRIC_MAX_RANKS; i++) m->links[i].peer = (struct shm_peer){.fd = -1, .bell = -1};
     int rc = shm_file_open(&m->file, rank, why);
     if (rc < 0) {

@@ -437,6 +437,24 @@ static void one_contract(struct board *b, int rank, int size, uint64_t seed) {
     fabric_close(f);
 }
 
+/* Rows of whole lines in frames that are big enough to be written past the caches. */
+static void one_big_exchange(struct board *b, int rank, int size, uint64_t seed) {
+    struct ep_case c = {.seed = seed, .ranks = size, .layers = 2, .microbatches = 1, .full = true};
+    struct ep *ep;
+    struct why why;
+    uint64_t late;
+    c.lim = (struct ep_limits){.max_tokens = 96, .max_slots = 4, .hidden = 256 + (seed % 2 ? 0 : 3), .topk = 4};
+    struct fabric *f = join(b, rank, size, ep_frame_bytes(&c.lim, size));
+    int rc = ep_new(f, &c.lim, &ep, &why);
+    for (uint64_t step = 1; step <= 6 && rc >= 0; step++) {
+        snprintf(why.text, sizeof why.text, "step %d", (int)step);
+        rc = ep_case_step(&c, ep, rank, 1, step, -1, PATIENCE_US, &late, &why);
+    }
+    if (rc < 0) board_exit(b, rank, why.text);
+    ep_free(ep);
+    fabric_close(f);
+}
+
 static void one_exchange(struct board *b, int rank, int size, uint64_t seed) {
     struct ep_case c;
     struct ep *ep;
@@ -477,6 +495,7 @@ END_TEST
 
 START_TEST(exchange_of_processes) {
     for (uint64_t seed = 1; seed <= 10; seed++) of_processes(2 + (int)seed % 4, seed, one_exchange);
+    for (uint64_t seed = 1; seed <= 6; seed++) of_processes(2 + (int)seed % 2, seed, one_big_exchange);
 }
 END_TEST
 
