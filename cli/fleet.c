@@ -16,7 +16,7 @@ int fleet_slurm_nodes(void) {
     return job && nodes ? (int)strtol(nodes, NULL, 10) : 0;
 }
 
-int fleet_kind(const struct fleet_options *o, int nodes, enum fleet_kind *out, struct why *why) {
+int fleet_kind(const struct fleet_options *o, enum fleet_kind *out, struct why *why) {
     bool mem = !strcmp(o->fabric, "mem"), shm = !strcmp(o->fabric, "shm"), mpi = !strcmp(o->fabric, "mpi");
     bool local = !strcmp(o->launcher, "local"), mpirun = !strcmp(o->launcher, "mpirun"), srun = !strcmp(o->launcher, "srun");
     if ((mem || shm) && (o->hosts || srun))
@@ -31,9 +31,14 @@ int fleet_kind(const struct fleet_options *o, int nodes, enum fleet_kind *out, s
     if (mem) *out = FLEET_THREADS;
     else if (srun) *out = FLEET_SRUN;
     else if (mpi || mpirun || o->hosts) *out = FLEET_MPIRUN;
-    else if (!shm && !local && nodes > 1) *out = FLEET_SRUN;
+    else if (!shm && !local && o->nodes > 1) *out = FLEET_SRUN;
     else *out = FLEET_LOCAL;
     return 0;
+}
+
+bool fleet_is_far(const struct fleet_options *o, enum fleet_kind kind) {
+    bool here = !strcmp(o->fabric, "shm") || kind == FLEET_THREADS || kind == FLEET_LOCAL;
+    return !here && (o->hosts || o->nodes > 1 || kind == FLEET_SRUN); /* mpirun too spreads over the nodes of a job */
 }
 
 /* Hosts in "a:2,b,c:2". */
@@ -47,7 +52,7 @@ static int64_t threads_per_worker(const struct fleet_options *o, enum fleet_kind
     cpu_set_t set;
     if (o->threads > 0) return o->threads;
     int64_t cpus = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    int64_t hosts = o->hosts ? count_hosts(o->hosts) : kind == FLEET_SRUN ? fleet_slurm_nodes() : 1;
+    int64_t hosts = o->hosts ? count_hosts(o->hosts) : fleet_is_far(o, kind) ? o->nodes : 1;
     int64_t here = hosts > 0 ? (o->workers + hosts - 1) / hosts : o->workers; /* all hosts are taken to be alike */
     return cpus > here ? cpus / here : 1;
 }
@@ -61,18 +66,18 @@ static void add_setting(struct argv *a, const char *name, const char *value) {
  * yielding while waiting, which it would otherwise do only when it notices that there are too few cores. How it reaches other
  * hosts, and over which network, is for the site to say in its own settings (OMPI_MCA_plm_rsh_agent, ...). */
 static void add_mpirun(struct argv *a, const struct fleet_options *o, bool found) {
-    bool mpi = !strcmp(o->fabric, "mpi");
+    bool mpi = !strcmp(o->fabric, "mpi"), far = fleet_is_far(o, FLEET_MPIRUN);
     argv_add(a, "mpirun");
     argv_add_number(a, "-np", o->workers);
     argv_add_text(a, "--host", o->hosts);
     if (geteuid() == 0) argv_add(a, "--allow-run-as-root");
     if (found) argv_add(a, "--quiet"); /* we say what happened; mpirun alone knows about a worker that cannot be found */
-    if (!o->hosts) argv_add(a, "--oversubscribe");
+    if (!far) argv_add(a, "--oversubscribe");
     argv_add_text(a, "--bind-to", "none");
     if (!mpi) return;
     add_setting(a, "mpi_yield_when_idle", "1");
     add_setting(a, "pml", "ob1");
-    add_setting(a, "btl", o->hosts ? "vader,tcp,self" : "vader,self");
+    add_setting(a, "btl", far ? "vader,tcp,self" : "vader,self");
     add_setting(a, "btl_vader_single_copy_mechanism", "none");
     add_setting(a, "pml_ob1_send_pipeline_depth", "64"); /* the default moves large frames in tiny sips: fabric_mpi.c */
 }

@@ -18,9 +18,12 @@ struct fleet_options {
     const char *fabric, *launcher, *hosts; /* launcher: "auto", "local", "mpirun", "srun"; hosts: as mpirun's --host, or NULL */
     const char *control, *net_devices, *log_level; /* control: where they find the coordinator */
     int64_t workers, threads;
+    int nodes; /* of the Slurm allocation that we run in: fleet_slurm_nodes */
 };
-/* ERR_INVALID when fabric, launcher and hosts do not go together. nodes: of the Slurm allocation that we run in, or 0. */
-int fleet_kind(const struct fleet_options *o, int nodes, enum fleet_kind *out, struct why *why);
-int fleet_slurm_nodes(void);
+int fleet_slurm_nodes(void); /* 0: not in one */
+/* ERR_INVALID when fabric, launcher and hosts do not go together. */
+int fleet_kind(const struct fleet_options *o, enum fleet_kind *out, struct why *why);
+/* Some workers may be on other hosts. */
+bool fleet_is_far(const struct fleet_options *o, enum fleet_kind kind);
 /* Fills children[FLEET_MOST] and says how many there are. When it fails, those that were started are there all the same. */
 int fleet_start(const struct fleet_options *o, enum fleet_kind kind, struct child *children, int *n, struct why *why);

@@ -124,6 +124,7 @@ struct supervisor {
     const char *model;
     enum state state;
     enum fleet_kind kind;
+    bool far; /* workers elsewhere must be able to reach the coordinator */
     struct child children[CHILDREN]; /* the coordinator, then what fleet_start started */
     int n_children;
     struct banner banner;
@@ -149,9 +150,6 @@ static void set_state(struct supervisor *s, enum state to) {
 }
 
 /* ---- starting ---- */
-/* Workers elsewhere must be able to reach it. */
-static bool is_far(const struct supervisor *s) { return s->o->hosts || s->kind == FLEET_SRUN; }
-
 static int start_coordinator(struct supervisor *s, int endpoint_fd) {
     const struct options *o = s->o;
     struct argv a = {.n = 0};
@@ -161,7 +159,7 @@ static int start_coordinator(struct supervisor *s, int endpoint_fd) {
     argv_add(&a, s->model);
     argv_add_number(&a, "--workers", o->workers);
     argv_add_text(&a, "--listen", o->listen);
-    argv_add_text(&a, "--control", o->control ? o->control : is_far(s) ? "tcp://*:*" : "tcp://127.0.0.1:*");
+    argv_add_text(&a, "--control", o->control ? o->control : s->far ? "tcp://*:*" : "tcp://127.0.0.1:*");
     argv_add_number(&a, "--endpoint-fd", endpoint_fd);
     argv_add_text(&a, "--fabric", o->fabric);
     argv_add_text(&a, "--weights", o->weights);
@@ -215,7 +213,7 @@ static int start_fleet(struct supervisor *s) {
     const struct options *o = s->o;
     char host[256] = "127.0.0.1", control[600];
     int n;
-    if (is_far(s)) gethostname(host, sizeof host - 1);
+    if (s->far) gethostname(host, sizeof host - 1);
     endpoint_at(host, s->control, control, sizeof control);
     struct fleet_options f = {.fabric = o->fabric,
                               .hosts = o->hosts,
@@ -223,7 +221,8 @@ static int start_fleet(struct supervisor *s) {
                               .net_devices = o->net_devices,
                               .log_level = o->log_level,
                               .workers = o->workers,
-                              .threads = o->threads};
+                              .threads = o->threads,
+                              .nodes = fleet_slurm_nodes()};
     int rc = fleet_start(&f, s->kind, &s->children[FLEET], &n, &s->why);
     s->n_children = FLEET + n;
     return rc;
@@ -464,11 +463,13 @@ static int run(const struct options *o, const char *model) {
                            .started_us = clk_now_us(),
                            .banner.terminal = isatty(STDERR_FILENO),
                            .children = {{.name = "the coordinator"}}};
-    struct fleet_options f = {.fabric = o->fabric, .launcher = o->launcher, .hosts = o->hosts};
-    if (fleet_kind(&f, fleet_slurm_nodes(), &s.kind, &s.why) < 0) {
+    struct fleet_options f = {
+        .fabric = o->fabric, .launcher = o->launcher, .hosts = o->hosts, .nodes = fleet_slurm_nodes()};
+    if (fleet_kind(&f, &s.kind, &s.why) < 0) {
         fprintf(stderr, "cadre serve: %s\n", s.why.text);
         return EXIT_USAGE;
     }
+    s.far = fleet_is_far(&f, s.kind);
     int rc = open_all(&s);
     if (rc >= 0) rc = watch(&s);
     banner_break(&s.banner);

@@ -245,14 +245,14 @@ class Front:
 
 
 class Cluster(Front):
-    """`cadre serve`. As a context manager it is serving inside and gone afterwards."""
+    """`cadre serve`, as the command of a job if one is given. As a context manager it is serving inside and gone afterwards."""
 
-    def __init__(self, programs, model, listen="tcp://127.0.0.1:*", within=(), env=None, **options):
+    def __init__(self, programs, model, listen="tcp://127.0.0.1:*", within=(), job=(), env=None, **options):
         super().__init__(programs, None, within)
         slow = {"lease": 3} if programs.slow > 1 else {}
         words = [programs.cadre, "serve", model, "--listen", listen, *options_of({"threads": 1, **slow, **options})]
         mpi = programs.mpi_env() if options.get("fabric") == "mpi" else {}
-        self.process = Process([*within, *words], env={**mpi, **(env or {})})
+        self.process = Process([*within, *job, *words], env={**mpi, **(env or {})})
 
     def banner(self, key):
         """A line of the banner, without its first word; None before it is there."""

@@ -6,8 +6,9 @@ import os
 import signal
 
 from cases import case, main, note
-from cluster import Cluster, Front, Process, check, run, same, until
+from cluster import Cluster, Failed, Front, Process, check, run, same, until
 from lab import REACH, lab
+from slurm import slurm
 
 PROBES = [
     {"prompt": "the sea is", "max_tokens": 30},
@@ -17,9 +18,9 @@ PROBES = [
 SIX = {"workers": 6, "hosts": "h0:2,h1:2,h2:2", "listen": "tcp://*:*", "env": REACH}
 
 
-def six(p, hosts, fabric, **options):
+def six(p, there, fabric, **options):
     """Started on h0, two workers on each host."""
-    return Cluster(p, p.golden("mixtral"), within=hosts.on("h0"), fabric=fabric, **{**SIX, **options})
+    return Cluster(p, p.golden("mixtral"), within=there.on("h0"), fabric=fabric, **{**SIX, **options})
 
 
 def answers(front):
@@ -69,6 +70,14 @@ def the_lab_itself(p):
         check(not passes("h0", "h1", 0.5) and not passes("h1", "h0", 0.5), "a link that is down")
         hosts.fault("h1", "up")
         check(passes("h0", "h1", 20), "a link that is up again")
+        try:
+            hosts.fault("h1", "loss", "100")
+            check(not passes("h0", "h1", 0.5), "all packets lost")
+            hosts.fault("h1", "loss", "0")
+            check(passes("h0", "h1", 20), "none lost any more")
+        except Failed as e:
+            check("loss needs" in str(e), e)
+            note(e)
         hosts.fault("h1", "rate", "8mbit")
         hosts.fault("h1", "rate", "none")
         same(run([*hosts.on("h2"), "hostname"]).good().out, "h2\n", "a host's name")
@@ -88,6 +97,23 @@ def ucx(p):
 @case
 def auto(p):
     check_bits(p, "auto")
+
+
+@case
+def in_a_slurm_job(p):
+    """serve as the job's command: srun starts the workers, or mpirun an MPI world; neither is told of any host."""
+    with Cluster(p, p.golden("mixtral"), workers=1) as alone:
+        wanted = answers(alone)
+    with lab(3) as hosts, slurm(hosts, 3) as env:
+        job = ["salloc", "--quiet", "-N3", "-n6", "--ntasks-per-node=2"]
+        for fabric in ("auto", "mpi"):
+            with six(p, hosts, fabric, hosts=None, job=job, env={**REACH, **env}) as c:
+                asked = from_afar(p, hosts, c, "h1")
+                for got, want in zip(answers(asked), wanted):
+                    same(got, want, f"{fabric} in a Slurm job")
+                same([w["host"] for w in asked.status()["workers"]], ["h0", "h0", "h1", "h1", "h2", "h2"], "where the workers are")
+                os.kill(next(pid for pid in hosts.pids("h0") if pid in c.process.named("cadre")), signal.SIGTERM)
+                same(c.process.wait().status, 0, "serve")
 
 
 def check_loss(p, fabric, fault, *tellings):

@@ -340,11 +340,11 @@ class Stage:
             (self.folder / flag).touch()
         self.process = None
 
-    def serve(self, model, *args):
+    def serve(self, model, *args, **env):
         self.out, self.err = (self.folder / "out").open("w+"), (self.folder / "err").open("w+")
         self.process = subprocess.Popen([self.folder / "cadre", "serve", model, "--listen", "tcp://127.0.0.1:*", "--workers", "2", *args],
                                         stdin=subprocess.DEVNULL, stdout=self.out, stderr=self.err,
-                                        env={**os.environ, "PATH": f"{self.folder}:{os.environ['PATH']}"})
+                                        env={**os.environ, "PATH": f"{self.folder}:{os.environ['PATH']}", **env})
 
     def text(self, name):
         return (self.folder / name).read_text()
@@ -447,6 +447,14 @@ def test_serve_launchers():
         victim = int(s.text("worker-1.pid"))
         os.kill(victim, signal.SIGKILL)
         expect(s.ended() == 1 and f"worker rank 1 (pid {victim})" in s.text("err"), s.text("err"))
+    with Stage() as s:  # a Slurm job of several nodes; srun is not asked for
+        s.serve("model", "--fabric", "ucx", SLURM_JOB_ID="1", SLURM_JOB_NUM_NODES="2")
+        s.serving()
+        expect("--ntasks 2" in s.text("srun.args") and "--control tcp://*:*" in s.text("coordinator.args"), s.text("srun.args"))
+    with Stage() as s:  # one node: no launcher is needed
+        s.serve("model", "--fabric", "ucx", SLURM_JOB_ID="1", SLURM_JOB_NUM_NODES="1")
+        s.serving()
+        expect("--rank" in s.text("worker.args") and "--control tcp://127.0.0.1:*" in s.text("coordinator.args"), s.text("worker.args"))
     for words, says in (
         (["--fabric", "shm", "--hosts", "a,b"], "stays on one host"),
         (["--hosts", "a,b"], "--fabric mem stays on one host"),
