@@ -1,10 +1,11 @@
 /* bench_fabric.c - time of one layer's exchange without experts: dispatch, combine, both; every worker brings T tokens.
  *
  * Each row stands beside a baseline measured in the same run, in turns with it, for the rows that are really sent: each half's
- * rows are gathered into one buffer per peer, moved as the transport's own means move them at best, and read once. mem and shm:
- * copied out to and in from memory that both see, by the ranks themselves; ucx: one active message per peer; mpi:
- * MPI_Alltoallv. The baseline's own distance from plain copies of the same bytes is printed too. Local rows, and the grouping
- * by slot with a row of its own for each (token, k), are in our time alone.
+ * rows are gathered into one buffer per peer, moved as the transport's own means move them at best, and read once. mem and
+ * shm: copied out to and in from memory that both see, by the ranks themselves, through the caches or past them; ucx: one
+ * active message per peer; mpi: MPI_Alltoallv or MPI_Ialltoallv. Of two ways the faster counts. The baseline's own distance
+ * from plain copies of the same bytes is printed too. Local rows, and the grouping by slot with a row of its own for each
+ * (token, k), are in our time alone.
  *
  * mem: ranks are threads; mpi: this program starts itself again under mpirun; the others: forked processes.
  * The last line is JSON. --check: exit 1 when a floor of docs/BENCHMARKS.md is missed. */

@@ -76,7 +76,8 @@ static inline size_t bare_bytes(int rows, const struct load *l) {
 /* Who has nothing to do lets the others have the core now and then. turn: counts from 0. */
 void bare_relax(int turn);
 
-/* By memory that all ranks see: each copies out, says so, and copies in. commons: bare_commons_bytes, zero at first. */
+/* By memory that all ranks see: each copies out, through the caches or past them, says so, and copies in. commons:
+ * bare_commons_bytes, zero at first. */
 size_t bare_commons_bytes(const struct shape *s);
 void bare_by_copies(struct bare *b, void *commons);
 /* The same for all ranks of a measurement: where each must wait until all have come. */
