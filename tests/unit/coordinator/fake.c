@@ -222,6 +222,8 @@ static void turn_worker(struct fake *f, int rank) {
     while (port_recv(w->port, &m, take_plan, w, &plan, &why) == 0) {
         if (m.kind == PORT_WELCOME) {
             w->placement = m.setup.placement;
+            m.setup.placement = (struct placement){0};
+            worker_setup_clear(&m.setup);
             if (!w->faults.silent) send_ready(f, rank);
         } else if (m.kind == PORT_PLAN) {
             w->steps++;
