@@ -9,6 +9,7 @@
  *
  * What comes in is input: a message that is not for this process, not from a life of a peer that is attached, or outside of its
  * window is dropped and counted. */
+#include <dirent.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -23,9 +24,11 @@
 #include "fabric/log_ucx.h"
 #include "fabric/slots.h"
 
+#define SEGMENT "66560" /* LINK_PART and room for headers */
+
 enum {
     MAGIC = 0x31584355, /* "UCX1" */
-    PROGRESS = 8,       /* rounds of progress in one poll, while there is any */
+    PROGRESS = 32,      /* rounds of progress in one poll, while there is any; each handles one event */
     TELL_AFTER = 32,    /* polls without news after which peers are told what was given back */
     FLUSH_SPINS = 100,
     FLUSH_YIELDS = 100,
@@ -79,7 +82,7 @@ static ucs_status_t on_frame(void *arg, const void *header, size_t header_bytes,
     struct link_header h;
     struct link *l = accept_header(u, header, header_bytes, &h);
     bool fetch = param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV;
-    if (l && (bytes > u->base.frame_bytes || !link_arrive(l, &h, data, bytes, fetch))) u->dropped++;
+    if (l && (h.total > u->base.frame_bytes || !link_arrive(l, &h, data, bytes, fetch))) u->dropped++;
     return UCS_OK; /* a large frame that was not fetched is dropped by UCX, at both ends */
 }
 
@@ -108,6 +111,8 @@ static void let_go(struct ucx_rank *u, int peer) {
     struct link *l = u->links[peer];
     u->links[peer] = NULL;
     u->host.untold &= ~(UINT64_C(1) << peer);
+    u->host.stuck &= ~(UINT64_C(1) << peer);
+    u->host.unflushed &= ~(UINT64_C(1) << peer);
     link_disconnect(l);
     l->after = u->retired;
     u->retired = l;
@@ -116,8 +121,10 @@ static void let_go(struct ucx_rank *u, int peer) {
 static int join(struct ucx_rank *u, const struct link_peer *peer, uint32_t session, struct why *why) {
     struct link *l;
     int rc = link_new(&u->host, peer, session, slots_round(u->base.frame_bytes), &l, why);
-    if (rc == 0) u->links[peer->rank] = l;
-    return rc == 0 ? link_connect(l, why) : rc;
+    if (rc < 0) return rc;
+    u->links[peer->rank] = l;
+    link_connect(l);
+    return 0;
 }
 
 /* Takes up new sessions of peers. One that replaces another means that the peer attached again: so begin again with it. */
@@ -139,6 +146,7 @@ static void answer_greetings(struct ucx_rank *u) {
 
 static void progress(struct ucx_rank *u) {
     for (int i = 0; i < PROGRESS && ucp_worker_progress(u->host.worker); i++) continue;
+    for (uint64_t left = u->host.stuck; left; left &= left - 1) link_push(u->links[__builtin_ctzll(left)]);
     if (u->host.greetings) answer_greetings(u);
     if (u->host.failing) close_broken(u);
     if (u->retired) reap(u);
@@ -169,34 +177,43 @@ static int ucx_arm(struct fabric *f) {
     return ucp_worker_arm(u->host.worker) != UCS_OK;
 }
 
-static bool sends_pending(const struct ucx_rank *u) {
-    for (int p = 0; p < u->base.size; p++)
-        if (u->links[p] && u->links[p]->busy) return true;
-    return false;
-}
-
 static void doze(struct ucx_rank *u, int64_t left_us) {
     if (ucp_worker_arm(u->host.worker) != UCS_OK) return;
     struct pollfd fd = {.fd = u->base.fd, .events = POLLIN};
     poll(&fd, 1, (int)(left_us / 1000 + 1));
 }
 
-/* Completed sends may still lie in UCX's own buffers; a flush of the worker ends when those are gone, too. Whether all did. */
-static bool flushed(struct ucx_rank *u) {
+/* Over TCP: a notice goes only when all before it has left UCX. */
+static bool flushed_at_once(struct ucx_rank *u) {
+    for (uint64_t left = u->host.unflushed; left; left &= left - 1) {
+        int p = __builtin_ctzll(left);
+        struct link *l = u->links[p];
+        if (!link_push(l) && !l->broken) continue;
+        link_tell(l, 0);
+        if (l->broken || !(u->host.untold >> p & 1)) u->host.unflushed &= ~(UINT64_C(1) << p);
+    }
+    return !u->host.unflushed;
+}
+
+/* Otherwise: requests that ended may still lie in UCX's own buffers; a flush of the worker ends when those are gone, too. */
+static bool flushed_requests(struct ucx_rank *u) {
     ucp_request_param_t p = {0};
     if (u->flushing) {
         if (ucp_request_check_status(u->flushing) == UCS_INPROGRESS) return false;
         ucp_request_free(u->flushing);
         u->flushing = NULL;
     }
-    if (sends_pending(u)) return false;
+    for (int i = 0; i < u->base.size; i++)
+        if (u->links[i] && u->links[i]->busy && !u->links[i]->broken) return false;
     if (!u->host.unflushed) return true;
-    u->host.unflushed = false;
+    u->host.unflushed = 0;
     ucs_status_ptr_t r = ucp_worker_flush_nbx(u->host.worker, &p);
     if (!UCS_PTR_IS_PTR(r)) return true;
     u->flushing = r;
     return false;
 }
+
+static bool flushed(struct ucx_rank *u) { return u->host.at_once ? flushed_at_once(u) : flushed_requests(u); }
 
 static int ucx_flush(struct fabric *f, int64_t deadline_us) {
     struct ucx_rank *u = ucx_of(f);
@@ -311,9 +328,7 @@ static int ucx_attach(struct fabric *f, int peer, uint32_t incarnation, const vo
                             .nonce = a.nonce,
                             .address = (unsigned char *)address + sizeof a,
                             .address_bytes = bytes - sizeof a};
-    rc = join(u, &who, ++u->latest[peer].session, why);
-    if (rc < 0) ucx_detach(f, peer);
-    return rc;
+    return join(u, &who, ++u->latest[peer].session, why);
 }
 
 static bool all_closed(struct ucx_rank *u) {
@@ -359,14 +374,22 @@ static const struct fabric_ops ucx_ops = {.name = "ucx",
 
 /* ---- opening ---- */
 
+/* TCP alone: parts fit into what UCX sends at once, from our buffer; MAX_POLL: with several socket events per look, UCX 1.13
+ * stops the process when handling one of them finds the socket of a later one broken, so it looks for one at a time. */
+static const char *const config_tcp[][2] = {{"TLS", "tcp"},          {"TX_SEG_SIZE", SEGMENT}, {"RX_SEG_SIZE", SEGMENT},
+                                            {"ZCOPY_THRESH", "inf"}, {"RNDV_THRESH", "inf"},   {"MAX_POLL", "1"}};
+static const char *const config_any[][2] = {{"TLS", "^sm,self"}, {"MAX_POLL", "1"}};
+
 static ucs_status_t open_context(struct ucx_rank *u, const char *devices) {
+    const char *const(*config_of)[2] = u->host.at_once ? config_tcp : config_any;
+    size_t n = u->host.at_once ? sizeof config_tcp / sizeof *config_tcp : sizeof config_any / sizeof *config_any;
     ucp_config_t *config;
     ucp_params_t p = {.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME,
                       .features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP,
                       .name = "cadre"};
     ucs_status_t status = ucp_config_read(NULL, NULL, &config);
     if (status != UCS_OK) return status;
-    status = ucp_config_modify(config, "TLS", "^sm,self");
+    for (size_t i = 0; i < n && status == UCS_OK; i++) status = ucp_config_modify(config, config_of[i][0], config_of[i][1]);
     if (status == UCS_OK && devices && *devices) status = ucp_config_modify(config, "NET_DEVICES", devices);
     if (status == UCS_OK) status = ucp_init(&p, config, &u->context);
     ucp_config_release(config);
@@ -398,13 +421,28 @@ static ucs_status_t open_worker(struct ucx_rank *u) {
     return status;
 }
 
+/* Whether this host has RDMA devices, and `devices` names one of them if it names any. */
+static bool has_rdma(const char *devices) {
+    DIR *d = opendir("/sys/class/infiniband");
+    bool found = false;
+    for (struct dirent *e; d && !found && (e = readdir(d));)
+        found = e->d_name[0] != '.' && (!devices || !*devices || strstr(devices, e->d_name));
+    if (d) closedir(d);
+    return found;
+}
+
 int fabric_ucx_open(int rank, int size, const char *devices, struct fabric **out, struct why *why) {
+    return fabric_ucx_open_as(rank, size, devices, !has_rdma(devices), out, why);
+}
+
+int fabric_ucx_open_as(int rank, int size, const char *devices, bool at_once, struct fabric **out, struct why *why) {
     if (size < 1 || size > FABRIC_MAX_RANKS || rank < 0 || rank >= size)
         return fail(why, ERR_INVALID, "fabric ucx: rank %d of %d; there may be 1 to %d ranks", rank, size, FABRIC_MAX_RANKS);
     struct ucx_rank *u = calloc(1, sizeof *u);
     if (!u) return fail(why, ERR_NOMEM, "fabric ucx: out of memory for a handle");
     u->base = (struct fabric){.ops = &ucx_ops, .rank = rank, .size = size, .fd = -1};
     u->host.rank = rank;
+    u->host.at_once = at_once;
     log_ucx_adopt();
     ucs_status_t status = getrandom(&u->nonce, sizeof u->nonce, 0) == sizeof u->nonce ? UCS_OK : UCS_ERR_IO_ERROR;
     if (status == UCS_OK) status = open_context(u, devices);

@@ -51,7 +51,7 @@ static void on_error(void *arg, ucp_ep_h ep, ucs_status_t status) {
     link_break(arg, "connection with", status);
 }
 
-int link_connect(struct link *l, struct why *why) {
+void link_connect(struct link *l) {
     ucp_ep_params_t p = {.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
                                        UCP_EP_PARAM_FIELD_ERR_HANDLER,
                          .address = l->peer.address,
@@ -60,13 +60,13 @@ int link_connect(struct link *l, struct why *why) {
     ucs_status_t status = ucp_ep_create(l->host->worker, &p, &l->ep);
     if (status == UCS_OK) {
         link_tell(l, 0);
-        return 0;
+        return;
     }
     l->ep = NULL;
-    return fail(why, ERR_IO,
-                "fabric ucx: rank %d cannot reach rank %d: %s; do both have a network device that the other can reach "
-                "(--net-devices)?",
-                l->host->rank, l->peer.rank, ucs_status_string(status));
+    l->broken = true;
+    log_error("fabric ucx: rank %d cannot reach rank %d: %s; it is gone, or the two have no network devices that reach each "
+              "other (--net-devices)",
+              l->host->rank, l->peer.rank, ucs_status_string(status));
 }
 
 static void on_closed(void *request, ucs_status_t status, void *arg) {
@@ -110,19 +110,7 @@ static void header_fill(struct link *l, struct link_header *h, uint64_t number, 
                               .you = l->theirs,
                               .number = number,
                               .given = l->given};
-    l->told = l->given;
-    l->host->untold &= ~(UINT64_C(1) << l->peer.rank);
-    l->host->unflushed = true;
-}
-
-/* Whether the request is still under way; its callback comes later. */
-static bool started(struct link *l, ucs_status_ptr_t r, const char *doing) {
-    if (UCS_PTR_IS_PTR(r)) {
-        l->pending++;
-        return true;
-    }
-    if (UCS_PTR_IS_ERR(r)) link_break(l, doing, UCS_PTR_STATUS(r));
-    return false;
+    l->host->unflushed |= UINT64_C(1) << l->peer.rank;
 }
 
 static void room(struct link *l) {
@@ -130,18 +118,23 @@ static void room(struct link *l) {
     l->starved = false;
 }
 
+/* A request of ours that UCX ended. */
 static void ended(struct link *l, void *request, ucs_status_t status, const char *doing) {
     l->pending--;
     if (status != UCS_OK) link_break(l, doing, status);
     ucp_request_free(request);
 }
 
-static void on_sent(void *request, ucs_status_t status, void *arg) {
-    struct link_out *o = arg;
+static void sent(struct link_out *o) {
     struct link *l = o->link;
     l->busy &= ~(1u << (o - l->out));
-    ended(l, request, status, "sending to");
     room(l);
+}
+
+static void on_sent(void *request, ucs_status_t status, void *arg) {
+    struct link_out *o = arg;
+    ended(o->link, request, status, "sending to");
+    sent(o);
 }
 
 static void on_told(void *request, ucs_status_t status, void *arg) {
@@ -150,22 +143,39 @@ static void on_told(void *request, ucs_status_t status, void *arg) {
     ended(l, request, status, "sending to");
 }
 
-static ucp_request_param_t send_param(ucp_send_nbx_callback_t done, void *arg) {
-    return (ucp_request_param_t){.op_attr_mask =
-                                     UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_MEMORY_TYPE,
-                                 .cb.send = done,
-                                 .user_data = arg,
-                                 .memory_type = UCS_MEMORY_TYPE_HOST};
+/* 1: UCX is done with it; 0: not yet, a callback will come; ERR_AGAIN: it was not taken. */
+static int send_message(struct link *l, unsigned id, const struct link_header *h, const void *data, size_t bytes,
+                        ucp_send_nbx_callback_t done, void *arg) {
+    ucp_request_param_t p = {.op_attr_mask = UCP_OP_ATTR_FIELD_MEMORY_TYPE, .memory_type = UCS_MEMORY_TYPE_HOST};
+    if (l->host->at_once) {
+        p.op_attr_mask |= UCP_OP_ATTR_FLAG_FORCE_IMM_CMPL;
+    } else {
+        p.op_attr_mask |= UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
+        p.cb.send = done;
+        p.user_data = arg;
+    }
+    ucs_status_ptr_t r = ucp_am_send_nbx(l->ep, id, h, sizeof *h, data, bytes, &p);
+    if (!r) return 1;
+    if (UCS_PTR_IS_PTR(r)) {
+        l->pending++;
+        return 0;
+    }
+    if (UCS_PTR_STATUS(r) == UCS_ERR_NO_RESOURCE) return ERR_AGAIN;
+    link_break(l, "sending to", UCS_PTR_STATUS(r));
+    return 1;
 }
 
 void link_tell(struct link *l, unsigned flags) {
+    uint64_t me = UINT64_C(1) << l->peer.rank;
     if (l->broken) return;
-    l->host->untold |= UINT64_C(1) << l->peer.rank;
+    l->host->untold |= me;
     if (l->noticing) return; /* by a later one */
     header_fill(l, &l->notice, 0, flags);
-    ucp_request_param_t p = send_param(on_told, l);
-    ucs_status_ptr_t r = ucp_am_send_nbx(l->ep, LINK_NOTICE, &l->notice, sizeof l->notice, NULL, 0, &p);
-    l->noticing = started(l, r, "sending to");
+    int rc = send_message(l, LINK_NOTICE, &l->notice, NULL, 0, on_told, l);
+    if (rc == ERR_AGAIN) return;
+    l->noticing = rc == 0;
+    l->told = l->notice.given;
+    l->host->untold &= ~me;
 }
 
 void *link_reserve(struct link *l, size_t bytes) {
@@ -180,15 +190,39 @@ void *link_reserve(struct link *l, size_t bytes) {
     return out_buffer(l, l->reserved);
 }
 
+/* Sends the next part of the oldest frame that is queued. Whether it was taken. */
+static bool push_part(struct link *l) {
+    struct link_out *o = &l->out[l->queue[0]];
+    size_t at = o->header.offset, left = o->bytes - at, bytes = l->host->at_once && left > LINK_PART ? LINK_PART : left;
+    o->header.given = l->given;
+    int rc = send_message(l, LINK_FRAME, &o->header, out_buffer(l, l->queue[0]) + at, bytes, on_sent, o);
+    if (rc == ERR_AGAIN) return false;
+    l->told = o->header.given;
+    l->host->untold &= ~(UINT64_C(1) << l->peer.rank);
+    o->header.offset += bytes;
+    if (o->header.offset < o->bytes) return true;
+    memmove(l->queue, l->queue + 1, (size_t)--l->queued * sizeof *l->queue);
+    if (rc) sent(o);
+    return true;
+}
+
+bool link_push(struct link *l) {
+    while (l->queued && !l->broken)
+        if (!push_part(l)) break;
+    if (l->queued && !l->broken) l->host->stuck |= UINT64_C(1) << l->peer.rank;
+    else l->host->stuck &= ~(UINT64_C(1) << l->peer.rank);
+    return !l->queued;
+}
+
 void link_commit(struct link *l, size_t bytes) {
     int i = l->reserved;
-    struct link_out *o = &l->out[i];
     l->reserved = -1;
     if (l->broken) return; /* broke since the reservation */
-    header_fill(l, &o->header, l->sent++, 0);
-    ucp_request_param_t p = send_param(on_sent, o);
-    ucs_status_ptr_t r = ucp_am_send_nbx(l->ep, LINK_FRAME, &o->header, sizeof o->header, out_buffer(l, i), bytes, &p);
-    if (started(l, r, "sending to")) l->busy |= 1u << i;
+    header_fill(l, &l->out[i].header, l->sent++, 0);
+    l->out[i].header.total = l->out[i].bytes = bytes;
+    l->busy |= 1u << i;
+    l->queue[l->queued++] = i;
+    link_push(l);
 }
 
 /* ---- receiving ---- */
@@ -232,7 +266,7 @@ static void on_fetched(void *request, ucs_status_t status, size_t length, void *
     ended(l, request, status, "receiving from");
 }
 
-/* A large frame waits at its sender until we say where to put it. */
+/* A large frame may wait at its sender until we say where to put it. */
 static void fetch_into(struct link *l, int i, void *data) {
     struct link_in *in = &l->in[i];
     ucp_request_param_t p = {.op_attr_mask =
@@ -240,35 +274,41 @@ static void fetch_into(struct link *l, int i, void *data) {
                              .cb.recv_am = on_fetched,
                              .user_data = in,
                              .memory_type = UCS_MEMORY_TYPE_HOST};
-    in->state = LINK_COMING;
+    in->filled = in->bytes;
     ucs_status_ptr_t r = ucp_am_recv_data_nbx(l->host->worker, data, in_buffer(l, i), in->bytes, &p);
     if (!r) landed(in);
-    else started(l, r, "receiving from");
+    else if (UCS_PTR_IS_PTR(r)) l->pending++;
+    else link_break(l, "receiving from", UCS_PTR_STATUS(r));
 }
 
-/* Where frame `number` goes; -1 when it cannot be true that it is under way. */
-static int place(const struct link *l, uint64_t number) {
-    int found = -1;
-    if (number - l->next >= FABRIC_DEPTH) return -1;
+/* The buffer of frame `number`, a free one if this is its first part; -1 when it cannot be true that it is under way. */
+static int place(struct link *l, const struct link_header *h) {
+    int empty = -1;
+    if (h->number - l->next >= FABRIC_DEPTH || h->total > l->slot_bytes) return -1;
     for (int i = FABRIC_DEPTH - 1; i >= 0; i--) {
-        if (l->in[i].state == LINK_EMPTY) found = i;
-        else if (l->in[i].number == number) return -1;
+        if (l->in[i].state == LINK_EMPTY) empty = i;
+        else if (l->in[i].number == h->number) return l->in[i].state == LINK_COMING ? i : -1;
     }
-    return found;
+    if (empty < 0 || h->offset) return -1;
+    struct link_in *in = &l->in[empty];
+    *in = (struct link_in){.link = l, .state = LINK_COMING, .number = h->number, .bytes = h->total};
+    return empty;
 }
 
 bool link_arrive(struct link *l, const struct link_header *h, void *data, size_t bytes, bool fetch) {
     if (l->broken) return true;
-    int i = place(l, h->number);
-    if (i < 0 || bytes > l->slot_bytes) return false;
-    l->in[i].number = h->number;
-    l->in[i].bytes = bytes;
+    if (h->offset > h->total || bytes > h->total - h->offset || (fetch && bytes != h->total)) return false;
+    int i = place(l, h);
+    if (i < 0) return false;
+    struct link_in *in = &l->in[i];
+    if (h->total != in->bytes || h->offset != in->filled) return false;
     if (fetch) {
         fetch_into(l, i, data);
-    } else {
-        memcpy(in_buffer(l, i), data, bytes);
-        landed(&l->in[i]);
+        return true;
     }
+    memcpy(in_buffer(l, i) + in->filled, data, bytes);
+    in->filled += bytes;
+    if (in->filled == in->bytes) landed(in);
     return true;
 }
 

@@ -6,6 +6,11 @@
  * lowest free buffer, which keeps few of them warm. Buffers outlive the endpoint: UCX may still read or write them until
  * each request has ended, and the owner may still read frames it took. A link that was let go stays, retired, until then.
  *
+ * Over TCP a frame goes in parts of at most LINK_PART bytes, and each is handed over at once or not at all, from our buffer to
+ * the socket (UCP_OP_ATTR_FLAG_FORCE_IMM_CMPL). What does not fit into the socket now waits here, not in UCX. That keeps UCX's
+ * own protocols out of it (rendezvous, fragments, the exchange of endpoint ids): in 1.13 a peer that dies in the middle of one
+ * can take the process along. Where there is RDMA a frame goes as one message, by whichever protocol UCX finds best.
+ *
  * Each attachment is a session, numbered by whoever attaches. A message names the sender's session and the receiver's as far
  * as the sender knows it. Who hears of a new session says so by a notice, and frames go only to a peer that has named this
  * session; so the frames between two sessions begin at 0 at both ends, whichever end attached last, or again.
@@ -18,6 +23,7 @@
 #include "fabric/fabric.h"
 
 enum { LINK_FRAME = 1, LINK_NOTICE = 2 }; /* active message ids */
+enum { LINK_PART = 64 << 10 };            /* bytes of a part */
 enum { LINK_BYE = 1 };                    /* flags of a header: this was the last message, orderly */
 
 struct link_address { /* what fabric_address gives; followed by UCX's own address of the worker */
@@ -26,25 +32,28 @@ struct link_address { /* what fabric_address gives; followed by UCX's own addres
     uint64_t check; /* over all of it with check = 0: UCX trusts what it is given */
 };
 
-struct link_header {       /* of every message; in the sender's byte order: one cluster runs one kind of CPU */
-    uint64_t nonce;        /* of the process it is for: nobody else's messages get in */
-    uint32_t incarnation;  /* the sender's: tells lives of one rank apart */
-    uint16_t rank, flags;  /* the sender's rank */
-    uint32_t session, you; /* the sender's session; the receiver's, 0 = not known yet */
-    uint64_t number;       /* of a frame: its place in the stream, from 0 */
-    uint64_t given;        /* frames of the other direction that were given back */
+struct link_header {        /* of every message; in the sender's byte order: one cluster runs one kind of CPU */
+    uint64_t nonce;         /* of the process it is for: nobody else's messages get in */
+    uint32_t incarnation;   /* the sender's: tells lives of one rank apart */
+    uint16_t rank, flags;   /* the sender's rank */
+    uint32_t session, you;  /* the sender's session; the receiver's, 0 = not known yet */
+    uint64_t number;        /* of a frame: its place in the stream, from 0 */
+    uint64_t total, offset; /* of a frame: its size, and where in it this part of it begins */
+    uint64_t given;         /* frames of the other direction that were given back */
 };
 
 struct link_host { /* what links of one handle share */
     struct ucp_worker *worker;
     int rank;
     uint32_t incarnation;
-    bool news;       /* a frame arrived, or room was made for one who was refused */
-    bool failing;    /* a link broke whose endpoint is still to be closed */
-    bool greetings;  /* a link heard of a new session */
-    bool unflushed;  /* something was sent since the last flush began */
-    int closing;     /* endpoints being closed */
-    uint64_t untold; /* ranks that do not know all that was given back */
+    bool at_once;       /* sending leaves nothing with UCX: TCP */
+    uint64_t stuck;     /* ranks for whom something waits that UCX did not take */
+    bool news;          /* a frame arrived, or room was made for one who was refused */
+    bool failing;       /* a link broke whose endpoint is still to be closed */
+    bool greetings;     /* a link heard of a new session */
+    uint64_t unflushed; /* ranks to whom something was sent since the last flush */
+    int closing;        /* endpoints being closed */
+    uint64_t untold;    /* ranks that do not know all that was given back */
 };
 
 enum link_state { LINK_EMPTY, LINK_COMING, LINK_WHOLE, LINK_TAKEN };
@@ -60,11 +69,12 @@ struct link_in { /* a buffer to receive into */
     struct link *link;
     enum link_state state;
     uint64_t number;
-    size_t bytes;
+    size_t bytes, filled;
 };
 struct link_out { /* a buffer to send from */
     struct link *link;
-    struct link_header header;
+    struct link_header header; /* of the part that goes next */
+    size_t bytes;
 };
 
 struct link {
@@ -81,7 +91,9 @@ struct link {
     size_t slot_bytes, map_bytes;
 
     struct link_out out[FABRIC_DEPTH];
-    unsigned busy; /* mask over out: UCX still reads it */
+    unsigned busy;           /* mask over out: not sent yet */
+    int queue[FABRIC_DEPTH]; /* of them, those that UCX has not taken whole, oldest first */
+    int queued;
     uint64_t sent, sent_given;
     int reserved; /* buffer of the open reservation; -1 */
     size_t reserved_bytes;
@@ -99,8 +111,8 @@ struct link {
 /* Copies the address. slot_bytes: of a buffer, a multiple of 64. */
 int link_new(struct link_host *host, const struct link_peer *peer, uint32_t session, size_t slot_bytes, struct link **out,
              struct why *why);
-/* Connects and greets. A peer that cannot be reached at all is an error, one that does not answer is not. */
-int link_connect(struct link *l, struct why *why);
+/* Connects and greets. A peer that cannot be reached is silent, as one that does not answer. */
+void link_connect(struct link *l);
 /* Closes the endpoint at once; what is under way ends cancelled, in later progress. Harmless when closed. */
 void link_disconnect(struct link *l);
 /* Whether nothing holds its memory any more; then link_free may be called. */
@@ -110,9 +122,12 @@ void link_free(struct link *l);
 void *link_reserve(struct link *l, size_t bytes); /* NULL when full */
 void link_commit(struct link *l, size_t bytes);
 const void *link_take(struct link *l, size_t *bytes);
+/* Sends on what is stuck. Whether nothing is any more. */
+bool link_push(struct link *l);
 /* Whether the frame was one of this link's. */
 bool link_give(struct link *l, const void *frame);
-/* Sends a notice, unless one is still under way: then the peer stays in host->untold. */
+/* Sends a notice; where that is not possible now, the peer stays in host->untold. Over TCP it goes only when all before it has
+ * left UCX. */
 void link_tell(struct link *l, unsigned flags);
 
 /* What any message of the peer's incarnation says. Whether it is of this session and for this one. */
@@ -125,3 +140,6 @@ void link_take_up(struct link *l, uint32_t theirs, bool named);
 bool link_arrive(struct link *l, const struct link_header *h, void *data, size_t bytes, bool fetch);
 /* From now on silent; says so once. */
 void link_break(struct link *l, const char *doing, int ucs_status);
+
+/* fabric_ucx_open with the choice made: at_once as in link_host. */
+int fabric_ucx_open_as(int rank, int size, const char *devices, bool at_once, struct fabric **out, struct why *why);

@@ -15,11 +15,12 @@ enum { PATIENCE_US = 60000000 };
 /* ---- between processes ---- */
 
 static int ranks, frames;
+static bool at_once = true;
 static size_t frame_bytes;
 
 static int contract_main(struct board *b, int rank, uint32_t incarnation, struct why *why) {
     struct fabric *f = NULL;
-    int rc = fabric_ucx_open(rank, ranks, "lo", &f, why);
+    int rc = fabric_ucx_open_as(rank, ranks, "lo", at_once, &f, why);
     if (rc == 0) rc = procs_meet(b, f, frame_bytes, incarnation, why);
     if (rc == 0) rc = fabric_case_run(f, 7, frames, false, PATIENCE_US, why);
     fabric_close(f);
@@ -37,6 +38,12 @@ static void run(int n_ranks, int n_frames, size_t bytes) {
 START_TEST(contract) { run(_i, 1000, 3000); }
 END_TEST
 START_TEST(contract_of_large_frames) { run(_i, 60, 1 << 20); }
+END_TEST
+START_TEST(contract_of_requests) { /* as where there is RDMA */
+    at_once = false;
+    run(2, 500, _i ? 1 << 20 : 3000);
+    at_once = true;
+}
 END_TEST
 START_TEST(both_ways_at_once) { run(2, 40, 8 << 20); } /* far beyond what lies in sockets */
 END_TEST
@@ -347,6 +354,7 @@ int main(void) {
     tcase_set_timeout(t, 200);
     tcase_add_loop_test(t, contract, 2, 5);
     tcase_add_loop_test(t, contract_of_large_frames, 2, 5);
+    tcase_add_loop_test(t, contract_of_requests, 0, 2);
     tcase_add_test(t, both_ways_at_once);
     tcase_add_test(t, more_ranks_than_cores);
     tcase_add_test(t, full_and_room);

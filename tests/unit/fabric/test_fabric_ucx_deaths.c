@@ -8,6 +8,11 @@
 
 #undef fail /* of check.h; ours is a function */
 
+#ifdef __SANITIZE_ADDRESS__
+enum { HOARDS = 1 }; /* memory that was freed is kept for a while */
+#else
+enum { HOARDS = 0 };
+#endif
 enum {
     FRAME_BYTES = 200000, /* some beyond what UCX sends at once, so that it is killed in the midst of fetching, too */
     PATIENCE_US = 60000000,
@@ -111,9 +116,11 @@ static int survivor_main(struct board *b, int rank, uint32_t incarnation, struct
     return rc;
 }
 
-/* Kills a life once both survivors heard enough of it, and a little later, each time another while. */
+/* Kills a life once both survivors heard enough of it, or as soon as it can be connected to; and a little later, each time
+ * another while. */
 static void kill_life(struct board *b, pid_t pid, uint32_t life) {
-    for (int i = 0; i < SURVIVORS; i++)
+    while (life % 3 == 0 && atomic_load(&b->rank[VICTIM].incarnation) < life) sched_yield();
+    for (int i = 0; i < SURVIVORS && life % 3; i++)
         ck_assert_msg(procs_await(&b->rank[i].value[SEEN], (long)life, NULL) == 0, "life %u: %s %s %s", life, b->rank[0].text,
                       b->rank[1].text, b->rank[VICTIM].text);
     for (uint64_t n = hash_u64(life) % 200; n; n--) sched_yield();
@@ -131,7 +138,8 @@ START_TEST(killed_many_times) {
         pid_t victim = procs_start(b, victim_main, VICTIM, life);
         for (int i = 0; i < SURVIVORS; i++) frames[i] = atomic_load(&b->rank[i].value[PEER_FRAMES]);
         kill_life(b, victim, life);
-        for (int i = 0; i < SURVIVORS; i++) ck_assert_int_gt(atomic_load(&b->rank[i].value[PEER_FRAMES]), frames[i]);
+        for (int i = 0; i < SURVIVORS && life % 3; i++)
+            ck_assert_int_gt(atomic_load(&b->rank[i].value[PEER_FRAMES]), frames[i]);
         for (int i = 0; i < SURVIVORS && life == SETTLED; i++) {
             fds[i] = atomic_load(&b->rank[i].value[FDS]);
             rss[i] = atomic_load(&b->rank[i].value[RSS_KIB]);
@@ -140,8 +148,8 @@ START_TEST(killed_many_times) {
     for (int i = 0; i < SURVIVORS; i++) {
         printf("rank %d: %ld -> %ld fds, %ld -> %ld KiB\n", i, fds[i], (long)b->rank[i].value[FDS], rss[i],
                (long)b->rank[i].value[RSS_KIB]);
-        ck_assert_int_le(atomic_load(&b->rank[i].value[FDS]), fds[i] + 8); /* some are just being closed */
-        ck_assert_int_le(atomic_load(&b->rank[i].value[RSS_KIB]), rss[i] + 6000);
+        ck_assert_int_le(atomic_load(&b->rank[i].value[FDS]), fds[i] + 20); /* some are just being closed */
+        if (!HOARDS) ck_assert_int_le(atomic_load(&b->rank[i].value[RSS_KIB]), rss[i] + 6000);
     }
     atomic_store(&b->stop, 1);
     for (int i = 0; i < SURVIVORS; i++) ck_assert_msg(procs_end(survivors[i]) == 0, "rank %d: %s", i, b->rank[i].text);
