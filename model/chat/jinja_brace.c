@@ -187,7 +187,7 @@ static int put_integer(struct brace *b, const struct brace_spec *p, int64_t n) {
 static int put_value(struct brace *b, struct jv v, char conversion, const char *spec, const char *end) {
     struct text_buf text = {0};
     struct brace_spec p;
-    int64_t n;
+    int64_t n = 0;
     bool plain = conversion || spec == end || v.type == JV_STR;
     int rc = read_spec(b, spec, end, &p);
     if (rc < 0) return rc;
