@@ -31,7 +31,7 @@ struct link { /* both streams between this rank and one peer */
     struct shm_peer peer; /* not open: the peer was gone when we attached */
     void *out_map;        /* our area of its file; NULL: not mapped yet */
     struct slots out;
-    struct area *area; /* where it writes; after detach kept, in case the same process comes back */
+    struct area *area; /* where it writes; kept after detach: it may be alive, in the middle of a frame, and come back */
     struct area *old;  /* predecessors' with frames that were not given back */
 };
 
@@ -68,11 +68,6 @@ static void retire(struct shm_rank *m, struct area *a) {
     free(a);
 }
 
-/* Of a peer that is detached: only the numbers stay, should the same process be attached again. */
-static void drop_frames(struct shm_rank *m, struct area *a) {
-    shm_file_punch(&m->file, area_at(m, a->incarnation) + shm_page(), m->stream_bytes - shm_page());
-}
-
 static int new_area(struct shm_rank *m, struct link *l, uint32_t incarnation, struct why *why) {
     uint64_t end;
     if (__builtin_mul_overflow((uint64_t)incarnation + 1, (uint64_t)m->stream_bytes, &end) || end > INT64_MAX / 2)
@@ -102,7 +97,6 @@ static void shm_detach(struct fabric *f, int peer) {
     l->out_map = NULL;
     l->out = (struct slots){0};
     shm_peer_close(&l->peer);
-    if (l->area && !l->area->in.taken) drop_frames(m, l->area);
 }
 
 /* The area of the process to come: a new one, or, when the same process is attached again, the one it had, without the
@@ -221,7 +215,6 @@ static void shm_give(struct fabric *f, int peer, const void *frame) {
     }
     slots_give(&l->area->in, slot);
     if (l->attached && l->peer.head && slots_begged(&l->area->in)) shm_peer_ring(&l->peer);
-    if (!l->attached && !l->area->in.taken) drop_frames(m, l->area);
 }
 
 /* ---- waiting ---- */

@@ -222,6 +222,30 @@ START_TEST(the_same_again) {
 }
 END_TEST
 
+/* A frame that was begun before its reader let go of the process, and sent after it took it up again, is whole. */
+START_TEST(half_written_meanwhile) {
+    struct fabric *a, *b;
+    size_t bytes;
+    open_two(&a, &b);
+    for (int round = 0; round < 5; round++) {
+        send_int(a, 1, 1);
+        unsigned char *room = fabric_reserve(a, 1, FRAME_BYTES);
+        memset(room, round, FRAME_BYTES / 2);
+        fabric_detach(b, 0);
+        attach(b, a, 1);
+        memset(room + FRAME_BYTES / 2, round, FRAME_BYTES / 2);
+        fabric_commit(a, 1, FRAME_BYTES);
+        const unsigned char *got = fabric_take(b, 0, &bytes);
+        ck_assert_ptr_nonnull(got);
+        for (int i = 0; i < FRAME_BYTES; i++) ck_assert_int_eq(got[i], round);
+        fabric_give(b, 0, got);
+        no_frame(b, 0);
+    }
+    fabric_close(a);
+    fabric_close(b);
+}
+END_TEST
+
 /* Whatever a peer writes into its stream, its reader stays inside the stream, and others' streams stay whole. */
 START_TEST(a_peer_lies) {
     struct fabric *a = open_rank(0, 3), *b = open_rank(1, 3), *c = open_rank(2, 3);
@@ -509,6 +533,7 @@ int main(void) {
     tcase_add_test(t, one_attaches_first);
     tcase_add_test(t, successor);
     tcase_add_test(t, the_same_again);
+    tcase_add_test(t, half_written_meanwhile);
     tcase_add_test(t, a_peer_lies);
     tcase_add_test(t, addresses_are_checked);
     tcase_add_test(t, an_ended_process);
