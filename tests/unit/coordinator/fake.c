@@ -32,7 +32,7 @@ struct fake_worker {
     int first, n_plans; /* queue of plans not answered */
     struct fake_seq seqs[SEQS];
     struct fake_faults faults;
-    struct placement placement;
+    struct worker_setup setup;
     bool refused, leave, abort, ready;
     char reason[512];
     int64_t beat_us;
@@ -86,7 +86,7 @@ void fake_crash(struct fake *f, int rank) {
     port_free(w->port);
     bus_close(w->bus);
     for (int i = 0; i < PLANS; i++) arena_clear(&w->plans[i].arena);
-    placement_clear(&w->placement);
+    worker_setup_clear(&w->setup);
     memset(w, 0, sizeof *w);
 }
 
@@ -118,8 +118,11 @@ void fake_join(struct fake *f, int rank) {
     struct port_hello h = {.rank = rank,
                            .size = f->options.workers + w->faults.size_off,
                            .host = "here",
+                           .host_id = rank % 2 ? "odd" : "even",
                            .fabric = "mem",
-                           .pid = 1000 + (uint64_t)rank};
+                           .pid = 1000 + (uint64_t)rank,
+                           .address = (const uint8_t[]){7, 8, (uint8_t)rank},
+                           .address_bytes = 3};
     ck_assert_int_ge(port_send_hello(w->port, &h), 0);
 }
 
@@ -137,11 +140,24 @@ static int count_slots(const struct placement *p, int rank) {
 static void send_ready(struct fake *f, int rank) {
     struct fake_worker *w = &f->worker[rank];
     struct ready_report r = {.fingerprint = f->fingerprint + w->faults.fingerprint_off,
-                             .slots = count_slots(&w->placement, rank)};
+                             .slots = count_slots(&w->setup.placement, rank)};
     snprintf(r.numeric_class, sizeof r.numeric_class, "%s", w->faults.numeric_class ? w->faults.numeric_class : "fake");
     port_send_progress(w->port, 50, 100);
     port_send_ready(w->port, &r);
     w->ready = true;
+}
+
+/* Everybody hears the same of everybody: what they said at Hello. */
+static void check_peers(struct fake *f, int rank) {
+    const struct worker_setup *s = &f->worker[rank].setup;
+    ck_assert_int_eq(s->n_peers, f->options.workers);
+    ck_assert_uint_eq(s->peers[rank].incarnation, s->incarnation);
+    for (int i = 0; i < s->n_peers; i++) {
+        ck_assert_uint_eq(s->peers[i].address_bytes, 3);
+        ck_assert_int_eq(s->peers[i].address[2], i);
+        ck_assert_int_eq(s->peers[i].host, i % 2);
+        for (int j = 0; j < i; j++) ck_assert_uint_ne(s->peers[i].incarnation, s->peers[j].incarnation);
+    }
 }
 
 static struct plan *take_plan(void *ctx) {
@@ -202,7 +218,7 @@ static void answer(struct fake *f, int rank) {
                             .step = p->step,
                             .out = out,
                             .rows = rows,
-                            .n_rows = count_slots(&w->placement, rank),
+                            .n_rows = count_slots(&w->setup.placement, rank),
                             .step_us = 100,
                             .workers = f->options.workers};
     r.n_rows += w->faults.wrong_rows;
@@ -221,9 +237,8 @@ static void turn_worker(struct fake *f, int rank) {
     struct why why;
     while (port_recv(w->port, &m, take_plan, w, &plan, &why) == 0) {
         if (m.kind == PORT_WELCOME) {
-            w->placement = m.setup.placement;
-            m.setup.placement = (struct placement){0};
-            worker_setup_clear(&m.setup);
+            w->setup = m.setup;
+            check_peers(f, rank);
             if (!w->faults.silent) send_ready(f, rank);
         } else if (m.kind == PORT_PLAN) {
             w->steps++;
