@@ -9,6 +9,8 @@
  * this one or are successors now, attaches to those that are, and acknowledges. Only when all have does the epoch begin, and
  * they are told to switch: so nobody sends to one that does not know it yet, and steps of two epochs never overlap at anyone.
  * Numbers only grow; what is acknowledged for another number, or by another process of the same rank, is of the past.
+ * A death opens one at once. Who wants to join waits until the present one has completed a step: so nobody's return holds up
+ * those who go on after a death.
  * fabric/roster.h is the workers' side of it. */
 #pragma once
 #include <stdbool.h>

@@ -148,6 +148,14 @@ void member_accuse(struct members *ms, int rank, uint64_t late, int64_t now_us) 
     m->accuses |= late;
 }
 
+void member_anew(struct members *ms, int64_t now_us) {
+    for (int i = 0; i < ms->limits.workers; i++) {
+        ms->m[i].accuses = 0;
+        if (member_serves(ms, i)) ms->m[i].moved_us = now_us;
+    }
+    ms->patience_us = ms->limits.patience_us;
+}
+
 void member_patience(struct members *ms, int64_t patience_us) {
     ms->patience_us = patience_us > ms->limits.patience_us ? patience_us : ms->limits.patience_us;
 }
@@ -187,12 +195,9 @@ static void forgive_stall(struct members *ms, int64_t now_us) {
 static int64_t verdict_us(const struct members *ms) { return ms->limits.lease_us * VERDICT_TENTHS / 10; }
 static int64_t suspect_us(const struct members *ms) { return ms->limits.lease_us / 2; }
 
-/* What the others waited for is void with it, so no one else is judged by that: their time begins anew. */
+/* What the others waited for is void with it, so no one else is judged by that. */
 static int condemn(struct members *ms, int rank, int64_t now_us) {
-    for (int i = 0; i < ms->limits.workers; i++) {
-        ms->m[i].accuses = 0;
-        if (member_serves(ms, i)) ms->m[i].moved_us = now_us;
-    }
+    member_anew(ms, now_us);
     set_state(ms, rank, WORKER_DEAD);
     return rank;
 }
@@ -214,7 +219,7 @@ static int check_progress(const struct members *ms, int rank, int64_t now_us, st
     const struct member *m = &ms->m[rank];
     int64_t still = now_us - m->moved_us,
             longest = 2 * ms->patience_us, /* by then its peers would have said that they wait, if they did */
-            limit = ms->limits.progress_us > longest ? ms->limits.progress_us : longest;
+        limit = ms->limits.progress_us > longest ? ms->limits.progress_us : longest;
     if (!member_serves(ms, rank) || !m->busy || still < limit) return 0;
     for (int i = 0; i < ms->limits.workers; i++)
         if (member_serves(ms, i) && ms->m[i].accuses) return 0;

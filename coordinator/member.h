@@ -77,6 +77,8 @@ void member_seen(struct members *ms, int rank, int64_t now_us); /* any other mes
 void member_beat(struct members *ms, int rank, uint64_t progress, bool busy, int64_t now_us);
 void member_moved(struct members *ms, int rank, int64_t now_us); /* it finished a step */
 void member_accuse(struct members *ms, int rank, uint64_t late, int64_t now_us);
+/* The plans that were out are void: nobody owes progress for them, and whom they waited for is forgotten. */
+void member_anew(struct members *ms, int64_t now_us);
 void member_patience(struct members *ms, int64_t patience_us); /* that the plans now out give their workers */
 void member_gone(struct members *ms, int rank, bool in_order); /* -> LEFT or DEAD; harmless when it is that already */
 

@@ -382,6 +382,12 @@ int ep_dispatch_wait(struct ep *ep, int mb, struct ep_work *out, int64_t deadlin
 
 /* ---- and back ---- */
 
+uint64_t ep_unposted(const struct ep *ep, int mb) {
+    const struct ep_lane *l = &ep->lane[mb];
+    uint64_t to = l->phase == EP_DISPATCHING ? ep->others : l->phase == EP_ANSWERING ? ep->sources : 0;
+    return to & ~l->posted;
+}
+
 int ep_combine_post(struct ep *ep, int mb, int64_t deadline_us) {
     struct ep_lane *l = lane_of(ep, mb);
     take_back(ep);

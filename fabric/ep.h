@@ -101,6 +101,8 @@ int ep_combine_post(struct ep *ep, int mb, int64_t deadline_us);
  * their weights, all k rows' (never NULL). Valid until the next call that posts or waits, of either microbatch. Same results as
  * dispatch_wait. */
 int ep_combine_wait(struct ep *ep, int mb, const float **rows, int64_t deadline_us, uint64_t *late);
+/* After a post that was late: the peers whose streams stay full, that is who does not take what it is sent. */
+uint64_t ep_unposted(const struct ep *ep, int mb);
 /* As long as the rows: out[t*k + j] = the X floats that came beside the row of pair (t, j); zeros for a pair that went
  * nowhere. */
 void ep_extras(const struct ep *ep, int mb, float *out);

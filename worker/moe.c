@@ -135,14 +135,14 @@ static int keep_waiting(struct patience *p, int rc, uint64_t late) {
 static int post_dispatch(struct moe *m, int mb, int layer, const struct ep_send *send, int slots) {
     struct patience p = {m, clk_now_us()};
     for (int rc; (rc = ep_dispatch_post(m->ep, mb, layer, send, slots, clk_now_us() + WAIT_SLICE_US)) < 0;)
-        if ((rc = keep_waiting(&p, rc, 0)) < 0) return rc;
+        if ((rc = keep_waiting(&p, rc, ep_unposted(m->ep, mb))) < 0) return rc;
     return 0;
 }
 
 static int post_combine(struct moe *m, int mb) {
     struct patience p = {m, clk_now_us()};
     for (int rc; (rc = ep_combine_post(m->ep, mb, clk_now_us() + WAIT_SLICE_US)) < 0;)
-        if ((rc = keep_waiting(&p, rc, 0)) < 0) return rc;
+        if ((rc = keep_waiting(&p, rc, ep_unposted(m->ep, mb))) < 0) return rc;
     return 0;
 }
 

@@ -42,6 +42,7 @@ static void welcome(struct worker *w, const struct chaos_message *m) {
     int rc = fabric_prepare(w->f, exchange_frame_bytes(&w->life->shape), m->incarnation, &why);
     if (rc >= 0 && !(w->x = exchange_new(&w->life->shape, w->f, &why))) rc = ERR_NOMEM;
     if (rc < 0) broken(w, rc, &why);
+    say(w, (struct chaos_message){.kind = CHAOS_READY});
 }
 
 static void prepare(struct worker *w, const struct chaos_message *m) {

@@ -13,6 +13,7 @@ enum { CHAOS_RANKS = 4, CHAOS_LIVES = 1024, CHAOS_BEAT_US = 100000, CHAOS_PATIEN
 
 enum chaos_kind {
     CHAOS_HELLO,   /* -> address of board life */
+    CHAOS_READY,   /* -> it could take part */
     CHAOS_BEAT,    /* -> progress, busy, fds, resident_kib */
     CHAOS_TROUBLE, /* -> late */
     CHAOS_ACK,     /* -> epoch */

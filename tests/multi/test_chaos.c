@@ -50,7 +50,7 @@ static struct {
 
     struct members ms;
     struct epochs es;
-    bool change;
+    bool change, joins; /* somebody is no member any more; somebody could be one */
     uint64_t step, planned, done[2];
     int together; /* steps in a row that all completed */
 
@@ -121,14 +121,18 @@ static void tell(int r, struct chaos_message m) {
 static void on_hello(int r, int64_t now) {
     struct worker_hello h = {
         .protocol = MEMBER_PROTOCOL, .rank = (uint32_t)r, .size = CHAOS_RANKS, .pid = (uint64_t)t.p[r].pid};
-    struct worker_ready ready = {0};
     struct why why;
     if (t.ms.m[r].state == WORKER_DEAD) member_forget(&t.ms, r);
     if (member_hello(&t.ms, &h, now, &why) < 0) FAIL("rank %d may not join: %s", r, why.text);
     tell(r, (struct chaos_message){.kind = CHAOS_WELCOME, .incarnation = t.ms.m[r].incarnation});
     member_welcomed(&t.ms, r, now);
+}
+
+static void on_ready(int r, int64_t now) {
+    struct worker_ready ready = {0};
+    struct why why;
     if (member_ready(&t.ms, r, &ready, now, &why) < 0) FAIL("rank %d is not ready: %s", r, why.text);
-    t.change = true;
+    t.joins = true;
 }
 
 static void on_done(const struct chaos_message *m, int r, int64_t now) {
@@ -159,6 +163,7 @@ static void hear(int r, const struct chaos_message *m) {
     if (m->kind == CHAOS_HELLO) return on_hello(r, now);
     if (!member_alive(&t.ms, r)) return;
     switch (m->kind) {
+    case CHAOS_READY: on_ready(r, now); return;
     case CHAOS_BEAT:
         p->fds = m->fds;
         p->resident_kib = m->resident_kib;
@@ -193,8 +198,9 @@ static void open_epoch(void) {
         members |= UINT64_C(1) << r;
         incarnation[r] = t.ms.m[r].incarnation;
     }
-    t.change = false;
+    t.change = t.joins = false;
     if (!members) return;
+    member_anew(&t.ms, clk_now_us());
     epoch_open(&t.es, members, incarnation, clk_now_us());
     m.members = t.es.next;
     for (int r = 0; r < CHAOS_RANKS; r++)
@@ -240,7 +246,8 @@ static void coordinate(void) {
         member_gone(&t.ms, __builtin_ctzll(late), false);
         bury(__builtin_ctzll(late), "it did not acknowledge");
     }
-    if (t.change) open_epoch();
+    bool calm = t.es.state == EPOCH_STEADY && !t.switched_us; /* nobody's return holds up those who go on after a death */
+    if (t.change || (t.joins && calm)) open_epoch();
     plan_steps();
 }
 

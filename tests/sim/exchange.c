@@ -187,6 +187,7 @@ int exchange_run(struct exchange *x, int64_t deadline_us, uint64_t *late, struct
         if (rc == 0) rc = check_sums(x, mb, rows, why);
         break;
     }
+    if (rc == ERR_LATE && (op == POST || op == ANSWER)) *late = ep_unposted(x->ep, mb);
     if (rc < 0) return rc;
     if (++x->at < ops) return 0;
     x->at = 0;

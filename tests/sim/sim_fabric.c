@@ -1,8 +1,9 @@
-/* sim_fabric.c - the exchange, the memory fabric, and the coordinator's members and epochs in one thread and virtual time, by
- * seed. Workers are the real ep and roster; the coordinator is the real member and epoch; what lies between is drawn.
+/* sim_fabric.c - the exchange, the memory fabric, and the coordinator's members and epochs in one thread and virtual time,
+ * by seed. Workers are the real ep and roster; the coordinator is the real member and epoch; what lies between is drawn.
  *
  * A seed draws a cluster and its troubles: frames delayed, overtaken, doubled, dropped; workers killed, stopped and continued
- * within their lease and after it, links cut one way, layers that take 3 s. The dead are restarted and join again.
+ * within their lease and after it, hanging for good while they beat; links cut one way; layers that take 3 s. The dead are
+ * restarted and join again.
  * Checked: every row and sum is right bit for bit, none comes twice (exchange.h); whoever is declared dead is to blame, healthy
  * workers never are; verdicts fall within the lease; an epoch begins only when all its members have prepared it; survivors
  * complete a step within 100 ms of a new epoch and 700 ms of the fault; when trouble ends all are members again and go on; no
@@ -90,6 +91,7 @@ static bool get(struct queue *q, struct message *m) {
 struct process { /* one rank */
     bool alive;
     int64_t stopped_until; /* SIGSTOP */
+    bool hangs;            /* its engine, for good; it beats */
     int64_t restart_us;    /* dead: when its successor starts */
     uint64_t life;         /* number of the process, unique */
     struct fabric *f;
@@ -114,7 +116,7 @@ struct trouble {
     int what, rank, other;
     int64_t us;
 };
-enum what { KILL, STOP, CUT, LONG };
+enum what { KILL, STOP, CUT, LONG, HANG };
 
 static struct world {
     int ranks;
@@ -132,10 +134,11 @@ static struct world {
     struct epochs es;
     struct lives known[MAX_RANKS];
     struct queue in;
-    bool change;
+    bool change, joins;     /* somebody is no member any more; somebody could be one */
     uint64_t step, planned; /* first one not complete; last one planned */
     uint64_t done[AHEAD];
     uint64_t cost_us[AHEAD];     /* predicted, of the plans that are out */
+    bool first_done;             /* a step of this epoch is complete */
     int64_t switched_us;         /* 0: the first step of this epoch is complete, or it began in trouble */
     uint64_t complete, together; /* steps; of these, the last ones with all ranks */
 
@@ -156,7 +159,7 @@ static void say_all(void) {
             seed_now, w.faults.delay_percent, w.faults.reorder_percent, w.faults.duplicate_percent, w.faults.drop_percent);
     for (int i = 0; i < w.next; i++) {
         const struct trouble *t = &w.trouble[i];
-        static const char *const what[] = {"kill", "stop", "cut", "long"};
+        static const char *const what[] = {"kill", "stop", "cut", "long", "hang"};
         fprintf(stderr, "%.3f s: %s %d, %d, %.3f s\n", (double)t->at / 1e6, what[t->what], t->rank, t->other,
                 (double)t->us / 1e6);
     }
@@ -263,7 +266,7 @@ static void finish_step(int r) {
 static bool wait_on(int r, uint64_t late) {
     struct process *p = &w.p[r];
     uint64_t others = p->roster.members & ~(UINT64_C(1) << r);
-    CHECK(!(late & ~others), "rank %d waits for %" PRIx64 ", its peers are %" PRIx64, r, late, others);
+    CHECK(late && !(late & ~others), "rank %d waits for %" PRIx64 ", its peers are %" PRIx64, r, late, others);
     if (!p->waits_us) p->waits_us = p->accused_us = now;
     int64_t patience = (int64_t)p->plan[0].cost_us * 10 > PATIENCE ? (int64_t)p->plan[0].cost_us * 10 : PATIENCE;
     if (now - p->accused_us < patience) return false;
@@ -311,7 +314,8 @@ static bool run_process(int r) {
         w.fault_us[r] = 0;
     }
     uint64_t life = p->life;
-    while (p->alive && p->life == life && get(&p->in, &m)) hear(r, &m);
+    while (p->alive && p->life == life && get(&p->in, &m))
+        if (!p->hangs || m.kind == OUT) hear(r, &m);
     if (!p->alive) return true;
     if (!p->incarnation && now >= p->hello_us) {
         struct message hello = {.kind = HELLO};
@@ -323,7 +327,7 @@ static bool run_process(int r) {
         say(r, (struct message){.kind = BEATS, .progress = p->progress, .busy = p->in_step});
         p->beat_us = now + BEAT;
     }
-    return p->x && engine(r);
+    return p->x && !p->hangs && engine(r);
 }
 
 /* ---- the coordinator ---- */
@@ -342,7 +346,7 @@ static void on_hello(const struct message *m) {
     tell(m->rank, (struct message){.kind = WELCOME, .incarnation = w.ms.m[m->rank].incarnation});
     member_welcomed(&w.ms, m->rank, now);
     CHECK(member_ready(&w.ms, m->rank, &ready, now, &why) == 0, "%s", why.text);
-    w.change = true;
+    w.joins = true;
 }
 
 static void plan_steps(void) {
@@ -361,7 +365,7 @@ static void plan_steps(void) {
 
 static bool trouble_is_about(void) {
     for (int r = 0; r < w.ranks; r++)
-        if (w.fault_us[r]) return true;
+        if (w.fault_us[r] || w.p[r].hangs) return true;
     return w.blamed_links || w.long_left;
 }
 
@@ -369,6 +373,7 @@ static void on_step_complete(void) {
     uint64_t all = (UINT64_C(1) << w.ranks) - 1;
     w.step++;
     w.complete++;
+    w.first_done = true;
     w.together = w.es.now.members == all ? w.together + 1 : 0;
     if (w.switched_us && !w.faults.drop_percent) {
         int64_t took = now - w.switched_us, since = w.struck_us ? now - w.struck_us : 0;
@@ -401,14 +406,15 @@ static void on_ack(const struct message *m) {
                   p->roster.current, p->roster.prepared, m->epoch);
         tell(r, (struct message){.kind = SWITCH, .epoch = m->epoch});
     }
+    w.first_done = false;
     w.planned = w.step - 1; /* plans of the last epoch are void */
     w.switched_us = trouble_is_about() ? 0 : now;
 }
 
 /* Was it right to declare it dead? */
 static void bury(int r, const char *why) {
-    bool to_blame =
-        w.fault_us[r] || !w.p[r].alive || w.known[r].life != w.p[r].life || w.blamed_links >> r & 1 || w.faults.drop_percent;
+    bool to_blame = w.fault_us[r] || !w.p[r].alive || w.p[r].hangs || w.known[r].life != w.p[r].life ||
+                    w.blamed_links >> r & 1 || w.faults.drop_percent;
     CHECK(to_blame, "a healthy worker was declared dead: %s", why);
     if (w.fault_us[r] && !w.blamed_links && !w.faults.drop_percent) {
         int64_t took = now - w.fault_us[r];
@@ -435,8 +441,9 @@ static void open_epoch(void) {
         members |= UINT64_C(1) << r;
         incarnation[r] = w.ms.m[r].incarnation;
     }
+    w.change = w.joins = false;
     if (!members) return;
-    w.change = false;
+    member_anew(&w.ms, now);
     epoch_open(&w.es, members, incarnation, now);
     struct message m = {.kind = PREPARE, .members = w.es.next};
     for (int r = 0; r < w.ranks; r++) m.address[r] = w.known[r].address;
@@ -474,7 +481,8 @@ static void coordinate(void) {
         member_gone(&w.ms, r, false);
         bury(r, "it did not acknowledge");
     }
-    if (w.change) open_epoch();
+    bool calm = w.es.state == EPOCH_STEADY && (w.first_done || !w.es.now.members);
+    if (w.change || (w.joins && calm)) open_epoch(); /* nobody's return holds up those who go on after a death */
     plan_steps();
 }
 
@@ -501,6 +509,7 @@ static void make_trouble(const struct trouble *t) {
         w.blamed_links = UINT64_C(1) << t->rank | UINT64_C(1) << t->other;
         break;
     case LONG: w.long_left += 2; break;
+    case HANG: p->hangs = true; break;
     }
 }
 
@@ -509,7 +518,7 @@ static void draw_troubles(void) {
     for (int i = 0; i < w.troubles; i++) {
         struct trouble *t = &w.trouble[i];
         *t = (struct trouble){.at = now + range(100 * MS, TROUBLE_UNTIL),
-                              .what = (int)range(KILL, LONG),
+                              .what = (int)range(KILL, HANG),
                               .rank = (int)range(0, w.ranks - 1),
                               .other = (int)range(0, w.ranks - 1),
                               .us = draw() % 2 ? range(1 * MS, 300 * MS) : range(600 * MS, 3000 * MS)};

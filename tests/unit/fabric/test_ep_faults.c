@@ -287,8 +287,10 @@ START_TEST(a_post_may_be_resumed) {
     }
     ep_step_begin(s.ep, 99, 1, both, 1);
     ck_assert_int_eq(ep_dispatch_post(s.ep, 0, 7, &send, SLOTS, clk_now_us() + 1000), ERR_LATE);
+    ck_assert_uint_eq(ep_unposted(s.ep, 0), 2); /* and says who takes nothing */
     fabric_give(s.theirs, 0, fabric_take(s.theirs, 0, &bytes));
     ck_assert_int_eq(ep_dispatch_post(s.ep, 0, 7, &send, SLOTS, 0), 0);
+    ck_assert_uint_eq(ep_unposted(s.ep, 0), 0);
     for (int i = 1; i < FABRIC_DEPTH; i++) fabric_give(s.theirs, 0, fabric_take(s.theirs, 0, &bytes));
     const struct ep_header *h = fabric_take(s.theirs, 0, &bytes);
     ck_assert_uint_eq(h->epoch, 99);
