@@ -13,7 +13,7 @@ REFERENCE = Path(__file__).resolve().parents[1] / "golden/smollm2_dense_greedy.j
 
 def continuation(p, endpoint, ids, tokens):
     prompt = ",".join(str(i) for i in ids)
-    told = run([p.load, "--connect", endpoint, "--ids", prompt, "--tokens", tokens], 120).good("load")
+    told = run([p.load, "--connect", endpoint, "--ids", prompt, "--tokens", tokens], 120 * p.slow).good("load")
     return [int(word) for word in told.out.split()]
 
 
@@ -39,11 +39,11 @@ def the_sparse_model_answers(p):
         check(r.out.strip() and "\ufffd" not in r.out, f"the conversation: {r.out!r}")
         note(f"{a['text']!r}")
         with Process([p.load, "--connect", c.endpoint, "--count", "16", "--prompt", "40", "--tokens", "24"]) as asked:
-            together = asked.wait(120).good("load").out
+            together = asked.wait(120 * p.slow).good("load").out
         with Process(
             [p.load, "--connect", c.endpoint, "--count", "16", "--prompt", "40", "--tokens", "24", "--at-once", "1"]
         ) as asked:
-            same(asked.wait(120).good("load").out, together, "sixteen requests, alone and together")
+            same(asked.wait(120 * p.slow).good("load").out, together, "sixteen requests, alone and together")
         e = c.experts()
         note(f"imb over workers {e['imb']:.3f}, rows {e['worker_rows']}")
         same(c.stop().status, 0, "serve")
@@ -57,7 +57,7 @@ def the_sparse_model_on_other_clusters(p):
     told = []
     for shape in ({"workers": 1, "threads": 2}, {"workers": 3}, {"workers": 4, "fabric": "mpi"}):
         with Cluster(p, p.sparse, max_context=512, **shape) as c:
-            told.append(run([p.load, "--connect", c.endpoint, *words], 120).good("load").out)
+            told.append(run([p.load, "--connect", c.endpoint, *words], 120 * p.slow).good("load").out)
             same(told[-1], told[0], f"ids and logprobs on {shape}")
 
 
