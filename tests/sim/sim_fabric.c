@@ -491,7 +491,8 @@ static void coordinate(void) {
 static void make_trouble(const struct trouble *t) {
     struct process *p = &w.p[t->rank];
     if (!p->alive || p->stopped_until || (t->what != LONG && w.blamed_links)) return;
-    bool deadly = t->what == KILL || (t->what == STOP && t->us > LEASE);
+    bool survivors = (w.es.now.members & ~(UINT64_C(1) << t->rank)) != 0;
+    bool deadly = survivors && (t->what == KILL || (t->what == STOP && t->us > LEASE));
     w.struck_us = deadly && !trouble_is_about() && w.es.state == EPOCH_STEADY && !w.struck_us ? now : 0;
     w.switched_us = 0;
     switch ((enum what)t->what) {
