@@ -14,7 +14,7 @@
 
 #include "fabric/fabric.h"
 
-enum { PAST_LINE = 64, PAST_FRAME_BYTES = 64 * 1024 /* the least frame that is worth it */ };
+enum { PAST_LINE = 64, PAST_FRAME_BYTES = 16 * 1024 /* the least frame that is worth it */ };
 
 /* Whether rows of row_bytes that begin at `rows`, in a frame for `peer`, are to be written so. */
 static inline bool past_pays(const struct fabric *f, int peer, size_t frame_bytes, const void *rows, size_t row_bytes) {
