@@ -189,8 +189,9 @@ static void learn_overlap(struct coordinator *c, const struct worker_step_done *
 
 static void on_step_done(struct coordinator *c, int rank, const struct worker_step_done *d) {
     struct why why;
-    member_moved(&c->members, rank, c->now_us);
-    if (d->epoch != c->epoch || c->state == CORE_FAILED || c->state == CORE_LEAVING) return;
+    if (d->epoch != c->epoch) return member_seen(&c->members, rank, c->now_us);
+    member_done(&c->members, rank, c->now_us);
+    if (c->state == CORE_FAILED || c->state == CORE_LEAVING) return;
     int rc = scheduler_done(&c->scheduler, rank, d, &why);
     if (rc >= 0) rc = telemetry_step(&c->telemetry, rank, d, c->step_rows[d->step % SCHEDULER_MAX_AHEAD], &why);
     if (rc < 0) {
@@ -239,6 +240,7 @@ void cluster_plan(struct coordinator *c) {
         for (int w = 0; w < p->workers; w++) {
             int rc = worker_port_plan(c->worker_port, &c->worker_id[w], w, p, &around);
             if (rc < 0) return lose_unreachable(c, w, rc);
+            member_planned(&c->members, w, c->now_us);
         }
     }
     if (c->scheduler.counts.prompt_tokens != prompt)

@@ -127,16 +127,26 @@ int member_ready(struct members *ms, int rank, const struct worker_ready *r, int
     return 0;
 }
 
-void member_moved(struct members *ms, int rank, int64_t now_us) {
+static void moved(struct member *m, int64_t now_us) {
+    m->moved_us = now_us;
+    m->accuses = 0;
+}
+
+void member_planned(struct members *ms, int rank, int64_t now_us) {
+    if (!ms->m[rank].owes++ && !ms->m[rank].busy) ms->m[rank].moved_us = now_us;
+}
+
+void member_done(struct members *ms, int rank, int64_t now_us) {
+    struct member *m = &ms->m[rank];
     member_seen(ms, rank, now_us);
-    ms->m[rank].moved_us = now_us;
-    ms->m[rank].accuses = 0;
+    moved(m, now_us);
+    if (m->owes) m->owes--;
 }
 
 void member_beat(struct members *ms, int rank, uint64_t progress, bool busy, int64_t now_us) {
     struct member *m = &ms->m[rank];
     member_seen(ms, rank, now_us);
-    if (m->state != WORKER_LOADING && (busy != m->busy || progress != m->progress)) member_moved(ms, rank, now_us);
+    if (m->state != WORKER_LOADING && (busy != m->busy || progress != m->progress)) moved(m, now_us);
     m->busy = busy;
     m->progress = progress;
 }
@@ -151,6 +161,7 @@ void member_accuse(struct members *ms, int rank, uint64_t late, int64_t now_us) 
 void member_anew(struct members *ms, int64_t now_us) {
     for (int i = 0; i < ms->limits.workers; i++) {
         ms->m[i].accuses = 0;
+        ms->m[i].owes = 0;
         if (member_serves(ms, i)) ms->m[i].moved_us = now_us;
     }
     ms->patience_us = ms->limits.patience_us;
@@ -220,7 +231,7 @@ static int check_progress(const struct members *ms, int rank, int64_t now_us, st
     int64_t still = now_us - m->moved_us,
             longest = 2 * ms->patience_us, /* by then its peers would have said that they wait, if they did */
         limit = ms->limits.progress_us > longest ? ms->limits.progress_us : longest;
-    if (!member_serves(ms, rank) || !m->busy || still < limit) return 0;
+    if (!member_serves(ms, rank) || !(m->busy || m->owes) || still < limit) return 0;
     for (int i = 0; i < ms->limits.workers; i++)
         if (member_serves(ms, i) && ms->m[i].accuses) return 0;
     return fail(why, ERR_LATE, "worker %d (%s pid %" PRIu64 ") is dead: its engine has not moved for %.1f s inside a step",

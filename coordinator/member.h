@@ -13,8 +13,8 @@
  * of `lease_us` is suspect, and within `lease_us` after it fell silent it is declared dead. Before its Welcome it repeats its
  * Hello, and silent for so long it only loses its rank. Loading: as lease, with a longer deadline. Progress: does its engine
  * move? A worker that waits for a late peer says so (member_accuse) after its patience, and shows no progress either: who is to
- * blame is said at check_accused in member.c. One that owes progress (busy), shows none and is accused by nobody is dead after
- * `progress_us`, when nobody accuses anybody. A worker that moves is never to blame, however long its peers wait for it.
+ * blame is said at check_accused in member.c. One that owes progress (it is in a step, or has a plan) and shows none is dead
+ * after `progress_us`, when nobody accuses anybody. A worker that moves is never to blame, however long its peers wait for it.
  * Time during which the caller itself did not run (no tick) counts against nobody. */
 #pragma once
 #include "base/status.h"
@@ -44,7 +44,8 @@ struct member {
     struct worker_ready ready;
     int64_t seen_us;    /* last message */
     uint64_t progress;  /* its engine's counter */
-    bool busy;          /* inside a step: progress is owed */
+    bool busy;          /* inside a step */
+    int owes;           /* plans it has not answered; with these, or busy, progress is owed */
     int64_t moved_us;   /* when its progress changed last, or it became busy; LOADING: when it loaded something */
     uint64_t accuses;   /* peers it waits for, since it last moved */
     int64_t accuses_us; /* since when it accuses anybody */
@@ -75,7 +76,8 @@ int member_ready(struct members *ms, int rank, const struct worker_ready *r, int
                  struct why *why);                              /* as member_hello */
 void member_seen(struct members *ms, int rank, int64_t now_us); /* any other message */
 void member_beat(struct members *ms, int rank, uint64_t progress, bool busy, int64_t now_us);
-void member_moved(struct members *ms, int rank, int64_t now_us); /* it finished a step */
+void member_planned(struct members *ms, int rank, int64_t now_us); /* a plan went out to it: it owes an answer */
+void member_done(struct members *ms, int rank, int64_t now_us);    /* it answered one */
 void member_accuse(struct members *ms, int rank, uint64_t late, int64_t now_us);
 /* The plans that were out are void: nobody owes progress for them, and whom they waited for is forgotten. */
 void member_anew(struct members *ms, int64_t now_us);

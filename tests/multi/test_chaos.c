@@ -3,8 +3,9 @@
  * coordinator, with its real member and epoch. Deaths are told by leases alone: that a socket closed is not looked at.
  *
  *   test_chaos [--fabric shm|ucx|auto] [--faults N] [--seed S] [--strict]
- * --strict also holds the recorded times to their bounds: p99 of a death to its verdict 500 ms, of that to the survivors' next
- * step 700 ms, of a new epoch to its first step 100 ms. */
+ * Without --strict leases are long, so that a machine with other things to do is not taken for a death. --strict has the
+ * default lease and holds the recorded times to their bounds: p99 of a death to its verdict 500 ms, of that to the survivors'
+ * next step 700 ms, of a new epoch to its first step 100 ms. */
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -25,6 +26,8 @@
 
 enum {
     LEASE = 500000,
+    PATIENT = 4, /* leases, where times do not count */
+
     GOAL = 8,
     MAX_FAULTS = 400,
     LONG_US = 60000000,
@@ -136,8 +139,8 @@ static void on_ready(int r, int64_t now) {
 }
 
 static void on_done(const struct chaos_message *m, int r, int64_t now) {
-    member_moved(&t.ms, r, now);
-    if (t.es.state != EPOCH_STEADY || m->epoch != t.es.now.number) return;
+    if (t.es.state != EPOCH_STEADY || m->epoch != t.es.now.number) return member_seen(&t.ms, r, now);
+    member_done(&t.ms, r, now);
     if (m->step < t.step || m->step > t.planned || t.done[m->step % 2] >> r & 1) FAIL("rank %d did a step twice", r);
     t.done[m->step % 2] |= UINT64_C(1) << r;
     for (; t.planned >= t.step && t.done[t.step % 2] == t.es.now.members; t.step++) {
@@ -212,7 +215,7 @@ static void plan_steps(void) {
         struct chaos_message m = {.kind = CHAOS_PLAN, .epoch = t.es.now.number, .step = ++t.planned};
         t.done[t.planned % 2] = 0;
         for (int r = 0; r < CHAOS_RANKS; r++)
-            if (t.es.now.members >> r & 1) tell(r, m);
+            if (t.es.now.members >> r & 1) tell(r, m), member_planned(&t.ms, r, clk_now_us());
     }
 }
 
@@ -298,8 +301,9 @@ static void report(struct times *l, int64_t bound_us, bool strict) {
     if (!l->n) return;
     qsort(l->us, (size_t)l->n, sizeof *l->us, by_time);
     int64_t p99 = l->us[(l->n * 99 + 99) / 100 - 1];
-    printf("  %-36s n %3d  p50 %4.0f ms  p99 %4.0f ms  bound %.0f ms\n", l->what, l->n, (double)l->us[l->n / 2] / 1e3,
-           (double)p99 / 1e3, (double)bound_us / 1e3);
+    printf("  %-36s n %3d  p50 %4.0f ms  p99 %4.0f ms", l->what, l->n, (double)l->us[l->n / 2] / 1e3, (double)p99 / 1e3);
+    if (strict) printf("  bound %.0f ms", (double)bound_us / 1e3);
+    printf("\n");
     if (strict && p99 > bound_us) FAIL("%s: p99 is %.0f ms", l->what, (double)p99 / 1e3);
 }
 
@@ -307,8 +311,8 @@ static void run(int faults, bool strict) {
     exchange_shape_make(&t.shape, t.seed, CHAOS_RANKS);
     member_init(&t.ms, &(struct member_limits){.workers = CHAOS_RANKS,
                                                .fabric = "",
-                                               .lease_us = LEASE,
-                                               .loading_us = 12 * LEASE,
+                                               .lease_us = strict ? LEASE : PATIENT * LEASE,
+                                               .loading_us = 12 * PATIENT * LEASE,
                                                .progress_us = 5 * CHAOS_PATIENCE_US,
                                                .patience_us = CHAOS_PATIENCE_US});
     epoch_init(&t.es, CHAOS_PATIENCE_US);

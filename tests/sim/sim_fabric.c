@@ -359,7 +359,7 @@ static void plan_steps(void) {
         for (int i = 0; i < AHEAD; i++) dearest = w.cost_us[i] > dearest ? w.cost_us[i] : dearest;
         member_patience(&w.ms, (int64_t)dearest * 10);
         for (int r = 0; r < w.ranks; r++)
-            if (w.es.now.members >> r & 1) tell(r, m);
+            if (w.es.now.members >> r & 1) tell(r, m), member_planned(&w.ms, r, now);
     }
 }
 
@@ -387,8 +387,8 @@ static void on_step_complete(void) {
 }
 
 static void on_done(const struct message *m) {
-    member_moved(&w.ms, m->rank, now);
-    if (w.es.state != EPOCH_STEADY || m->epoch != w.es.now.number) return;
+    if (w.es.state != EPOCH_STEADY || m->epoch != w.es.now.number) return member_seen(&w.ms, m->rank, now);
+    member_done(&w.ms, m->rank, now);
     CHECK(m->step >= w.step && m->step <= w.planned, "step %" PRIu64 " is done, %" PRIu64 " is due", m->step, w.step);
     CHECK(!(w.done[m->step % AHEAD] >> m->rank & 1), "rank %d did step %" PRIu64 " twice", m->rank, m->step);
     w.done[m->step % AHEAD] |= UINT64_C(1) << m->rank;

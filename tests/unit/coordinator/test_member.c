@@ -276,6 +276,24 @@ START_TEST(unaccused) { /* an engine hangs that nobody needs: the last resort */
 }
 END_TEST
 
+/* It never began what it was told to do, and says that it is idle. */
+START_TEST(a_plan_that_is_never_begun) {
+    join_all();
+    int64_t start = now;
+    for (int i = 0; i < 3; i++) member_planned(&ms, i, now);
+    for (int i = 0; i < 2; i++) member_done(&ms, i, now);
+    for (; now < start + 60000 * MS; now += BEAT) {
+        for (int i = 0; i < 3; i++) member_beat(&ms, i, 0, false, now);
+        int dead = member_tick(&ms, now, &why);
+        if (dead < 0) continue;
+        ck_assert_int_eq(dead, 2);
+        ck_assert_int_eq(now - start, PROGRESS);
+        return;
+    }
+    ck_abort_msg("nobody was named");
+}
+END_TEST
+
 /* Accused, but its engine works: nobody dies, and the accusation is forgotten when the accuser moves. */
 START_TEST(late_but_moving) {
     join_all();
@@ -314,7 +332,7 @@ START_TEST(the_end_of_a_long_step) {
     int64_t start = now;
     accuse_at(start + PATIENCE, 7, 1, 4); /* it is in the step after that already, whose patience is short */
     ck_assert_int_eq(pass(start + 3000 * MS, 7, 0), -1);
-    for (int i = 0; i < 3; i++) member_moved(&ms, i, now);
+    for (int i = 0; i < 3; i++) member_done(&ms, i, now);
     member_patience(&ms, PATIENCE);
     ck_assert_int_eq(member_tick(&ms, now, &why), -1);
     ck_assert_int_eq(pass(now + 1000 * MS, 7, 7), -1);
@@ -431,5 +449,5 @@ END_TEST
 
 RUN("member", begin, NULL, refusals, both_values, lease, a_verdict_keeps_the_lease, own_stall_blames_nobody,
     loading_is_given_time, who_goes_before_the_welcome_frees_its_rank, who_they_are, absurd_progress, progress, unaccused,
-    late_but_moving, a_long_prefill_evicts_nobody, the_end_of_a_long_step, idle_owes_nothing, one_way_partition,
-    accused_while_idle, ring_of_accusations, the_dead_accuse_nobody, a_restarted_process_may_come, leaving)
+    late_but_moving, a_plan_that_is_never_begun, a_long_prefill_evicts_nobody, the_end_of_a_long_step, idle_owes_nothing,
+    one_way_partition, accused_while_idle, ring_of_accusations, the_dead_accuse_nobody, a_restarted_process_may_come, leaving)
