@@ -88,6 +88,8 @@ static int check_limits(const struct fabric *f, const struct ep_limits *l, struc
         return fail(why, ERR_INVALID, "ep: rows cannot travel as %d and come back as %d", (int)l->dispatch, (int)l->combine);
     if (l->fused && (l->extra || l->combine != EP_F32))
         return fail(why, ERR_INVALID, "ep: sums come back as they are, with nothing beside them");
+    for (int w = 0; w < (f ? f->size : 1); w++)
+        if (l->host[w] >= FABRIC_MAX_RANKS) return fail(why, ERR_INVALID, "ep: worker %d is on host %d", w, l->host[w]);
     int64_t rows = (int64_t)(f ? f->size : 1) * l->max_tokens * l->topk;
     if (rows > INT32_MAX / 2) return fail(why, ERR_TOO_LARGE, "ep: %lld rows in one layer of a step", (long long)rows);
     if (f && ep_frame_bytes(l, f->size) > f->frame_bytes)
@@ -121,6 +123,14 @@ static size_t lay_out(struct ep *ep, unsigned char *base) {
             l->pair_token = piece(base, &at, rows * sizeof *l->pair_token);
             l->pair_weight = piece(base, &at, rows * sizeof *l->pair_weight);
         }
+        size_t R = (size_t)ep->size, P = (size_t)ep_max_pairs(ep), weights = ep->lim.fused ? P : 0;
+        l->far_token = piece(base, &at, R * T * sizeof *l->far_token);
+        l->far_pair = piece(base, &at, R * P * sizeof *l->far_pair);
+        l->far_target = piece(base, &at, R * P);
+        l->far_weight = piece(base, &at, R * weights * sizeof *l->far_weight);
+        l->picked_token = piece(base, &at, T * sizeof *l->picked_token);
+        l->picked_pair = piece(base, &at, P * sizeof *l->picked_pair);
+        l->picked_weight = piece(base, &at, weights * sizeof *l->picked_weight);
         for (int place = 0; place < EP_PLACES; place++)
             for (int w = 0; w < ep->size; w++)
                 if (w != ep->rank) l->in[place][w].own = piece(base, &at, ep_message_bytes(ep, place));
@@ -167,6 +177,7 @@ int ep_new(struct fabric *f, const struct ep_limits *l, struct ep **out, struct 
     ep->rank = f ? f->rank : 0;
     ep->size = f ? f->size : 1;
     ep->members = ep->size == 64 ? UINT64_MAX : ep_bit(ep->size) - 1;
+    for (int w = 0; w < ep->size; w++) ep->host_mask[l->host[w]] |= ep_bit(w);
     ep->wire = wire_of(l);
     if (ep_wire_init(&ep->wire, ep_frame_bytes(l, ep->size)) < 0) {
         ep_free(ep);
@@ -205,6 +216,7 @@ void ep_free(struct ep *ep) {
 
 const struct ep_counters *ep_counters(const struct ep *ep) { return &ep->count; }
 void ep_tell_epoch(struct ep *ep, uint32_t epoch) { atomic_store_explicit(&ep->told, epoch, memory_order_relaxed); }
+void ep_set_two_hop(struct ep *ep, bool on) { ep->two_hop = on; }
 void ep_set_members(struct ep *ep, uint64_t members) { ep->members = members | ep_bit(ep->rank); }
 
 /* ---- between the phases ---- */
@@ -221,6 +233,10 @@ static void take_back(struct ep *ep) {
 static void catch_up(struct ep *ep, struct ep_lane *l) {
     end_all(ep, l, EP_DISPATCH, false);
     for (int w = 0; w < ep->size; w++) {
+        struct ep_message *relay = &l->in[EP_RELAY][w];
+        if (relay->got && ep_key_order(&relay->key, &l->key) < 0) ep_message_end(ep, w, relay);
+    }
+    for (int w = 0; w < ep->size; w++) {
         struct ep_message *ahead = &l->in[EP_AHEAD][w], swap = *ahead;
         int order = ahead->got ? ep_key_order(&ahead->key, &l->key) : 1;
         if (order < 0) ep_message_end(ep, w, ahead);
@@ -233,6 +249,7 @@ static void catch_up(struct ep *ep, struct ep_lane *l) {
 void ep_step_begin(struct ep *ep, uint32_t epoch, uint64_t step, const int32_t *tokens, int microbatches) {
     if (microbatches < 1 || microbatches > EP_MICROBATCHES) BUG("ep: a step of %d microbatches", microbatches);
     take_back(ep);
+    ep->now_members = ep->members;
     ep->others = ep->members & ~ep_bit(ep->rank);
     ep->sources = 0;
     ep->complained = 0;
@@ -243,11 +260,13 @@ void ep_step_begin(struct ep *ep, uint32_t epoch, uint64_t step, const int32_t *
         if (tokens[w] && ep->others & ep_bit(w)) ep->sources |= ep_bit(w);
     }
     ep->brings = tokens[ep->rank] > 0;
+    ep_relay_begin(ep);
     for (int mb = 0; mb < EP_MICROBATCHES; mb++) {
         struct ep_lane *l = &ep->lane[mb];
         set_phase(l, EP_READY);
         l->key = (struct ep_key){.epoch = epoch, .step = step, .layer = -1};
         end_all(ep, l, EP_COMBINE, false);
+        l->passed = 0;
         catch_up(ep, l);
     }
 }
@@ -263,8 +282,8 @@ static void note_wait(struct ep *ep, int peer, uint64_t us) {
 /* Waits until everyone in `from` has a good message of this phase here. */
 static int await(struct ep *ep, struct ep_lane *l, enum ep_kind kind, uint64_t from, int64_t deadline_us, uint64_t *late) {
     for (int64_t since_us = 0;;) {
-        uint64_t missing = 0;
         ep_drain(ep);
+        uint64_t missing = kind == EP_DISPATCH && ep->relayed ? ep_relay_work(ep, l) : 0;
         for (uint64_t look = from; look;) {
             int w = ep_next(&look);
             bool before = l->in[kind][w].good;
@@ -300,11 +319,15 @@ static void begin_dispatch(struct ep *ep, struct ep_lane *l, int layer, const st
     set_phase(l, EP_DISPATCHING);
     l->key.layer = layer;
     catch_up(ep, l);
-    l->posted = 0;
+    l->posted = l->passed = 0;
     memset(l->part, 0, sizeof l->part);
     memset(l->pair, 0, sizeof l->pair);
+    memset(l->passing, 0, sizeof l->passing);
     l->group.slots = slots;
     ep_split_make(&l->split, l->send.tokens, l->send.worker, l->send.slot, l->send.weights);
+    ep_relay_split(ep, l);
+    for (uint64_t far = ep->others & ~ep->host_mask[ep->lim.host[ep->rank]]; far;)
+        ep->count.far_direct += (uint64_t)l->split.tokens[ep_next(&far)];
     size_t row = ep_row_bytes(ep->lim.dispatch, ep->lim.hidden);
     for (int t = 0; l->packed && t < l->send.tokens; t++)
         ep_pack(ep->lim.dispatch, l->packed + (size_t)t * row, l->send.x + ep_floats(ep, (size_t)t), ep->lim.hidden);
@@ -315,7 +338,7 @@ int ep_dispatch_post(struct ep *ep, int mb, int layer, const struct ep_send *sen
     take_back(ep);
     if (l->phase != EP_DISPATCHING) begin_dispatch(ep, l, layer, send, slots);
     else if (layer != l->key.layer) BUG("ep: dispatch of layer %d while layer %d is being posted", layer, l->key.layer);
-    int rc = ep->brings && ep->others ? ep_post(ep, l, EP_DISPATCH, ep->others, deadline_us) : 0;
+    int rc = ep->brings && ep->others ? ep_post(ep, l, EP_DISPATCH, ep->direct | ep->relays, deadline_us) : 0;
     if (rc < 0) return rc;
     set_phase(l, EP_DISPATCHED);
     return 0;

@@ -17,6 +17,7 @@
  * deadlines; a late peer is named, not judged: only the coordinator declares deaths.
  * Memory is sized at ep_new for the largest step; nothing allocates afterwards. Owner: the engine thread. */
 #pragma once
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "fabric/ep_payload.h"
@@ -32,6 +33,7 @@ struct ep_limits { /* the same on all workers */
     enum ep_format dispatch, combine; /* how rows travel there and back; combine: f32 or bf16 */
     bool fused;       /* sums come back instead of rows (ep_fixed.h): weights are wanted, X is 0, combine is f32 */
     size_t frame_bytes; /* 0: ep_frame_bytes chooses */
+    uint8_t host[FABRIC_MAX_RANKS]; /* by rank: equal for workers of one host, below FABRIC_MAX_RANKS */
 };
 
 /* What home asks for: T tokens, each with k routes. Borrowed until combine_wait returns. */
@@ -63,6 +65,8 @@ struct ep_counters {                        /* since ep_new; read by the owner *
     uint64_t dispatch_bytes, combine_bytes; /* payload sent to others */
     uint64_t dispatch_rows, combine_rows;   /* token copies and result rows sent to others */
     uint64_t frames_stale, frames_duplicate, frames_bad;
+    uint64_t far_rows, far_direct, far_answers; /* of these, what went to other hosts; far_direct: what dispatches would have
+                                                 * been without relays */
     uint64_t overflow_frames;               /* sent beyond the first of a message: more than a frame holds went one way */
     uint64_t wait_us[FABRIC_MAX_RANKS];     /* time this worker stood waiting for each peer, both halves */
     struct ep_link link[FABRIC_MAX_RANKS];
@@ -80,6 +84,9 @@ void ep_free(struct ep *ep);
 
 /* Who takes part from the next step on: a mask of ranks, this one's set. At first everyone. */
 void ep_set_members(struct ep *ep, uint64_t members);
+/* From the next step on: tokens for workers of another host go there once, to a relay that passes them on (ep_relay.c). All
+ * workers alike. Results do not depend on it. */
+void ep_set_two_hop(struct ep *ep, bool on);
 /* Any thread: there is a later epoch than the steps of `epoch - 1` and before, whose posts and waits now end with ERR_EPOCH
  * within 20 ms. */
 void ep_tell_epoch(struct ep *ep, uint32_t epoch);

@@ -11,18 +11,20 @@
 #include "fabric/ep.h"
 
 static size_t lines(size_t bytes) { return (bytes + EP_ALIGN - 1) / EP_ALIGN * EP_ALIGN; }
-static size_t pair_bytes(const struct ep_wire *w) { return sizeof(struct ep_pair) + (w->fused ? sizeof(float) : 0); }
+static size_t pair_bytes(const struct ep_wire *w, enum ep_kind kind) {
+    return sizeof(struct ep_pair) + (w->fused ? sizeof(float) : 0) + (kind == EP_RELAY);
+}
 
-static size_t dispatch_rows_at(const struct ep_wire *w, int pairs) {
-    return sizeof(struct ep_header) + lines((size_t)pairs * pair_bytes(w));
+static size_t dispatch_rows_at(const struct ep_wire *w, enum ep_kind kind, int pairs) {
+    return sizeof(struct ep_header) + lines((size_t)pairs * pair_bytes(w, kind));
 }
 static size_t answer_bytes(const struct ep_wire *w, enum ep_format f) {
     return ep_row_bytes(f, w->hidden) + (size_t)w->extra * sizeof(float);
 }
 static enum ep_format widest(const struct ep_wire *w) { return w->fused ? EP_SUM64 : w->combine; }
 
-size_t ep_dispatch_bytes(const struct ep_wire *w, int tokens, int pairs) {
-    return dispatch_rows_at(w, pairs) + (size_t)tokens * ep_row_bytes(w->dispatch, w->hidden);
+size_t ep_dispatch_bytes(const struct ep_wire *w, enum ep_kind kind, int tokens, int pairs) {
+    return dispatch_rows_at(w, kind, pairs) + (size_t)tokens * ep_row_bytes(w->dispatch, w->hidden);
 }
 
 size_t ep_combine_bytes(const struct ep_wire *w, int rows, enum ep_format format) {
@@ -30,13 +32,13 @@ size_t ep_combine_bytes(const struct ep_wire *w, int rows, enum ep_format format
 }
 
 size_t ep_frame_room(const struct ep_wire *w, int tokens, int answers) {
-    size_t dispatch = ep_dispatch_bytes(w, tokens, tokens * w->topk) + EP_ALIGN,
+    size_t dispatch = ep_dispatch_bytes(w, EP_RELAY, tokens, tokens * w->topk) + EP_ALIGN,
            combine = ep_combine_bytes(w, answers, widest(w));
     return dispatch > combine ? dispatch : combine;
 }
 
 int ep_wire_init(struct ep_wire *w, size_t frame_bytes) {
-    size_t token = ep_row_bytes(w->dispatch, w->hidden) + (size_t)w->topk * pair_bytes(w);
+    size_t token = ep_row_bytes(w->dispatch, w->hidden) + (size_t)w->topk * pair_bytes(w, EP_RELAY);
     if (frame_bytes < ep_frame_room(w, 1, 1)) return ERR_TOO_LARGE;
     size_t tokens = (frame_bytes - sizeof(struct ep_header) - EP_ALIGN) / token,
            answers = (frame_bytes - sizeof(struct ep_header)) / answer_bytes(w, widest(w));
@@ -53,9 +55,15 @@ float *ep_frame_weights(void *frame) {
     return (float *)(ep_frame_pairs(frame) + h->pairs);
 }
 
+uint8_t *ep_frame_targets(const struct ep_wire *w, void *frame) {
+    const struct ep_header *h = frame;
+    return (uint8_t *)(ep_frame_weights(frame) + (w->fused ? h->pairs : 0));
+}
+
 unsigned char *ep_frame_rows(const struct ep_wire *w, void *frame) {
     const struct ep_header *h = frame;
-    return (unsigned char *)frame + (h->kind == EP_DISPATCH ? dispatch_rows_at(w, (int)h->pairs) : sizeof *h);
+    enum ep_kind kind = (enum ep_kind)h->kind;
+    return (unsigned char *)frame + (kind != EP_COMBINE ? dispatch_rows_at(w, kind, (int)h->pairs) : sizeof *h);
 }
 
 float *ep_frame_extras(const struct ep_wire *w, void *frame) {
@@ -74,10 +82,10 @@ int ep_key_order(const struct ep_key *a, const struct ep_key *b) {
 }
 
 size_t ep_frame_begin(void *room, const struct ep_wire *w, const struct ep_part *p) {
-    int rows = p->kind == EP_DISPATCH || w->fused ? p->tokens : p->pairs;
-    size_t bytes = p->kind == EP_DISPATCH ? ep_dispatch_bytes(w, p->tokens, p->pairs) : ep_combine_bytes(w, rows, p->format);
-    int all = p->kind == EP_DISPATCH || w->fused ? p->all_tokens : p->all_pairs;
-    int parts = ep_parts(all, p->kind == EP_DISPATCH ? w->part_tokens : w->part_answers);
+    const bool there = p->kind != EP_COMBINE;
+    int rows = there || w->fused ? p->tokens : p->pairs, all = there || w->fused ? p->all_tokens : p->all_pairs;
+    size_t bytes = there ? ep_dispatch_bytes(w, p->kind, p->tokens, p->pairs) : ep_combine_bytes(w, rows, p->format);
+    int parts = ep_parts(all, there ? w->part_tokens : w->part_answers);
     *(struct ep_header *)room = (struct ep_header){.magic = EP_MAGIC,
                                                    .version = EP_VERSION,
                                                    .kind = (uint8_t)p->kind,
@@ -98,9 +106,9 @@ size_t ep_frame_begin(void *room, const struct ep_wire *w, const struct ep_part 
                                                    .all_pairs = (uint32_t)p->all_pairs,
                                                    .first_pair = (uint32_t)p->first_pair,
                                                    .bytes = bytes};
-    if (p->kind == EP_DISPATCH) { /* the pad: no byte of an earlier frame leaves the process */
-        size_t end = sizeof(struct ep_header) + (size_t)p->pairs * pair_bytes(w);
-        memset((unsigned char *)room + end, 0, dispatch_rows_at(w, p->pairs) - end);
+    if (there) { /* the pad: no byte of an earlier frame leaves the process */
+        size_t end = sizeof(struct ep_header) + (size_t)p->pairs * pair_bytes(w, p->kind);
+        memset((unsigned char *)room + end, 0, dispatch_rows_at(w, p->kind, p->pairs) - end);
     }
     return bytes;
 }
@@ -124,7 +132,6 @@ int ep_frame_open(const void *frame, size_t bytes, int source, const struct ep_h
 static int check_dispatch(const struct ep_header *h, const struct ep_wire *w, struct why *why) {
     if (h->format != w->dispatch)
         return fail(why, ERR_PROTOCOL, "payload format %d, expected %s", h->format, ep_format_name(w->dispatch));
-    if (h->home != h->source) return fail(why, ERR_PROTOCOL, "tokens of worker %d", h->home);
     if (h->extra) return fail(why, ERR_PROTOCOL, "%d floats beside the rows of a dispatch, expected none", h->extra);
     if (h->pairs > h->tokens * (uint32_t)w->topk || h->all_pairs > h->all_tokens * (uint32_t)w->topk)
         return fail(why, ERR_PROTOCOL, "%u of %u pairs for %u of %u tokens, at most %d each", h->pairs, h->all_pairs, h->tokens,
@@ -145,8 +152,8 @@ static int check_combine(const struct ep_header *h, const struct ep_wire *w, str
 
 /* Rows and pairs of this part lie within the message; the message within what a worker may bring. */
 static int check_counts(const struct ep_header *h, const struct ep_wire *w, struct why *why) {
-    const bool tokens = h->kind == EP_DISPATCH || w->fused;
-    const int most = h->kind == EP_DISPATCH ? w->part_tokens : w->part_answers;
+    const bool tokens = h->kind != EP_COMBINE || w->fused;
+    const int most = h->kind != EP_COMBINE ? w->part_tokens : w->part_answers;
     const uint32_t all = tokens ? h->all_tokens : h->all_pairs, rows = tokens ? h->tokens : h->pairs,
                    limit = (uint32_t)w->max_tokens * (tokens ? 1u : (uint32_t)w->topk);
     if (all > limit) return fail(why, ERR_PROTOCOL, "%u rows, at most %u", all, limit);
@@ -165,10 +172,10 @@ int ep_frame_check(const struct ep_header *h, const struct ep_wire *w, struct wh
     if (h->hidden != (uint32_t)w->hidden)
         return fail(why, ERR_PROTOCOL, "rows of %u elements, expected %d", h->hidden, w->hidden);
     int rc = check_counts(h, w, why);
-    if (rc >= 0) rc = h->kind == EP_DISPATCH ? check_dispatch(h, w, why) : check_combine(h, w, why);
+    if (rc >= 0) rc = h->kind != EP_COMBINE ? check_dispatch(h, w, why) : check_combine(h, w, why);
     if (rc < 0) return rc;
-    size_t want = h->kind == EP_DISPATCH
-                      ? ep_dispatch_bytes(w, (int)h->tokens, (int)h->pairs)
+    size_t want = h->kind != EP_COMBINE
+                      ? ep_dispatch_bytes(w, (enum ep_kind)h->kind, (int)h->tokens, (int)h->pairs)
                       : ep_combine_bytes(w, (int)(w->fused ? h->tokens : h->pairs), (enum ep_format)h->format);
     if (h->bytes != want) return fail(why, ERR_PROTOCOL, "%llu bytes, its counts need %zu", (unsigned long long)h->bytes, want);
     return 0;

@@ -1,6 +1,7 @@
 /* ep_frame.h - what an exchange frame looks like in memory and on the wire, and when one may be believed.
  *
  *   dispatch:  header | pairs: struct ep_pair [pairs] | weights: f32 [pairs], only fused | pad to 64 | rows: [tokens]
+ *   relay:     the same with targets: u8 [pairs], ranks of the receiver's host, before the pad; passed on as dispatches
  *   combine:   header | rows: [pairs], in the order of the pairs that the home dispatched | extras: f32 [pairs, X]
  *   fused:     header | rows: [tokens], one sum per copy of a token that the home dispatched
  *
@@ -16,7 +17,7 @@
 #include "fabric/ep_payload.h"
 
 enum { EP_MAGIC = 0x50456443, EP_VERSION = 3, EP_ALIGN = 64 }; /* "CdEP" */
-enum ep_kind { EP_DISPATCH, EP_COMBINE, EP_KINDS };            /* in the order in which a layer sends them */
+enum ep_kind { EP_DISPATCH, EP_COMBINE, EP_RELAY, EP_KINDS };
 
 struct ep_header {
     uint32_t magic;
@@ -28,7 +29,7 @@ struct ep_header {
     uint8_t microbatch;
     uint8_t extra;       /* combine: X, floats beside each row; dispatch: 0 */
     uint16_t source;     /* rank of the sender */
-    uint16_t home;       /* rank whose tokens these are */
+    uint16_t home;       /* rank whose tokens these are; the source's own, but for a dispatch that was relayed and answers */
     uint16_t part, parts;
     uint32_t tokens;     /* dispatch, fused: rows of this frame; else 0 */
     uint32_t pairs;      /* dispatch: (token, slot) pairs; combine: rows; fused: 0 */
@@ -70,7 +71,7 @@ struct ep_wire {
 /* Sets the last two, for frames of at most frame_bytes. */
 int ep_wire_init(struct ep_wire *w, size_t frame_bytes); /* 0, or ERR_TOO_LARGE when not even one row fits */
 /* Bytes of a frame that takes the dispatch of so many tokens and pairs, or so many rows of answers. */
-size_t ep_dispatch_bytes(const struct ep_wire *w, int tokens, int pairs);
+size_t ep_dispatch_bytes(const struct ep_wire *w, enum ep_kind kind, int tokens, int pairs); /* or of a relay */
 size_t ep_combine_bytes(const struct ep_wire *w, int rows, enum ep_format format);
 size_t ep_frame_room(const struct ep_wire *w, int tokens, int answers); /* enough for either, in one part */
 
@@ -96,10 +97,11 @@ static inline struct ep_pair *ep_frame_pairs(void *frame) {
     return (struct ep_pair *)((unsigned char *)frame + sizeof(struct ep_header));
 }
 float *ep_frame_weights(void *frame);                              /* of a fused dispatch, [pairs] */
+uint8_t *ep_frame_targets(const struct ep_wire *w, void *frame);   /* of a relay, [pairs] */
 unsigned char *ep_frame_rows(const struct ep_wire *w, void *frame);
 float *ep_frame_extras(const struct ep_wire *w, void *frame);      /* of a combine frame, [pairs, X] */
 static inline int ep_frame_row_count(const struct ep_header *h) {
-    return (int)(h->kind == EP_DISPATCH || !h->pairs ? h->tokens : h->pairs);
+    return (int)(h->kind != EP_COMBINE || !h->pairs ? h->tokens : h->pairs);
 }
 
 /* Is this a frame of ours from `source` at all? After 0 the key, the kind and the microbatch may be read, nothing else.

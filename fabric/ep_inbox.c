@@ -19,7 +19,8 @@ enum { HELD_MOST = FABRIC_DEPTH / 2 };
 size_t ep_message_bytes(const struct ep *ep, int place) {
     const struct ep_wire *w = &ep->wire;
     size_t T = (size_t)ep->lim.max_tokens, P = (size_t)ep_max_pairs(ep), bytes;
-    if (place != EP_COMBINE) bytes = P * (sizeof(struct ep_pair) + sizeof(float)) + T * ep_row_bytes(w->dispatch, w->hidden);
+    if (place != EP_COMBINE) /* pair, weight and target of each; rows */
+        bytes = P * (sizeof(struct ep_pair) + sizeof(float) + 1) + T * ep_row_bytes(w->dispatch, w->hidden);
     else if (w->fused) bytes = T * ep_row_bytes(EP_SUM64, w->hidden);
     else bytes = P * (ep_row_bytes(w->combine, w->hidden) + (size_t)w->extra * sizeof(float));
     return (bytes + EP_ALIGN - 1) / EP_ALIGN * EP_ALIGN;
@@ -46,6 +47,7 @@ static void point_into_frame(const struct ep *ep, struct ep_message *m, const st
     m->frame = frame;
     m->pair = ep_frame_pairs(frame);
     m->weight = ep->wire.fused ? ep_frame_weights(frame) : NULL;
+    m->target = h->kind == EP_RELAY ? ep_frame_targets(&ep->wire, frame) : NULL;
     m->rows = ep_frame_rows(&ep->wire, frame);
     m->extra = h->kind == EP_COMBINE ? ep_frame_extras(&ep->wire, frame) : NULL;
     m->format = (enum ep_format)h->format;
@@ -60,12 +62,15 @@ static void copy_dispatch(const struct ep *ep, struct ep_message *m, const struc
     struct ep_pair *pair = (struct ep_pair *)m->own;
     float *weight = (float *)(pair + P);
     unsigned char *rows = (unsigned char *)(weight + P);
+    uint8_t *target = rows + (size_t)ep->lim.max_tokens * row;
     int first = h->part * ep->wire.part_tokens;
     const struct ep_pair *from = ep_frame_pairs((void *)h);
     for (uint32_t i = 0; i < h->pairs; i++)
         pair[h->first_pair + i] = (struct ep_pair){(uint16_t)(from[i].token + first), from[i].slot};
     if (ep->wire.fused) memcpy(weight + h->first_pair, ep_frame_weights((void *)h), h->pairs * sizeof *weight);
+    if (h->kind == EP_RELAY) memcpy(target + h->first_pair, ep_frame_targets(&ep->wire, (void *)h), h->pairs);
     memcpy(rows + (size_t)first * row, ep_frame_rows(&ep->wire, (void *)h), h->tokens * row);
+    m->target = target;
     m->pair = pair;
     m->weight = weight;
     m->rows = rows;
@@ -92,7 +97,7 @@ static void copy_combine(const struct ep *ep, struct ep_message *m, const struct
 
 static void copy_part(const struct ep *ep, struct ep_message *m, const struct ep_header *h) {
     m->frame = NULL;
-    if (h->kind == EP_DISPATCH) copy_dispatch(ep, m, h);
+    if (h->kind != EP_COMBINE) copy_dispatch(ep, m, h);
     else copy_combine(ep, m, h);
 }
 
@@ -142,11 +147,11 @@ enum fate { WANTED, STALE, DUPLICATE, UNASKED };
 static enum fate fate_of(const struct ep *ep, const struct ep_lane *l, const struct ep_message *m, const struct ep_header *h,
                          int place) {
     struct ep_key key = ep_frame_key(h);
-    const struct ep_key *last = &l->last[h->kind][h->source];
+    const struct ep_key *last = &l->last[h->kind][h->kind == EP_COMBINE ? h->source : h->home];
     if (key.epoch == last->epoch && ep_key_order(&key, last) <= 0) return DUPLICATE;
     if (place < 0 || !(ep->members & ep_bit(h->source))) return STALE;
     if (h->kind == EP_COMBINE && (place > 0 || !ep->brings || l->phase == EP_READY)) return UNASKED;
-    if (h->kind == EP_DISPATCH && place == 0 && l->phase != EP_DISPATCHING && l->phase != EP_DISPATCHED) return STALE;
+    if (h->kind != EP_COMBINE && place == 0 && l->phase != EP_DISPATCHING && l->phase != EP_DISPATCHED) return STALE;
     if (!m->got) return WANTED;
     int order = ep_key_order(&key, &m->key);
     if (order < 0) return STALE;
@@ -162,18 +167,19 @@ static void begin_message(struct ep_message *m, const struct ep_header *h) {
     memset(m->seen, 0, ((size_t)h->parts + 63) / 64 * sizeof *m->seen);
 }
 
-static int add_part(struct ep *ep, int peer, struct ep_message *m, const struct ep_header *h, struct why *why) {
+/* from: whose message it is; what others passed on is never held. */
+static int add_part(struct ep *ep, int peer, int from, struct ep_message *m, const struct ep_header *h, struct why *why) {
     int rc = ep_frame_check(h, &ep->wire, why);
     if (rc < 0) return rc;
     struct ep_key key = ep_frame_key(h);
-    if (m->got && ep_key_order(&key, &m->key) > 0) ep_message_end(ep, peer, m);
+    if (m->got && ep_key_order(&key, &m->key) > 0) ep_message_end(ep, from, m);
     if (!m->got) begin_message(m, h);
     if (h->parts != m->parts || h->all_tokens != m->tokens || h->all_pairs != m->pairs)
         return fail(why, ERR_PROTOCOL, "parts of different messages");
     m->seen[h->part / 64] |= UINT64_C(1) << h->part % 64;
     m->got++;
     m->pairs_got += h->pairs;
-    if (m->parts == 1 && ep->stream[peer].held < HELD_MOST) {
+    if (m->parts == 1 && from == peer && ep->stream[peer].held < HELD_MOST) {
         point_into_frame(ep, m, h);
         ep->stream[peer].held++;
         return 1;
@@ -182,13 +188,25 @@ static int add_part(struct ep *ep, int peer, struct ep_message *m, const struct 
     return 0;
 }
 
+/* Whose message a frame is of: an answer its sender's, a dispatch its home's. ERR_PROTOCOL when the sender has no business with
+ * it: only a neighbour passes on what came from another host. */
+static int whose(const struct ep *ep, const struct ep_header *h, struct why *why) {
+    const uint8_t *host = ep->lim.host, here = host[ep->rank];
+    bool own = h->home == h->source, far = h->home < ep->size && host[h->home] != here;
+    if (h->kind == EP_COMBINE && h->home == ep->rank) return h->source;
+    if (h->kind == EP_DISPATCH && (own || (far && host[h->source] == here))) return h->home;
+    if (h->kind == EP_RELAY && own && far) return h->home;
+    return fail(why, ERR_PROTOCOL, "tokens of worker %d", h->home);
+}
+
 static void file(struct ep *ep, int peer, const void *frame, size_t bytes) {
     const struct ep_header *h;
     struct why why;
     ep->count.link[peer].frames_in++;
     ep->count.link[peer].bytes_in += bytes;
     int rc = ep_frame_open(frame, bytes, peer, &h, &why);
-    if (rc < 0) {
+    int from = rc < 0 ? rc : whose(ep, h, &why);
+    if (from < 0) {
         ep_refuse(ep, peer, &ep->lane[0].key, &why);
         give(ep, peer, frame);
         return;
@@ -196,7 +214,7 @@ static void file(struct ep *ep, int peer, const void *frame, size_t bytes) {
     struct ep_key key = ep_frame_key(h);
     struct ep_lane *l = &ep->lane[h->microbatch];
     int place = ep_key_order(&key, &l->key);
-    struct ep_message *m = &l->in[h->kind == EP_DISPATCH && place > 0 ? EP_AHEAD : (int)h->kind][peer];
+    struct ep_message *m = &l->in[h->kind == EP_DISPATCH && place > 0 ? EP_AHEAD : (int)h->kind][from];
     switch (fate_of(ep, l, m, h, place)) {
     case STALE: ep->count.frames_stale++; break;
     case DUPLICATE: ep->count.frames_duplicate++; break;
@@ -205,7 +223,7 @@ static void file(struct ep *ep, int peer, const void *frame, size_t bytes) {
         ep_refuse(ep, peer, &key, &why);
         break;
     case WANTED:
-        rc = add_part(ep, peer, m, h, &why);
+        rc = add_part(ep, peer, from, m, h, &why);
         if (rc < 0) ep_refuse(ep, peer, &key, &why);
         if (rc > 0) return; /* held */
         break;
@@ -232,7 +250,12 @@ static int judge(const struct ep *ep, const struct ep_lane *l, enum ep_kind kind
         int asked = ep->wire.fused ? l->split.tokens[peer] : l->split.pairs[peer];
         return rows == (uint32_t)asked ? 0 : fail(why, ERR_PROTOCOL, "%u rows, %d were asked for", rows, asked);
     }
-    const struct ep_bounds b = {.tokens = ep->tokens[peer], .topk = ep->lim.topk, .slots = l->group.slots};
+    const struct ep_bounds b = {.tokens = ep->tokens[peer],
+                                .topk = ep->lim.topk,
+                                .slots = kind == EP_RELAY ? ep->lim.max_slots : l->group.slots};
+    for (uint32_t i = 0; kind == EP_RELAY && i < m->pairs; i++)
+        if (m->target[i] != ep->rank && (m->target[i] >= ep->size || !(ep->direct & ep_bit(m->target[i]))))
+            return fail(why, ERR_PROTOCOL, "pair %u is for worker %d, which is not on this host", i, m->target[i]);
     return ep_check_pairs(m->pair, (int)m->pairs, (int)m->tokens, &b, why);
 }
 

@@ -19,13 +19,30 @@ struct ep_message {
     const void *frame;   /* held; NULL: copied */
     const struct ep_pair *pair;
     const float *weight, *extra;
+    const uint8_t *target; /* of a relay */
     const unsigned char *rows;
     enum ep_format format; /* of rows */
     uint64_t *seen;      /* [parts] bits */
     unsigned char *own;  /* memory of its own, address space until used */
 };
 
-/* Places for messages of a peer: the dispatch and the answer of the layer that this worker is in; a dispatch of a later one. */
+/* Tokens and pairs for one worker, and the packed rows that the tokens name. */
+struct ep_list {
+    int tokens, pairs;
+    const int32_t *token;       /* [tokens] rows */
+    const struct ep_pair *pair; /* [pairs] pair.token counts the list's tokens */
+    const float *weight;        /* [pairs]; only fused */
+    const uint8_t *target;      /* [pairs]; only of a relay */
+    const unsigned char *rows;
+};
+/* How far a relay has passed on a home's rows. */
+struct ep_passing {
+    bool begun;
+    uint64_t left; /* to whom still; to the first of them from this part and pair on */
+    int part, pair;
+};
+
+/* Places for messages of a peer: those of the layer that this worker is in, by kind; and a dispatch of a later one. */
 enum { EP_AHEAD = EP_KINDS, EP_PLACES };
 
 /* One microbatch. */
@@ -45,6 +62,18 @@ struct ep_lane {
     int group_tokens[FABRIC_MAX_RANKS]; /* copies from each source */
     uint64_t posted;         /* who has been sent all of this phase's message */
     int part[FABRIC_MAX_RANKS], pair[FABRIC_MAX_RANKS]; /* where posting to the others stands */
+    /* Two-hop dispatch. For each relay [R]: what goes there; of the home that is being relayed: what goes to one neighbour. */
+    int far_tokens[FABRIC_MAX_RANKS], far_pairs[FABRIC_MAX_RANKS];
+    int32_t *far_token;       /* [R, T max] */
+    struct ep_pair *far_pair; /* [R, T max * k] and so the next two */
+    uint8_t *far_target;
+    float *far_weight;
+    int picked_tokens, picked_pairs;
+    int32_t *picked_token;
+    struct ep_pair *picked_pair;
+    float *picked_weight;
+    struct ep_passing passing[FABRIC_MAX_RANKS];
+    uint64_t passed; /* homes whose rows were all passed on */
     struct ep_message in[EP_PLACES][FABRIC_MAX_RANKS];
     struct ep_key last[EP_KINDS][FABRIC_MAX_RANKS]; /* of the message that was used last: its frames are duplicates by now */
 };
@@ -58,6 +87,12 @@ struct ep {
     int32_t tokens[FABRIC_MAX_RANKS]; /* of the plan */
     uint64_t sources;                 /* others with tokens: they dispatch to us and expect an answer */
     bool brings;                      /* we have tokens: we dispatch to all others and get their answers */
+    uint64_t host_mask[FABRIC_MAX_RANKS]; /* ranks of each host */
+    uint64_t now_members;                 /* of this step */
+    bool two_hop;                         /* as set, from the next step on */
+    uint64_t direct, relays, relayed;     /* of this step: whom we dispatch to ourselves; who relays for us; for whom we do */
+    int relay_to[FABRIC_MAX_RANKS];       /* by host: our relay there; -1: none needed */
+    int relay_of[FABRIC_MAX_RANKS];       /* by home on another host: who relays to this one */
     struct ep_lane lane[EP_MICROBATCHES];
     bool lent; /* some lane's answers are in the caller's hands */
 
@@ -101,5 +136,16 @@ int ep_message_most_parts(const struct ep *ep, int place);
 
 /* Works on the lane's phase until everyone in `to` was sent its message. 0, ERR_LATE, ERR_EPOCH or ERR_GONE. */
 int ep_post(struct ep *ep, struct ep_lane *l, enum ep_kind kind, uint64_t to, int64_t deadline_us);
+/* Sends a part of a list as dispatch or relay of `home`'s tokens; *pair is the first pair of the part, then of the next. false:
+ * no room now. */
+bool ep_send_list(struct ep *ep, struct ep_lane *l, enum ep_kind kind, int home, int to, const struct ep_list *list, int part,
+                  int *pair);
 /* One wait for news, short of the deadline also when told of a later epoch. 0, ERR_DEADLINE, ERR_EPOCH, ERR_GONE. */
 int ep_wait_news(struct ep *ep, const struct ep_lane *l, int64_t deadline_us);
+
+/* ---- ep_relay.c: two-hop dispatch ---- */
+
+void ep_relay_begin(struct ep *ep);                      /* of a step: who relays what for whom */
+void ep_relay_split(struct ep *ep, struct ep_lane *l);   /* of a dispatch */
+/* Passes on what has come and fits. Who is missing: homes whose relay message has not come, neighbours who take nothing. */
+uint64_t ep_relay_work(struct ep *ep, struct ep_lane *l);

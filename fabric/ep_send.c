@@ -25,53 +25,75 @@ static void count_sent(struct ep *ep, int to, size_t bytes, int part) {
     ep->count.overflow_frames += part > 0;
 }
 
+static bool is_far(const struct ep *ep, int to) { return ep->lim.host[to] != ep->lim.host[ep->rank]; }
+
 static struct ep_part part_of(const struct ep *ep, const struct ep_lane *l, enum ep_kind kind, int to) {
     return (struct ep_part){.key = l->key,
                             .kind = kind,
                             .microbatch = (int)(l - ep->lane),
                             .source = ep->rank,
-                            .home = kind == EP_DISPATCH ? ep->rank : to,
+                            .home = kind == EP_COMBINE ? to : ep->rank,
                             .part = l->part[to]};
 }
 
 /* Tokens of this part, and the pairs that name them: the list is in order of tokens. */
-static bool send_dispatch(struct ep *ep, struct ep_lane *l, int to) {
+bool ep_send_list(struct ep *ep, struct ep_lane *l, enum ep_kind kind, int home, int to, const struct ep_list *list, int part,
+                  int *pair) {
     const struct ep_wire *w = &ep->wire;
-    struct ep_part p = part_of(ep, l, EP_DISPATCH, to);
-    const struct ep_pair *list = l->split.pair + (size_t)to * (size_t)ep_max_pairs(ep);
-    const int first = p.part * w->part_tokens;
+    struct ep_part p = part_of(ep, l, kind, to);
+    const int first = part * w->part_tokens;
+    p.home = home;
+    p.part = part;
     p.format = w->dispatch;
-    p.all_tokens = l->split.tokens[to];
-    p.all_pairs = l->split.pairs[to];
-    p.tokens = ep_part_rows(p.all_tokens, w->part_tokens, p.part);
-    p.first_pair = l->pair[to];
-    while (p.first_pair + p.pairs < p.all_pairs && list[p.first_pair + p.pairs].token < first + p.tokens) p.pairs++;
+    p.all_tokens = list->tokens;
+    p.all_pairs = list->pairs;
+    p.tokens = ep_part_rows(list->tokens, w->part_tokens, part);
+    p.first_pair = *pair;
+    while (p.first_pair + p.pairs < p.all_pairs && list->pair[p.first_pair + p.pairs].token < first + p.tokens) p.pairs++;
     size_t row = ep_row_bytes(w->dispatch, w->hidden);
-    void *room = fabric_reserve(ep->fabric, to, ep_dispatch_bytes(w, p.tokens, p.pairs));
+    void *room = fabric_reserve(ep->fabric, to, ep_dispatch_bytes(w, kind, p.tokens, p.pairs));
     if (!room) return false;
     size_t bytes = ep_frame_begin(room, w, &p);
-    struct ep_pair *pair = ep_frame_pairs(room);
-    for (int i = 0; i < p.pairs; i++)
-        pair[i] = (struct ep_pair){(uint16_t)(list[p.first_pair + i].token - first), list[p.first_pair + i].slot};
-    if (w->fused) {
-        const float *weight = l->split.weight + (size_t)to * (size_t)ep_max_pairs(ep);
-        memcpy(ep_frame_weights(room), weight + p.first_pair, (size_t)p.pairs * sizeof *weight);
-    }
-    const int32_t *token = l->split.token + (size_t)to * (size_t)ep->lim.max_tokens + first;
-    const unsigned char *from = l->packed ? l->packed : (const unsigned char *)l->send.x;
+    struct ep_pair *out = ep_frame_pairs(room);
+    const struct ep_pair *in = list->pair + p.first_pair;
+    for (int i = 0; i < p.pairs; i++) out[i] = (struct ep_pair){(uint16_t)(in[i].token - first), in[i].slot};
+    if (w->fused) memcpy(ep_frame_weights(room), list->weight + p.first_pair, (size_t)p.pairs * sizeof(float));
+    if (kind == EP_RELAY) memcpy(ep_frame_targets(w, room), list->target + p.first_pair, (size_t)p.pairs);
     unsigned char *rows = ep_frame_rows(w, room);
-    if (past_pays(ep->fabric, to, bytes, rows, row)) {
-        for (int i = 0; i < p.tokens; i++) past_copy(rows + (size_t)i * row, from + (size_t)token[i] * row, row);
-        past_done();
-    } else {
-        for (int i = 0; i < p.tokens; i++) memcpy(rows + (size_t)i * row, from + (size_t)token[i] * row, row);
-    }
+    for (int i = 0; i < p.tokens; i++) memcpy(rows + (size_t)i * row, list->rows + (size_t)list->token[first + i] * row, row);
     fabric_commit(ep->fabric, to, bytes);
-    l->pair[to] += p.pairs;
+    *pair += p.pairs;
     ep->count.dispatch_rows += (uint64_t)p.tokens;
     ep->count.dispatch_bytes += (uint64_t)p.tokens * row;
-    count_sent(ep, to, bytes, p.part);
+    if (is_far(ep, to)) ep->count.far_rows += (uint64_t)p.tokens;
+    count_sent(ep, to, bytes, part);
     return true;
+}
+
+static struct ep_list list_for(const struct ep *ep, const struct ep_lane *l, int to) {
+    size_t T = (size_t)to * (size_t)ep->lim.max_tokens, P = (size_t)to * (size_t)ep_max_pairs(ep);
+    struct ep_list list = {.rows = l->packed ? l->packed : (const unsigned char *)l->send.x};
+    if (ep->relays & ep_bit(to)) {
+        list.tokens = l->far_tokens[to];
+        list.pairs = l->far_pairs[to];
+        list.token = l->far_token + T;
+        list.pair = l->far_pair + P;
+        list.weight = ep->lim.fused ? l->far_weight + P : NULL;
+        list.target = l->far_target + P;
+        return list;
+    }
+    list.tokens = l->split.tokens[to];
+    list.pairs = l->split.pairs[to];
+    list.token = l->split.token + T;
+    list.pair = l->split.pair + P;
+    list.weight = ep->lim.fused ? l->split.weight + P : NULL;
+    return list;
+}
+
+static bool send_dispatch(struct ep *ep, struct ep_lane *l, int to) {
+    const struct ep_list list = list_for(ep, l, to);
+    enum ep_kind kind = list.target ? EP_RELAY : EP_DISPATCH;
+    return ep_send_list(ep, l, kind, ep->rank, to, &list, l->part[to], &l->pair[to]);
 }
 
 static size_t pack_rows(const struct ep *ep, const struct ep_lane *l, const struct ep_part *p, const int32_t *row, void *room) {
@@ -103,6 +125,7 @@ static bool send_rows(struct ep *ep, struct ep_lane *l, int to) {
     size_t bytes = pack_rows(ep, l, &p, row, room);
     fabric_commit(ep->fabric, to, bytes);
     ep->count.combine_rows += (uint64_t)p.pairs;
+    if (is_far(ep, to)) ep->count.far_answers += (uint64_t)p.pairs;
     ep->count.combine_bytes += bytes - sizeof(struct ep_header);
     count_sent(ep, to, bytes, p.part);
     return true;
@@ -132,6 +155,7 @@ static bool send_sums(struct ep *ep, struct ep_lane *l, int to) {
     size_t bytes = ep_frame_begin(room, w, &p);
     fabric_commit(ep->fabric, to, bytes);
     ep->count.combine_rows += (uint64_t)p.tokens;
+    if (is_far(ep, to)) ep->count.far_answers += (uint64_t)p.tokens;
     ep->count.combine_bytes += bytes - sizeof(struct ep_header);
     count_sent(ep, to, bytes, p.part);
     return true;
@@ -144,7 +168,7 @@ static bool send_part(struct ep *ep, struct ep_lane *l, enum ep_kind kind, int t
 }
 
 static int parts_for(const struct ep *ep, const struct ep_lane *l, enum ep_kind kind, int to) {
-    if (kind == EP_DISPATCH) return ep_parts(l->split.tokens[to], ep->wire.part_tokens);
+    if (kind == EP_DISPATCH) return ep_parts(list_for(ep, l, to).tokens, ep->wire.part_tokens);
     return ep_parts(ep->wire.fused ? l->group_tokens[to] : l->group.pairs[to], ep->wire.part_answers);
 }
 

@@ -58,6 +58,7 @@ void ep_case_tokens(const struct ep_case *c, uint64_t step, int32_t *tokens) {
 }
 
 static int slots_of(const struct ep_case *c, uint64_t layer, int worker) {
+    if (c->even) return c->even / c->ranks;
     return 1 + (int)(draw(c, 9, layer, (uint64_t)worker, 0) % (uint64_t)c->lim.max_slots);
 }
 
@@ -66,7 +67,25 @@ static int brought(const struct ep_case *c, uint64_t step, int rank, int planned
     return c->full || draw(c, 10, step, (uint64_t)rank, 0) % 4 ? planned : planned / 2;
 }
 
+/* The j-th of k different experts: steps through a random order of them, without writing it down. */
+static int even_expert(const struct ep_case *c, uint64_t at, int rank, int token, int j) {
+    uint64_t taken = 0;
+    int e = 0;
+    for (int i = 0; i <= j; i++) {
+        int n = (int)(draw(c, 22, at, (uint64_t)rank << 32 | (uint64_t)token, (uint64_t)i) % (uint64_t)(c->even - i));
+        for (e = 0; taken >> e & 1 || n > 0; e++) n -= !(taken >> e & 1);
+        taken |= UINT64_C(1) << e;
+    }
+    return e;
+}
+
 static void route(const struct ep_case *c, uint64_t at, int rank, int token, int j, int16_t *worker, int16_t *slot) {
+    if (c->even) {
+        int e = even_expert(c, at, rank, token, j), each = c->even / c->ranks;
+        *worker = (int16_t)(e / each);
+        *slot = (int16_t)(e % each);
+        return;
+    }
     uint64_t pattern = draw(c, 11, at, 0, 0) % 3, d = draw(c, 12, at, (uint64_t)rank << 32 | (uint64_t)token, (uint64_t)j);
     if (pattern == 0) d = draw(c, 13, at, 0, 0); /* everything on one expert */
     *worker = (int16_t)(d % (uint64_t)c->ranks);
@@ -74,6 +93,16 @@ static void route(const struct ep_case *c, uint64_t at, int rank, int token, int
     if (d >> 40 & 1 && draw(c, 16, at, 0, 0) % 2) *worker = -1; /* in some layers, pairs that go nowhere */
     if (*worker < 0) *slot = -1;
     else *slot = (int16_t)((d >> 20) % (uint64_t)slots_of(c, at & 0xff, *worker));
+}
+
+void ep_case_spread(struct ep_case *c) {
+    uint64_t d = draw(c, 20, 0, 0, 0);
+    int hosts = 2 + (int)(d % 3);
+    for (int w = 0; w < c->ranks; w++) /* neighbours, in turn, or anyhow */
+        c->lim.host[w] = (uint8_t)(d >> 8 & 1   ? w * hosts / c->ranks
+                                   : d >> 9 & 1 ? w % hosts
+                                                : (int)(draw(c, 21, (uint64_t)w, 0, 0) % (uint64_t)hosts));
+    c->two_hop = true;
 }
 
 /* Of one microbatch of one layer. */
@@ -291,6 +320,7 @@ int ep_case_step(const struct ep_case *c, struct ep *ep, int rank, uint32_t epoc
                                .rows = calloc(T * k, sizeof *t->rows)};
     int32_t planned[FABRIC_MAX_RANKS];
     ep_case_tokens(c, step, planned);
+    ep_set_two_hop(ep, c->two_hop);
     ep_step_begin(ep, epoch, step, planned, c->microbatches);
     int rc = 0;
     for (int layer = 0; layer < c->layers && rc == 0; layer++) {

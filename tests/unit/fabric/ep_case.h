@@ -8,6 +8,8 @@
 struct ep_case {
     uint64_t seed;
     int ranks, layers, microbatches;
+    bool two_hop;
+    int even; /* not 0: so many experts, evenly over the ranks, of which each token has k different ones at random */
     bool full; /* everyone brings the most, in every step */
     struct ep_limits lim;
 };
@@ -19,6 +21,8 @@ void ep_case_make(struct ep_case *c, uint64_t seed, int ranks);
 void ep_case_vary(struct ep_case *c);
 /* Tokens of each worker in a step: none for all but one, none at all for some, full for all, or random. */
 void ep_case_tokens(const struct ep_case *c, uint64_t step, int32_t *tokens);
+/* Workers on 2 to 4 hosts, whose numbers follow from the seed, and two-hop dispatch between them. */
+void ep_case_spread(struct ep_case *c);
 /* What `rank` has to send in a step: copies of its tokens to others, and rows of answers; bytes of them, but for sums (0). */
 struct ep_case_counts {
     uint64_t copies, answers, dispatch_bytes, combine_bytes;

@@ -99,7 +99,7 @@ START_TEST(sizes_of_frames) {
     struct ep_wire w = {.max_tokens = 512, .topk = 8, .hidden = 2048};
     ck_assert_int_eq(ep_wire_init(&w, 100), ERR_TOO_LARGE);
     ck_assert_int_eq(ep_wire_init(&w, 1 << 20), 0);
-    ck_assert_uint_le(ep_dispatch_bytes(&w, w.part_tokens, w.part_tokens * 8), 1 << 20);
+    ck_assert_uint_le(ep_dispatch_bytes(&w, EP_RELAY, w.part_tokens, w.part_tokens * 8), 1 << 20);
     ck_assert_uint_le(ep_combine_bytes(&w, w.part_answers, EP_F32), 1 << 20);
     ck_assert_uint_gt(ep_combine_bytes(&w, w.part_answers + 1, EP_F32), 1 << 20);
 }
@@ -131,7 +131,7 @@ static size_t lie(int which, const char **words) {
     case 6: h->source = 2, *words = "from worker 2"; break;
     case 7: h->kind = 3, *words = "kind 3"; break;
     case 8: h->format = EP_BF16, *words = "format 1"; break;
-    case 9: h->home = 2, *words = "tokens of worker 2"; break;
+    case 9: h->kind = EP_RELAY, h->bytes += 64, *words = "says"; break;
     case 10: h->microbatch = 2, *words = "microbatch 2"; break;
     case 11: h->hidden = 6, *words = "rows of 6"; break;
     case 12: h->tokens = 2, *words = "2 rows in part 0"; break;

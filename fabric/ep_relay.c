@@ -1,0 +1,143 @@
+/* ep_relay.c - two-hop dispatch: a token crosses to another host once, and there to each worker that wants it.
+ *
+ * For every other host a home has one relay: the member there of the same local rank, or of that modulo how many there are. It
+ * follows from the hosts and the members alone, so all workers of an epoch name the same one. The relay gets all of a token's
+ * pairs for its host, and passes them on as the dispatch that the home would have sent: same rows in the same order, so nothing
+ * behind it knows the difference, and answers go straight home. It does so while it waits for its own dispatches, and does not
+ * stop waiting before all is passed on: who waits for the relay waits for a worker that is at the same place. */
+#include <string.h>
+
+#include "base/clk.h"
+#include "fabric/ep_parts.h"
+
+/* ---- who ---- */
+
+static int local_rank(const struct ep *ep, int worker) {
+    uint64_t before = ep->now_members & (ep_bit(worker) - 1) & ep->host_mask[ep->lim.host[worker]];
+    return __builtin_popcountll(before);
+}
+
+/* The member of host `host` that relays for `home`; -1: the host has no members. */
+static int relay_at(const struct ep *ep, int home, int host) {
+    uint64_t there = ep->now_members & ep->host_mask[host];
+    if (!there) return -1;
+    for (int n = local_rank(ep, home) % __builtin_popcountll(there); n; n--) there &= there - 1;
+    return __builtin_ctzll(there);
+}
+
+void ep_relay_begin(struct ep *ep) {
+    uint64_t near = ep->host_mask[ep->lim.host[ep->rank]];
+    ep->direct = ep->others;
+    ep->relays = ep->relayed = 0;
+    for (int h = 0; h < FABRIC_MAX_RANKS; h++) ep->relay_to[h] = -1;
+    if (!ep->two_hop || !(ep->others & ~near)) return;
+    ep->direct = ep->others & near;
+    for (int w = 0; w < ep->size; w++) {
+        int host = ep->lim.host[w];
+        if (!(ep->others & ~near & ep_bit(w))) continue;
+        if (ep->relay_to[host] < 0) ep->relay_to[host] = relay_at(ep, ep->rank, host);
+        ep->relays |= ep_bit(ep->relay_to[host]);
+        ep->relay_of[w] = relay_at(ep, w, ep->lim.host[ep->rank]);
+        if (ep->sources & ep_bit(w) && ep->relay_of[w] == ep->rank) ep->relayed |= ep_bit(w);
+    }
+}
+
+/* ---- at home ---- */
+
+void ep_relay_split(struct ep *ep, struct ep_lane *l) {
+    memset(l->far_tokens, 0, sizeof l->far_tokens);
+    memset(l->far_pairs, 0, sizeof l->far_pairs);
+    const size_t T = (size_t)ep->lim.max_tokens, P = (size_t)ep_max_pairs(ep);
+    const int k = ep->lim.topk;
+    for (int i = 0; ep->relays && i < l->send.tokens * k; i++) {
+        int w = l->send.worker[i], to = w < 0 ? -1 : ep->relay_to[ep->lim.host[w]];
+        if (to < 0) continue;
+        int32_t *copies = l->far_token + (size_t)to * T;
+        if (!l->far_tokens[to] || copies[l->far_tokens[to] - 1] != i / k) copies[l->far_tokens[to]++] = i / k;
+        size_t at = (size_t)to * P + (size_t)l->far_pairs[to]++;
+        l->far_pair[at] = (struct ep_pair){(uint16_t)(l->far_tokens[to] - 1), (uint16_t)l->send.slot[i]};
+        l->far_target[at] = (uint8_t)w;
+        if (ep->lim.fused) l->far_weight[at] = l->send.weights[i];
+    }
+}
+
+/* ---- at the relay ---- */
+
+/* What `to` would have got from the home: picked out of the relay message into scratch lists. */
+static void pick(const struct ep *ep, struct ep_lane *l, const struct ep_message *m, int to) {
+    l->picked_tokens = l->picked_pairs = 0;
+    for (uint32_t i = 0; i < m->pairs; i++) {
+        if (m->target[i] != to) continue;
+        if (!l->picked_tokens || l->picked_token[l->picked_tokens - 1] != m->pair[i].token)
+            l->picked_token[l->picked_tokens++] = m->pair[i].token;
+        if (ep->lim.fused) l->picked_weight[l->picked_pairs] = m->weight[i];
+        l->picked_pair[l->picked_pairs++] = (struct ep_pair){(uint16_t)(l->picked_tokens - 1), m->pair[i].slot};
+    }
+}
+
+/* This worker's own share becomes a message as if it had come from the home. */
+static void keep_own(struct ep *ep, struct ep_lane *l, int home, const struct ep_message *m) {
+    struct ep_message *own = &l->in[EP_DISPATCH][home];
+    size_t P = (size_t)ep_max_pairs(ep), row = ep_row_bytes(ep->lim.dispatch, ep->lim.hidden);
+    pick(ep, l, m, ep->rank);
+    if (own->got) ep_message_end(ep, home, own);
+    struct ep_pair *pair = (struct ep_pair *)own->own;
+    float *weight = (float *)(pair + P);
+    unsigned char *rows = (unsigned char *)(weight + P);
+    memcpy(pair, l->picked_pair, (size_t)l->picked_pairs * sizeof *pair);
+    if (ep->lim.fused) memcpy(weight, l->picked_weight, (size_t)l->picked_pairs * sizeof *weight);
+    for (int i = 0; i < l->picked_tokens; i++)
+        memcpy(rows + (size_t)i * row, m->rows + (size_t)l->picked_token[i] * row, row);
+    own->key = l->key;
+    own->got = own->parts = 1;
+    own->tokens = (uint32_t)l->picked_tokens;
+    own->pairs = own->pairs_got = (uint32_t)l->picked_pairs;
+    own->pair = pair;
+    own->weight = weight;
+    own->rows = rows;
+    own->format = ep->lim.dispatch;
+}
+
+/* Sends what still fits of home's rows to `to`. true: all of it is sent. */
+static bool pass_on(struct ep *ep, struct ep_lane *l, int home, const struct ep_message *m, int to) {
+    struct ep_passing *p = &l->passing[home];
+    pick(ep, l, m, to);
+    const struct ep_list list = {.tokens = l->picked_tokens,
+                                 .pairs = l->picked_pairs,
+                                 .token = l->picked_token,
+                                 .pair = l->picked_pair,
+                                 .weight = l->picked_weight,
+                                 .rows = m->rows};
+    for (int parts = ep_parts(list.tokens, ep->wire.part_tokens); p->part < parts; p->part++)
+        if (!ep_send_list(ep, l, EP_DISPATCH, home, to, &list, p->part, &p->pair)) return false;
+    p->part = p->pair = 0;
+    return true;
+}
+
+static bool relay(struct ep *ep, struct ep_lane *l, int home) {
+    struct ep_message *m = &l->in[EP_RELAY][home];
+    struct ep_passing *p = &l->passing[home];
+    if (!p->begun) {
+        keep_own(ep, l, home, m);
+        *p = (struct ep_passing){.begun = true, .left = ep->direct};
+    }
+    while (p->left) {
+        int to = __builtin_ctzll(p->left);
+        if (!pass_on(ep, l, home, m, to)) return false;
+        p->left &= p->left - 1;
+    }
+    l->last[EP_RELAY][home] = m->key;
+    ep_message_end(ep, home, m);
+    return true;
+}
+
+uint64_t ep_relay_work(struct ep *ep, struct ep_lane *l) {
+    uint64_t missing = 0;
+    for (uint64_t look = ep->relayed & ~l->passed; look;) {
+        int home = ep_next(&look);
+        if (!ep_message_ready(ep, l, EP_RELAY, home)) missing |= ep_bit(home);
+        else if (relay(ep, l, home)) l->passed |= ep_bit(home);
+        else missing |= l->passing[home].left;
+    }
+    return missing;
+}
