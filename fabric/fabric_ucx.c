@@ -32,7 +32,7 @@ enum {
     TELL_AFTER = 32,    /* polls without news after which peers are told what was given back */
     FLUSH_SPINS = 100,
     FLUSH_YIELDS = 100,
-    CLOSE_US = 1000000 /* how long close waits for frames that were sent but not received */
+    CLOSE_US = 1000000 /* how long close waits for peers to have received what was sent, and for its connections to end */
 };
 
 struct ucx_rank {
@@ -49,6 +49,7 @@ struct ucx_rank {
     struct link *retired;
     void *flushing; /* a flush that a deadline left behind */
     int idle_polls;
+    uint64_t parting; /* ranks that were told that this one closes */
     uint64_t dropped;
 };
 
@@ -144,10 +145,17 @@ static void answer_greetings(struct ucx_rank *u) {
     }
 }
 
+static void answer_bye(struct ucx_rank *u, int peer) {
+    struct link *l = u->links[peer];
+    if (l) link_tell(l, LINK_BYE_HEARD);
+    if (!l || l->broken || !(u->host.untold >> peer & 1)) u->host.byes &= ~(UINT64_C(1) << peer);
+}
+
 static void progress(struct ucx_rank *u) {
     for (int i = 0; i < PROGRESS && ucp_worker_progress(u->host.worker); i++) continue;
     for (uint64_t left = u->host.stuck; left; left &= left - 1) link_push(u->links[__builtin_ctzll(left)]);
     if (u->host.greetings) answer_greetings(u);
+    for (uint64_t left = u->host.byes; left; left &= left - 1) answer_bye(u, __builtin_ctzll(left));
     if (u->host.failing) close_broken(u);
     if (u->retired) reap(u);
 }
@@ -336,12 +344,29 @@ static bool all_closed(struct ucx_rank *u) {
     return !u->retired;
 }
 
+/* A socket that is closed while something is unread in it drops what it has not sent; so closing waits until each peer has
+ * heard that this was all. */
+static bool all_heard(struct ucx_rank *u) {
+    bool all = true;
+    progress(u);
+    for (int p = 0; p < u->base.size; p++) {
+        struct link *l = u->links[p];
+        if (!l || l->broken || !l->theirs || l->bye_heard) continue;
+        all = false;
+        if (!(u->parting >> p & 1) && link_push(l)) {
+            link_tell(l, LINK_BYE);
+            if (!(u->host.untold >> p & 1)) u->parting |= UINT64_C(1) << p;
+        }
+    }
+    return all;
+}
+
 static void ucx_close(struct fabric *f) {
     struct ucx_rank *u = ucx_of(f);
     int64_t deadline_us = clk_now_us() + CLOSE_US;
-    for (int p = 0; p < f->size; p++)
-        if (u->links[p]) link_tell(u->links[p], LINK_BYE);
     if (u->host.worker) ucx_flush(f, deadline_us);
+    while (u->host.worker && !all_heard(u) && clk_now_us() < deadline_us) sched_yield();
+    deadline_us = clk_now_us() + CLOSE_US;
     for (int p = 0; p < f->size; p++)
         if (p != f->rank) ucx_detach(f, p);
     for (struct link *l = u->retired; l; l = l->after) l->taken = 0; /* frames end with their handle */

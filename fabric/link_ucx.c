@@ -193,14 +193,15 @@ void *link_reserve(struct link *l, size_t bytes) {
 /* Sends the next part of the oldest frame that is queued. Whether it was taken. */
 static bool push_part(struct link *l) {
     struct link_out *o = &l->out[l->queue[0]];
-    size_t at = o->header.offset, left = o->bytes - at, bytes = l->host->at_once && left > LINK_PART ? LINK_PART : left;
+    size_t at = o->taken, left = o->bytes - at, bytes = l->host->at_once && left > LINK_PART ? LINK_PART : left;
+    o->header.offset = at;
     o->header.given = l->given;
     int rc = send_message(l, LINK_FRAME, &o->header, out_buffer(l, l->queue[0]) + at, bytes, on_sent, o);
     if (rc == ERR_AGAIN) return false;
     l->told = o->header.given;
     l->host->untold &= ~(UINT64_C(1) << l->peer.rank);
-    o->header.offset += bytes;
-    if (o->header.offset < o->bytes) return true;
+    o->taken += bytes;
+    if (o->taken < o->bytes) return true;
     memmove(l->queue, l->queue + 1, (size_t)--l->queued * sizeof *l->queue);
     if (rc) sent(o);
     return true;
@@ -220,6 +221,7 @@ void link_commit(struct link *l, size_t bytes) {
     if (l->broken) return; /* broke since the reservation */
     header_fill(l, &l->out[i].header, l->sent++, 0);
     l->out[i].header.total = l->out[i].bytes = bytes;
+    l->out[i].taken = 0;
     l->busy |= 1u << i;
     l->queue[l->queued++] = i;
     link_push(l);
@@ -239,7 +241,11 @@ bool link_hear(struct link *l, const struct link_header *h) {
     }
     l->host->greetings |= link_outdated(l);
     if (!current) return false;
-    if (h->flags & LINK_BYE) l->bye = true;
+    if (h->flags & LINK_BYE_HEARD) l->bye_heard = true;
+    if (h->flags & LINK_BYE) {
+        l->bye = true;
+        l->host->byes |= UINT64_C(1) << l->peer.rank;
+    }
     if (h->given > l->sent_given && h->given <= l->sent) { /* news, and no lie */
         l->sent_given = h->given;
         room(l);

@@ -24,7 +24,10 @@
 
 enum { LINK_FRAME = 1, LINK_NOTICE = 2 }; /* active message ids */
 enum { LINK_PART = 64 << 10 };            /* bytes of a part */
-enum { LINK_BYE = 1 };                    /* flags of a header: this was the last message, orderly */
+enum {                                    /* flags of a header */
+       LINK_BYE = 1,                      /* the last message, all frames are before it */
+       LINK_BYE_HEARD = 2                 /* the answer: they are all there */
+};
 
 struct link_address { /* what fabric_address gives; followed by UCX's own address of the worker */
     uint32_t magic, rank;
@@ -51,6 +54,7 @@ struct link_host { /* what links of one handle share */
     bool news;          /* a frame arrived, or room was made for one who was refused */
     bool failing;       /* a link broke whose endpoint is still to be closed */
     bool greetings;     /* a link heard of a new session */
+    uint64_t byes;      /* ranks whose bye is to be answered */
     uint64_t unflushed; /* ranks to whom something was sent since the last flush */
     int closing;        /* endpoints being closed */
     uint64_t untold;    /* ranks that do not know all that was given back */
@@ -73,8 +77,8 @@ struct link_in { /* a buffer to receive into */
 };
 struct link_out { /* a buffer to send from */
     struct link *link;
-    struct link_header header; /* of the part that goes next */
-    size_t bytes;
+    struct link_header header; /* of the part sent last, which UCX may still read */
+    size_t bytes, taken;       /* of the frame; of them, those UCX took */
 };
 
 struct link {
@@ -84,8 +88,8 @@ struct link {
     struct link_peer peer;
     uint32_t session, theirs, heard; /* ours; the peer's, 0 = none yet; the latest it was heard to have */
     bool named;                      /* the session heard last names ours */
-    bool broken, bye;
-    int pending; /* requests UCX has not ended */
+    bool broken, bye, bye_heard;     /* bye: the peer's; bye_heard: it heard ours */
+    int pending;                     /* requests UCX has not ended */
 
     unsigned char *map; /* FABRIC_DEPTH buffers to send from, FABRIC_DEPTH to receive into */
     size_t slot_bytes, map_bytes;
