@@ -9,17 +9,23 @@ static void set_state(struct epochs *es, enum epoch_state to) {
     es->state = to;
 }
 
+static void begin(struct epochs *es) {
+    set_state(es, EPOCH_STEADY);
+    es->now = es->next;
+}
+
 void epoch_init(struct epochs *es, int64_t ack_us) { *es = (struct epochs){.ack_us = ack_us}; }
 
 void epoch_open(struct epochs *es, uint64_t members, const uint32_t *incarnation, int64_t now_us) {
     uint32_t last = es->next.number > es->now.number ? es->next.number : es->now.number;
-    if (!members || last == UINT32_MAX) BUG("an epoch of nobody, or after %u others", last);
+    if (last == UINT32_MAX) BUG("no epoch after %u", last);
     es->next = (struct epoch){.number = last + 1, .members = members};
     for (int r = 0; r < EPOCH_RANKS; r++)
         if (members >> r & 1) es->next.incarnation[r] = incarnation[r];
     es->acknowledged = 0;
     es->opened_us = now_us;
     set_state(es, EPOCH_PREPARING);
+    if (!members) begin(es);
 }
 
 int epoch_ack(struct epochs *es, int rank, uint32_t incarnation, uint32_t number) {
@@ -27,8 +33,7 @@ int epoch_ack(struct epochs *es, int rank, uint32_t incarnation, uint32_t number
     if (!(es->next.members >> rank & 1) || incarnation != es->next.incarnation[rank]) return 0;
     es->acknowledged |= UINT64_C(1) << rank;
     if (es->acknowledged != es->next.members) return 0;
-    set_state(es, EPOCH_STEADY);
-    es->now = es->next;
+    begin(es);
     return 1;
 }
 

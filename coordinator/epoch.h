@@ -32,7 +32,8 @@ struct epochs {
 };
 
 void epoch_init(struct epochs *es, int64_t ack_us); /* time a member has to acknowledge */
-/* incarnation[EPOCH_RANKS]: of members, not 0. Tell all of them to prepare es->next. */
+/* incarnation[EPOCH_RANKS]: of members, not 0. Tell all of them to prepare es->next. When nobody is left, that epoch of nobody
+ * begins at once. */
 void epoch_open(struct epochs *es, uint64_t members, const uint32_t *incarnation, int64_t now_us);
 /* A member says that it has prepared. 1: it was the last one, tell all to switch to es->now; else 0. */
 int epoch_ack(struct epochs *es, int rank, uint32_t incarnation, uint32_t number);

@@ -202,7 +202,6 @@ static void open_epoch(void) {
         incarnation[r] = t.ms.m[r].incarnation;
     }
     t.change = t.joins = false;
-    if (!members) return;
     member_anew(&t.ms, clk_now_us());
     epoch_open(&t.es, members, incarnation, clk_now_us());
     m.members = t.es.next;

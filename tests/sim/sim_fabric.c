@@ -442,7 +442,6 @@ static void open_epoch(void) {
         incarnation[r] = w.ms.m[r].incarnation;
     }
     w.change = w.joins = false;
-    if (!members) return;
     member_anew(&w.ms, now);
     epoch_open(&w.es, members, incarnation, now);
     struct message m = {.kind = PREPARE, .members = w.es.next};

@@ -66,4 +66,17 @@ START_TEST(who_is_late_is_left_out) {
 }
 END_TEST
 
-RUN("epoch", begin, NULL, all_must_acknowledge, others_words_count_for_nothing, who_is_late_is_left_out)
+START_TEST(nobody_is_left) {
+    epoch_open(&es, 3, who, 0);
+    epoch_open(&es, 0, who, 10);
+    ck_assert_int_eq(es.state, EPOCH_STEADY);
+    ck_assert_uint_eq(es.now.number, 2);
+    ck_assert_uint_eq(es.now.members, 0);
+    ck_assert_uint_eq(epoch_late(&es, 1000000), 0);
+    ck_assert_int_eq(epoch_ack(&es, 0, 11, 1), 0);
+    epoch_open(&es, 2, who, 20);
+    ck_assert_int_eq(epoch_ack(&es, 1, 12, 3), 1);
+}
+END_TEST
+
+RUN("epoch", begin, NULL, all_must_acknowledge, others_words_count_for_nothing, who_is_late_is_left_out, nobody_is_left)
