@@ -53,7 +53,7 @@ static const struct conf_option table[] = {
     {"max-context", CONF_INT, AT(max_context), .min = 0, .max = 1 << 24, .arg = "TOKENS",
      .help = "prompt and answer together; 0: the model's, at most 4096"},
     {"microbatches", CONF_CHOICE, AT(microbatches), .def = "auto", .choices = "auto|1|2",
-     .help = "2: halves of a step take turns, one computes while the other's rows travel; auto: as measured"},
+     .help = "2: halves of a step take turns to compute and to travel; auto: as measured"},
     {"step-tokens", CONF_INT, AT(step_tokens), .min = 0, .max = 1 << 20, .arg = "N",
      .help = "rows one worker brings to a step; 0: 128, or more when max-batch asks for it"},
     {"prefill-chunk", CONF_INT, AT(prefill_chunk), .min = 0, .max = 1 << 20, .arg = "N",
