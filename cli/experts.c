@@ -21,7 +21,7 @@ static const struct conf_option table[] = {
     {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT",
      .help = "where the cluster listens"},
     {"layer", CONF_INT, AT(layer), .min = 0, .max = 1e6, .arg = "L",
-     .help = "every expert of this layer (the model's own numbering); with --report: figures of this layer alone"},
+     .help = "every expert of this layer (the model's own numbering); with --report: its figures alone"},
     {"report", CONF_STRING, AT(report), .arg = "FILE",
      .help = "figures of a trace (cadre trace) instead of a running cluster's"},
     {"labels", CONF_STRING, AT(labels), .arg = "FILE",

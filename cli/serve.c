@@ -49,7 +49,7 @@ static const struct conf_option table[] = {
      .help = "how workers exchange tokens (see below)"},
     {"hosts", CONF_STRING, AT(hosts), .arg = "LIST", .help = "run the workers there: h1:4,h2:4; fabrics auto, ucx, mpi"},
     {"launcher", CONF_CHOICE, AT(launcher), .def = "auto", .choices = "auto|local|mpirun|srun",
-     .help = "who starts the workers; auto: mpirun for --hosts and mpi, srun in Slurm jobs of many nodes"},
+     .help = "who starts the workers; auto: mpirun for --hosts and mpi, srun in Slurm jobs"},
     {"net-devices", CONF_STRING, AT(net_devices), .arg = "LIST",
      .help = "network devices of fabrics ucx and auto, as UCX names them; default: all"},
     {"control", CONF_STRING, AT(control), .arg = "ENDPOINT",
