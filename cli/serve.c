@@ -36,7 +36,7 @@ enum {
 
 struct options {
     char *listen, *control, *fabric, *launcher, *hosts, *net_devices, *weights, *config, *placement, *isa, *mla, *lease;
-    char *payload, *combine_payload, *combine, *microbatches;
+    char *payload, *combine_payload, *combine, *microbatches, *dispatch;
     char *log_level;
     int64_t workers, threads, max_batch, max_context, step_tokens, kv_tokens, memory, startup, drain;
 };
@@ -78,6 +78,8 @@ static const struct conf_option table[] = {
      .help = "longest prompt and answer together; default: the model's, at most 4096"},
     {"step-tokens", CONF_INT, AT(step_tokens), .min = 1, .max = 1 << 20, .arg = "N",
      .help = "most tokens one worker brings to a step; default: 128"},
+    {"dispatch", CONF_CHOICE, AT(dispatch), .def = "direct", .choices = "direct|two-hop",
+     .help = "two-hop: tokens cross to another host once, and are passed on there"},
     {"microbatches", CONF_CHOICE, AT(microbatches), .def = "auto", .choices = "auto|1|2",
      .help = "2: halves of a step take turns to compute and to travel; auto: as measured"},
     {"kv-tokens", CONF_INT, AT(kv_tokens), .min = 1, .max = 1e11, .arg = "N",
@@ -169,6 +171,7 @@ static int start_coordinator(struct supervisor *s, int endpoint_fd) {
     argv_add_text(&a, "--combine-payload", o->combine_payload);
     argv_add_text(&a, "--combine", o->combine);
     argv_add_text(&a, "--microbatches", o->microbatches);
+    argv_add_text(&a, "--dispatch", o->dispatch);
     argv_add_text(&a, "--placement", o->placement);
     argv_add_number(&a, "--max-batch", o->max_batch);
     argv_add_number(&a, "--max-context", o->max_context);

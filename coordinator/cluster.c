@@ -229,6 +229,7 @@ void cluster_plan(struct coordinator *c) {
         struct plan_around around = {.epoch = c->epoch,
                                      .placement_version = c->placement.version,
                                      .patience_us = telemetry_patience(&c->telemetry, rows, c->options.patience_us),
+                                     .two_hop = c->options.two_hop,
                                      .microbatches = overlap_choose(&c->overlap, rows, p->workers),
                                      .trace = c->tracing.layers,
                                      .n_trace = c->tracing.n_layers};

@@ -19,6 +19,7 @@ struct coordinator_options {
     const char *weights, *isa;  /* "bf16" | "f32"; NULL = bf16, auto */
     const char *payload, *combine_payload; /* how rows travel to experts and back, ep_payload.h; NULL = f32 */
     bool fused;                 /* sums come back instead of rows; ERR_INVALID for models that need the rows */
+    bool two_hop;               /* tokens cross to another host once, and are passed on there */
     int microbatches;           /* 1 or 2 in every step; 0 = as measured steps say */
     bool naive_prefill;         /* prompts of a model with latents in the expanded form; ERR_INVALID for other models */
     const char *placement_file; /* NULL: contiguous */

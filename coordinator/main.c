@@ -13,7 +13,7 @@ struct options {
     char *listen, *control, *endpoint_file, *fabric, *weights, *isa, *mla, *placement, *config, *log_level;
     int64_t endpoint_fd, workers, max_batch, max_context, step_tokens, prefill_chunk, kv_tokens, memory, max_queue,
         start_timeout;
-    char *payload, *combine, *combine_payload, *microbatches;
+    char *payload, *combine, *combine_payload, *microbatches, *dispatch;
     double lease, patience;
     bool ids_only;
 };
@@ -52,6 +52,8 @@ static const struct conf_option table[] = {
      .help = "sequences that run at once"},
     {"max-context", CONF_INT, AT(max_context), .min = 0, .max = 1 << 24, .arg = "TOKENS",
      .help = "prompt and answer together; 0: the model's, at most 4096"},
+    {"dispatch", CONF_CHOICE, AT(dispatch), .def = "direct", .choices = "direct|two-hop",
+     .help = "two-hop: tokens cross to another host once, and are passed on there"},
     {"microbatches", CONF_CHOICE, AT(microbatches), .def = "auto", .choices = "auto|1|2",
      .help = "2: halves of a step take turns to compute and to travel; auto: as measured"},
     {"step-tokens", CONF_INT, AT(step_tokens), .min = 0, .max = 1 << 20, .arg = "N",
@@ -149,6 +151,7 @@ static struct coordinator_options describe(const struct options *o, const char *
                                         .payload = o->payload,
                                         .combine_payload = o->combine_payload,
                                         .fused = !strcmp(o->combine, "fused"),
+                                        .two_hop = !strcmp(o->dispatch, "two-hop"),
                                         .microbatches = strcmp(o->microbatches, "auto") ? o->microbatches[0] - '0' : 0,
                                         .naive_prefill = !strcmp(o->mla, "naive-prefill"),
                                         .placement_file = o->placement,

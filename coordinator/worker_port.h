@@ -18,6 +18,7 @@ struct plan_around { /* what a plan says beside the scheduler's decisions */
     uint32_t epoch, placement_version;
     int64_t patience_us;
     int microbatches;
+    bool two_hop;
     const uint8_t *trace; /* bit i: record MoE layer i */
     int n_trace;          /* bytes */
 };

@@ -50,6 +50,7 @@ struct plan {
     int n_start, n_run, n_drop;
     int64_t patience_us;
     int microbatches; /* 1 or 2 */
+    bool two_hop;     /* see ep.h */
     uint8_t trace[MODEL_MAX_LAYERS / 8]; /* bit i: record MoE layer i */
     int n_trace;                         /* bytes of it; 0: record nothing */
 };

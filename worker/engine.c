@@ -213,6 +213,7 @@ static int load_exchange(struct engine *e, struct why *why) {
         for (int l = 0; l < s->placement.layers; l++)
             if (placement_slots(&s->placement, w, l) > limits.max_slots)
                 limits.max_slots = placement_slots(&s->placement, w, l);
+    for (int w = 0; w < s->n_peers; w++) limits.host[w] = (uint8_t)s->peers[w].host;
     int rc = 0;
     e->bytes.exchange = ep_bytes(&limits, e->options.workers);
     if (e->options.workers > 1 && !e->counted) rc = join_fabric(e, ep_frame_bytes(&limits, e->options.workers), why);
@@ -482,6 +483,7 @@ static int run_plan(struct engine *e, const struct plan *p, struct why *why) {
     uint64_t waited[FABRIC_MAX_RANKS] = {0};
     if (e->ep) {
         memcpy(waited, ep_counters(e->ep)->wait_us, sizeof waited);
+        ep_set_two_hop(e->ep, p->two_hop);
         ep_step_begin(e->ep, p->epoch, p->step, p->tokens, p->microbatches);
     }
     trace_begin(&e->trace, p->trace, p->n_trace, e->options.rank, p->step, &e->forward.rows);

@@ -53,7 +53,10 @@ static void *member_main(void *arg) {
 
 static void start_member(struct cluster *c, int rank) {
     struct member *m = &c->member[rank];
-    struct worker_options o = {.engine = {.rank = rank,
+    char host[16];
+    snprintf(host, sizeof host, "host %d", c->options.hosts ? rank % c->options.hosts : 0);
+    struct worker_options o = {.host_id = host,
+                               .engine = {.rank = rank,
                                           .workers = c->options.coordinator.workers,
                                           .threads = c->options.threads ? c->options.threads : 1,
                                           .fabric_name = "mem"},

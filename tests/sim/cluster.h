@@ -8,6 +8,7 @@
 struct cluster_options {
     struct coordinator_options coordinator; /* model_dir, workers, weights ...; fabric and end_on_death are set for you */
     int threads;                            /* per worker; 0 = 1 */
+    int hosts;                              /* workers are said to be on so many, in turn; 0 = 1 */
     const struct fabric_faults *faults;     /* NULL: none */
 };
 

@@ -45,7 +45,7 @@ static void make_requests(struct cadre_request *r) {
 
 struct variation {
     const char *name;
-    int workers, threads, step_tokens, prefill_chunk, microbatches;
+    int workers, threads, step_tokens, prefill_chunk, microbatches, hosts;
     int64_t kv_tokens;
     const char *isa;
     bool crowd;    /* all at once, the first six among sixteen others; else those six one by one */
@@ -62,7 +62,8 @@ static const struct variation variations[] = {
     {.name = "1 worker, in a crowd, token by token", .workers = 1, .prefill_chunk = 1, .crowd = true},
     {.name = "2 workers, two microbatches, in a crowd, preempted", .workers = 2, .microbatches = 2, .kv_tokens = 128,
      .crowd = true, .preempts = true},
-    {.name = "5 workers, two microbatches, alone", .workers = 5, .microbatches = 2},
+    {.name = "5 workers on 2 hosts, two hops, two microbatches, alone", .workers = 5, .hosts = 2, .microbatches = 2},
+    {.name = "6 workers on 3 hosts, two hops, in a crowd", .workers = 6, .hosts = 3, .crowd = true},
     {.name = "2 workers, in a crowd, AVX2 kernels", .workers = 2, .isa = "avx2", .crowd = true},
 };
 enum { VARIATIONS = sizeof variations / sizeof *variations };
@@ -94,6 +95,7 @@ static bool find_experts(const struct cadre_cluster *s, void *ctx) { return *(in
 static struct cluster *start(const struct setting *s, const struct variation *v, int experts) {
     char path[] = "/tmp/sim_promise.XXXXXX";
     struct cluster_options o = {.threads = v->threads,
+                                .hosts = v->hosts,
                                 .coordinator = {.model_dir = s->dir,
                                                 .workers = v->workers,
                                                 .weights = s->weights,
@@ -102,6 +104,7 @@ static struct cluster *start(const struct setting *s, const struct variation *v,
                                                 .combine_payload = s->combine_payload,
                                                 .fused = s->fused,
                                                 .microbatches = v->microbatches,
+                                                .two_hop = v->hosts > 1,
                                                 .isa = v->isa,
                                                 .max_batch = v->step_tokens ? v->step_tokens : 32,
                                                 .max_context = 128,
