@@ -252,7 +252,7 @@ void cluster_plan(struct coordinator *c) {
 static void on_trouble(struct coordinator *c, int rank, const struct worker_msg *m) {
     if (m->kind == WORKER_TROUBLE && m->trouble.late_mask) {
         log_warn("worker %d waits for peers %#" PRIx64 " in step %" PRIu64, rank, m->trouble.late_mask, m->trouble.step);
-        member_accuse(&c->members, rank, m->trouble.late_mask, c->now_us);
+        member_accuse(&c->members, rank, m->trouble.late_mask, m->trouble.step, c->now_us);
         return;
     }
     struct why why;

@@ -151,11 +151,12 @@ void member_beat(struct members *ms, int rank, uint64_t progress, bool busy, int
     m->progress = progress;
 }
 
-void member_accuse(struct members *ms, int rank, uint64_t late, int64_t now_us) {
+void member_accuse(struct members *ms, int rank, uint64_t late, uint64_t at, int64_t now_us) {
     struct member *m = &ms->m[rank];
     member_seen(ms, rank, now_us);
     if (late && !m->accuses) m->accuses_us = now_us;
     m->accuses |= late;
+    m->at = at;
 }
 
 void member_anew(struct members *ms, int64_t now_us) {
@@ -276,11 +277,23 @@ static int64_t accused_since_us(const struct members *ms, const uint64_t *reach,
     return since_us;
 }
 
+/* Whether rank is at an end of a link that does not do its work: somebody waits there for one who is no less far than itself,
+ * and so must have sent what is missing. Who waits for one that is behind waits rightly. */
+static bool at_broken_link(const struct members *ms, int rank) {
+    for (int i = 0; i < ms->limits.workers; i++) {
+        const struct member *other = &ms->m[i], *m = &ms->m[rank];
+        if (i == rank || !member_serves(ms, i)) continue;
+        if (m->accuses >> i & 1 && other->at >= m->at) return true;
+        if (other->accuses >> rank & 1 && m->at >= other->at) return true;
+    }
+    return false;
+}
+
 /* Who is to blame when workers wait for each other. One who is waited for and waits for nobody hangs, or what it sends does not
  * get through. Those who wait for it cannot answer either, and so are accused themselves; they go free. Where all accused wait
- * (a one-way partition: the deaf one waits, and so everybody waits for it, and the one it cannot hear among them), the one with
- * most accusers goes, ties by higher rank. Nobody goes who has moved within the patience, nor before the others have had time
- * to join in. */
+ * (a one-way partition: the deaf one waits, and so everybody waits for it, and the one it cannot hear among them), it is one at
+ * an end of the broken link: the one with most accusers goes, ties by higher rank. Nobody goes who has moved within the
+ * patience, nor before the others have had time to join in. */
 static int check_accused(struct members *ms, int64_t now_us, struct why *why) {
     uint64_t reach[MSG_MAX_WORKERS];
     int most = 0, guilty = -1, by = -1;
@@ -288,6 +301,7 @@ static int check_accused(struct members *ms, int64_t now_us, struct why *why) {
     for (int i = 0; i < ms->limits.workers; i++) {
         int last = -1, accusers = member_serves(ms, i) ? count_accusers(ms, i, &last) : 0;
         if (!accusers || accusers < most || !is_terminal(ms, reach, i)) continue;
+        if (ms->m[i].accuses && !at_broken_link(ms, i)) continue;
         if (now_us - accused_since_us(ms, reach, i) < ms->patience_us / GATHER_PART) continue;
         if (now_us - ms->m[i].moved_us < ms->patience_us) continue;
         most = accusers;

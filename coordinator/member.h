@@ -49,6 +49,7 @@ struct member {
     int64_t moved_us;   /* when its progress changed last, or it became busy; LOADING: when it loaded something */
     uint64_t accuses;   /* peers it waits for, since it last moved */
     int64_t accuses_us; /* since when it accuses anybody */
+    uint64_t at;        /* where it stands, it said then */
 };
 struct member_limits {
     int workers;
@@ -78,7 +79,8 @@ void member_seen(struct members *ms, int rank, int64_t now_us); /* any other mes
 void member_beat(struct members *ms, int rank, uint64_t progress, bool busy, int64_t now_us);
 void member_planned(struct members *ms, int rank, int64_t now_us); /* a plan went out to it: it owes an answer */
 void member_done(struct members *ms, int rank, int64_t now_us);    /* it answered one */
-void member_accuse(struct members *ms, int rank, uint64_t late, int64_t now_us);
+/* It waits for the peers in late, standing at a place in its work that grows with steps (0: not known). */
+void member_accuse(struct members *ms, int rank, uint64_t late, uint64_t at, int64_t now_us);
 /* The plans that were out are void: nobody owes progress for them, and whom they waited for is forgotten. */
 void member_anew(struct members *ms, int64_t now_us);
 void member_patience(struct members *ms, int64_t patience_us); /* that the plans now out give their workers */

@@ -107,7 +107,7 @@ static void accuse(struct worker *w, uint64_t late) {
     if (!w->waits_us) w->waits_us = now;
     if (now - w->waits_us < CHAOS_PATIENCE_US) return;
     w->waits_us = now;
-    say(w, (struct chaos_message){.kind = CHAOS_TROUBLE, .late = late});
+    say(w, (struct chaos_message){.kind = CHAOS_TROUBLE, .late = late, .step = exchange_at(w->x)});
 }
 
 /* One piece of the step that is due. */

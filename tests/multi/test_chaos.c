@@ -172,7 +172,7 @@ static void hear(int r, const struct chaos_message *m) {
         p->resident_kib = m->resident_kib;
         member_beat(&t.ms, r, m->progress, m->busy, now);
         return;
-    case CHAOS_TROUBLE: member_accuse(&t.ms, r, m->late, now); return;
+    case CHAOS_TROUBLE: member_accuse(&t.ms, r, m->late, m->step, now); return;
     case CHAOS_ACK: on_ack(m, r, now); return;
     case CHAOS_DONE: on_done(m, r, now); return;
     default: FAIL("%s", m->why.text);

@@ -166,6 +166,8 @@ static int check_sums(const struct exchange *x, int mb, const float *const *rows
     return 0;
 }
 
+uint64_t exchange_at(const struct exchange *x) { return x->step << 16 | (uint64_t)x->layer << 8 | (uint64_t)x->at; }
+
 int exchange_run(struct exchange *x, int64_t deadline_us, uint64_t *late, struct why *why) {
     const float *rows[PAIRS] = {NULL};
     struct ep_work w;

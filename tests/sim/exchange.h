@@ -22,6 +22,7 @@ void exchange_free(struct exchange *x);
 struct ep *exchange_ep(struct exchange *x);
 
 void exchange_begin(struct exchange *x, uint32_t epoch, uint64_t step, uint64_t members);
+uint64_t exchange_at(const struct exchange *x); /* where it stands; grows within an epoch */
 /* 1: the step is done and all was right. 0: another part of it is done (the engine moved). ERR_LATE with *late: it waits; call
  * again. Other errors are ep's; ERR_CORRUPT with why: what came was wrong. Looks once when the deadline is past. */
 int exchange_run(struct exchange *x, int64_t deadline_us, uint64_t *late, struct why *why);

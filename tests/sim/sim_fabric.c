@@ -272,7 +272,7 @@ static bool wait_on(int r, uint64_t late) {
     if (now - p->accused_us < patience) return false;
     p->accused_us = now;
     sum.late_waits++;
-    say(r, (struct message){.kind = TROUBLE, .late = late});
+    say(r, (struct message){.kind = TROUBLE, .late = late, .step = exchange_at(p->x)});
     return false;
 }
 
@@ -459,7 +459,7 @@ static void hear_worker(const struct message *m) {
     if (stranger) return; /* of a process that is dead by now */
     switch (m->kind) {
     case BEATS: member_beat(&w.ms, m->rank, m->progress, m->busy, now); return;
-    case TROUBLE: member_accuse(&w.ms, m->rank, m->late, now); return;
+    case TROUBLE: member_accuse(&w.ms, m->rank, m->late, m->step, now); return;
     case DONE: on_done(m); return;
     case ACK:
         member_seen(&w.ms, m->rank, now);

@@ -246,7 +246,7 @@ END_TEST
 
 static void accuse_at(int64_t at, unsigned beating, int rank, uint64_t late) {
     ck_assert_int_eq(pass(at, beating, 0), -1);
-    member_accuse(&ms, rank, late, now);
+    member_accuse(&ms, rank, late, 0, now);
 }
 
 START_TEST(progress) { /* worker 0's engine hangs in a step; 2 waits for it, and 1 for 2 */
@@ -297,7 +297,7 @@ END_TEST
 /* Accused, but its engine works: nobody dies, and the accusation is forgotten when the accuser moves. */
 START_TEST(late_but_moving) {
     join_all();
-    member_accuse(&ms, 0, 2, now);
+    member_accuse(&ms, 0, 2, 0, now);
     ck_assert_int_eq(pass(now + 10000 * MS, 7, 6), -1);
     ck_assert_int_eq(pass(now + 60000 * MS, 7, 7), -1);
     ck_assert_uint_eq(ms.m[0].accuses, 0);
@@ -315,7 +315,7 @@ START_TEST(a_long_prefill_evicts_nobody) {
             if (told) member_patience(&ms, 10 * 3000 * MS);
             ck_assert_int_eq(pass(start + 1900 * MS, 7, 0), -1);
             if (!told) ck_assert_int_eq(pass(start + 2000 * MS, 7, 4), -1); /* a layer of it */
-            if (!told) member_accuse(&ms, 0, 4, now), member_accuse(&ms, 1, 4, now);
+            if (!told) member_accuse(&ms, 0, 4, 0, now), member_accuse(&ms, 1, 4, 0, now);
             ck_assert_int_eq(pass(start + 3000 * MS, 7, 0), -1);
             ck_assert_int_eq(pass(now + 100 * MS, 7, 7), -1);
         }
@@ -360,7 +360,7 @@ START_TEST(one_way_partition) {
             accuse_at(start + PATIENCE, 31, to, UINT64_C(1) << from); /* it notices first */
             ck_assert_int_eq(pass(start + PATIENCE + 300 * MS, 31, 0), -1);
             for (int i = 0; i < WORKERS; i++)
-                if (i != to) member_accuse(&ms, i, UINT64_C(1) << to, now);
+                if (i != to) member_accuse(&ms, i, UINT64_C(1) << to, 0, now);
             ck_assert_int_eq(pass(start + 20000 * MS, 31, 0), to);
             ck_assert_int_le(now - start, PATIENCE * 5 / 4 + 400 * MS);
             ck_assert_ptr_nonnull(strstr(why.text, "4 workers wait for it"));
@@ -374,9 +374,23 @@ START_TEST(one_way_partition) {
     begin_with(2); /* two alone cannot tell: the higher rank goes */
     join_all();
     ck_assert_int_eq(pass(now + PATIENCE, 3, 0), -1);
-    member_accuse(&ms, 0, 2, now);
-    member_accuse(&ms, 1, 1, now);
+    member_accuse(&ms, 0, 2, 0, now);
+    member_accuse(&ms, 1, 1, 0, now);
     ck_assert_int_eq(pass(now + 10000 * MS, 3, 0), 1);
+}
+END_TEST
+
+/* 4 sends what 0 never gets, and is a step further; 2 is asked for by most, but waits rightly for 0, which is behind. */
+START_TEST(a_bystander_with_most_accusers) {
+    begin_with(5);
+    join_all();
+    ck_assert_int_eq(pass(now + PATIENCE, 31, 0), -1);
+    member_accuse(&ms, 0, 16, 743, now);
+    member_accuse(&ms, 2, 1, 744, now);
+    member_accuse(&ms, 1, 4, 745, now);
+    member_accuse(&ms, 3, 4, 745, now);
+    member_accuse(&ms, 4, 4, 745, now);
+    ck_assert_int_eq(pass(now + 10000 * MS, 31, 0), 4);
 }
 END_TEST
 
@@ -388,7 +402,7 @@ START_TEST(accused_while_idle) {
         member_beat(&ms, 0, 1, true, now);
         member_beat(&ms, 1, 1, false, now);
         member_beat(&ms, 2, 1, false, now);
-        if (now == start + PATIENCE) member_accuse(&ms, 0, 2, now);
+        if (now == start + PATIENCE) member_accuse(&ms, 0, 2, 0, now);
         int dead = member_tick(&ms, now, &why);
         if (dead < 0) continue;
         ck_assert_int_eq(dead, 1);
@@ -402,7 +416,7 @@ END_TEST
 START_TEST(ring_of_accusations) {
     join_all();
     ck_assert_int_eq(pass(now + 200 * MS, 7, 7), -1);
-    for (int w = 0; w < 3; w++) member_accuse(&ms, w, 1u << ((w + 1) % 3), now);
+    for (int w = 0; w < 3; w++) member_accuse(&ms, w, 1u << ((w + 1) % 3), 0, now);
     ck_assert_int_eq(pass(now + 30000 * MS, 7, 0), 2);
     ck_assert_ptr_nonnull(strstr(why.text, "it waits as well"));
 }
@@ -411,9 +425,9 @@ END_TEST
 /* Accusations of and against the dead count for nothing. */
 START_TEST(the_dead_accuse_nobody) {
     join_all();
-    member_accuse(&ms, 2, 1, now);
+    member_accuse(&ms, 2, 1, 0, now);
     member_gone(&ms, 2, false);
-    member_accuse(&ms, 1, 4, now);
+    member_accuse(&ms, 1, 4, 0, now);
     ck_assert_int_eq(pass(now + 4 * PATIENCE, 3, 0), -1);
 }
 END_TEST
@@ -450,4 +464,5 @@ END_TEST
 RUN("member", begin, NULL, refusals, both_values, lease, a_verdict_keeps_the_lease, own_stall_blames_nobody,
     loading_is_given_time, who_goes_before_the_welcome_frees_its_rank, who_they_are, absurd_progress, progress, unaccused,
     late_but_moving, a_plan_that_is_never_begun, a_long_prefill_evicts_nobody, the_end_of_a_long_step, idle_owes_nothing,
-    one_way_partition, accused_while_idle, ring_of_accusations, the_dead_accuse_nobody, a_restarted_process_may_come, leaving)
+    one_way_partition, a_bystander_with_most_accusers, accused_while_idle, ring_of_accusations, the_dead_accuse_nobody,
+    a_restarted_process_may_come, leaving)
