@@ -10,7 +10,8 @@
 
 enum {
     TELL_AT = FABRIC_DEPTH / 2, /* frames given back that are worth a notice of their own */
-    BUFFERS = 2 * FABRIC_DEPTH
+    BUFFERS = 2 * FABRIC_DEPTH,
+    DRAIN = 1000 /* rounds of progress before a connection is made */
 };
 
 static unsigned char *out_buffer(const struct link *l, int i) { return l->map + (size_t)i * l->slot_bytes; }
@@ -57,6 +58,9 @@ void link_connect(struct link *l) {
                          .address = l->peer.address,
                          .err_mode = UCP_ERR_HANDLING_MODE_PEER,
                          .err_handler = {.cb = on_error, .arg = l}};
+    /* A peer that connected to us first and is dead by now must be known to be: UCX 1.13 would take up its connection, and stop
+     * the process when it cannot answer on it. */
+    for (int i = 0; i < DRAIN && ucp_worker_progress(l->host->worker); i++) continue;
     ucs_status_t status = ucp_ep_create(l->host->worker, &p, &l->ep);
     if (status == UCS_OK) {
         link_tell(l, 0);
