@@ -80,7 +80,7 @@ static void good_plan(struct plan *p) { /* the five tokens of sequence 7 in one 
     run[0] = (struct plan_run){.seq = 7, .count = 5, .sample = true, .new_pages = pages, .n_new_pages = 1};
     p->epoch = p->placement_version = 1;
     p->step = 1;
-    p->workers = 1;
+    p->workers = p->microbatches = 1;
     p->tokens[0] = 5;
     p->start = start;
     p->run = run;
