@@ -2,6 +2,7 @@
  * pressure, and every way in which a worker, a client or a launch can go wrong.
  *
  * usage: test_coordinator MODEL_DIR (any checkpoint with experts and a byte-level tokenizer) */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -446,16 +447,23 @@ START_TEST(bad_options) {
     struct coordinator *c = NULL;
     ck_assert_int_ge(bus_mem_bind(hub, "a", &a, &why), 0);
     ck_assert_int_ge(bus_mem_bind(hub, "b", &b, &why), 0);
-    struct coordinator_options cases[6] = {options(), options(), options(), options(), options(), options()};
+    struct coordinator_options cases[8];
+    for (int i = 0; i < 8; i++) cases[i] = options();
     static const char *const part[] = {"0 workers", "no model directory", "max-context 100000: the model was made for",
-                                       "weights 'q9'", "placement", "does not fit: worker 0 needs"};
+                                       "weights 'q9'", "placement", "does not fit: worker 0 needs",
+                                       "--combine-payload bf16 is for rows", "needs single rows back"};
+    char fusion[1024];
     cases[0].workers = 0;
     cases[1].model_dir = "/nonexistent";
     cases[2].max_context = 100000;
     cases[3].weights = "q9";
     cases[4].placement_file = "/nonexistent/placement";
     cases[5].memory = 1000;
-    for (int i = 0; i < 6; i++) {
+    cases[6].fused = cases[7].fused = true;
+    cases[6].combine_payload = "bf16";
+    snprintf(fusion, sizeof fusion, "%s/../cadre_moe_fusion", cases[7].model_dir);
+    cases[7].model_dir = fusion;
+    for (int i = 0; i < 8; i++) {
         ck_assert_int_lt(coordinator_new(&cases[i], a, b, &c, &why), 0);
         says(why.text, part[i]);
         ck_assert_ptr_null(c);

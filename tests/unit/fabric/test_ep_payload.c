@@ -33,7 +33,7 @@ static void there_and_back(enum ep_format f, const float *row, float *out, int H
 }
 
 static double error_of(enum ep_format f, int H, uint64_t seed) {
-    float row[MOST], back[MOST];
+    float row[MOST] = {0}, back[MOST] = {0};
     double off = 0, all = 0;
     for (int i = 0; i < H; i++) row[i] = activation(seed, i);
     there_and_back(f, row, back, H);
@@ -63,7 +63,7 @@ END_TEST
 /* What has travelled once travels unharmed ever after. */
 START_TEST(a_second_journey_changes_nothing) {
     for (int H = 1; H < 300; H++) {
-        float row[MOST], once[MOST], twice[MOST];
+        float row[MOST] = {0}, once[MOST] = {0}, twice[MOST] = {0};
         for (int i = 0; i < H; i++) row[i] = activation((uint64_t)H, i);
         for (int f = 0; f < EP_FP8; f++) { /* an fp8 scale is not a power of two: its products round */
             there_and_back((enum ep_format)f, row, once, H);
@@ -112,7 +112,7 @@ END_TEST
 /* What is not finite never becomes a number; its group goes with it, others do not. */
 START_TEST(nothing_hides) {
     static const float bad[] = {NAN, INFINITY, -INFINITY};
-    float row[256], back[256];
+    float row[256] = {0}, back[256] = {0};
     for (int f = EP_INT8; f < EP_PLAIN_FORMATS; f++) {
         for (int which = 0; which < 3; which++) {
             for (int i = 0; i < 256; i++) row[i] = (float)i;
@@ -156,7 +156,7 @@ static void shuffle(int *order, uint64_t seed) {
 /* Rows in any order, split among any number of workers, by way of 32 bits where these do. */
 START_TEST(sums_have_no_order) {
     for (uint64_t seed = 1; seed <= 300; seed++) {
-        float rows[K][N], weight[K], want[N], got[N];
+        float rows[K][N] = {{0}}, weight[K] = {0}, want[N] = {0}, got[N] = {0};
         int64_t sum[N] = {0}, home[N] = {0};
         for (int k = 0; k < K; k++) {
             weight[k] = (float)(1 + hash_u64(seed * 8 + (uint64_t)k) % 100) / 400;
