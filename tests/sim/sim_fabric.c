@@ -33,6 +33,7 @@ enum {
     LONG_LAYER = 3000 * MS,
     TROUBLES = 6,
     TROUBLE_UNTIL = 8000 * MS, /* when the last one begins at the latest */
+    DROPPING = 20000 * MS, /* for so long after that frames are dropped, by seeds that drop any */
     QUEUE = 512,
     AHEAD = 2, /* plans out at a time */
     GOAL = 20  /* steps that all complete together at the end */
@@ -575,7 +576,7 @@ static void run_seed(uint64_t seed) {
         int first = (int)(draw() % (uint64_t)w.ranks);
         for (int i = 0; i < w.ranks; i++) moved |= run_process((first + i) % w.ranks);
         coordinate();
-        if (w.faults.drop_percent && w.next == w.troubles && w.together >= GOAL / 4) break; /* whoever drops has no quiet end */
+        if (w.faults.drop_percent && now > TROUBLE_UNTIL + DROPPING) break; /* whoever drops has no quiet end */
         now += moved ? range(10, 200) : range(100, 1000);
     }
     sum.steps += w.complete;
