@@ -1,6 +1,7 @@
 /* bench_fabric.h - one measurement of bench_fabric: what is exchanged, the engine's rounds, and the bare movement of the same
  * bytes that they are compared with. All ranks of a measurement do the same calls at the same time. */
 #pragma once
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -83,7 +84,8 @@ void bare_by_copies(struct bare *b, void *commons);
 /* The same for all ranks of a measurement: where each must wait until all have come. */
 void bare_meet(void *commons, int size);
 
-void bare_by_alltoallv(struct bare *b); /* MPI_Alltoallv and MPI_Ialltoallv with counts known beforehand */
+extern const bool bare_has_mpi, bare_has_ucx; /* in this build */
+void bare_by_alltoallv(struct bare *b);       /* MPI_Alltoallv and MPI_Ialltoallv with counts known beforehand */
 
 /* UCX active messages; addresses are exchanged through room that all ranks see. */
 enum { BARE_UCX_ADDRESS = 4096 };

@@ -4,6 +4,8 @@
 #include "base/log.h"
 #include "tests/bench/bench_fabric.h"
 
+const bool bare_has_mpi = true;
+
 static void alltoallv(struct bare *b, enum half half) {
     const struct load *l = b->load;
     int out[FABRIC_MAX_RANKS], out_at[FABRIC_MAX_RANKS], in[FABRIC_MAX_RANKS], in_at[FABRIC_MAX_RANKS];

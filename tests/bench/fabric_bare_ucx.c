@@ -7,6 +7,8 @@
 #include "base/log.h"
 #include "tests/bench/bench_fabric.h"
 
+const bool bare_has_ucx = true;
+
 enum { MESSAGE = 7 };
 
 struct messages {
