@@ -105,6 +105,21 @@ def processes(p):
 
 
 @case
+def settings(p):
+    """Whatever the tokens travel as: one worker, which sends nothing, rounds the same way."""
+    plain = reference(p, "mixtral")
+    for options in (
+        {"payload": "int8", "combine_payload": "bf16"},
+        {"combine": "fused"},
+        {"microbatches": 2},
+        {"payload": "int8", "combine": "fused", "microbatches": 2},
+    ):
+        wanted = reference(p, "mixtral", **options)
+        check("payload" not in options or wanted != plain, f"{options} changes nothing: is it heard at all?")
+        check_shapes(p, "mixtral", wanted, [(2, "shm", 2), (3, "shm", 1)], **options)
+
+
+@case
 def families_mem(p):
     for family in FAMILIES:
         wanted = reference(p, family, weights="f32")
