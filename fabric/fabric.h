@@ -93,7 +93,8 @@ static inline int fabric_flush(struct fabric *f, int64_t deadline_us) { return f
 /* ---- mem: a hub shared by R threads of one process ---- */
 
 struct fabric_hub;
-struct fabric_faults { /* all zero: none. Times and choices follow from the seed alone */
+struct fabric_faults { /* all zero: none. Times and choices follow from the seed alone. Frames only: nobody dies of these and
+                        * no link is cut; callers draw fabric_hub_kill and fabric_hub_cut from the same seed */
     uint64_t seed;
     int delay_percent;       /* frames held back for a while, and all that follow them with them */
     int reorder_percent;     /* frames held back for a while that later ones overtake */
