@@ -252,7 +252,7 @@ void ep_step_begin(struct ep *ep, uint32_t epoch, uint64_t step, const int32_t *
     ep->now_members = ep->members;
     ep->others = ep->members & ~ep_bit(ep->rank);
     ep->sources = 0;
-    ep->complained = 0;
+    ep->complained = ep->bad = 0;
     for (int w = 0; w < ep->size; w++) {
         if (tokens[w] < 0 || tokens[w] > ep->lim.max_tokens)
             BUG("ep: the plan gives worker %d %d tokens, at most %d", w, tokens[w], ep->lim.max_tokens);
@@ -407,7 +407,7 @@ int ep_dispatch_wait(struct ep *ep, int mb, struct ep_work *out, int64_t deadlin
 
 uint64_t ep_unposted(const struct ep *ep, int mb) {
     const struct ep_lane *l = &ep->lane[mb];
-    uint64_t to = l->phase == EP_DISPATCHING ? ep->others : l->phase == EP_ANSWERING ? ep->sources : 0;
+    uint64_t to = l->phase == EP_DISPATCHING ? ep->direct | ep->relays : l->phase == EP_ANSWERING ? ep->sources : 0;
     return to & ~l->posted;
 }
 

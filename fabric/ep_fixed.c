@@ -29,7 +29,7 @@ void ep_fixed_add(int64_t *restrict sum, const int64_t *restrict part, int n) {
 }
 
 void ep_fixed_add_narrow(int64_t *restrict sum, const int32_t *restrict part, int n) {
-    for (int i = 0; i < n; i++) sum[i] = sum[i] == MARKER ? MARKER : sum[i] + part[i];
+    for (int i = 0; i < n; i++) sum[i] = sum[i] == MARKER ? MARKER : (int64_t)((uint64_t)sum[i] + (uint64_t)part[i]);
 }
 
 bool ep_fixed_narrow(void *sums, size_t n) {

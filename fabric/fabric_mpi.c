@@ -202,10 +202,11 @@ static void mpi_give(struct fabric *f, int peer, const void *frame) {
     post_receives(m, peer);
 }
 
-static bool sends_pending(const struct mpi_rank *m) {
+/* silent: to peers that count as silent, too; their sends may never end. */
+static bool sends_pending(const struct mpi_rank *m, bool silent) {
     if (!m->requests) return false; /* never prepared */
     for (int peer = 0; peer < m->base.size; peer++)
-        for (int i = 0; i < FABRIC_DEPTH; i++)
+        for (int i = 0; (silent || !m->lanes[peer].broken) && i < FABRIC_DEPTH; i++)
             if (m->requests[out_index(peer, i)] != MPI_REQUEST_NULL) return true;
     return false;
 }
@@ -217,12 +218,12 @@ static int mpi_poll(struct fabric *f) {
     return news;
 }
 
-static int mpi_arm(struct fabric *f) { return sends_pending(mpi_of(f)); /* a large one moves only a few pieces per look */ }
+static int mpi_arm(struct fabric *f) { return sends_pending(mpi_of(f), false); /* a large one moves a few pieces per look */ }
 
 /* A frame beyond MPI's eager limit leaves in pieces, and only while we call MPI; a poll yields by itself when it is idle. */
 static int mpi_flush(struct fabric *f, int64_t deadline_us) {
     struct mpi_rank *m = mpi_of(f);
-    for (int turn = 1; sends_pending(m); turn++) {
+    for (int turn = 1; sends_pending(m, false); turn++) {
         m->news |= progress(m);
         if (turn % 64 == 0 && clk_now_us() >= deadline_us) return ERR_DEADLINE;
     }
@@ -271,8 +272,8 @@ static void free_memory(struct mpi_rank *m) {
 static void mpi_close(struct fabric *f) {
     struct mpi_rank *m = mpi_of(f);
     int64_t deadline_us = clk_now_us() + CLOSE_US;
-    int rc = mpi_flush(f, deadline_us);
-    if (m->requests && (!cancel_receives(m, deadline_us) || rc < 0)) {
+    mpi_flush(f, deadline_us);
+    if (m->requests && (!cancel_receives(m, deadline_us) || sends_pending(m, true))) {
         log_warn("fabric mpi: rank %d closes with unfinished frames; their memory stays with MPI", f->rank);
         return; /* MPI may still write or read the buffers */
     }
@@ -310,9 +311,9 @@ static int allocate(struct mpi_rank *m, size_t frame_bytes, struct why *why) {
     m->indices = calloc(n, sizeof *m->indices);
     void *map = mmap(NULL, m->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map != MAP_FAILED) m->map = map;
+    for (int i = 0; m->requests && i < m->n; i++) m->requests[i] = MPI_REQUEST_NULL;
     if (!m->map || !m->lanes || !m->requests || !m->statuses || !m->indices)
         return fail(why, ERR_NOMEM, "fabric mpi: no memory for %d buffers of %zu bytes", m->n, m->slot_bytes);
-    for (int i = 0; i < m->n; i++) m->requests[i] = MPI_REQUEST_NULL;
     return 0;
 }
 

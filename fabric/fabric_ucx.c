@@ -250,7 +250,8 @@ static void *ucx_reserve(struct fabric *f, int peer, size_t bytes) {
     void *room = link_reserve(l, bytes);
     if (room) return room;
     progress(ucx_of(f));
-    return link_reserve(l, bytes);
+    l = ucx_of(f)->links[peer]; /* a link that broke may have been replaced */
+    return l ? link_reserve(l, bytes) : NULL;
 }
 
 static void ucx_commit(struct fabric *f, int peer, size_t bytes) {

@@ -23,7 +23,10 @@ int roster_prepare(struct roster *r, struct fabric *f, uint32_t epoch, const str
         r->members |= UINT64_C(1) << p;
         if (r->incarnation[p] || p == f->rank) continue;
         int rc = fabric_attach(f, p, m->incarnation, m->address, m->bytes, why);
-        if (rc < 0) return fail_in(why, rc, "epoch %u, rank %d", epoch, p);
+        if (rc < 0) {
+            r->members = r->newcomers = 0; /* nobody may switch to it */
+            return fail_in(why, rc, "epoch %u, rank %d", epoch, p);
+        }
         r->incarnation[p] = m->incarnation;
         r->newcomers |= UINT64_C(1) << p;
     }

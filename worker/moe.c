@@ -123,9 +123,9 @@ struct patience {
 
 static int keep_waiting(struct patience *p, int rc, uint64_t late) {
     if (atomic_load_explicit(p->m->stop, memory_order_relaxed)) return ERR_CANCELLED;
-    if (rc != ERR_LATE) return rc;
+    if (rc != ERR_LATE && rc != ERR_PROTOCOL) return rc;
     int64_t now = clk_now_us();
-    if (now - p->reported_us >= p->m->patience_us) {
+    if (rc == ERR_PROTOCOL || now - p->reported_us >= p->m->patience_us) { /* a refused frame is as good as none */
         p->reported_us = now;
         p->m->on_late(p->m->ctx, late);
     }
