@@ -33,6 +33,8 @@ static const struct conf_command command = {
               "With --links, for each worker and each that it sends to: bytes and frames sent; how long the receiver stood\n"
               "waiting for it; of the messages that it needed, half came within p50 and 99 in 100 within p99, and\n"
               "so many within 1 us, 32 us, 1 ms, 32 ms, or later (--json: waits, a count for each power of two);\n"
+              "extra = frames beyond the first of a message; stale, duplicate, bad = frames that the receiver dropped, as too\n"
+              "late, had before, not readable (pairs with none are not shown);\n"
               "slow = the worker that the others waited for during most of their last steps, if one stands out.\n\n"
               "Exit status: 0 serving, 1 failed, 2 wrong usage, 3 not serving or nobody answers."};
 
@@ -98,6 +100,18 @@ static void print_waits(const uint64_t *buckets, uint32_t n, uint64_t all) {
     putchar('\n');
 }
 
+/* The pairs with frames out of the ordinary: on a quiet, healthy cluster there are none. */
+static void print_odd_frames(const struct cadre_links *l) {
+    bool headed = false;
+    for (size_t i = 0; i < (size_t)l->n * l->n; i++) {
+        if (!(l->extra[i] | l->stale[i] | l->duplicate[i] | l->bad[i])) continue;
+        if (!headed) printf("\n%4s %4s %12s %12s %12s %12s   of frames\n", "from", "to", "extra", "stale", "duplicate", "bad");
+        headed = true;
+        printf("%4zu %4zu %12llu %12llu %12llu %12llu\n", i / l->n, i % l->n, (unsigned long long)l->extra[i],
+               (unsigned long long)l->stale[i], (unsigned long long)l->duplicate[i], (unsigned long long)l->bad[i]);
+    }
+}
+
 static void print_links(const struct cadre_links *l) {
     if (l->slowest < 0) printf("\n  slow      none of %u workers stands out\n", l->n);
     else printf("\n  slow      worker %d: the others wait for it during %u%% of their steps\n", l->slowest, l->slowest_percent);
@@ -113,6 +127,7 @@ static void print_links(const struct cadre_links *l) {
                    (unsigned long long)l->waits[i], bound(l->p50_us[i], p50, sizeof p50), bound(l->p99_us[i], p99, sizeof p99));
             print_waits(l->histogram + i * l->buckets, l->buckets, l->waits[i]);
         }
+    print_odd_frames(l);
 }
 
 static void json_pair(const char *comma, const char *key, const char *value) {
@@ -138,6 +153,10 @@ static void json_links(const struct cadre_links *l) {
             json_number("messages", l->waits[i]);
             json_number("p50_us", l->p50_us[i]);
             json_number("p99_us", l->p99_us[i]);
+            json_number("extra", l->extra[i]);
+            json_number("stale", l->stale[i]);
+            json_number("duplicate", l->duplicate[i]);
+            json_number("bad", l->bad[i]);
             printf(",\"waits\":[");
             for (uint32_t b = 0; b < l->buckets; b++)
                 printf("%s%llu", b ? "," : "", (unsigned long long)l->histogram[i * l->buckets + b]);

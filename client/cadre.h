@@ -201,6 +201,8 @@ struct cadre_links {         /* what passes between workers: tables [n * n], fro
     const uint64_t *histogram;        /* [n * n * buckets] messages: in bucket 0 within 1 us, in bucket b within 2^b us */
     int slowest;                      /* the worker that holds the others up; -1: none stands out */
     uint32_t slowest_percent;         /* of the others' time in the last steps that they waited for it */
+    /* of frames: beyond the first of a message; and dropped by the column's worker as too late, had before, not readable */
+    const uint64_t *extra, *stale, *duplicate, *bad;
 };
 CADRE_API int  cadre_links(struct cadre_client *client, uint32_t timeout_ms, struct cadre_links **out);
 CADRE_API void cadre_links_free(struct cadre_links *links);

@@ -290,8 +290,8 @@ struct cadre_links *port_decode_links(const uint8_t *bytes, size_t len) {
     Cadre__V1__LinksReply *m = cadre__v1__links_reply__unpack(NULL, len, bytes);
     size_t cells = m ? (size_t)m->workers * m->workers : 0;
     bool whole = m && m->n_bytes == cells && m->n_frames == cells && m->n_wait_us == cells && m->n_waits == cells &&
-                 m->n_p50_us == cells && m->n_p99_us == cells && m->n_histogram == cells * m->buckets &&
-                 m->slowest <= m->workers;
+                 m->n_p50_us == cells && m->n_p99_us == cells && m->n_histogram == cells * m->buckets && m->n_extra == cells &&
+                 m->n_stale == cells && m->n_duplicate == cells && m->n_bad == cells && m->slowest <= m->workers;
     struct links_box *box = whole ? calloc(1, sizeof *box) : NULL;
     if (!box) {
         port_release(m);
@@ -308,7 +308,11 @@ struct cadre_links *port_decode_links(const uint8_t *bytes, size_t len) {
                                     .buckets = m->buckets,
                                     .histogram = m->histogram,
                                     .slowest = (int)m->slowest - 1,
-                                    .slowest_percent = m->slowest_percent};
+                                    .slowest_percent = m->slowest_percent,
+                                    .extra = m->extra,
+                                    .stale = m->stale,
+                                    .duplicate = m->duplicate,
+                                    .bad = m->bad};
     return &box->pub;
 }
 

@@ -302,6 +302,11 @@ const uint8_t *client_port_links(struct client_port *p, const struct links_repor
     m.waits = (uint64_t *)r->waits;
     m.p50_us = (uint64_t *)r->p50_us;
     m.p99_us = (uint64_t *)r->p99_us;
+    m.n_extra = m.n_stale = m.n_duplicate = m.n_bad = cells;
+    m.extra = (uint64_t *)r->extra;
+    m.stale = (uint64_t *)r->stale;
+    m.duplicate = (uint64_t *)r->duplicate;
+    m.bad = (uint64_t *)r->bad;
     m.buckets = MSG_WAIT_BUCKETS;
     m.histogram = (uint64_t *)r->histogram;
     m.n_histogram = cells * MSG_WAIT_BUCKETS;

@@ -76,7 +76,9 @@ struct worker_step_done {
 };
 struct link_count { /* one worker's exchange with one peer since it started */
     uint64_t bytes_out, bytes_in, frames_out, frames_in;
-    uint64_t waits[MSG_WAIT_BUCKETS]; /* for how many of the peer's messages it waited how long */
+    uint64_t frames_extra;                               /* of frames_out: beyond the first of a message */
+    uint64_t frames_stale, frames_duplicate, frames_bad; /* of frames_in: dropped */
+    uint64_t waits[MSG_WAIT_BUCKETS];                    /* for how many of the peer's messages it waited how long */
 };
 struct worker_msg {
     enum worker_msg_kind kind;
@@ -196,6 +198,7 @@ struct status_report {
 struct links_report { /* [workers * workers], from row to column */
     uint32_t workers;
     const uint64_t *bytes, *frames, *wait_us, *waits;
+    const uint64_t *extra, *stale, *duplicate, *bad; /* of frames; the last three as the column's worker dropped them */
     const uint64_t *p50_us, *p99_us; /* bounds; 0: under 1 us */
     const uint64_t *histogram;       /* [workers * workers * MSG_WAIT_BUCKETS] of waits */
     int slowest;                     /* -1: none stands out */

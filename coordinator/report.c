@@ -103,7 +103,8 @@ const uint8_t *report_experts(struct coordinator *c, size_t *len) {
 }
 
 const uint8_t *report_links(struct coordinator *c, size_t *len) {
-    enum { BYTES, FRAMES, WAIT_US, WAITS, P50, P99, HISTOGRAM, TABLES = HISTOGRAM + MSG_WAIT_BUCKETS };
+    enum { BYTES, FRAMES, WAIT_US, WAITS, P50, P99, EXTRA, STALE, DUPLICATE, BAD, HISTOGRAM };
+    enum { TABLES = HISTOGRAM + MSG_WAIT_BUCKETS };
     int n = c->options.workers;
     size_t cells = (size_t)n * (size_t)n;
     uint64_t *t = client_port_scratch(c->client_port, sizeof *t * TABLES * cells);
@@ -119,6 +120,10 @@ const uint8_t *report_links(struct coordinator *c, size_t *len) {
             cell[WAITS * cells] = links_waits(felt);
             cell[P50 * cells] = links_quantile_us(felt, 0.5);
             cell[P99 * cells] = links_quantile_us(felt, 0.99);
+            cell[EXTRA * cells] = sent->frames_extra;
+            cell[STALE * cells] = felt->frames_stale;
+            cell[DUPLICATE * cells] = felt->frames_duplicate;
+            cell[BAD * cells] = felt->frames_bad;
             memcpy(t + HISTOGRAM * cells + (size_t)(from * n + to) * MSG_WAIT_BUCKETS, felt->waits, sizeof felt->waits);
         }
     struct links_report r = {.workers = (uint32_t)n,
@@ -128,6 +133,10 @@ const uint8_t *report_links(struct coordinator *c, size_t *len) {
                              .waits = t + WAITS * cells,
                              .p50_us = t + P50 * cells,
                              .p99_us = t + P99 * cells,
+                             .extra = t + EXTRA * cells,
+                             .stale = t + STALE * cells,
+                             .duplicate = t + DUPLICATE * cells,
+                             .bad = t + BAD * cells,
                              .histogram = t + HISTOGRAM * cells,
                              .slowest = links_slowest(&c->links, &share)};
     r.slowest_percent = r.slowest < 0 ? 0 : (uint32_t)(100 * share);

@@ -72,7 +72,14 @@ static int read_links(struct worker_port *p, const Cadre__Control__V1__Links *m,
     for (size_t i = 0; i < m->n_link; i++) {
         const Cadre__Control__V1__Link *k = m->link[i];
         if (k->n_waits > MSG_WAIT_BUCKETS) return fail(why, ERR_PROTOCOL, "waits in %zu buckets", k->n_waits);
-        count[i] = (struct link_count){k->bytes_out, k->bytes_in, k->frames_out, k->frames_in, {0}};
+        count[i] = (struct link_count){.bytes_out = k->bytes_out,
+                                       .bytes_in = k->bytes_in,
+                                       .frames_out = k->frames_out,
+                                       .frames_in = k->frames_in,
+                                       .frames_extra = k->frames_extra,
+                                       .frames_stale = k->frames_stale,
+                                       .frames_duplicate = k->frames_duplicate,
+                                       .frames_bad = k->frames_bad};
         if (k->n_waits) memcpy(count[i].waits, k->waits, sizeof *k->waits * k->n_waits);
     }
     out->links.count = count;

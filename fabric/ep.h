@@ -58,19 +58,31 @@ struct ep_work {
 struct ep_link {                 /* with one peer */
     uint64_t bytes_out, bytes_in; /* whole frames */
     uint64_t frames_out, frames_in;
+    uint64_t frames_extra; /* of frames_out: beyond the first of a message, which one frame did not hold */
+    uint64_t frames_stale, frames_duplicate, frames_bad; /* of frames_in, dropped: too late, had before, not readable */
     uint64_t waits[EP_WAIT_BUCKETS]; /* how long this worker stood waiting for each of the peer's messages: bucket 0 not at all
                                       * or less than 1 us, bucket b from 2^(b-1) to less than 2^b us, the last one all longer */
 };
 struct ep_counters {                        /* since ep_new; read by the owner */
     uint64_t dispatch_bytes, combine_bytes; /* payload sent to others */
     uint64_t dispatch_rows, combine_rows;   /* token copies and result rows sent to others */
-    uint64_t frames_stale, frames_duplicate, frames_bad;
     uint64_t far_rows, far_direct, far_answers; /* of these, what went to other hosts; far_direct: what dispatches would have
                                                  * been without relays */
-    uint64_t overflow_frames;               /* sent beyond the first of a message: more than a frame holds went one way */
     uint64_t wait_us[FABRIC_MAX_RANKS];     /* time this worker stood waiting for each peer, both halves */
     struct ep_link link[FABRIC_MAX_RANKS];
 };
+
+/* All links together; waits are not added up. */
+static inline struct ep_link ep_links_sum(const struct ep_counters *c) {
+    struct ep_link all = {0};
+    for (const struct ep_link *k = c->link; k < c->link + FABRIC_MAX_RANKS; k++) {
+        all.bytes_out += k->bytes_out, all.bytes_in += k->bytes_in;
+        all.frames_out += k->frames_out, all.frames_in += k->frames_in;
+        all.frames_extra += k->frames_extra, all.frames_stale += k->frames_stale;
+        all.frames_duplicate += k->frames_duplicate, all.frames_bad += k->frames_bad;
+    }
+    return all;
+}
 
 struct ep;
 /* What the fabric must carry: twice the even share of a largest step, at least 64 KiB, at most what such a step can need. */

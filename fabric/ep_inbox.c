@@ -32,7 +32,7 @@ int ep_message_most_parts(const struct ep *ep, int place) {
 }
 
 void ep_refuse(struct ep *ep, int peer, const struct ep_key *key, const struct why *why) {
-    ep->count.frames_bad++;
+    ep->count.link[peer].frames_bad++;
     ep->bad |= ep_bit(peer);
     if (!(ep->complained & ep_bit(peer)))
         log_error("ep: worker %d dropped a frame from worker %d (epoch %u, step %llu, layer %d): %s", ep->rank, peer,
@@ -216,8 +216,8 @@ static void file(struct ep *ep, int peer, const void *frame, size_t bytes) {
     int place = ep_key_order(&key, &l->key);
     struct ep_message *m = &l->in[h->kind == EP_DISPATCH && place > 0 ? EP_AHEAD : (int)h->kind][from];
     switch (fate_of(ep, l, m, h, place)) {
-    case STALE: ep->count.frames_stale++; break;
-    case DUPLICATE: ep->count.frames_duplicate++; break;
+    case STALE: ep->count.link[peer].frames_stale++; break;
+    case DUPLICATE: ep->count.link[peer].frames_duplicate++; break;
     case UNASKED:
         fail(&why, ERR_PROTOCOL, "an answer, but nothing was asked");
         ep_refuse(ep, peer, &key, &why);

@@ -22,7 +22,7 @@ int ep_wait_news(struct ep *ep, const struct ep_lane *l, int64_t deadline_us) {
 static void count_sent(struct ep *ep, int to, size_t bytes, int part) {
     ep->count.link[to].frames_out++;
     ep->count.link[to].bytes_out += bytes;
-    ep->count.overflow_frames += part > 0;
+    ep->count.link[to].frames_extra += part > 0;
 }
 
 static bool is_far(const struct ep *ep, int to) { return ep->lim.host[to] != ep->lim.host[ep->rank]; }

@@ -313,6 +313,10 @@ static void pack_link(const struct ep_link *k, Cadre__Control__V1__Link *m) {
     m->bytes_in = k->bytes_in;
     m->frames_out = k->frames_out;
     m->frames_in = k->frames_in;
+    m->frames_extra = k->frames_extra;
+    m->frames_stale = k->frames_stale;
+    m->frames_duplicate = k->frames_duplicate;
+    m->frames_bad = k->frames_bad;
     m->waits = (uint64_t *)k->waits;
     m->n_waits = EP_WAIT_BUCKETS;
     while (m->n_waits && !k->waits[m->n_waits - 1]) m->n_waits--;

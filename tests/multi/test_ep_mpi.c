@@ -43,7 +43,7 @@ static int run_exchange(uint64_t seed, int rank, int size, struct why *why) {
     if (rc == 0) rc = ep_new(f, &c.lim, &ep, why);
     for (uint64_t step = 0; step < 4 && rc == 0; step++)
         rc = ep_case_step(&c, ep, rank, 1, step, -1, PATIENCE_US, &late, why);
-    if (rc == 0 && ep_counters(ep)->frames_bad) rc = fail(why, ERR_CORRUPT, "%d bad frames", (int)ep_counters(ep)->frames_bad);
+    if (rc == 0 && ep_links_sum(ep_counters(ep)).frames_bad) rc = fail(why, ERR_CORRUPT, "bad frames");
     if (rc < 0) fail_in(why, rc, "seed %d: %s, late %llx", (int)seed, status_name(rc), (unsigned long long)late);
     ep_free(ep);
     if (rc == 0) fabric_close(f);

@@ -223,6 +223,25 @@ def links_are_counted(p):
             links = until(counted, "counts of every link")
             same(sorted((k["from"], k["to"]) for k in links), [(a, b) for a in range(3) for b in range(3) if a != b], "the links")
             check(all(k["p50_us"] <= k["p99_us"] for k in links), f"quantiles: {links}")
+            check(not any(k["stale"] or k["duplicate"] or k["bad"] for k in links), f"frames were dropped: {links}")
+            check(all(k["extra"] <= k["frames"] for k in links), f"frames beyond a message's first: {links}")
+
+
+@case
+def messages_of_several_frames_are_counted(p):
+    """Frames hold twice the even share: a long prompt, all of whose experts are on another worker, needs more than one."""
+    with tempfile.NamedTemporaryFile("w", suffix=".placement") as f:
+        f.write("* * 1\n")
+        f.flush()
+        with Cluster(p, p.golden("mixtral"), workers=3, fabric="shm", placement=f.name, step_tokens=250) as c:
+            run([p.load, "--connect", c.endpoint, "--count", "6", "--prompt", "245", "--tokens", "2"]).good("load")
+
+            def counted():
+                links = c.cadre("status", "--links", "--json").json()["links"]
+                return sum(k["extra"] for k in links) and links
+
+            links = until(counted, "frames beyond the first of a message")
+            check(all(1 in (k["from"], k["to"]) for k in links if k["extra"]), f"only worker 1 has experts: {links}")
 
 
 if __name__ == "__main__":

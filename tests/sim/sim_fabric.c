@@ -191,10 +191,10 @@ static void kill_process(int r) {
     struct process *p = &w.p[r];
     fabric_hub_kill(w.hub, r);
     if (p->x) {
-        const struct ep_counters *c = ep_counters(exchange_ep(p->x));
-        CHECK(c->frames_bad == 0, "rank %d got %d bad frames", r, (int)c->frames_bad);
-        sum.stale += c->frames_stale;
-        sum.duplicate += c->frames_duplicate;
+        struct ep_link all = ep_links_sum(ep_counters(exchange_ep(p->x)));
+        CHECK(all.frames_bad == 0, "rank %d got %d bad frames", r, (int)all.frames_bad);
+        sum.stale += all.frames_stale;
+        sum.duplicate += all.frames_duplicate;
     }
     exchange_free(p->x);
     fabric_close(p->f);

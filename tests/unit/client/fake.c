@@ -285,6 +285,7 @@ static void on_experts(void *ctx, struct call *c, const uint8_t *payload, size_t
 static void on_links(void *ctx, struct call *c, const uint8_t *payload, size_t len) {
     static uint64_t sent[4] = {0, 2048, 1024, 0}, waits[4] = {0, 5, 6, 0}, us[4] = {0, 1500000, 20000, 0};
     static uint64_t p50[4] = {0, 16, 0, 0}, p99[4] = {0, 65536, 4, 0};
+    static uint64_t extra[4] = {0, 3, 0, 0}, stale[4] = {0, 2, 0, 0}, duplicate[4] = {0, 4, 0, 0}, bad[4] = {0, 1, 0, 0};
     static uint64_t histogram[4 * 20] = {[20 + 4] = 3, [20 + 16] = 1, [20 + 19] = 1};
     (void)payload;
     (void)len;
@@ -296,6 +297,11 @@ static void on_links(void *ctx, struct call *c, const uint8_t *payload, size_t l
     m.p50_us = p50;
     m.p99_us = p99;
     m.n_bytes = m.n_frames = m.n_wait_us = m.n_waits = m.n_p50_us = m.n_p99_us = 4;
+    m.extra = extra;
+    m.stale = stale;
+    m.duplicate = duplicate;
+    m.bad = bad;
+    m.n_extra = m.n_stale = m.n_duplicate = m.n_bad = 4;
     m.buckets = 20;
     m.histogram = histogram;
     m.n_histogram = 4 * 20;

@@ -378,6 +378,7 @@ START_TEST(cluster) {
     ck_assert_uint_eq(k->n, 2);
     ck_assert_uint_eq(k->bytes[1], 2048);
     ck_assert_uint_eq(k->p99_us[2], 4);
+    ck_assert_uint_eq(k->extra[1] * 1000 + k->stale[1] * 100 + k->duplicate[1] * 10 + k->bad[1], 3241);
     ck_assert_uint_eq(k->buckets, 20);
     ck_assert_uint_eq(k->histogram[1 * 20 + 16], 1);
     ck_assert_int_eq(k->slowest, 0);
