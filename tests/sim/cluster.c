@@ -18,6 +18,7 @@ struct member {
     int rank, rc;
     bool killed;
     struct why why;
+    char host[16]; /* its worker's host_id */
 };
 
 struct cluster {
@@ -53,16 +54,15 @@ static void *member_main(void *arg) {
 
 static void start_member(struct cluster *c, int rank) {
     struct member *m = &c->member[rank];
-    char host[16];
-    snprintf(host, sizeof host, "host %d", c->options.hosts ? rank % c->options.hosts : 0);
-    struct worker_options o = {.host_id = host,
+    *m = (struct member){.cluster = c, .rank = rank};
+    snprintf(m->host, sizeof m->host, "host %d", c->options.hosts ? rank % c->options.hosts : 0);
+    struct worker_options o = {.host_id = m->host,
                                .engine = {.rank = rank,
                                           .workers = c->options.coordinator.workers,
                                           .threads = c->options.threads ? c->options.threads : 1,
                                           .fabric_name = "mem"},
                                .join_timeout_us = 30000000};
     struct why why;
-    *m = (struct member){.cluster = c, .rank = rank};
     if (c->hub && fabric_mem_open(c->hub, rank, &o.engine.fabric, &why) < 0) die("%s", why.text);
     if (bus_mem_connect(c->bus_hub, "control", &m->bus, &why) < 0) die("%s", why.text);
     if (worker_new(&o, m->bus, &m->worker) < 0) die("out of memory for a worker");
