@@ -22,6 +22,7 @@
 #include "base/log.h"
 #include "fabric/ep_fixed.h"
 #include "fabric/ep_parts.h"
+#include "fabric/past.h"
 
 enum {
     MAX_TOKENS = 65535,
@@ -30,7 +31,8 @@ enum {
     MAX_HIDDEN = 1 << 20,
     MAX_EXTRA = 16,
     MAX_LAYER = 65535,
-    FRAME_FLOOR_BYTES = 64 << 10
+    FRAME_FLOOR_BYTES = 64 << 10,
+    PAST_GROUP_BYTES = 8 << 20 /* rows in groups so large do not stay in the caches until they are read */
 };
 
 static void set_phase(struct ep_lane *l, enum ep_phase to) {
@@ -349,10 +351,14 @@ static void place_rows(struct ep *ep, struct ep_lane *l, int from, const struct 
                        const int32_t *token) {
     const int32_t *row = l->group.row + (size_t)from * (size_t)ep_max_pairs(ep);
     size_t size = ep_row_bytes(ep->lim.dispatch, ep->lim.hidden);
+    bool past = ep->lim.dispatch == EP_F32 && size % PAST_LINE == 0 && (size_t)l->group.rows * size >= PAST_GROUP_BYTES;
     for (int i = 0; i < l->group.pairs[from]; i++) {
         size_t at = (size_t)(token ? token[pair[i].token] : pair[i].token);
-        ep_unpack(ep->lim.dispatch, l->x + ep_floats(ep, (size_t)row[i]), rows + at * size, ep->lim.hidden);
+        float *to = l->x + ep_floats(ep, (size_t)row[i]);
+        if (past) past_copy(to, rows + at * size, size);
+        else ep_unpack(ep->lim.dispatch, to, rows + at * size, ep->lim.hidden);
     }
+    if (past) past_done();
 }
 
 /* What the sums are made of must outlive the frames. */

@@ -36,6 +36,15 @@ static struct ep_part part_of(const struct ep *ep, const struct ep_lane *l, enum
                             .part = l->part[to]};
 }
 
+static void gather(unsigned char *to, const unsigned char *rows, const int32_t *token, int n, size_t row, bool past) {
+    for (int i = 0; i < n; i++) {
+        const unsigned char *from = rows + (size_t)token[i] * row;
+        if (past) past_copy(to + (size_t)i * row, from, row);
+        else memcpy(to + (size_t)i * row, from, row);
+    }
+    if (past) past_done();
+}
+
 /* Tokens of this part, and the pairs that name them: the list is in order of tokens. */
 bool ep_send_list(struct ep *ep, struct ep_lane *l, enum ep_kind kind, int home, int to, const struct ep_list *list, int part,
                   int *pair) {
@@ -60,7 +69,7 @@ bool ep_send_list(struct ep *ep, struct ep_lane *l, enum ep_kind kind, int home,
     if (w->fused) memcpy(ep_frame_weights(room), list->weight + p.first_pair, (size_t)p.pairs * sizeof(float));
     if (kind == EP_RELAY) memcpy(ep_frame_targets(w, room), list->target + p.first_pair, (size_t)p.pairs);
     unsigned char *rows = ep_frame_rows(w, room);
-    for (int i = 0; i < p.tokens; i++) memcpy(rows + (size_t)i * row, list->rows + (size_t)list->token[first + i] * row, row);
+    gather(rows, list->rows, list->token + first, p.tokens, row, past_pays(ep->fabric, to, bytes, rows, row));
     fabric_commit(ep->fabric, to, bytes);
     *pair += p.pairs;
     ep->count.dispatch_rows += (uint64_t)p.tokens;

@@ -1,6 +1,6 @@
 /* fabric_mpi.c - ranks are the processes of one MPI world; frames travel point to point on a communicator of our own.
  *
- * Each ordered pair has FABRIC_DEPTH buffers at either end. The receiver keeps a few of its buffers posted; MPI matches the
+ * Each ordered pair has FABRIC_DEPTH buffers at either end. The receiver keeps one of its buffers posted; MPI matches the
  * messages of one sender in the order sent with receives in the order posted, so a receive's number is its frame's number. A
  * frame given back frees its buffer, and the lowest free one is posted next: memory is touched as much as is under way. The
  * sender uses synchronous sends (Issend): one completes only when its receive was matched, so a sender is never far ahead of a
@@ -27,7 +27,7 @@
 
 enum {
     LINE = 64,
-    POSTED = 2, /* receives per peer that wait for a frame: what an exchange has under way in one direction */
+    POSTED = 1, /* receives per peer that wait for a frame; with more, frames wander through more memory than caches hold */
     CLOSE_US = 1000000 /* how long close waits for frames that were sent but not taken */
 };
 
