@@ -10,8 +10,9 @@
  * stopped; so may a wait.
  *
  * How much may be in a stream: per microbatch one dispatch and one answer (ep_inbox.c), of one frame each if no worker asks for
- * more than twice its share, so half of FABRIC_DEPTH. A given-up step leaves as much again, which the peer drops on the way to
- * the next one. So posting blocks only on a worker that stands still, or while it takes larger messages out part by part. */
+ * more than twice its share: with two microbatches half of FABRIC_DEPTH, and to a neighbour besides one dispatch for each home
+ * that this worker relays for. A given-up step leaves as much again, which the peer drops on the way to the next one. So
+ * posting blocks only on a worker that stands still, or while it takes out what is more than that, part by part. */
 #include "fabric/ep.h"
 
 #include <stdlib.h>
@@ -76,7 +77,9 @@ size_t ep_bytes(const struct ep_limits *l, int workers) {
     return rows * (2 * (size_t)l->hidden + (size_t)l->extra) * sizeof(float);
 }
 
-static int check_limits(const struct fabric *f, const struct ep_limits *l, struct why *why) {
+int ep_check_limits(const struct ep_limits *l, int workers, struct why *why) {
+    if (workers < 1 || workers > FABRIC_MAX_RANKS)
+        return fail(why, ERR_INVALID, "ep: %d workers, expected 1..%d", workers, FABRIC_MAX_RANKS);
     if (l->max_tokens < 1 || l->max_tokens > MAX_TOKENS)
         return fail(why, ERR_INVALID, "ep: %d tokens per worker and step, expected 1..%d", l->max_tokens, MAX_TOKENS);
     if (l->max_slots < 1 || l->max_slots > MAX_SLOTS)
@@ -90,10 +93,14 @@ static int check_limits(const struct fabric *f, const struct ep_limits *l, struc
         return fail(why, ERR_INVALID, "ep: rows cannot travel as %d and come back as %d", (int)l->dispatch, (int)l->combine);
     if (l->fused && (l->extra || l->combine != EP_F32))
         return fail(why, ERR_INVALID, "ep: sums come back as they are, with nothing beside them");
-    for (int w = 0; w < (f ? f->size : 1); w++)
+    for (int w = 0; w < workers; w++)
         if (l->host[w] >= FABRIC_MAX_RANKS) return fail(why, ERR_INVALID, "ep: worker %d is on host %d", w, l->host[w]);
-    int64_t rows = (int64_t)(f ? f->size : 1) * l->max_tokens * l->topk;
+    int64_t rows = (int64_t)workers * l->max_tokens * l->topk;
     if (rows > INT32_MAX / 2) return fail(why, ERR_TOO_LARGE, "ep: %lld rows in one layer of a step", (long long)rows);
+    return 0;
+}
+
+static int check_fabric(const struct fabric *f, const struct ep_limits *l, struct why *why) {
     if (f && ep_frame_bytes(l, f->size) > f->frame_bytes)
         return fail(why, ERR_TOO_LARGE, "ep: frames of %zu bytes, the fabric carries %zu", ep_frame_bytes(l, f->size),
                     f->frame_bytes);
@@ -170,7 +177,8 @@ static int alloc_all(struct ep *ep) {
 }
 
 int ep_new(struct fabric *f, const struct ep_limits *l, struct ep **out, struct why *why) {
-    int rc = check_limits(f, l, why);
+    int rc = ep_check_limits(l, f ? f->size : 1, why);
+    if (rc >= 0) rc = check_fabric(f, l, why);
     if (rc < 0) return rc;
     struct ep *ep = calloc(1, sizeof *ep);
     if (!ep) return fail(why, ERR_NOMEM, "ep: out of memory");
@@ -217,7 +225,14 @@ void ep_free(struct ep *ep) {
 }
 
 const struct ep_counters *ep_counters(const struct ep *ep) { return &ep->count; }
-void ep_tell_epoch(struct ep *ep, uint32_t epoch) { atomic_store_explicit(&ep->told, epoch, memory_order_relaxed); }
+
+void ep_tell_epoch(struct ep *ep, uint32_t epoch) {
+    unsigned told = atomic_load_explicit(&ep->told, memory_order_relaxed);
+    while (told < epoch && !atomic_compare_exchange_weak_explicit(&ep->told, &told, epoch, memory_order_relaxed,
+                                                                  memory_order_relaxed))
+        continue;
+}
+
 void ep_set_two_hop(struct ep *ep, bool on) { ep->two_hop = on; }
 void ep_set_members(struct ep *ep, uint64_t members) { ep->members = members | ep_bit(ep->rank); }
 
@@ -269,45 +284,62 @@ void ep_step_begin(struct ep *ep, uint32_t epoch, uint64_t step, const int32_t *
         l->key = (struct ep_key){.epoch = epoch, .step = step, .layer = -1};
         end_all(ep, l, EP_COMBINE, false);
         l->passed = 0;
+        l->since_us = 0;
         catch_up(ep, l);
     }
 }
 
-static uint64_t elapsed_us(int64_t since_us) { return since_us ? (uint64_t)(clk_now_us() - since_us) : 0; }
+/* What a wait for everyone in `peers` has taken since it was counted last. */
+static void count_wait(struct ep *ep, struct ep_lane *l, uint64_t peers, int64_t now_us) {
+    while (peers) ep->count.wait_us[ep_next(&peers)] += (uint64_t)(now_us - l->counted_us);
+    l->counted_us = now_us;
+}
 
+/* The peer's message has come. */
 static void note_wait(struct ep *ep, int peer, uint64_t us) {
     int bucket = us ? 64 - __builtin_clzll(us) : 0;
     ep->count.link[peer].waits[bucket < EP_WAIT_BUCKETS ? bucket : EP_WAIT_BUCKETS - 1]++;
-    ep->count.wait_us[peer] += us;
 }
 
-/* Waits until everyone in `from` has a good message of this phase here. */
+/* Who of `from` has not sent a good message of this phase yet; *came: who has since the last look. */
+static uint64_t look_for(struct ep *ep, struct ep_lane *l, enum ep_kind kind, uint64_t from, uint64_t *came) {
+    uint64_t missing = 0;
+    *came = 0;
+    while (from) {
+        int w = ep_next(&from);
+        bool before = l->in[kind][w].good;
+        if (!ep_message_ready(ep, l, kind, w)) missing |= ep_bit(w);
+        else if (!before) *came |= ep_bit(w);
+    }
+    return missing;
+}
+
+/* Waits until everyone in `from` has a good message of this phase here. A wait that goes on in a later call is one wait. */
 static int await(struct ep *ep, struct ep_lane *l, enum ep_kind kind, uint64_t from, int64_t deadline_us, uint64_t *late) {
-    for (int64_t since_us = 0;;) {
+    for (;;) {
         ep_drain(ep);
-        uint64_t missing = kind == EP_DISPATCH && ep->relayed ? ep_relay_work(ep, l) : 0;
-        for (uint64_t look = from; look;) {
-            int w = ep_next(&look);
-            bool before = l->in[kind][w].good;
-            if (!ep_message_ready(ep, l, kind, w)) missing |= ep_bit(w);
-            else if (!before) note_wait(ep, w, elapsed_us(since_us));
-        }
+        uint64_t came, missing = kind == EP_DISPATCH && ep->relayed ? ep_relay_work(ep, l) : 0;
+        missing |= look_for(ep, l, kind, from, &came);
+        int64_t now_us = l->since_us || missing ? clk_now_us() : 0;
+        if (l->since_us) count_wait(ep, l, came | missing, now_us);
+        while (came) note_wait(ep, ep_next(&came), l->since_us ? (uint64_t)(now_us - l->since_us) : 0);
         if (ep->bad) {
             *late = ep->bad;
             ep->bad = 0;
             return ERR_PROTOCOL;
         }
-        if (!missing) return 0;
-        if (!since_us) since_us = clk_now_us();
+        if (!missing) break;
+        if (!l->since_us) l->since_us = l->counted_us = now_us;
         int rc = ep_wait_news(ep, l, deadline_us);
         if (rc == ERR_DEADLINE) {
-            uint64_t waited_us = elapsed_us(since_us);
+            count_wait(ep, l, missing, clk_now_us());
             *late = missing;
-            while (missing) ep->count.wait_us[ep_next(&missing)] += waited_us;
             return ERR_LATE;
         }
         if (rc < 0) return rc;
     }
+    l->since_us = 0;
+    return 0;
 }
 
 /* ---- there ---- */
@@ -518,4 +550,3 @@ void ep_progress(struct ep *ep) {
     if (ep->fabric) (void)fabric_poll(ep->fabric);
 }
 
-int ep_flush(struct ep *ep, int64_t deadline_us) { return ep->fabric ? fabric_flush(ep->fabric, deadline_us) : 0; }

@@ -60,15 +60,17 @@ struct ep_link {                 /* with one peer */
     uint64_t frames_out, frames_in;
     uint64_t frames_extra; /* of frames_out: beyond the first of a message, which one frame did not hold */
     uint64_t frames_stale, frames_duplicate, frames_bad; /* of frames_in, dropped: too late, had before, not readable */
-    uint64_t waits[EP_WAIT_BUCKETS]; /* how long this worker stood waiting for each of the peer's messages: bucket 0 not at all
-                                      * or less than 1 us, bucket b from 2^(b-1) to less than 2^b us, the last one all longer */
+    uint64_t waits[EP_WAIT_BUCKETS]; /* how long this worker stood waiting for each of the peer's messages, in however many
+                                      * calls: bucket 0 not at all or less than 1 us, bucket b from 2^(b-1) to less than 2^b us,
+                                      * the last one all longer */
 };
 struct ep_counters {                        /* since ep_new; read by the owner */
     uint64_t dispatch_bytes, combine_bytes; /* payload sent to others */
     uint64_t dispatch_rows, combine_rows;   /* token copies and result rows sent to others */
     uint64_t far_rows, far_direct, far_answers; /* of these, what went to other hosts; far_direct: what dispatches would have
                                                  * been without relays */
-    uint64_t wait_us[FABRIC_MAX_RANKS];     /* time this worker stood waiting for each peer, both halves */
+    uint64_t wait_us[FABRIC_MAX_RANKS];     /* time this worker stood waiting for each peer's messages, or for room to post
+                                             * to it; both halves */
     struct ep_link link[FABRIC_MAX_RANKS];
 };
 
@@ -85,7 +87,10 @@ static inline struct ep_link ep_links_sum(const struct ep_counters *c) {
 }
 
 struct ep;
-/* What the fabric must carry: twice the even share of a largest step, at least 64 KiB, at most what such a step can need. */
+/* Limits that a cluster of so many workers can have: 0, ERR_INVALID or ERR_TOO_LARGE. */
+int ep_check_limits(const struct ep_limits *l, int workers, struct why *why);
+/* Both of limits that were checked. What the fabric must carry: twice the even share of a largest step, at least 64 KiB, at
+ * most what such a step can need. */
 size_t ep_frame_bytes(const struct ep_limits *l, int workers);
 /* Rows of the largest step for this worker's experts, the worst case; memory as rows come. */
 size_t ep_bytes(const struct ep_limits *l, int workers);
@@ -99,8 +104,8 @@ void ep_set_members(struct ep *ep, uint64_t members);
 /* From the next step on: tokens for workers of another host go there once, to a relay that passes them on (ep_relay.c). All
  * workers alike. Results do not depend on it. */
 void ep_set_two_hop(struct ep *ep, bool on);
-/* Any thread: there is a later epoch than the steps of `epoch - 1` and before, whose posts and waits now end with ERR_EPOCH
- * within 20 ms. */
+/* Any thread: there is a later epoch than the steps of `epoch - 1` and before, whose posts, waits and flushes now end with
+ * ERR_EPOCH within 20 ms. An epoch earlier than one told before changes nothing. */
 void ep_tell_epoch(struct ep *ep, uint32_t epoch);
 
 /* tokens[R]: how many each worker may bring, from the plan; copied. microbatches: 1 or 2. Forgets unfinished business of
@@ -127,7 +132,7 @@ uint64_t ep_unposted(const struct ep *ep, int mb);
 void ep_extras(const struct ep *ep, int mb, float *out);
 /* Lets frames move between pieces of other work. Cheap. */
 void ep_progress(struct ep *ep);
-/* Before sleeping anywhere but in the waits above: works until the answers given are on their way; 0 or ERR_DEADLINE. May be
- * called again, also in slices; a new step may begin without it. */
+/* Before sleeping anywhere but in the waits above: works until the answers given are on their way; 0, ERR_LATE, ERR_EPOCH or
+ * ERR_GONE. May be called again, also in slices; a new step may begin without it. */
 int ep_flush(struct ep *ep, int64_t deadline_us);
 const struct ep_counters *ep_counters(const struct ep *ep);

@@ -61,6 +61,8 @@ struct ep_lane {
     float *pair_weight;      /* [R, T max * k] */
     int group_tokens[FABRIC_MAX_RANKS]; /* copies from each source */
     uint64_t posted;         /* who has been sent all of this phase's message */
+    int64_t since_us;        /* when the wait of this phase began; 0: nothing was missing yet */
+    int64_t counted_us;      /* up to when it is in wait_us */
     int part[FABRIC_MAX_RANKS], pair[FABRIC_MAX_RANKS]; /* where posting to the others stands */
     /* Two-hop dispatch. For each relay [R]: what goes there; of the home that is being relayed: what goes to one neighbour. */
     int far_tokens[FABRIC_MAX_RANKS], far_pairs[FABRIC_MAX_RANKS];

@@ -11,8 +11,12 @@
 
 enum { TOLD_SLICE_US = 20000 /* how long a later epoch may go unnoticed */ };
 
+static bool is_told(const struct ep *ep, const struct ep_lane *l) {
+    return atomic_load_explicit(&ep->told, memory_order_relaxed) > l->key.epoch;
+}
+
 int ep_wait_news(struct ep *ep, const struct ep_lane *l, int64_t deadline_us) {
-    if (atomic_load_explicit(&ep->told, memory_order_relaxed) > l->key.epoch) return ERR_EPOCH;
+    if (is_told(ep, l)) return ERR_EPOCH;
     int64_t slice_us = clk_now_us() + TOLD_SLICE_US;
     if (slice_us >= deadline_us) return fabric_wait(ep->fabric, deadline_us);
     int rc = fabric_wait(ep->fabric, slice_us);
@@ -198,8 +202,22 @@ int ep_post(struct ep *ep, struct ep_lane *l, enum ep_kind kind, uint64_t to, in
     for (;;) {
         post_what_fits(ep, l, kind, to);
         if (!(to & ~l->posted)) return 0;
+        const int64_t since_us = clk_now_us();
         ep_drain(ep);
         int rc = ep_wait_news(ep, l, deadline_us);
+        const uint64_t waited_us = (uint64_t)(clk_now_us() - since_us);
+        for (uint64_t full = to & ~l->posted; full;) ep->count.wait_us[ep_next(&full)] += waited_us;
         if (rc < 0) return rc == ERR_DEADLINE ? ERR_LATE : rc;
     }
+}
+
+int ep_flush(struct ep *ep, int64_t deadline_us) {
+    while (ep->fabric) {
+        if (is_told(ep, &ep->lane[0])) return ERR_EPOCH;
+        int64_t slice_us = clk_now_us() + TOLD_SLICE_US;
+        int rc = fabric_flush(ep->fabric, slice_us < deadline_us ? slice_us : deadline_us);
+        if (rc != ERR_DEADLINE) return rc;
+        if (slice_us >= deadline_us) return ERR_LATE;
+    }
+    return 0;
 }

@@ -30,6 +30,11 @@ int fabric_prepare(struct fabric *f, size_t frame_bytes, uint32_t incarnation, s
     return rc;
 }
 
+void fabric_check_peer(const struct fabric *f, int peer) {
+    if (peer < 0 || peer >= f->size || peer == f->rank)
+        BUG("fabric %s: rank %d names peer %d of %d", f->ops->name, f->rank, peer, f->size);
+}
+
 int fabric_attach(struct fabric *f, int peer, uint32_t incarnation, const void *address, size_t bytes, struct why *why) {
     if (!f->frame_bytes) BUG("fabric %s: attached before it was prepared", f->ops->name);
     if (peer < 0 || peer >= f->size || peer == f->rank)

@@ -90,6 +90,9 @@ int fabric_wait(struct fabric *f, int64_t deadline_us);
  * frames only while their sender calls: flush before sleeping anywhere else than in fabric_wait. */
 static inline int fabric_flush(struct fabric *f, int64_t deadline_us) { return f->ops->flush(f, deadline_us); }
 
+/* For transports: a BUG unless this rank can have such a peer. */
+void fabric_check_peer(const struct fabric *f, int peer);
+
 /* ---- mem: a hub shared by R threads of one process ---- */
 
 struct fabric_hub;

@@ -44,7 +44,7 @@ struct auto_rank {
 static struct auto_rank *auto_of(struct fabric *f) { return (struct auto_rank *)f; }
 
 static struct auto_peer *peer_of(struct fabric *f, int peer) {
-    if (peer < 0 || peer >= f->size || peer == f->rank) BUG("fabric auto: rank %d names peer %d of %d", f->rank, peer, f->size);
+    fabric_check_peer(f, peer);
     return &auto_of(f)->peers[peer];
 }
 
@@ -99,8 +99,8 @@ static int choose(struct auto_rank *a, int peer, const void *address, size_t byt
     int way = strcmp(head->host, a->host) == 0 ? SHM : UCX;
     if (!a->ways[way] || !head->bytes[way])
         return fail(why, ERR_UNSUPPORTED,
-                    "fabric auto: rank %d runs on host %s, this one on %s, and %s was built without UCX; install libucx-dev "
-                    "and build again with -Ducx=enabled",
+                    "fabric auto: rank %d runs on host %s, this one on %s, and %s offers no UCX address: it was built without "
+                    "it (install libucx-dev, build again with -Ducx=enabled) or that is too long (name fewer --net-devices)",
                     peer, head->host, a->host, a->ways[way] ? "it" : "this one");
     return way;
 }

@@ -5,9 +5,9 @@
  * frame of a dead predecessor stays readable for as long as its reader has it, and what it had not taken is never seen. Lanes
  * are made and let go under the hub's lock, in prepare, attach, detach and close only.
  *
- * Waking: each rank has a count of events, raised by whoever commits a frame to it or gives back one of its frames. Its owner
- * remembers the count it last polled; fabric_poll tells whether it has moved since, so nothing that happens between a look
- * and the sleep is lost. The raiser rings the bell only when the owner says that it sleeps.
+ * Waking: each rank has a doorbell (doorbell.h), rung by whoever commits a frame to it or gives back one of its frames. Its
+ * owner remembers the count it last polled; fabric_poll tells whether it has moved since, so nothing that happens between a
+ * look and the sleep is lost.
  *
  * The slots of a lane are address space; pages that no frame ever reached cost nothing.
  * Faults are decided by the receiver from (seed, source, destination, their lives, frame number) alone. */
@@ -23,6 +23,7 @@
 #include "base/clk.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "fabric/doorbell.h"
 #include "fabric/slots.h"
 
 enum { HOLD_MAX_US = 400 /* a frame that is held back turns up after 1..HOLD_MAX_US */ };
@@ -46,9 +47,8 @@ struct lane { /* of one ordered pair of lives */
 };
 
 struct door { /* of one rank: where others ring */
-    _Alignas(SLOT_LINE) atomic_uint events;
-    atomic_bool asleep, dead;
-    atomic_bool open;
+    _Alignas(SLOT_LINE) struct doorbell shared;
+    atomic_bool dead, open;
     uint32_t life; /* under the hub's lock */
     struct bell bell;
 };
@@ -79,15 +79,8 @@ static struct door *own_door(struct mem_rank *m) { return &m->hub->doors[m->base
 static bool is_dead(struct mem_rank *m) { return atomic_load_explicit(&own_door(m)->dead, memory_order_acquire); }
 static int64_t hub_now_us(const struct fabric_hub *h) { return h->faults.now_us ? h->faults.now_us() : clk_now_us(); }
 
-static void check_peer(const struct fabric *f, int peer) {
-    if (peer < 0 || peer >= f->size || peer == f->rank) BUG("fabric mem: rank %d names peer %d of %d", f->rank, peer, f->size);
-}
-
-/* The order matters: the count first, then the look at `asleep`; the sleeper sets `asleep` first, then looks at the count.
- * Both are sequentially consistent, so one of the two sees the other. */
 static void ring_door(struct door *d) {
-    atomic_fetch_add(&d->events, 1);
-    if (atomic_load(&d->asleep)) bell_ring(&d->bell);
+    if (doorbell_raise(&d->shared)) bell_ring(&d->bell);
 }
 
 /* ---- faults ---- */
@@ -120,7 +113,7 @@ static bool held_back(struct mem_rank *m, int64_t due) {
 
 static void *mem_reserve(struct fabric *f, int peer, size_t bytes) {
     struct mem_rank *m = mem_of(f);
-    check_peer(f, peer);
+    fabric_check_peer(f, peer);
     if (bytes > f->frame_bytes) BUG("fabric mem: a frame of %zu bytes, the largest is %zu", bytes, f->frame_bytes);
     struct lane *l = m->out[peer];
     if (!l || is_dead(m)) return NULL;
@@ -130,7 +123,7 @@ static void *mem_reserve(struct fabric *f, int peer, size_t bytes) {
 
 static void mem_commit(struct fabric *f, int peer, size_t bytes) {
     struct mem_rank *m = mem_of(f);
-    check_peer(f, peer);
+    fabric_check_peer(f, peer);
     struct fabric_hub *h = m->hub;
     struct lane *l = m->out[peer];
     if (!l || !l->out.reserved || bytes > l->out.reserved - 1)
@@ -160,7 +153,7 @@ static int next_aside(struct mem_rank *m, struct lane *l) {
 
 static const void *mem_take(struct fabric *f, int peer, size_t *bytes) {
     struct mem_rank *m = mem_of(f);
-    check_peer(f, peer);
+    fabric_check_peer(f, peer);
     struct lane *l = m->in[peer];
     if (!l || is_dead(m)) return NULL;
     const struct fabric_faults *faults = &m->hub->faults;
@@ -210,7 +203,7 @@ static bool give_to_left(struct mem_rank *m, int peer, const void *frame) {
 
 static void mem_give(struct fabric *f, int peer, const void *frame) {
     struct mem_rank *m = mem_of(f);
-    check_peer(f, peer);
+    fabric_check_peer(f, peer);
     struct lane *l = m->in[peer];
     int slot = slot_of(l, frame);
     if (slot < 0) {
@@ -234,11 +227,8 @@ static int mem_poll(struct fabric *f) {
     struct mem_rank *m = mem_of(f);
     struct door *d = own_door(m);
     if (is_dead(m)) return ERR_GONE;
-    if (atomic_load_explicit(&d->asleep, memory_order_relaxed)) {
-        atomic_store(&d->asleep, false);
-        bell_clear(&d->bell);
-    }
-    unsigned events = atomic_load_explicit(&d->events, memory_order_acquire);
+    if (doorbell_disarm(&d->shared)) bell_clear(&d->bell);
+    unsigned events = atomic_load_explicit(&d->shared.events, memory_order_acquire);
     bool due = m->due_us != INT64_MAX && hub_now_us(m->hub) >= m->due_us;
     if (events == m->seen && !due) return 0;
     m->seen = events;
@@ -250,8 +240,7 @@ static int mem_arm(struct fabric *f) {
     struct mem_rank *m = mem_of(f);
     struct door *d = own_door(m);
     if (m->due_us != INT64_MAX) return 1; /* nobody rings for a held-back frame */
-    atomic_store(&d->asleep, true);
-    return atomic_load(&d->events) != m->seen || is_dead(m);
+    return doorbell_arm(&d->shared, m->seen) || is_dead(m);
 }
 
 static int mem_flush(struct fabric *f, int64_t deadline_us) { /* a committed frame is where its reader looks */
@@ -306,7 +295,7 @@ static void let_go(struct fabric_hub *h, int from, int to, struct lane *l) {
 static void mem_detach(struct fabric *f, int peer) {
     struct mem_rank *m = mem_of(f);
     struct lane *out = m->out[peer], *in = m->in[peer];
-    check_peer(f, peer);
+    fabric_check_peer(f, peer);
     m->out[peer] = m->in[peer] = NULL;
     if (out) {
         out->out.reserved = 0;
@@ -320,11 +309,20 @@ static void mem_detach(struct fabric *f, int peer) {
     }
 }
 
+/* A lane that we left with frames in our hands, and are about to come back to: it is held once already. */
+static struct lane *come_back(struct mem_rank *m, int peer, uint32_t life) {
+    struct lane **at = &m->left[peer], *l = *at;
+    while (l && l->from_life != life) l = *(at = &l->left);
+    if (l) *at = l->left;
+    return l;
+}
+
 static int join(struct mem_rank *m, int peer, uint32_t life, struct why *why) {
     struct fabric_hub *h = m->hub;
     int me = m->base.rank;
     m->out[peer] = hold(h, me, m->life, peer, life);
-    m->in[peer] = hold(h, peer, life, me, m->life);
+    m->in[peer] = come_back(m, peer, life);
+    if (!m->in[peer]) m->in[peer] = hold(h, peer, life, me, m->life);
     if (m->out[peer] && m->in[peer]) return 0;
     mem_detach(&m->base, peer);
     return fail(why, ERR_NOMEM, "fabric mem: no address space for streams of %zu bytes; lower the largest step", h->lane_bytes);

@@ -64,10 +64,6 @@ static int in_index(int peer, int i) { return peer * 2 * FABRIC_DEPTH + i; }
 static int out_index(int peer, int i) { return (peer * 2 + 1) * FABRIC_DEPTH + i; }
 static void *buffer(struct mpi_rank *m, int index) { return m->map + (size_t)index * m->slot_bytes; }
 
-static void check_peer(const struct fabric *f, int peer) {
-    if (peer < 0 || peer >= f->size || peer == f->rank) BUG("fabric mpi: rank %d names peer %d of %d", f->rank, peer, f->size);
-}
-
 static const char *mpi_text(int code, char *buf) {
     int len = 0;
     if (MPI_Error_string(code, buf, &len) != MPI_SUCCESS) return "unknown error";
@@ -138,7 +134,7 @@ static int free_send(const struct mpi_rank *m, int peer) {
 
 static void *mpi_reserve(struct fabric *f, int peer, size_t bytes) {
     struct mpi_rank *m = mpi_of(f);
-    check_peer(f, peer);
+    fabric_check_peer(f, peer);
     struct lane *l = &m->lanes[peer];
     if (bytes > f->frame_bytes) BUG("fabric mpi: a frame of %zu bytes, the largest is %zu", bytes, f->frame_bytes);
     if (l->reserved) BUG("fabric mpi: second reservation to peer %d", peer);
@@ -157,7 +153,7 @@ static void *mpi_reserve(struct fabric *f, int peer, size_t bytes) {
 
 static void mpi_commit(struct fabric *f, int peer, size_t bytes) {
     struct mpi_rank *m = mpi_of(f);
-    check_peer(f, peer);
+    fabric_check_peer(f, peer);
     struct lane *l = &m->lanes[peer];
     if (!l->reserved || bytes > l->reserved - 1)
         BUG("fabric mpi: commit of %zu bytes to peer %d without room reserved", bytes, peer);
@@ -185,7 +181,7 @@ static const void *next_arrived(struct mpi_rank *m, int peer, size_t *bytes) {
 /* MPI is polled once per round of fruitless looks at everyone, not once per look: polling costs, and may yield the core. */
 static const void *mpi_take(struct fabric *f, int peer, size_t *bytes) {
     struct mpi_rank *m = mpi_of(f);
-    check_peer(f, peer);
+    fabric_check_peer(f, peer);
     const void *frame = next_arrived(m, peer, bytes);
     if (frame || ++m->idle_takes < f->size) return frame;
     m->news |= progress(m);
@@ -194,7 +190,7 @@ static const void *mpi_take(struct fabric *f, int peer, size_t *bytes) {
 
 static void mpi_give(struct fabric *f, int peer, const void *frame) {
     struct mpi_rank *m = mpi_of(f);
-    check_peer(f, peer);
+    fabric_check_peer(f, peer);
     size_t at = ((uintptr_t)frame - (uintptr_t)buffer(m, in_index(peer, 0))) / m->slot_bytes;
     if (at >= FABRIC_DEPTH || m->lanes[peer].room[at] != ROOM_TAKEN)
         BUG("fabric mpi: rank %d gives back a frame of %d that it has not", f->rank, peer);

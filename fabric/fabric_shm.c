@@ -5,8 +5,8 @@
  * The receiver makes room for an area when it attaches to the sender; a sender that comes first finds the stream full until
  * then, and is told.
  *
- * Waking: as in fabric_mem.c, with the count of events in the head of the file and a pipe for a bell. Room is news only for
- * a sender that was refused some, and says so in the stream. */
+ * Waking: by a doorbell (doorbell.h) in the head of the file, and a pipe for the bell. Room is news only for a sender that was
+ * refused some, and says so in the stream. */
 #include "fabric/fabric.h"
 
 #include <errno.h>
@@ -42,7 +42,6 @@ struct shm_rank {
     size_t slot_bytes, stream_bytes; /* stream_bytes: of an area, whole pages */
     struct link links[FABRIC_MAX_RANKS];
     unsigned seen; /* event count that the last poll returned with */
-    bool armed;
     bool news; /* attached to somebody: frames may be there already */
 };
 
@@ -55,8 +54,7 @@ static struct slots slots_in(const struct shm_rank *m, void *map) {
 }
 
 static struct link *link_of(struct shm_rank *m, int peer) {
-    const struct fabric *f = &m->base;
-    if (peer < 0 || peer >= f->size || peer == f->rank) BUG("fabric shm: rank %d names peer %d of %d", f->rank, peer, f->size);
+    fabric_check_peer(&m->base, peer);
     return &m->links[peer];
 }
 
@@ -221,15 +219,13 @@ static void shm_give(struct fabric *f, int peer, const void *frame) {
 
 static int shm_poll(struct fabric *f) {
     struct shm_rank *m = shm_of(f);
-    struct shm_head *h = m->file.head;
-    if (m->armed) {
-        char rings[64];
-        m->armed = false;
-        atomic_store(&h->asleep, false);
+    struct doorbell *d = &m->file.head->door;
+    if (doorbell_disarm(d)) {
+        char rings[64]; /* if there are more, the next sleep ends early */
         ssize_t n = read(m->file.bell[0], rings, sizeof rings);
         (void)n;
     }
-    unsigned events = atomic_load_explicit(&h->events, memory_order_acquire);
+    unsigned events = atomic_load_explicit(&d->events, memory_order_acquire);
     if (events == m->seen && !m->news) return 0;
     m->seen = events;
     m->news = false;
@@ -238,9 +234,7 @@ static int shm_poll(struct fabric *f) {
 
 static int shm_arm(struct fabric *f) {
     struct shm_rank *m = shm_of(f);
-    m->armed = true;
-    atomic_store(&m->file.head->asleep, true);
-    return atomic_load(&m->file.head->events) != m->seen || m->news;
+    return doorbell_arm(&m->file.head->door, m->seen) || m->news;
 }
 
 static int shm_flush(struct fabric *f, int64_t deadline_us) { /* a committed frame is where its reader looks */

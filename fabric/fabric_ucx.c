@@ -237,12 +237,8 @@ static int ucx_flush(struct fabric *f, int64_t deadline_us) {
 
 /* ---- frames ---- */
 
-static void check_peer(const struct fabric *f, int peer) {
-    if (peer < 0 || peer >= f->size || peer == f->rank) BUG("fabric ucx: rank %d names peer %d of %d", f->rank, peer, f->size);
-}
-
 static void *ucx_reserve(struct fabric *f, int peer, size_t bytes) {
-    check_peer(f, peer);
+    fabric_check_peer(f, peer);
     struct link *l = ucx_of(f)->links[peer];
     if (bytes > f->frame_bytes) BUG("fabric ucx: a frame of %zu bytes, the largest is %zu", bytes, f->frame_bytes);
     if (!l) return NULL;
@@ -255,7 +251,7 @@ static void *ucx_reserve(struct fabric *f, int peer, size_t bytes) {
 }
 
 static void ucx_commit(struct fabric *f, int peer, size_t bytes) {
-    check_peer(f, peer);
+    fabric_check_peer(f, peer);
     struct link *l = ucx_of(f)->links[peer];
     if (!l) return; /* let go since the reservation */
     if (l->reserved < 0 || bytes > l->reserved_bytes)
@@ -264,14 +260,14 @@ static void ucx_commit(struct fabric *f, int peer, size_t bytes) {
 }
 
 static const void *ucx_take(struct fabric *f, int peer, size_t *bytes) {
-    check_peer(f, peer);
+    fabric_check_peer(f, peer);
     struct link *l = ucx_of(f)->links[peer];
     return l ? link_take(l, bytes) : NULL;
 }
 
 static void ucx_give(struct fabric *f, int peer, const void *frame) {
     struct ucx_rank *u = ucx_of(f);
-    check_peer(f, peer);
+    fabric_check_peer(f, peer);
     if (u->links[peer] && link_give(u->links[peer], frame)) return;
     for (struct link *l = u->retired; l; l = l->after)
         if (l->peer.rank == peer && link_give(l, frame)) return;
@@ -317,7 +313,7 @@ static int ucx_prepare(struct fabric *f, size_t frame_bytes, uint32_t incarnatio
 }
 
 static void ucx_detach(struct fabric *f, int peer) {
-    check_peer(f, peer);
+    fabric_check_peer(f, peer);
     if (ucx_of(f)->links[peer]) let_go(ucx_of(f), peer);
     reap(ucx_of(f));
 }

@@ -16,7 +16,7 @@
 #include "fabric/fabric.h"
 #include "fabric/host.h"
 
-enum { VERSION = 1, SEALS = F_SEAL_SHRINK };
+enum { VERSION = 2, SEALS = F_SEAL_SHRINK };
 #define ADDRESS_MAGIC UINT64_C(0x316d687365726461)
 #define HEAD_MAGIC    UINT64_C(0x646165686d687363)
 
@@ -221,11 +221,8 @@ void shm_peer_close(struct shm_peer *p) {
     *p = (struct shm_peer){.fd = -1, .bell = -1};
 }
 
-/* The order matters: the count first, then the look at `asleep`; the sleeper sets `asleep` first, then looks at the count.
- * Both are sequentially consistent, so one of the two sees the other. */
 void shm_peer_ring(struct shm_peer *p) {
-    atomic_fetch_add(&p->head->events, 1);
-    if (!atomic_load(&p->head->asleep) || !atomic_exchange(&p->head->asleep, false)) return;
+    if (!doorbell_raise(&p->head->door)) return;
     ssize_t n = write(p->bell, "", 1); /* fails only when the pipe is full of rings */
     (void)n;
 }

@@ -17,12 +17,12 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "fabric/doorbell.h"
 
 struct shm_head { /* first page of the file, mapped by everyone */
     uint64_t magic, nonce;
     atomic_uint_fast64_t frame_bytes; /* 0 until the rank is prepared */
-    _Alignas(64) atomic_uint events;  /* raised by whoever has news for the owner */
-    atomic_bool asleep;               /* the owner wants to hear the bell; whoever clears it rings */
+    _Alignas(64) struct doorbell door;
 };
 
 struct shm_file {          /* own */

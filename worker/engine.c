@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PLANS = 4, REPORTS = 4 };
+enum { PLANS = 4, REPORTS = 4, REST_MS = 5 /* between two looks at frames that a peer does not take */ };
 
 struct engine {
     struct engine_options options;
@@ -214,7 +214,8 @@ static int load_exchange(struct engine *e, struct why *why) {
             if (placement_slots(&s->placement, w, l) > limits.max_slots)
                 limits.max_slots = placement_slots(&s->placement, w, l);
     for (int w = 0; w < s->n_peers; w++) limits.host[w] = (uint8_t)s->peers[w].host;
-    int rc = 0;
+    int rc = ep_check_limits(&limits, e->options.workers, why);
+    if (rc < 0) return rc;
     e->bytes.exchange = ep_bytes(&limits, e->options.workers);
     if (e->options.workers > 1 && !e->counted) rc = join_fabric(e, ep_frame_bytes(&limits, e->options.workers), why);
     if (rc >= 0 && !e->counted) rc = ep_new(e->options.fabric, &limits, &e->ep, why);
@@ -513,7 +514,7 @@ static int serve(struct engine *e, struct why *why) {
         struct plan *p;
         if (!ring_pop(&e->plan_in, &p)) {
             struct pollfd fd = {.fd = e->plan_bell.fd, .events = POLLIN};
-            poll(&fd, 1, 1000);
+            poll(&fd, 1, moe_idle(&e->moe) ? REST_MS : 1000);
             bell_clear(&e->plan_bell);
             continue;
         }

@@ -114,55 +114,47 @@ static void shared_expert(struct moe *m, struct moe_lane *l, const struct layer_
     if (m->config->shared == SHARED_SIGMOID) b->ops->linear(b, l->scale, x, w->shared_scale, NULL, false, T);
 }
 
-/* Posts and waits: in slices, so that a stop is noticed; a peer that outlasts the patience is reported, and waited for still,
- * because only the coordinator may declare it dead. */
-struct patience {
+struct request { /* what a call of the exchange needs */
     struct moe *m;
-    int64_t reported_us;
+    int mb, layer, slots;
+    const struct ep_send *send;
+    struct ep_work *work;
 };
 
-static int keep_waiting(struct patience *p, int rc, uint64_t late) {
-    if (atomic_load_explicit(p->m->stop, memory_order_relaxed)) return ERR_CANCELLED;
-    if (rc != ERR_LATE && rc != ERR_PROTOCOL) return rc;
-    int64_t now = clk_now_us();
-    if (rc == ERR_PROTOCOL || now - p->reported_us >= p->m->patience_us) { /* a refused frame is as good as none */
-        p->reported_us = now;
-        p->m->on_late(p->m->ctx, late);
-    }
-    return 0;
+static int post_dispatch(const struct request *r, int64_t deadline_us, uint64_t *late) {
+    int rc = ep_dispatch_post(r->m->ep, r->mb, r->layer, r->send, r->slots, deadline_us);
+    *late = ep_unposted(r->m->ep, r->mb);
+    return rc;
 }
 
-static int post_dispatch(struct moe *m, int mb, int layer, const struct ep_send *send, int slots) {
-    struct patience p = {m, clk_now_us()};
-    for (int rc; (rc = ep_dispatch_post(m->ep, mb, layer, send, slots, clk_now_us() + WAIT_SLICE_US)) < 0;)
-        if ((rc = keep_waiting(&p, rc, ep_unposted(m->ep, mb))) < 0) return rc;
-    return 0;
+static int await_dispatch(const struct request *r, int64_t deadline_us, uint64_t *late) {
+    return ep_dispatch_wait(r->m->ep, r->mb, r->work, deadline_us, late);
 }
 
-static int post_combine(struct moe *m, int mb) {
-    struct patience p = {m, clk_now_us()};
-    for (int rc; (rc = ep_combine_post(m->ep, mb, clk_now_us() + WAIT_SLICE_US)) < 0;)
-        if ((rc = keep_waiting(&p, rc, ep_unposted(m->ep, mb))) < 0) return rc;
-    return 0;
+static int post_combine(const struct request *r, int64_t deadline_us, uint64_t *late) {
+    int rc = ep_combine_post(r->m->ep, r->mb, deadline_us);
+    *late = ep_unposted(r->m->ep, r->mb);
+    return rc;
 }
 
-static int await_dispatch(struct moe *m, int mb, struct ep_work *work) {
-    struct patience p = {m, clk_now_us()};
-    for (;;) {
+static int await_combine(const struct request *r, int64_t deadline_us, uint64_t *late) {
+    return ep_combine_wait(r->m->ep, r->mb, r->m->lane[r->mb].rows, deadline_us, late);
+}
+
+/* Calls again and again: in slices, so that a stop is noticed. A peer that outlasts the patience is reported, and waited for
+ * still, because only the coordinator may declare it dead. */
+static int insist(const struct request *r, int (*call)(const struct request *r, int64_t deadline_us, uint64_t *late)) {
+    struct moe *m = r->m;
+    for (int64_t reported_us = clk_now_us();;) {
         uint64_t late = 0;
-        int rc = ep_dispatch_wait(m->ep, mb, work, clk_now_us() + WAIT_SLICE_US, &late);
+        int rc = call(r, clk_now_us() + WAIT_SLICE_US, &late);
         if (rc >= 0) return 0;
-        if ((rc = keep_waiting(&p, rc, late)) < 0) return rc;
-    }
-}
-
-static int await_combine(struct moe *m, int mb) {
-    struct patience p = {m, clk_now_us()};
-    for (;;) {
-        uint64_t late = 0;
-        int rc = ep_combine_wait(m->ep, mb, m->lane[mb].rows, clk_now_us() + WAIT_SLICE_US, &late);
-        if (rc >= 0) return 0;
-        if ((rc = keep_waiting(&p, rc, late)) < 0) return rc;
+        if (atomic_load_explicit(m->stop, memory_order_relaxed)) return ERR_CANCELLED;
+        if (rc != ERR_LATE && rc != ERR_PROTOCOL) return rc;
+        int64_t now_us = clk_now_us();
+        if (rc == ERR_LATE && now_us - reported_us < m->patience_us) continue;
+        reported_us = now_us; /* a refused frame is as good as none */
+        m->on_late(m->ctx, late);
     }
 }
 
@@ -204,7 +196,8 @@ int moe_post(struct moe *m, int mb, int layer, const struct layer_weights *w, co
     }
     l->sent = T ? weigh_input(m, l, x, T) : NULL;
     struct ep_send send = {T, l->sent, l->worker, l->slot, m->config->gate.apply == GATE_INPUT ? m->ones : l->gating.weights};
-    int rc = post_dispatch(m, mb, layer, &send, m->store->first[index + 1] - m->store->first[index]);
+    int slots = m->store->first[index + 1] - m->store->first[index];
+    int rc = insist(&(struct request){.m = m, .mb = mb, .layer = layer, .send = &send, .slots = slots}, post_dispatch);
     if (rc < 0) return rc;
     /* experts say how sure they are: there is more to record when they have answered */
     const bool told = m->run.extras.conf >= 0;
@@ -216,16 +209,17 @@ int moe_post(struct moe *m, int mb, int layer, const struct layer_weights *w, co
 
 int moe_serve(struct moe *m, int mb, int layer, const struct layer_weights *w) {
     struct ep_work work;
-    int rc = await_dispatch(m, mb, &work);
+    struct request r = {.m = m, .mb = mb, .work = &work};
+    int rc = insist(&r, await_dispatch);
     if (rc < 0) return rc;
     expert_run(&m->run, expert_slots(m->store, m->config->moe_index[layer]), w, &work);
-    return post_combine(m, mb);
+    return insist(&r, post_combine);
 }
 
 int moe_finish(struct moe *m, int mb, int layer, float *out, const struct step_rows *rows, int first) {
     struct backend *b = m->backend;
     struct moe_lane *l = &m->lane[mb];
-    int H = m->config->hidden, T = rows->T, rc = await_combine(m, mb);
+    int H = m->config->hidden, T = rows->T, rc = insist(&(struct request){.m = m, .mb = mb}, await_combine);
     if (rc < 0 || !T) return rc;
     if (m->sums) {
         b->ops->combine(b, l->routed, l->rows, m->ones, T, 1, H);
@@ -241,8 +235,13 @@ int moe_finish(struct moe *m, int mb, int layer, float *out, const struct step_r
 }
 
 int moe_step_end(struct moe *m) {
-    struct patience p = {m, clk_now_us()};
-    for (int rc; (rc = ep_flush(m->ep, clk_now_us() + WAIT_SLICE_US)) < 0;)
-        if ((rc = keep_waiting(&p, rc == ERR_DEADLINE ? ERR_LATE : rc, 0)) < 0) return rc;
+    const int64_t until_us = clk_now_us() + m->patience_us;
+    for (int64_t now_us; (now_us = clk_now_us()) < until_us;) {
+        int rc = ep_flush(m->ep, now_us + WAIT_SLICE_US < until_us ? now_us + WAIT_SLICE_US : until_us);
+        if (rc != ERR_LATE) return rc;
+        if (atomic_load_explicit(m->stop, memory_order_relaxed)) return ERR_CANCELLED;
+    }
     return 0;
 }
+
+bool moe_idle(struct moe *m) { return m->ep && ep_flush(m->ep, 0) == ERR_LATE; }

@@ -59,5 +59,8 @@ int moe_serve(struct moe *m, int mb, int layer, const struct layer_weights *w);
 /* out [T,H] += experts(x) + shared(x) */
 int moe_finish(struct moe *m, int mb, int layer, float *out, const struct step_rows *rows, int first);
 /* After the last layer: sees to it that nothing of this step still needs this worker's help to reach its peers, which would
- * otherwise wait for it while it computes logits or sleeps. Results as above. */
+ * otherwise wait for it while it computes logits or sleeps. Results as above; 0 also when a peer did not take what it was sent
+ * within the patience: whoever waits for that says so, and it is left to moe_idle and to the next step. */
 int moe_step_end(struct moe *m);
+/* Between steps: moves what moe_step_end left, without waiting. true: there is more, call again soon. */
+bool moe_idle(struct moe *m);

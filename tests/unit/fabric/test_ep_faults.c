@@ -259,8 +259,15 @@ START_TEST(a_wait_may_be_resumed) {
     ck_assert_int_eq(ep_dispatch_wait(s.ep, 0, &work, clk_now_us() + 1000, &late), ERR_LATE);
     ck_assert_uint_eq(late, 2);
     ck_assert_uint_ge(ep_counters(s.ep)->wait_us[1], 1000);
+    ck_assert_int_eq(ep_dispatch_wait(s.ep, 0, &work, clk_now_us() + 1000, &late), ERR_LATE);
+    ck_assert_uint_ge(ep_counters(s.ep)->wait_us[1], 2000);
     send_dispatch(&s, 1, 0);
     ck_assert_int_eq(ep_dispatch_wait(s.ep, 0, &work, 0, &late), 0);
+    uint64_t long_waits = 0, waits = 0; /* one wait of 2 ms and more, though it took three calls */
+    for (int b = 0; b < EP_WAIT_BUCKETS; b++) waits += ep_counters(s.ep)->link[1].waits[b];
+    for (int b = 11; b < EP_WAIT_BUCKETS; b++) long_waits += ep_counters(s.ep)->link[1].waits[b];
+    ck_assert_uint_eq(waits, 1);
+    ck_assert_uint_eq(long_waits, 1);
     ck_assert_int_eq(work.rows, 3);
     ck_assert_int_eq(work.first[4], 2);
     ck_assert_float_eq(work.x[0 * H], 1 * H); /* slot 0: row 1 */
@@ -288,6 +295,7 @@ START_TEST(a_post_may_be_resumed) {
     ep_step_begin(s.ep, 99, 1, both, 1);
     ck_assert_int_eq(ep_dispatch_post(s.ep, 0, 7, &send, SLOTS, clk_now_us() + 1000), ERR_LATE);
     ck_assert_uint_eq(ep_unposted(s.ep, 0), 2); /* and says who takes nothing */
+    ck_assert_uint_ge(ep_counters(s.ep)->wait_us[1], 1000);
     fabric_give(s.theirs, 0, fabric_take(s.theirs, 0, &bytes));
     ck_assert_int_eq(ep_dispatch_post(s.ep, 0, 7, &send, SLOTS, 0), 0);
     ck_assert_uint_eq(ep_unposted(s.ep, 0), 0);
@@ -320,12 +328,43 @@ START_TEST(a_later_epoch_ends_waits) {
     ck_assert_int_eq(pthread_create(&teller, NULL, tell, s.ep), 0);
     ck_assert_int_eq(ep_dispatch_wait(s.ep, 0, &work, clk_now_us() + LONG_US, &late), ERR_EPOCH);
     pthread_join(teller, NULL);
+    ep_tell_epoch(s.ep, 7); /* old news */
+    ck_assert_int_eq(ep_dispatch_wait(s.ep, 0, &work, clk_now_us() + LONG_US, &late), ERR_EPOCH);
     send_dispatch(&s, 7, 0); /* too late now */
     send_dispatch(&s, 8, 0);
     ep_step_begin(s.ep, 8, 1, only_theirs, 1);
     ck_assert_int_eq(ep_dispatch_post(s.ep, 0, 0, NULL, SLOTS, 0), 0);
     ck_assert_int_eq(ep_dispatch_wait(s.ep, 0, &work, 0, &late), 0);
     ck_assert_uint_eq(ep_links_sum(ep_counters(s.ep)).frames_stale, 1);
+    stage_close(&s);
+}
+END_TEST
+
+static int never_flushed(struct fabric *f, int64_t deadline_us) {
+    (void)f;
+    while (clk_now_us() < deadline_us) continue;
+    return ERR_DEADLINE;
+}
+
+/* A peer that takes nothing keeps a flush waiting: until its deadline, or until there is a later epoch. */
+START_TEST(a_flush_ends) {
+    struct stage s;
+    pthread_t teller;
+    stage_open(&s);
+    struct fabric_ops stuck = *s.mine->ops;
+    const struct fabric_ops *ops = s.mine->ops;
+    stuck.flush = never_flushed;
+    ep_step_begin(s.ep, 7, 1, only_theirs, 1);
+    ck_assert_int_eq(ep_flush(s.ep, clk_now_us() + LONG_US), 0);
+    s.mine->ops = &stuck;
+    ck_assert_int_eq(ep_flush(s.ep, clk_now_us() + 1000), ERR_LATE);
+    ck_assert_int_eq(pthread_create(&teller, NULL, tell, s.ep), 0);
+    ck_assert_int_eq(ep_flush(s.ep, clk_now_us() + LONG_US), ERR_EPOCH);
+    pthread_join(teller, NULL);
+    ep_step_begin(s.ep, 8, 1, only_theirs, 1);
+    ck_assert_int_eq(ep_flush(s.ep, 0), ERR_LATE);
+    s.mine->ops = ops;
+    ck_assert_int_eq(ep_flush(s.ep, 0), 0);
     stage_close(&s);
 }
 END_TEST
@@ -474,6 +513,11 @@ START_TEST(limits) {
                             {1, 1, 1, 1, 0, EP_SUM32}, {1, 1, 1, 1, 0, EP_F32, EP_INT8},
                             {1, 1, 1, 1, 1, EP_F32, EP_F32, true}, {1, 1, 1, 1, 0, EP_F32, EP_BF16, true}};
     for (size_t i = 0; i < sizeof l / sizeof *l; i++) ck_assert_int_eq(ep_new(NULL, &l[i], &ep, &why), ERR_INVALID);
+    struct ep_limits wide = {65535, 1, 1, 256}; /* their product is an int with workers enough only in 64 bits */
+    ck_assert_int_eq(ep_check_limits(&wide, 64, &why), 0);
+    ck_assert_int_eq(ep_check_limits(&wide, FABRIC_MAX_RANKS + 1, &why), ERR_INVALID);
+    wide.max_tokens = INT32_MAX;
+    ck_assert_int_eq(ep_check_limits(&wide, 2, &why), ERR_INVALID);
     struct stage s;
     stage_open(&s);
     struct ep_limits more = small;
@@ -498,6 +542,7 @@ int main(void) {
     tcase_add_test(t, a_wait_may_be_resumed);
     tcase_add_test(t, a_post_may_be_resumed);
     tcase_add_test(t, a_later_epoch_ends_waits);
+    tcase_add_test(t, a_flush_ends);
     tcase_add_test(t, only_members_take_part);
     tcase_add_test(t, frames_of_other_phases);
     tcase_add_test(t, frames_against_the_plan);

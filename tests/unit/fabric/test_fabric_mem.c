@@ -368,6 +368,34 @@ START_TEST(detached_and_attached_again) {
 }
 END_TEST
 
+/* Left and come back to again and again with frames in hand: they stay readable, are given back once, and nothing is left. */
+START_TEST(attached_again_with_frames_out) {
+    struct fabric_hub *h = new_hub(2, NULL);
+    struct fabric *a = open_rank(h, 0), *b = open_rank(h, 1);
+    size_t bytes;
+    const int *kept[3];
+    for (int i = 0; i < 3; i++) {
+        send_int(a, 1, i);
+        kept[i] = fabric_take(b, 0, &bytes);
+        ck_assert_ptr_nonnull(kept[i]);
+        fabric_detach(b, 0);
+        attach_to(b, a);
+    }
+    fabric_detach(b, 0);
+    fabric_give(b, 0, kept[1]);
+    attach_to(b, a);
+    for (int i = 0; i < 3; i += 2) {
+        ck_assert_int_eq(*kept[i], i);
+        fabric_give(b, 0, kept[i]);
+    }
+    for (int i = 0; i < FABRIC_DEPTH; i++) send_int(a, 1, 10 + i); /* all rooms are free again */
+    for (int i = 0; i < FABRIC_DEPTH; i++) ck_assert_int_eq(take_int(b, 0), 10 + i);
+    fabric_close(a);
+    fabric_close(b);
+    fabric_hub_free(h);
+}
+END_TEST
+
 /* Both ends of a pair are successors; hundreds of lives leave no memory behind. */
 START_TEST(many_lives) {
     struct fabric_hub *h = new_hub(3, NULL);
@@ -481,6 +509,7 @@ int main(void) {
     tcase_add_test(t, delayed_frames_wake);
     tcase_add_test(t, a_successor_begins_anew);
     tcase_add_test(t, detached_and_attached_again);
+    tcase_add_test(t, attached_again_with_frames_out);
     tcase_add_test(t, many_lives);
     tcase_add_test(t, one_way_cut);
     tcase_add_test(t, storms_follow_from_the_seed);

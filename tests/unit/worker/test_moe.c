@@ -1,0 +1,108 @@
+/* test_moe.c - how the end of a step waits for peers that take nothing. The layers themselves: tests/golden. */
+#include "base/clk.h"
+#include "worker/moe.h"
+
+#include "tests/unit/run.h"
+
+enum { LONG_US = 60000000 };
+
+struct stage {
+    struct fabric_hub *hub;
+    struct fabric *fabric;
+    struct fabric_ops ops; /* those of mem, with a flush of our own */
+    struct ep *ep;
+    struct moe moe;
+    atomic_bool stop;
+    int reports;
+};
+
+static const struct ep_limits limits = {.max_tokens = 4, .max_slots = 1, .hidden = 8, .topk = 1};
+
+static int never_flushed(struct fabric *f, int64_t deadline_us) {
+    (void)f;
+    while (clk_now_us() < deadline_us) continue;
+    return ERR_DEADLINE;
+}
+
+static int killed(struct fabric *f, int64_t deadline_us) {
+    (void)f, (void)deadline_us;
+    return ERR_GONE;
+}
+
+static void on_late(void *ctx, uint64_t late) {
+    (void)late;
+    ((struct stage *)ctx)->reports++;
+}
+
+static void stage_open(struct stage *s) {
+    struct why why;
+    const int32_t tokens[] = {1, 1};
+    *s = (struct stage){0};
+    ck_assert_int_eq(fabric_hub_new(2, NULL, &s->hub, &why), 0);
+    ck_assert_int_eq(fabric_mem_open(s->hub, 0, &s->fabric, &why), 0);
+    ck_assert_int_eq(fabric_prepare(s->fabric, ep_frame_bytes(&limits, 2), 1, &why), 0);
+    ck_assert_int_eq(ep_new(s->fabric, &limits, &s->ep, &why), 0);
+    s->ops = *s->fabric->ops;
+    s->ops.flush = never_flushed;
+    s->fabric->ops = &s->ops;
+    s->moe = (struct moe){.ep = s->ep, .stop = &s->stop, .on_late = on_late, .ctx = s, .patience_us = LONG_US};
+    ep_step_begin(s->ep, 5, 1, tokens, 1);
+}
+
+static void stage_close(struct stage *s) {
+    ep_free(s->ep);
+    fabric_close(s->fabric);
+    fabric_hub_free(s->hub);
+}
+
+/* It gives up after the patience, accuses nobody, and leaves the rest to idle moments. */
+START_TEST(patience_ends) {
+    struct stage s;
+    stage_open(&s);
+    s.moe.patience_us = 2000;
+    ck_assert_int_eq(moe_step_end(&s.moe), 0);
+    ck_assert_int_eq(s.reports, 0);
+    ck_assert(moe_idle(&s.moe));
+    stage_close(&s);
+}
+END_TEST
+
+START_TEST(an_epoch_that_ended) {
+    struct stage s;
+    stage_open(&s);
+    ep_tell_epoch(s.ep, 6);
+    ck_assert_int_eq(moe_step_end(&s.moe), ERR_EPOCH);
+    ck_assert(!moe_idle(&s.moe)); /* nobody wants it any more */
+    stage_close(&s);
+}
+END_TEST
+
+START_TEST(a_stop) {
+    struct stage s;
+    stage_open(&s);
+    atomic_store(&s.stop, true);
+    ck_assert_int_eq(moe_step_end(&s.moe), ERR_CANCELLED);
+    stage_close(&s);
+}
+END_TEST
+
+START_TEST(an_own_death) {
+    struct stage s;
+    stage_open(&s);
+    s.ops.flush = killed;
+    ck_assert_int_eq(moe_step_end(&s.moe), ERR_GONE);
+    stage_close(&s);
+}
+END_TEST
+
+int main(void) {
+    Suite *s = suite_create("moe");
+    TCase *t = tcase_create("step end");
+    tcase_set_timeout(t, 30);
+    tcase_add_test(t, patience_ends);
+    tcase_add_test(t, an_epoch_that_ended);
+    tcase_add_test(t, a_stop);
+    tcase_add_test(t, an_own_death);
+    suite_add_tcase(s, t);
+    return run_suite(s);
+}
