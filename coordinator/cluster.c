@@ -106,6 +106,8 @@ static void welcome_all(struct coordinator *c) {
     if (rc < 0) return core_fail(c, rc, &why);
     struct worker_peer peers[MSG_MAX_WORKERS];
     list_peers(c, peers);
+    for (int i = 0; i < c->options.workers; i++)
+        if ((int)peers[i].host >= c->hops.hosts) c->hops.hosts = (int)peers[i].host + 1;
     struct worker_welcome w = {.epoch = c->epoch,
                                .model_dir = c->options.model_dir,
                                .weights = fmt_name(c->weights),
@@ -229,10 +231,12 @@ void cluster_plan(struct coordinator *c) {
         struct plan_around around = {.epoch = c->epoch,
                                      .placement_version = c->placement.version,
                                      .patience_us = telemetry_patience(&c->telemetry, rows, c->options.patience_us),
-                                     .two_hop = c->options.two_hop,
                                      .microbatches = overlap_choose(&c->overlap, rows, p->workers),
                                      .trace = c->tracing.layers,
                                      .n_trace = c->tracing.n_layers};
+        int hops = hops_choose(&c->hops, (rows + around.microbatches - 1) / around.microbatches);
+        around.two_hop = hops == 2;
+        c->steps_of[hops - 1]++;
         c->step_rows[at] = rows;
         c->step_patience_us[at] = around.patience_us;
         c->step_microbatches[at] = around.microbatches;

@@ -14,6 +14,7 @@
 #include "base/clk.h"
 #include "base/log.h"
 #include "coordinator/core.h"
+#include "fabric/ep_payload.h"
 #include "worker/measure.h"
 
 enum {
@@ -90,6 +91,15 @@ static int check_exchange(struct coordinator *c, struct why *why) {
     if (m->router.bias_update.serve && o->microbatches == 2)
         return fail(why, ERR_INVALID, "--microbatches 2: this model's router follows the traffic step by step; use 1");
     c->overlap.forced = m->router.bias_update.serve ? 1 : o->microbatches;
+    int payload = o->payload ? ep_format_parse(o->payload) : EP_F32;
+    if (payload < 0) return fail(why, ERR_INVALID, "--payload %s: wanted f32, bf16, int8 or fp8", o->payload);
+    c->hops = (struct hops){.forced = o->hops,
+                            .workers = o->workers,
+                            .experts = m->moe_layers ? m->gate.experts : 0,
+                            .topk = m->gate.k,
+                            .row_bytes = ep_row_bytes((enum ep_format)payload, m->hidden),
+                            .inside = o->inside,
+                            .between = o->between};
     return 0;
 }
 

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "coordinator/hops.h"
 #include "proto/bus.h"
 
 struct coordinator_options {
@@ -19,7 +20,9 @@ struct coordinator_options {
     const char *weights, *isa;  /* "bf16" | "f32"; NULL = bf16, auto */
     const char *payload, *combine_payload; /* how rows travel to experts and back, ep_payload.h; NULL = f32 */
     bool fused;                 /* sums come back instead of rows; ERR_INVALID for models that need the rows */
-    bool two_hop;               /* tokens cross to another host once, and are passed on there */
+    int hops;                   /* 1: tokens go straight to every worker; 2: to another host once, and are passed on there;
+                                 * 0 = as links were measured */
+    struct hops_link inside, between; /* what links do (tests); bytes_per_us 0 = as measured */
     int microbatches;           /* 1 or 2 in every step; 0 = as measured steps say */
     bool naive_prefill;         /* prompts of a model with latents in the expanded form; ERR_INVALID for other models */
     const char *placement_file; /* NULL: contiguous */

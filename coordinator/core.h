@@ -5,6 +5,7 @@
 
 #include "coordinator/client_port.h"
 #include "coordinator/coordinator.h"
+#include "coordinator/hops.h"
 #include "coordinator/links.h"
 #include "coordinator/member.h"
 #include "coordinator/overlap.h"
@@ -71,6 +72,8 @@ struct coordinator {
     struct scheduler scheduler;
     struct telemetry telemetry;
     struct overlap overlap;
+    struct hops hops;
+    uint64_t steps_of[2]; /* plans sent, of one and of two hops */
     struct links links;
     struct domains domains;
     struct tracing tracing;
