@@ -396,11 +396,15 @@ static const struct fabric_ops ucx_ops = {.name = "ucx",
 
 /* ---- opening ---- */
 
-/* TCP alone: parts fit into what UCX sends at once, from our buffer; MAX_POLL: with several socket events per look, UCX 1.13
- * stops the process when handling one of them finds the socket of a later one broken, so it looks for one at a time. */
+/* TCP alone: parts fit into what UCX sends at once, from our buffer.
+ * MAX_POLL: with several socket events per look, UCX 1.13 stops the process when handling one of them finds the socket of a
+ * later one broken, so it looks for one at a time.
+ * CONN_NB: connecting may not block, for a host that is gone would hold the worker for minutes; and a connection refused while
+ * UCX waits for it leaves its socket behind, or stops the process if a peer had connected here before it died. */
 static const char *const config_tcp[][2] = {{"TLS", "tcp"},          {"TX_SEG_SIZE", SEGMENT}, {"RX_SEG_SIZE", SEGMENT},
-                                            {"ZCOPY_THRESH", "inf"}, {"RNDV_THRESH", "inf"},   {"MAX_POLL", "1"}};
-static const char *const config_any[][2] = {{"TLS", "^sm,self"}, {"MAX_POLL", "1"}};
+                                            {"ZCOPY_THRESH", "inf"}, {"RNDV_THRESH", "inf"},   {"MAX_POLL", "1"},
+                                            {"CONN_NB", "y"}};
+static const char *const config_any[][2] = {{"TLS", "^sm,self"}, {"MAX_POLL", "1"}, {"CONN_NB", "y"}};
 
 static ucs_status_t open_context(struct ucx_rank *u, const char *devices) {
     const char *const(*config_of)[2] = u->host.at_once ? config_tcp : config_any;

@@ -119,7 +119,11 @@ static int survivor_main(struct board *b, int rank, uint32_t incarnation, struct
 /* Kills a life once both survivors heard enough of it, or as soon as it can be connected to; and a little later, each time
  * another while. */
 static void kill_life(struct board *b, pid_t pid, uint32_t life) {
-    while (life % 3 == 0 && atomic_load(&b->rank[VICTIM].incarnation) < life) sched_yield();
+    int64_t deadline_us = clk_now_us() + PATIENCE_US;
+    while (life % 3 == 0 && atomic_load(&b->rank[VICTIM].incarnation) < life) {
+        if (clk_now_us() >= deadline_us) ck_abort_msg("life %u does not begin: %s", life, b->rank[VICTIM].text);
+        sched_yield();
+    }
     for (int i = 0; i < SURVIVORS && life % 3; i++)
         ck_assert_msg(procs_await(&b->rank[i].value[SEEN], (long)life, NULL) == 0, "life %u: %s %s %s", life, b->rank[0].text,
                       b->rank[1].text, b->rank[VICTIM].text);
