@@ -12,6 +12,7 @@ static const struct cli_verb verbs[] = {
     {"status", "workers, queue and memory of a running cluster", status_main},
     {"experts", "how often each expert was used, and where", experts_main},
     {"trace", "record where a running cluster sends its tokens", trace_main},
+    {"journal", "what a coordinator has written down", journal_main},
     {"inspect", "what a checkpoint is and what it takes to serve it", inspect_main},
     {"tokenize", "show the token ids of a text", tokenize_main},
 };
