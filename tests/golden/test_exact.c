@@ -1,7 +1,7 @@
 /* test_exact.c - the oracle on real weights: the exact upcycled model (every FFN cut into experts, all active with weight one)
  * must reproduce the greedy text of the dense model it was cut from, as computed by an independent implementation.
  *
- * usage: test_exact EXPECTED.json MODEL_DIR      skipped when MODEL_DIR is empty */
+ * usage: test_exact EXPECTED.json MODEL_DIR [TOKENS]      skipped when MODEL_DIR is empty; TOKENS: of each answer, at most */
 #include "tests/golden/runner.h"
 
 #include "base/clk.h"
@@ -40,7 +40,8 @@ static int generate(struct runner *r, int32_t *ids, int n_prompt, const int32_t 
 }
 
 int main(int argc, char **argv) {
-    if (argc != 3) die("usage: test_exact EXPECTED.json MODEL_DIR");
+    if (argc < 3) die("usage: test_exact EXPECTED.json MODEL_DIR [TOKENS]");
+    int at_most = argc > 3 ? (int)strtol(argv[3], NULL, 10) : RUNNER_MAX_TOKENS;
     if (!argv[2][0]) {
         printf("1..0 # SKIP no model directory: configure with -Dmodel_exact=DIR\n");
         return 0;
@@ -57,6 +58,7 @@ int main(int argc, char **argv) {
     json_array_foreach(cases, i, one) {
         int32_t ids[RUNNER_MAX_TOKENS], want[RUNNER_MAX_TOKENS];
         int n_prompt = read_ids(json_object_get(one, "prompt_ids"), ids), n_want = read_ids(json_object_get(one, "ids"), want);
+        if (n_want > at_most) n_want = at_most;
         if (n_prompt + n_want > RUNNER_MAX_TOKENS) n_want = RUNNER_MAX_TOKENS - n_prompt;
         int64_t start_us = clk_now_us();
         int agreed = generate(&r, ids, n_prompt, want, n_want);

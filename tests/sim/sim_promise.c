@@ -3,7 +3,8 @@
  * For every tiny checkpoint and both weight formats, answers of one worker, asked one at a time, are compared to the bit with
  * those of clusters of other sizes, thread counts, placements and chunkings, alone and among others, and after preemption.
  *
- * usage: sim_promise DATA_DIR [--all]      --all: every variation for every checkpoint, else the full set for one */
+ * usage: sim_promise DATA_DIR [--all | --only CHECKPOINT]
+ * Every variation runs for one checkpoint and a few for all the others; --all: every one for all. */
 #include "tests/golden/names.h"
 #include "tests/sim/cluster.h"
 
@@ -191,15 +192,16 @@ static void test_checkpoint(const char *data, const char *name, const char *weig
 }
 
 int main(int argc, char **argv) {
-    if (argc < 2) die("usage: sim_promise DATA_DIR [--all]");
-    bool all = argc > 2 && !strcmp(argv[2], "--all");
+    bool all = argc == 3 && !strcmp(argv[2], "--all");
+    const char *only = argc == 4 && !strcmp(argv[2], "--only") ? argv[3] : NULL;
+    if (argc != 2 && !all && !only) die("usage: sim_promise DATA_DIR [--all | --only CHECKPOINT]");
     log_set_level(LOG_ERROR);
     static struct names names;
     names_read(argv[1], &names);
     for (int i = 0; i < names.count; i++) {
         const char *name = names.name[i];
         bool full = !strcmp(name, "mixtral"), full_bf16 = !strcmp(name, "qwen2_moe");
-        if (strstr(name, "_sharded")) continue; /* the same model in other files */
+        if (strstr(name, "_sharded") || (only && strcmp(name, only))) continue; /* sharded: the same model in other files */
         test_checkpoint(argv[1], name, "f32", false, all || full);
         if (all || full || full_bf16) test_checkpoint(argv[1], name, "bf16", false, all || full_bf16);
         if (all || strstr(name, "fp8") || strstr(name, "mxfp4")) test_checkpoint(argv[1], name, "stored", false, all);
@@ -210,6 +212,7 @@ int main(int argc, char **argv) {
         }
         if (!strcmp(name, "deepseek_v3")) test_checkpoint(argv[1], name, "f32", true, true);
     }
+    if (!passed) die("no checkpoint of that name in %s", argv[1]);
     printf("1..%d\n# %d passed, %d failed\n", passed + failed, passed, failed);
     return failed > 0;
 }
