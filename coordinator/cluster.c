@@ -255,8 +255,9 @@ void cluster_plan(struct coordinator *c) {
 /* ---- messages ---- */
 static void on_trouble(struct coordinator *c, int rank, const struct worker_msg *m) {
     if (m->kind == WORKER_TROUBLE && m->trouble.late_mask) {
-        log_warn("worker %d waits for peers %#" PRIx64 " in step %" PRIu64, rank, m->trouble.late_mask, m->trouble.step);
-        member_accuse(&c->members, rank, m->trouble.late_mask, m->trouble.step, c->now_us);
+        log_warn("worker %d waits for peers %#" PRIx64 " in step %" PRIu64 ", layer %u", rank, m->trouble.late_mask,
+                 m->trouble.step, m->trouble.layer);
+        member_accuse(&c->members, rank, m->trouble.late_mask, member_at(m->trouble.step, m->trouble.call), c->now_us);
         return;
     }
     struct why why;

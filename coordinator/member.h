@@ -79,7 +79,10 @@ void member_seen(struct members *ms, int rank, int64_t now_us); /* any other mes
 void member_beat(struct members *ms, int rank, uint64_t progress, bool busy, int64_t now_us);
 void member_planned(struct members *ms, int rank, int64_t now_us); /* a plan went out to it: it owes an answer */
 void member_done(struct members *ms, int rank, int64_t now_us);    /* it answered one */
-/* It waits for the peers in late, standing at a place in its work that grows with steps (0: not known). */
+/* A place in a worker's work: a call within a step. Of two workers the one at the later place has sent all that the other, at
+ * the earlier one, can be waiting for. */
+static inline uint64_t member_at(uint64_t step, uint32_t call) { return step << 16 | (call < 0xffff ? call : 0xffff); }
+/* It waits for the peers in late, standing at that place (0: not known). */
 void member_accuse(struct members *ms, int rank, uint64_t late, uint64_t at, int64_t now_us);
 /* The plans that were out are void: nobody owes progress for them, and whom they waited for is forgotten. */
 void member_anew(struct members *ms, int64_t now_us);

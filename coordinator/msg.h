@@ -95,6 +95,7 @@ struct worker_msg {
         } beat;
         struct {
             uint64_t step, late_mask;
+            uint32_t layer, call;
             char reason[256];
         } trouble; /* also WORKER_REFUSES: reason only */
         struct {

@@ -138,6 +138,8 @@ static int read_message(struct worker_port *p, const pb_control *m, struct worke
         out->kind = WORKER_TROUBLE;
         out->trouble.step = m->trouble->step;
         out->trouble.late_mask = m->trouble->late_mask;
+        out->trouble.layer = m->trouble->layer;
+        out->trouble.call = m->trouble->call;
         snprintf(out->trouble.reason, sizeof out->trouble.reason, "%s", m->trouble->reason);
         return 0;
     case CADRE__CONTROL__V1__CONTROL__KIND_TRACE:

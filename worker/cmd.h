@@ -91,6 +91,12 @@ struct ready_report {
     int slots;
 };
 
+/* Where a worker waits, and for whom: a mask of ranks. Without any: the fault is its own, it leaves. */
+struct trouble {
+    uint64_t step, late;
+    uint32_t layer, call; /* call: of the step's calls of the exchange the how manieth; all workers make the same */
+};
+
 /* engine -> control */
 struct trace_block;
 enum event_kind { EVENT_READY, EVENT_TRACE, EVENT_STEP, EVENT_TROUBLE, EVENT_FAILED };
@@ -100,9 +106,7 @@ struct event {
         struct ready_report ready;
         struct step_report *step;
         struct trace_block *trace; /* comes before the report of its step */
-        struct {
-            uint64_t step, late;
-        } trouble;
+        struct trouble trouble;
         struct why failed; /* the engine has ended */
     };
 };

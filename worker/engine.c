@@ -140,9 +140,9 @@ static void emit(struct engine *e, const struct event *ev) {
     bell_ring(&e->event_bell);
 }
 
-static void on_late(void *ctx, uint64_t late) {
+static void on_late(void *ctx, uint64_t late, int layer) {
     struct engine *e = ctx;
-    emit(e, &(struct event){.kind = EVENT_TROUBLE, .trouble = {e->step, late}});
+    emit(e, &(struct event){.kind = EVENT_TROUBLE, .trouble = {e->step, late, (uint32_t)layer, e->moe.calls}});
 }
 
 /* --- loading --- */
@@ -480,6 +480,7 @@ static int run_plan(struct engine *e, const struct plan *p, struct why *why) {
     int rc = prepare(e, p, why);
     if (rc < 0) return rc;
     e->moe.patience_us = p->patience_us;
+    e->moe.calls = 0;
     e->forward.microbatches = p->microbatches;
     uint64_t waited[FABRIC_MAX_RANKS] = {0};
     if (e->ep) {

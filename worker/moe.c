@@ -145,6 +145,7 @@ static int await_combine(const struct request *r, int64_t deadline_us, uint64_t 
  * still, because only the coordinator may declare it dead. */
 static int insist(const struct request *r, int (*call)(const struct request *r, int64_t deadline_us, uint64_t *late)) {
     struct moe *m = r->m;
+    m->calls++;
     for (int64_t reported_us = clk_now_us();;) {
         uint64_t late = 0;
         int rc = call(r, clk_now_us() + WAIT_SLICE_US, &late);
@@ -154,7 +155,7 @@ static int insist(const struct request *r, int (*call)(const struct request *r, 
         int64_t now_us = clk_now_us();
         if (rc == ERR_LATE && now_us - reported_us < m->patience_us) continue;
         reported_us = now_us; /* a refused frame is as good as none */
-        m->on_late(m->ctx, late);
+        m->on_late(m->ctx, late, r->layer);
     }
 }
 
@@ -209,7 +210,7 @@ int moe_post(struct moe *m, int mb, int layer, const struct layer_weights *w, co
 
 int moe_serve(struct moe *m, int mb, int layer, const struct layer_weights *w) {
     struct ep_work work;
-    struct request r = {.m = m, .mb = mb, .work = &work};
+    struct request r = {.m = m, .mb = mb, .layer = layer, .work = &work};
     int rc = insist(&r, await_dispatch);
     if (rc < 0) return rc;
     expert_run(&m->run, expert_slots(m->store, m->config->moe_index[layer]), w, &work);
@@ -219,7 +220,7 @@ int moe_serve(struct moe *m, int mb, int layer, const struct layer_weights *w) {
 int moe_finish(struct moe *m, int mb, int layer, float *out, const struct step_rows *rows, int first) {
     struct backend *b = m->backend;
     struct moe_lane *l = &m->lane[mb];
-    int H = m->config->hidden, T = rows->T, rc = insist(&(struct request){.m = m, .mb = mb}, await_combine);
+    int H = m->config->hidden, T = rows->T, rc = insist(&(struct request){.m = m, .mb = mb, .layer = layer}, await_combine);
     if (rc < 0 || !T) return rc;
     if (m->sums) {
         b->ops->combine(b, l->routed, l->rows, m->ones, T, 1, H);

@@ -34,9 +34,12 @@ struct moe {
     struct ep *ep;
     int rank, workers;
     const atomic_bool *stop;                        /* set by the control thread: leave every wait soon */
-    void (*on_late)(void *ctx, uint64_t late_mask); /* a peer missed the patience; called again as long as it lasts */
+    /* peers missed the patience, in the call with number `calls`; again as long as it lasts */
+    void (*on_late)(void *ctx, uint64_t late_mask, int layer);
     void *ctx;
     int64_t patience_us; /* of this step */
+    uint32_t calls;      /* of the exchange, in this step so far: the caller starts it at 0. The same calls everywhere, in the
+                          * same order, so of two workers the one with more is further and has sent what the other waits for */
     struct trace *trace; /* records of routing; NULL: none are kept */
     struct tally *tally; /* counts per domain; NULL: none are kept */
 

@@ -343,11 +343,13 @@ int port_send_beat(struct port *p, uint64_t progress, bool busy) {
     return send(p, &m);
 }
 
-int port_send_trouble(struct port *p, const char *reason, uint64_t step, uint64_t late) {
+int port_send_trouble(struct port *p, const char *reason, const struct trouble *t) {
     Cadre__Control__V1__Trouble trouble = CADRE__CONTROL__V1__TROUBLE__INIT;
     trouble.reason = (char *)reason;
-    trouble.step = step;
-    trouble.late_mask = late;
+    trouble.step = t->step;
+    trouble.late_mask = t->late;
+    trouble.layer = t->layer;
+    trouble.call = t->call;
     pb_control m = CONTROL_MESSAGE(TROUBLE, trouble, &trouble);
     return send(p, &m);
 }

@@ -170,8 +170,9 @@ static int on_event(struct worker *w, const struct event *ev, struct why *why) {
         engine_report_done(w->engine, ev->step);
         return sent(rc, "a step's report", why);
     case EVENT_TROUBLE:
-        log_warn("step %llu: peers %#llx are late", (unsigned long long)ev->trouble.step, (unsigned long long)ev->trouble.late);
-        rc = port_send_trouble(w->port, "peers are late", ev->trouble.step, ev->trouble.late);
+        log_warn("step %llu, layer %u: peers %#llx are late", (unsigned long long)ev->trouble.step, ev->trouble.layer,
+                 (unsigned long long)ev->trouble.late);
+        rc = port_send_trouble(w->port, "peers are late", &ev->trouble);
         return sent(rc, "a word about late peers", why);
     case EVENT_FAILED: *why = ev->failed; return ERR_IO;
     }
@@ -263,7 +264,7 @@ int worker_run(struct worker *w, struct why *why) {
         if (rc >= 0 && w->state != LEAVING) sleep_until(w, w->next_beat_us ? w->next_beat_us : clk_now_us() + BEAT_US);
     }
     if (rc < 0 && rc != ERR_CANCELLED && rc != ERR_DENIED && !atomic_load(&w->killed))
-        port_send_trouble(w->port, why->text, 0, 0);
+        port_send_trouble(w->port, why->text, &(struct trouble){0});
     engine_stop(w->engine);
     engine_join(w->engine);
     if (atomic_load(&w->killed)) return fail(why, ERR_GONE, "killed");

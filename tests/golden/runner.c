@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void on_late(void *ctx, uint64_t late) { (void)ctx, (void)late; }
+static void on_late(void *ctx, uint64_t late, int layer) { (void)ctx, (void)late, (void)layer; }
 
 static int open_exchange(struct runner *r, struct why *why) {
     const struct model_config *c = &r->checkpoint.config;

@@ -260,8 +260,8 @@ static void turn_worker(struct fake *f, int rank) {
 struct fake_faults *fake_faults(struct fake *f, int rank) {
     return &f->worker[rank].faults;
 }
-void fake_trouble(struct fake *f, int rank, const char *reason, uint64_t late) {
-    port_send_trouble(f->worker[rank].port, reason, 1, late);
+void fake_trouble(struct fake *f, int rank, const char *reason, uint64_t late, uint32_t call) {
+    port_send_trouble(f->worker[rank].port, reason, &(struct trouble){.step = 1, .late = late, .layer = call, .call = call});
 }
 bool fake_refused(struct fake *f, int rank, char *reason, size_t cap) {
     snprintf(reason, cap, "%s", f->worker[rank].reason);

@@ -45,7 +45,7 @@ struct fake_faults {
     bool wrong_token, no_token, wrong_rows;
 };
 struct fake_faults *fake_faults(struct fake *f, int rank);
-void fake_trouble(struct fake *f, int rank, const char *reason, uint64_t late);
+void fake_trouble(struct fake *f, int rank, const char *reason, uint64_t late, uint32_t call); /* call: of step 1 */
 void fake_crash(struct fake *f, int rank); /* its connection closes */
 bool fake_refused(struct fake *f, int rank, char *reason, size_t cap);
 bool fake_told_to_leave(struct fake *f, int rank, bool *abort);

@@ -285,12 +285,13 @@ START_TEST(stop_now) {
 END_TEST
 
 /* A worker is lost while two requests run: both are told who, Status stays, and the end is not a success. */
-static void lose_worker(void (*how)(void), const char *part) {
+static void lose_worker_of(int workers, void (*how)(void), const char *part) {
     struct coordinator_options o = options();
+    o.workers = workers;
     o.max_batch = 1; /* the second one waits */
     begin(&o);
     fake_join_all(f);
-    fake_faults(f, 0)->hold = fake_faults(f, 1)->hold = true;
+    for (int i = 0; i < workers; i++) fake_faults(f, i)->hold = true;
     struct fake_call *running = ask(5, 20), *waiting = ask(5, 20);
     fake_run(f, running->started && waiting->started);
     how();
@@ -315,14 +316,25 @@ static void lose_worker(void (*how)(void), const char *part) {
     fake_run(f, fake_over(f, &result, &why));
     ck_assert_int_lt(result, 0);
 }
+static void lose_worker(void (*how)(void), const char *part) { lose_worker_of(2, how, part); }
 static void go_silent(void) { fake_faults(f, 1)->silent = true; }
 static void get_stuck(void) {
     int seen = fake_beats(f, 0);
     fake_faults(f, 1)->stuck = fake_faults(f, 0)->stuck = true;
     fake_run(f, fake_beats(f, 0) > seen + 1); /* a worker accuses after it has waited, not before */
-    fake_trouble(f, 0, "peers are late", 2);
+    fake_trouble(f, 0, "peers are late", 2, 1);
 }
-static void leave_by_itself(void) { fake_trouble(f, 1, "out of chees\xe9", 0); } /* no UTF-8 */
+/* Worker 0 does not hear worker 1, and so 2 waits for 0, and 1 for 2. All in one step: only the places within it tell that
+ * the link from 1 is the one that does not work; 2, which would go by its rank, waits rightly. */
+static void fall_silent_to_one(void) {
+    int seen = fake_beats(f, 0);
+    for (int i = 0; i < 3; i++) fake_faults(f, i)->stuck = true;
+    fake_run(f, fake_beats(f, 0) > seen + 1);
+    fake_trouble(f, 0, "peers are late", 2, 1);
+    fake_trouble(f, 2, "peers are late", 1, 2);
+    fake_trouble(f, 1, "peers are late", 4, 3);
+}
+static void leave_by_itself(void) { fake_trouble(f, 1, "out of chees\xe9", 0, 0); } /* no UTF-8 */
 static void lie_about_position(void) {
     for (int i = 0; i < 2; i++) fake_faults(f, i)->wrong_token = i == 1;
     let_go();
@@ -331,6 +343,8 @@ static void lie_about_position(void) {
 START_TEST(silent_worker) { lose_worker(go_silent, "silent for"); }
 END_TEST
 START_TEST(stuck_engine) { lose_worker(get_stuck, "engine has not moved"); }
+END_TEST
+START_TEST(unheard_worker) { lose_worker_of(3, fall_silent_to_one, "it waits as well"); }
 END_TEST
 START_TEST(failing_worker) { lose_worker(leave_by_itself, "out of chees?"); }
 END_TEST
@@ -435,7 +449,7 @@ START_TEST(failed_load) {
     struct why why;
     int64_t until = fake_deadline();
     while (!fake_over(f, &result, &why) && fake_turn(f, until))
-        if (!trouble) fake_trouble(f, 1, "cannot read the model", 0), trouble = true;
+        if (!trouble) fake_trouble(f, 1, "cannot read the model", 0, 0), trouble = true;
     expect_over(ERR_GONE, "cannot read the model");
 }
 END_TEST
@@ -486,7 +500,8 @@ int main(int argc, char **argv) {
                                   miscounting_worker, static_world_ends,
                                   crashed_worker,     wrong_class,
                                   wrong_model,        wrong_size_then_right,
-                                  missing_worker,     failed_load,        bad_options};
+                                  missing_worker,     failed_load,
+                                  unheard_worker,     bad_options};
     if (argc < 2) return 2;
     model = argv[1];
     return run_tests("coordinator", tests, (int)(sizeof tests / sizeof *tests), NULL, end);

@@ -1,4 +1,4 @@
-/* test_moe.c - how the end of a step waits for peers that take nothing. The layers themselves: tests/golden. */
+/* test_moe.c - how peers are waited for that send nothing, or take nothing. The layers themselves: tests/golden. */
 #include "base/clk.h"
 #include "worker/moe.h"
 
@@ -13,7 +13,9 @@ struct stage {
     struct ep *ep;
     struct moe moe;
     atomic_bool stop;
-    int reports;
+    int reports, layer;
+    uint32_t call;
+    uint64_t late;
 };
 
 static const struct ep_limits limits = {.max_tokens = 4, .max_slots = 1, .hidden = 8, .topk = 1};
@@ -29,9 +31,13 @@ static int killed(struct fabric *f, int64_t deadline_us) {
     return ERR_GONE;
 }
 
-static void on_late(void *ctx, uint64_t late) {
-    (void)late;
-    ((struct stage *)ctx)->reports++;
+static void on_late(void *ctx, uint64_t late, int layer) {
+    struct stage *s = ctx;
+    s->reports++;
+    s->late = late;
+    s->layer = layer;
+    s->call = s->moe.calls;
+    atomic_store(&s->stop, true);
 }
 
 static void stage_open(struct stage *s) {
@@ -95,14 +101,37 @@ START_TEST(an_own_death) {
 }
 END_TEST
 
+/* Its own dispatch is the first call of a step; then nobody's comes, to the second one. */
+START_TEST(the_place_of_a_wait) {
+    struct stage s;
+    int first[] = {0, 1};
+    struct expert_store store = {.layers = 1, .first = first};
+    struct model_config config = {.hidden = 8, .moe_index = {-1, 0}};
+    struct step_rows none = {0};
+    stage_open(&s);
+    s.moe.config = &config;
+    s.moe.store = &store;
+    s.moe.patience_us = 2000;
+    ck_assert_int_eq(moe_post(&s.moe, 0, 1, NULL, NULL, &none, 0), 0);
+    ck_assert_int_eq(s.reports, 0);
+    ck_assert_int_eq(moe_serve(&s.moe, 0, 1, NULL), ERR_CANCELLED);
+    ck_assert_int_eq(s.reports, 1);
+    ck_assert_int_eq(s.layer, 1);
+    ck_assert_uint_eq(s.call, 2);
+    ck_assert_uint_eq(s.late, 2);
+    stage_close(&s);
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("moe");
-    TCase *t = tcase_create("step end");
+    TCase *t = tcase_create("waits");
     tcase_set_timeout(t, 30);
     tcase_add_test(t, patience_ends);
     tcase_add_test(t, an_epoch_that_ended);
     tcase_add_test(t, a_stop);
     tcase_add_test(t, an_own_death);
+    tcase_add_test(t, the_place_of_a_wait);
     suite_add_tcase(s, t);
     return run_suite(s);
 }
