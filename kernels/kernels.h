@@ -235,10 +235,18 @@ struct backend_hook {
     void (*fn)(void *ctx); /* NULL: nothing */
     void *ctx;
 };
+/* For how long the owner computed, or waited for its team, without a call of `between`: by the clock, so it is in there when
+ * the system took the core away meanwhile. Of operations that are split into tasks; ref splits none. */
+enum { BACKEND_TASK_US = 200 }; /* what a task should take at most: nothing else moves meanwhile */
+struct backend_tasks {
+    uint64_t n, over; /* such stretches; of these, longer than BACKEND_TASK_US */
+    uint64_t longest_us;
+};
 struct backend {
     const struct ops *ops;
-    struct backend_hook between; /* called by the owner now and then while an operation computes: between its tasks, which take
-                                  * 0.2 ms at most, about. It must not call the backend */
+    struct backend_hook between; /* called by the owner now and then while an operation computes: between its tasks and, where
+                                  * one takes long, inside it. It must not call the backend */
+    struct backend_tasks tasks;  /* since the owner set it to zero, if it ever did */
     int threads;
     uint64_t allocated; /* bytes ever asked of alloc: what a start takes is the difference before and after it */
 };

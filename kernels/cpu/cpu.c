@@ -52,7 +52,7 @@ static int open_with(const struct ops *ops, const struct vec *vec, int threads, 
         cpu_close(&c->base);
         return rc;
     }
-    team_set_hook(c->team, &c->base.between);
+    team_set_backend(c->team, &c->base);
     *out = &c->base;
     return 0;
 }
@@ -97,7 +97,7 @@ void cpu_rows(struct cpu *c, cpu_rows_fn *fn, void *arg, int T, int64_t elements
     const int64_t worth = 32 * 1024; /* elements of a task: some microseconds */
     int each = elements >= worth ? 1 : (int)(worth / (elements > 0 ? elements : 1));
     if (T <= 0) return;
-    if (T <= each || c->base.threads == 1) {
+    if (T <= each) {
         fn(arg, 0, T);
         return;
     }

@@ -20,11 +20,12 @@ struct expanded_job {
     const int32_t *first_row; /* [blocks + 1] */
     int tile;                 /* keys at a time */
     char *thread_scratch;
+    struct team *team;
 };
 
 struct expanded { /* one head and one block of rows */
     const struct expanded_job *j;
-    int head, first, rows;
+    int head, first, rows, thread;
     float *latents;      /* [tile, rank] */
     float *keys, *values; /* [tile, nope + rope], [tile, value] */
     float *scores;       /* [rows, tile] */
@@ -59,6 +60,7 @@ static void expand_tile(const struct expanded *e, const char *at, int n) {
     struct products p = {.out = e->keys, .x = e->latents, .w = w, .out_stride = D, .x_stride = rank, .w_stride = rank,
                          .fmt = m->kv_b.fmt, .rows = n, .cols = m->nope, .K = rank};
     e->j->vec->products(&p);
+    team_between(e->j->team, e->thread);
     p.out = e->values;
     p.out_stride = p.cols = m->value;
     p.w = w + (size_t)m->nope * row;
@@ -90,6 +92,7 @@ static void visit_tile(const struct expanded *e, const char *at, int start, int 
     const struct attention *a = e->j->a;
     const int D = m->nope + m->rope, tile = e->j->tile;
     expand_tile(e, at, n);
+    team_between(e->j->team, e->thread);
     struct products p = {.out = e->scores, .x = a->q + ((int64_t)e->first * m->heads + e->head) * D, .w = e->keys,
                          .out_stride = tile, .x_stride = (int64_t)m->heads * D, .w_stride = D, .fmt = FMT_F32, .rows = e->rows,
                          .cols = n, .K = D};
@@ -98,6 +101,7 @@ static void visit_tile(const struct expanded *e, const char *at, int start, int 
         int visible = a->pos[e->first + r] - start + 1;
         soften_row(e, r, visible < 0 ? 0 : imin(visible, n));
     }
+    team_between(e->j->team, e->thread);
     struct transposed t = {.out = e->part, .x = e->scores, .w = e->values, .out_stride = m->value, .x_stride = tile,
                            .w_stride = m->value, .fmt = FMT_F32, .rows = e->rows, .cols = m->value, .K = n};
     e->j->vec->transposed(&t);
@@ -112,7 +116,7 @@ static void expanded_task(void *arg, int task, int thread) {
     const struct latent_heads *m = j->m;
     const struct kv_layer *kv = j->kv;
     const int block = task / m->heads, V = m->value, P = kv->page_tokens;
-    struct expanded e = {.j = j, .head = task % m->heads, .first = j->first_row[block],
+    struct expanded e = {.j = j, .thread = thread, .head = task % m->heads, .first = j->first_row[block],
                          .rows = j->first_row[block + 1] - j->first_row[block]};
     e.latents = (float *)(j->thread_scratch + (size_t)thread * CPU_THREAD_BYTES);
     e.keys = e.latents + (size_t)j->tile * (size_t)m->kv_b.cols;
@@ -146,7 +150,7 @@ static void expanded_task(void *arg, int task, int thread) {
 void cpu_latent_expanded(struct backend *b, const struct kv_layer *kv, const struct attention *a,
                          const struct latent_heads *m) {
     struct cpu *c = cpu_of(b);
-    struct expanded_job j = {c->vec, kv, a, m, (int32_t *)c->scratch, tile_of(m), c->thread_scratch};
+    struct expanded_job j = {c->vec, kv, a, m, (int32_t *)c->scratch, tile_of(m), c->thread_scratch, c->team};
     size_t room = CPU_THREAD_BYTES / sizeof(float), fixed = fixed_floats(m, j.tile);
     if (fixed + row_floats(m, j.tile) > room) BUG("latent heads of %d and %d: too wide", m->nope + m->rope, m->value);
     size_t fit = (room - fixed) / row_floats(m, j.tile);

@@ -11,6 +11,7 @@
  * waits for. */
 #include "kernels/cpu/team.h"
 
+#include "base/clk.h"
 #include "kernels/kernels.h"
 
 #include <limits.h>
@@ -25,9 +26,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { LINE = 64, SPINS = 200, YIELDS = 4 }; /* a pause is 20 to 40 ns: 200 are 4 to 8 us */
+enum {
+    LINE = 64,
+    SPINS = 200, /* a pause is 20 to 40 ns: 200 are 4 to 8 us */
+    YIELDS = 4,
+    NAP_US = BACKEND_TASK_US / 2 /* of an owner that has something to do between tasks */
+};
 
 struct member {
     struct team *team;
@@ -48,13 +55,16 @@ struct team {
     alignas(LINE) _Atomic uint32_t sleepers;
     atomic_bool owner_sleeps;
 
-    const struct backend_hook *hook;
+    struct backend *backend; /* NULL: nothing to do between tasks */
+    int64_t since_us;        /* when the owner last did it, or began */
     int threads, spins;
     struct member *members; /* [threads - 1]: 1 .. threads-1 */
 };
 
-static void futex_wait(_Atomic uint32_t *word, uint32_t seen) {
-    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0); /* any wake-up, true or not: the caller looks again */
+/* us: at most, 0 for ever. Any wake-up, true or not: the caller looks again. */
+static void futex_wait(_Atomic uint32_t *word, uint32_t seen, int us) {
+    const struct timespec most = {.tv_nsec = us * 1000L};
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, us ? &most : NULL, NULL, 0);
 }
 
 static void futex_wake(_Atomic uint32_t *word) {
@@ -67,8 +77,20 @@ static void cpu_pause(void) {
 #endif
 }
 
-static void call_hook(const struct team *t) {
-    if (t->hook && t->hook->fn) t->hook->fn(t->hook->ctx);
+static void between(struct team *t) {
+    struct backend *b = t->backend;
+    if (!b) return;
+    int64_t now_us = clk_now_us();
+    uint64_t us = (uint64_t)(now_us - t->since_us);
+    t->since_us = now_us;
+    b->tasks.n++;
+    b->tasks.over += us > BACKEND_TASK_US;
+    if (us > b->tasks.longest_us) b->tasks.longest_us = us;
+    if (b->between.fn) b->between.fn(b->between.ctx);
+}
+
+void team_between(struct team *t, int thread) {
+    if (thread == 0) between(t);
 }
 
 /* Runs tasks of the current dispatch until none is left to claim. */
@@ -83,7 +105,7 @@ static void work(struct team *t, int thread) {
         fn(arg, (int)(tasks - left), thread);
         uint32_t before = atomic_fetch_add(&t->done, 1);
         if (before + 1 == tasks && atomic_load(&t->owner_sleeps)) futex_wake(&t->done);
-        if (thread == 0) call_hook(t);
+        if (thread == 0) between(t);
         word = atomic_load_explicit(&t->claim, memory_order_acquire);
     }
 }
@@ -99,7 +121,7 @@ static void await_dispatch(struct team *t, uint32_t seen) {
         sched_yield();
     }
     atomic_fetch_add(&t->sleepers, 1); /* before the last look: the owner changes the number, then looks for sleepers */
-    while (atomic_load(&t->dispatch) == seen) futex_wait(&t->dispatch, seen);
+    while (atomic_load(&t->dispatch) == seen) futex_wait(&t->dispatch, seen, 0);
     atomic_fetch_sub(&t->sleepers, 1);
 }
 
@@ -111,9 +133,11 @@ static void await_done(struct team *t, uint32_t tasks) {
     for (int i = 0; i < YIELDS; i++) {
         if (atomic_load_explicit(&t->done, memory_order_acquire) == tasks) return;
         sched_yield();
+        between(t);
     }
+    const bool hooked = t->backend && t->backend->between.fn;
     atomic_store(&t->owner_sleeps, true);
-    for (uint32_t seen; (seen = atomic_load(&t->done)) != tasks;) futex_wait(&t->done, seen);
+    for (uint32_t seen; (seen = atomic_load(&t->done)) != tasks; between(t)) futex_wait(&t->done, seen, hooked ? NAP_US : 0);
     atomic_store(&t->owner_sleeps, false);
 }
 
@@ -124,13 +148,14 @@ static void publish(struct team *t, uint32_t tasks) {
     if (atomic_load(&t->sleepers)) futex_wake(&t->dispatch);
 }
 
-void team_set_hook(struct team *t, const struct backend_hook *hook) { t->hook = hook; }
+void team_set_backend(struct team *t, struct backend *b) { t->backend = b; }
 
 void team_run(struct team *t, team_fn *fn, void *arg, int tasks) {
+    if (t->backend) t->since_us = clk_now_us();
     if (t->threads == 1 || tasks <= 1) {
         for (int i = 0; i < tasks; i++) {
             fn(arg, i, 0);
-            call_hook(t);
+            between(t);
         }
         return;
     }

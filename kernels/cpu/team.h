@@ -12,9 +12,13 @@
 typedef void team_fn(void *arg, int task, int thread); /* thread: 0 .. threads-1, for scratch */
 
 struct team;
-struct backend_hook;
+struct backend;
 int  team_open(struct team **out, int threads, struct why *why); /* ERR_EXHAUSTED: the system gives no more threads */
 void team_close(struct team *t);                                /* NULL is fine */
-/* Member 0 calls *hook after each task that it ran; borrowed, and looked at anew each time. NULL: nothing. */
-void team_set_hook(struct team *t, const struct backend_hook *hook);
+/* Member 0 calls b->between after each task that it ran and while it waits for others' last ones, and counts in b->tasks how
+ * long it did not. Borrowed, and looked at anew each time. */
+void team_set_backend(struct team *t, struct backend *b);
+/* From inside a task that may take long, every hundred microseconds or less: what member 0 does between tasks, so long as
+ * `thread` is 0. */
+void team_between(struct team *t, int thread);
 void team_run(struct team *t, team_fn *fn, void *arg, int tasks);

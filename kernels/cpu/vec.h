@@ -32,6 +32,7 @@ static inline struct products products_of(struct mat w, int first, int cols, con
 
 /* Softmax(q k) v for some query heads that read one key/value head. Queries of one row are adjacent. */
 enum { ATTEND_QUERIES = 24, ATTEND_TILE = 64 }; /* queries at a time; keys at a time at most */
+enum { ATTEND_MACS = 1 << 19 };                 /* between two calls of `between` */
 struct attend {
     const struct kv_layer *kv;
     const struct attention *a;
@@ -39,6 +40,8 @@ struct attend {
     int first_head, heads; /* rows * heads <= ATTEND_QUERIES; all heads read key/value head g */
     int g;
     float *scratch; /* attend_scratch(D) floats */
+    void (*between)(void *ctx); /* called every ATTEND_MACS or so: there may be very many keys */
+    void *ctx;
 };
 static inline size_t attend_scratch(int D) { /* queries and sums padded to whole vectors, scores */
     return (size_t)ATTEND_QUERIES * (size_t)(2 * ((D + 15) / 16 * 16) + ATTEND_TILE);

@@ -226,6 +226,7 @@ void ISA(attend)(const struct attend *task) {
     const int32_t *pages = a->pages + (int64_t)a->seq[task->first_row] * a->max_pages;
     size_t row = (size_t)kv->head_dim * fmt_bytes(kv->fmt), token = (size_t)kv->heads * row, head = (size_t)task->g * row;
     size_t page_bytes = (size_t)kv_page_elements(kv) * fmt_bytes(kv->fmt);
+    int64_t macs = 0;
     for (int page = first / P; page <= last / P; page++) {
         int64_t ahead = page < last / P ? ((int64_t)pages[page + 1] - pages[page]) * (int64_t)page_bytes : 0;
         const char *keys = (const char *)kv->base + (size_t)pages[page] * page_bytes + head;
@@ -234,6 +235,10 @@ void ISA(attend)(const struct attend *task) {
                                   .values = keys + (size_t)(kv->latent ? at : P + at) * token,
                                   .ahead = ahead, .start = page * P + at, .count = P - at < ATTEND_TILE ? P - at : ATTEND_TILE};
             visit_tile(&b, &t);
+            macs += (int64_t)t.count * b.n * (b.D + b.V);
+            if (macs < ATTEND_MACS) continue;
+            task->between(task->ctx);
+            macs = 0;
         }
     }
     store_outputs(&b);

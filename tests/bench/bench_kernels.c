@@ -7,6 +7,9 @@
  * slower. `x ref` is the time of the reference implementation for the same case (taken at fewer rows where it would run for
  * minutes) over ours. More than 100 % means that the ceiling was measured in a worse moment, or that caches helped.
  *
+ * `task` is the longest time for which the owner of the operation did nothing else, so that no frame moved (kernels.h): the
+ * least of the rounds, for the same reason.
+ *
  * usage: bench_kernels [--isa avx2|avx512|all] [--threads N] [--only NAME] [--quick] [--check]
  * The last line is JSON. --check exits 1 if a case stays below its floor; with several threads it wants a machine to itself. */
 #include <math.h>
@@ -227,15 +230,20 @@ static struct cost cost_of(const struct test *t, enum fmt f, int T) {
     return (struct cost){0, 0};
 }
 
-/* Microseconds of one call: the best round's mean. A round is as many calls as take about round_us, found by doubling. */
-static double time_of(struct backend *b, struct data *d, const struct test *t, enum fmt f, int T, int rounds, double round_us) {
+/* Microseconds of one call: the best round's mean. A round is as many calls as take about round_us, found by doubling.
+ * *task_us: the longest task of the round that had the shortest. */
+static double time_of(struct backend *b, struct data *d, const struct test *t, enum fmt f, int T, int rounds, double round_us,
+                      uint64_t *task_us) {
     double best = 1e18;
     int calls = 1;
+    *task_us = UINT64_MAX;
     for (int i = 0; i < rounds;) {
+        b->tasks = (struct backend_tasks){0};
         double from = ceiling_clock(b->threads);
         for (int j = 0; j < calls; j++) call(b, d, t, f, T);
         double us = (ceiling_clock(b->threads) - from) * 1e6;
         if (us / calls < best) best = us / calls;
+        if (b->tasks.longest_us < *task_us) *task_us = b->tasks.longest_us;
         if (us < round_us && i == 0 && calls < 1 << 20) calls *= 2;
         else i++;
     }
@@ -249,7 +257,8 @@ static double ref_time(struct backend *ref, struct data *d, const struct test *t
     if (macs > REF_MACS) less.T = (int)(t->T * REF_MACS / macs);
     if (less.T < 1) less.T = 1;
     if (t->op == LATENT && macs > less.T * REF_MACS) less.a = (int)(t->a * less.T * REF_MACS / macs) + 1;
-    return time_of(ref, d, &less, f, less.T, 1, 1000) * cost_of(t, f, t->T).flops / cost_of(&less, f, less.T).flops;
+    uint64_t task_us;
+    return time_of(ref, d, &less, f, less.T, 1, 1000, &task_us) * cost_of(t, f, t->T).flops / cost_of(&less, f, less.T).flops;
 }
 
 struct machine {
@@ -258,21 +267,21 @@ struct machine {
 
 /* One line of the table and one entry of the JSON array; false if below the floor. */
 static bool report(const struct test *t, enum fmt f, const char *isa, const struct machine *m, double us, double ref_us,
-                   char *json, size_t cap) {
+                   uint64_t task_us, char *json, size_t cap) {
     struct cost c = cost_of(t, f, t->T);
     double memory_us = c.bytes / m->gbs * 1e-3, arithmetic_us = c.flops / m->gflops * 1e-3;
     double roof = 100 * fmax(memory_us, arithmetic_us) / us;
     /* Block formats: what decoding takes is not in the roofline, and weighs the more the fewer bytes there are to read. */
     int floor = f == FMT_FP8 ? t->floor / 2 : f == FMT_MXFP4 ? t->floor / 4 : t->floor;
     bool good = roof >= floor && us <= ref_us;
-    printf("%-32s %-5s %-6s %10.1f %7.1f %8.1f  %5.0f %% of %-10s %7.1f%s\n", t->name, fmt_name(f), isa, us,
+    printf("%-32s %-5s %-6s %10.1f %7.1f %8.1f  %5.0f %% of %-10s %7.1f %6llu%s\n", t->name, fmt_name(f), isa, us,
            c.bytes / us * 1e-3, c.flops / us * 1e-3, roof, memory_us > arithmetic_us ? "memory" : "arithmetic", ref_us / us,
-           good ? "" : "  BELOW FLOOR");
+           (unsigned long long)task_us, good ? "" : "  BELOW FLOOR");
     fflush(stdout);
     size_t used = strlen(json);
     snprintf(json + used, cap - used,
-             "%s{\"case\":\"%s\",\"fmt\":\"%s\",\"isa\":\"%s\",\"us\":%.2f,\"roof\":%.3f,\"x_ref\":%.1f}", used ? "," : "",
-             t->name, fmt_name(f), isa, us, roof / 100, ref_us / us);
+             "%s{\"case\":\"%s\",\"fmt\":\"%s\",\"isa\":\"%s\",\"us\":%.2f,\"roof\":%.3f,\"x_ref\":%.1f,\"task_us\":%llu}",
+             used ? "," : "", t->name, fmt_name(f), isa, us, roof / 100, ref_us / us, (unsigned long long)task_us);
     return good;
 }
 
@@ -287,16 +296,17 @@ static int bench_isa(const char *isa, const struct settings *s, struct data *d, 
     if (backend_open(&plain, &ref, &why) < 0) die("%s", why.text);
     *gbs = fmax(*gbs, ceiling_read_gbs((int)s->threads));
     struct machine m = {*gbs, ceiling_gflops(isa, (int)s->threads)};
-    printf("\n%s, %d thread%s: %.0f GFLOP/s, %.1f GB/s\n%-32s %-5s %-6s %10s %7s %8s  %-21s %7s\n", isa, (int)s->threads,
-           s->threads > 1 ? "s" : "", m.gflops, m.gbs, "case", "fmt", "isa", "us", "GB/s", "GFLOP/s", "roof", "x ref");
+    printf("\n%s, %d thread%s: %.0f GFLOP/s, %.1f GB/s\n%-32s %-5s %-6s %10s %7s %8s  %-21s %7s %6s\n", isa, (int)s->threads,
+           s->threads > 1 ? "s" : "", m.gflops, m.gbs, "case", "fmt", "isa", "us", "GB/s", "GFLOP/s", "roof", "x ref", "task");
     int below = 0;
     for (int i = 0; i < TESTS; i++) {
         if (s->only && !strstr(tests[i].name, s->only)) continue;
         bool weights = tests[i].op <= FFN, both = tests[i].op <= PREFILL || tests[i].op == EMBED || tests[i].op == KV_STORE;
         bool odd = tests[i].c % MXFP4_BLOCK && tests[i].op == FFN;
         for (int f = weights ? odd ? FMT_FP8 : FMT_MXFP4 : both ? FMT_BF16 : FMT_F32; f >= 0; f--) {
-            double us = time_of(b, d, &tests[i], (enum fmt)f, tests[i].T, s->quick ? 3 : 9, s->quick ? 4000 : 12000);
-            below += !report(&tests[i], (enum fmt)f, isa, &m, us, ref_time(ref, d, &tests[i], (enum fmt)f), json, cap);
+            uint64_t task_us;
+            double us = time_of(b, d, &tests[i], (enum fmt)f, tests[i].T, s->quick ? 3 : 9, s->quick ? 4000 : 12000, &task_us);
+            below += !report(&tests[i], (enum fmt)f, isa, &m, us, ref_time(ref, d, &tests[i], (enum fmt)f), task_us, json, cap);
         }
     }
     backend_close(b);

@@ -607,6 +607,35 @@ START_TEST(memory) {
 }
 END_TEST
 
+static void count_call(void *calls) { ++*(int *)calls; }
+
+/* However much one operation computes, its owner gets to do something else now and then: inside one block of attention over
+ * very many keys, between rows, between outputs. */
+START_TEST(between) {
+    enum { P = 16, PAGES = 1000, D = 64, Q = 4, H = 512, T = 256 };
+    open_isa(_i);
+    if (fast) {
+        int calls = 0, pos = PAGES * P - 1, seq = 0;
+        fast->between = (struct backend_hook){count_call, &calls};
+        struct kv_layer kv = {.fmt = FMT_F32, .page_tokens = P, .heads = 1, .head_dim = D};
+        kv.base = kit_random_floats(kv_page_elements(&kv), 1);
+        int32_t *pages = kit_bytes(PAGES * sizeof *pages); /* the same page over and over */
+        memset(pages, 0, PAGES * sizeof *pages);
+        struct attention a = {.q = kit_random_floats(Q * D, 1), .out = kit_floats(Q * D), .tokens = 1, .q_heads = Q, .scale = 1,
+                              .pos = &pos, .seq = &seq, .pages = pages, .max_pages = PAGES};
+        fast->ops->attention(fast, &kv, &a);
+        ck_assert_int_ge(calls, 10);
+        float *x = kit_random_floats(T * H, 1), *y = kit_random_floats(T * H, 1);
+        calls = 0;
+        fast->ops->add(fast, y, x, NULL, T, H);
+        ck_assert_int_ge(calls, T * H / (32 * 1024));
+        fast->between = (struct backend_hook){0};
+        kit_clear(0);
+    }
+    close_isa();
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("ops");
     TCase *c = tcase_create("ops");
@@ -616,6 +645,7 @@ int main(void) {
     tcase_add_loop_test(c, rope, 0, KIT_ISAS);
     tcase_add_loop_test(c, latent, 0, KIT_ISAS);
     tcase_add_loop_test(c, attention, 0, KIT_ISAS);
+    tcase_add_loop_test(c, between, 0, KIT_ISAS);
     tcase_add_loop_test(c, ffn, 0, KIT_ISAS);
     tcase_add_loop_test(c, dots_and_fuse, 0, KIT_ISAS);
     tcase_add_loop_test(c, ffn_in_rounds, 0, KIT_ISAS);

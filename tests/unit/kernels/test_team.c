@@ -1,8 +1,11 @@
 /* test_team.c - every task of every dispatch runs once, whoever sleeps, however many members there are. */
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 
+#include "base/clk.h"
 #include "kernels/cpu/team.h"
+#include "kernels/kernels.h"
 
 #include "tests/unit/run.h"
 
@@ -80,6 +83,69 @@ START_TEST(dispatches_in_order) {
 }
 END_TEST
 
+/* ---- what the owner does between tasks ---- */
+
+static void count_call(void *calls) { ++*(int *)calls; }
+static void spin(int64_t us) {
+    for (int64_t until = clk_now_us() + us; clk_now_us() < until;) continue;
+}
+
+static void long_task(void *team, int task, int thread) {
+    (void)task;
+    for (int i = 0; i < 3; i++) {
+        spin(2 * BACKEND_TASK_US);
+        team_between(team, thread);
+    }
+}
+
+START_TEST(calls_and_times) {
+    struct why why;
+    struct team *t;
+    int calls = 0;
+    struct backend b = {.between = {count_call, &calls}};
+    static struct count c = {.threads = 1};
+    ck_assert_int_eq(team_open(&t, 1, &why), 0);
+    team_set_backend(t, &b);
+    team_run(t, count_task, &c, 50);
+    ck_assert_int_eq(calls, 50);
+    ck_assert_uint_eq(b.tasks.n, 50);
+    b.tasks = (struct backend_tasks){0};
+    team_run(t, long_task, t, 2);
+    ck_assert_int_eq(calls, 50 + 2 * 4);
+    ck_assert_uint_eq(b.tasks.n, 2 * 4);
+    ck_assert_uint_ge(b.tasks.over, 2 * 3);
+    ck_assert_uint_ge(b.tasks.longest_us, 2 * BACKEND_TASK_US);
+    team_close(t);
+}
+END_TEST
+
+struct hostage { /* the other member's task, which ends when the owner was called so often meanwhile */
+    atomic_int calls, arrived;
+};
+
+static void count_rescue(void *h) { atomic_fetch_add(&((struct hostage *)h)->calls, 1); }
+
+static void wait_for_calls(void *arg, int task, int thread) {
+    struct hostage *h = arg;
+    (void)task;
+    atomic_fetch_add(&h->arrived, 1);
+    while (atomic_load(&h->arrived) < 2) sched_yield(); /* one task each */
+    while (thread && atomic_load(&h->calls) < 20) sched_yield();
+}
+
+START_TEST(calls_while_it_waits) {
+    struct why why;
+    struct team *t;
+    struct hostage h = {0};
+    struct backend b = {.between = {count_rescue, &h}};
+    ck_assert_int_eq(team_open(&t, 2, &why), 0);
+    team_set_backend(t, &b);
+    team_run(t, wait_for_calls, &h, 2);
+    ck_assert_int_ge(atomic_load(&h.calls), 20);
+    team_close(t);
+}
+END_TEST
+
 static void *own_team(void *arg) {
     (void)arg;
     struct why why;
@@ -108,6 +174,8 @@ int main(void) {
     TCase *c = tcase_create("team");
     tcase_set_timeout(c, 60);
     tcase_add_test(c, once_each);
+    tcase_add_test(c, calls_and_times);
+    tcase_add_test(c, calls_while_it_waits);
     tcase_add_test(c, open_and_close);
     tcase_add_test(c, dispatches_in_order);
     tcase_add_test(c, teams_are_independent);
