@@ -35,6 +35,8 @@ static const struct conf_command command = {
               "so many within 1 us, 32 us, 1 ms, 32 ms, or later (--json: waits, a count for each power of two);\n"
               "extra = frames beyond the first of a message; stale, duplicate, bad = frames that the receiver dropped, as too\n"
               "late, had before, not readable (pairs with none are not shown);\n"
+              "hosts, two hops, between = with several hosts: the slowest links as measured at the start; when tokens go to\n"
+              "another host once, and on from there; what dispatch and combine sent between hosts;\n"
               "slow = the worker that the others waited for during most of their last steps, if one stands out.\n\n"
               "Exit status: 0 serving, 1 failed, 2 wrong usage, 3 not serving or nobody answers."};
 
@@ -112,9 +114,31 @@ static void print_odd_frames(const struct cadre_links *l) {
     }
 }
 
+static const char *figure(uint64_t latency_ns, uint64_t rate, char *buf, size_t cap) {
+    if (rate) snprintf(buf, cap, "%.1f us, %.1f MB/s", (double)latency_ns / 1e3, (double)rate / 1e6);
+    else snprintf(buf, cap, "not known");
+    return buf;
+}
+
+/* Between hosts there is a choice, and something to count. */
+static void print_hops(const struct cadre_hops *h) {
+    char inside[64], between[64], from[64];
+    if (h->hosts < 2) return;
+    printf("  hosts     %u; links inside: %s; between: %s\n", h->hosts,
+           figure(h->inside_latency_ns, h->inside_rate, inside, sizeof inside),
+           figure(h->between_latency_ns, h->between_rate, between, sizeof between));
+    if (h->two_from) snprintf(from, sizeof from, "in steps of %u tokens or more on a worker", h->two_from);
+    printf("  two hops  %s; %llu of %llu steps\n", h->two_from ? from : "never", (unsigned long long)h->two_hop_steps,
+           (unsigned long long)(h->direct_steps + h->two_hop_steps));
+    printf("  between   dispatch %s, %llu rows, %llu in one hop; combine %s, %llu rows\n",
+           cli_bytes((double)h->far_dispatch_bytes), (unsigned long long)h->far_rows, (unsigned long long)h->far_direct,
+           cli_bytes((double)h->far_combine_bytes), (unsigned long long)h->far_answers);
+}
+
 static void print_links(const struct cadre_links *l) {
     if (l->slowest < 0) printf("\n  slow      none of %u workers stands out\n", l->n);
     else printf("\n  slow      worker %d: the others wait for it during %u%% of their steps\n", l->slowest, l->slowest_percent);
+    print_hops(&l->hops);
     printf("\n%4s %4s %11s %12s %9s %12s %8s %8s   %6s %6s %6s %6s %6s\n", "from", "to", "bytes", "frames", "wait", "messages",
            "p50", "p99", "1us", "32us", "1ms", "32ms", "more");
     for (uint32_t from = 0; from < l->n; from++)
@@ -135,6 +159,23 @@ static void json_pair(const char *comma, const char *key, const char *value) {
     cli_json_string(stdout, value, strlen(value));
 }
 static void json_number(const char *key, uint64_t value) { printf(",\"%s\":%llu", key, (unsigned long long)value); }
+
+static void json_hops(const struct cadre_hops *h) {
+    printf(",\"hops\":{\"hosts\":%u", h->hosts);
+    json_number("inside_latency_ns", h->inside_latency_ns);
+    json_number("inside_rate", h->inside_rate);
+    json_number("between_latency_ns", h->between_latency_ns);
+    json_number("between_rate", h->between_rate);
+    json_number("two_from", h->two_from);
+    json_number("direct_steps", h->direct_steps);
+    json_number("two_hop_steps", h->two_hop_steps);
+    json_number("far_rows", h->far_rows);
+    json_number("far_direct", h->far_direct);
+    json_number("far_answers", h->far_answers);
+    json_number("far_dispatch_bytes", h->far_dispatch_bytes);
+    json_number("far_combine_bytes", h->far_combine_bytes);
+    putchar('}');
+}
 
 static void json_links(const struct cadre_links *l) {
     printf(",\"slowest\":");
@@ -165,6 +206,7 @@ static void json_links(const struct cadre_links *l) {
             comma = ",";
         }
     putchar(']');
+    json_hops(&l->hops);
 }
 
 static void print_json(const struct cadre_cluster *c, const struct cadre_links *l) {

@@ -191,6 +191,16 @@ struct cadre_cluster {
 CADRE_API int  cadre_status(struct cadre_client *client, uint32_t timeout_ms, struct cadre_cluster **out);
 CADRE_API void cadre_cluster_free(struct cadre_cluster *cluster);
 
+struct cadre_hops {          /* how tokens get to other hosts */
+    uint32_t hosts;
+    uint64_t inside_latency_ns, inside_rate;   /* the slowest link inside a host, as measured at the start */
+    uint64_t between_latency_ns, between_rate; /* the same between hosts; rates: bytes per second, 0: not known */
+    uint32_t two_from;        /* steps whose fullest worker has so many tokens go there once, and on from there; 0: none do */
+    uint64_t direct_steps, two_hop_steps;          /* so far */
+    uint64_t far_rows, far_direct;                 /* copies of tokens sent to other hosts; as many in one hop */
+    uint64_t far_answers;                          /* rows that came back */
+    uint64_t far_dispatch_bytes, far_combine_bytes; /* payload of the copies, and of the answers */
+};
 struct cadre_links {         /* what passes between workers: tables [n * n], from the row's worker to the column's */
     uint32_t n;
     const uint64_t *bytes, *frames;   /* sent since the start; late by up to a second */
@@ -203,6 +213,7 @@ struct cadre_links {         /* what passes between workers: tables [n * n], fro
     uint32_t slowest_percent;         /* of the others' time in the last steps that they waited for it */
     /* of frames: beyond the first of a message; and dropped by the column's worker as too late, had before, not readable */
     const uint64_t *extra, *stale, *duplicate, *bad;
+    struct cadre_hops hops;
 };
 CADRE_API int  cadre_links(struct cadre_client *client, uint32_t timeout_ms, struct cadre_links **out);
 CADRE_API void cadre_links_free(struct cadre_links *links);

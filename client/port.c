@@ -286,6 +286,23 @@ void cadre_cluster_free(struct cadre_cluster *c) {
     free(box);
 }
 
+static void fill_hops(struct cadre_hops *out, const Cadre__V1__Hops *m) {
+    if (!m) return;
+    out->hosts = m->hosts;
+    out->inside_latency_ns = m->inside_latency_ns;
+    out->inside_rate = m->inside_rate;
+    out->between_latency_ns = m->between_latency_ns;
+    out->between_rate = m->between_rate;
+    out->two_from = m->two_from;
+    out->direct_steps = m->direct_steps;
+    out->two_hop_steps = m->two_hop_steps;
+    out->far_rows = m->far_rows;
+    out->far_direct = m->far_direct;
+    out->far_answers = m->far_answers;
+    out->far_dispatch_bytes = m->far_dispatch_bytes;
+    out->far_combine_bytes = m->far_combine_bytes;
+}
+
 struct cadre_links *port_decode_links(const uint8_t *bytes, size_t len) {
     Cadre__V1__LinksReply *m = cadre__v1__links_reply__unpack(NULL, len, bytes);
     size_t cells = m ? (size_t)m->workers * m->workers : 0;
@@ -313,6 +330,7 @@ struct cadre_links *port_decode_links(const uint8_t *bytes, size_t len) {
                                     .stale = m->stale,
                                     .duplicate = m->duplicate,
                                     .bad = m->bad};
+    fill_hops(&box->pub.hops, m->hops);
     return &box->pub;
 }
 

@@ -290,6 +290,23 @@ const uint8_t *client_port_status(struct client_port *p, const struct status_rep
     return pb_arena_pack(&p->pb, &m.base, len);
 }
 
+static void pack_hops(const struct hops_report *r, Cadre__V1__Hops *m) {
+    cadre__v1__hops__init(m);
+    m->hosts = r->hosts;
+    m->inside_latency_ns = (uint64_t)(r->inside.latency_us * 1e3);
+    m->inside_rate = (uint64_t)(r->inside.bytes_per_us * 1e6);
+    m->between_latency_ns = (uint64_t)(r->between.latency_us * 1e3);
+    m->between_rate = (uint64_t)(r->between.bytes_per_us * 1e6);
+    m->two_from = r->two_from;
+    m->direct_steps = r->steps[0];
+    m->two_hop_steps = r->steps[1];
+    m->far_rows = r->far.rows;
+    m->far_direct = r->far.direct;
+    m->far_answers = r->far.answers;
+    m->far_dispatch_bytes = r->far.dispatch_bytes;
+    m->far_combine_bytes = r->far.combine_bytes;
+}
+
 const uint8_t *client_port_links(struct client_port *p, const struct links_report *r, size_t *len) {
     size_t cells = (size_t)r->workers * r->workers;
     pb_arena_reset_out(&p->pb);
@@ -312,6 +329,9 @@ const uint8_t *client_port_links(struct client_port *p, const struct links_repor
     m.n_histogram = cells * MSG_WAIT_BUCKETS;
     m.slowest = (uint32_t)(r->slowest + 1);
     m.slowest_percent = r->slowest_percent;
+    Cadre__V1__Hops hops;
+    pack_hops(&r->hops, &hops);
+    m.hops = &hops;
     return pb_arena_pack(&p->pb, &m.base, len);
 }
 

@@ -158,6 +158,8 @@ static void on_ready(struct coordinator *c, int rank, const struct worker_ready 
         fail_in(&why, rc, "worker %d", rank);
         return core_fail(c, rc, &why);
     }
+    if (c->options.inside.bytes_per_us <= 0) c->hops.inside = hops_slower(c->hops.inside, r->inside);
+    if (c->options.between.bytes_per_us <= 0) c->hops.between = hops_slower(c->hops.between, r->between);
     log_debug("worker %d is ready", rank);
     if (c->state != CORE_LOADING || !member_all_ready(&c->members)) return;
     core_set_state(c, CORE_SERVING);
@@ -272,6 +274,7 @@ static void on_record(struct coordinator *c, int rank, const struct worker_msg *
              : m->kind == WORKER_TALLY
                  ? domains_tally(&c->domains, rank, m->tally.domain, m->tally.tokens, m->tally.rows, m->tally.n, &why)
                  : links_count(&c->links, rank, m->links.count, m->links.n, &why);
+    if (m->kind == WORKER_LINKS) c->links.far[rank] = m->links.far;
     if (rc >= 0) return trace_service_flush(c);
     if (rc == ERR_NOMEM) return log_warn("%s", why.text); /* figures, not answers: serving goes on without */
     fail_in(&why, rc, "worker %d", rank);

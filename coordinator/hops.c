@@ -37,6 +37,16 @@ int hops_choose(const struct hops *h, int tokens) {
     return c.two_us < c.direct_us * (1 - WORTH) ? 2 : 1;
 }
 
+int hops_two_from(const struct hops *h, int most) {
+    int low = 0, high = most; /* one hop for low, two for high: more tokens speak for two */
+    if (most < 1 || hops_choose(h, most) != 2) return 0;
+    while (high - low > 1) {
+        int middle = low + (high - low) / 2;
+        *(hops_choose(h, middle) == 2 ? &high : &low) = middle;
+    }
+    return high;
+}
+
 struct hops_link hops_slower(struct hops_link a, struct hops_link b) {
     if (b.bytes_per_us <= 0) return a;
     if (a.bytes_per_us <= 0) return b;

@@ -32,5 +32,7 @@ double hops_groups(int experts, int groups, int topk);
 struct hops_cost hops_cost(const struct hops *h, int tokens);
 /* 1 or 2 hops for a step whose fullest worker has so many tokens in each of its microbatches. */
 int hops_choose(const struct hops *h, int tokens);
+/* The fewest tokens for which that is 2, looking no further than `most`; 0: never. */
+int hops_two_from(const struct hops *h, int most);
 /* The slower of two figures for a link, part by part; an unknown one says nothing. */
 struct hops_link hops_slower(struct hops_link a, struct hops_link b);

@@ -14,6 +14,7 @@ struct links {
     uint64_t *wait_us;        /* the same: how long w stood waiting for peer */
     double *recent_us;        /* the same, lately */
     double recent_busy_us[MSG_MAX_WORKERS]; /* in steps, lately */
+    struct far_count far[MSG_MAX_WORKERS];  /* what w counted of its exchange with other hosts, since it started */
     int64_t aged_us;          /* when the last halving was accounted for */
 };
 int links_init(struct links *l, int workers);

@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "coordinator/hops.h"
+
 enum {
     MSG_MAX_WORKERS = 64, /* workers are named in 64-bit masks */
     MSG_MAX_TOP = 20,     /* alternatives reported beside a sampled token */
@@ -62,6 +64,7 @@ struct worker_ready {
     char numeric_class[MSG_CLASS_BYTES];
     uint64_t weight_bytes, resident_bytes, kv_bytes, mapped_bytes, buffer_bytes, exchange_bytes;
     uint32_t slots;
+    struct hops_link inside, between; /* as it measured them; bytes_per_us 0: not */
 };
 struct worker_step_done {
     uint32_t epoch;
@@ -79,6 +82,10 @@ struct link_count { /* one worker's exchange with one peer since it started */
     uint64_t frames_extra;                               /* of frames_out: beyond the first of a message */
     uint64_t frames_stale, frames_duplicate, frames_bad; /* of frames_in: dropped */
     uint64_t waits[MSG_WAIT_BUCKETS];                    /* for how many of the peer's messages it waited how long */
+};
+struct far_count { /* what one worker sent to other hosts since it started */
+    uint64_t rows, direct, answers; /* copies of tokens; as many in one hop; rows of answers */
+    uint64_t dispatch_bytes, combine_bytes;
 };
 struct worker_msg {
     enum worker_msg_kind kind;
@@ -111,6 +118,7 @@ struct worker_msg {
         struct {
             const struct link_count *count; /* [n] by rank */
             int n;
+            struct far_count far;
         } links;
     };
 };
@@ -204,6 +212,12 @@ struct links_report { /* [workers * workers], from row to column */
     const uint64_t *histogram;       /* [workers * workers * MSG_WAIT_BUCKETS] of waits */
     int slowest;                     /* -1: none stands out */
     uint32_t slowest_percent;
+    struct hops_report {                  /* all zero on one host */
+        uint32_t hosts, two_from;         /* two_from: tokens of the fullest worker from which plans take two hops; 0: none */
+        struct hops_link inside, between; /* bytes_per_us 0: not known */
+        uint64_t steps[2];                /* planned in one hop, in two */
+        struct far_count far;             /* of all workers */
+    } hops;
 };
 struct domain_report {
     const char *name;

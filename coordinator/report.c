@@ -102,6 +102,21 @@ const uint8_t *report_experts(struct coordinator *c, size_t *len) {
     return client_port_experts(c->client_port, &r, len);
 }
 
+static struct hops_report report_hops(const struct coordinator *c) {
+    const struct hops *h = &c->hops;
+    struct hops_report r = {.hosts = (uint32_t)h->hosts,
+                            .two_from = (uint32_t)hops_two_from(h, c->scheduler.limits.step_tokens),
+                            .inside = h->inside,
+                            .between = h->between,
+                            .steps = {c->steps_of[0], c->steps_of[1]}};
+    for (int w = 0; w < c->options.workers; w++) {
+        const struct far_count *f = &c->links.far[w];
+        r.far.rows += f->rows, r.far.direct += f->direct, r.far.answers += f->answers;
+        r.far.dispatch_bytes += f->dispatch_bytes, r.far.combine_bytes += f->combine_bytes;
+    }
+    return r;
+}
+
 const uint8_t *report_links(struct coordinator *c, size_t *len) {
     enum { BYTES, FRAMES, WAIT_US, WAITS, P50, P99, EXTRA, STALE, DUPLICATE, BAD, HISTOGRAM };
     enum { TABLES = HISTOGRAM + MSG_WAIT_BUCKETS };
@@ -138,7 +153,8 @@ const uint8_t *report_links(struct coordinator *c, size_t *len) {
                              .duplicate = t + DUPLICATE * cells,
                              .bad = t + BAD * cells,
                              .histogram = t + HISTOGRAM * cells,
-                             .slowest = links_slowest(&c->links, &share)};
+                             .slowest = links_slowest(&c->links, &share),
+                             .hops = report_hops(c)};
     r.slowest_percent = r.slowest < 0 ? 0 : (uint32_t)(100 * share);
     return client_port_links(c->client_port, &r, len);
 }
@@ -153,8 +169,27 @@ void report_busy(struct coordinator *c) {
              s->n_waiting, 100.0 * used / ((double)s->limits.pages * c->options.workers));
 }
 
+static void describe_link(const struct hops_link *l, char *buf, size_t cap) {
+    if (l->bytes_per_us > 0) snprintf(buf, cap, "%.1f us and %.1f MB/s", l->latency_us, l->bytes_per_us);
+    else snprintf(buf, cap, "not known");
+}
+
+/* Between hosts there is a choice, so it is said what it rests on. */
+static void report_dispatch(const struct coordinator *c) {
+    const struct hops *h = &c->hops;
+    char inside[64], between[64];
+    int from = hops_two_from(h, c->scheduler.limits.step_tokens);
+    if (h->hosts < 2 || !h->experts) return;
+    describe_link(&h->inside, inside, sizeof inside);
+    describe_link(&h->between, between, sizeof between);
+    log_info("links of %d hosts: inside %s, between %s", h->hosts, inside, between);
+    if (!from) log_info("tokens go straight to every worker");
+    else log_info("tokens go to another host once, and on from there, in steps of %d or more on a worker", from);
+}
+
 void report_serving(struct coordinator *c) {
     char placement[256];
+    report_dispatch(c);
     for (int w = 0; w < c->options.workers; w++) {
         const struct worker_ready *r = &c->members.m[w].ready;
         planner_describe(&c->shape, c->hosts, w, placement, sizeof placement);

@@ -84,7 +84,16 @@ static int read_links(struct worker_port *p, const Cadre__Control__V1__Links *m,
     }
     out->links.count = count;
     out->links.n = (int)m->n_link;
+    out->links.far = (struct far_count){.rows = m->far_rows,
+                                        .direct = m->far_direct,
+                                        .answers = m->far_answers,
+                                        .dispatch_bytes = m->far_dispatch_bytes,
+                                        .combine_bytes = m->far_combine_bytes};
     return 0;
+}
+
+static struct hops_link read_figure(const Cadre__Control__V1__LinkFigure *m) {
+    return m ? (struct hops_link){(double)m->latency_ns / 1e3, (double)m->rate / 1e6} : (struct hops_link){0};
 }
 
 static void read_ready(const Cadre__Control__V1__Ready *m, struct worker_ready *r) {
@@ -95,7 +104,9 @@ static void read_ready(const Cadre__Control__V1__Ready *m, struct worker_ready *
                                .mapped_bytes = m->mapped_bytes,
                                .buffer_bytes = m->buffer_bytes,
                                .exchange_bytes = m->exchange_bytes,
-                               .slots = m->slots};
+                               .slots = m->slots,
+                               .inside = read_figure(m->inside),
+                               .between = read_figure(m->between)};
     snprintf(r->numeric_class, sizeof r->numeric_class, "%s", m->numeric_class);
 }
 

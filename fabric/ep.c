@@ -361,7 +361,7 @@ static void begin_dispatch(struct ep *ep, struct ep_lane *l, int layer, const st
     ep_split_make(&l->split, l->send.tokens, l->send.worker, l->send.slot, l->send.weights);
     ep_relay_split(ep, l);
     for (uint64_t far = ep->others & ~ep->host_mask[ep->lim.host[ep->rank]]; far;)
-        ep->count.far_direct += (uint64_t)l->split.tokens[ep_next(&far)];
+        ep->count.far.direct += (uint64_t)l->split.tokens[ep_next(&far)];
     size_t row = ep_row_bytes(ep->lim.dispatch, ep->lim.hidden);
     for (int t = 0; l->packed && t < l->send.tokens; t++)
         ep_pack(ep->lim.dispatch, l->packed + (size_t)t * row, l->send.x + ep_floats(ep, (size_t)t), ep->lim.hidden);

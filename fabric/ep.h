@@ -64,11 +64,15 @@ struct ep_link {                 /* with one peer */
                                       * calls: bucket 0 not at all or less than 1 us, bucket b from 2^(b-1) to less than 2^b us,
                                       * the last one all longer */
 };
+struct ep_far { /* what went to other hosts */
+    uint64_t rows, answers;                 /* token copies, result rows */
+    uint64_t direct;                        /* copies if there were no relays */
+    uint64_t dispatch_bytes, combine_bytes; /* payload of these */
+};
 struct ep_counters {                        /* since ep_new; read by the owner */
     uint64_t dispatch_bytes, combine_bytes; /* payload sent to others */
     uint64_t dispatch_rows, combine_rows;   /* token copies and result rows sent to others */
-    uint64_t far_rows, far_direct, far_answers; /* of these, what went to other hosts; far_direct: what dispatches would have
-                                                 * been without relays */
+    struct ep_far far;
     uint64_t wait_us[FABRIC_MAX_RANKS];     /* time this worker stood waiting for each peer's messages, or for room to post
                                              * to it; both halves */
     struct ep_link link[FABRIC_MAX_RANKS];

@@ -31,6 +31,24 @@ static void count_sent(struct ep *ep, int to, size_t bytes, int part) {
 
 static bool is_far(const struct ep *ep, int to) { return ep->lim.host[to] != ep->lim.host[ep->rank]; }
 
+static void count_dispatch(struct ep *ep, int to, int rows) {
+    size_t bytes = (size_t)rows * ep_row_bytes(ep->wire.dispatch, ep->wire.hidden);
+    ep->count.dispatch_rows += (uint64_t)rows;
+    ep->count.dispatch_bytes += bytes;
+    if (!is_far(ep, to)) return;
+    ep->count.far.rows += (uint64_t)rows;
+    ep->count.far.dispatch_bytes += bytes;
+}
+
+static void count_combine(struct ep *ep, int to, int rows, size_t frame_bytes) {
+    size_t bytes = frame_bytes - sizeof(struct ep_header);
+    ep->count.combine_rows += (uint64_t)rows;
+    ep->count.combine_bytes += bytes;
+    if (!is_far(ep, to)) return;
+    ep->count.far.answers += (uint64_t)rows;
+    ep->count.far.combine_bytes += bytes;
+}
+
 static struct ep_part part_of(const struct ep *ep, const struct ep_lane *l, enum ep_kind kind, int to) {
     return (struct ep_part){.key = l->key,
                             .kind = kind,
@@ -76,9 +94,7 @@ bool ep_send_list(struct ep *ep, struct ep_lane *l, enum ep_kind kind, int home,
     gather(rows, list->rows, list->token + first, p.tokens, row, past_pays(ep->fabric, to, bytes, rows, row));
     fabric_commit(ep->fabric, to, bytes);
     *pair += p.pairs;
-    ep->count.dispatch_rows += (uint64_t)p.tokens;
-    ep->count.dispatch_bytes += (uint64_t)p.tokens * row;
-    if (is_far(ep, to)) ep->count.far_rows += (uint64_t)p.tokens;
+    count_dispatch(ep, to, p.tokens);
     count_sent(ep, to, bytes, part);
     return true;
 }
@@ -137,9 +153,7 @@ static bool send_rows(struct ep *ep, struct ep_lane *l, int to) {
     const int32_t *row = l->group.row + (size_t)to * (size_t)ep_max_pairs(ep) + (size_t)p.part * (size_t)w->part_answers;
     size_t bytes = pack_rows(ep, l, &p, row, room);
     fabric_commit(ep->fabric, to, bytes);
-    ep->count.combine_rows += (uint64_t)p.pairs;
-    if (is_far(ep, to)) ep->count.far_answers += (uint64_t)p.pairs;
-    ep->count.combine_bytes += bytes - sizeof(struct ep_header);
+    count_combine(ep, to, p.pairs, bytes);
     count_sent(ep, to, bytes, p.part);
     return true;
 }
@@ -167,9 +181,7 @@ static bool send_sums(struct ep *ep, struct ep_lane *l, int to) {
     if (ep_fixed_narrow(sums, ep_floats(ep, (size_t)p.tokens))) p.format = EP_SUM32;
     size_t bytes = ep_frame_begin(room, w, &p);
     fabric_commit(ep->fabric, to, bytes);
-    ep->count.combine_rows += (uint64_t)p.tokens;
-    if (is_far(ep, to)) ep->count.far_answers += (uint64_t)p.tokens;
-    ep->count.combine_bytes += bytes - sizeof(struct ep_header);
+    count_combine(ep, to, p.tokens, bytes);
     count_sent(ep, to, bytes, p.part);
     return true;
 }

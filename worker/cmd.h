@@ -9,6 +9,7 @@
 
 #include "base/arena.h"
 #include "fabric/ep.h"
+#include "fabric/probe.h"
 #include "worker/measure.h"
 #include "worker/setup.h"
 
@@ -79,6 +80,7 @@ struct step_report {
     int64_t step_us;
     uint64_t wait_us[FABRIC_MAX_RANKS];    /* for each peer, in this step */
     struct ep_link link[FABRIC_MAX_RANKS]; /* with each peer, since the start */
+    struct ep_far far;                     /* the same */
     int workers;
     uint32_t tokens;     /* rows of this home's own sequences */
     uint32_t trace_lost; /* rows that no record was made of */
@@ -88,6 +90,7 @@ struct ready_report {
     uint64_t fingerprint;
     char numeric_class[96];
     struct worker_bytes bytes;
+    struct probe links; /* all zero where nothing was measured */
     int slots;
 };
 

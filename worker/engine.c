@@ -8,6 +8,7 @@
 #include "base/clk.h"
 #include "base/log.h"
 #include "worker/forward.h"
+#include "worker/join.h"
 #include "worker/sampler.h"
 #include "worker/seq.h"
 
@@ -39,6 +40,8 @@ struct engine {
     struct weights weights;
     struct expert_store store;
     struct kv kv;
+    struct ep_limits limits;
+    struct probe links;
     struct ep *ep;
     struct moe moe;
     struct forward forward;
@@ -185,40 +188,22 @@ static int check_setup(const struct engine *e, struct why *why) {
     return 0;
 }
 
-static int join_fabric(struct engine *e, size_t frame_bytes, struct why *why) {
-    const struct worker_setup *s = &e->setup;
-    struct fabric *f = e->options.fabric;
-    int rc = fabric_prepare(f, frame_bytes, s->incarnation, why);
-    for (int w = 0; rc >= 0 && w < s->n_peers; w++) {
-        if (w == e->options.rank) continue;
-        rc = fabric_attach(f, w, s->peers[w].incarnation, s->peers[w].address, s->peers[w].address_bytes, why);
-        if (rc < 0) fail_in(why, rc, "worker %d", w);
-    }
-    return rc;
+/* Before anything is loaded (join.h). */
+static int join_exchange(struct engine *e, struct why *why) {
+    if (!e->checkpoint.config.moe_layers) return 0;
+    e->limits = join_limits(&e->setup, &e->checkpoint.config);
+    int rc = ep_check_limits(&e->limits, e->options.workers, why);
+    if (rc < 0) return rc;
+    e->bytes.exchange = ep_bytes(&e->limits, e->options.workers);
+    if (e->options.workers == 1 || e->counted) return 0;
+    return join_fabric(e->options.fabric, &e->setup, &e->limits, &e->links, why);
 }
 
 static int load_exchange(struct engine *e, struct why *why) {
     const struct model_config *c = &e->checkpoint.config;
     struct worker_setup *s = &e->setup;
     if (!c->moe_layers) return 0;
-    struct ep_limits limits = {.max_tokens = s->step_tokens,
-                               .max_slots = 1,
-                               .hidden = c->hidden,
-                               .topk = c->gate.k,
-                               .extra = expert_extras(c).extra,
-                               .dispatch = s->payload,
-                               .combine = s->combine_payload,
-                               .fused = s->fused};
-    for (int w = 0; w < s->placement.workers; w++)
-        for (int l = 0; l < s->placement.layers; l++)
-            if (placement_slots(&s->placement, w, l) > limits.max_slots)
-                limits.max_slots = placement_slots(&s->placement, w, l);
-    for (int w = 0; w < s->n_peers; w++) limits.host[w] = (uint8_t)s->peers[w].host;
-    int rc = ep_check_limits(&limits, e->options.workers, why);
-    if (rc < 0) return rc;
-    e->bytes.exchange = ep_bytes(&limits, e->options.workers);
-    if (e->options.workers > 1 && !e->counted) rc = join_fabric(e, ep_frame_bytes(&limits, e->options.workers), why);
-    if (rc >= 0 && !e->counted) rc = ep_new(e->options.fabric, &limits, &e->ep, why);
+    int rc = e->counted ? 0 : ep_new(e->options.fabric, &e->limits, &e->ep, why);
     if (rc < 0) return rc;
     e->moe = (struct moe){.backend = e->backend,
                           .config = c,
@@ -271,6 +256,8 @@ static int load(struct engine *e, struct why *why) {
     struct worker_setup *s = &e->setup;
     const struct model_config *c = &e->checkpoint.config;
     int rc = open_model(e, why);
+    if (rc < 0) return rc;
+    rc = join_exchange(e, why);
     if (rc < 0) return rc;
     uint64_t before = e->backend->allocated;
     if (!e->counted) atomic_store(&e->total_bytes, bytes_to_load(e));
@@ -349,6 +336,7 @@ static void report_ready(struct engine *e) {
     struct event ev = {.kind = EVENT_READY};
     ev.ready = (struct ready_report){.fingerprint = e->checkpoint.fingerprint,
                                      .bytes = e->bytes,
+                                     .links = e->links,
                                      .slots = e->store.first ? e->store.first[e->store.layers] : 0};
     numeric_class(e, ev.ready.numeric_class, sizeof ev.ready.numeric_class);
     emit(e, &ev);
@@ -505,6 +493,7 @@ static int run_plan(struct engine *e, const struct plan *p, struct why *why) {
         report->wait_us[w] = ep_counters(e->ep)->wait_us[w] - waited[w];
         report->link[w] = ep_counters(e->ep)->link[w];
     }
+    if (e->ep) report->far = ep_counters(e->ep)->far;
     report->step_us = clk_now_us() - start_us;
     emit(e, &(struct event){.kind = EVENT_STEP, .step = report});
     return 0;

@@ -234,8 +234,19 @@ int port_send_progress(struct port *p, uint64_t done_bytes, uint64_t total_bytes
     return send(p, &m);
 }
 
+static Cadre__Control__V1__LinkFigure *pack_figure(const struct probe_link *l, Cadre__Control__V1__LinkFigure *m) {
+    if (l->bytes_per_us <= 0) return NULL;
+    cadre__control__v1__link_figure__init(m);
+    m->latency_ns = (uint64_t)(l->latency_us * 1e3);
+    m->rate = (uint64_t)(l->bytes_per_us * 1e6) + 1;
+    return m;
+}
+
 int port_send_ready(struct port *p, const struct ready_report *r) {
     Cadre__Control__V1__Ready ready = CADRE__CONTROL__V1__READY__INIT;
+    Cadre__Control__V1__LinkFigure inside, between;
+    ready.inside = pack_figure(&r->links.inside, &inside);
+    ready.between = pack_figure(&r->links.between, &between);
     ready.model_fingerprint = r->fingerprint;
     ready.numeric_class = (char *)r->numeric_class;
     ready.weight_bytes = r->bytes.experts;
@@ -322,7 +333,7 @@ static void pack_link(const struct ep_link *k, Cadre__Control__V1__Link *m) {
     while (m->n_waits && !k->waits[m->n_waits - 1]) m->n_waits--;
 }
 
-int port_send_links(struct port *p, const struct ep_link *link, int n) {
+int port_send_links(struct port *p, const struct ep_link *link, int n, const struct ep_far *far) {
     Cadre__Control__V1__Links links = CADRE__CONTROL__V1__LINKS__INIT;
     Cadre__Control__V1__Link pack[MAX_WORKERS], *to[MAX_WORKERS];
     for (int i = 0; i < n; i++) {
@@ -331,6 +342,11 @@ int port_send_links(struct port *p, const struct ep_link *link, int n) {
     }
     links.link = to;
     links.n_link = (size_t)n;
+    links.far_rows = far->rows;
+    links.far_direct = far->direct;
+    links.far_answers = far->answers;
+    links.far_dispatch_bytes = far->dispatch_bytes;
+    links.far_combine_bytes = far->combine_bytes;
     pb_control m = CONTROL_MESSAGE(LINKS, links, &links);
     return send(p, &m);
 }

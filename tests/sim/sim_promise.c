@@ -52,6 +52,7 @@ struct variation {
     bool crowd;    /* all at once, the first six among sixteen others; else those six one by one */
     bool replicas; /* another placement, with replicas */
     bool preempts; /* must have happened, or the variation proves nothing */
+    bool mixed;    /* the same of steps in one hop and steps in two: links are said to make them equal at some rows */
 };
 static const struct variation variations[] = {
     {.name = "2 workers, alone", .workers = 2},
@@ -64,7 +65,8 @@ static const struct variation variations[] = {
     {.name = "2 workers, two microbatches, in a crowd, preempted", .workers = 2, .microbatches = 2, .kv_tokens = 128,
      .crowd = true, .preempts = true},
     {.name = "5 workers on 2 hosts, two hops, two microbatches, alone", .workers = 5, .hosts = 2, .microbatches = 2},
-    {.name = "6 workers on 3 hosts, two hops, in a crowd", .workers = 6, .hosts = 3, .crowd = true},
+    {.name = "6 workers on 3 hosts, one hop or two by the step, in a crowd", .workers = 6, .hosts = 3, .crowd = true,
+     .mixed = true},
     {.name = "2 workers, in a crowd, AVX2 kernels", .workers = 2, .isa = "avx2", .crowd = true},
 };
 enum { VARIATIONS = sizeof variations / sizeof *variations };
@@ -105,7 +107,7 @@ static struct cluster *start(const struct setting *s, const struct variation *v,
                                                 .combine_payload = s->combine_payload,
                                                 .fused = s->fused,
                                                 .microbatches = v->microbatches,
-                                                .hops = v->hosts > 1 ? 2 : 0,
+                                                .hops = v->hosts > 1 && !v->mixed ? 2 : 0,
                                                 .isa = v->isa,
                                                 .max_batch = v->step_tokens ? v->step_tokens : 32,
                                                 .max_context = 128,
@@ -114,6 +116,10 @@ static struct cluster *start(const struct setting *s, const struct variation *v,
                                                 .kv_tokens = v->kv_tokens}};
     struct cluster *c;
     struct why why;
+    if (v->mixed) {
+        o.coordinator.inside = (struct hops_link){.latency_us = 5, .bytes_per_us = 1e6};
+        o.coordinator.between = (struct hops_link){.bytes_per_us = 10};
+    }
     if (v->replicas && experts) {
         int fd = mkstemp(path);
         if (fd < 0) die("no temporary file");
@@ -124,6 +130,19 @@ static struct cluster *start(const struct setting *s, const struct variation *v,
     if (cluster_start(&o, &c, &why) < 0) die("%s, %s: %s", s->dir, v->name, why.text);
     if (o.coordinator.placement_file) remove(path);
     return c;
+}
+
+static bool took_both(struct cluster *c, char *where, size_t cap) {
+    struct cadre_client *client;
+    struct cadre_links *l = NULL;
+    bool both = !cadre_open(cluster_endpoint(c), NULL, &client) && !cadre_links(client, 5000, &l) && l->hops.direct_steps &&
+                l->hops.two_hop_steps;
+    if (l && !both)
+        snprintf(where, cap, "%llu steps in one hop, %llu in two", (unsigned long long)l->hops.direct_steps,
+                 (unsigned long long)l->hops.two_hop_steps);
+    cadre_links_free(l);
+    cadre_close(client);
+    return both;
 }
 
 static void compare(const char *label, const struct variation *v, struct cluster *c, const struct cadre_request *requests,
@@ -143,6 +162,7 @@ static void compare(const char *label, const struct variation *v, struct cluster
         preemptions += got[i].preemptions;
     }
     if (ok && v->preempts && !preemptions) ok = false, snprintf(where, sizeof where, "nothing was preempted");
+    if (ok && v->mixed) ok = took_both(c, where, sizeof where);
     snprintf(what, sizeof what, "%s: %s", label, v->name);
     report(ok, what, where);
 }

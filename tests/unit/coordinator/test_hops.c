@@ -69,14 +69,19 @@ END_TEST
 /* From some size on two hops, and below it one: bytes count more and more, the second latency does not. */
 START_TEST(one_threshold_in_tokens) {
     struct hops h = cluster(6, 3, 64, 8, 40, 1000);
-    int changes = 0, before = 1;
+    int changes = 0, before = 1, from = hops_two_from(&h, 4095);
     for (int t = 0; t < 4096; t++) {
         int now = hops_choose(&h, t);
         changes += now != before;
+        ck_assert_int_eq(now == 2, t >= from);
         before = now;
     }
     ck_assert_int_eq(changes, 1);
     ck_assert_int_eq(before, 2);
+    ck_assert_int_eq(hops_two_from(&h, from), from);
+    ck_assert_int_eq(hops_two_from(&h, from - 1), 0);
+    h.hosts = 1;
+    ck_assert_int_eq(hops_two_from(&h, 4095), 0);
 }
 END_TEST
 

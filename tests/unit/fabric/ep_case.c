@@ -320,7 +320,7 @@ int ep_case_step(const struct ep_case *c, struct ep *ep, int rank, uint32_t epoc
                                .rows = calloc(T * k, sizeof *t->rows)};
     int32_t planned[FABRIC_MAX_RANKS];
     ep_case_tokens(c, step, planned);
-    ep_set_two_hop(ep, c->two_hop);
+    ep_set_two_hop(ep, c->two_hop && (c->even || hash_u64(c->seed + step) % 4)); /* steps of either kind */
     ep_step_begin(ep, epoch, step, planned, c->microbatches);
     int rc = 0;
     for (int layer = 0; layer < c->layers && rc == 0; layer++) {

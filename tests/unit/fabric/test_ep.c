@@ -60,9 +60,11 @@ static void add_counters(struct ep_counters *sum, const struct ep_counters *c) {
         sum->link[peer].frames_duplicate += c->link[peer].frames_duplicate;
         sum->link[peer].frames_extra += c->link[peer].frames_extra;
     }
-    sum->far_rows += c->far_rows;
-    sum->far_direct += c->far_direct;
-    sum->far_answers += c->far_answers;
+    sum->far.rows += c->far.rows;
+    sum->far.direct += c->far.direct;
+    sum->far.answers += c->far.answers;
+    sum->far.dispatch_bytes += c->far.dispatch_bytes;
+    sum->far.combine_bytes += c->far.combine_bytes;
 }
 
 static void run_ranks(const struct ep_case *c, int steps, const struct fabric_faults *faults, struct ep_counters *sum) {
@@ -157,8 +159,8 @@ START_TEST(two_hops_change_nothing) {
         ep_case_spread(&c);
         run_ranks(&c, 3, seed % 4 == 0 ? &faults : NULL, &sum);
     }
-    ck_assert_uint_le(sum.far_rows, sum.far_direct);
-    if (_i > 3) ck_assert_uint_lt(sum.far_rows, sum.far_direct);
+    ck_assert_uint_le(sum.far.rows, sum.far.direct);
+    if (_i > 3) ck_assert_uint_lt(sum.far.rows, sum.far.direct);
 }
 END_TEST
 
@@ -179,10 +181,12 @@ START_TEST(rows_between_hosts_follow_the_formula) {
     double once = tokens * (hosts - 1) * (1 - choose(E - E / hosts, K) / choose(E, K));
     double each = tokens * far_ranks * (1 - choose(E - E / R, K) / choose(E, K));
     printf("%d hosts: %.3f rows per token between hosts, formula %.3f; without relays %.3f, formula %.3f; answers %.3f\n",
-           hosts, (double)sum.far_rows / tokens, once / tokens, (double)sum.far_direct / tokens, each / tokens,
-           (double)sum.far_answers / tokens);
-    ck_assert_double_le(fabs((double)sum.far_rows / once - 1), 0.03);
-    ck_assert_double_le(fabs((double)sum.far_direct / each - 1), 0.03);
+           hosts, (double)sum.far.rows / tokens, once / tokens, (double)sum.far.direct / tokens, each / tokens,
+           (double)sum.far.answers / tokens);
+    ck_assert_double_le(fabs((double)sum.far.rows / once - 1), 0.03);
+    ck_assert_uint_eq(sum.far.dispatch_bytes, sum.far.rows * 4 * sizeof(float));
+    ck_assert_uint_eq(sum.far.combine_bytes, sum.far.answers * 4 * sizeof(float));
+    ck_assert_double_le(fabs((double)sum.far.direct / each - 1), 0.03);
 }
 END_TEST
 
