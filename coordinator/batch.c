@@ -127,7 +127,7 @@ static void start_pass(struct scheduler *s) {
     list_for(at, next, &s->waiting) {
         struct seq *q = seq_at(at);
         if (s->n_running >= s->limits.max_batch) return;
-        if (scheduler_holds(s, q)) continue;
+        if (q->held || scheduler_holds(s, q)) continue;
         int worker = choose_home(s, q);
         if (worker < 0) return; /* nobody overtakes the first in line */
         start(s, q, worker);

@@ -13,6 +13,7 @@ typedef Cadre__V1__GenerateEvent pb_event; /* the generator's names are too long
 
 enum {
     KEEP_BYTES = 4 << 20,
+    CALL_ID_BYTES = 16,
     REQUEST_BYTES = 64 << 20, /* what a request may unpack to: the largest prompt of ids takes a quarter */
 };
 struct client_port {
@@ -84,7 +85,8 @@ int client_port_read_generate(struct client_port *p, const uint8_t *payload, siz
                                      .tag = string(m->tag),
                                      .tenant = string(m->tenant),
                                      .priority = m->priority,
-                                     .allow_degraded = m->allow_degraded};
+                                     .allow_degraded = m->allow_degraded,
+                                     .resumable = m->resumable};
     const Cadre__V1__Sampling *s = m->sampling;
     if (s) {
         out->sampling = (struct sampling){
@@ -110,6 +112,20 @@ int client_port_read_generate(struct client_port *p, const uint8_t *payload, siz
     default: break;
     }
     return rc < 0 ? rc : read_stops(p, m, out, why);
+}
+
+int client_port_read_resume(struct client_port *p, const uint8_t *payload, size_t len, struct resume_request *out,
+                            struct why *why) {
+    const Cadre__V1__ResumeRequest *m = pb_arena_unpack(&p->pb, &cadre__v1__resume_request__descriptor, payload, len);
+    if (!m) return unreadable("ResumeRequest", len, why);
+    if (m->call_id.len != CALL_ID_BYTES)
+        return fail(why, ERR_INVALID, "a call id has %d bytes, this one %zu", CALL_ID_BYTES, m->call_id.len);
+    if (m->tokens > INT32_MAX || m->text_bytes > SIZE_MAX / 2 || (!m->started && (m->tokens || m->text_bytes)))
+        return fail(why, ERR_INVALID, "%u tokens and %llu bytes of text are no part of an answer", m->tokens,
+                    (unsigned long long)m->text_bytes);
+    *out = (struct resume_request){
+        .call_id = m->call_id.data, .started = m->started, .tokens = m->tokens, .text_bytes = m->text_bytes};
+    return 0;
 }
 
 int client_port_read_tokenize(struct client_port *p, const uint8_t *payload, size_t len, struct tokenize_request *out,
@@ -141,12 +157,13 @@ static char *clean(struct client_port *p, const char *s) {
 }
 
 const uint8_t *client_port_started(struct client_port *p, uint64_t request, int prompt_tokens, uint64_t seed, const char *model,
-                                   size_t *len) {
+                                   bool resumable, size_t *len) {
     pb_arena_reset_out(&p->pb);
     Cadre__V1__Started started = CADRE__V1__STARTED__INIT;
     started.request = request;
     started.prompt_tokens = (uint32_t)prompt_tokens;
     started.seed = seed;
+    started.resumable = resumable;
     started.model = clean(p, model);
     if (!started.model) return NULL;
     pb_event e = CADRE__V1__GENERATE_EVENT__INIT;

@@ -12,13 +12,15 @@ void client_port_free(struct client_port *p);
 
 int client_port_read_generate(struct client_port *p, const uint8_t *payload, size_t len, struct generate_request *out,
                               struct why *why);
+int client_port_read_resume(struct client_port *p, const uint8_t *payload, size_t len, struct resume_request *out,
+                            struct why *why);
 int client_port_read_tokenize(struct client_port *p, const uint8_t *payload, size_t len, struct tokenize_request *out,
                               struct why *why);
 int client_port_read_trace(struct client_port *p, const uint8_t *payload, size_t len, const uint32_t **layers, size_t *n,
                            struct why *why);
 
 const uint8_t *client_port_started(struct client_port *p, uint64_t request, int prompt_tokens, uint64_t seed, const char *model,
-                                   size_t *len);
+                                   bool resumable, size_t *len);
 /* logprobs as in the request: 0 leaves them out. tokenizer (may be NULL) spells the alternatives. */
 const uint8_t *client_port_tokens(struct client_port *p, const struct stream_piece *piece, uint32_t logprobs,
                                   const struct tokenizer *tokenizer, size_t *len);

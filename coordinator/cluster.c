@@ -11,6 +11,7 @@
 
 #include "base/log.h"
 #include "coordinator/core.h"
+#include "coordinator/recall.h"
 #include "coordinator/fit.h"
 
 enum {
@@ -162,6 +163,8 @@ static void on_ready(struct coordinator *c, int rank, const struct worker_ready 
     if (c->options.between.bytes_per_us <= 0) c->hops.between = hops_slower(c->hops.between, r->between);
     log_debug("worker %d is ready", rank);
     if (c->state != CORE_LOADING || !member_all_ready(&c->members)) return;
+    rc = recall_class(c, &why);
+    if (rc < 0) return core_fail(c, rc, &why);
     core_set_state(c, CORE_SERVING);
     report_serving(c);
 }

@@ -14,6 +14,7 @@
 #include "base/clk.h"
 #include "base/log.h"
 #include "coordinator/core.h"
+#include "coordinator/recall.h"
 #include "fabric/ep_payload.h"
 #include "worker/measure.h"
 
@@ -207,6 +208,7 @@ static void default_options(struct coordinator_options *o) {
     if (!o->patience_us) o->patience_us = 2 * 1000000;
     if (!o->unread_us) o->unread_us = 300 * INT64_C(1000000);
     if (!o->lease_us) o->lease_us = 500 * 1000;
+    if (!o->attach_us) o->attach_us = 30 * 1000 * 1000;
     if (!o->progress_us) o->progress_us = 5 * o->patience_us;
 }
 
@@ -229,6 +231,8 @@ int coordinator_new(const struct coordinator_options *o, struct bus *clients, st
     if (rc >= 0) rc = open_scheduler(c, why);
     c->scheduler.missing = c->placement.missing > 0;
     if (rc >= 0) rc = open_doors(c, why);
+    c->now_us = clk_now_us();
+    if (rc >= 0) rc = recall_open(c, why);
     if (rc < 0) {
         coordinator_free(c);
         return rc;
@@ -249,6 +253,7 @@ void coordinator_free(struct coordinator *c) {
         stream_free(r->stream);
         free(r);
     }
+    journal_close(c->journal);
     worker_port_free(c->worker_port);
     client_port_free(c->client_port);
     scheduler_clear(&c->scheduler);
@@ -276,7 +281,7 @@ void coordinator_stop(struct coordinator *c, bool drain) {
 /* Nothing is owed any more, or only reading, by clients that had their time. */
 static bool drained(struct coordinator *c) {
     if (!service_idle(c)) return false;
-    if (!c->n_requests) return true;
+    if (!service_owed(c)) return true;
     if (!c->drained_us) c->drained_us = c->now_us;
     return c->now_us - c->drained_us > LAST_READ_US;
 }
@@ -315,10 +320,12 @@ static int64_t pass(struct coordinator *c) {
     follow_stop(c);
     cluster_receive(c);
     service_prepared(c);
+    recall_poll(c);
     int64_t next = call_server_poll(c->calls, c->now_us);
     service_tick(c);
     cluster_tick(c);
     cluster_plan(c);
+    recall_flush(c);
     say_busy(c);
     int64_t tick = c->now_us + TICK_US, verdict = member_next_us(&c->members);
     if (verdict < tick) tick = verdict;
@@ -329,9 +336,10 @@ static void sleep_until(struct coordinator *c, int64_t when_us) {
     struct pollfd fds[] = {{.fd = bus_fd(c->worker_bus), .events = POLLIN},
                            {.fd = bus_fd(c->client_bus), .events = POLLIN},
                            {.fd = c->bell.fd, .events = POLLIN},
-                           {.fd = c->prepare ? prepare_fd(c->prepare) : -1, .events = POLLIN}};
+                           {.fd = c->prepare ? prepare_fd(c->prepare) : -1, .events = POLLIN},
+                           {.fd = recall_fd(c), .events = POLLIN}};
     int64_t ms = (when_us - clk_now_us() + 999) / 1000;
-    if (ms > 0) poll(fds, 4, (int)ms);
+    if (ms > 0) poll(fds, 5, (int)ms);
     bell_clear(&c->bell);
 }
 

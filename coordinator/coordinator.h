@@ -13,6 +13,7 @@
 #include "coordinator/hops.h"
 #include "proto/bus.h"
 
+struct journal_disk;
 struct coordinator_options {
     const char *model_dir;      /* borrowed, like all strings here */
     int workers;                /* 1 .. 64 */
@@ -38,6 +39,11 @@ struct coordinator_options {
     int64_t start_timeout_us;   /* for all workers to come, and for one that loads to move; 0 = 120 s */
     int64_t patience_us;        /* least time a worker waits for a peer in a step; 0 = 2 s */
     int64_t unread_us;          /* how long a complete answer waits for its client to read it; 0 = 300 s */
+    const char *journal_dir;    /* NULL: requests live no longer than this process */
+    const char *journal_sync;   /* "always" | "interval" | "never"; NULL = interval */
+    bool journal_repair;        /* see journal.h */
+    const struct journal_disk *journal_disk; /* NULL: the real one (tests) */
+    int64_t attach_us;          /* how long a kept request waits for its client to come back; 0 = 30 s */
     int64_t lease_us, progress_us; /* see member.h; 0 = 500 ms, 5 times the patience */
 };
 

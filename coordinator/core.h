@@ -5,6 +5,7 @@
 
 #include "coordinator/client_port.h"
 #include "coordinator/coordinator.h"
+#include "coordinator/journal.h"
 #include "coordinator/hops.h"
 #include "coordinator/links.h"
 #include "coordinator/member.h"
@@ -25,7 +26,7 @@ enum request_kind { REQUEST_GENERATE, REQUEST_TOKENIZE };
 struct request {
     struct list node;
     enum request_kind kind;
-    struct call *call;       /* NULL: the client is gone */
+    struct call *call;       /* NULL: the client is gone, for good unless `kept` */
     struct prepare_job *job; /* not NULL: inside the tokeniser, which may touch it */
     struct seq *seq;         /* while the scheduler has it */
     struct stream *stream;
@@ -35,6 +36,13 @@ struct request {
     uint32_t max_tokens;
     bool has_max_tokens, allow_degraded;
     uint64_t number;
+    char tenant[65];
+    bool resumable; /* asked for */
+    /* recall.h. kept: the journal has it, so it may be without a call; its stream has all of the answer then */
+    bool kept, ended; /* ended: its end was told once, and counted */
+    uint8_t id[JOURNAL_ID_BYTES];
+    uint64_t accept_record;            /* not yet written; 0: it is */
+    int64_t detached_us, deadline_us;  /* deadline 0: none */
     bool started;  /* Started was sent */
     bool finished; /* no token follows; `end` holds what Finished says */
     int64_t finished_us;
@@ -93,6 +101,10 @@ struct coordinator {
     struct list requests;
     int n_requests;
     struct core_counts counts;
+    struct journal *journal; /* NULL: none */
+    char recalled_class[MSG_CLASS_BYTES]; /* of the tokens that were found in it */
+    int64_t recalled_us;                  /* when their clients may be expected back */
+    int n_held;                           /* requests that wait for the journal */
 
     bool moved;      /* something was received or sent in this pass */
     atomic_int stop; /* 0, 1 drain, 2 now */
@@ -112,13 +124,20 @@ void cluster_shutdown(struct coordinator *c, bool abort, const char *reason);
 
 /* service.c */
 extern const struct call_method service_methods[];
-enum { SERVICE_METHODS = 6 };
+enum { SERVICE_METHODS = 7 };
 void service_prepared(struct coordinator *c); /* what the tokeniser has finished */
 void service_committed(struct coordinator *c, const struct commit *commit);
 void service_tick(struct coordinator *c); /* answers that nobody reads */
 void service_end_all(struct coordinator *c, int status, const char *reason);
 void service_end_held(struct coordinator *c); /* requests that wait for missing experts: a cluster that drains gets none back */
+bool service_owed(const struct coordinator *c); /* somebody has an answer to read */
 bool service_idle(const struct coordinator *c); /* no request left that owes its client anything but a read */
+
+/* service.c, for recall.c */
+struct request *service_new_request(struct coordinator *c, enum request_kind kind, struct call *call); /* call may be NULL */
+void service_free_request(struct coordinator *c, struct request *r);
+void service_end_request(struct coordinator *c, struct request *r, int status, const char *message); /* may free r */
+void service_flush_request(struct coordinator *c, struct request *r);                                /* may free r */
 
 /* trace_service.c */
 void trace_service_open(void *ctx, struct call *call, const uint8_t *payload, size_t len);

@@ -14,8 +14,9 @@ struct options {
     int64_t endpoint_fd, workers, max_batch, max_context, step_tokens, prefill_chunk, kv_tokens, memory, max_queue,
         start_timeout;
     char *payload, *combine, *combine_payload, *microbatches, *dispatch;
-    double lease, patience;
-    bool ids_only;
+    double lease, patience, attach;
+    char *journal, *journal_sync;
+    bool ids_only, journal_repair;
 };
 
 #define AT(field) offsetof(struct options, field)
@@ -70,6 +71,14 @@ static const struct conf_option table[] = {
      .help = "a worker silent for so long is dead"},
     {"patience", CONF_REAL, AT(patience), .def = "2", .min = 0.1, .max = 60, .arg = "SECONDS",
      .help = "least time a worker waits for a peer in a step before it reports it"},
+    {"", CONF_FLAG, 0, .help = "What outlives this process (docs/JOURNAL.md)"},
+    {"journal", CONF_STRING, AT(journal), .arg = "DIR",
+     .help = "write accepted requests there; after a restart they go on, and clients come back"},
+    {"journal-sync", CONF_CHOICE, AT(journal_sync), .def = "interval", .choices = "always|interval|never",
+     .help = "against power loss: always, before accepting; interval: every 100 ms"},
+    {"journal-repair", CONF_FLAG, AT(journal_repair), .help = "go on without the damaged parts of a journal"},
+    {"attach", CONF_REAL, AT(attach), .def = "30", .min = 0.1, .max = 86400, .arg = "SECONDS",
+     .help = "how long a request waits for its client to come back"},
     {"", CONF_FLAG, 0, .help = "Operation"},
     {"ids-only", CONF_FLAG, AT(ids_only), .help = "serve token ids without text: the checkpoint needs no tokenizer"},
     {"config", CONF_STRING, AT(config), .arg = "FILE", .help = "read options from lines 'name = value'; the command line wins"},
@@ -163,6 +172,10 @@ static struct coordinator_options describe(const struct options *o, const char *
                                         .max_queue = (int)o->max_queue,
                                         .memory = (uint64_t)o->memory,
                                         .ids_only = o->ids_only,
+                                        .journal_dir = o->journal,
+                                        .journal_sync = o->journal_sync,
+                                        .journal_repair = o->journal_repair,
+                                        .attach_us = (int64_t)(o->attach * 1e6),
                                         .end_on_death = o->fabric && strcmp(o->fabric, "mem"),
                                         .start_timeout_us = o->start_timeout * 1000000,
                                         .lease_us = (int64_t)(o->lease * 1e6),

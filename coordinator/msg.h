@@ -166,7 +166,13 @@ struct generate_request {
     bool ignore_eos;
     struct text_slice tag, tenant;
     int32_t priority;
-    bool allow_degraded;
+    bool allow_degraded, resumable;
+};
+struct resume_request {
+    const uint8_t *call_id; /* [16] */
+    bool started;
+    uint32_t tokens;
+    uint64_t text_bytes;
 };
 struct tokenize_request {
     enum generate_input input; /* INPUT_TEXT or INPUT_CHAT */

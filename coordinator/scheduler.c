@@ -151,11 +151,15 @@ int scheduler_submit(struct scheduler *s, const struct seq_request *r, int64_t n
                     "prompt of %d tokens and max_tokens %d exceed %s of %d tokens; at most %d can be generated", r->prompt,
                     r->max_tokens, r->prompt + room == s->limits.max_context ? "the context" : "a worker's KV pages",
                     r->prompt + room, room);
-    int rc = check_queue(s, r, why);
+    if (r->n_answer && r->n_answer >= r->max_tokens) return fail(why, ERR_INVALID, "the answer is complete");
+    if (r->number && (r->number > s->numbers || find(s, r->number)))
+        return fail(why, ERR_INVALID, "number %" PRIu64 " is not one that may be used again", r->number);
+    int rc = r->number ? 0 : check_queue(s, r, why);
     if (rc < 0) return rc;
-    struct seq *q = seq_new(r, s->numbers + 1, pages_for(seq_rows(r->prompt, r->max_tokens), s->limits.page_tokens), now_us);
+    int pages = pages_for(seq_rows(r->prompt, r->max_tokens), s->limits.page_tokens);
+    struct seq *q = seq_new(r, r->number ? r->number : s->numbers + 1, pages, now_us);
     if (!q) return fail(why, ERR_NOMEM, "out of memory for a sequence of %d tokens", r->prompt + r->max_tokens);
-    s->numbers++;
+    s->numbers += !r->number;
     q->hash_next = *bucket_of(s, q->number);
     *bucket_of(s, q->number) = q;
     wait_turn(s, q);

@@ -76,8 +76,11 @@ void scheduler_clear(struct scheduler *s); /* sequences still there are freed un
 
 /* The longest answer a prompt of this length may get here, or ERR_TOO_LARGE with the reason: it can never fit. */
 int scheduler_room(const struct scheduler_limits *l, int prompt, struct why *why);
-/* Copies r. ERR_TOO_LARGE: can never fit; ERR_EXHAUSTED: the queue is full; ERR_NOMEM. */
+/* Copies r. ERR_TOO_LARGE: can never fit; ERR_EXHAUSTED: the queue is full (not for one with a number: it was accepted before);
+ * ERR_INVALID: its answer is complete, its number is not below those given out or is in use; ERR_NOMEM. */
 int scheduler_submit(struct scheduler *s, const struct seq_request *r, int64_t now_us, struct seq **out, struct why *why);
+/* One that was submitted held may start from now on. */
+static inline void scheduler_release(struct seq *q) { q->held = false; }
 /* The owner wants no more of it (cancelled, deadline, stop string found). The caller lets go of q; later tokens are dropped. */
 void scheduler_end(struct scheduler *s, struct seq *q);
 

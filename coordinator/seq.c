@@ -26,7 +26,8 @@ struct seq *seq_new(const struct seq_request *r, uint64_t number, int max_pages,
                       .n_stop_ids = r->n_stop_ids,
                       .domain = r->domain,
                       .prompt = r->prompt,
-                      .count = r->prompt,
+                      .count = r->prompt + r->n_answer,
+                      .held = r->held,
                       .limit = r->prompt + r->max_tokens,
                       .rows = seq_rows(r->prompt, r->max_tokens),
                       .home = -1,
@@ -39,6 +40,7 @@ struct seq *seq_new(const struct seq_request *r, uint64_t number, int max_pages,
         seq_free(q);
         return NULL;
     }
+    if (r->n_answer) memcpy(q->ids + r->prompt, r->answer, sizeof *q->ids * (size_t)r->n_answer);
     return q;
 }
 

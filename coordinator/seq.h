@@ -27,6 +27,12 @@ struct seq_request {
     const int32_t *stop_ids;
     int n_stop_ids;
     int domain;  /* number of its tag: for counts and traces, of no effect */
+    bool held;   /* it waits for scheduler_release */
+    /* One that was accepted in another life: its number then (0: a new one), and the answer so far, which is computed again
+     * like a prompt. */
+    uint64_t number;
+    const int32_t *answer;
+    int n_answer;
     void *owner; /* comes back with every token */
 };
 
@@ -53,6 +59,7 @@ struct seq {
 
     int64_t submitted_us, first_row_us, first_token_us, last_token_us; /* 0 = not yet */
     int preemptions;
+    bool held; /* may not start yet */
     bool allow_degraded, degraded; /* may run, has run while experts were missing */
 
     struct list node; /* in the list of its state */

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "coordinator/admit.h"
 #include "coordinator/core.h"
+#include "coordinator/recall.h"
 
 enum { SWEEP_US = 1000 * 1000 };
 
@@ -20,18 +21,18 @@ enum { SWEEP_US = 1000 * 1000 };
 static int status_of(int code) { return code == ERR_TOO_LARGE ? CALL_INVALID_ARGUMENT : call_status_from(code); }
 
 /* ---- requests ---- */
-static struct request *request_new(struct coordinator *c, enum request_kind kind, struct call *call) {
+struct request *service_new_request(struct coordinator *c, enum request_kind kind, struct call *call) {
     struct request *r = calloc(1, sizeof *r);
     if (!r) return NULL;
     r->kind = kind;
     r->call = call;
-    call->handler = r;
+    if (call) call->handler = r;
     list_append(&c->requests, &r->node);
     c->n_requests++;
     return r;
 }
 
-static void request_free(struct coordinator *c, struct request *r) {
+void service_free_request(struct coordinator *c, struct request *r) {
     if (r->job) BUG("a request is freed while the tokeniser has its prompt");
     list_remove(&r->node);
     c->n_requests--;
@@ -39,8 +40,9 @@ static void request_free(struct coordinator *c, struct request *r) {
     free(r);
 }
 
-/* The client is told; the request lives on only while the tokeniser holds its job. */
-static void request_end(struct coordinator *c, struct request *r, int status, const char *message) {
+/* The client is told. The request lives on only while the tokeniser holds its job, or as one whose client may come back: it may
+ * not have got its end. */
+void service_end_request(struct coordinator *c, struct request *r, int status, const char *message) {
     struct call *call = r->call;
     if (r->number)
         log_debug("request %" PRIu64 ": %u + %u tokens, %s%s", r->number, r->end.prompt_tokens, r->end.completion_tokens,
@@ -48,14 +50,20 @@ static void request_end(struct coordinator *c, struct request *r, int status, co
     r->call = NULL;
     if (r->seq) scheduler_end(&c->scheduler, r->seq);
     r->seq = NULL;
-    if (r->kind == REQUEST_GENERATE) *(status == CALL_OK ? &c->counts.finished : &c->counts.failed) += 1;
-    if (!r->job) request_free(c, r);
-    call_end(c->calls, call, status, message);
+    if (r->kind == REQUEST_GENERATE && !r->ended) *(status == CALL_OK ? &c->counts.finished : &c->counts.failed) += 1;
+    r->ended = true;
+    if (r->kept && status == CALL_OK) {
+        recall_detach(c, r);
+    } else {
+        recall_forget(c, r);
+        if (!r->job) service_free_request(c, r);
+    }
+    if (call) call_end(c->calls, call, status, message);
     c->moved = true;
 }
 
 static void request_refuse(struct coordinator *c, struct request *r, int code, const struct why *why) {
-    request_end(c, r, status_of(code), why->text);
+    service_end_request(c, r, status_of(code), why->text);
 }
 
 /* ---- the stream ---- */
@@ -72,7 +80,8 @@ static const uint8_t *next_event(struct coordinator *c, struct request *r, struc
     *last = false;
     *len = 1;
     if (!r->started)
-        return client_port_started(c->client_port, r->number, (int)r->end.prompt_tokens, r->sampling.seed, c->model_name, len);
+        return client_port_started(c->client_port, r->number, (int)r->end.prompt_tokens, r->sampling.seed, c->model_name,
+                                   r->kept, len);
     bool some = stream_peek(r->stream, piece);
     if (some && (piece->n || !r->finished))
         return client_port_tokens(c->client_port, piece, r->sampling.logprobs, c->tokenizer, len);
@@ -82,7 +91,8 @@ static const uint8_t *next_event(struct coordinator *c, struct request *r, struc
 }
 
 /* Sends as much as the client's credits allow. May free r. */
-static void request_flush(struct coordinator *c, struct request *r) {
+void service_flush_request(struct coordinator *c, struct request *r) {
+    if (r->accept_record) return; /* it does not count as accepted yet */
     while (r->call && call_can_send(r->call)) {
         struct stream_piece piece;
         bool last;
@@ -93,7 +103,7 @@ static void request_flush(struct coordinator *c, struct request *r) {
         if (rc < 0) return; /* no credit after all, or the client is gone and on_gone has freed r */
         c->moved = true;
         if (last) {
-            request_end(c, r, CALL_OK, "");
+            service_end_request(c, r, CALL_OK, "");
             return;
         }
         if (!r->started) r->started = true;
@@ -117,22 +127,25 @@ static void request_finish(struct request *r, const struct seq *q, const char *r
 }
 
 void service_committed(struct coordinator *c, const struct commit *commit) {
+    recall_committed(c, commit);
     for (int i = 0; i < commit->n; i++) {
         const struct commit_token *t = &commit->token[i];
         struct request *r = t->seq->owner;
         int rc = t->out ? stream_push(r->stream, t->out) : 0;
         if (rc < 0) {
             if (t->end != SEQ_NOT_ENDED) r->seq = NULL;
-            request_end(c, r, status_of(rc), "out of memory for the answer");
+            service_end_request(c, r, status_of(rc), "out of memory for the answer");
             continue;
         }
         if (t->end != SEQ_NOT_ENDED) {
             request_finish(r, t->seq, t->end == SEQ_END_STOP ? "stop" : "length", c->now_us);
+            recall_finished(c, r);
         } else if (rc > 0) {
             scheduler_end(&c->scheduler, t->seq);
             request_finish(r, t->seq, "stop", c->now_us);
+            recall_finished(c, r);
         }
-        request_flush(c, r);
+        service_flush_request(c, r);
     }
 }
 
@@ -169,15 +182,17 @@ static void submit(struct coordinator *c, struct request *r, const int32_t *ids,
                               .stop_ids = r->stop_ids,
                               .n_stop_ids = r->n_stop_ids,
                               .domain = r->domain,
+                              .held = c->journal && r->resumable,
                               .owner = r};
     ask.max_tokens = !r->has_max_tokens ? room : r->max_tokens > INT32_MAX ? INT32_MAX : (int)r->max_tokens;
     int rc = scheduler_submit(&c->scheduler, &ask, c->now_us, &r->seq, &why);
     if (rc < 0) return request_refuse(c, r, rc, &why);
     r->number = r->seq->number;
     r->end.prompt_tokens = (uint32_t)n;
+    if (ask.held && (rc = recall_accept(c, r, ids, n, &why)) < 0) return request_refuse(c, r, rc, &why);
     if (scheduler_holds(&c->scheduler, r->seq)) r->call->waits_for = c->missing;
     c->moved = true;
-    request_flush(c, r);
+    service_flush_request(c, r);
 }
 
 static void copy_stop_ids(const struct coordinator *c, struct request *r, const struct generate_request *g) {
@@ -195,6 +210,9 @@ static int fill_request(struct coordinator *c, struct request *r, const struct g
     copy_stop_ids(c, r, g);
     r->priority = g->priority;
     r->allow_degraded = g->allow_degraded;
+    r->resumable = g->resumable;
+    _Static_assert(ADMIT_TAG_BYTES < sizeof r->tenant, "a tenant fits");
+    if (g->tenant.len) memcpy(r->tenant, g->tenant.data, g->tenant.len);
     r->domain = domains_number(&c->domains, g->tag);
     r->max_tokens = g->max_tokens;
     r->has_max_tokens = g->has_max_tokens;
@@ -221,6 +239,7 @@ static void open_generate(void *ctx, struct call *call, const uint8_t *payload, 
     struct generate_request g;
     struct why why;
     c->moved = true;
+    if (recall_again(c, call)) return; /* said again by a client that lost its connection before it heard of it */
     if (!open_for_requests(c, REQUEST_GENERATE, call)) return;
     struct admit_limits limits = {.vocab = c->checkpoint.config.vocab,
                                   .max_context = c->scheduler.limits.max_context,
@@ -228,8 +247,9 @@ static void open_generate(void *ctx, struct call *call, const uint8_t *payload, 
                                   .has_template = c->chat};
     int rc = client_port_read_generate(c->client_port, payload, len, &g, &why);
     if (rc >= 0) rc = admit_generate(&g, &limits, &why);
+    if (rc >= 0) rc = recall_admits(c, &why);
     if (rc < 0) return end_early(c, REQUEST_GENERATE, call, status_of(rc), why.text);
-    struct request *r = request_new(c, REQUEST_GENERATE, call);
+    struct request *r = service_new_request(c, REQUEST_GENERATE, call);
     if (!r) return end_early(c, REQUEST_GENERATE, call, status_of(ERR_NOMEM), "out of memory for a request");
     rc = fill_request(c, r, &g);
     if (rc < 0) {
@@ -253,7 +273,7 @@ static void open_tokenize(void *ctx, struct call *call, const uint8_t *payload, 
     int rc = client_port_read_tokenize(c->client_port, payload, len, &t, &why);
     if (rc >= 0) rc = admit_tokenize(&t, &limits, &why);
     if (rc < 0) return end_early(c, REQUEST_TOKENIZE, call, status_of(rc), why.text);
-    struct request *r = request_new(c, REQUEST_TOKENIZE, call);
+    struct request *r = service_new_request(c, REQUEST_TOKENIZE, call);
     if (!r) return end_early(c, REQUEST_TOKENIZE, call, status_of(ERR_NOMEM), "out of memory for a request");
     if (t.input == INPUT_TEXT) prepare_request(c, r, prepare_job_text(t.text, INT32_MAX, r));
     else prepare_request(c, r, prepare_job_chat(t.turns, t.n_turns, INT32_MAX, r));
@@ -265,7 +285,7 @@ static void answer_ids(struct coordinator *c, struct request *r, const struct pr
     const uint8_t *reply = client_port_ids(c->client_port, j->ids.ids, (size_t)j->ids.len, &len);
     int rc = reply ? call_send(c->calls, r->call, reply, len) : ERR_NOMEM;
     if (rc == ERR_GONE) return; /* on_gone has freed r */
-    request_end(c, r, rc < 0 ? status_of(rc) : CALL_OK, rc < 0 ? status_text(rc) : "");
+    service_end_request(c, r, rc < 0 ? status_of(rc) : CALL_OK, rc < 0 ? status_text(rc) : "");
 }
 
 static void prepared(struct coordinator *c, struct request *r, const struct prepare_job *j) {
@@ -292,7 +312,7 @@ void service_prepared(struct coordinator *c) {
         c->moved = true;
         r->job = NULL;
         if (r->call) prepared(c, r, j);
-        else request_free(c, r);
+        else service_free_request(c, r);
         prepare_job_free(j);
     }
 }
@@ -300,7 +320,7 @@ void service_prepared(struct coordinator *c) {
 /* ---- what the call layer tells ---- */
 static void on_credit(void *ctx, struct call *call) {
     struct coordinator *c = ctx;
-    request_flush(c, call->handler);
+    service_flush_request(c, call->handler);
 }
 
 static void on_gone(void *ctx, struct call *call, int status) {
@@ -309,13 +329,15 @@ static void on_gone(void *ctx, struct call *call, int status) {
     if (!r) return;
     c->moved = true;
     r->call = NULL;
+    if (r->kept && status == CALL_ABORTED) return recall_detach(c, r);
     if (r->seq) scheduler_end(&c->scheduler, r->seq);
     r->seq = NULL;
-    if (r->kind == REQUEST_GENERATE)
+    if (status != CALL_UNAVAILABLE) recall_forget(c, r); /* that is our own end */
+    if (r->kind == REQUEST_GENERATE && !r->ended)
         *(status == CALL_CANCELLED || status == CALL_ABORTED  ? &c->counts.cancelled
           : status == CALL_DEADLINE_EXCEEDED                  ? &c->counts.expired
                                                               : &c->counts.failed) += 1;
-    if (!r->job) request_free(c, r);
+    if (!r->job) service_free_request(c, r);
 }
 
 static void reply_once(struct coordinator *c, struct call *call, const uint8_t *reply, size_t len) {
@@ -353,6 +375,7 @@ const struct call_method service_methods[] = {
     {"Links", open_links, NULL, on_gone},
     {"Tokenize", open_tokenize, NULL, on_gone},
     {"Trace", trace_service_open, trace_service_credit, trace_service_gone},
+    {"Resume", recall_resume, on_credit, on_gone},
 };
 
 /* ---- ends ---- */
@@ -361,10 +384,11 @@ void service_tick(struct coordinator *c) {
     struct list *at, *next;
     if (c->now_us - c->swept_us < SWEEP_US && c->now_us - c->swept_us < c->options.unread_us) return;
     c->swept_us = c->now_us;
+    recall_tick(c);
     list_for(at, next, &c->requests) {
         struct request *r = list_entry(at, struct request, node);
         if (r->call && r->finished && c->now_us - r->finished_us > c->options.unread_us)
-            request_end(c, r, CALL_DEADLINE_EXCEEDED, "the answer was complete for a long time and was not read");
+            service_end_request(c, r, CALL_DEADLINE_EXCEEDED, "the answer was complete for a long time and was not read");
     }
 }
 
@@ -372,7 +396,7 @@ void service_end_all(struct coordinator *c, int status, const char *reason) {
     struct list *at, *next;
     list_for(at, next, &c->requests) {
         struct request *r = list_entry(at, struct request, node);
-        if (r->call) request_end(c, r, status, reason);
+        if (r->call) service_end_request(c, r, status, reason);
     }
     trace_service_end(c, status, reason);
 }
@@ -381,8 +405,15 @@ void service_end_held(struct coordinator *c) {
     struct list *at, *next;
     list_for(at, next, &c->requests) {
         struct request *r = list_entry(at, struct request, node);
-        if (r->call && r->seq && scheduler_holds(&c->scheduler, r->seq)) request_end(c, r, CALL_UNAVAILABLE, c->missing);
+        if (r->call && r->seq && scheduler_holds(&c->scheduler, r->seq))
+            service_end_request(c, r, CALL_UNAVAILABLE, c->missing);
     }
+}
+
+bool service_owed(const struct coordinator *c) {
+    struct list *at, *next;
+    list_for(at, next, &c->requests) if (list_entry(at, struct request, node)->call) return true;
+    return false;
 }
 
 bool service_idle(const struct coordinator *c) {

@@ -222,8 +222,10 @@ static void handle_open(struct call_server *s, const struct bus_msg *m, const st
         return;
     }
     uint64_t timeout_ms = f->timeout_ms < TIMEOUT_LIMIT_MS ? f->timeout_ms : TIMEOUT_LIMIT_MS;
-    l->pub = (struct call){
-        .opened_us = s->now_us, .deadline_us = timeout_ms ? s->now_us + (int64_t)timeout_ms * 1000 : 0, .method = method};
+    l->pub = (struct call){.opened_us = s->now_us,
+                           .deadline_us = timeout_ms ? s->now_us + (int64_t)timeout_ms * 1000 : 0,
+                           .method = method,
+                           .id = l->id};
     l->credits = !f->credits ? 1 : f->credits < CREDIT_LIMIT ? f->credits : CREDIT_LIMIT;
     l->sent_us = s->now_us;
     set_wake(s, l);

@@ -22,6 +22,7 @@ struct call {                       /* public part; allocated by the layer */
     void *handler;                  /* the method's own state */
     int64_t opened_us, deadline_us; /* deadline 0 = none */
     int method;                     /* index in the table */
+    const uint8_t *id;              /* [FRAME_CALL_ID_BYTES] chosen by the client */
     const char *waits_for;          /* said when its deadline ends it; the handler's, NULL: nothing to say */
 };
 struct call_method {

@@ -51,7 +51,7 @@ struct fake {
     uint64_t fingerprint;
     struct fake_worker worker[FAKE_WORKERS];
     struct fake_call calls[FAKE_CALLS];
-    int n_calls;
+    int n_calls, life; /* life: of this process's fakes, so that no call id comes twice */
     struct fake_status status;
     bool status_known;
 };
@@ -67,6 +67,8 @@ struct fake *fake_new(const struct coordinator_options *o) {
     struct fake *f = calloc(1, sizeof *f);
     struct why why = {""};
     struct checkpoint checkpoint;
+    static int lives;
+    f->life = lives++;
     f->options = *o;
     f->hub = bus_hub_new();
     log_set_level(LOG_ERROR);
@@ -291,15 +293,22 @@ static void send_frame(struct fake *f, struct frame *frame, struct fake_call *c,
     ck_assert_int_eq(bus_send(f->client, NULL, head, (size_t)n, payload ? payload : "", len), 0);
 }
 
-struct fake_call *fake_open(struct fake *f, const char *method, const void *payload, size_t len, uint32_t credits,
-                            uint64_t timeout_ms) {
+static struct fake_call *open_as(struct fake *f, const uint8_t *id, const char *method, const void *payload, size_t len,
+                                 uint32_t credits, uint64_t timeout_ms) {
     ck_assert_int_lt(f->n_calls, FAKE_CALLS);
     struct fake_call *c = &f->calls[f->n_calls++];
-    memcpy(c->id, &f->n_calls, sizeof f->n_calls);
+    int unique = f->n_calls + f->life * FAKE_CALLS;
+    memcpy(c->id, &unique, sizeof unique);
+    if (id) memcpy(c->id, id, sizeof c->id);
     struct frame frame = {
         .kind = FRAME_OPEN, .method = method, .credits = credits ? credits : PLENTY, .timeout_ms = timeout_ms};
     send_frame(f, &frame, c, payload, len);
     return c;
+}
+
+struct fake_call *fake_open(struct fake *f, const char *method, const void *payload, size_t len, uint32_t credits,
+                            uint64_t timeout_ms) {
+    return open_as(f, NULL, method, payload, len, credits, timeout_ms);
 }
 
 struct fake_call *fake_generate(struct fake *f, const struct fake_ask *a) {
@@ -327,9 +336,33 @@ struct fake_call *fake_generate(struct fake *f, const struct fake_ask *a) {
     r.n_stop = a->stop != NULL;
     r.stop_ids = &stop_id;
     r.n_stop_ids = stop_id != 0;
+    r.resumable = a->resumable;
+    r.logprobs = a->logprobs;
     uint8_t buf[32768];
     size_t len = cadre__v1__generate_request__pack(&r, buf);
-    return fake_open(f, "Generate", buf, len, a->credits, a->timeout_ms);
+    return open_as(f, a->id, "Generate", buf, len, a->credits, a->timeout_ms);
+}
+
+struct fake_call *fake_resume(struct fake *f, const uint8_t id[16], const struct fake_call *had) {
+    Cadre__V1__ResumeRequest r = CADRE__V1__RESUME_REQUEST__INIT;
+    uint8_t buf[128];
+    r.call_id = (ProtobufCBinaryData){16, (uint8_t *)id};
+    r.started = had->started;
+    r.tokens = (uint32_t)had->n_tokens;
+    r.text_bytes = strlen(had->text);
+    struct fake_call before = *had;
+    struct fake_call *c = fake_open(f, "Resume", buf, cadre__v1__resume_request__pack(&r, buf), 0, 0);
+    memcpy(before.id, c->id, sizeof before.id);
+    before.ended = before.finished = false;
+    before.data_frames = 0;
+    *c = before;
+    return c;
+}
+
+void fake_reconnect(struct fake *f) {
+    struct why why;
+    bus_close(f->client);
+    ck_assert_int_ge(bus_mem_connect(f->hub, "clients", &f->client, &why), 0);
 }
 
 void fake_credit(struct fake *f, struct fake_call *c, uint32_t more) {
@@ -356,6 +389,7 @@ static void read_event(struct fake_call *c, const uint8_t *data, size_t len) {
         c->started = true;
         c->request = e->started->request;
         c->seed = e->started->seed;
+        c->resumable = e->started->resumable;
         c->prompt_tokens = (int)e->started->prompt_tokens;
     } else if (e->kind_case == CADRE__V1__GENERATE_EVENT__KIND_TOKENS) {
         ck_assert(c->started && !c->finished);
@@ -397,7 +431,7 @@ static void turn_client(struct fake *f) {
         struct frame frame;
         ck_assert_int_eq(frame_decode(m.head, m.head_len, &frame), 0);
         struct fake_call *c = NULL;
-        for (int i = 0; i < f->n_calls; i++)
+        for (int i = 0; i < f->n_calls; i++) /* the last of those with one id */
             if (!memcmp(f->calls[i].id, frame.call_id, 16)) c = &f->calls[i];
         if (!memcmp(frame.call_id, status_id, 16)) {
             if (frame.kind == FRAME_DATA) read_status(f, m.body, m.body_len);

@@ -17,6 +17,7 @@ struct fake_call {
     int status;
     char message[512], reason[16], text[1024];
     uint64_t request, seed;
+    bool resumable; /* as the server sees it */
     int tokens[FAKE_TOKENS], n_tokens, data_frames, prompt_tokens;
 };
 struct fake_ask {     /* a Generate */
@@ -28,6 +29,9 @@ struct fake_ask {     /* a Generate */
     const char *stop;
     int32_t stop_id; /* 0: none */
     float temperature;
+    bool resumable;
+    uint32_t logprobs;
+    const uint8_t *id; /* [16] said again; NULL: a new one */
 };
 
 struct fake;
@@ -57,6 +61,9 @@ int fake_held(struct fake *f, int rank); /* sequences it holds */
 struct fake_call *fake_open(struct fake *f, const char *method, const void *payload, size_t len, uint32_t credits,
                             uint64_t timeout_ms);
 struct fake_call *fake_generate(struct fake *f, const struct fake_ask *a);
+/* Goes on with what `had` has of the answer to the Generate `id`: a copy of it, fed by a new call. */
+struct fake_call *fake_resume(struct fake *f, const uint8_t id[16], const struct fake_call *had);
+void fake_reconnect(struct fake *f); /* the clients' connection breaks; a new one */
 void fake_credit(struct fake *f, struct fake_call *c, uint32_t more);
 void fake_cancel(struct fake *f, struct fake_call *c);
 /* A Status, answered. */
