@@ -28,7 +28,8 @@ struct link {
     int size, time;    /* of table: the ping that is next, or under way; size == SIZES: all answered */
     uint32_t number;   /* of it */
     int64_t sent_us;   /* 0: not sent yet */
-    int64_t best_us[SIZES]; /* round trips; 0: none */
+    int64_t best_us[SIZES]; /* round trips */
+    int answers[SIZES];     /* so many of each */
     bool owes_pong;    /* to its ping of this number: */
     uint32_t pong;
     bool told, heard;  /* DONE, there and back */
@@ -76,7 +77,7 @@ static bool send(struct run *r, int to, enum kind kind, uint32_t number, size_t 
 
 static void answered(struct link *l, int64_t now_us) {
     int64_t us = now_us > l->sent_us ? now_us - l->sent_us : 1;
-    if (!l->best_us[l->size] || us < l->best_us[l->size]) l->best_us[l->size] = us;
+    if (!l->answers[l->size]++ || us < l->best_us[l->size]) l->best_us[l->size] = us;
     l->sent_us = 0;
     l->number++;
     if (++l->time < table[l->size].times) return;
@@ -123,12 +124,14 @@ static bool turn(struct run *r) {
     return over;
 }
 
-/* By the largest frame that was answered. */
+/* By the largest frames that were answered, as the deadline allowed: on a slow link not the largest there are. A single one
+ * says nothing, it may have met a process that was not running. */
 static struct probe_link figure_of(const struct run *r, const struct link *l) {
     int largest = SIZES - 1;
-    while (largest > 0 && !l->best_us[largest]) largest--;
+    while (largest > 0 && l->answers[largest] < 2) largest--;
     if (!largest) return (struct probe_link){0};
     double small_us = (double)l->best_us[0], more_us = (double)l->best_us[largest] - small_us;
+    if (more_us < small_us / 10) more_us = small_us / 10; /* not to be told from waking up a little later */
     return (struct probe_link){.latency_us = small_us / 2,
                                .bytes_per_us = (double)(size_of(r, largest) - SMALL) / (more_us > 1 ? more_us : 1)};
 }

@@ -238,7 +238,7 @@ static Cadre__Control__V1__LinkFigure *pack_figure(const struct probe_link *l, C
     if (l->bytes_per_us <= 0) return NULL;
     cadre__control__v1__link_figure__init(m);
     m->latency_ns = (uint64_t)(l->latency_us * 1e3);
-    m->rate = (uint64_t)(l->bytes_per_us * 1e6) + 1;
+    m->rate = l->bytes_per_us > 1e-6 ? (uint64_t)(l->bytes_per_us * 1e6) : 1;
     return m;
 }
 

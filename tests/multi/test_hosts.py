@@ -2,8 +2,10 @@
 """test_hosts.py - clusters over three hosts, which are network namespaces of this one: the same bits as one worker alone, by
 every fabric that crosses hosts; and what is said when a host or its network is lost."""
 
+import json
 import os
 import signal
+from pathlib import Path
 
 from cases import case, main, note
 from cluster import Cluster, Failed, Front, Process, check, run, same, until
@@ -18,9 +20,9 @@ PROBES = [
 SIX = {"workers": 6, "hosts": "h0:2,h1:2,h2:2", "listen": "tcp://*:*", "env": REACH}
 
 
-def six(p, there, fabric, **options):
+def six(p, there, fabric, model="mixtral", **options):
     """Started on h0, two workers on each host."""
-    return Cluster(p, p.golden("mixtral"), within=there.on("h0"), fabric=fabric, **{**SIX, **options})
+    return Cluster(p, p.golden(model), within=there.on("h0"), fabric=fabric, **{**SIX, **options})
 
 
 def answers(front):
@@ -97,6 +99,31 @@ def ucx(p):
 @case
 def auto(p):
     check_bits(p, "auto")
+
+
+def hops(front):
+    return front.cadre("status", "--links", "--json").good().json()["hops"]
+
+
+@case
+def two_hops(p):
+    """The same bits when tokens cross once; what crossed is counted, what would have in one hop, and the answers beside it.
+    Every worker of another host than the home's has one expert, so in one hop there are as many copies as answers."""
+    with Cluster(p, p.golden("olmoe"), workers=1) as alone:
+        wanted = answers(alone)
+    width = json.loads(Path(p.golden("olmoe"), "config.json").read_text())["hidden_size"] * 4
+    with lab(3) as hosts:
+        for fabric in ("ucx", "auto"):
+            with six(p, hosts, fabric, model="olmoe", dispatch="two-hop") as c:
+                for got, want in zip(answers(c), wanted):
+                    same(got, want, f"{fabric}, two hops")
+                until(lambda: (h := hops(c))["far_answers"] == h["far_direct"] > 0, "all workers' counts", 10 * p.slow)
+                h = hops(c)
+                same([h["hosts"], h["direct_steps"], h["two_from"]], [3, 0, 1], "hosts, steps in one hop, and from how many tokens in two")
+                check(h["two_hop_steps"] and 0 < h["far_rows"] < h["far_direct"], h)
+                same(h["far_dispatch_bytes"], h["far_rows"] * width, "bytes of dispatches")
+                same(h["far_combine_bytes"], h["far_answers"] * width, "bytes of answers")
+                note(f"{fabric}: {h}")
 
 
 @case
