@@ -37,6 +37,8 @@ static const struct conf_command command = {
               "late, had before, not readable (pairs with none are not shown);\n"
               "hosts, two hops, between = with several hosts: the slowest links as measured at the start; when tokens go to\n"
               "another host once, and on from there; what dispatch and combine sent between hosts;\n"
+              "steps = run in one piece, or in two microbatches that take turns; tasks = stretches of computing during which\n"
+              "no frame moved, those longer than 200 us of them, the longest;\n"
               "slow = the worker that the others waited for during most of their last steps, if one stands out.\n\n"
               "Exit status: 0 serving, 1 failed, 2 wrong usage, 3 not serving or nobody answers."};
 
@@ -135,10 +137,22 @@ static void print_hops(const struct cadre_hops *h) {
            cli_bytes((double)h->far_combine_bytes), (unsigned long long)h->far_answers);
 }
 
+static void print_tasks(const struct cadre_links *l) {
+    printf("\n%4s %12s %9s %9s   computing while no frame moves\n", "rank", "tasks", ">200us", "longest");
+    for (uint32_t w = 0; w < l->n; w++) {
+        char longest[32];
+        printf("%4u %12llu %8.3f%% %9s\n", w, (unsigned long long)l->tasks[w],
+               l->tasks[w] ? 100.0 * (double)l->tasks_long[w] / (double)l->tasks[w] : 0.0,
+               bound(l->tasks_longest_us[w], longest, sizeof longest));
+    }
+}
+
 static void print_links(const struct cadre_links *l) {
     if (l->slowest < 0) printf("\n  slow      none of %u workers stands out\n", l->n);
     else printf("\n  slow      worker %d: the others wait for it during %u%% of their steps\n", l->slowest, l->slowest_percent);
     print_hops(&l->hops);
+    printf("  steps     %llu in one piece, %llu in two microbatches\n", (unsigned long long)l->steps_whole,
+           (unsigned long long)l->steps_halved);
     printf("\n%4s %4s %11s %12s %9s %12s %8s %8s   %6s %6s %6s %6s %6s\n", "from", "to", "bytes", "frames", "wait", "messages",
            "p50", "p99", "1us", "32us", "1ms", "32ms", "more");
     for (uint32_t from = 0; from < l->n; from++)
@@ -152,6 +166,7 @@ static void print_links(const struct cadre_links *l) {
             print_waits(l->histogram + i * l->buckets, l->buckets, l->waits[i]);
         }
     print_odd_frames(l);
+    print_tasks(l);
 }
 
 static void json_pair(const char *comma, const char *key, const char *value) {
@@ -175,6 +190,20 @@ static void json_hops(const struct cadre_hops *h) {
     json_number("far_dispatch_bytes", h->far_dispatch_bytes);
     json_number("far_combine_bytes", h->far_combine_bytes);
     putchar('}');
+}
+
+static void json_tasks(const struct cadre_links *l) {
+    printf(",\"steps_whole\":%llu", (unsigned long long)l->steps_whole);
+    json_number("steps_halved", l->steps_halved);
+    printf(",\"tasks\":[");
+    for (uint32_t w = 0; w < l->n; w++) {
+        printf("%s{\"rank\":%u", w ? "," : "", w);
+        json_number("tasks", l->tasks[w]);
+        json_number("long", l->tasks_long[w]);
+        json_number("longest_us", l->tasks_longest_us[w]);
+        putchar('}');
+    }
+    putchar(']');
 }
 
 static void json_links(const struct cadre_links *l) {
@@ -207,6 +236,7 @@ static void json_links(const struct cadre_links *l) {
         }
     putchar(']');
     json_hops(&l->hops);
+    json_tasks(l);
 }
 
 static void print_json(const struct cadre_cluster *c, const struct cadre_links *l) {

@@ -214,6 +214,9 @@ struct cadre_links {         /* what passes between workers: tables [n * n], fro
     /* of frames: beyond the first of a message; and dropped by the column's worker as too late, had before, not readable */
     const uint64_t *extra, *stale, *duplicate, *bad;
     struct cadre_hops hops;
+    uint64_t steps_whole, steps_halved; /* steps whose rows ran in one piece; in two microbatches that took turns */
+    /* [n] how often a worker computed for a while without letting frames move; longer than 0.2 ms; the longest */
+    const uint64_t *tasks, *tasks_long, *tasks_longest_us;
 };
 CADRE_API int  cadre_links(struct cadre_client *client, uint32_t timeout_ms, struct cadre_links **out);
 CADRE_API void cadre_links_free(struct cadre_links *links);

@@ -308,7 +308,8 @@ struct cadre_links *port_decode_links(const uint8_t *bytes, size_t len) {
     size_t cells = m ? (size_t)m->workers * m->workers : 0;
     bool whole = m && m->n_bytes == cells && m->n_frames == cells && m->n_wait_us == cells && m->n_waits == cells &&
                  m->n_p50_us == cells && m->n_p99_us == cells && m->n_histogram == cells * m->buckets && m->n_extra == cells &&
-                 m->n_stale == cells && m->n_duplicate == cells && m->n_bad == cells && m->slowest <= m->workers;
+                 m->n_stale == cells && m->n_duplicate == cells && m->n_bad == cells && m->slowest <= m->workers &&
+                 m->n_tasks == m->workers && m->n_tasks_long == m->workers && m->n_tasks_longest_us == m->workers;
     struct links_box *box = whole ? calloc(1, sizeof *box) : NULL;
     if (!box) {
         port_release(m);
@@ -329,7 +330,12 @@ struct cadre_links *port_decode_links(const uint8_t *bytes, size_t len) {
                                     .extra = m->extra,
                                     .stale = m->stale,
                                     .duplicate = m->duplicate,
-                                    .bad = m->bad};
+                                    .bad = m->bad,
+                                    .steps_whole = m->steps_whole,
+                                    .steps_halved = m->steps_halved,
+                                    .tasks = m->tasks,
+                                    .tasks_long = m->tasks_long,
+                                    .tasks_longest_us = m->tasks_longest_us};
     fill_hops(&box->pub.hops, m->hops);
     return &box->pub;
 }

@@ -344,6 +344,12 @@ const uint8_t *client_port_links(struct client_port *p, const struct links_repor
     m.buckets = MSG_WAIT_BUCKETS;
     m.histogram = (uint64_t *)r->histogram;
     m.n_histogram = cells * MSG_WAIT_BUCKETS;
+    m.tasks = (uint64_t *)r->tasks;
+    m.tasks_long = (uint64_t *)r->tasks_long;
+    m.tasks_longest_us = (uint64_t *)r->tasks_longest_us;
+    m.n_tasks = m.n_tasks_long = m.n_tasks_longest_us = r->workers;
+    m.steps_whole = r->steps_whole;
+    m.steps_halved = r->steps_halved;
     m.slowest = (uint32_t)(r->slowest + 1);
     m.slowest_percent = r->slowest_percent;
     Cadre__V1__Hops hops;

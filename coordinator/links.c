@@ -25,9 +25,11 @@ void links_clear(struct links *l) {
     *l = (struct links){0};
 }
 
-int links_count(struct links *l, int rank, const struct link_count *count, int n, struct why *why) {
+int links_count(struct links *l, int rank, const struct link_count *count, int n, const struct task_count *tasks,
+                struct why *why) {
     if (n != l->workers) return fail(why, ERR_PROTOCOL, "counts of %d links; there are %d workers", n, l->workers);
     memcpy(l->count + (size_t)rank * (size_t)n, count, sizeof *count * (size_t)n);
+    l->tasks[rank] = *tasks;
     return 0;
 }
 

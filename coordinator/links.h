@@ -15,12 +15,14 @@ struct links {
     double *recent_us;        /* the same, lately */
     double recent_busy_us[MSG_MAX_WORKERS]; /* in steps, lately */
     struct far_count far[MSG_MAX_WORKERS];  /* what w counted of its exchange with other hosts, since it started */
+    struct task_count tasks[MSG_MAX_WORKERS];
     int64_t aged_us;          /* when the last halving was accounted for */
 };
 int links_init(struct links *l, int workers);
 void links_clear(struct links *l);
 /* What a worker counted; n must be the number of workers. ERR_PROTOCOL */
-int links_count(struct links *l, int rank, const struct link_count *count, int n, struct why *why);
+int links_count(struct links *l, int rank, const struct link_count *count, int n, const struct task_count *tasks,
+                struct why *why);
 void links_step(struct links *l, int rank, const struct worker_step_done *d, int64_t now_us);
 
 /* How many messages w had needed from peer, and a bound in us for the q-th part of its waits for them: 0 means less than 1. */

@@ -87,6 +87,9 @@ struct far_count { /* what one worker sent to other hosts since it started */
     uint64_t rows, direct, answers; /* copies of tokens; as many in one hop; rows of answers */
     uint64_t dispatch_bytes, combine_bytes;
 };
+struct task_count { /* how often a worker's engine let no frame move for a while: n; over: for more than 0.2 ms */
+    uint64_t n, over, longest_us;
+};
 struct worker_msg {
     enum worker_msg_kind kind;
     union {
@@ -119,6 +122,7 @@ struct worker_msg {
             const struct link_count *count; /* [n] by rank */
             int n;
             struct far_count far;
+            struct task_count tasks;
         } links;
     };
 };
@@ -216,6 +220,8 @@ struct links_report { /* [workers * workers], from row to column */
     const uint64_t *extra, *stale, *duplicate, *bad; /* of frames; the last three as the column's worker dropped them */
     const uint64_t *p50_us, *p99_us; /* bounds; 0: under 1 us */
     const uint64_t *histogram;       /* [workers * workers * MSG_WAIT_BUCKETS] of waits */
+    const uint64_t *tasks, *tasks_long, *tasks_longest_us; /* [workers] */
+    uint64_t steps_whole, steps_halved; /* in one and in two microbatches */
     int slowest;                     /* -1: none stands out */
     uint32_t slowest_percent;
     struct hops_report {                  /* all zero on one host */

@@ -12,7 +12,7 @@ static struct overlap_class *class_of(struct overlap *o, int rows) {
 
 static void smooth(double *value, double sample, bool first) { *value = first ? sample : *value + SMOOTH * (sample - *value); }
 
-int overlap_choose(struct overlap *o, int rows, int workers) {
+static int choose(struct overlap *o, int rows, int workers) {
     if (o->forced) return o->forced;
     if (workers < 2 || rows < OVERLAP_MIN_ROWS) return 1;
     struct overlap_class *c = class_of(o, rows);
@@ -24,6 +24,12 @@ int overlap_choose(struct overlap *o, int rows, int workers) {
     bool two = c->row_us[1] < c->row_us[0] * (1 - WORTH / 2);
     if (c->turn % OVERLAP_AGAIN == 0) two = !two;
     return two ? 2 : 1;
+}
+
+int overlap_choose(struct overlap *o, int rows, int workers) {
+    int n = choose(o, rows, workers);
+    o->steps[n - 1]++;
+    return n;
 }
 
 void overlap_learn(struct overlap *o, int rows, int microbatches, int64_t step_us, int64_t wait_us) {

@@ -21,10 +21,11 @@ struct overlap_class {
 };
 struct overlap {
     int forced; /* 1 or 2: the operator's choice; 0: measure */
+    uint64_t steps[2]; /* so many were in one piece, in two */
     struct overlap_class size[OVERLAP_CLASSES];
 };
 
-/* Microbatches, 1 or 2, for a step whose fullest worker has so many rows. workers: alone there is nothing to hide. */
+/* Microbatches, 1 or 2, for the next step whose fullest worker has so many rows. workers: alone there is nothing to hide. */
 int overlap_choose(struct overlap *o, int rows, int workers);
 /* A worker's report of such a step: how long it took there, and how long of that it waited for the peer it waited for most. */
 void overlap_learn(struct overlap *o, int rows, int microbatches, int64_t step_us, int64_t wait_us);

@@ -122,9 +122,15 @@ const uint8_t *report_links(struct coordinator *c, size_t *len) {
     enum { TABLES = HISTOGRAM + MSG_WAIT_BUCKETS };
     int n = c->options.workers;
     size_t cells = (size_t)n * (size_t)n;
-    uint64_t *t = client_port_scratch(c->client_port, sizeof *t * TABLES * cells);
+    uint64_t *t = client_port_scratch(c->client_port, sizeof *t * (TABLES * cells + 3 * (size_t)n));
     double share;
     if (!t) return NULL;
+    uint64_t *tasks = t + TABLES * cells;
+    for (int w = 0; w < n; w++) {
+        tasks[w] = c->links.tasks[w].n;
+        tasks[n + w] = c->links.tasks[w].over;
+        tasks[2 * n + w] = c->links.tasks[w].longest_us;
+    }
     for (int from = 0; from < n; from++)
         for (int to = 0; to < n; to++) {
             const struct link_count *sent = &c->links.count[from * n + to], *felt = &c->links.count[to * n + from];
@@ -153,6 +159,11 @@ const uint8_t *report_links(struct coordinator *c, size_t *len) {
                              .duplicate = t + DUPLICATE * cells,
                              .bad = t + BAD * cells,
                              .histogram = t + HISTOGRAM * cells,
+                             .tasks = tasks,
+                             .tasks_long = tasks + n,
+                             .tasks_longest_us = tasks + 2 * n,
+                             .steps_whole = c->overlap.steps[0],
+                             .steps_halved = c->overlap.steps[1],
                              .slowest = links_slowest(&c->links, &share),
                              .hops = report_hops(c)};
     r.slowest_percent = r.slowest < 0 ? 0 : (uint32_t)(100 * share);

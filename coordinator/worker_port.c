@@ -89,6 +89,7 @@ static int read_links(struct worker_port *p, const Cadre__Control__V1__Links *m,
                                         .answers = m->far_answers,
                                         .dispatch_bytes = m->far_dispatch_bytes,
                                         .combine_bytes = m->far_combine_bytes};
+    out->links.tasks = (struct task_count){m->tasks, m->tasks_long, m->tasks_longest_us};
     return 0;
 }
 

@@ -10,6 +10,7 @@
 #include "base/arena.h"
 #include "fabric/ep.h"
 #include "fabric/probe.h"
+#include "kernels/kernels.h"
 #include "worker/measure.h"
 #include "worker/setup.h"
 
@@ -81,6 +82,7 @@ struct step_report {
     uint64_t wait_us[FABRIC_MAX_RANKS];    /* for each peer, in this step */
     struct ep_link link[FABRIC_MAX_RANKS]; /* with each peer, since the start */
     struct ep_far far;                     /* the same */
+    struct backend_tasks tasks;            /* since the start */
     int workers;
     uint32_t tokens;     /* rows of this home's own sequences */
     uint32_t trace_lost; /* rows that no record was made of */

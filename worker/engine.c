@@ -494,6 +494,7 @@ static int run_plan(struct engine *e, const struct plan *p, struct why *why) {
         report->link[w] = ep_counters(e->ep)->link[w];
     }
     if (e->ep) report->far = ep_counters(e->ep)->far;
+    report->tasks = e->backend->tasks;
     report->step_us = clk_now_us() - start_us;
     emit(e, &(struct event){.kind = EVENT_STEP, .step = report});
     return 0;

@@ -333,7 +333,8 @@ static void pack_link(const struct ep_link *k, Cadre__Control__V1__Link *m) {
     while (m->n_waits && !k->waits[m->n_waits - 1]) m->n_waits--;
 }
 
-int port_send_links(struct port *p, const struct ep_link *link, int n, const struct ep_far *far) {
+int port_send_links(struct port *p, const struct ep_link *link, int n, const struct ep_far *far,
+                    const struct backend_tasks *tasks) {
     Cadre__Control__V1__Links links = CADRE__CONTROL__V1__LINKS__INIT;
     Cadre__Control__V1__Link pack[MAX_WORKERS], *to[MAX_WORKERS];
     for (int i = 0; i < n; i++) {
@@ -347,6 +348,9 @@ int port_send_links(struct port *p, const struct ep_link *link, int n, const str
     links.far_answers = far->answers;
     links.far_dispatch_bytes = far->dispatch_bytes;
     links.far_combine_bytes = far->combine_bytes;
+    links.tasks = tasks->n;
+    links.tasks_long = tasks->over;
+    links.tasks_longest_us = tasks->longest_us;
     pb_control m = CONTROL_MESSAGE(LINKS, links, &links);
     return send(p, &m);
 }

@@ -36,7 +36,8 @@ int port_send_step(struct port *p, const struct step_report *r);
 int port_send_trace(struct port *p, const uint8_t *chunk, size_t len);                  /* ROWS, whole */
 /* Sums since the start: tokens of a domain, and what they chose, [layers * E]. */
 int port_send_tally(struct port *p, int domain, uint64_t tokens, const uint64_t *rows, size_t n);
-/* link [n] by rank; both since the start */
-int port_send_links(struct port *p, const struct ep_link *link, int n, const struct ep_far *far);
+/* link [n] by rank; all since the start */
+int port_send_links(struct port *p, const struct ep_link *link, int n, const struct ep_far *far,
+                    const struct backend_tasks *tasks);
 int port_send_beat(struct port *p, uint64_t progress, bool busy);
 int port_send_trouble(struct port *p, const char *reason, const struct trouble *t);

@@ -32,6 +32,7 @@ struct worker {
     uint64_t lost; /* breaks of the connection that did not matter */
     struct ep_link link[FABRIC_MAX_RANKS];     /* as the last step's report had them */
     struct ep_far far;                         /* the same */
+    struct backend_tasks tasks;                /* the same */
     bool links_grew;                           /* since they were sent */
     int64_t next_links_us;
     int result;    /* of worker_run once LEAVING */
@@ -167,6 +168,7 @@ static int on_event(struct worker *w, const struct event *ev, struct why *why) {
         w->trace_lost = 0;
         memcpy(w->link, ev->step->link, sizeof w->link);
         w->far = ev->step->far;
+        w->tasks = ev->step->tasks;
         w->links_grew = true;
         rc = port_send_step(w->port, ev->step);
         engine_report_done(w->engine, ev->step);
@@ -229,7 +231,7 @@ static void report_tally(struct worker *w) {
 static void report_links(struct worker *w, int64_t now_us) {
     if (!w->links_grew || now_us < w->next_links_us || w->options.engine.workers == 1) return;
     w->next_links_us = now_us + LINKS_US;
-    w->links_grew = port_send_links(w->port, w->link, w->options.engine.workers, &w->far) < 0;
+    w->links_grew = port_send_links(w->port, w->link, w->options.engine.workers, &w->far, &w->tasks) < 0;
 }
 
 static int beat(struct worker *w, int64_t now_us, struct why *why) {

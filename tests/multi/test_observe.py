@@ -223,6 +223,8 @@ def links_are_counted(p):
             links = until(counted, "counts of every link")
             same(sorted((k["from"], k["to"]) for k in links), [(a, b) for a in range(3) for b in range(3) if a != b], "the links")
             check(all(k["p50_us"] <= k["p99_us"] for k in links), f"quantiles: {links}")
+            told = c.cadre("status", "--links", "--json").json()
+            check(told["steps_whole"] and not told["steps_halved"] and [t["rank"] for t in told["tasks"]] == [0, 1, 2], f"{told}")
             check(not any(k["stale"] or k["duplicate"] or k["bad"] for k in links), f"frames were dropped: {links}")
             check(all(k["extra"] <= k["frames"] for k in links), f"frames beyond a message's first: {links}")
 

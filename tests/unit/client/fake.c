@@ -305,6 +305,13 @@ static void on_links(void *ctx, struct call *c, const uint8_t *payload, size_t l
     m.buckets = 20;
     m.histogram = histogram;
     m.n_histogram = 4 * 20;
+    static uint64_t tasks[2] = {1000, 4000}, tasks_long[2] = {0, 10}, longest[2] = {180, 3000};
+    m.tasks = tasks;
+    m.tasks_long = tasks_long;
+    m.tasks_longest_us = longest;
+    m.n_tasks = m.n_tasks_long = m.n_tasks_longest_us = 2;
+    m.steps_whole = 90;
+    m.steps_halved = 7;
     m.slowest = 1;
     m.slowest_percent = 62;
     reply(ctx, c, &m.base);

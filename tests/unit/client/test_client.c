@@ -382,6 +382,8 @@ START_TEST(cluster) {
     ck_assert_uint_eq(k->buckets, 20);
     ck_assert_uint_eq(k->histogram[1 * 20 + 16], 1);
     ck_assert_int_eq(k->slowest, 0);
+    ck_assert_uint_eq(k->steps_whole * 100 + k->steps_halved, 9007);
+    ck_assert_uint_eq(k->tasks[1] + k->tasks_long[1] + k->tasks_longest_us[1], 4000 + 10 + 3000);
     cadre_links_free(k);
     cadre_links_free(NULL);
     struct cadre_request r = {.prompt = "AB"};

@@ -82,11 +82,12 @@ END_TEST
 
 START_TEST(counts) {
     struct link_count c[R] = {{.bytes_out = 1}, {.bytes_out = 2, .frames_extra = 4, .frames_bad = 5}, {.bytes_out = 3}};
-    ck_assert_int_eq(links_count(&l, 2, c, R, &why), 0);
+    ck_assert_int_eq(links_count(&l, 2, c, R, &(struct task_count){30, 2, 900}, &why), 0);
     ck_assert_uint_eq(l.count[2 * R + 1].bytes_out, 2);
     ck_assert_uint_eq(l.count[2 * R + 1].frames_extra, 4);
     ck_assert_uint_eq(l.count[2 * R + 1].frames_bad, 5);
-    ck_assert_int_eq(links_count(&l, 2, c, 2, &why), ERR_PROTOCOL);
+    ck_assert_uint_eq(l.tasks[2].n + l.tasks[2].over + l.tasks[2].longest_us, 932);
+    ck_assert_int_eq(links_count(&l, 2, c, 2, &(struct task_count){0}, &why), ERR_PROTOCOL);
     ck_assert_ptr_nonnull(strstr(why.text, "2 links; there are 3 workers"));
 }
 END_TEST

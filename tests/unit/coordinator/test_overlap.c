@@ -35,6 +35,8 @@ START_TEST(small_steps_and_lone_workers_stay_whole) {
     static const struct machine waits = {10, 100, 0};
     ck_assert_int_eq(settle(&o, &waits, OVERLAP_MIN_ROWS - 1, 500), 0);
     for (int i = 0; i < 100; i++) ck_assert_int_eq(overlap_choose(&o, 1000, 1), 1);
+    ck_assert_uint_eq(o.steps[0], 600);
+    ck_assert_uint_eq(o.steps[1], 0);
 }
 END_TEST
 
@@ -72,6 +74,7 @@ END_TEST
 START_TEST(operators_decide) {
     struct overlap o = {.forced = 2};
     ck_assert_int_eq(overlap_choose(&o, 1, 1), 2);
+    ck_assert_uint_eq(o.steps[1], 1);
     o.forced = 1;
     static const struct machine waits = {10, 100, 0};
     ck_assert_int_eq(settle(&o, &waits, 4096, 500), 0);
