@@ -16,8 +16,10 @@ int fleet_slurm_nodes(void) {
     return job && nodes ? (int)strtol(nodes, NULL, 10) : 0;
 }
 
+static bool is_mpi(const struct fleet_options *o) { return !strncmp(o->fabric, "mpi", 3); } /* in either form */
+
 int fleet_kind(const struct fleet_options *o, enum fleet_kind *out, struct why *why) {
-    bool mem = !strcmp(o->fabric, "mem"), shm = !strcmp(o->fabric, "shm"), mpi = !strcmp(o->fabric, "mpi");
+    bool mem = !strcmp(o->fabric, "mem"), shm = !strcmp(o->fabric, "shm"), mpi = is_mpi(o);
     bool local = !strcmp(o->launcher, "local"), mpirun = !strcmp(o->launcher, "mpirun"), srun = !strcmp(o->launcher, "srun");
     if ((mem || shm) && (o->hosts || srun))
         return fail(why, ERR_INVALID, "--fabric %s stays on one host; with --%s use --fabric auto, ucx or mpi", o->fabric,
@@ -66,7 +68,7 @@ static void add_setting(struct argv *a, const char *name, const char *value) {
  * yielding while waiting, which it would otherwise do only when it notices that there are too few cores. How it reaches other
  * hosts, and over which network, is for the site to say in its own settings (OMPI_MCA_plm_rsh_agent, ...). */
 static void add_mpirun(struct argv *a, const struct fleet_options *o, bool found) {
-    bool mpi = !strcmp(o->fabric, "mpi"), far = fleet_is_far(o, FLEET_MPIRUN);
+    bool mpi = is_mpi(o), far = fleet_is_far(o, FLEET_MPIRUN);
     argv_add(a, "mpirun");
     argv_add_number(a, "-np", o->workers);
     argv_add_text(a, "--host", o->hosts);
@@ -89,7 +91,7 @@ static void add_srun(struct argv *a, const struct fleet_options *o) {
     argv_add(a, "--kill-on-bad-exit=1");
     argv_add(a, "--cpu-bind=none");
     argv_add(a, "--overlap"); /* beside the step that we may be ourselves */
-    argv_add(a, !strcmp(o->fabric, "mpi") ? "--mpi=pmix" : "--mpi=none");
+    argv_add(a, is_mpi(o) ? "--mpi=pmix" : "--mpi=none");
 }
 
 static void add_worker(struct argv *a, const struct fleet_options *o, enum fleet_kind kind, const char *program) {

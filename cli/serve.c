@@ -45,7 +45,7 @@ static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Cluster"},
     {"workers", CONF_INT, AT(workers), .def = "1", .min = 1, .max = BANNER_WORKERS, .arg = "N",
      .help = "how many workers share the experts"},
-    {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|shm|ucx|auto|mpi",
+    {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|shm|ucx|auto|mpi|mpi-alltoallv",
      .help = "how workers exchange tokens (see below)"},
     {"hosts", CONF_STRING, AT(hosts), .arg = "LIST", .help = "run the workers there: h1:4,h2:4; fabrics auto, ucx, mpi"},
     {"launcher", CONF_CHOICE, AT(launcher), .def = "auto", .choices = "auto|local|mpirun|srun",
@@ -107,7 +107,7 @@ static const struct conf_command command = {
               "  shm    one process each, through shared memory; one host\n"
               "  ucx    one process each, through UCX: TCP, or RDMA where there is any\n"
               "  auto   shm inside a host, ucx between hosts\n"
-              "  mpi    one process each, in an MPI world\n\n"
+              "  mpi    one process each, in an MPI world, point to point; mpi-alltoallv: by its collectives\n\n"
               "Examples:\n"
               "  cadre serve ~/models/olmoe --workers 4\n"
               "  cadre serve ~/models/olmoe --workers 4 --fabric shm --weights f32\n"

@@ -30,7 +30,7 @@ static const struct conf_option table[] = {
     {"endpoint-file", CONF_STRING, AT(endpoint_file), .arg = "FILE", .help = "write both addresses there once they are open"},
     {"endpoint-fd", CONF_INT, AT(endpoint_fd), .min = 1, .max = 1 << 20, .arg = "N",
      .help = "the same to an open descriptor, which is then closed"},
-    {"fabric", CONF_CHOICE, AT(fabric), .choices = "mem|shm|ucx|auto|mpi",
+    {"fabric", CONF_CHOICE, AT(fabric), .choices = "mem|shm|ucx|auto|mpi|mpi-alltoallv",
      .help = "refuse workers with another fabric; with all but mem, end when a worker dies"},
     {"placement", CONF_STRING, AT(placement), .arg = "FILE",
      .help = "which expert lives where; default: evenly, in order (see below)"},

@@ -9,7 +9,8 @@
  *   open -> address -> prepare -> attach to each peer -> exchange ... detach, attach to its successor ... -> close
  *
  * Backends: "mem" (ranks are threads of one process), "shm" (processes of one host), "ucx" (processes anywhere), "auto" (shm
- * inside a host, ucx between hosts), "mpi" (processes of one MPI world; static: it cannot attach to a successor).
+ * inside a host, ucx between hosts), "mpi" and "mpi-alltoallv" (processes of one MPI world, point to point and
+ * by collectives; static: they cannot attach to a successor).
  * A peer that is dead or cut off is only silence: membership is decided elsewhere, by leases, never by a transport.
  * Owner: one thread at a time makes every call of a rank's handle. */
 #pragma once
@@ -54,7 +55,7 @@ struct fabric_ops {
 /* Writes what others need to attach to this rank, at most FABRIC_ADDRESS_BYTES; returns its size, 0 when they need nothing. */
 static inline size_t fabric_address(struct fabric *f, void *out) { return f->ops->address(f, out); }
 /* Takes memory for frames of up to frame_bytes, the same on all ranks; once. incarnation: this process's number, unique in the
- * life of the cluster and given by its coordinator. For mpi collective: blocks until every rank is there. */
+ * life of the cluster and given by its coordinator. For both MPI forms collective: blocks until every rank is there. */
 int fabric_prepare(struct fabric *f, size_t frame_bytes, uint32_t incarnation, struct why *why);
 /* From now on `peer` is the process that gave this address. Frames of a predecessor that were not taken vanish; frames that
  * were stay readable until given back. Does not wait for the peer. */
@@ -87,7 +88,8 @@ static inline int fabric_arm(struct fabric *f) { return f->ops->arm(f); }
  * or ERR_GONE. "Changed" counts from the last return, so look at every peer between two waits. May return spuriously. */
 int fabric_wait(struct fabric *f, int64_t deadline_us);
 /* Works until every committed frame gets to its reader without further calls here; 0 or ERR_DEADLINE. Some transports move
- * frames only while their sender calls: flush before sleeping anywhere else than in fabric_wait. */
+ * frames only while their sender calls: flush before sleeping anywhere else than in fabric_wait. For mpi-alltoallv collective:
+ * ends when every rank flushes (or closes), since all must call for any frame to move. */
 static inline int fabric_flush(struct fabric *f, int64_t deadline_us) { return f->ops->flush(f, deadline_us); }
 
 /* For transports: a BUG unless this rank can have such a peer. */
@@ -125,10 +127,11 @@ int fabric_ucx_open(int rank, int size, const char *devices, struct fabric **out
 /* Shm inside a host, ucx between hosts; shm alone in a build without UCX. */
 int fabric_auto_open(int rank, int size, const char *devices, struct fabric **out, struct why *why);
 
-/* ---- mpi: the only file that calls MPI_Init; once per process. Calls may come from several threads, one at a time ---- */
+/* ---- mpi: the world of this process, entered once. Calls may come from several threads, one at a time ---- */
 
 int fabric_mpi_init(int *rank, int *size, struct why *why); /* MPI_Init_thread; ERR_UNSUPPORTED in a build without MPI */
 int fabric_mpi_open(struct fabric **out, struct why *why);
+int fabric_mpi_alltoallv_open(struct fabric **out, struct why *why); /* all must poll for anyone's frames to move */
 /* clean: MPI_Finalize, which waits for every rank. Otherwise (a rank may be dead) it does nothing, and the caller leaves with
  * _exit, never by returning from main. */
 void fabric_mpi_finalize(bool clean);

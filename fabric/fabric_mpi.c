@@ -17,13 +17,13 @@
  * would hang. Errors are returned by MPI (MPI_ERRORS_RETURN), logged once per peer, and turn that peer silent as well.
  * Processes share no state with us, and MPI itself is the only global. */
 #include <limits.h>
-#include <mpi.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
 #include "base/clk.h"
 #include "base/log.h"
 #include "fabric/fabric.h"
+#include "fabric/world_mpi.h"
 
 enum {
     LINE = 64,
@@ -64,16 +64,10 @@ static int in_index(int peer, int i) { return peer * 2 * FABRIC_DEPTH + i; }
 static int out_index(int peer, int i) { return (peer * 2 + 1) * FABRIC_DEPTH + i; }
 static void *buffer(struct mpi_rank *m, int index) { return m->map + (size_t)index * m->slot_bytes; }
 
-static const char *mpi_text(int code, char *buf) {
-    int len = 0;
-    if (MPI_Error_string(code, buf, &len) != MPI_SUCCESS) return "unknown error";
-    return buf;
-}
-
 static void broken(struct mpi_rank *m, int peer, const char *doing, int code) {
     char text[MPI_MAX_ERROR_STRING];
     if (!m->lanes[peer].broken)
-        log_error("fabric mpi: %s rank %d: %s; it counts as silent now", doing, peer, mpi_text(code, text));
+        log_error("fabric mpi: %s rank %d: %s; it counts as silent now", doing, peer, world_text(code, text));
     m->lanes[peer].broken = true;
 }
 
@@ -118,7 +112,7 @@ static bool progress(struct mpi_rank *m) {
     if (done == MPI_UNDEFINED) return false; /* nothing is pending */
     if (rc != MPI_SUCCESS && rc != MPI_ERR_IN_STATUS) {
         char text[MPI_MAX_ERROR_STRING];
-        log_error("fabric mpi: MPI_Testsome: %s", mpi_text(rc, text));
+        log_error("fabric mpi: MPI_Testsome: %s", world_text(rc, text));
         return false;
     }
     bool news = false;
@@ -277,26 +271,6 @@ static void mpi_close(struct fabric *f) {
     free_memory(m);
 }
 
-static int mpi_failed(struct why *why, const char *call, int code) {
-    char text[MPI_MAX_ERROR_STRING];
-    return fail(why, ERR_IO, "fabric mpi: %s: %s", call, mpi_text(code, text));
-}
-
-int fabric_mpi_init(int *rank, int *size, struct why *why) {
-    int provided = 0, rc = MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &provided);
-    if (rc != MPI_SUCCESS)
-        return fail(why, ERR_IO, "fabric mpi: MPI_Init_thread failed with %d; start workers with mpirun", rc);
-    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
-    if (provided < MPI_THREAD_SERIALIZED)
-        return fail(why, ERR_UNSUPPORTED, "fabric mpi: this MPI gives thread level %d, needs MPI_THREAD_SERIALIZED (%d)",
-                    provided, MPI_THREAD_SERIALIZED);
-    if ((rc = MPI_Comm_rank(MPI_COMM_WORLD, rank)) != MPI_SUCCESS) return mpi_failed(why, "MPI_Comm_rank", rc);
-    if ((rc = MPI_Comm_size(MPI_COMM_WORLD, size)) != MPI_SUCCESS) return mpi_failed(why, "MPI_Comm_size", rc);
-    if (*size > FABRIC_MAX_RANKS)
-        return fail(why, ERR_TOO_LARGE, "fabric mpi: a world of %d ranks, at most %d", *size, FABRIC_MAX_RANKS);
-    return 0;
-}
-
 static int allocate(struct mpi_rank *m, size_t frame_bytes, struct why *why) {
     size_t n = (size_t)m->n;
     m->slot_bytes = (frame_bytes + LINE - 1) / LINE * LINE;
@@ -320,10 +294,8 @@ static int mpi_prepare(struct fabric *f, size_t frame_bytes, uint32_t incarnatio
     if (frame_bytes > INT_MAX - LINE)
         return fail(why, ERR_TOO_LARGE, "fabric mpi: frames of %zu bytes, MPI counts to %d; lower the largest step",
                     frame_bytes, INT_MAX);
-    int rc = MPI_Comm_dup(MPI_COMM_WORLD, &m->comm);
-    if (rc != MPI_SUCCESS) return mpi_failed(why, "MPI_Comm_dup", rc);
-    MPI_Comm_set_errhandler(m->comm, MPI_ERRORS_RETURN);
-    rc = allocate(m, frame_bytes, why);
+    int rc = world_dup(&m->comm, why);
+    if (rc >= 0) rc = allocate(m, frame_bytes, why);
     for (int peer = 0; rc >= 0 && peer < f->size; peer++) {
         if (peer != f->rank) post_receives(m, peer);
         if (m->lanes[peer].broken) rc = fail(why, ERR_IO, "fabric mpi: MPI takes no receives from rank %d", peer);
@@ -355,13 +327,4 @@ int fabric_mpi_open(struct fabric **out, struct why *why) {
     m->n = m->base.size * 2 * FABRIC_DEPTH;
     *out = &m->base;
     return 0;
-}
-
-/* Unclean: a rank may be dead and MPI_Finalize would wait for it for ever. There is nothing to do instead: the process must end
- * with _exit, because MPI's own exit handlers are no safer; the launcher takes the world down. */
-void fabric_mpi_finalize(bool clean) {
-    int started = 0, ended = 0;
-    if (MPI_Initialized(&started) != MPI_SUCCESS || !started) return;
-    if (MPI_Finalized(&ended) != MPI_SUCCESS || ended || !clean) return;
-    MPI_Finalize();
 }

@@ -25,7 +25,7 @@ static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Cluster"},
     {"connect", CONF_STRING, AT(connect), .def = "tcp://127.0.0.1:5771", .arg = "ENDPOINT",
      .help = "the coordinator's control endpoint"},
-    {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|shm|ucx|auto|mpi",
+    {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|shm|ucx|auto|mpi|mpi-alltoallv",
      .help = "how workers exchange tokens (see below)"},
     {"net-devices", CONF_STRING, AT(net_devices), .arg = "LIST",
      .help = "ucx, auto: network devices to use, as UCX names them (eth0,mlx5_0:1); default: all"},
@@ -53,7 +53,7 @@ static const struct conf_command command = {
     .footer =
         "Fabrics: mem, threads of one process; shm, processes of one host; ucx, processes anywhere; auto, shm inside a host "
         "and\n"
-        "ucx between hosts; mpi, processes of one MPI world.\n\n"
+        "ucx between hosts; mpi, processes of one MPI world, point to point; mpi-alltoallv, the same by collectives.\n\n"
         "Examples:\n"
         "  cadre-worker --connect tcp://127.0.0.1:5771 --fabric mem --workers 4\n"
         "  cadre-worker --connect tcp://head:5771 --fabric auto --rank 2 --size 4\n"
@@ -162,12 +162,15 @@ static int run_mem(const struct options *o) {
 
 /* --- one worker per process --- */
 
+static bool is_mpi(const struct options *o) { return !strncmp(o->fabric, "mpi", 3); } /* in either form */
+
 /* One worker alone needs no fabric. Of an MPI world only MPI knows who is who. */
 static int open_fabric(const struct options *o, struct boot_id *id, struct fabric **out, struct why *why) {
     *out = NULL;
-    if (!strcmp(o->fabric, "mpi")) {
+    if (is_mpi(o)) {
         int rc = fabric_mpi_init(&id->rank, &id->size, why);
-        return rc < 0 || id->size == 1 ? rc : fabric_mpi_open(out, why);
+        if (rc < 0 || id->size == 1) return rc;
+        return strcmp(o->fabric, "mpi") ? fabric_mpi_alltoallv_open(out, why) : fabric_mpi_open(out, why);
     }
     int rc = boot_find(o->rank, o->size, boot_environment, NULL, id, why);
     if (rc < 0) return rc;
@@ -197,14 +200,14 @@ static int run_alone(const struct options *o) {
     worker_free(w);
     bus_close(bus);
     bus_context_close(context);
-    if (strcmp(o->fabric, "mpi")) return rc < 0;
+    if (!is_mpi(o)) return rc < 0;
     fabric_mpi_finalize(rc >= 0);
     if (rc < 0) _exit(1); /* a peer may be dead, and MPI's exit handlers would wait for it */
     return 0;
 }
 
 static int check_options(const struct options *o, struct why *why) {
-    bool mem = !strcmp(o->fabric, "mem"), mpi = !strcmp(o->fabric, "mpi");
+    bool mem = !strcmp(o->fabric, "mem"), mpi = is_mpi(o);
     if (!mem && o->workers != 1)
         return fail(why, ERR_INVALID, "--workers %lld: with --fabric %s each worker is a process of its own",
                     (long long)o->workers, o->fabric);

@@ -60,15 +60,15 @@ static bool is_asked(const char *asked, const char *transport) {
 /* ---- report ---- */
 
 static void print_head(void) {
-    printf("%-5s %2s %5s %5s | %17s | %17s | %17s | %9s | %20s\n", "", "R", "T", "H", "dispatch us", "combine us", "both us",
+    printf("%-13s %2s %5s %5s | %17s | %17s | %17s | %9s | %20s\n", "", "R", "T", "H", "dispatch us", "combine us", "both us",
            "KiB out", "baseline");
-    printf("%-5s %2s %5s %5s | %8s %8s | %8s %8s | %8s %8s | %9s | %8s %5s %5s\n", "", "", "", "", "p50", "p99", "p50", "p99",
+    printf("%-13s %2s %5s %5s | %8s %8s | %8s %8s | %8s %8s | %9s | %8s %5s %5s\n", "", "", "", "", "p50", "p99", "p50", "p99",
            "p50", "p99", "per rank", "p50 us", "copy", "ratio");
 }
 
 static void print_row(const struct row *r) {
     const struct shape *s = &r->shape;
-    printf("%-5s %2d %5d %5d | %8.1f %8.1f | %8.1f %8.1f | %8.1f %8.1f | %9.1f | %8.1f %4.0f%% %5.2f\n", r->transport, s->ranks,
+    printf("%-13s %2d %5d %5d | %8.1f %8.1f | %8.1f %8.1f | %8.1f %8.1f | %9.1f | %8.1f %4.0f%% %5.2f\n", r->transport, s->ranks,
            s->tokens, s->hidden, r->dispatch50, r->dispatch99, r->combine50, r->combine99, r->both50, r->both99,
            r->out_bytes / 1024, r->base50, 100 * r->of_ceiling, r->both50 / r->base50);
     fflush(stdout);

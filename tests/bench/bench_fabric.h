@@ -14,7 +14,7 @@ struct shape {
     int ranks, tokens, hidden, topk; /* tokens: of each rank */
 };
 struct row { /* microseconds, seen by rank 0 */
-    char transport[8];
+    char transport[16];
     struct shape shape;
     double dispatch50, dispatch99, combine50, combine99, both50, both99;
     double base50;     /* the same bytes: packed, moved, read */
@@ -100,4 +100,5 @@ void crew_of_threads(const struct shape *s, struct row *row);
 void crew_of_processes(const char *transport, const struct shape *s, struct row *row);
 /* This program again under mpirun, with these arguments; it calls crew_member for each shape. Returns rows. */
 int crew_of_mpirun(const char *const *args, int ranks, struct row *rows, int most);
-void crew_member(const struct shape *s); /* writes its row to stdout, as bytes */
+/* Over both forms of mpi; writes a row of each to stdout, as bytes. */
+void crew_member(const struct shape *s);

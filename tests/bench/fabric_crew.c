@@ -148,13 +148,14 @@ void crew_of_processes(const char *transport, const struct shape *s, struct row 
 
 /* ---- an MPI world ---- */
 
-void crew_member(const struct shape *s) {
+static void member(const char *form, const struct shape *s) {
     struct fabric *f;
     struct load l;
     struct bare b;
-    struct row row = {.transport = "mpi"};
+    struct row row = {0};
     struct why why;
-    if (fabric_mpi_open(&f, &why) < 0) die("%s", why.text);
+    snprintf(row.transport, sizeof row.transport, "%s", form);
+    if ((strcmp(form, "mpi") ? fabric_mpi_alltoallv_open : fabric_mpi_open)(&f, &why) < 0) die("%s", why.text);
     prepare(f, s);
     load_init(&l, s, f->rank);
     bare_init(&b, &l);
@@ -164,6 +165,11 @@ void crew_member(const struct shape *s) {
     fabric_close(f);
     bare_clear(&b);
     load_clear(&l);
+}
+
+void crew_member(const struct shape *s) {
+    member("mpi", s);
+    member("mpi-alltoallv", s);
 }
 
 static void exec_mpirun(const char *const *args, int ranks) {

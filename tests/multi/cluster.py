@@ -251,7 +251,7 @@ class Cluster(Front):
         super().__init__(programs, None, within)
         slow = {"lease": 3} if programs.slow > 1 else {}
         words = [programs.cadre, "serve", model, "--listen", listen, *options_of({"threads": 1, **slow, **options})]
-        mpi = programs.mpi_env() if options.get("fabric") == "mpi" else {}
+        mpi = programs.mpi_env() if options.get("fabric", "").startswith("mpi") else {}
         self.process = Process([*within, *job, *words], env={**mpi, **(env or {})})
 
     def banner(self, key):

@@ -102,6 +102,7 @@ def processes(p):
     wanted = reference(p, "mixtral")
     for fabric in PROCESSES:
         check_shapes(p, "mixtral", wanted, [(1, fabric, 1), (2, fabric, 2), (3, fabric, 1), (8, fabric, 1)])
+    check_shapes(p, "mixtral", wanted, [(2, "mpi-alltoallv", 2), (4, "mpi-alltoallv", 1)])
 
 
 @case

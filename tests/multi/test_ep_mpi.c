@@ -1,7 +1,9 @@
-/* test_ep_mpi.c - the fabric's contract and the exchange over processes. Started plainly it runs itself under mpirun, once per
- * number of ranks; with a verb it is one rank. Exits with 77 where MPI is missing. */
+/* test_ep_mpi.c - the fabric's contract and the exchange over processes of an MPI world, in the form that is named (mpi or
+ * mpi-alltoallv). It runs itself under mpirun, once per number of ranks; with a verb it is one rank. Exits with 77 where MPI is
+ * missing. */
 #include <errno.h>
 #include <fcntl.h>
+#include <mpi.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +19,19 @@
 
 enum { SKIP = 77, PATIENCE_US = 20000000 };
 #define TOLD "all as expected" /* what a rank says at its end: mpirun's status does not tell how survivors of a death fared */
+
+/* Counts what the collective form begins. */
+static long collectives;
+int MPI_Ialltoall(const void *out, int n_out, MPI_Datatype type_out, void *in, int n_in, MPI_Datatype type_in, MPI_Comm comm,
+                  MPI_Request *request) {
+    collectives++;
+    return PMPI_Ialltoall(out, n_out, type_out, in, n_in, type_in, comm, request);
+}
+
+static bool collective; /* the form that is tested */
+static int open_form(struct fabric **out, struct why *why) {
+    return collective ? fabric_mpi_alltoallv_open(out, why) : fabric_mpi_open(out, why);
+}
 
 static const struct ep_limits death_limits = {.max_tokens = 4, .max_slots = 1, .hidden = 2048, .topk = 1};
 
@@ -38,7 +53,7 @@ static int run_exchange(uint64_t seed, int rank, int size, struct why *why) {
     struct ep *ep = NULL;
     uint64_t late = 0;
     ep_case_make(&c, seed, size);
-    int rc = fabric_mpi_open(&f, why);
+    int rc = open_form(&f, why);
     if (rc == 0) rc = fabric_prepare(f, ep_frame_bytes(&c.lim, size), (uint32_t)rank + 1, why);
     if (rc == 0) rc = ep_new(f, &c.lim, &ep, why);
     for (uint64_t step = 0; step < 4 && rc == 0; step++)
@@ -56,7 +71,19 @@ static int run_exchanges(int rank, int size, struct why *why) {
     return rc;
 }
 
-/* The last rank dies by SIGKILL in the middle of an exchange; every other one must be told so in time and get away. */
+/* When all have flushed and nobody has anything to send, polling exchanges nothing. */
+static int run_silence(struct fabric *f, struct why *why) {
+    enum { POLLS = 2000 };
+    int rc = fabric_flush(f, clk_now_us() + PATIENCE_US);
+    if (rc < 0) return fail(why, rc, "the flush of all did not end");
+    long before = collectives;
+    for (int i = 0; i < POLLS; i++) (void)fabric_poll(f);
+    if (collectives != before) return fail(why, ERR_CORRUPT, "%ld rounds about nothing", collectives - before);
+    return collective == (before > 0) || f->size == 1 ? 0 : fail(why, ERR_CORRUPT, "%ld rounds", before);
+}
+
+/* The last rank dies by SIGKILL in the middle of an exchange; every other one must be told so in time and get away. The
+ * collective form cannot tell whose silence it is: everyone misses everyone else. */
 static int run_death(struct fabric *f, struct why *why) {
     enum { SHORT_US = 400000 };
     int victim = f->size - 1;
@@ -77,7 +104,8 @@ static int run_death(struct fabric *f, struct why *why) {
     rc = ep_dispatch_post(ep, 0, 0, &send, 1, start_us + SHORT_US);
     if (rc == 0) rc = ep_dispatch_wait(ep, 0, &work, start_us + SHORT_US, &late);
     int64_t took_us = clk_now_us() - start_us;
-    if (rc != ERR_LATE || late != UINT64_C(1) << victim)
+    uint64_t silent = collective ? (UINT64_C(1) << f->size) - 1 - (UINT64_C(1) << f->rank) : UINT64_C(1) << victim;
+    if (rc != ERR_LATE || late != silent)
         return fail(why, ERR_CORRUPT, "after a death: %s, late %llx", status_name(rc), (unsigned long long)late);
     if (took_us < SHORT_US || took_us > SHORT_US + 1000000)
         return fail(why, ERR_CORRUPT, "told after %lld us", (long long)took_us);
@@ -99,10 +127,11 @@ static int run_flush(struct fabric *f, const char *fifo, struct why *why) {
         close(fd);
         return n == 1 ? 0 : fail(why, ERR_CORRUPT, "rank 1 gave up");
     }
-    if (f->rank > 1) return 0;
-    const unsigned char *frame;
-    while (!(frame = fabric_take(f, 0, &got)))
+    const unsigned char *frame = NULL;
+    while (f->rank == 1 && !(frame = fabric_take(f, 0, &got)))
         if (fabric_wait(f, deadline_us) < 0) break;
+    if (fabric_flush(f, deadline_us) < 0) return fail(why, ERR_CORRUPT, "the flush of all did not end");
+    if (f->rank > 1) return 0;
     bool whole = frame && got == bytes && frame[0] == 7 && frame[bytes - 1] == 7;
     int fd = open(fifo, O_WRONLY);
     bool told = !whole || write(fd, "x", 1) == 1;
@@ -118,12 +147,13 @@ static int run_rank(const char *verb, const char *fifo) {
         fprintf(stderr, "%s\n", why.text);
         return rc == ERR_UNSUPPORTED ? SKIP : 1;
     }
-    rc = fabric_mpi_open(&f, &why);
+    rc = open_form(&f, &why);
     if (rc == 0) rc = fabric_prepare(f, largest_frame(size), (uint32_t)rank + 1, &why);
     bool death = strcmp(verb, "death") == 0;
     if (rc == 0 && death) rc = run_death(f, &why);
     if (rc == 0 && !strcmp(verb, "flush")) rc = run_flush(f, fifo, &why);
     if (rc == 0 && !strcmp(verb, "exact")) rc = fabric_case_run(f, 7, 100, false, PATIENCE_US, &why);
+    if (rc == 0 && !strcmp(verb, "exact")) rc = run_silence(f, &why);
     if (rc == 0 && !strcmp(verb, "exact")) rc = run_exchanges(rank, size, &why);
     if (rc < 0) fprintf(stderr, "rank %d of %d: %s\n", rank, size, why.text);
     bool clean = rc == 0 && !death;
@@ -139,7 +169,7 @@ static void exec_mpirun(const char *self, const char *ranks, const char *verb, c
     execlp("mpirun", "mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np", ranks, "--timeout", "60",
            "--mca", "mpi_yield_when_idle", "1", "--mca", "pml", "ob1", "--mca", "btl", "vader,self", "--mca",
            "btl_vader_single_copy_mechanism", "none", "--mca", "pml_ob1_send_pipeline_depth", "64", "--mca",
-           "orte_enable_recovery", strcmp(verb, "death") == 0 ? "1" : "0", self, verb, fifo, (char *)NULL);
+           "orte_enable_recovery", strcmp(verb, "death") == 0 ? "1" : "0", self, collective ? "mpi-alltoallv" : "mpi", verb, fifo, (char *)NULL);
     fprintf(stderr, "cannot run mpirun: %s\n", strerror(errno));
     _exit(errno == ENOENT ? SKIP : 1);
 }
@@ -176,7 +206,12 @@ static int launch(const char *self, const char *ranks, const char *verb, const c
 }
 
 int main(int argc, char **argv) {
-    if (argc > 2) return run_rank(argv[1], argv[2]);
+    if (argc < 2) {
+        fprintf(stderr, "usage: test_ep_mpi mpi|mpi-alltoallv\n");
+        return 2;
+    }
+    collective = !strcmp(argv[1], "mpi-alltoallv");
+    if (argc > 3) return run_rank(argv[2], argv[3]);
     char dir[] = "/tmp/cadre-test-XXXXXX", fifo[sizeof dir + 8];
     if (!mkdtemp(dir)) return 1;
     snprintf(fifo, sizeof fifo, "%s/fifo", dir);
