@@ -147,6 +147,14 @@ START_TEST(more_frames_than_streams_hold) {
 }
 END_TEST
 
+/* Frames for peers that read in place, and groups of 8 MiB and more, are written past the caches. */
+START_TEST(large_rows_arrive_as_they_are) {
+    struct ep_case c = {.seed = 5, .ranks = 2, .layers = 1, .microbatches = 1, .full = true, .even = 16,
+                        .lim = {.max_tokens = 600, .max_slots = 8, .hidden = 512, .topk = 8}};
+    run_ranks(&c, 2, NULL, NULL);
+}
+END_TEST
+
 /* The same work and answers, bit for bit, whether tokens cross to another host once or once per worker: each rank checks its
  * own against what the others must have sent. Fewer rows cross. */
 START_TEST(two_hops_change_nothing) {
@@ -231,6 +239,7 @@ int main(void) {
     tcase_add_loop_test(t, reordered_frames_change_nothing, 2, 6);
     tcase_add_loop_test(t, delays_and_duplicates_change_nothing, 2, 9);
     tcase_add_test(t, alone_without_fabric);
+    tcase_add_test(t, large_rows_arrive_as_they_are);
     suite_add_tcase(s, t);
     return run_suite(s);
 }
