@@ -1,4 +1,4 @@
-/* fabric_nompi.c - stands in for both MPI forms in a build without MPI, so that callers need no conditions: init says why not. */
+/* fabric_nompi.c - stands in for both MPI forms in a build without MPI, so that callers need no conditions: init says why. */
 #include "fabric/fabric.h"
 
 static int no_mpi(struct why *why) {

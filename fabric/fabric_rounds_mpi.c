@@ -78,7 +78,7 @@ struct rounds_rank {
     MPI_Request *requests;    /* [1 + 2 * size]: the collective; invitations from each; to each */
     MPI_Status *statuses;     /* the same, scratch */
     int *indices;
-    unsigned char *out, *in; /* buffers [size][DEPTH] of slot_lines each, one after the other: one start would mean "in place" */
+    unsigned char *out, *in; /* buffers [size][DEPTH] of slot_lines each; not one start for both: MPI takes that as in place */
     size_t slot_lines, map_bytes;
     bool again;     /* the next round follows at once */
     bool resting;   /* in a flush */
@@ -93,7 +93,9 @@ struct rounds_rank {
 static struct rounds_rank *rounds_of(struct fabric *f) { return (struct rounds_rank *)f; }
 
 /* Of a buffer, within those of its direction. */
-static size_t line_of(const struct rounds_rank *m, int peer, int i) { return (size_t)(peer * FABRIC_DEPTH + i) * m->slot_lines; }
+static size_t line_of(const struct rounds_rank *m, int peer, int i) {
+    return (size_t)(peer * FABRIC_DEPTH + i) * m->slot_lines;
+}
 static void *send_buffer(const struct rounds_rank *m, int peer, int i) { return m->out + line_of(m, peer, i) * LINE; }
 static void *get_buffer(const struct rounds_rank *m, int peer, int i) { return m->in + line_of(m, peer, i) * LINE; }
 static int lines(size_t bytes) { return (int)((bytes + LINE - 1) / LINE); }
@@ -480,8 +482,9 @@ static int rounds_prepare(struct fabric *f, size_t frame_bytes, uint32_t incarna
     int rc = allocate(m, why);
     if (rc >= 0) rc = world_dup(&m->comm, why);
     if (rc < 0) return rc;
-    if ((rc = MPI_Type_contiguous(LINE, MPI_BYTE, &m->line)) != MPI_SUCCESS) return world_failed(why, "MPI_Type_contiguous", rc);
-    if ((rc = MPI_Type_commit(&m->line)) != MPI_SUCCESS) return world_failed(why, "MPI_Type_commit", rc);
+    rc = MPI_Type_contiguous(LINE, MPI_BYTE, &m->line);
+    if (rc == MPI_SUCCESS) rc = MPI_Type_commit(&m->line);
+    if (rc != MPI_SUCCESS) return world_failed(why, "MPI_Type_contiguous", rc);
     for (int p = 0; p < f->size; p++) {
         m->lanes[p].send.now = m->lanes[p].get.now = -1;
         if (p != f->rank) listen_to(m, p);

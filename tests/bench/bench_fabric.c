@@ -68,8 +68,8 @@ static void print_head(void) {
 
 static void print_row(const struct row *r) {
     const struct shape *s = &r->shape;
-    printf("%-13s %2d %5d %5d | %8.1f %8.1f | %8.1f %8.1f | %8.1f %8.1f | %9.1f | %8.1f %4.0f%% %5.2f\n", r->transport, s->ranks,
-           s->tokens, s->hidden, r->dispatch50, r->dispatch99, r->combine50, r->combine99, r->both50, r->both99,
+    printf("%-13s %2d %5d %5d | %8.1f %8.1f | %8.1f %8.1f | %8.1f %8.1f | %9.1f | %8.1f %4.0f%% %5.2f\n", r->transport,
+           s->ranks, s->tokens, s->hidden, r->dispatch50, r->dispatch99, r->combine50, r->combine99, r->both50, r->both99,
            r->out_bytes / 1024, r->base50, 100 * r->of_ceiling, r->both50 / r->base50);
     fflush(stdout);
 }
