@@ -298,7 +298,7 @@ static void lose_worker_of(int workers, void (*how)(void), const char *part) {
     fake_run(f, running->ended && waiting->ended);
     ck_assert_int_eq(running->status, CALL_UNAVAILABLE);
     ck_assert_int_eq(waiting->status, CALL_UNAVAILABLE);
-    says(running->message, "worker 1");
+    says(running->message, "worker 1 (");
     says(running->message, part);
     struct fake_status s = fake_status(f);
     ck_assert_str_eq(s.state, "failed");
