@@ -1,6 +1,7 @@
 """cases.py - runs the cases of a test program and reports them as TAP: one line each, with what went wrong below it.
 
-usage of every test program: test_X.py --build DIR --data DIR [--exact DIR] [--sparse DIR] [--sanitize WHAT] [CASE ...]
+usage of every test program: test_X.py --build DIR --data DIR [--exact DIR] [--sparse DIR] [--sanitize WHAT] [--soak]
+                                   [CASE ...]
 """
 
 import argparse
@@ -117,11 +118,12 @@ def main():
     parser.add_argument("--exact", default="")
     parser.add_argument("--sparse", default="")
     parser.add_argument("--sanitize", default="none", help="the build's b_sanitize")
+    parser.add_argument("--soak", action="store_true", help="full counts instead of reduced ones")
     parser.add_argument("cases", nargs="*")
     args = parser.parse_args()
     # What uninstrumented libraries do among themselves cannot be judged.
     os.environ.setdefault("TSAN_OPTIONS", "ignore_noninstrumented_modules=1")
-    programs = Programs(args.build, args.data, args.exact, args.sparse, args.sanitize != "none")
+    programs = Programs(args.build, args.data, args.exact, args.sparse, args.sanitize != "none", args.soak)
     chosen = [f for f in CASES if not args.cases or f.__name__ in args.cases]
     if len(chosen) < len(args.cases):
         raise SystemExit(f"no such case among: {' '.join(f.__name__ for f in CASES)}")

@@ -22,8 +22,14 @@ struct worker {
     int plans;
     bool in_step;
     uint64_t progress;
-    int64_t beat_us, stalled_until, waits_us;
+    int64_t beat_us, still_until, waits_us; /* still: stalled, or computing */
 };
+
+int chaos_take(int socket, struct chaos_message *m) {
+    ssize_t n = recv(socket, m, sizeof *m, MSG_PEEK | MSG_DONTWAIT); /* a stream's may have come in part */
+    if (n == (ssize_t)sizeof *m) return recv(socket, m, sizeof *m, MSG_DONTWAIT) == n ? 1 : ERR_GONE;
+    return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR)) ? 0 : ERR_GONE;
+}
 
 static void say(struct worker *w, struct chaos_message m) {
     if (send(w->life->socket, &m, sizeof m, MSG_NOSIGNAL) < 0) _exit(0); /* the test is gone */
@@ -68,7 +74,7 @@ static void hear(struct worker *w, const struct chaos_message *m) {
     case CHAOS_WELCOME: welcome(w, m); return;
     case CHAOS_PREPARE: prepare(w, m); return;
     case CHAOS_SWITCH: roster_switch(&w->roster, m->epoch); return;
-    case CHAOS_STALL: w->stalled_until = clk_now_us() + m->us; return;
+    case CHAOS_STALL: w->still_until = clk_now_us() + m->us; return;
     case CHAOS_PLAN:
         if (m->epoch != w->roster.current) return;
         if (w->plans == PLANS) broken(w, ERR_PROTOCOL, &why);
@@ -82,13 +88,10 @@ static void attend(struct worker *w, int64_t until_us) {
     struct chaos_message m;
     int64_t left_us = until_us - clk_now_us();
     struct pollfd fd = {.fd = w->life->socket, .events = POLLIN};
+    int rc;
     if (left_us > 0) poll(&fd, 1, (int)(left_us / 1000 + 1));
-    for (;;) {
-        ssize_t n = recv(w->life->socket, &m, sizeof m, MSG_DONTWAIT);
-        if (n == (ssize_t)sizeof m) hear(w, &m);
-        else if (n >= 0 || (errno != EAGAIN && errno != EINTR)) _exit(0);
-        else return;
-    }
+    while ((rc = chaos_take(w->life->socket, &m)) > 0) hear(w, &m);
+    if (rc < 0) _exit(0);
 }
 
 static void beat(struct worker *w) {
@@ -103,9 +106,9 @@ static void beat(struct worker *w) {
 }
 
 static void accuse(struct worker *w, uint64_t late) {
-    int64_t now = clk_now_us();
+    int64_t now = clk_now_us(), patience_us = chaos_patience_us(w->plan[0].us);
     if (!w->waits_us) w->waits_us = now;
-    if (now - w->waits_us < CHAOS_PATIENCE_US) return;
+    if (now - w->waits_us < patience_us) return;
     w->waits_us = now;
     say(w, (struct chaos_message){.kind = CHAOS_TROUBLE, .late = late, .step = exchange_at(w->x)});
 }
@@ -121,6 +124,10 @@ static void work(struct worker *w) {
     if (rc < 0) broken(w, rc, &why);
     w->progress++;
     w->waits_us = 0;
+    if (rc == 0 && w->plan[0].rank == w->life->rank) { /* once, and no sign of progress but at the end */
+        w->still_until = clk_now_us() + w->plan[0].us;
+        w->plan[0].rank = -1;
+    }
     if (rc == 0) return;
     say(w, (struct chaos_message){.kind = CHAOS_DONE, .epoch = w->roster.current, .step = w->plan[0].step});
     memmove(w->plan, w->plan + 1, sizeof w->plan[0] * (size_t)--w->plans);
@@ -138,10 +145,10 @@ void chaos_worker(const struct chaos_life *life) {
     hello.life[life->rank] = (uint32_t)life->life;
     say(&w, hello);
     for (;;) {
-        bool works = w.plans && clk_now_us() >= w.stalled_until;
+        bool works = w.plans && clk_now_us() >= w.still_until;
         attend(&w, works ? 0 : clk_now_us() + SLICE_US);
         if (w.x) beat(&w);
-        if (w.plans && clk_now_us() >= w.stalled_until) work(&w);
-        else if (w.x && clk_now_us() >= w.stalled_until) ep_progress(exchange_ep(w.x));
+        if (w.plans && clk_now_us() >= w.still_until) work(&w);
+        else if (w.x && clk_now_us() >= w.still_until) ep_progress(exchange_ep(w.x));
     }
 }

@@ -22,7 +22,7 @@ enum chaos_kind {
     CHAOS_WELCOME, /* <- incarnation */
     CHAOS_PREPARE, /* <- members, life */
     CHAOS_SWITCH,  /* <- epoch */
-    CHAOS_PLAN,    /* <- epoch, step */
+    CHAOS_PLAN,    /* <- epoch, step; us, rank: for so long that one's engine computes in it, as everybody is told */
     CHAOS_STALL,   /* <- us: do not look at the fabric for so long */
     CHAOS_OUT,     /* <- leave */
 };
@@ -31,6 +31,7 @@ struct chaos_message {
     uint32_t incarnation, epoch, life[CHAOS_RANKS];
     uint64_t step, late, progress;
     int64_t us;
+    int rank;
     long fds, resident_kib;
     bool busy;
     struct epoch members;
@@ -42,6 +43,12 @@ struct chaos_board { /* shared by all processes; each life writes its own entry,
         unsigned char text[FABRIC_ADDRESS_BYTES];
     } address[CHAOS_LIVES];
 };
+
+/* For how long a worker waits in a step that is to take `us`. */
+static inline int64_t chaos_patience_us(int64_t us) { return 10 * us > CHAOS_PATIENCE_US ? 10 * us : CHAOS_PATIENCE_US; }
+
+/* The next whole message of a socket: 1, 0 when there is none yet, ERR_GONE when none will come. */
+int chaos_take(int socket, struct chaos_message *m);
 
 typedef int (*chaos_open)(int rank, int size, struct fabric **out, struct why *why);
 struct chaos_life {

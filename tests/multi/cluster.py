@@ -50,7 +50,7 @@ def until(condition, what, seconds=PATIENCE):
 class Programs:
     """Where the build put things."""
 
-    def __init__(self, build, data, exact="", sparse="", sanitized=False):
+    def __init__(self, build, data, exact="", sparse="", sanitized=False, soak=False):
         build = Path(build)
         self.build = build
         self.cadre = str(build / "cli/cadre")
@@ -60,7 +60,8 @@ class Programs:
         self.hello = str(build / "client/hello")
         self.data = Path(data)
         self.exact, self.sparse = exact, sparse
-        self.sanitized = sanitized
+        self.chaos = str(build / "tests/multi/test_chaos")
+        self.sanitized, self.soak = sanitized, soak
         self.slow = 5 if sanitized else 1  # more time
 
     def mpi_env(self):

@@ -1,11 +1,15 @@
-/* test_chaos.c - processes that are killed, stopped, continued and stalled by seed, over the real fabrics: the others go on,
- * the restarted join again, and what is exchanged is right throughout (tests/sim/exchange.h). The test itself is the
- * coordinator, with its real member and epoch. Deaths are told by leases alone: that a socket closed is not looked at.
+/* test_chaos.c - processes that are killed, stopped, continued, stalled, cut off and cut apart by seed, and such that compute
+ * for 3 s, over the real fabrics: the others go on, the restarted join again, and what is exchanged is right throughout
+ * (tests/sim/exchange.h). The test itself is the coordinator, with its real member and epoch. Deaths are told by leases and
+ * accusations alone: that a socket closed is not looked at.
  *
- *   test_chaos [--fabric shm|ucx|auto] [--faults N] [--seed S] [--strict]
+ *   test_chaos [--fabric shm|ucx|auto] [--lab NAME --netlab PROGRAM] [--faults N] [--seed S] [--strict]
+ * The first faults are one of each kind, later ones as drawn. With a lab of three hosts (deploy/netlab) the coordinator and
+ * ranks 0 and 1 are on h0, rank 2 on h1, rank 3 on h2; all that is said goes over its network, and links fail.
  * Without --strict leases are long, so that a machine with other things to do is not taken for a death. --strict has the
  * default lease and holds the recorded times to their bounds: p99 of a death to its verdict 500 ms, of that to the survivors'
- * next step 700 ms, of a new epoch to its first step 100 ms. */
+ * next step 700 ms, of a new epoch to its first step 100 ms; of a partition that only the exchange notices to its verdict the
+ * patience of 2 s, a quarter of it to judge, and 500 ms. */
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -23,6 +27,7 @@
 #include "base/log.h"
 #include "coordinator/member.h"
 #include "tests/multi/chaos.h"
+#include "tests/multi/chaos_lab.h"
 
 enum {
     LEASE = 500000,
@@ -30,11 +35,15 @@ enum {
 
     GOAL = 8,
     MAX_FAULTS = 400,
-    LONG_US = 60000000,
+    FOREVER_US = 60000000,
+    LONG_STEP_US = 3100000,
     SETTLED = 8 /* faults until a survivor's memory counts */
 };
-enum fault { KILL, STOP, PAUSE, STALL, FAULTS };
-static const char *const fault_names[] = {"killed", "stopped", "paused", "stalled"};
+enum fault { KILL, STOP, PAUSE, STALL, LONG, DOWN, CUT, HUSH, FAULTS };
+static const char *const fault_names[] = {"killed",        "stopped", "paused",    "stalled",
+                                          "busy for long", "cut off", "cut apart", "unheard for a moment"};
+static const enum fault here[] = {KILL, STOP, PAUSE, STALL, LONG}, in_lab[] = {DOWN, CUT, HUSH, KILL, STOP};
+static const int host_of[CHAOS_RANKS] = {0, 0, 1, 2};
 
 struct process { /* the present life of a rank */
     pid_t pid;
@@ -48,6 +57,8 @@ static struct {
     struct chaos_board *board;
     chaos_open open;
     uint64_t seed;
+    const char *lab_name, *netlab;
+    struct chaos_lab lab;
     int lives;
     struct process p[CHAOS_RANKS];
 
@@ -55,19 +66,24 @@ static struct {
     struct epochs es;
     bool change, joins; /* somebody is no member any more; somebody could be one */
     uint64_t step, planned, done[2];
-    int together; /* steps in a row that all completed */
+    int64_t cost_us[2]; /* of the plans that are out */
+    int together;       /* steps in a row that all completed */
 
     enum fault fault;
-    int victim; /* -1: all is well */
-    int64_t fault_us, verdict_us, switched_us, continue_us;
-    int resumed;
+    int victim;                    /* -1: all is well */
+    uint64_t blamed;               /* of whom one may be declared dead */
+    int from, to;                  /* CUT: hosts; what the one sends to the other is lost */
+    int absent;                    /* who is to be started when the others go on; -1: nobody */
+    uint64_t long_at;              /* LONG: the step; 0: not planned yet */
+    uint64_t accuses[CHAOS_RANKS]; /* as it was before the last verdict */
+    int64_t fault_us, verdict_us, switched_us, undo_us;
 } t;
 static struct times {
     const char *what;
     int n;
     int64_t us[MAX_FAULTS];
 } verdicts = {"death to verdict", 0, {0}}, recoveries = {"death to the survivors' next step", 0, {0}},
-  firsts = {"new epoch to its first step", 0, {0}};
+  firsts = {"new epoch to its first step", 0, {0}}, partitions = {"partition to verdict", 0, {0}};
 
 static void kill_all(void) {
     for (int r = 0; r < CHAOS_RANKS; r++)
@@ -77,8 +93,8 @@ static void kill_all(void) {
     do {                                                                                                                       \
         kill_all();                                                                                                            \
         fprintf(stderr, __VA_ARGS__);                                                                                          \
-        fprintf(stderr, "\nwhile rank %d was %s; again: --fabric %s --seed %llu\n", t.victim, fault_names[t.fault], t.fabric,  \
-                (unsigned long long)t.seed);                                                                                   \
+        fprintf(stderr, "\nwhile rank %d was %s (%d to %d); again: --fabric %s --seed %llu, with as many --faults\n",          \
+                t.victim, fault_names[t.fault], t.from, t.to, t.fabric, (unsigned long long)t.seed);                           \
         exit(1);                                                                                                               \
     } while (0)
 
@@ -90,8 +106,11 @@ static void note(struct times *l, int64_t us) {
 
 static void start(int r) {
     struct process *p = &t.p[r];
+    struct why why;
     int ends[2];
-    if (t.lives == CHAOS_LIVES - 1 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0) FAIL("no more lives");
+    if (t.lives == CHAOS_LIVES - 1) FAIL("no more lives");
+    if (t.lab_name && chaos_lab_connect(&t.lab, 0, host_of[r], ends, &why) < 0) FAIL("%s", why.text);
+    if (!t.lab_name && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0) FAIL("no socket: %s", strerror(errno));
     *p = (struct process){.socket = ends[0], .life = ++t.lives};
     struct chaos_life life = {t.shape, t.board, t.open, r, p->life, ends[1]};
     pid_t parent = getpid();
@@ -102,6 +121,7 @@ static void start(int r) {
         if (getppid() != parent) _exit(1);
         for (int other = 0; other < CHAOS_RANKS; other++)
             if (t.p[other].socket > 0) close(t.p[other].socket);
+        if (t.lab_name && chaos_lab_enter(&t.lab, host_of[r], &why) < 0) die("%s", why.text);
         chaos_worker(&life);
     }
     close(ends[1]);
@@ -160,6 +180,12 @@ static void on_ack(const struct chaos_message *m, int r, int64_t now) {
     t.switched_us = clk_now_us();
 }
 
+static void on_trouble(const struct chaos_message *m, int r, int64_t now) {
+    if (!m->late || m->late & ~(t.es.now.members & ~(UINT64_C(1) << r)))
+        FAIL("rank %d waits for %#llx", r, (unsigned long long)m->late);
+    member_accuse(&t.ms, r, m->late, m->step, now);
+}
+
 static void hear(int r, const struct chaos_message *m) {
     int64_t now = clk_now_us();
     struct process *p = &t.p[r];
@@ -172,23 +198,54 @@ static void hear(int r, const struct chaos_message *m) {
         p->resident_kib = m->resident_kib;
         member_beat(&t.ms, r, m->progress, m->busy, now);
         return;
-    case CHAOS_TROUBLE: member_accuse(&t.ms, r, m->late, m->step, now); return;
+    case CHAOS_TROUBLE: on_trouble(m, r, now); return;
     case CHAOS_ACK: on_ack(m, r, now); return;
     case CHAOS_DONE: on_done(m, r, now); return;
     default: FAIL("%s", m->why.text);
     }
 }
 
-/* A verdict: only over the one that something was done to. It is restarted at once. */
+static int accusers(int rank) {
+    int n = 0;
+    for (int r = 0; r < CHAOS_RANKS; r++) n += r != rank && t.accuses[r] >> rank & 1;
+    return n;
+}
+
+/* Of the two ends of a link that works one way the one with most accusers goes, ties by higher rank. */
+static void check_blame(int r) {
+    int other = r == 2 ? 3 : 2, mine = accusers(r), theirs = accusers(other);
+    if (mine < theirs || (mine == theirs && r < other))
+        FAIL("rank %d, accused by %d, was declared dead; rank %d is accused by %d", r, mine, other, theirs);
+}
+
+/* A verdict: only over one that something was done to. It is restarted at once, or, where its link must be repaired before,
+ * when the others go on. */
 static void bury(int r, const char *why) {
     int64_t now = clk_now_us();
-    if (r != t.victim || t.fault == PAUSE) FAIL("a healthy worker was declared dead: %s", why);
-    if (t.fault != STALL) note(&verdicts, now - t.fault_us);
-    else t.fault_us = 0;
+    bool heard = t.fault == CUT && t.from && t.to, /* its beats are */
+        acked = t.fault == CUT && !t.from;         /* for how long it can still say that it lives is TCP's business */
+    if (!(t.blamed >> r & 1)) FAIL("a healthy worker was declared dead: %s", why);
+    if (heard && !t.verdict_us) check_blame(r), note(&partitions, now - t.fault_us);
+    if (t.fault == STALL || heard || acked) t.fault_us = 0;
+    else note(&verdicts, now - t.fault_us);
+    t.blamed = UINT64_C(1) << r;
     t.verdict_us = now;
     t.change = true;
     end(r);
-    start(r);
+    if (t.fault == DOWN || t.fault == CUT) t.absent = r;
+    else start(r);
+}
+
+static void link_fault(int host, const char *word, int other) {
+    struct why why;
+    if (chaos_lab_fault(&t.lab, host, word, other, &why) < 0) FAIL("%s", why.text);
+}
+
+static void bring_back(void) {
+    if (t.fault == DOWN) link_fault(host_of[t.victim], "up", -1);
+    else link_fault(t.from, "pass", t.to);
+    start(t.absent);
+    t.absent = -1;
 }
 
 static void open_epoch(void) {
@@ -211,8 +268,11 @@ static void open_epoch(void) {
 
 static void plan_steps(void) {
     while (t.es.state == EPOCH_STEADY && t.es.now.members && t.planned < t.step + 1) {
-        struct chaos_message m = {.kind = CHAOS_PLAN, .epoch = t.es.now.number, .step = ++t.planned};
+        struct chaos_message m = {.kind = CHAOS_PLAN, .epoch = t.es.now.number, .step = ++t.planned, .rank = -1};
+        if (t.fault == LONG && t.victim >= 0 && !t.long_at) t.long_at = m.step, m.rank = t.victim, m.us = LONG_STEP_US;
         t.done[t.planned % 2] = 0;
+        t.cost_us[t.planned % 2] = m.us;
+        member_patience(&t.ms, chaos_patience_us(t.cost_us[0] > t.cost_us[1] ? t.cost_us[0] : t.cost_us[1]));
         for (int r = 0; r < CHAOS_RANKS; r++)
             if (t.es.now.members >> r & 1) tell(r, m), member_planned(&t.ms, r, clk_now_us());
     }
@@ -227,13 +287,19 @@ static void listen_until(int64_t until_us) {
     ppoll(fds, CHAOS_RANKS, &ts, NULL);
     for (int r = 0; r < CHAOS_RANKS; r++) {
         struct chaos_message m;
-        ssize_t n = 0;
-        while (fds[r].fd >= 0 && (n = recv(t.p[r].socket, &m, sizeof m, MSG_DONTWAIT)) == (ssize_t)sizeof m) hear(r, &m);
-        if (fds[r].fd < 0 || n != 0) continue;
+        int rc = 0;
+        while (fds[r].fd >= 0 && (rc = chaos_take(t.p[r].socket, &m)) > 0) hear(r, &m);
+        if (rc >= 0) continue;
         if (r != t.victim) FAIL("rank %d ended by itself", r);
         close(t.p[r].socket); /* nothing more from there; that it is dead its lease will say */
         t.p[r].socket = 0;
     }
+}
+
+static void undo(void) {
+    if (t.fault == PAUSE) kill(t.p[t.victim].pid, SIGCONT);
+    else link_fault(t.from, "pass", t.to);
+    t.undo_us = 0;
 }
 
 static void coordinate(void) {
@@ -242,7 +308,8 @@ static void coordinate(void) {
     int64_t now = clk_now_us(), next = member_next_us(&t.ms), tick = now + 50000;
     listen_until(next < tick ? next : tick);
     now = clk_now_us();
-    if (t.continue_us && now >= t.continue_us) kill(t.p[t.victim].pid, SIGCONT), t.continue_us = 0, t.resumed++;
+    if (t.undo_us && now >= t.undo_us) undo();
+    for (int r = 0; r < CHAOS_RANKS; r++) t.accuses[r] = t.ms.m[r].accuses;
     while ((dead = member_tick(&t.ms, now, &why)) >= 0) bury(dead, why.text);
     for (uint64_t late = epoch_late(&t.es, now); late; late &= late - 1) {
         member_gone(&t.ms, __builtin_ctzll(late), false);
@@ -250,20 +317,45 @@ static void coordinate(void) {
     }
     bool calm = t.es.state == EPOCH_STEADY && !t.switched_us; /* nobody's return holds up those who go on after a death */
     if (t.change || (t.joins && calm)) open_epoch();
+    else if (t.absent >= 0 && calm) bring_back();
     plan_steps();
 }
 
 /* ---- faults ---- */
 
 static bool healed(void) {
-    bool over = t.fault == PAUSE ? !t.continue_us : t.victim < 0 || t.verdict_us;
+    bool over = t.victim < 0 || t.verdict_us;
+    if (t.fault == PAUSE || t.fault == HUSH) over = !t.undo_us;
+    if (t.fault == LONG) over = t.long_at && t.step > t.long_at;
     return over && t.together >= GOAL && t.es.state == EPOCH_STEADY;
 }
 
 static void heal(void) {
     t.together = 0;
-    for (int64_t until = clk_now_us() + LONG_US; !healed(); coordinate())
+    for (int64_t until = clk_now_us() + FOREVER_US; !healed(); coordinate())
         if (clk_now_us() > until) FAIL("they do not go on: epoch %u, step %llu", t.es.now.number, (unsigned long long)t.step);
+}
+
+static enum fault choose(int number, uint64_t d) {
+    const enum fault *kinds = t.lab_name ? in_lab : here;
+    int n = t.lab_name ? (int)(sizeof in_lab / sizeof *in_lab) : (int)(sizeof here / sizeof *here);
+    if (number <= n) return kinds[number - 1];
+    enum fault drawn = kinds[(d >> 30) % (uint64_t)n];
+    bool takes_seconds = drawn == STALL || drawn == LONG;
+    return takes_seconds && (d >> 40) % 4 ? KILL : drawn;
+}
+
+/* A link that works one way: between two workers, each alone on its host, so that only the exchange notices, or between one of
+ * them and the host of all others, the coordinator among them. */
+static void cut_apart(uint64_t d) {
+    static const int links[][2] = {{1, 2}, {2, 1}, {1, 0}, {2, 0}, {0, 1}, {0, 2}};
+    int which = d % 2 ? (int)((d >> 1) % 2) : 2 + (int)((d >> 1) % 4);
+    if (!partitions.n) which %= 2;
+    t.from = links[which][0];
+    t.to = links[which][1];
+    t.blamed = (UINT64_C(1) << (t.from + 1) | UINT64_C(1) << (t.to + 1)) & 0xc; /* of h1 and h2 */
+    t.victim = t.from ? t.from + 1 : t.to + 1;
+    link_fault(t.from, "drop", t.to);
 }
 
 /* A few more steps, and then some: at a random moment of one. */
@@ -271,15 +363,24 @@ static void strike(int number) {
     uint64_t d = hash_u64(t.seed * 1000003 + (uint64_t)number);
     int64_t at = clk_now_us() + (int64_t)(d % 150000);
     while (clk_now_us() < at) coordinate();
+    t.fault = choose(number, d);
     t.victim = 1 + (int)((d >> 20) % (CHAOS_RANKS - 1)); /* rank 0 lives through all of it */
-    t.fault = (enum fault)((d >> 30) % 8);
-    if (t.fault >= FAULTS) t.fault = (enum fault)((d >> 40) % STALL); /* stalls take seconds */
+    if (t.fault == DOWN || t.fault == HUSH) t.victim = 2 + (int)((d >> 20) % 2);
+    t.blamed = t.fault == PAUSE || t.fault == LONG || t.fault == HUSH ? 0 : UINT64_C(1) << t.victim;
     t.verdict_us = 0;
+    t.long_at = 0;
     t.fault_us = clk_now_us();
     if (t.fault == KILL) kill(t.p[t.victim].pid, SIGKILL);
     if (t.fault == STOP || t.fault == PAUSE) kill(t.p[t.victim].pid, SIGSTOP);
-    if (t.fault == PAUSE) t.continue_us = t.fault_us + 20000 + (int64_t)((d >> 45) % 200000);
-    if (t.fault == STALL) tell(t.victim, (struct chaos_message){.kind = CHAOS_STALL, .us = LONG_US});
+    if (t.fault == PAUSE) t.undo_us = t.fault_us + 20000 + (int64_t)((d >> 45) % 200000);
+    if (t.fault == STALL) tell(t.victim, (struct chaos_message){.kind = CHAOS_STALL, .us = FOREVER_US});
+    if (t.fault == DOWN) link_fault(host_of[t.victim], "down", -1);
+    if (t.fault == HUSH) {
+        t.from = host_of[t.victim], t.to = 0;
+        link_fault(t.from, "drop", t.to);
+        t.undo_us = t.fault_us + 20000 + (int64_t)((d >> 45) % 80000);
+    }
+    if (t.fault == CUT) cut_apart(d >> 50);
 }
 
 static void check_growth(const struct process *p, int number) {
@@ -316,7 +417,7 @@ static void run(int faults, bool strict) {
                                                .patience_us = CHAOS_PATIENCE_US});
     epoch_init(&t.es, CHAOS_PATIENCE_US);
     t.step = 1;
-    t.victim = -1;
+    t.victim = t.absent = -1;
     for (int r = 0; r < CHAOS_RANKS; r++) start(r);
     int count[FAULTS] = {0};
     for (int i = 1; i <= faults; i++) {
@@ -328,23 +429,27 @@ static void run(int faults, bool strict) {
     }
     heal();
     check_growth(&t.p[0], faults + 1);
-    printf("%s: %d killed, %d stopped, %d paused, %d stalled; %llu steps, %u epochs\n", t.fabric, count[KILL], count[STOP],
-           count[PAUSE], count[STALL], (unsigned long long)t.step, t.es.now.number);
+    printf("%s%s: %llu steps, %u epochs", t.fabric, t.lab_name ? " between hosts" : "", (unsigned long long)t.step,
+           t.es.now.number);
+    for (int f = 0; f < FAULTS; f++)
+        if (count[f]) printf("; %d %s", count[f], fault_names[f]);
+    printf("\n");
     report(&verdicts, LEASE, strict);
     report(&recoveries, 700000, strict);
     report(&firsts, 100000, strict);
+    report(&partitions, CHAOS_PATIENCE_US * 5 / 4 + 500000, strict);
     kill_all();
 }
 
 static int open_ucx(int rank, int size, struct fabric **out, struct why *why) {
-    return fabric_ucx_open(rank, size, "lo", out, why);
+    return fabric_ucx_open(rank, size, t.lab_name ? "eth0" : "lo", out, why);
 }
 static int open_auto(int rank, int size, struct fabric **out, struct why *why) {
-    return fabric_auto_open(rank, size, "lo", out, why);
+    return fabric_auto_open(rank, size, t.lab_name ? "eth0" : "lo", out, why);
 }
 
 int main(int argc, char **argv) {
-    int faults = 8;
+    int faults = 5;
     bool strict = false;
     t.fabric = "shm";
     t.seed = 1;
@@ -353,9 +458,14 @@ int main(int argc, char **argv) {
         else if (i + 1 == argc) die("%s wants a value", argv[i]);
         else if (!strcmp(argv[i], "--fabric")) t.fabric = argv[++i];
         else if (!strcmp(argv[i], "--faults")) faults = (int)strtol(argv[++i], NULL, 10);
+        else if (!strcmp(argv[i], "--lab")) t.lab_name = argv[++i];
+        else if (!strcmp(argv[i], "--netlab")) t.netlab = argv[++i];
         else if (!strcmp(argv[i], "--seed")) t.seed = strtoull(argv[++i], NULL, 10);
         else die("unknown option %s", argv[i]);
     }
+    struct why why;
+    if (!t.lab_name != !t.netlab) die("--lab and --netlab go together");
+    if (t.lab_name && chaos_lab_open(&t.lab, t.netlab, t.lab_name, 3, &why) < 0) die("%s", why.text);
     log_set_level(LOG_ERROR);
     t.open = !strcmp(t.fabric, "ucx") ? open_ucx : !strcmp(t.fabric, "auto") ? open_auto : fabric_shm_open;
     t.board = mmap(NULL, sizeof *t.board, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
