@@ -39,18 +39,18 @@ static void grant(struct scheduler *s, struct seq *q, int count, int64_t now_us)
         count = (q->n_pages + more) * s->limits.page_tokens - q->granted;
     }
     struct plan_run run = {
-        .seq = q, .first = q->granted, .count = count, .new_pages = q->pages + q->n_pages, .n_new_pages = more};
+        .seq = q, .first = q->granted, .count = count, .new_pages = q->pages + q->n_told};
     if (more && pages_take(&s->pages, q->home, q->number, q->pages + q->n_pages, more) < 0) BUG("pages counted free are not");
     q->n_pages += more;
+    run.n_new_pages = q->n_pages - q->n_told;
+    q->n_told = q->n_pages;
     q->granted += count;
     run.sample = q->granted >= q->given && q->limit > q->prompt;
     if (!q->first_row_us) q->first_row_us = now_us;
     q->last_step = s->plan.step;
     if (seq_prefilling(q) || q->granted == q->given) s->counts.prompt_tokens += (uint64_t)count;
-    if (run.sample) {
-        struct step_slot *slot = &s->slot[s->plan.step % (uint64_t)s->limits.ahead];
-        slot->expect[slot->n_expect++] = q->number;
-    }
+    struct step_slot *slot = &s->slot[s->plan.step % (uint64_t)s->limits.ahead];
+    slot->run[slot->n_run++] = (struct step_run){q->number, q->granted, run.sample};
     w->run[w->n_run++] = run;
     w->tokens += count;
 }
@@ -98,6 +98,7 @@ static int choose_home(const struct scheduler *s, const struct seq *q) {
     int rows = q->count + 1 < q->rows ? q->count + 1 : q->rows;
     int need = need_pages(s, rows);
     for (int w = 0; w < s->limits.workers; w++) {
+        if (!(s->members >> w & 1)) continue;
         struct home_load l = load_of(s, w);
         int spare = pages_free(&s->pages, w) - l.owed - need;
         if (l.seats >= s->limits.max_seqs || spare < s->home[w].n_running) continue;
@@ -112,7 +113,8 @@ static void start(struct scheduler *s, struct seq *q, int worker) {
     q->home = worker;
     q->given = q->count;
     q->granted = 0;
-    q->n_pages = 0;
+    q->kept = q->n_pages = q->n_told = 0;
+    q->anew = false;
     q->degraded |= s->missing;
     q->last_step = s->plan.step; /* named here even if no row is left for it */
     seq_insert(&s->home[worker].running, q);
@@ -120,6 +122,18 @@ static void start(struct scheduler *s, struct seq *q, int worker) {
     s->n_running++;
     struct plan_worker *w = &s->plan.worker[worker];
     w->start[w->n_start++] = q;
+}
+
+/* After a void: what the home keeps of each sequence it had. */
+static void start_anew(struct scheduler *s, int worker) {
+    struct plan_worker *w = &s->plan.worker[worker];
+    for (struct list *at = s->home[worker].running.next; at != &s->home[worker].running; at = at->next) {
+        struct seq *q = seq_at(at);
+        if (!q->anew) continue;
+        q->anew = false;
+        q->last_step = s->plan.step;
+        w->start[w->n_start++] = q;
+    }
 }
 
 static void start_pass(struct scheduler *s) {
@@ -156,7 +170,7 @@ static void clear_plan(struct scheduler *s) {
     struct step_slot *slot = &s->slot[s->plan.step % (uint64_t)s->limits.ahead];
     slot->step = 0;
     slot->reported = 0;
-    slot->n_expect = 0;
+    slot->n_run = 0;
     for (int w = 0; w < s->limits.workers; w++) slot->n_out[w] = 0;
 }
 
@@ -165,6 +179,7 @@ const struct plan *scheduler_plan(struct scheduler *s, int64_t now_us) {
     if (scheduler_in_flight(s) >= s->limits.ahead) return NULL;
     if (!s->n_running && list_empty(&s->waiting)) return NULL;
     clear_plan(s);
+    for (int w = 0; w < s->limits.workers; w++) start_anew(s, w);
     for (int w = 0; w < s->limits.workers; w++) decode_pass(s, w, now_us);
     start_pass(s);
     int rows = 0, starts = 0;

@@ -14,6 +14,34 @@ void planner_contiguous(const struct planner_shape *s, uint64_t *hosts) {
         for (int e = 0; e < s->experts; e++) hosts[l * s->experts + e] = UINT64_C(1) << (e * s->workers / s->experts);
 }
 
+static int least_loaded(int workers, uint64_t members, const int *in_layer, const int *in_all) {
+    int best = -1;
+    for (int w = 0; w < workers; w++) {
+        if (!(members >> w & 1)) continue;
+        if (best < 0 || in_layer[w] < in_layer[best] || (in_layer[w] == in_layer[best] && in_all[w] < in_all[best])) best = w;
+    }
+    return best;
+}
+
+void planner_members(const struct planner_shape *s, const uint64_t *first, const uint64_t *now, uint64_t members,
+                     uint64_t *to) {
+    int all[64] = {0};
+    for (int l = 0; l < s->layers; l++) {
+        int slots[64] = {0};
+        for (int i = l * s->experts; i < (l + 1) * s->experts; i++) {
+            to[i] = !first[i] ? 0 : first[i] & members ? first[i] & members : now[i] & members;
+            for (int w = 0; w < s->workers; w++) slots[w] += (int)(to[i] >> w & 1);
+        }
+        for (int i = l * s->experts; i < (l + 1) * s->experts; i++) {
+            if (to[i] || !first[i]) continue;
+            int w = least_loaded(s->workers, members, slots, all);
+            to[i] = UINT64_C(1) << w;
+            slots[w]++;
+        }
+        for (int w = 0; w < s->workers; w++) all[w] += slots[w];
+    }
+}
+
 struct field {
     const char *text;
     int len;

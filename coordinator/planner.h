@@ -29,6 +29,11 @@ void planner_contiguous(const struct planner_shape *s, uint64_t *hosts);
 int planner_parse(const struct planner_shape *s, const char *text, size_t len, const char *name, uint64_t *hosts,
                   struct why *why);
 int planner_read(const struct planner_shape *s, const char *path, uint64_t *hosts, struct why *why);
+/* The map when only `members` (not empty) are there. An expert stays or comes back where `first`, the map of the start, has it,
+ * if one of those is a member; else stays with the members it is on `now`; else goes to the member with fewest slots in its
+ * layer, then in all, then of lowest rank. One that is on no worker in `first` stays so. `to` may be `now`. */
+void planner_members(const struct planner_shape *s, const uint64_t *first, const uint64_t *now, uint64_t members,
+                     uint64_t *to);
 /* What a worker holds: "0-3,7" when that is the same in every layer, else "61 experts in 30 layers".
  * Returns the number of slots. */
 int planner_describe(const struct planner_shape *s, const uint64_t *hosts, int worker, char *buf, size_t cap);

@@ -46,8 +46,8 @@ static bool alloc_slots(struct scheduler *s) {
     size_t seqs = (size_t)s->limits.workers * (size_t)s->limits.max_seqs;
     for (int i = 0; i < s->limits.ahead; i++) {
         s->slot[i].out = malloc(seqs * sizeof *s->slot[i].out);
-        s->slot[i].expect = malloc(seqs * sizeof *s->slot[i].expect);
-        if (!s->slot[i].out || !s->slot[i].expect) return false;
+        s->slot[i].run = malloc(seqs * sizeof *s->slot[i].run);
+        if (!s->slot[i].out || !s->slot[i].run) return false;
     }
     s->commit.token = malloc(2 * seqs * sizeof *s->commit.token); /* tokens, and ends without one */
     return s->commit.token != NULL;
@@ -73,6 +73,7 @@ int scheduler_init(struct scheduler *s, const struct scheduler_limits *l, struct
     for (int w = 0; w < MSG_MAX_WORKERS; w++) list_init(&s->home[w].running);
     int rc = check_limits(l, why);
     if (rc < 0) return rc;
+    s->members = UINT64_MAX >> (64 - l->workers);
     size_t buckets = 64;
     while (buckets < (size_t)l->max_queue + (size_t)l->max_batch) buckets *= 2;
     s->bucket_mask = buckets - 1;
@@ -91,7 +92,7 @@ void scheduler_clear(struct scheduler *s) {
         while (s->bucket[b]) forget(s, s->bucket[b]);
     for (int i = 0; i < SCHEDULER_MAX_AHEAD; i++) {
         free(s->slot[i].out);
-        free(s->slot[i].expect);
+        free(s->slot[i].run);
     }
     for (int w = 0; w < MSG_MAX_WORKERS; w++) {
         free(s->plan.worker[w].start);
@@ -271,14 +272,22 @@ static int take_token(struct scheduler *s, int worker, const struct step_out *o,
 
 /* Every sequence that was granted a sampling row and still lives must have answered, or it would hang for ever. */
 static int check_answers(struct scheduler *s, const struct step_slot *slot, struct why *why) {
-    for (int i = 0; i < slot->n_expect; i++) {
-        const struct seq *q = find(s, slot->expect[i]);
+    for (int i = 0; i < slot->n_run; i++) {
+        if (!slot->run[i].sample) continue;
+        const struct seq *q = find(s, slot->run[i].seq);
         if (!q || q->state == SEQ_ENDED || q->reported_step == slot->step) continue;
         fail(why, ERR_PROTOCOL, "owes the token of sequence %" PRIu64 " at position %d in step %" PRIu64, q->number, q->count,
              slot->step);
         return accuse(s, q->home, why);
     }
     return 0;
+}
+
+static void keep_rows(struct scheduler *s, const struct step_slot *slot) {
+    for (int i = 0; i < slot->n_run; i++) {
+        struct seq *q = find(s, slot->run[i].seq);
+        if (q) q->kept = slot->run[i].rows;
+    }
 }
 
 /* Sequences that wanted no token end when their last prompt row has committed. */
@@ -295,9 +304,9 @@ static void finish_silent(struct scheduler *s, struct list *head, uint64_t step,
 int scheduler_commit(struct scheduler *s, int64_t now_us, const struct commit **out, struct why *why) {
     scheduler_settle(s);
     if (s->planned == s->committed) return 0;
-    uint64_t step = s->committed + 1, all = UINT64_MAX >> (64 - s->limits.workers);
+    uint64_t step = s->committed + 1;
     const struct step_slot *slot = &s->slot[step % (uint64_t)s->limits.ahead];
-    if (slot->reported != all) return 0;
+    if (slot->reported != s->members) return 0;
     s->commit.step = step;
     s->commit.n = 0;
     for (int w = 0; w < s->limits.workers; w++)
@@ -307,9 +316,37 @@ int scheduler_commit(struct scheduler *s, int64_t now_us, const struct commit **
         }
     int rc = check_answers(s, slot, why);
     if (rc < 0) return rc;
+    keep_rows(s, slot);
     for (int w = 0; w < s->limits.workers; w++) finish_silent(s, &s->home[w].running, step, now_us);
     finish_silent(s, &s->leaving, step, now_us);
     s->committed = step;
     *out = &s->commit;
     return 1;
+}
+
+/* ---- void ---- */
+
+static void roll_back(struct scheduler *s, struct seq *q) {
+    int keep = pages_for(q->kept, s->limits.page_tokens);
+    pages_give(&s->pages, q->home, q->number, q->pages + keep, q->n_pages - keep);
+    q->n_pages = keep;
+    q->n_told = 0;
+    q->granted = q->kept;
+    q->given = q->count;
+    q->anew = true;
+}
+
+void scheduler_void(struct scheduler *s, uint64_t members) {
+    s->committed = s->planned; /* no report of these steps is wanted any more, and nothing waits for them */
+    s->members = members;
+    for (int w = 0; w < s->limits.workers; w++) {
+        struct list *at, *next;
+        list_for(at, next, &s->home[w].running) {
+            struct seq *q = list_entry(at, struct seq, node);
+            if (members >> w & 1) roll_back(s, q);
+            else scheduler_leave(s, q, SEQ_EVICTED);
+        }
+    }
+    scheduler_settle(s);
+    for (int w = 0; w < s->limits.workers; w++) s->home[w].n_drop = 0; /* they forget all there is */
 }

@@ -34,13 +34,18 @@ struct scheduler_counts {
         tokens; /* prompt rows granted (recomputation included), tokens committed */
 };
 
+struct step_run {         /* one sequence in a plan in flight */
+    uint64_t seq;
+    int rows;    /* it has been given with this plan */
+    bool sample; /* it owes a token */
+};
 struct step_slot {        /* one plan in flight */
     uint64_t step;        /* 0 = unused */
     uint64_t reported;    /* mask of workers */
     struct step_out *out; /* [workers][max_seqs] */
     int n_out[MSG_MAX_WORKERS];
-    uint64_t *expect; /* [workers * max_seqs] sequences that owe a token */
-    int n_expect;
+    struct step_run *run; /* [workers * max_seqs] */
+    int n_run;
 };
 struct pending_drop {
     uint64_t seq, after; /* may be told in any plan later than `after` */
@@ -58,6 +63,7 @@ struct scheduler {
     struct pages pages;
     struct list waiting, leaving; /* waiting: best first; leaving: EVICTED and ENDED until settled */
     struct home home[MSG_MAX_WORKERS];
+    uint64_t members; /* mask of the workers that plans are for: homes, and who must report; at first all */
     int n_waiting, n_running, n_leaving;
     int n_whole; /* of n_waiting: those that do not allow degraded answers */
     bool missing; /* some expert is on no worker: only sequences that allow it may start, and nobody waits behind the others */
@@ -91,6 +97,12 @@ int scheduler_done(struct scheduler *s, int worker, const struct worker_step_don
 /* 1 and *out: the oldest step in flight is complete and has been committed. 0: not yet. ERR_PROTOCOL: a report was wrong; the
  * scheduler must not be used further (s->faulty is set). */
 int scheduler_commit(struct scheduler *s, int64_t now_us, const struct commit **out, struct why *why);
+
+/* From now on plans are for `members` alone, and those in flight are void: what they granted is granted again, in later steps.
+ * Sequences whose home is no member wait again, by their rank among all that wait, and are recomputed elsewhere from prompt and
+ * committed tokens; the others keep home, pages and the rows that committed, and their homes are told of them anew. Nobody may
+ * run a void plan any more when the next one is sent, nor know a sequence: pages have other holders by then. */
+void scheduler_void(struct scheduler *s, uint64_t members);
 
 static inline int scheduler_in_flight(const struct scheduler *s) { return (int)(s->planned - s->committed); }
 /* Its turn does not come before every expert has a worker. */

@@ -52,8 +52,10 @@ struct seq {
     int home;       /* worker; meaningful from RUNNING to settled */
     int given;      /* tokens the home got with SeqStart: its rows up to there are prefill */
     int granted;    /* rows given out in plans */
+    int kept;       /* of these, the rows of steps that committed: they need not run again while its home lives */
     int32_t *pages; /* [pages for `rows`] on its home, in order of position */
-    int n_pages;
+    int n_pages, n_told;      /* n_told: those its home has been told of */
+    bool anew;                /* its plans were void: its home wants SeqStart again, with what it keeps */
     uint64_t last_step;     /* last plan that names it */
     uint64_t reported_step; /* last step whose token arrived */
 

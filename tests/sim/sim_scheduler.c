@@ -1,8 +1,9 @@
 /* sim_scheduler.c - the scheduler against simulated workers and clients in virtual time, by seed.
  *
  * A seed draws a cluster (workers, budgets, pages, plans ahead) and a crowd of requests that arrive, are cancelled, run out of
- * time, stop at a stop id or are ended by their owner. Workers take plans in order, each at its own random pace. Tokens are a
- * function of (request, position), so a recomputed sequence must continue exactly where it was.
+ * time, stop at a stop id or are ended by their owner. Workers take plans in order, each at its own random pace. In every other
+ * seed workers die and come back: all plans are void then, and workers forget their sequences, but not what is in their pages.
+ * Tokens are a function of (request, position), so a recomputed sequence must continue exactly where it was.
  * Checked at every event: pages have one holder on the scheduler's and on the worker's side and add up; budgets hold; positions
  * are contiguous; each request ends once, with the tokens it must have; an ended request's pages are back after two further
  * steps; the best sequence of a worker moves; work never stands still. A failing seed is printed.
@@ -79,16 +80,23 @@ struct plan_copy {
     struct start_copy start[64];
     uint64_t drop[128];
 };
+struct written { /* rows in one page */
+    uint64_t number;
+    int page, rows; /* the manieth page of its sequence */
+};
 struct worker {
     struct held held[64];
     int n_held;
     uint64_t *page_holder;
+    struct written *written; /* [pages] */
     struct plan_copy queue[QUEUE];
     int q_head, q_len;
     int64_t busy_until;
+    int era; /* voids so far: steps begun before are none of this worker's any more */
+    bool dead;
 };
 
-enum event_kind { EV_ARRIVE, EV_CANCEL, EV_STEP };
+enum event_kind { EV_ARRIVE, EV_CANCEL, EV_STEP, EV_CHANGE };
 struct event {
     int64_t at;
     uint64_t order;
@@ -108,6 +116,7 @@ struct sim {
     uint64_t orders;
     int64_t now;
     int stall[8];
+    int voids, recomputed;
     uint64_t most_waiting;
 };
 
@@ -165,10 +174,29 @@ static void worker_start(struct sim *m, struct worker *w, const struct start_cop
         .number = c->seq, .request = c->request, .prompt = c->prompt, .max_tokens = c->max_tokens, .count = c->given};
 }
 
+/* A sequence that goes on where its rows were kept: they must be there. */
+static void check_kept(struct sim *m, const struct worker *w, const struct held *h, int rows) {
+    int size = m->s.limits.page_tokens;
+    for (int i = 0; i * size < rows; i++) {
+        CHECK(i < h->n_pages, "rows up to %d with %d pages", rows, h->n_pages);
+        const struct written *p = &w->written[h->pages[i]];
+        int want = rows - i * size < size ? rows - i * size : size;
+        CHECK(p->number == h->number && p->page == i && p->rows >= want,
+              "page %d of sequence %" PRIu64 " has %d rows of page %d of %" PRIu64 ", wanted %d", i, h->number, p->rows,
+              p->page, p->number, want);
+    }
+}
+
+static void write_row(struct sim *m, struct worker *w, const struct held *h, int position) {
+    int page = position / m->s.limits.page_tokens, row = position % m->s.limits.page_tokens;
+    struct written *p = &w->written[h->pages[page]];
+    if (p->number != h->number || p->page != page) *p = (struct written){.number = h->number, .page = page};
+    if (p->rows == row) p->rows++;
+}
+
 static void worker_run(struct sim *m, struct worker *w, const struct run_copy *c, struct step_out *out, int *n_out) {
     struct held *h = held_find(w, c->seq);
     CHECK(h, "rows for sequence %" PRIu64 " that the worker does not hold", c->seq);
-    CHECK(c->first == h->computed, "rows from %d, computed %d", c->first, h->computed);
     for (int i = 0; i < c->n_pages; i++) {
         uint64_t *holder = &w->page_holder[c->pages[i]];
         CHECK(!*holder, "page %d of %" PRIu64 " given to %" PRIu64, c->pages[i], *holder, c->seq);
@@ -177,6 +205,9 @@ static void worker_run(struct sim *m, struct worker *w, const struct run_copy *c
     }
     CHECK(h->n_pages * m->s.limits.page_tokens >= c->first + c->count, "pages for %d rows, %d asked",
           h->n_pages * m->s.limits.page_tokens, c->first + c->count);
+    if (!h->computed && c->first) check_kept(m, w, h, h->computed = c->first);
+    CHECK(c->first == h->computed, "rows from %d, computed %d", c->first, h->computed);
+    for (int i = 0; i < c->count; i++) write_row(m, w, h, c->first + i);
     h->computed += c->count;
     if (h->done) return; /* granted beyond the end: a no-op */
     CHECK(h->computed <= h->count, "row beyond the known tokens");
@@ -197,13 +228,15 @@ static void begin_step(struct sim *m, int index) {
     int64_t start = w->busy_until > m->now ? w->busy_until : m->now;
     int slow = range(&m->rng, 0, 19) ? 1 : 20;
     w->busy_until = start + range(&m->rng, 1, 50) * slow;
-    post(m, w->busy_until, EV_STEP, index);
+    post(m, w->busy_until, EV_STEP, w->era * 8 + index);
 }
 
 static void deliver(struct sim *m, const struct plan *p) {
     for (int i = 0; i < p->workers; i++) {
         struct worker *w = &m->worker[i];
         const struct plan_worker *from = &p->worker[i];
+        CHECK(!w->dead || !(from->n_run + from->n_start + from->n_drop), "a plan for a dead worker");
+        if (w->dead) continue;
         CHECK(w->q_len < QUEUE, "plan queue full");
         struct plan_copy *c = &w->queue[(w->q_head + w->q_len) % QUEUE];
         *c = (struct plan_copy){.step = p->step, .n_run = from->n_run, .n_start = from->n_start, .n_drop = from->n_drop};
@@ -358,7 +391,40 @@ static void step_done(struct sim *m, int index) {
     CHECK(rc == 0, "commit refused: %s", why.text);
 }
 
+/* Some die, or some that were dead are back with nothing. */
+static void change(struct sim *m) {
+    uint64_t members = 0;
+    int n = m->s.limits.workers, what = range(&m->rng, 0, 3);
+    for (int i = 0; i < n; i++) {
+        struct worker *w = &m->worker[i];
+        bool was = w->dead;
+        if (what == 0) w->dead = false;
+        else if (!range(&m->rng, 0, n - 1)) w->dead = !w->dead;
+        if (i == n - 1 && !members) w->dead = false;
+        members |= (uint64_t)!w->dead << i;
+        memset(w->held, 0, sizeof w->held);
+        memset(w->page_holder, 0, sizeof(uint64_t) * (size_t)m->s.limits.pages);
+        if (w->dead || was) memset(w->written, 0, sizeof *w->written * (size_t)m->s.limits.pages);
+        w->n_held = w->q_len = 0;
+        w->era++;
+        w->busy_until = m->now;
+        m->stall[i] = 0;
+    }
+    for (int i = 0; i < m->n_requests; i++) {
+        const struct seq *q = m->request[i].seq;
+        m->recomputed += q && q->state == SEQ_RUNNING && !(members >> q->home & 1);
+    }
+    scheduler_void(&m->s, members);
+    m->voids++;
+    check_freed(m);
+}
+
 /* ---- one seed ---- */
+struct totals {
+    struct scheduler_counts counts;
+    uint64_t voids, recomputed;
+};
+
 static void draw_cluster(struct sim *m) {
     struct rng *r = &m->rng;
     struct scheduler_limits l = {
@@ -374,7 +440,10 @@ static void draw_cluster(struct sim *m) {
     l.ahead = range(r, 1, 2);
     struct why why;
     CHECK(scheduler_init(&m->s, &l, &why) == 0, "%s", why.text);
-    for (int w = 0; w < l.workers; w++) m->worker[w].page_holder = calloc((size_t)l.pages, sizeof(uint64_t));
+    for (int w = 0; w < l.workers; w++) {
+        m->worker[w].page_holder = calloc((size_t)l.pages, sizeof(uint64_t));
+        m->worker[w].written = calloc((size_t)l.pages, sizeof(struct written));
+    }
 }
 
 static void draw_requests(struct sim *m) {
@@ -395,9 +464,11 @@ static void draw_requests(struct sim *m) {
         at += range(r, 0, gap);
         post(m, at, EV_ARRIVE, i);
     }
+    for (int i = seed_now & 1 ? range(r, 1, 8) : 0; i > 0; i--) post(m, range(r, 1, (int)at + 2000), EV_CHANGE, 0);
 }
 
-static void run_seed(uint64_t seed, struct scheduler_counts *total) {
+static void run_seed(uint64_t seed, struct totals *sum) {
+    struct scheduler_counts *total = &sum->counts;
     struct sim *m = calloc(1, sizeof *m);
     seed_now = seed;
     m->rng.state = hash_u64(seed + 1);
@@ -409,7 +480,8 @@ static void run_seed(uint64_t seed, struct scheduler_counts *total) {
         m->now = e.at;
         if (e.kind == EV_ARRIVE) arrive(m, e.index);
         else if (e.kind == EV_CANCEL) cancel(m, e.index);
-        else step_done(m, e.index);
+        else if (e.kind == EV_CHANGE) change(m);
+        else if (m->worker[e.index % 8].era == e.index / 8) step_done(m, e.index % 8);
         const struct plan *p;
         while ((p = scheduler_plan(&m->s, m->now))) {
             check_plan(m, p);
@@ -423,12 +495,15 @@ static void run_seed(uint64_t seed, struct scheduler_counts *total) {
     for (int w = 0; w < m->s.limits.workers; w++) {
         CHECK(!pages_used(&m->s.pages, w), "%d pages of worker %d never came back", pages_used(&m->s.pages, w), w);
         free(m->worker[w].page_holder);
+        free(m->worker[w].written);
     }
     total->submitted += m->s.counts.submitted;
     total->preemptions += m->s.counts.preemptions;
     total->prompt_tokens += m->s.counts.prompt_tokens;
     total->tokens += m->s.counts.tokens;
     total->ended += (uint64_t)m->refused;
+    sum->voids += (uint64_t)m->voids;
+    sum->recomputed += (uint64_t)m->recomputed;
     for (int i = 0; i < m->n_requests; i++) free(m->request[i].ids);
     scheduler_clear(&m->s);
     free(m);
@@ -441,10 +516,12 @@ int main(int argc, char **argv) {
         else if (!strcmp(argv[i], "--seed")) first = strtoull(argv[i + 1], NULL, 10), seeds = 1;
         else die("usage: sim_scheduler [--seeds N] [--seed S]");
     }
-    struct scheduler_counts total = {0};
-    for (uint64_t s = first; s < first + seeds; s++) run_seed(s, &total);
+    struct totals sum = {0};
+    const struct scheduler_counts *total = &sum.counts;
+    for (uint64_t s = first; s < first + seeds; s++) run_seed(s, &sum);
     printf("%" PRIu64 " seeds: %" PRIu64 " sequences (%" PRIu64 " refused), %" PRIu64 " prompt rows, %" PRIu64
-           " tokens, %" PRIu64 " preemptions\n",
-           seeds, total.submitted, total.ended, total.prompt_tokens, total.tokens, total.preemptions);
+           " tokens, %" PRIu64 " preemptions, %" PRIu64 " voids with %" PRIu64 " homes lost\n",
+           seeds, total->submitted, total->ended, total->prompt_tokens, total->tokens, total->preemptions, sum.voids,
+           sum.recomputed);
     return 0;
 }

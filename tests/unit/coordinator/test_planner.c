@@ -84,4 +84,35 @@ START_TEST(describes) {
 }
 END_TEST
 
-RUN("planner", NULL, NULL, contiguous, expresses_any_map, missing_on_purpose, refusals, describes)
+START_TEST(over_members) {
+    uint64_t now[12];
+    ck_assert_int_eq(parse("* 0 0\n* 1 1\n* 2 2\n* 3 1,2\n5 3 -\n"), 0);
+    planner_members(&shape, hosts, hosts, 7, now);
+    ck_assert(!memcmp(now, hosts, sizeof now));
+    planner_members(&shape, hosts, now, 5, now); /* 1 is lost; layer 0 has 0 on 0, 2 and 3 on 2 */
+    static const uint64_t without_1[12] = {1, 1, 4, 4, 1, 1, 4, 4, 1, 1, 4, 0};
+    for (int i = 0; i < 12; i++) ck_assert_uint_eq(now[i], without_1[i]);
+    planner_members(&shape, hosts, now, 4, now); /* 0 as well */
+    for (int i = 0; i < 12; i++) ck_assert_uint_eq(now[i], i == 11 ? 0 : 4);
+    planner_members(&shape, hosts, now, 6, now); /* 1 is back: its own, and nothing that 2 has adopted */
+    static const uint64_t without_0[12] = {4, 2, 4, 6, 4, 2, 4, 6, 4, 2, 4, 0};
+    for (int i = 0; i < 12; i++) ck_assert_uint_eq(now[i], without_0[i]);
+    planner_members(&shape, hosts, now, 7, now);
+    ck_assert(!memcmp(now, hosts, sizeof now));
+}
+END_TEST
+
+START_TEST(lost_experts_are_spread) {
+    static const int one[1] = {0};
+    const struct planner_shape wide = {.workers = 5, .layers = 1, .experts = 40, .model_layer = one};
+    uint64_t first[40], now[40];
+    int slots[5] = {0};
+    planner_contiguous(&wide, first);
+    planner_members(&wide, first, first, 0x1d, now);
+    for (int e = 0; e < 40; e++) slots[__builtin_ctzll(now[e])]++;
+    for (int w = 0; w < 5; w++) ck_assert_int_eq(slots[w], w == 1 ? 0 : 10);
+}
+END_TEST
+
+RUN("planner", NULL, NULL, contiguous, expresses_any_map, missing_on_purpose, refusals, describes, over_members,
+    lost_experts_are_spread)

@@ -304,6 +304,77 @@ static struct seq *one_step(void) {
     ck_assert_ptr_nonnull(plan());
     return q;
 }
+START_TEST(void_keeps_what_committed) {
+    limits.workers = 2;
+    limits.prefill_chunk = 4;
+    open_scheduler();
+    struct seq *a = submit(6, 8, 0), *b = submit(6, 8, 0);
+    const struct commit *c;
+    ck_assert_ptr_nonnull(plan());
+    ck_assert_ptr_nonnull(plan()); /* rows 0-3, then 4-5: the first commits, the second and what it sampled is void */
+    ck_assert_int_eq(a->home, 0);
+    ck_assert_int_eq(b->home, 1);
+    ck_assert_int_eq(report(0, 1, NULL, 0), 0);
+    ck_assert_int_eq(report(1, 1, NULL, 0), 0);
+    ck_assert_int_eq(commit(&c), 1);
+    struct step_out o = token(a, 6);
+    ck_assert_int_eq(report(0, 2, &o, 1), 0);
+    ck_assert_int_eq(commit(&c), 0);
+    scheduler_void(&s, 1);
+    ck_assert_int_eq(b->state, SEQ_WAITING);
+    ck_assert_int_eq(pages_used(&s.pages, 0), 1);
+    ck_assert_int_eq(pages_used(&s.pages, 1), 0);
+    const struct plan *p = plan();
+    ck_assert_uint_eq(p->step, 3);
+    ck_assert_int_eq(p->worker[1].n_start + p->worker[1].n_run + p->worker[1].n_drop, 0);
+    ck_assert_int_eq(p->worker[0].n_drop, 0);
+    ck_assert_int_eq(p->worker[0].n_start, 2);
+    ck_assert_ptr_eq(p->worker[0].start[0], a);
+    ck_assert_int_eq(p->worker[0].run[0].first, 4);
+    ck_assert_int_eq(p->worker[0].run[0].n_new_pages, 2); /* the one it keeps and the next */
+    ck_assert(p->worker[0].run[0].sample);
+    ck_assert_ptr_eq(p->worker[0].start[1], b);
+    ck_assert_int_eq(p->worker[0].run[1].first, 0);
+    ck_assert_int_lt(report(0, 2, &o, 1), 0); /* of a void step */
+    ck_assert_int_eq(report(0, 3, &o, 1), 0);
+    ck_assert_int_eq(commit(&c), 1); /* the dead one's report is not wanted */
+    ck_assert_int_eq(c->n, 1);
+    ck_assert_ptr_eq(c->token[0].seq, a);
+}
+END_TEST
+
+START_TEST(void_while_ahead_of_what_is_known) { /* granted rows whose tokens had not come; a joins, b is over */
+    limits.workers = 2;
+    open_scheduler();
+    struct seq *a = submit(3, 4, 0), *b = submit(3, 4, 0);
+    const struct commit *c;
+    struct step_out o = token(a, 3);
+    ck_assert_ptr_nonnull(plan());
+    ck_assert_ptr_nonnull(plan());
+    scheduler_end(&s, b);
+    ck_assert_int_eq(report(0, 1, &o, 1), 0);
+    ck_assert_int_eq(report(1, 1, NULL, 0), 0);
+    ck_assert_int_eq(commit(&c), 1);
+    ck_assert_int_eq(a->count, 4);
+    ck_assert_int_eq(a->granted, 4);
+    scheduler_void(&s, 3);
+    ck_assert_int_eq(a->granted, 3);
+    ck_assert_int_eq(a->home, 0);
+    ck_assert_int_eq(pages_used(&s.pages, 1), 0);
+    const struct plan *p = plan();
+    ck_assert_int_eq(p->worker[0].start[0]->given, 4);
+    ck_assert_int_eq(p->worker[0].run[0].first, 3);
+    ck_assert_int_eq(p->worker[0].run[0].count, 1);
+    ck_assert(p->worker[0].run[0].sample);
+    ck_assert_int_eq(p->worker[1].n_drop, 0); /* what it had it has forgotten */
+    scheduler_void(&s, 2); /* and once more, before anything came */
+    ck_assert_int_eq(a->state, SEQ_WAITING);
+    p = plan();
+    ck_assert_int_eq(p->worker[1].run[0].count, 4);
+    ck_assert_ptr_null(p->worker[0].n_run ? p : NULL);
+}
+END_TEST
+
 START_TEST(owed_token) {
     one_step();
     bad_commit(NULL, 0, "owes the token of sequence 1 at position 3");
@@ -370,5 +441,6 @@ END_TEST
 
 RUN("scheduler", begin, end, admission, chunks_then_decode_ahead, no_tokens_wanted, cancel_frees_by_the_second_step,
     order_and_priority, missing_experts_fill_no_queue, missing_experts, homes_are_spread, eviction_and_return,
-    commits_wait_for_all, owed_token, wrong_position, wrong_id, ends_early, same_token_twice, unknown_sequence_is_overshoot,
+    commits_wait_for_all, void_keeps_what_committed, void_while_ahead_of_what_is_known, owed_token, wrong_position, wrong_id,
+    ends_early, same_token_twice, unknown_sequence_is_overshoot,
     bad_reports, bad_limits)
