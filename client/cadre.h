@@ -58,6 +58,8 @@ struct cadre_options {
     uint32_t window;             /* events the server may send ahead of you, per stream; 0 = 64 */
     int once;                    /* 1: a connection that is refused ends calls UNAVAILABLE at once; 0: it is tried again until
                                     connect_timeout_ms is over, for servers that are just starting */
+    uint32_t resume_timeout_ms;  /* an answer that survives its connection (CADRE_STARTED says so) looks so long for the server
+                                    before it ends UNAVAILABLE; 0 = 60000. What came before is never repeated */
 };
 /* Connects in the background: whether a server is there shows with the first call. options may be NULL. *out is set even when
  * this fails, so that cadre_error can say why (NULL only without memory); close it in any case. */
@@ -123,6 +125,7 @@ struct cadre_event {
     uint64_t request;        /* the cluster's own number of the request */
     uint64_t seed;
     const char *model;
+    int resumable;           /* 1: should the connection break, or the server die and come back, the stream goes on by itself */
     /* CADRE_STARTED, CADRE_FINISHED */
     uint32_t prompt_tokens;
     /* CADRE_TOKENS, CADRE_FINISHED: append to the answer. Whole UTF-8; may lag behind the tokens */

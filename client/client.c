@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CONNECT_MS = 5000, SILENCE_MS = 15000, WINDOW = 64 };
+enum { CONNECT_MS = 5000, SILENCE_MS = 15000, RESUME_MS = 60000, WINDOW = 64 };
 
 const char *cadre_code_name(int code) { return code == CADRE_TIMEOUT ? "TIMEOUT" : call_status_name(code); }
 const char *cadre_version(void) { return CADRE_VERSION; }
@@ -20,6 +20,7 @@ int cadre_open(const char *endpoint, const struct cadre_options *options, struct
     if (options) c->options = *options;
     if (!c->options.connect_timeout_ms) c->options.connect_timeout_ms = CONNECT_MS;
     if (!c->options.silence_timeout_ms) c->options.silence_timeout_ms = SILENCE_MS;
+    if (!c->options.resume_timeout_ms) c->options.resume_timeout_ms = RESUME_MS;
     if (!c->options.window) c->options.window = WINDOW;
     list_init(&c->streams);
     list_init(&c->ready);
@@ -47,8 +48,15 @@ int cadre_generate(struct cadre_client *c, const struct cadre_request *request, 
     uint8_t *bytes = port_encode_generate(request, &len);
     if (!bytes) return client_fail(c, CADRE_RESOURCE_EXHAUSTED, "the client is out of memory");
     rc = stream_open(c, "Generate", bytes, len, request->timeout_ms, c->options.window, out);
-    free(bytes);
-    return rc;
+    if (rc) {
+        free(bytes);
+        return rc;
+    }
+    (*out)->generate = true;
+    (*out)->payload = bytes;
+    (*out)->payload_len = len;
+    (*out)->timeout_ms = request->timeout_ms;
+    return CADRE_OK;
 }
 
 static void end_event(struct cadre_stream *s, struct cadre_event *e) {
@@ -68,6 +76,7 @@ int cadre_next(struct cadre_stream *s, int timeout_ms, struct cadre_event *e) {
     int rc = port_decode_event(item->bytes, item->len, &s->arena, e, &s->hold);
     free(item);
     if (rc) return client_fail(s->client, rc, "the server at %s sent an event that cannot be read", s->client->endpoint);
+    resume_note(&s->taken, e);
     return CADRE_OK;
 }
 

@@ -27,6 +27,11 @@ struct item {                        /* one Data payload, not yet looked at */
     size_t len;
     uint8_t bytes[];
 };
+struct resume_progress { /* what has arrived of an answer */
+    bool started, resumable, finished;
+    uint32_t tokens;
+    uint64_t text_bytes;
+};
 struct cadre_stream {
     struct cadre_client *client;
     struct list node, in_table, in_ready;
@@ -40,6 +45,15 @@ struct cadre_stream {
     int status;                      /* valid when ended */
     char *message;
     void *user;
+    /* resume.c; of a Generate */
+    uint8_t *payload;                /* until the first Data */
+    size_t payload_len;
+    uint64_t timeout_ms;
+    uint8_t request_id[FRAME_CALL_ID_BYTES]; /* the Generate's own call id; `id` changes */
+    bool generate, got_data;
+    bool lost, resumed;              /* lost: nothing was heard since its connection broke; resumed: its call is a Resume */
+    int64_t lost_us;
+    struct resume_progress taken;    /* by the application */
     struct arena arena;              /* the event given out last */
     void *hold;
 };
@@ -47,6 +61,8 @@ struct cadre_stream {
 /* stream.c */
 int  stream_open(struct cadre_client *c, const char *method, const void *payload, size_t len, uint64_t timeout_ms,
                  uint32_t window, struct cadre_stream **out);
+/* The call begins anew, under `id`; what is queued stays. CADRE_OK or UNAVAILABLE. */
+int  stream_reopen(struct cadre_stream *s, const char *method, const uint8_t *id, const void *payload, size_t len);
 /* Receives what there is; ends streams whose server fell silent. */
 void stream_pump(struct cadre_client *c);
 /* Pumps until the stream has an item or ended: true; false when timeout_ms passed or a signal came. */
@@ -55,12 +71,18 @@ struct item *stream_take(struct cadre_stream *s); /* caller frees; NULL: none */
 /* Stores the reason for cadre_error and returns code. */
 int client_fail(struct cadre_client *c, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
+/* resume.c */
+enum resume_verdict { RESUME_NOT, RESUME_ASKED, RESUME_COMPLETE };
+enum resume_verdict resume_lost(struct cadre_stream *s); /* its connection broke */
+void resume_note(struct resume_progress *p, const struct cadre_event *e);
+
 /* check.c: CADRE_OK or INVALID_ARGUMENT with the reason stored. */
 int check_input(struct cadre_client *c, const struct cadre_request *r);
 int check_request(struct cadre_client *c, const struct cadre_request *r);
 
 /* port.c: protobuf. Encoders return malloc'ed bytes, NULL without memory. */
 uint8_t *port_encode_generate(const struct cadre_request *r, size_t *len);
+uint8_t *port_encode_resume(const uint8_t id[FRAME_CALL_ID_BYTES], const struct resume_progress *p, size_t *len);
 uint8_t *port_encode_tokenize(const struct cadre_request *r, size_t *len);
 /* Fills e, whose pointers live in *hold (port_release) and in the arena. CADRE_INTERNAL when the bytes are no event. */
 int  port_decode_event(const uint8_t *bytes, size_t len, struct arena *arena, struct cadre_event *e, void **hold);

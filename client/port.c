@@ -82,6 +82,7 @@ static uint8_t *pack_generate(const struct cadre_request *r, struct chat_box *ch
     if (r->tenant) m.tenant = (char *)r->tenant;
     m.priority = r->priority;
     m.allow_degraded = r->allow_degraded != 0;
+    m.resumable = true;
     return pack(&m.base, len);
 }
 
@@ -92,6 +93,15 @@ uint8_t *port_encode_generate(const struct cadre_request *r, size_t *len) {
     clear_chat(&chat);
     free(stops);
     return out;
+}
+
+uint8_t *port_encode_resume(const uint8_t id[FRAME_CALL_ID_BYTES], const struct resume_progress *p, size_t *len) {
+    Cadre__V1__ResumeRequest m = CADRE__V1__RESUME_REQUEST__INIT;
+    m.call_id = (ProtobufCBinaryData){.len = FRAME_CALL_ID_BYTES, .data = (uint8_t *)id};
+    m.started = p->started;
+    m.tokens = p->tokens;
+    m.text_bytes = p->text_bytes;
+    return pack(&m.base, len);
 }
 
 uint8_t *port_encode_tokenize(const struct cadre_request *r, size_t *len) {
@@ -156,6 +166,7 @@ static int fill_event(const Cadre__V1__GenerateEvent *m, struct arena *arena, st
         e->request = m->started->request;
         e->seed = m->started->seed;
         e->model = m->started->model;
+        e->resumable = m->started->resumable;
         e->prompt_tokens = m->started->prompt_tokens;
         return CADRE_OK;
     case CADRE__V1__GENERATE_EVENT__KIND_TOKENS: e->kind = CADRE_TOKENS; return fill_tokens(m->tokens, arena, e);

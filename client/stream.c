@@ -53,6 +53,13 @@ static int send_frame(struct cadre_stream *s, struct frame f, const void *payloa
 /* The only place where a stream ends. status may be what a server made up. */
 static void end(struct cadre_stream *s, uint32_t status, const char *message) {
     if (s->ended) return;
+    char text[600];
+    if (s->resumed && status == CADRE_NOT_FOUND) { /* the request that it was is what the caller knows of */
+        snprintf(text, sizeof text, "the connection to the server at %s was lost, and the answer with it: %s",
+                 s->client->endpoint, message);
+        message = text;
+        status = CADRE_UNAVAILABLE;
+    }
     s->ended = true;
     s->status = status <= CADRE_UNAUTHENTICATED ? (int)status : CADRE_UNKNOWN;
     s->message = strdup(message);
@@ -80,6 +87,9 @@ static void take_data(struct cadre_stream *s, uint64_t index, const struct bus_m
     item->len = m->body_len;
     if (m->body_len) memcpy(item->bytes, m->body, m->body_len);
     s->next_index++;
+    s->got_data = true;
+    free(s->payload);
+    s->payload = NULL;
     if (list_empty(&s->items)) {
         list_remove(&s->in_ready);
         list_append(&s->client->ready, &s->in_ready);
@@ -93,6 +103,7 @@ static void handle(struct cadre_client *c, const struct bus_msg *m) {
     struct cadre_stream *s = f.call_id_len == FRAME_CALL_ID_BYTES ? find(c, f.call_id) : NULL;
     if (s) { /* frames of calls we have given up are none of our business */
         s->heard_us = clk_now_us();
+        s->lost = false;
         if (f.kind == FRAME_DATA) take_data(s, f.index, m);
         else if (f.kind == FRAME_END) end(s, f.status, f.message);
     }
@@ -103,12 +114,21 @@ static void handle(struct cadre_client *c, const struct bus_msg *m) {
 static void give_up(struct cadre_stream *s, uint32_t ms) {
     const struct cadre_client *c = s->client;
     char text[400];
-    if (!s->heard_us && !c->link.up)
+    if (s->lost)
+        snprintf(text, sizeof text, "the connection to the server at %s was lost, and could not be taken up again for %.3g s",
+                 c->endpoint, ms / 1e3);
+    else if (!s->heard_us && !c->link.up)
         snprintf(text, sizeof text, "no server answers at %s (is `cadre serve` running?)", c->endpoint);
     else
         snprintf(text, sizeof text, "the server at %s has said nothing for %.3g s; it hangs or is unreachable", c->endpoint,
                  ms / 1e3);
     abandon(s, CADRE_UNAVAILABLE, text);
+}
+
+static uint32_t patience_ms(const struct cadre_stream *s) {
+    const struct cadre_options *o = &s->client->options;
+    if (s->lost && s->got_data) return o->resume_timeout_ms;
+    return s->heard_us || (s->client->link.up && !s->lost) ? o->silence_timeout_ms : o->connect_timeout_ms;
 }
 
 static void look_for_silence(struct cadre_client *c) {
@@ -118,22 +138,25 @@ static void look_for_silence(struct cadre_client *c) {
     struct list *i, *tmp;
     list_for(i, tmp, &c->streams) {
         struct cadre_stream *s = list_entry(i, struct cadre_stream, node);
-        uint32_t ms = s->heard_us || c->link.up ? c->options.silence_timeout_ms : c->options.connect_timeout_ms;
-        int64_t since = s->heard_us ? s->heard_us : s->opened_us;
-        bool refused = c->options.once && !s->heard_us && !c->link.up && c->link.refused != s->refused;
+        uint32_t ms = patience_ms(s);
+        int64_t since = s->lost ? s->lost_us : s->heard_us ? s->heard_us : s->opened_us;
+        bool refused = c->options.once && !s->heard_us && !s->lost && !c->link.up && c->link.refused != s->refused;
         if (!s->ended && (refused || now - since >= (int64_t)ms * 1000)) give_up(s, ms);
     }
 }
 
-/* To the server a new connection is a new client: it gives up what it did for the old one. Requests nobody has answered yet may
- * still wait on our side and travel over the new one. */
+/* To the server a new connection is a new client: it gives up what it did for the old one, but for answers that it keeps for
+ * us. Requests nobody has answered yet may still wait on our side and travel over the new one. */
 static void connection_lost(struct cadre_client *c) {
     struct list *i, *tmp;
     char text[400];
     snprintf(text, sizeof text, "the connection to the server at %s was lost", c->endpoint);
     list_for(i, tmp, &c->streams) {
         struct cadre_stream *s = list_entry(i, struct cadre_stream, node);
-        if (s->heard_us) abandon(s, CADRE_UNAVAILABLE, text);
+        if (s->ended || (!s->heard_us && !s->lost)) continue;
+        enum resume_verdict verdict = resume_lost(s);
+        if (verdict == RESUME_COMPLETE) end(s, CADRE_OK, "");
+        else if (verdict == RESUME_NOT) abandon(s, CADRE_UNAVAILABLE, text);
     }
 }
 
@@ -175,6 +198,7 @@ int stream_open(struct cadre_client *c, const char *method, const void *payload,
         free(s);
         return client_fail(c, CADRE_INTERNAL, "the system gives no random numbers: %s", strerror(errno));
     }
+    memcpy(s->request_id, s->id, sizeof s->id);
     s->client = c;
     s->window = window;
     s->opened_us = clk_now_us();
@@ -195,6 +219,19 @@ int stream_open(struct cadre_client *c, const char *method, const void *payload,
     list_append(bucket(c, s->id), &s->in_table);
     *out = s;
     return CADRE_OK;
+}
+
+int stream_reopen(struct cadre_stream *s, const char *method, const uint8_t *id, const void *payload, size_t len) {
+    bool anew = memcmp(s->id, id, sizeof s->id) != 0;
+    if (anew) memcpy(s->id, id, sizeof s->id);
+    list_remove(&s->in_table);
+    list_append(bucket(s->client, s->id), &s->in_table);
+    s->resumed = anew;
+    s->next_index = 0;
+    s->consumed = 0;
+    s->heard_us = 0;
+    struct frame open = {.kind = FRAME_OPEN, .method = method, .timeout_ms = anew ? 0 : s->timeout_ms, .credits = s->window};
+    return send_frame(s, open, payload, len) < 0 ? CADRE_UNAVAILABLE : CADRE_OK;
 }
 
 struct item *stream_take(struct cadre_stream *s) {
@@ -225,6 +262,7 @@ void cadre_stream_close(struct cadre_stream *s) {
     list_remove(&s->in_ready);
     port_release(s->hold);
     arena_clear(&s->arena);
+    free(s->payload);
     free(s->message);
     free(s);
 }

@@ -337,6 +337,7 @@ static void attach(struct coordinator *c, struct request *r, struct call *call, 
     log_debug("request %" PRIu64 " is taken up again at token %u", r->number, tokens);
     r->call = call;
     call->handler = r;
+    call->deadline_us = r->deadline_us;
     r->started = started;
     stream_rewind(r->stream, tokens, text);
     c->moved = true;
