@@ -157,6 +157,7 @@ static int alloc_bits(struct ep *ep) {
         for (int w = 0; w < ep->size; w++) {
             for (int place = 0; place < EP_PLACES; next += words[place++]) ep->lane[mb].in[place][w].seen = next;
             for (int kind = 0; kind < EP_KINDS; kind++) ep->lane[mb].last[kind][w].layer = -1;
+            ep->lane[mb].passing[w].key.layer = -1;
         }
     return 0;
 }
@@ -283,7 +284,6 @@ void ep_step_begin(struct ep *ep, uint32_t epoch, uint64_t step, const int32_t *
         set_phase(l, EP_READY);
         l->key = (struct ep_key){.epoch = epoch, .step = step, .layer = -1};
         end_all(ep, l, EP_COMBINE, false);
-        l->passed = 0;
         l->since_us = 0;
         catch_up(ep, l);
     }
@@ -318,7 +318,7 @@ static uint64_t look_for(struct ep *ep, struct ep_lane *l, enum ep_kind kind, ui
 static int await(struct ep *ep, struct ep_lane *l, enum ep_kind kind, uint64_t from, int64_t deadline_us, uint64_t *late) {
     for (;;) {
         ep_drain(ep);
-        uint64_t came, missing = kind == EP_DISPATCH && ep->relayed ? ep_relay_work(ep, l) : 0;
+        uint64_t came, missing = kind == EP_DISPATCH ? ep_relay_missing(ep, l) : 0;
         missing |= look_for(ep, l, kind, from, &came);
         int64_t now_us = l->since_us || missing ? clk_now_us() : 0;
         if (l->since_us) count_wait(ep, l, came | missing, now_us);
@@ -333,7 +333,7 @@ static int await(struct ep *ep, struct ep_lane *l, enum ep_kind kind, uint64_t f
         int rc = ep_wait_news(ep, l, deadline_us);
         if (rc == ERR_DEADLINE) {
             count_wait(ep, l, missing, clk_now_us());
-            *late = missing;
+            *late = kind == EP_DISPATCH ? ep_relay_late(ep, missing) : missing;
             return ERR_LATE;
         }
         if (rc < 0) return rc;
@@ -353,10 +353,9 @@ static void begin_dispatch(struct ep *ep, struct ep_lane *l, int layer, const st
     set_phase(l, EP_DISPATCHING);
     l->key.layer = layer;
     catch_up(ep, l);
-    l->posted = l->passed = 0;
+    l->posted = 0;
     memset(l->part, 0, sizeof l->part);
     memset(l->pair, 0, sizeof l->pair);
-    memset(l->passing, 0, sizeof l->passing);
     l->group.slots = slots;
     ep_split_make(&l->split, l->send.tokens, l->send.worker, l->send.slot, l->send.weights);
     ep_relay_split(ep, l);
@@ -547,6 +546,10 @@ void ep_extras(const struct ep *ep, int mb, float *out) {
 }
 
 void ep_progress(struct ep *ep) {
-    if (ep->fabric) (void)fabric_poll(ep->fabric);
+    if (!ep->fabric) return;
+    int news = fabric_poll(ep->fabric);
+    if (!ep->relayed) return;
+    if (news > 0) ep_drain(ep); /* others may be waiting for what comes through here */
+    else ep_relay_work(ep);
 }
 

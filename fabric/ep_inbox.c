@@ -111,7 +111,7 @@ static void let_go(struct ep *ep, int peer, struct ep_message *m) {
     if (--s->held == 0) s->passed = 0;
 }
 
-/* Never called while rows are lent: whoever drains has taken them back. */
+/* Never called while rows are lent: see may_take. */
 static void copy_out_held(struct ep *ep, int peer) {
     for (int mb = 0; mb < EP_MICROBATCHES; mb++) {
         for (int place = 0; place < EP_PLACES; place++) {
@@ -233,12 +233,20 @@ static void file(struct ep *ep, int peer, const void *frame, size_t bytes) {
     give(ep, peer, frame);
 }
 
+/* Rows that the caller is reading stay where they are: no more is taken of their stream than needs no room made. */
+static bool may_take(const struct ep *ep, int peer) {
+    const struct ep_stream *s = &ep->stream[peer];
+    return !ep->lent || !s->held || s->held + s->passed + 1 < FABRIC_DEPTH - 1;
+}
+
 void ep_drain(struct ep *ep) {
     size_t bytes;
     for (int peer = 0; peer < ep->size; peer++) {
         if (peer == ep->rank) continue;
-        for (const void *frame; (frame = fabric_take(ep->fabric, peer, &bytes));) file(ep, peer, frame, bytes);
+        for (const void *frame; may_take(ep, peer) && (frame = fabric_take(ep->fabric, peer, &bytes));)
+            file(ep, peer, frame, bytes);
     }
+    ep_relay_work(ep);
 }
 
 /* ---- judging ---- */
@@ -261,10 +269,10 @@ static int judge(const struct ep *ep, const struct ep_lane *l, enum ep_kind kind
     return ep_check_pairs(m->pair, (int)m->pairs, (int)m->tokens, &b, why);
 }
 
-bool ep_message_ready(struct ep *ep, struct ep_lane *l, enum ep_kind kind, int peer) {
+bool ep_message_sound(struct ep *ep, struct ep_lane *l, enum ep_kind kind, int peer) {
     struct ep_message *m = &l->in[kind][peer];
     struct why why;
-    if (!m->got || m->got < m->parts || ep_key_order(&m->key, &l->key) != 0) return false;
+    if (!m->got || m->got < m->parts) return false;
     if (m->good) return true;
     if (judge(ep, l, kind, peer, m, &why) < 0) {
         ep_refuse(ep, peer, &m->key, &why);
@@ -272,4 +280,8 @@ bool ep_message_ready(struct ep *ep, struct ep_lane *l, enum ep_kind kind, int p
         return false;
     }
     return m->good = true;
+}
+
+bool ep_message_ready(struct ep *ep, struct ep_lane *l, enum ep_kind kind, int peer) {
+    return ep_key_order(&l->in[kind][peer].key, &l->key) == 0 && ep_message_sound(ep, l, kind, peer);
 }

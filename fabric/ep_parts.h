@@ -28,16 +28,17 @@ struct ep_message {
 
 /* Tokens and pairs for one worker, and the packed rows that the tokens name. */
 struct ep_list {
-    int tokens, pairs;
+    struct ep_key key;
+    int home, tokens, pairs;
     const int32_t *token;       /* [tokens] rows */
     const struct ep_pair *pair; /* [pairs] pair.token counts the list's tokens */
     const float *weight;        /* [pairs]; only fused */
     const uint8_t *target;      /* [pairs]; only of a relay */
     const unsigned char *rows;
 };
-/* How far a relay has passed on a home's rows. */
+/* How far a relay has passed on a home's rows; all of it when there is a key and nothing left. */
 struct ep_passing {
-    bool begun;
+    struct ep_key key; /* of the message; layer -1: of none yet */
     uint64_t left; /* to whom still; to the first of them from this part and pair on */
     int part, pair;
 };
@@ -75,7 +76,6 @@ struct ep_lane {
     struct ep_pair *picked_pair;
     float *picked_weight;
     struct ep_passing passing[FABRIC_MAX_RANKS];
-    uint64_t passed; /* homes whose rows were all passed on */
     struct ep_message in[EP_PLACES][FABRIC_MAX_RANKS];
     struct ep_key last[EP_KINDS][FABRIC_MAX_RANKS]; /* of the message that was used last: its frames are duplicates by now */
 };
@@ -94,7 +94,7 @@ struct ep {
     bool two_hop;                         /* as set, from the next step on */
     uint64_t direct, relays, relayed;     /* of this step: whom we dispatch to ourselves; who relays for us; for whom we do */
     int relay_to[FABRIC_MAX_RANKS];       /* by host: our relay there; -1: none needed */
-    int relay_of[FABRIC_MAX_RANKS];       /* by home on another host: who relays to this one */
+    int through[FABRIC_MAX_RANKS];        /* by home: from whom its dispatch comes to us, a relay or itself */
     struct ep_lane lane[EP_MICROBATCHES];
     bool lent; /* some lane's answers are in the caller's hands */
 
@@ -127,7 +127,9 @@ static inline int ep_max_pairs(const struct ep *ep) { return ep->lim.max_tokens 
 void ep_drain(struct ep *ep);
 /* Forgets the message and gives its frame back. */
 void ep_message_end(struct ep *ep, int peer, struct ep_message *m);
-/* Is it there, whole and sound, for the layer that the lane is in? Judges it when it is new; a bad one is dropped. */
+/* Is it there, whole and sound? Judges it when it is new; a bad one is dropped. Of the step that the lane is in. */
+bool ep_message_sound(struct ep *ep, struct ep_lane *l, enum ep_kind kind, int peer);
+/* And for the layer that the lane is in? */
 bool ep_message_ready(struct ep *ep, struct ep_lane *l, enum ep_kind kind, int peer);
 /* Logs the first refusal of a step and peer; the next verdict of a wait names it. */
 void ep_refuse(struct ep *ep, int peer, const struct ep_key *key, const struct why *why);
@@ -138,10 +140,8 @@ int ep_message_most_parts(const struct ep *ep, int place);
 
 /* Works on the lane's phase until everyone in `to` was sent its message. 0, ERR_LATE, ERR_EPOCH or ERR_GONE. */
 int ep_post(struct ep *ep, struct ep_lane *l, enum ep_kind kind, uint64_t to, int64_t deadline_us);
-/* Sends a part of a list as dispatch or relay of `home`'s tokens; *pair is the first pair of the part, then of the next. false:
- * no room now. */
-bool ep_send_list(struct ep *ep, struct ep_lane *l, enum ep_kind kind, int home, int to, const struct ep_list *list, int part,
-                  int *pair);
+/* Sends a part of a list as dispatch or relay; *pair is the first pair of the part, then of the next. false: no room now. */
+bool ep_send_list(struct ep *ep, struct ep_lane *l, enum ep_kind kind, int to, const struct ep_list *list, int part, int *pair);
 /* One wait for news, short of the deadline also when told of a later epoch. 0, ERR_DEADLINE, ERR_EPOCH, ERR_GONE. */
 int ep_wait_news(struct ep *ep, const struct ep_lane *l, int64_t deadline_us);
 
@@ -149,5 +149,10 @@ int ep_wait_news(struct ep *ep, const struct ep_lane *l, int64_t deadline_us);
 
 void ep_relay_begin(struct ep *ep);                      /* of a step: who relays what for whom */
 void ep_relay_split(struct ep *ep, struct ep_lane *l);   /* of a dispatch */
-/* Passes on what has come and fits. Who is missing: homes whose relay message has not come, neighbours who take nothing. */
-uint64_t ep_relay_work(struct ep *ep, struct ep_lane *l);
+/* Passes on what has come and fits, of all lanes. Part of every ep_drain. */
+void ep_relay_work(struct ep *ep);
+/* Who keeps this worker from having passed on all of the lane's layer: homes whose message has not come, neighbours who take
+ * nothing. */
+uint64_t ep_relay_missing(const struct ep *ep, const struct ep_lane *l);
+/* Whom those are waiting for that wait for dispatches of these homes: relays that passed nothing on stand for them. */
+uint64_t ep_relay_late(const struct ep *ep, uint64_t homes);

@@ -3,8 +3,9 @@
  * For every other host a home has one relay: the member there of the same local rank, or of that modulo how many there are. It
  * follows from the hosts and the members alone, so all workers of an epoch name the same one. The relay gets all of a token's
  * pairs for its host, and passes them on as the dispatch that the home would have sent: same rows in the same order, so nothing
- * behind it knows the difference, and answers go straight home. It does so while it waits for its own dispatches, and does not
- * stop waiting before all is passed on: who waits for the relay waits for a worker that is at the same place. */
+ * behind it knows the difference, and answers go straight home. It does so whenever it looks at what has come, also while it
+ * computes (ep_progress), and for layers of the step that it has not reached itself; and it does not leave a layer's
+ * dispatch_wait before all of that layer is passed on. */
 #include <string.h>
 
 #include "base/clk.h"
@@ -30,6 +31,7 @@ void ep_relay_begin(struct ep *ep) {
     ep->direct = ep->others;
     ep->relays = ep->relayed = 0;
     for (int h = 0; h < FABRIC_MAX_RANKS; h++) ep->relay_to[h] = -1;
+    for (int w = 0; w < ep->size; w++) ep->through[w] = w;
     if (!ep->two_hop || !(ep->others & ~near)) return;
     ep->direct = ep->others & near;
     for (int w = 0; w < ep->size; w++) {
@@ -37,8 +39,9 @@ void ep_relay_begin(struct ep *ep) {
         if (!(ep->others & ~near & ep_bit(w))) continue;
         if (ep->relay_to[host] < 0) ep->relay_to[host] = relay_at(ep, ep->rank, host);
         ep->relays |= ep_bit(ep->relay_to[host]);
-        ep->relay_of[w] = relay_at(ep, w, ep->lim.host[ep->rank]);
-        if (ep->sources & ep_bit(w) && ep->relay_of[w] == ep->rank) ep->relayed |= ep_bit(w);
+        int relay = relay_at(ep, w, ep->lim.host[ep->rank]);
+        if (relay != ep->rank) ep->through[w] = relay;
+        else if (ep->sources & ep_bit(w)) ep->relayed |= ep_bit(w);
     }
 }
 
@@ -77,7 +80,7 @@ static void pick(const struct ep *ep, struct ep_lane *l, const struct ep_message
 
 /* This worker's own share becomes a message as if it had come from the home. */
 static void keep_own(struct ep *ep, struct ep_lane *l, int home, const struct ep_message *m) {
-    struct ep_message *own = &l->in[EP_DISPATCH][home];
+    struct ep_message *own = &l->in[ep_key_order(&m->key, &l->key) > 0 ? EP_AHEAD : EP_DISPATCH][home];
     size_t P = (size_t)ep_max_pairs(ep), row = ep_row_bytes(ep->lim.dispatch, ep->lim.hidden);
     pick(ep, l, m, ep->rank);
     if (own->got) ep_message_end(ep, home, own);
@@ -88,7 +91,7 @@ static void keep_own(struct ep *ep, struct ep_lane *l, int home, const struct ep
     if (ep->lim.fused) memcpy(weight, l->picked_weight, (size_t)l->picked_pairs * sizeof *weight);
     for (int i = 0; i < l->picked_tokens; i++)
         memcpy(rows + (size_t)i * row, m->rows + (size_t)l->picked_token[i] * row, row);
-    own->key = l->key;
+    own->key = m->key;
     own->got = own->parts = 1;
     own->tokens = (uint32_t)l->picked_tokens;
     own->pairs = own->pairs_got = (uint32_t)l->picked_pairs;
@@ -102,42 +105,63 @@ static void keep_own(struct ep *ep, struct ep_lane *l, int home, const struct ep
 static bool pass_on(struct ep *ep, struct ep_lane *l, int home, const struct ep_message *m, int to) {
     struct ep_passing *p = &l->passing[home];
     pick(ep, l, m, to);
-    const struct ep_list list = {.tokens = l->picked_tokens,
+    const struct ep_list list = {.key = m->key,
+                                 .home = home,
+                                 .tokens = l->picked_tokens,
                                  .pairs = l->picked_pairs,
                                  .token = l->picked_token,
                                  .pair = l->picked_pair,
                                  .weight = l->picked_weight,
                                  .rows = m->rows};
     for (int parts = ep_parts(list.tokens, ep->wire.part_tokens); p->part < parts; p->part++)
-        if (!ep_send_list(ep, l, EP_DISPATCH, home, to, &list, p->part, &p->pair)) return false;
+        if (!ep_send_list(ep, l, EP_DISPATCH, to, &list, p->part, &p->pair)) return false;
     p->part = p->pair = 0;
     return true;
 }
 
-static bool relay(struct ep *ep, struct ep_lane *l, int home) {
+static void relay(struct ep *ep, struct ep_lane *l, int home) {
     struct ep_message *m = &l->in[EP_RELAY][home];
     struct ep_passing *p = &l->passing[home];
-    if (!p->begun) {
+    if (ep_key_order(&p->key, &m->key) != 0) {
         keep_own(ep, l, home, m);
-        *p = (struct ep_passing){.begun = true, .left = ep->direct};
+        *p = (struct ep_passing){.key = m->key, .left = ep->direct};
     }
     while (p->left) {
         int to = __builtin_ctzll(p->left);
-        if (!pass_on(ep, l, home, m, to)) return false;
+        if (!pass_on(ep, l, home, m, to)) return;
         p->left &= p->left - 1;
     }
     l->last[EP_RELAY][home] = m->key;
     ep_message_end(ep, home, m);
-    return true;
 }
 
-uint64_t ep_relay_work(struct ep *ep, struct ep_lane *l) {
+/* Of the step that the lane is in, whose plan says what may come; in a layer that it has not left. */
+static bool is_due(const struct ep_lane *l, const struct ep_message *m) {
+    return m->got && m->key.epoch == l->key.epoch && m->key.step == l->key.step && m->key.layer >= l->key.layer;
+}
+
+void ep_relay_work(struct ep *ep) {
+    for (int mb = 0; ep->relayed && mb < EP_MICROBATCHES; mb++) {
+        struct ep_lane *l = &ep->lane[mb];
+        for (uint64_t look = ep->relayed; look;) {
+            int home = ep_next(&look);
+            if (is_due(l, &l->in[EP_RELAY][home]) && ep_message_sound(ep, l, EP_RELAY, home)) relay(ep, l, home);
+        }
+    }
+}
+
+uint64_t ep_relay_missing(const struct ep *ep, const struct ep_lane *l) {
     uint64_t missing = 0;
-    for (uint64_t look = ep->relayed & ~l->passed; look;) {
+    for (uint64_t look = ep->relayed; look;) {
         int home = ep_next(&look);
-        if (!ep_message_ready(ep, l, EP_RELAY, home)) missing |= ep_bit(home);
-        else if (relay(ep, l, home)) l->passed |= ep_bit(home);
-        else missing |= l->passing[home].left;
+        const struct ep_passing *p = &l->passing[home];
+        missing |= ep_key_order(&p->key, &l->key) == 0 ? p->left : ep_bit(home);
     }
     return missing;
+}
+
+uint64_t ep_relay_late(const struct ep *ep, uint64_t homes) {
+    uint64_t late = 0;
+    while (homes) late |= ep_bit(ep->through[ep_next(&homes)]);
+    return late;
 }

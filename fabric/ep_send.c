@@ -68,12 +68,13 @@ static void gather(unsigned char *to, const unsigned char *rows, const int32_t *
 }
 
 /* Tokens of this part, and the pairs that name them: the list is in order of tokens. */
-bool ep_send_list(struct ep *ep, struct ep_lane *l, enum ep_kind kind, int home, int to, const struct ep_list *list, int part,
+bool ep_send_list(struct ep *ep, struct ep_lane *l, enum ep_kind kind, int to, const struct ep_list *list, int part,
                   int *pair) {
     const struct ep_wire *w = &ep->wire;
     struct ep_part p = part_of(ep, l, kind, to);
     const int first = part * w->part_tokens;
-    p.home = home;
+    p.key = list->key;
+    p.home = list->home;
     p.part = part;
     p.format = w->dispatch;
     p.all_tokens = list->tokens;
@@ -101,7 +102,7 @@ bool ep_send_list(struct ep *ep, struct ep_lane *l, enum ep_kind kind, int home,
 
 static struct ep_list list_for(const struct ep *ep, const struct ep_lane *l, int to) {
     size_t T = (size_t)to * (size_t)ep->lim.max_tokens, P = (size_t)to * (size_t)ep_max_pairs(ep);
-    struct ep_list list = {.rows = l->packed ? l->packed : (const unsigned char *)l->send.x};
+    struct ep_list list = {.key = l->key, .home = ep->rank, .rows = l->packed ? l->packed : (const unsigned char *)l->send.x};
     if (ep->relays & ep_bit(to)) {
         list.tokens = l->far_tokens[to];
         list.pairs = l->far_pairs[to];
@@ -122,7 +123,7 @@ static struct ep_list list_for(const struct ep *ep, const struct ep_lane *l, int
 static bool send_dispatch(struct ep *ep, struct ep_lane *l, int to) {
     const struct ep_list list = list_for(ep, l, to);
     enum ep_kind kind = list.target ? EP_RELAY : EP_DISPATCH;
-    return ep_send_list(ep, l, kind, ep->rank, to, &list, l->part[to], &l->pair[to]);
+    return ep_send_list(ep, l, kind, to, &list, l->part[to], &l->pair[to]);
 }
 
 static size_t pack_rows(const struct ep *ep, const struct ep_lane *l, const struct ep_part *p, const int32_t *row, void *room) {

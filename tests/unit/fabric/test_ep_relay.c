@@ -1,0 +1,161 @@
+/* test_ep_relay.c - what a relay does while it is busy with other things, and who is named when nothing comes through it. Four
+ * ranks in one thread, which makes their calls in the order that a test wants: home 0 and its neighbour 1 on one host, relay 2
+ * and its neighbour 3 on the other. */
+#include <string.h>
+
+#include "base/clk.h"
+#include "fabric/ep.h"
+
+#include "tests/unit/run.h"
+
+enum { R = 4, T = 3, K = 2, H = 4, LAYERS = 2, BYTES = 240, LONG_US = 20000000 };
+
+static struct fabric_hub *hub;
+static struct fabric *fabric[R];
+static struct ep *ep[R];
+static const float x[T * H] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
+static const int16_t worker[T * K] = {2, 3, 3, 1, 2, 3}, slot[T * K] = {0, 1, 0, 0, 1, 0};
+static const struct ep_send from_home = {.tokens = T, .x = x, .worker = worker, .slot = slot};
+
+static void open_all(void) {
+    const struct ep_limits l = {.max_tokens = T, .max_slots = 2, .hidden = H, .topk = K, .host = {0, 0, 1, 1}};
+    struct why why;
+    ck_assert_int_eq(fabric_hub_new(R, NULL, &hub, &why), 0);
+    for (int r = 0; r < R; r++) {
+        ck_assert_int_eq(fabric_mem_open(hub, r, &fabric[r], &why), 0);
+        ck_assert_int_eq(fabric_prepare(fabric[r], ep_frame_bytes(&l, R), 1, &why), 0);
+        ck_assert_int_eq(ep_new(fabric[r], &l, &ep[r], &why), 0);
+        ep_set_two_hop(ep[r], true);
+    }
+}
+
+static void close_all(void) {
+    for (int r = 0; r < R; r++) {
+        ep_free(ep[r]);
+        fabric_close(fabric[r]);
+    }
+    fabric_hub_free(hub);
+}
+
+static void begin(uint64_t step) {
+    static const int32_t tokens[R] = {T};
+    for (int r = 0; r < R; r++) ep_step_begin(ep[r], 1, step, tokens, 1);
+}
+
+static void post(int rank, int layer) {
+    ck_assert_int_eq(ep_dispatch_post(ep[rank], 0, layer, rank ? NULL : &from_home, 2, clk_now_us() + LONG_US), 0);
+}
+
+/* A look without waiting: what it says, and whom it names. */
+static int look(int rank, struct ep_work *work, uint64_t *late) {
+    return ep_dispatch_wait(ep[rank], 0, work, 0, late);
+}
+
+static void serve(int rank, int rows) {
+    struct ep_work work;
+    uint64_t late = 0;
+    ck_assert_int_eq(look(rank, &work, &late), 0);
+    ck_assert_int_eq(work.rows, rows);
+    for (int i = 0; i < rows * H; i++) work.y[i] = 10 * work.x[i] + (float)rank;
+    ck_assert_int_eq(ep_combine_post(ep[rank], 0, clk_now_us() + LONG_US), 0);
+}
+
+static void take_answers(void) {
+    const float *rows[T * K];
+    uint64_t late = 0;
+    ck_assert_int_eq(ep_combine_wait(ep[0], 0, rows, clk_now_us() + LONG_US, &late), 0);
+    for (int i = 0; i < T * K; i++)
+        for (int h = 0; h < H; h++) ck_assert_float_eq(rows[i][h], 10 * x[i / K * H + h] + worker[i]);
+    for (int r = 1; r < R; r++) { /* answered, and no further: their turn to be done with the layer */
+        const float *none[T * K];
+        ck_assert_int_eq(ep_combine_wait(ep[r], 0, none, clk_now_us() + LONG_US, &late), 0);
+    }
+}
+
+/* The relay computes something that precedes the layer, and makes no call but the one between two pieces of work. */
+START_TEST(passed_on_while_the_relay_computes) {
+    for (uint64_t step = 1; step <= 3; step++) {
+        begin(step);
+        for (int layer = 0; layer < LAYERS; layer++) {
+            post(0, layer);
+            ep_progress(ep[2]);
+            post(3, layer);
+            serve(3, 3);
+            post(1, layer);
+            serve(1, 1);
+            post(2, layer);
+            serve(2, 2);
+            serve(0, 0);
+            take_answers();
+        }
+    }
+    for (int r = 0; r < R; r++) {
+        struct ep_link all = ep_links_sum(ep_counters(ep[r]));
+        ck_assert_uint_eq(all.frames_bad + all.frames_stale + all.frames_duplicate, 0);
+    }
+    ck_assert_uint_eq(ep_counters(ep[0])->far.rows, 3 * LAYERS * T); /* once each, */
+    ck_assert_uint_eq(ep_counters(ep[0])->far.direct, 3 * LAYERS * 5); /* not twice for those that both over there want */
+}
+END_TEST
+
+/* The home sleeps: its relay names it. The relay sleeps: its neighbour names the relay, which has what the home sent. */
+START_TEST(the_silent_one_is_named) {
+    struct ep_work work;
+    uint64_t late = 0;
+    begin(1);
+    post(2, 0);
+    post(3, 0);
+    ck_assert_int_eq(look(2, &work, &late), ERR_LATE);
+    ck_assert_uint_eq(late, 1 << 0);
+    post(0, 0);
+    ck_assert_int_eq(look(3, &work, &late), ERR_LATE);
+    ck_assert_uint_eq(late, 1 << 2);
+    post(1, 0);
+    serve(2, 2);
+    serve(3, 3);
+}
+END_TEST
+
+/* In one hop again: nobody stands for anybody. */
+START_TEST(without_relays_homes_are_named) {
+    struct ep_work work;
+    uint64_t late = 0;
+    for (int r = 0; r < R; r++) ep_set_two_hop(ep[r], false);
+    begin(1);
+    post(3, 0);
+    ck_assert_int_eq(look(3, &work, &late), ERR_LATE);
+    ck_assert_uint_eq(late, 1 << 0);
+}
+END_TEST
+
+/* Rows in the caller's hands lie where they arrived, and stay there however much comes in behind them while it works. */
+START_TEST(lent_rows_stay_where_they_are) {
+    static const int32_t tokens[R] = {T, 0, 1, 0};
+    static const int16_t to[K] = {3, 3}, at[K] = {0, 1};
+    const struct ep_send own = {.tokens = 1, .x = x, .worker = to, .slot = at};
+    const float *rows[T * K];
+    uint64_t late = 0;
+    for (int r = 0; r < R; r++) ep_step_begin(ep[r], 1, 1, tokens, 1);
+    ck_assert_int_eq(ep_dispatch_post(ep[2], 0, 0, &own, 2, clk_now_us() + LONG_US), 0);
+    for (int r = 0; r < R; r++)
+        if (r != 2) post(r, 0);
+    serve(2, 2);
+    serve(3, 5);
+    serve(0, 0);
+    serve(1, 1);
+    ck_assert_int_eq(ep_combine_wait(ep[2], 0, rows, clk_now_us() + LONG_US, &late), 0);
+    for (int i = 0; i < 4 * FABRIC_DEPTH; i++) { /* frames that are given back at once: of a measurement that is over */
+        unsigned char *room = fabric_reserve(fabric[3], 2, BYTES);
+        if (room) {
+            memset(room, 0xff, BYTES);
+            memcpy(room, "CdPr", 4);
+            fabric_commit(fabric[3], 2, BYTES);
+        }
+        ep_progress(ep[2]);
+        for (int j = 0; j < K * H; j++) ck_assert_float_eq(rows[j / H][j % H], 10 * x[j % H] + 3);
+    }
+}
+END_TEST
+
+RUN("ep_relay", open_all, close_all, lent_rows_stay_where_they_are, passed_on_while_the_relay_computes, the_silent_one_is_named,
+    without_relays_homes_are_named)
