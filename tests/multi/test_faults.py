@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from cases import case, leftovers, main, note
-from cluster import Cluster, Front, Process, by_hand, check, mpirun, same, until
+from cluster import Cluster, Front, Process, by_hand, check, mpirun, run, same, until
 
 PROCESSES = ["shm", "ucx"]  # fabrics whose workers are children of serve
 WORK = ["--count", "100000", "--at-once", "24", "--prompt", "20", "--tokens", "230", "--whole"]
@@ -123,6 +123,28 @@ def a_stopped_worker_is_noticed(p):
             check(ended.status == 1 and re.search(r"worker 1|rank 1", ended.err), f"serve: {ended.status} {ended.err[-600:]!r}")
             c.process.gone("after a worker stopped")
             check_clients(asked, f"{fabric}, a stopped worker")
+
+
+@case
+def workers_that_stand_still_within_their_lease_change_no_bit(p):
+    """Each in turn for 100 to 300 ms, again and again; the lease leaves room for a machine with other things to do."""
+    numbered = ["--count", "64", "--at-once", "16", "--prompt", "100", "--tokens", "150"]
+    for fabric in PROCESSES:
+        with Cluster(p, p.golden("mixtral"), workers=3, fabric=fabric, lease=3 * p.slow) as c:
+            wanted = run([p.load, "--connect", c.endpoint, *numbered]).good("load").out
+            workers = [w["pid"] for w in c.status()["workers"]]
+            stops = 0
+            with Process([p.load, "--connect", c.endpoint, *numbered]) as asked:
+                while asked.running():
+                    os.kill(workers[stops % 3], signal.SIGSTOP)
+                    time.sleep((0.1, 0.2, 0.3)[stops // 3 % 3])
+                    os.kill(workers[stops % 3], signal.SIGCONT)
+                    time.sleep(0.05)
+                    stops += 1
+                same(asked.wait().good("load").out, wanted, f"{fabric}: answers of workers that stood still {stops} times")
+            check(all(w["pid"] in workers and w["state"] == "ready" for w in c.status()["workers"]), "all are still there")
+            same(c.stop().status, 0, "serve")
+            note(f"{fabric}: {stops} stops")
 
 
 @case

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from pathlib import Path
 
 from cases import case, main, note
 from cluster import Cluster, Failed, Front, Process, check, run, same, until
@@ -80,10 +81,43 @@ def the_lab_itself(p):
         except Failed as e:
             check("loss needs" in str(e), e)
             note(e)
-        hosts.fault("h1", "rate", "8mbit")
-        hosts.fault("h1", "rate", "none")
         same(run([*hosts.on("h2"), "hostname"]).good().out, "h2\n", "a host's name")
     same(run(["ip", "netns"]).out.count(hosts.name), 0, "namespaces left")
+
+
+def traffic(hosts, source, sends, target, takes, much):
+    """What the receiving end of traffic.py says in the end, as a number."""
+    program = ["python3", str(Path(__file__).with_name("traffic.py"))]
+    with Process([*hosts.on(target), *program, takes, target]) as receiver:
+        until(lambda: receiver.out() or not receiver.running(), "the receiver")
+        run([*hosts.on(source), *program, sends, target, str(much)]).good(sends)
+        return float(receiver.wait().good(takes).out.split()[-1])
+
+
+@case
+def links_that_lose_or_are_slow(p):
+    """A share of the packets is lost, one way; bytes leave a host at the rate that is set, and arrive there at any."""
+    sent, share, stream, rate, burst = 500, 0.3, 1500000, 2000000, 256 << 10
+    with lab(2) as hosts:
+        try:
+            hosts.fault("h1", "loss", str(100 * share))
+            got = traffic(hosts, "h0", "datagrams", "h1", "count", sent)
+            note(f"{got:.0f} of {sent} packets came, {share:.0%} are to be lost")
+            check(abs(got / sent - (1 - share)) < 0.12, f"{got:.0f} of {sent} packets came")  # six deviations
+            same(traffic(hosts, "h1", "datagrams", "h0", "count", sent), sent, "packets of the other direction")
+            hosts.fault("h1", "loss", "0")
+        except Failed as e:
+            check("loss needs" in str(e), e)
+            note(e)
+        hosts.fault("h1", "rate", f"{8 * rate // 1000000}mbit")
+        slow = traffic(hosts, "h1", "stream", "h0", "take", stream)
+        fast = traffic(hosts, "h0", "stream", "h1", "take", stream)
+        hosts.fault("h1", "rate", "none")
+        free = traffic(hosts, "h1", "stream", "h0", "take", stream)
+        least = (stream - burst) / rate
+        note(f"{stream} bytes at {rate} a second: {slow:.2f} s; there {fast:.3f} s, and when the limit is gone {free:.3f} s")
+        check(0.9 * least < slow < 8 * least, f"{stream} bytes took {slow:.2f} s at {rate} a second")
+        check(fast < slow / 2 and free < slow / 2, f"without a limit they took {fast:.2f} s and {free:.2f} s, with one {slow:.2f} s")
 
 
 @case
