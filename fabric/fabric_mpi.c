@@ -28,6 +28,8 @@
 enum {
     LINE = 64,
     POSTED = 1, /* receives per peer that wait for a frame; with more, frames wander through more memory than caches hold */
+    PUSH_BYTES = 65536, /* the least frame that takes several looks of both ends */
+    PUSH_US = 200,      /* how long a rank with news goes on sending such frames before it says so */
     CLOSE_US = 1000000 /* how long close waits for frames that were sent but not taken */
 };
 
@@ -39,6 +41,7 @@ struct lane { /* both streams between this rank and one peer */
     size_t bytes[FABRIC_DEPTH];    /* of arrived frames */
     int waiting;                   /* receives posted and not arrived */
     uint64_t posted, taken;        /* numbers of the receive posted last, of the frame taken last */
+    size_t sent[FABRIC_DEPTH];     /* bytes in each send buffer */
     int next;                      /* send buffer of the open reservation */
     size_t reserved;               /* bytes of that + 1; 0 = none */
     bool broken;                   /* MPI reported an error, or detached: treated as silent from then on */
@@ -120,6 +123,27 @@ static bool progress(struct mpi_rank *m) {
     return news;
 }
 
+/* Frames of at least `bytes` that are under way. silent: to peers that count as silent, too; their sends may never end. */
+static bool sends_pending(const struct mpi_rank *m, bool silent, size_t bytes) {
+    if (!m->requests) return false; /* never prepared */
+    for (int peer = 0; peer < m->base.size; peer++)
+        for (int i = 0; (silent || !m->lanes[peer].broken) && i < FABRIC_DEPTH; i++)
+            if (m->requests[out_index(peer, i)] != MPI_REQUEST_NULL && m->lanes[peer].sent[i] >= bytes) return true;
+    return false;
+}
+
+/* Who has got something will be busy with it, and whoever still waits for our half of the exchange would wait for that too. But
+ * a peer whose frame has just come is calling MPI now: so what is under way to it goes first, as far as that takes no longer
+ * than a large frame does (64 tokens: a sixth less). */
+static bool progress_and_push(struct mpi_rank *m) {
+    bool news = progress(m);
+    for (int64_t until_us = 0; news && sends_pending(m, false, PUSH_BYTES); (void)progress(m)) {
+        if (!until_us) until_us = clk_now_us() + PUSH_US;
+        if (clk_now_us() >= until_us) break;
+    }
+    return news;
+}
+
 static int free_send(const struct mpi_rank *m, int peer) {
     for (int i = 0; i < FABRIC_DEPTH; i++)
         if (m->requests[out_index(peer, i)] == MPI_REQUEST_NULL) return i;
@@ -152,6 +176,7 @@ static void mpi_commit(struct fabric *f, int peer, size_t bytes) {
     if (!l->reserved || bytes > l->reserved - 1)
         BUG("fabric mpi: commit of %zu bytes to peer %d without room reserved", bytes, peer);
     l->reserved = 0;
+    l->sent[l->next] = bytes;
     int index = out_index(peer, l->next);
     int rc = MPI_Issend(buffer(m, index), (int)bytes, MPI_BYTE, peer, 0, m->comm, &m->requests[index]);
     if (rc != MPI_SUCCESS) {
@@ -178,7 +203,7 @@ static const void *mpi_take(struct fabric *f, int peer, size_t *bytes) {
     fabric_check_peer(f, peer);
     const void *frame = next_arrived(m, peer, bytes);
     if (frame || ++m->idle_takes < f->size) return frame;
-    m->news |= progress(m);
+    m->news |= progress_and_push(m);
     return next_arrived(m, peer, bytes);
 }
 
@@ -192,28 +217,20 @@ static void mpi_give(struct fabric *f, int peer, const void *frame) {
     post_receives(m, peer);
 }
 
-/* silent: to peers that count as silent, too; their sends may never end. */
-static bool sends_pending(const struct mpi_rank *m, bool silent) {
-    if (!m->requests) return false; /* never prepared */
-    for (int peer = 0; peer < m->base.size; peer++)
-        for (int i = 0; (silent || !m->lanes[peer].broken) && i < FABRIC_DEPTH; i++)
-            if (m->requests[out_index(peer, i)] != MPI_REQUEST_NULL) return true;
-    return false;
-}
-
 static int mpi_poll(struct fabric *f) {
     struct mpi_rank *m = mpi_of(f);
-    bool news = progress(m) || m->news;
+    bool news = progress_and_push(m) || m->news;
     if (news) m->news = m->starved = false; /* who was refused room stays so until told */
     return news;
 }
 
-static int mpi_arm(struct fabric *f) { return sends_pending(mpi_of(f), false); /* a large one moves a few pieces per look */ }
+/* A large one moves a few pieces per look. */
+static int mpi_arm(struct fabric *f) { return sends_pending(mpi_of(f), false, 0); }
 
 /* A frame beyond MPI's eager limit leaves in pieces, and only while we call MPI; a poll yields by itself when it is idle. */
 static int mpi_flush(struct fabric *f, int64_t deadline_us) {
     struct mpi_rank *m = mpi_of(f);
-    for (int turn = 1; sends_pending(m, false); turn++) {
+    for (int turn = 1; sends_pending(m, false, 0); turn++) {
         m->news |= progress(m);
         if (turn % 64 == 0 && clk_now_us() >= deadline_us) return ERR_DEADLINE;
     }
@@ -263,7 +280,7 @@ static void mpi_close(struct fabric *f) {
     struct mpi_rank *m = mpi_of(f);
     int64_t deadline_us = clk_now_us() + CLOSE_US;
     mpi_flush(f, deadline_us);
-    if (m->requests && (!cancel_receives(m, deadline_us) || sends_pending(m, true))) {
+    if (m->requests && (!cancel_receives(m, deadline_us) || sends_pending(m, true, 0))) {
         log_warn("fabric mpi: rank %d closes with unfinished frames; their memory stays with MPI", f->rank);
         return; /* MPI may still write or read the buffers */
     }
