@@ -24,7 +24,6 @@ static const struct {
 enum { SIZES = sizeof table / sizeof *table };
 
 struct link {
-    bool asked;        /* one of those that this rank measures */
     int size, time;    /* of table: the ping that is next, or under way; size == SIZES: all answered */
     uint32_t number;   /* of it */
     int64_t sent_us;   /* 0: not sent yet */
@@ -37,7 +36,10 @@ struct link {
 
 struct run {
     struct fabric *fabric;
+    int64_t deadline_us;
     struct link link[FABRIC_MAX_RANKS];
+    int ask[FABRIC_MAX_RANKS], n, at; /* whom this rank asks, in this order; at == n: it has asked all */
+    int64_t next_us;                  /* when it goes on to the next one, whatever has come */
 };
 
 bool probe_is_frame(const void *frame, size_t bytes) {
@@ -46,19 +48,27 @@ bool probe_is_frame(const void *frame, size_t bytes) {
     return magic == MAGIC;
 }
 
-/* The rank of each host that this one asks: its neighbour here; elsewhere the one with the same place on its host. */
+/* On its own host its neighbour, elsewhere the rank with the same place on its host; hosts in turn from this one on, so that
+ * not all ask the same one at a time. */
 static void choose_links(struct run *r, const uint8_t *host) {
     const int size = r->fabric->size, me = r->fabric->rank;
     int place = 0;
     for (int w = 0; w < me; w++) place += host[w] == host[me];
-    for (int first = 0; first < size; first++) {
+    for (int turn = 0; turn < FABRIC_MAX_RANKS; turn++) {
         int there[FABRIC_MAX_RANKS], n = 0;
         for (int w = 0; w < size; w++)
-            if (host[w] == host[first]) there[n++] = w;
-        if (there[0] != first) continue;
-        int to = there[(host[first] == host[me] ? place + 1 : place) % n];
-        r->link[to].asked = to != me;
+            if (host[w] == (host[me] + turn) % FABRIC_MAX_RANKS) there[n++] = w;
+        int to = n ? there[(turn ? place : place + 1) % n] : me;
+        if (to != me) r->ask[r->n++] = to;
     }
+}
+
+/* The next one to ask, when this one has answered all or had its part of the time. */
+static void go_on(struct run *r) {
+    int64_t now_us = clk_now_us();
+    if (r->at == r->n || (r->next_us && r->link[r->ask[r->at]].size < SIZES && now_us < r->next_us)) return;
+    if (r->next_us) r->at++;
+    if (r->at < r->n) r->next_us = now_us + (r->deadline_us - now_us) / (r->n - r->at + 1);
 }
 
 static size_t size_of(const struct run *r, int size) {
@@ -95,30 +105,30 @@ static void take(struct run *r, int from) {
         if (f.magic != MAGIC || f.version != VERSION) continue;
         if (f.kind == PING) l->owes_pong = true, l->pong = f.number;
         else if (f.kind == DONE) l->heard = true;
-        else if (l->asked && l->sent_us && f.number == l->number) answered(l, clk_now_us());
+        else if (l->sent_us && f.number == l->number) answered(l, clk_now_us());
     }
 }
 
 /* What there is to say to a peer now, as far as there is room. */
-static void speak(struct run *r, int to, bool done) {
+static void speak(struct run *r, int to) {
     struct link *l = &r->link[to];
     if (l->owes_pong) l->owes_pong = !send(r, to, PONG, l->pong, SMALL);
-    if (l->asked && l->size < SIZES && !l->sent_us) {
+    if (r->at < r->n && r->ask[r->at] == to && l->size < SIZES && !l->sent_us) {
         int64_t now_us = clk_now_us();
         if (send(r, to, PING, l->number, size_of(r, l->size))) l->sent_us = now_us;
     }
-    if (done && !l->told) l->told = send(r, to, DONE, 0, SMALL);
+    if (r->at == r->n && !l->told) l->told = send(r, to, DONE, 0, SMALL);
 }
 
 /* One look at every peer. true: nobody needs this rank any more, nor it anybody. */
 static bool turn(struct run *r) {
-    bool done = true, over = true;
+    bool over = true;
     for (int w = 0; w < r->fabric->size; w++)
         if (w != r->fabric->rank) take(r, w);
-    for (int w = 0; w < r->fabric->size; w++) done &= !r->link[w].asked || r->link[w].size == SIZES;
+    go_on(r);
     for (int w = 0; w < r->fabric->size; w++) {
         if (w == r->fabric->rank) continue;
-        speak(r, w, done);
+        speak(r, w);
         over &= r->link[w].told && r->link[w].heard;
     }
     return over;
@@ -143,13 +153,18 @@ static void keep_slower(struct probe_link *kept, struct probe_link one) {
 }
 
 void probe_run(struct fabric *f, const uint8_t *host, int64_t deadline_us, struct probe *out) {
-    struct run r = {.fabric = f};
+    struct run r = {.fabric = f, .deadline_us = deadline_us};
     *out = (struct probe){0};
     if (f->size < 2 || f->frame_bytes <= SMALL) return;
     choose_links(&r, host);
-    while (!turn(&r) && clk_now_us() < deadline_us)
-        if (fabric_wait(f, deadline_us) < 0) break;
+    while (!turn(&r) && clk_now_us() < deadline_us) {
+        int64_t wake_us = r.at < r.n && r.next_us < deadline_us ? r.next_us : deadline_us;
+        int rc = fabric_wait(f, wake_us);
+        if (rc < 0 && rc != ERR_DEADLINE) break;
+    }
     (void)fabric_flush(f, deadline_us); /* whoever still waits for a word of this rank gets it */
-    for (int w = 0; w < f->size; w++)
-        if (r.link[w].asked) keep_slower(host[w] == host[f->rank] ? &out->inside : &out->between, figure_of(&r, &r.link[w]));
+    for (int i = 0; i < r.n; i++) {
+        int w = r.ask[i];
+        keep_slower(host[w] == host[f->rank] ? &out->inside : &out->between, figure_of(&r, &r.link[w]));
+    }
 }

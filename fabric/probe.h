@@ -1,10 +1,11 @@
 /* probe.h - what links between workers do: latency and rate, measured before the first step.
  *
- * Every rank asks one neighbour on its own host and one rank on each other host, all at the same time as it will later
- * dispatch: small frames, then larger and larger ones, each sent when the last was answered by a small one. The fastest of a
- * size counts: what disturbs a link now may not do so later, and the caller keeps the worst of all ranks. A rank that has its
- * answers says so to all others and goes on answering until all have said it, or the deadline has passed: a peer that is
- * silent gives no figure and holds nobody up for longer.
+ * Every rank asks one neighbour on its own host, then one rank on each other host, one after the other: small frames, then
+ * larger and larger ones, each sent when the last was answered by a small one. All ranks do so at once, as they will dispatch
+ * at once, so what ranks of a host share is measured as their share of it. The fastest of a size counts: what disturbs a link
+ * now may not do so later, and the caller keeps the worst of all ranks. A rank that has its answers says so to all others and
+ * goes on answering until all have said it, or the deadline has passed: a peer that is silent gives no figure, takes no more
+ * than its part of the time, and holds nobody up for longer.
  * Frames that come after that are nobody's any more; ep drops them by their magic. So nobody may post frames of its own
  * before all have ended: in a cluster plans come after everyone's Ready, and Ready after this. */
 #pragma once

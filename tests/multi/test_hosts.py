@@ -161,6 +161,23 @@ def two_hops(p):
 
 
 @case
+def a_slow_network_is_crossed_once(p):
+    """Nobody said how to dispatch: the links did, at the start."""
+    with Cluster(p, p.golden("olmoe"), workers=1) as alone:
+        wanted = answers(alone)
+    with lab(3) as hosts:
+        for host in ("h0", "h1", "h2"):
+            hosts.fault(host, "rate", "8mbit")
+        with six(p, hosts, "auto", model="olmoe") as c:
+            for got, want in zip(answers(c), wanted):
+                same(got, want, "over a slow network")
+            h = hops(c)
+            note(h)
+            check(0 < h["between_rate"] < 1.3e6, "a million bytes per second between hosts, and what a bucket of tokens lets through")
+            check(h["two_from"] and h["two_hop_steps"], "two hops")
+
+
+@case
 def in_a_slurm_job(p):
     """serve as the job's command: srun starts the workers, or mpirun an MPI world; neither is told of any host."""
     with Cluster(p, p.golden("mixtral"), workers=1) as alone:
