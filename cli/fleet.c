@@ -81,7 +81,7 @@ static void add_mpirun(struct argv *a, const struct fleet_options *o, bool found
     add_setting(a, "pml", "ob1");
     add_setting(a, "btl", far ? "vader,tcp,self" : "vader,self");
     add_setting(a, "btl_vader_single_copy_mechanism", "none");
-    add_setting(a, "pml_ob1_send_pipeline_depth", "64"); /* the default moves large frames in tiny sips: fabric_mpi.c */
+    add_setting(a, "pml_ob1_send_pipeline_depth", "32"); /* the default moves large frames in tiny sips: fabric_mpi.c */
 }
 
 /* A worker that dies takes the others with it, as mpirun does it; slurmstepd sees to those whose srun is gone. */

@@ -10,8 +10,8 @@
  * MPI has no file descriptor to sleep on, and a call that blocks would also block on a dead rank; so waiting is polling, then
  * short naps (fabric.c). Run with mpi_yield_when_idle=1: then a poll that finds nothing to do yields the core,
  * while one that moves pieces of a large frame does not; we cannot tell the two apart, so we do not yield ourselves. And with
- * pml_ob1_send_pipeline_depth=64: the default of 3 moves only 96 KB of a large frame per exchange of looks (bench_fabric:
- * x2.5).
+ * pml_ob1_send_pipeline_depth=32: the default of 3 moves only 96 KB of a large frame per exchange of looks (bench_fabric:
+ * x2.5), and with 64 what is under way wanders through more memory than caches hold.
  *
  * A world is static and a dead rank is only silence: receives from it stay posted, sends to it never complete, MPI_Finalize
  * would hang. Errors are returned by MPI (MPI_ERRORS_RETURN), logged once per peer, and turn that peer silent as well.

@@ -197,7 +197,7 @@ static void exec_mpirun(const char *const *args, int ranks) {
                             "none",
                             "--mca",
                             "pml_ob1_send_pipeline_depth",
-                            "64",
+                            "32",
                             self};
     int n = 0;
     ssize_t len = readlink("/proc/self/exe", self, sizeof self - 1);

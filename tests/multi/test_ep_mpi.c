@@ -168,7 +168,7 @@ static int run_rank(const char *verb, const char *fifo) {
 static void exec_mpirun(const char *self, const char *ranks, const char *verb, const char *fifo) {
     execlp("mpirun", "mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np", ranks, "--timeout", "60",
            "--mca", "mpi_yield_when_idle", "1", "--mca", "pml", "ob1", "--mca", "btl", "vader,self", "--mca",
-           "btl_vader_single_copy_mechanism", "none", "--mca", "pml_ob1_send_pipeline_depth", "64", "--mca",
+           "btl_vader_single_copy_mechanism", "none", "--mca", "pml_ob1_send_pipeline_depth", "32", "--mca",
            "orte_enable_recovery", strcmp(verb, "death") == 0 ? "1" : "0", self,
            collective ? "mpi-alltoallv" : "mpi", verb, fifo, (char *)NULL);
     fprintf(stderr, "cannot run mpirun: %s\n", strerror(errno));
