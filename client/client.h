@@ -52,7 +52,7 @@ struct cadre_stream {
     uint8_t request_id[FRAME_CALL_ID_BYTES]; /* the Generate's own call id; `id` changes */
     bool generate, got_data;
     bool lost, resumed;              /* lost: nothing was heard since its connection broke; resumed: its call is a Resume */
-    int64_t lost_us;
+    int64_t lost_us, again_us;       /* again_us: when to ask again, after a server that says UNAVAILABLE; 0: no */
     struct resume_progress taken;    /* by the application */
     struct arena arena;              /* the event given out last */
     void *hold;
@@ -74,6 +74,8 @@ int client_fail(struct cadre_client *c, int code, const char *fmt, ...) __attrib
 /* resume.c */
 enum resume_verdict { RESUME_NOT, RESUME_ASKED, RESUME_COMPLETE };
 enum resume_verdict resume_lost(struct cadre_stream *s); /* its connection broke */
+/* The call was ended: true when it is going to be asked for again, so that nobody is told. */
+bool resume_later(struct cadre_stream *s, uint32_t status, const char *message);
 void resume_note(struct resume_progress *p, const struct cadre_event *e);
 
 /* check.c: CADRE_OK or INVALID_ARGUMENT with the reason stored. */

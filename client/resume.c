@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/random.h>
 
+enum { AGAIN_US = 500 * 1000 };
+
 void resume_note(struct resume_progress *p, const struct cadre_event *e) {
     p->text_bytes += e->text_len;
     if (e->kind == CADRE_STARTED) p->started = true, p->resumable = e->resumable;
@@ -45,13 +47,30 @@ static int ask_for_rest(struct cadre_stream *s, const struct resume_progress *p)
     return rc;
 }
 
+static void set_lost(struct cadre_stream *s) {
+    if (!s->lost) s->lost_us = clk_now_us();
+    s->lost = true;
+    s->again_us = 0;
+}
+
 enum resume_verdict resume_lost(struct cadre_stream *s) {
     struct resume_progress p;
     if (!s->generate || s->cancelled || !count(s, &p)) return RESUME_NOT;
     if (p.finished) return RESUME_COMPLETE; /* only its End is missing */
     if (s->got_data && !p.resumable) return RESUME_NOT;
-    if (!s->lost) s->lost_us = clk_now_us();
-    s->lost = true;
+    set_lost(s);
     int rc = s->got_data ? ask_for_rest(s, &p) : stream_reopen(s, "Generate", s->id, s->payload, s->payload_len);
     return rc ? RESUME_NOT : RESUME_ASKED;
+}
+
+/* A server that ends, or has lost its workers, says UNAVAILABLE and remembers what it keeps: the next one goes on with it. */
+bool resume_later(struct cadre_stream *s, uint32_t status, const char *message) {
+    struct resume_progress p;
+    if (status != CADRE_UNAVAILABLE || !s->generate || s->cancelled || !s->got_data || !count(s, &p)) return false;
+    if (!p.resumable || p.finished) return false;
+    set_lost(s);
+    s->again_us = clk_now_us() + AGAIN_US;
+    free(s->message);
+    s->message = strdup(message);
+    return true;
 }

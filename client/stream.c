@@ -62,6 +62,7 @@ static void end(struct cadre_stream *s, uint32_t status, const char *message) {
     }
     s->ended = true;
     s->status = status <= CADRE_UNAUTHENTICATED ? (int)status : CADRE_UNKNOWN;
+    free(s->message); /* of an earlier call */
     s->message = strdup(message);
     list_remove(&s->in_table);
     list_remove(&s->in_ready);
@@ -103,9 +104,9 @@ static void handle(struct cadre_client *c, const struct bus_msg *m) {
     struct cadre_stream *s = f.call_id_len == FRAME_CALL_ID_BYTES ? find(c, f.call_id) : NULL;
     if (s) { /* frames of calls we have given up are none of our business */
         s->heard_us = clk_now_us();
-        s->lost = false;
+        if (f.kind != FRAME_END) s->lost = false;
         if (f.kind == FRAME_DATA) take_data(s, f.index, m);
-        else if (f.kind == FRAME_END) end(s, f.status, f.message);
+        else if (f.kind == FRAME_END && !resume_later(s, f.status, f.message)) end(s, f.status, f.message);
     }
     frame_clear(&f);
 }
@@ -113,10 +114,11 @@ static void handle(struct cadre_client *c, const struct bus_msg *m) {
 /* Nobody there, or somebody who does not speak? */
 static void give_up(struct cadre_stream *s, uint32_t ms) {
     const struct cadre_client *c = s->client;
-    char text[400];
+    char text[700];
     if (s->lost)
-        snprintf(text, sizeof text, "the connection to the server at %s was lost, and could not be taken up again for %.3g s",
-                 c->endpoint, ms / 1e3);
+        snprintf(text, sizeof text,
+                 "the connection to the server at %s was lost, and could not be taken up again for %.3g s%s%s", c->endpoint,
+                 ms / 1e3, s->message ? "; it said last: " : "", s->message ? s->message : "");
     else if (!s->heard_us && !c->link.up)
         snprintf(text, sizeof text, "no server answers at %s (is `cadre serve` running?)", c->endpoint);
     else
@@ -140,6 +142,7 @@ static void look_for_silence(struct cadre_client *c) {
         struct cadre_stream *s = list_entry(i, struct cadre_stream, node);
         uint32_t ms = patience_ms(s);
         int64_t since = s->lost ? s->lost_us : s->heard_us ? s->heard_us : s->opened_us;
+        if (s->again_us && now >= s->again_us) resume_lost(s);
         bool refused = c->options.once && !s->heard_us && !s->lost && !c->link.up && c->link.refused != s->refused;
         if (!s->ended && (refused || now - since >= (int64_t)ms * 1000)) give_up(s, ms);
     }

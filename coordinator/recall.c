@@ -240,6 +240,7 @@ static void release_written(struct coordinator *c) {
             scheduler_release(r->seq);
             service_flush_request(c, r);
         } else if (!safe) {
+            recall_forget(c, r);
             fail(&why, ERR_GONE, "the request could not be written to the journal in %s: %s", c->options.journal_dir,
                  reason.text);
             service_end_request(c, r, CALL_UNAVAILABLE, why.text);

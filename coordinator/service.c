@@ -52,7 +52,7 @@ void service_end_request(struct coordinator *c, struct request *r, int status, c
     r->seq = NULL;
     if (r->kind == REQUEST_GENERATE && !r->ended) *(status == CALL_OK ? &c->counts.finished : &c->counts.failed) += 1;
     r->ended = true;
-    if (r->kept && status == CALL_OK) {
+    if (r->kept && (status == CALL_OK || status == CALL_UNAVAILABLE)) { /* come back, now or to the next life */
         recall_detach(c, r);
     } else {
         recall_forget(c, r);

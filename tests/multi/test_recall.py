@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""test_recall.py - a coordinator with a journal is killed under load, its workers with it, and started again: clients go on by
+"""test_recall.py - a cluster with a journal ends under load, in one way or another, and is started again: clients go on by
 themselves, and what they have in the end is what they would have had."""
 
+import os
 import signal
 import socket
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 from cases import case, main, note
 from cluster import Front, Process, check, run, same, until
 
-COUNT = 256
+COUNT = 384
 
 
 def free_port():
@@ -46,33 +47,51 @@ class Place:
             yield front, c
 
 
+def kill_coordinator(front, coordinator):
+    coordinator.send(signal.SIGKILL)
+
+
+def kill_worker(front, coordinator):
+    """The coordinator notices and ends."""
+    os.kill(front.status()["workers"][1]["pid"], signal.SIGKILL)
+
+
+def stop_now(front, coordinator):
+    coordinator.send(signal.SIGTERM)
+    front.until_status(lambda s: s["state"] == "draining", "it drains")
+    coordinator.send(signal.SIGTERM)
+
+
+ENDS = [kill_coordinator, kill_worker, stop_now, kill_coordinator]
+
+
 def load_words(p, place):
     return [p.load, "--connect", place.listen, "--count", str(COUNT), "--at-once", str(COUNT), "--prompt", "20", "--tokens", "160"]
 
 
 @case
-def killed_under_load(p):
+def ends_under_load(p):
     with tempfile.TemporaryDirectory() as folder:
         place = Place(p, folder)
         with place.cluster() as (_, c):
-            wanted = run(load_words(p, place)).good("undisturbed").out
+            wanted = run(load_words(p, place), 150).good("undisturbed").out
             c.send(signal.SIGTERM)
             same(c.wait(60).status, 0, "an orderly end")
         with ExitStack() as stack:
             asked, caught = None, 0
-            for life in range(3):
+            for end in ENDS:
                 with place.cluster() as (front, c):
                     if not asked:
                         asked = stack.enter_context(Process(load_words(p, place)))
                         front.until_status(lambda s: s["waiting"] + s["running"] + s["finished"] >= COUNT, "all are accepted")
                     s = front.until_status(lambda s: s["finished"] >= 10 or not s["running"] + s["waiting"], "some have finished")
-                    note(f"life {life + 1}: killed with {s['finished']} finished, {s['running']} running, {s['waiting']} waiting")
+                    note(f"{end.__name__} with {s['finished']} finished, {s['running']} running, {s['waiting']} waiting")
                     caught += s["running"] + s["waiting"]
-                    c.send(signal.SIGKILL)
-                    c.wait(10)
+                    end(front, c)
+                    c.wait(20 * p.slow)
             check(caught, "killed too late to matter")
             with place.cluster() as (front, c):
-                r = asked.wait(120)
+                r = asked.wait(150)
                 check(r.status == 0, f"every request finishes: {r.status} {r.err[-400:]!r} {r.out[-300:]!r}")
                 same(r.out.splitlines(), wanted.splitlines(), "the answers of undisturbed runs")
                 c.send(signal.SIGTERM)

@@ -215,7 +215,7 @@ START_TEST(nobody_comes_back) {
 }
 END_TEST
 
-START_TEST(told_ends_are_final) { /* cancelled, failed, stopped: nothing of it comes back in the next life */
+START_TEST(ends) { /* what was cancelled is over for good; of what a cluster left behind when it stopped, the next goes on */
     serve(0);
     hold(true);
     struct fake_call *c = fake_generate(f, &(struct fake_ask){.prompt = 3, .max_tokens = 60, .resumable = true});
@@ -230,7 +230,10 @@ START_TEST(told_ends_are_final) { /* cancelled, failed, stopped: nothing of it c
     stop();
     serve(0);
     resume_fails(had.id, &had, CALL_NOT_FOUND, "not known");
-    resume_fails(other.id, &other, CALL_NOT_FOUND, "not known");
+    d = fake_resume(f, other.id, &other);
+    fake_run(f, d->ended);
+    ck_assert_int_eq(d->status, CALL_OK);
+    right_tokens(d, 60);
 }
 END_TEST
 
@@ -312,8 +315,8 @@ START_TEST(other_numbers) {
 END_TEST
 
 int main(int argc, char **argv) {
-    const TTest *const tests[] = {dies_at_any_moment, connection_breaks,   another_call_goes_on, nobody_comes_back,
-                                  full_disk,          told_ends_are_final, other_numbers};
+    const TTest *const tests[] = {
+        dies_at_any_moment, connection_breaks, another_call_goes_on, nobody_comes_back, full_disk, ends, other_numbers};
     if (argc < 2) return 2;
     model = argv[1];
     return run_tests("recall", tests, (int)(sizeof tests / sizeof *tests), make_root, end);
