@@ -1,7 +1,8 @@
 /* fabric_auto.c - shm to the ranks of this host, ucx to all others; which one a peer gets follows from the host identities in
  * the addresses (host.h), so both ends come to the same.
  *
- * UCX is left alone, not even polled, while no peer needs it: a look at it is a system call. */
+ * UCX is all but left alone while no peer needs it, for a look at it is a system call: it gets one now and then, to end the
+ * connections of peers that are gone. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -11,7 +12,7 @@
 #include "fabric/fabric.h"
 #include "fabric/host.h"
 
-enum { MAGIC = 0x4f545541, /* "AUTO" */ SHM = 0, UCX = 1, WAYS = 2 };
+enum { MAGIC = 0x4f545541, /* "AUTO" */ SHM = 0, UCX = 1, WAYS = 2, RARELY = 256 };
 
 struct auto_address { /* followed by the addresses of both, shm's first */
     uint32_t magic;
@@ -37,7 +38,8 @@ struct auto_rank {
     struct auto_peer peers[FABRIC_MAX_RANKS];
     struct auto_old *old;
     uint64_t far; /* ranks attached by ucx */
-    int both;     /* an fd that is readable when either's is */
+    unsigned polls;
+    int both; /* an fd that is readable when either's is */
     char host[HOST_ID_BYTES];
 };
 
@@ -188,7 +190,8 @@ static void auto_give(struct fabric *f, int peer, const void *frame) {
 
 static int auto_poll(struct fabric *f) {
     struct auto_rank *a = auto_of(f);
-    int near = fabric_poll(a->ways[SHM]), far = a->far ? fabric_poll(a->ways[UCX]) : 0;
+    bool look = a->far || (a->ways[UCX] && ++a->polls % RARELY == 0);
+    int near = fabric_poll(a->ways[SHM]), far = look ? fabric_poll(a->ways[UCX]) : 0;
     return near < 0 ? near : far < 0 ? far : near | far;
 }
 

@@ -1,6 +1,6 @@
 /* fabric_ucx.c - ranks are processes anywhere; frames are UCP active messages over TCP, or RDMA where there is some.
  *
- * One UCP worker per handle, whose address the coordinator hands to the others; no listener of our own, no name service. Never
+ * The coordinator hands the address of each handle's UCP worker to the others; no listener of our own, no name service. Never
  * UCX's shared memory: its receive queue belongs to all senders of a host together, and one of them killed in the middle of a
  * write stops it for all of them. Between processes of one host there is fabric_shm.
  *
@@ -9,26 +9,19 @@
  *
  * What comes in is input: a message that is not for this process, not from a life of a peer that is attached, or outside of its
  * window is dropped and counted. */
-#include <dirent.h>
-#include <poll.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <ucp/api/ucp.h>
 
 #include "base/clk.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "fabric/link_ucx.h"
-#include "fabric/log_ucx.h"
 #include "fabric/slots.h"
-
-#define SEGMENT "66560" /* LINK_PART and room for headers */
 
 enum {
     MAGIC = 0x31584355, /* "UCX1" */
-    PROGRESS = 32,      /* rounds of progress in one poll, while there is any; each handles one event */
     TELL_AFTER = 32,    /* polls without news after which peers are told what was given back */
     FLUSH_SPINS = 100,
     FLUSH_YIELDS = 100,
@@ -38,9 +31,6 @@ enum {
 struct ucx_rank {
     struct fabric base;
     struct link_host host;
-    ucp_context_h context;
-    ucp_address_t *own;
-    size_t own_bytes;
     uint64_t nonce;
     struct link *links[FABRIC_MAX_RANKS];
     struct {
@@ -108,12 +98,14 @@ static void close_broken(struct ucx_rank *u) {
         if (u->links[p] && u->links[p]->broken) link_disconnect(u->links[p]);
 }
 
-static void let_go(struct ucx_rank *u, int peer) {
+static void retire(struct ucx_rank *u, int peer) {
     struct link *l = u->links[peer];
+    uint64_t others = ~(UINT64_C(1) << peer);
     u->links[peer] = NULL;
-    u->host.untold &= ~(UINT64_C(1) << peer);
-    u->host.stuck &= ~(UINT64_C(1) << peer);
-    u->host.unflushed &= ~(UINT64_C(1) << peer);
+    u->host.untold &= others;
+    u->host.stuck &= others;
+    u->host.unflushed &= others;
+    u->host.byes &= others;
     link_disconnect(l);
     l->after = u->retired;
     u->retired = l;
@@ -128,7 +120,8 @@ static int join(struct ucx_rank *u, const struct link_peer *peer, uint32_t sessi
     return 0;
 }
 
-/* Takes up new sessions of peers. One that replaces another means that the peer attached again: so begin again with it. */
+/* Takes up new sessions of peers. One that replaces another means that the peer attached again: so begin again with it. And so
+ * where our connection to it broke: whoever greets may be reached by now. */
 static void answer_greetings(struct ucx_rank *u) {
     struct why why;
     u->host.greetings = false;
@@ -137,8 +130,8 @@ static void answer_greetings(struct ucx_rank *u) {
         if (!l || !link_outdated(l)) continue;
         uint32_t theirs = l->heard;
         bool named = l->named;
-        if (l->theirs) {
-            let_go(u, p);
+        if (l->theirs || l->broken) {
+            retire(u, p);
             if (join(u, &l->peer, l->session, &why) < 0) log_error("%s; it counts as silent", why.text);
         }
         if (u->links[p]) link_take_up(u->links[p], theirs, named);
@@ -152,7 +145,7 @@ static void answer_bye(struct ucx_rank *u, int peer) {
 }
 
 static void progress(struct ucx_rank *u) {
-    for (int i = 0; i < PROGRESS && ucp_worker_progress(u->host.worker); i++) continue;
+    net_progress(&u->host.net);
     for (uint64_t left = u->host.stuck; left; left &= left - 1) link_push(u->links[__builtin_ctzll(left)]);
     if (u->host.greetings) answer_greetings(u);
     for (uint64_t left = u->host.byes; left; left &= left - 1) answer_bye(u, __builtin_ctzll(left));
@@ -182,13 +175,7 @@ static int ucx_arm(struct fabric *f) {
     struct ucx_rank *u = ucx_of(f);
     tell_all(u);
     if (u->host.news || u->host.closing) return 1;
-    return ucp_worker_arm(u->host.worker) != UCS_OK;
-}
-
-static void doze(struct ucx_rank *u, int64_t left_us) {
-    if (ucp_worker_arm(u->host.worker) != UCS_OK) return;
-    struct pollfd fd = {.fd = u->base.fd, .events = POLLIN};
-    poll(&fd, 1, (int)(left_us / 1000 + 1));
+    return !net_arm(&u->host.net);
 }
 
 /* Over TCP: a notice goes only when all before it has left UCX. */
@@ -215,7 +202,7 @@ static bool flushed_requests(struct ucx_rank *u) {
         if (u->links[i] && u->links[i]->busy && !u->links[i]->broken) return false;
     if (!u->host.unflushed) return true;
     u->host.unflushed = 0;
-    ucs_status_ptr_t r = ucp_worker_flush_nbx(u->host.worker, &p);
+    ucs_status_ptr_t r = ucp_worker_flush_nbx(u->host.net.out, &p);
     if (!UCS_PTR_IS_PTR(r)) return true;
     u->flushing = r;
     return false;
@@ -229,7 +216,7 @@ static int ucx_flush(struct fabric *f, int64_t deadline_us) {
     for (int turn = 0; progress(u), !flushed(u); turn++) {
         int64_t now = clk_now_us();
         if (now >= deadline_us) return ERR_DEADLINE;
-        if (turn >= FLUSH_SPINS + FLUSH_YIELDS) doze(u, deadline_us - now);
+        if (turn >= FLUSH_SPINS + FLUSH_YIELDS) net_doze(&u->host.net, deadline_us - now);
         else if (turn >= FLUSH_SPINS) sched_yield();
     }
     return 0;
@@ -237,12 +224,22 @@ static int ucx_flush(struct fabric *f, int64_t deadline_us) {
 
 /* ---- frames ---- */
 
+/* The link with the open reservation to peer: a retired one if it broke or was let go meanwhile. */
+static struct link *reserved(struct ucx_rank *u, int peer) {
+    struct link *l = u->links[peer];
+    if (l && l->reserved >= 0) return l;
+    for (l = u->retired; l; l = l->after)
+        if (l->peer.rank == peer && l->reserved >= 0) break;
+    return l;
+}
+
 static void *ucx_reserve(struct fabric *f, int peer, size_t bytes) {
     fabric_check_peer(f, peer);
-    struct link *l = ucx_of(f)->links[peer];
+    struct link *l = ucx_of(f)->links[peer], *old = reserved(ucx_of(f), peer);
     if (bytes > f->frame_bytes) BUG("fabric ucx: a frame of %zu bytes, the largest is %zu", bytes, f->frame_bytes);
     if (!l) return NULL;
-    if (l->reserved >= 0) BUG("fabric ucx: second reservation to peer %d", peer);
+    if (old == l) BUG("fabric ucx: second reservation to peer %d", peer);
+    if (old) old->reserved = -1; /* never committed, as its peer was let go */
     void *room = link_reserve(l, bytes);
     if (room) return room;
     progress(ucx_of(f));
@@ -252,10 +249,8 @@ static void *ucx_reserve(struct fabric *f, int peer, size_t bytes) {
 
 static void ucx_commit(struct fabric *f, int peer, size_t bytes) {
     fabric_check_peer(f, peer);
-    struct link *l = ucx_of(f)->links[peer];
-    if (!l) return; /* let go since the reservation */
-    if (l->reserved < 0 || bytes > l->reserved_bytes)
-        BUG("fabric ucx: commit of %zu bytes to peer %d without room reserved", bytes, peer);
+    struct link *l = reserved(ucx_of(f), peer);
+    if (!l || bytes > l->reserved_bytes) BUG("fabric ucx: commit of %zu bytes to peer %d without room reserved", bytes, peer);
     link_commit(l, bytes);
 }
 
@@ -281,10 +276,10 @@ static size_t ucx_address(struct fabric *f, void *out) {
     struct link_address a = {.magic = MAGIC, .rank = (uint32_t)f->rank, .nonce = u->nonce};
     unsigned char *p = out;
     memcpy(p, &a, sizeof a);
-    memcpy(p + sizeof a, u->own, u->own_bytes);
-    a.check = hash_bytes(p, sizeof a + u->own_bytes);
+    memcpy(p + sizeof a, u->host.net.own, u->host.net.own_bytes);
+    a.check = hash_bytes(p, sizeof a + u->host.net.own_bytes);
     memcpy(p, &a, sizeof a);
-    return sizeof a + u->own_bytes;
+    return sizeof a + u->host.net.own_bytes;
 }
 
 static int read_address(const void *address, size_t bytes, int peer, struct link_address *a, struct why *why) {
@@ -314,7 +309,7 @@ static int ucx_prepare(struct fabric *f, size_t frame_bytes, uint32_t incarnatio
 
 static void ucx_detach(struct fabric *f, int peer) {
     fabric_check_peer(f, peer);
-    if (ucx_of(f)->links[peer]) let_go(ucx_of(f), peer);
+    if (ucx_of(f)->links[peer]) retire(ucx_of(f), peer);
     reap(ucx_of(f));
 }
 
@@ -361,17 +356,18 @@ static bool all_heard(struct ucx_rank *u) {
 static void ucx_close(struct fabric *f) {
     struct ucx_rank *u = ucx_of(f);
     int64_t deadline_us = clk_now_us() + CLOSE_US;
-    if (u->host.worker) ucx_flush(f, deadline_us);
-    while (u->host.worker && !all_heard(u) && clk_now_us() < deadline_us) sched_yield();
+    if (u->host.net.out) ucx_flush(f, deadline_us);
+    while (u->host.net.out && !all_heard(u) && clk_now_us() < deadline_us) sched_yield();
     deadline_us = clk_now_us() + CLOSE_US;
     for (int p = 0; p < f->size; p++)
         if (p != f->rank) ucx_detach(f, p);
-    for (struct link *l = u->retired; l; l = l->after) l->taken = 0; /* frames end with their handle */
-    while (u->host.worker && !all_closed(u) && clk_now_us() < deadline_us) sched_yield();
+    for (struct link *l = u->retired; l; l = l->after) { /* frames end with their handle */
+        l->taken = 0;
+        l->reserved = -1;
+    }
+    while (u->host.net.out && !all_closed(u) && clk_now_us() < deadline_us) sched_yield();
     if (u->flushing) ucp_request_free(u->flushing);
-    if (u->own) ucp_worker_release_address(u->host.worker, u->own);
-    if (u->host.worker) ucp_worker_destroy(u->host.worker);
-    if (u->context) ucp_cleanup(u->context);
+    net_close(&u->host.net);
     while (u->retired) {
         struct link *l = u->retired;
         u->retired = l->after;
@@ -396,69 +392,8 @@ static const struct fabric_ops ucx_ops = {.name = "ucx",
 
 /* ---- opening ---- */
 
-/* TCP alone: parts fit into what UCX sends at once, from our buffer.
- * MAX_POLL: with several socket events per look, UCX 1.13 stops the process when handling one of them finds the socket of a
- * later one broken, so it looks for one at a time.
- * CONN_NB: connecting may not block, for a host that is gone would hold the worker for minutes; and a connection refused while
- * UCX waits for it leaves its socket behind, or stops the process if a peer had connected here before it died. */
-static const char *const config_tcp[][2] = {{"TLS", "tcp"},          {"TX_SEG_SIZE", SEGMENT}, {"RX_SEG_SIZE", SEGMENT},
-                                            {"ZCOPY_THRESH", "inf"}, {"RNDV_THRESH", "inf"},   {"MAX_POLL", "1"},
-                                            {"CONN_NB", "y"}};
-static const char *const config_any[][2] = {{"TLS", "^sm,self"}, {"MAX_POLL", "1"}, {"CONN_NB", "y"}};
-
-static ucs_status_t open_context(struct ucx_rank *u, const char *devices) {
-    const char *const(*config_of)[2] = u->host.at_once ? config_tcp : config_any;
-    size_t n = u->host.at_once ? sizeof config_tcp / sizeof *config_tcp : sizeof config_any / sizeof *config_any;
-    ucp_config_t *config;
-    ucp_params_t p = {.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME,
-                      .features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP,
-                      .name = "cadre"};
-    ucs_status_t status = ucp_config_read(NULL, NULL, &config);
-    if (status != UCS_OK) return status;
-    for (size_t i = 0; i < n && status == UCS_OK; i++) status = ucp_config_modify(config, config_of[i][0], config_of[i][1]);
-    if (status == UCS_OK && devices && *devices) status = ucp_config_modify(config, "NET_DEVICES", devices);
-    if (status == UCS_OK) status = ucp_init(&p, config, &u->context);
-    ucp_config_release(config);
-    return status;
-}
-
-static ucs_status_t on(struct ucx_rank *u, unsigned id, ucp_am_recv_callback_t call) {
-    ucp_am_handler_param_t p = {.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB |
-                                              UCP_AM_HANDLER_PARAM_FIELD_ARG,
-                                .id = id,
-                                .cb = call,
-                                .arg = u};
-    return ucp_worker_set_am_recv_handler(u->host.worker, &p);
-}
-
-static ucs_status_t open_worker(struct ucx_rank *u) {
-    ucp_worker_params_t p = {.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE | UCP_WORKER_PARAM_FIELD_EVENTS,
-                             .thread_mode = UCS_THREAD_MODE_SERIALIZED,
-                             .events = UCP_WAKEUP_TX | UCP_WAKEUP_RX};
-    ucs_status_t status = ucp_worker_create(u->context, &p, &u->host.worker);
-    if (status != UCS_OK) {
-        u->host.worker = NULL;
-        return status;
-    }
-    status = on(u, LINK_FRAME, on_frame);
-    if (status == UCS_OK) status = on(u, LINK_NOTICE, on_notice);
-    if (status == UCS_OK) status = ucp_worker_get_efd(u->host.worker, &u->base.fd);
-    if (status == UCS_OK) status = ucp_worker_get_address(u->host.worker, &u->own, &u->own_bytes);
-    return status;
-}
-
-/* Whether this host has RDMA devices, and `devices` names one of them if it names any. */
-static bool has_rdma(const char *devices) {
-    DIR *d = opendir("/sys/class/infiniband");
-    bool found = false;
-    for (struct dirent *e; d && !found && (e = readdir(d));)
-        found = e->d_name[0] != '.' && (!devices || !*devices || strstr(devices, e->d_name));
-    if (d) closedir(d);
-    return found;
-}
-
 int fabric_ucx_open(int rank, int size, const char *devices, struct fabric **out, struct why *why) {
-    return fabric_ucx_open_as(rank, size, devices, !has_rdma(devices), out, why);
+    return fabric_ucx_open_as(rank, size, devices, !net_has_rdma(devices), out, why);
 }
 
 int fabric_ucx_open_as(int rank, int size, const char *devices, bool at_once, struct fabric **out, struct why *why) {
@@ -469,16 +404,18 @@ int fabric_ucx_open_as(int rank, int size, const char *devices, bool at_once, st
     u->base = (struct fabric){.ops = &ucx_ops, .rank = rank, .size = size, .fd = -1};
     u->host.rank = rank;
     u->host.at_once = at_once;
-    log_ucx_adopt();
+    u->host.net.fd = -1;
     ucs_status_t status = getrandom(&u->nonce, sizeof u->nonce, 0) == sizeof u->nonce ? UCS_OK : UCS_ERR_IO_ERROR;
-    if (status == UCS_OK) status = open_context(u, devices);
-    if (status == UCS_OK) status = open_worker(u);
+    if (status == UCS_OK) status = net_open(&u->host.net, devices, at_once);
+    if (status == UCS_OK) status = net_on(&u->host.net, LINK_FRAME, on_frame, u);
+    if (status == UCS_OK) status = net_on(&u->host.net, LINK_NOTICE, on_notice, u);
+    u->base.fd = u->host.net.fd;
     int rc = 0;
     if (status != UCS_OK)
         rc = fail(why, ERR_IO, "fabric ucx: cannot use network devices %s: %s (`ucx_info -d` lists them)",
                   devices && *devices ? devices : "of this host", ucs_status_string(status));
-    else if (sizeof(struct link_address) + u->own_bytes > FABRIC_ADDRESS_BYTES)
-        rc = fail(why, ERR_TOO_LARGE, "fabric ucx: an address of %zu bytes; name fewer network devices", u->own_bytes);
+    else if (sizeof(struct link_address) + u->host.net.own_bytes > FABRIC_ADDRESS_BYTES)
+        rc = fail(why, ERR_TOO_LARGE, "fabric ucx: an address of %zu bytes; name fewer network devices", u->host.net.own_bytes);
     if (rc < 0) ucx_close(&u->base);
     else *out = &u->base;
     return rc;

@@ -3,6 +3,7 @@
 #include "fabric/host.h"
 
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,14 +11,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clk.h"
 #include "base/hash.h"
 
 #define BOOT_ID "/proc/sys/kernel/random/boot_id"
 
+/* The same whenever this process asks, in no other. */
 static uint64_t own_number(void) {
-    uint64_t n;
-    if (getrandom(&n, sizeof n, GRND_NONBLOCK) != sizeof n) n = (uint64_t)getpid();
-    return n;
+    static _Atomic uint64_t drawn;
+    uint64_t none = 0, n;
+    if (getrandom(&n, sizeof n, GRND_NONBLOCK) != sizeof n) n = (uint64_t)clk_now_us();
+    atomic_compare_exchange_strong(&drawn, &none, n | 1);
+    return atomic_load(&drawn) ^ (uint64_t)getpid(); /* a child has another */
 }
 
 static uint64_t kernel_number(void) {

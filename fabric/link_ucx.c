@@ -4,14 +4,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <ucp/api/ucp.h>
 
 #include "base/log.h"
 
 enum {
     TELL_AT = FABRIC_DEPTH / 2, /* frames given back that are worth a notice of their own */
-    BUFFERS = 2 * FABRIC_DEPTH,
-    DRAIN = 1000 /* rounds of progress before a connection is made */
+    BUFFERS = 2 * FABRIC_DEPTH
 };
 
 static unsigned char *out_buffer(const struct link *l, int i) { return l->map + (size_t)i * l->slot_bytes; }
@@ -58,10 +56,7 @@ void link_connect(struct link *l) {
                          .address = l->peer.address,
                          .err_mode = UCP_ERR_HANDLING_MODE_PEER,
                          .err_handler = {.cb = on_error, .arg = l}};
-    /* A peer that connected to us first and is dead by now must be known to be: UCX 1.13 would take up its connection, and stop
-     * the process when it cannot answer on it. */
-    for (int i = 0; i < DRAIN && ucp_worker_progress(l->host->worker); i++) continue;
-    ucs_status_t status = ucp_ep_create(l->host->worker, &p, &l->ep);
+    ucs_status_t status = ucp_ep_create(l->host->net.out, &p, &l->ep);
     if (status == UCS_OK) {
         link_tell(l, 0);
         return;
@@ -95,7 +90,7 @@ void link_disconnect(struct link *l) {
     l->host->closing++;
 }
 
-bool link_idle(const struct link *l) { return !l->ep && !l->pending && !l->taken; }
+bool link_idle(const struct link *l) { return !l->ep && !l->pending && !l->taken && l->reserved < 0; }
 
 void link_free(struct link *l) {
     munmap(l->map, l->map_bytes);
@@ -258,8 +253,12 @@ bool link_hear(struct link *l, const struct link_header *h) {
 }
 
 void link_take_up(struct link *l, uint32_t theirs, bool named) {
-    l->heard = l->theirs = theirs;
-    l->named = named;
+    l->theirs = theirs;
+    if (theirs > l->heard) { /* else it was heard of since, or of a later one */
+        l->heard = theirs;
+        l->named = named;
+    }
+    l->host->greetings |= link_outdated(l);
     link_tell(l, 0);
     room(l);
 }
@@ -285,7 +284,7 @@ static void fetch_into(struct link *l, int i, void *data) {
                              .user_data = in,
                              .memory_type = UCS_MEMORY_TYPE_HOST};
     in->filled = in->bytes;
-    ucs_status_ptr_t r = ucp_am_recv_data_nbx(l->host->worker, data, in_buffer(l, i), in->bytes, &p);
+    ucs_status_ptr_t r = ucp_am_recv_data_nbx(l->host->net.in, data, in_buffer(l, i), in->bytes, &p);
     if (!r) landed(in);
     else if (UCS_PTR_IS_PTR(r)) l->pending++;
     else link_break(l, "receiving from", UCS_PTR_STATUS(r));

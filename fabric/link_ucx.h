@@ -21,6 +21,7 @@
  * Owner: whoever owns the handle. */
 #pragma once
 #include "fabric/fabric.h"
+#include "fabric/net_ucx.h"
 
 enum { LINK_FRAME = 1, LINK_NOTICE = 2 }; /* active message ids */
 enum { LINK_PART = 64 << 10 };            /* bytes of a part */
@@ -46,7 +47,7 @@ struct link_header {        /* of every message; in the sender's byte order: one
 };
 
 struct link_host { /* what links of one handle share */
-    struct ucp_worker *worker;
+    struct net net;
     int rank;
     uint32_t incarnation;
     bool at_once;       /* sending leaves nothing with UCX: TCP */
@@ -84,7 +85,7 @@ struct link_out { /* a buffer to send from */
 struct link {
     struct link_host *host;
     struct link *after; /* of the retired */
-    struct ucp_ep *ep;  /* NULL once closed */
+    ucp_ep_h ep;        /* NULL once closed */
     struct link_peer peer;
     uint32_t session, theirs, heard; /* ours; the peer's, 0 = none yet; the latest it was heard to have */
     bool named;                      /* the session heard last names ours */
@@ -99,7 +100,7 @@ struct link {
     int queue[FABRIC_DEPTH]; /* of them, those that UCX has not taken whole, oldest first */
     int queued;
     uint64_t sent, sent_given;
-    int reserved; /* buffer of the open reservation; -1 */
+    int reserved; /* buffer of the open reservation, the owner's to write until committed, whatever becomes of the link; -1 */
     size_t reserved_bytes;
     bool starved; /* a reserve failed since there was room */
 
@@ -137,8 +138,9 @@ void link_tell(struct link *l, unsigned flags);
 /* What any message of the peer's incarnation says. Whether it is of this session and for this one. */
 bool link_hear(struct link *l, const struct link_header *h);
 /* Whether the peer was heard to have a session that this link does not know. A fresh link takes it up and says so; one that
- * knew another is to be replaced by a fresh one. */
+ * knew another, or broke, is to be replaced by a fresh one. */
 static inline bool link_outdated(const struct link *l) { return l->heard != l->theirs; }
+/* named: that session named ours. Lets nothing be forgotten that the link heard itself. */
 void link_take_up(struct link *l, uint32_t theirs, bool named);
 /* Takes in a frame: data is the frame, or UCX's descriptor of it when it is to be fetched. Whether the header was true. */
 bool link_arrive(struct link *l, const struct link_header *h, void *data, size_t bytes, bool fetch);

@@ -13,7 +13,7 @@ MAX_COLUMNS = 128  # docs/STYLE.md
 FOREIGN = {
     "zmq.h": r"_zmq\.c$|^tests/",
     "mpi.h": r"_mpi\.[ch]$",
-    "ucp/": r"_ucx\.c$",
+    "ucp/": r"_ucx\.[ch]$",
     "ucs/": r"_ucx\.c$",
     "nccl.h": r"_nccl\.(c|cu)$",
     "cuda": r"\.cu$|\.cuh$",

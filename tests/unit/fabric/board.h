@@ -38,6 +38,7 @@ static inline _Noreturn void board_exit(struct board *b, int rank, const char *w
 
 static inline void board_publish(struct board *b, struct fabric *f, unsigned incarnation) {
     struct board_rank *r = &b->rank[f->rank];
+    atomic_store(&r->incarnation, 0); /* whoever copies a predecessor's address just now sees that it changed */
     r->bytes = fabric_address(f, r->address);
     atomic_store(&r->incarnation, incarnation);
 }

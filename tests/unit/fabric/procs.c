@@ -39,12 +39,19 @@ int procs_run(procs_main run, int n, struct why *why) {
 int procs_attach(struct board *b, struct fabric *f, int peer, uint32_t above, struct why *why) {
     struct board_rank *r = &b->rank[peer];
     int64_t deadline_us = clk_now_us() + PATIENCE_US;
+    unsigned char address[FABRIC_ADDRESS_BYTES];
     uint32_t incarnation;
-    while ((incarnation = atomic_load(&r->incarnation)) <= above) {
+    size_t bytes = 0;
+    for (;; sched_yield()) {
+        incarnation = atomic_load(&r->incarnation);
+        if (incarnation > above) {
+            memcpy(address, r->address, sizeof address);
+            bytes = r->bytes;
+            if (atomic_load(&r->incarnation) == incarnation) break; /* else a successor was writing its own */
+        }
         if (clk_now_us() >= deadline_us) return fail(why, ERR_DEADLINE, "rank %d does not show up", peer);
-        sched_yield();
     }
-    int rc = fabric_attach(f, peer, incarnation, r->address, r->bytes, why);
+    int rc = fabric_attach(f, peer, incarnation, address, bytes, why);
     return rc < 0 ? rc : (int)incarnation;
 }
 

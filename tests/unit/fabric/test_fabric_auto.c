@@ -114,6 +114,46 @@ START_TEST(successor_on_another_host) {
 }
 END_TEST
 
+static int attach_to(struct fabric *f, struct fabric *peer, uint32_t incarnation, struct why *why) {
+    unsigned char address[FABRIC_ADDRESS_BYTES];
+    size_t bytes = fabric_address(peer, address);
+    return fabric_attach(f, peer->rank, incarnation, address, bytes, why);
+}
+
+/* The connections to a rank of another host end with it, also when no other such rank is left. */
+static int alone_main(struct board *b, int rank, uint32_t incarnation, struct why *why) {
+    struct fabric *f = NULL, *far = NULL;
+    const int *frame = NULL;
+    (void)b;
+    int rc = fabric_auto_open(rank, ranks, "lo", &f, why);
+    if (rc == 0) rc = fabric_prepare(f, FRAME_BYTES, incarnation, why);
+    int before = procs_fds();
+    if (rc == 0) rc = open_on_host(1, 1, &far, why);
+    if (rc == 0) rc = fabric_prepare(far, FRAME_BYTES, 2, why);
+    if (rc == 0) rc = attach_to(f, far, 2, why);
+    if (rc == 0) rc = attach_to(far, f, incarnation, why);
+    for (int *room = NULL; rc == 0 && !room; fabric_poll(f), fabric_poll(far)) {
+        room = fabric_reserve(far, 0, sizeof *room);
+        if (room) fabric_commit(far, 0, sizeof *room);
+    }
+    if (rc == 0) rc = wait_frame(f, 1, &frame, why);
+    if (rc < 0) return rc;
+    fabric_give(f, 1, frame);
+    fabric_detach(f, 1);
+    fabric_close(far);
+    for (int64_t deadline_us = clk_now_us() + PATIENCE_US; procs_fds() > before + 1; fabric_poll(f)) /* UCX keeps a timer */
+        if (clk_now_us() >= deadline_us) return fail(why, ERR_DEADLINE, "%d fds, there were %d", procs_fds(), before);
+    fabric_close(f);
+    return 0;
+}
+
+START_TEST(last_of_another_host) {
+    struct why why;
+    ranks = hosts = 2;
+    ck_assert_msg(procs_run(alone_main, 1, &why) == 0, "%s", why.text);
+}
+END_TEST
+
 START_TEST(refusals) {
     struct fabric *f = NULL;
     struct why why;
@@ -152,6 +192,7 @@ int main(void) {
     if (!far) fprintf(stderr, "only one host: %s\n", why.text);
     tcase_add_loop_test(t, contract, 1, far ? 5 : 2);
     if (far) tcase_add_test(t, successor_on_another_host);
+    if (far) tcase_add_test(t, last_of_another_host);
     tcase_add_test(t, refusals);
     suite_add_tcase(s, t);
     return run_suite(s);

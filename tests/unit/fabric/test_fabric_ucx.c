@@ -1,6 +1,7 @@
 /* test_fabric_ucx.c - the fabric's contract over UCX on loopback: between processes, and between handles of one process for
  * what needs a certain order of events. Deaths are in test_fabric_ucx_deaths.c. */
 #include <stddef.h>
+#include <sys/resource.h>
 #include <ucp/api/ucp.h>
 
 #include "base/hash.h"
@@ -225,6 +226,57 @@ START_TEST(successor) {
 }
 END_TEST
 
+/* Who cannot be reached when it is attached (here: for want of a file descriptor) is connected to when it greets. */
+START_TEST(unreachable_at_first) {
+    struct rlimit limit, none;
+    int spare = dup(0);
+    open_rank(0, 1);
+    open_rank(1, 2);
+    ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    none = limit;
+    none.rlim_cur = (rlim_t)spare;
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &none), 0);
+    attach(0, 2);
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    no_room(0);
+    attach(1, 1);
+    for (int i = 0; i < 20; i++) {
+        send_value(0, i);
+        send_value(1, -i);
+        expect(1, i);
+        expect(0, -i);
+    }
+    close(spare);
+    close_two();
+}
+END_TEST
+
+enum { PEER_ATTACHES_AGAIN, LET_GO, LET_GO_AND_ATTACHED, NEVER_COMMITTED, WAYS_TO_LOSE };
+
+/* Room that was reserved is written and committed whatever became of the link since; the frame is lost, later ones are not. */
+START_TEST(lost_reservation) {
+    int first = _i == PEER_ATTACHES_AGAIN; /* who attaches again */
+    open_two();
+    for (int i = 0; i < 10; i++) {
+        send_value(1, i);
+        expect(0, i);
+        send_value(0, i);
+        expect(1, i);
+        int *room = fabric_reserve(handles[0], 1, FRAME_BYTES);
+        ck_assert_ptr_nonnull(room);
+        fabric_detach(handles[first], !first);
+        if (_i != LET_GO) attach(first, first ? 1 : 2);
+        if (first) send_value(1, 100); /* by then rank 0 has begun again, too */
+        memset(room, -1, FRAME_BYTES);
+        if (_i != NEVER_COMMITTED) fabric_commit(handles[0], 1, FRAME_BYTES);
+        if (_i == LET_GO) attach(0, 2);
+        if (!first) send_value(0, 100);
+        expect_after(!first, 100);
+    }
+    close_two();
+}
+END_TEST
+
 START_TEST(refusals) {
     struct fabric *f = NULL;
     struct why why;
@@ -363,6 +415,8 @@ int main(void) {
     tcase_add_loop_test(t, late_attachment, 0, 2);
     tcase_add_test(t, attached_again);
     tcase_add_test(t, successor);
+    tcase_add_test(t, unreachable_at_first);
+    tcase_add_loop_test(t, lost_reservation, 0, WAYS_TO_LOSE);
     tcase_add_test(t, refusals);
     tcase_add_test(t, deadlines);
     tcase_add_test(t, lies);
