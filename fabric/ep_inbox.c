@@ -58,24 +58,30 @@ static void widen(int64_t *out, const int32_t *in, size_t n) {
     for (size_t i = 0; i < n; i++) out[i] = in[i];
 }
 
+struct ep_own ep_message_own(const struct ep *ep, struct ep_message *m) {
+    size_t P = (size_t)ep_max_pairs(ep), T = (size_t)ep->lim.max_tokens;
+    struct ep_own own = {.pair = (struct ep_pair *)m->own};
+    own.weight = (float *)(own.pair + P);
+    own.rows = (unsigned char *)(own.weight + P);
+    own.target = own.rows + T * ep_row_bytes(ep->wire.dispatch, ep->wire.hidden);
+    m->pair = own.pair;
+    m->weight = own.weight;
+    m->rows = own.rows;
+    m->target = own.target;
+    m->format = ep->wire.dispatch;
+    return own;
+}
+
 static void copy_dispatch(const struct ep *ep, struct ep_message *m, const struct ep_header *h) {
-    size_t P = (size_t)ep_max_pairs(ep), row = ep_row_bytes(ep->wire.dispatch, ep->wire.hidden);
-    struct ep_pair *pair = (struct ep_pair *)m->own;
-    float *weight = (float *)(pair + P);
-    unsigned char *rows = (unsigned char *)(weight + P);
-    uint8_t *target = rows + (size_t)ep->lim.max_tokens * row;
+    const struct ep_own own = ep_message_own(ep, m);
+    size_t row = ep_row_bytes(ep->wire.dispatch, ep->wire.hidden);
     int first = h->part * ep->wire.part_tokens;
     const struct ep_pair *from = ep_frame_pairs((void *)h);
     for (uint32_t i = 0; i < h->pairs; i++)
-        pair[h->first_pair + i] = (struct ep_pair){(uint16_t)(from[i].token + first), from[i].slot};
-    if (ep->wire.fused) memcpy(weight + h->first_pair, ep_frame_weights((void *)h), h->pairs * sizeof *weight);
-    if (h->kind == EP_RELAY) memcpy(target + h->first_pair, ep_frame_targets(&ep->wire, (void *)h), h->pairs);
-    memcpy(rows + (size_t)first * row, ep_frame_rows(&ep->wire, (void *)h), h->tokens * row);
-    m->target = target;
-    m->pair = pair;
-    m->weight = weight;
-    m->rows = rows;
-    m->format = ep->wire.dispatch;
+        own.pair[h->first_pair + i] = (struct ep_pair){(uint16_t)(from[i].token + first), from[i].slot};
+    if (ep->wire.fused) memcpy(own.weight + h->first_pair, ep_frame_weights((void *)h), h->pairs * sizeof *own.weight);
+    if (h->kind == EP_RELAY) memcpy(own.target + h->first_pair, ep_frame_targets(&ep->wire, (void *)h), h->pairs);
+    memcpy(own.rows + (size_t)first * row, ep_frame_rows(&ep->wire, (void *)h), h->tokens * row);
 }
 
 static void copy_combine(const struct ep *ep, struct ep_message *m, const struct ep_header *h) {

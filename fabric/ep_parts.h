@@ -1,4 +1,4 @@
-/* ep_parts.h - what ep.c, ep_inbox.c and ep_send.c share. Internal to fabric/. */
+/* ep_parts.h - what ep.c and its parts (ep_memory.c, ep_inbox.c, ep_send.c, ep_relay.c) share. Internal to fabric/. */
 #pragma once
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -134,6 +134,14 @@ bool ep_message_ready(struct ep *ep, struct ep_lane *l, enum ep_kind kind, int p
 /* Logs the first refusal of a step and peer; the next verdict of a wait names it. */
 void ep_refuse(struct ep *ep, int peer, const struct ep_key *key, const struct why *why);
 size_t ep_message_bytes(const struct ep *ep, int place); /* of memory of its own */
+/* Turns a dispatch or a relay message to its own memory; says where what goes there. */
+struct ep_own {
+    struct ep_pair *pair;
+    float *weight;
+    unsigned char *rows;
+    uint8_t *target;
+};
+struct ep_own ep_message_own(const struct ep *ep, struct ep_message *m);
 int ep_message_most_parts(const struct ep *ep, int place);
 
 /* ---- ep_send.c: packing and posting ---- */

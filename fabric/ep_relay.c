@@ -81,24 +81,18 @@ static void pick(const struct ep *ep, struct ep_lane *l, const struct ep_message
 /* This worker's own share becomes a message as if it had come from the home. */
 static void keep_own(struct ep *ep, struct ep_lane *l, int home, const struct ep_message *m) {
     struct ep_message *own = &l->in[ep_key_order(&m->key, &l->key) > 0 ? EP_AHEAD : EP_DISPATCH][home];
-    size_t P = (size_t)ep_max_pairs(ep), row = ep_row_bytes(ep->lim.dispatch, ep->lim.hidden);
+    size_t row = ep_row_bytes(ep->lim.dispatch, ep->lim.hidden);
     pick(ep, l, m, ep->rank);
     if (own->got) ep_message_end(ep, home, own);
-    struct ep_pair *pair = (struct ep_pair *)own->own;
-    float *weight = (float *)(pair + P);
-    unsigned char *rows = (unsigned char *)(weight + P);
-    memcpy(pair, l->picked_pair, (size_t)l->picked_pairs * sizeof *pair);
-    if (ep->lim.fused) memcpy(weight, l->picked_weight, (size_t)l->picked_pairs * sizeof *weight);
+    const struct ep_own to = ep_message_own(ep, own);
+    memcpy(to.pair, l->picked_pair, (size_t)l->picked_pairs * sizeof *to.pair);
+    if (ep->lim.fused) memcpy(to.weight, l->picked_weight, (size_t)l->picked_pairs * sizeof *to.weight);
     for (int i = 0; i < l->picked_tokens; i++)
-        memcpy(rows + (size_t)i * row, m->rows + (size_t)l->picked_token[i] * row, row);
+        memcpy(to.rows + (size_t)i * row, m->rows + (size_t)l->picked_token[i] * row, row);
     own->key = m->key;
     own->got = own->parts = 1;
     own->tokens = (uint32_t)l->picked_tokens;
     own->pairs = own->pairs_got = (uint32_t)l->picked_pairs;
-    own->pair = pair;
-    own->weight = weight;
-    own->rows = rows;
-    own->format = ep->lim.dispatch;
 }
 
 /* Sends what still fits of home's rows to `to`. true: all of it is sent. */

@@ -1,0 +1,60 @@
+/* engine_parts.h - what engine.c, engine_load.c and engine_step.c share. Internal to worker/. */
+#pragma once
+#include "worker/engine.h"
+
+#include <pthread.h>
+
+#include "worker/forward.h"
+#include "worker/sampler.h"
+#include "worker/seq.h"
+
+enum { PLANS = 4, REPORTS = 4 };
+
+struct engine {
+    struct engine_options options;
+    pthread_t thread;
+    bool running;
+    atomic_bool stop, busy;
+    atomic_ullong progress, loaded_bytes, total_bytes;
+    struct plan plans[PLANS];
+    struct step_report reports[REPORTS];
+    struct ring plan_free, plan_in, report_free, event_out; /* of pointers; of struct event */
+    struct bell plan_bell, event_bell;
+
+    /* the engine thread's own from here on */
+    struct worker_setup setup;
+    const struct checkpoint *counted; /* not NULL: nothing is loaded, only counted (engine_measure) */
+    struct worker_bytes bytes;
+    struct checkpoint checkpoint;
+    struct backend *backend;
+    struct weights weights;
+    struct expert_store store;
+    struct kv kv;
+    struct ep_limits limits;
+    struct probe links;
+    struct ep *ep;
+    struct moe moe;
+    struct forward forward;
+    struct seq_table seqs;
+    struct sampler sampler;
+    struct trace trace; /* these two outlive the engine thread: the control thread reads what they hold */
+    struct tally tally;
+    uint64_t step;         /* of the plan taken last; plans are numbered upwards from 1 */
+    uint64_t *rows_before; /* [slots] */
+    struct seq **sampled;  /* [max_seqs] of the step under way */
+    int granted;           /* rows the plan gives this worker */
+};
+
+void engine_emit(struct engine *e, const struct event *ev);
+
+/* ---- engine_load.c ---- */
+
+void engine_take_setup(struct engine *e, struct worker_setup *setup); /* takes what it owns */
+int engine_load(struct engine *e, struct why *why);                   /* all that a step needs */
+void engine_unload(struct engine *e);                                 /* also after a failure to load */
+void engine_report_ready(struct engine *e);
+
+/* ---- engine_step.c ---- */
+
+/* Runs a plan and reports. ERR_CANCELLED when stop was set; any other error ends the engine. */
+int engine_run(struct engine *e, const struct plan *p, struct why *why);
