@@ -109,7 +109,6 @@ static void header_fill(struct link *l, struct link_header *h, uint64_t number, 
                               .you = l->theirs,
                               .number = number,
                               .given = l->given};
-    l->host->unflushed |= UINT64_C(1) << l->peer.rank;
 }
 
 static void room(struct link *l) {
@@ -154,6 +153,7 @@ static int send_message(struct link *l, unsigned id, const struct link_header *h
         p.user_data = arg;
     }
     ucs_status_ptr_t r = ucp_am_send_nbx(l->ep, id, h, sizeof *h, data, bytes, &p);
+    if (!UCS_PTR_IS_ERR(r)) l->host->unflushed |= UINT64_C(1) << l->peer.rank;
     if (!r) return 1;
     if (UCS_PTR_IS_PTR(r)) {
         l->pending++;
@@ -223,6 +223,7 @@ void link_commit(struct link *l, size_t bytes) {
     l->out[i].taken = 0;
     l->busy |= 1u << i;
     l->queue[l->queued++] = i;
+    l->host->unflushed |= UINT64_C(1) << l->peer.rank;
     link_push(l);
 }
 

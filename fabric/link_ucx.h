@@ -56,7 +56,7 @@ struct link_host { /* what links of one handle share */
     bool failing;       /* a link broke whose endpoint is still to be closed */
     bool greetings;     /* a link heard of a new session */
     uint64_t byes;      /* ranks whose bye is to be answered */
-    uint64_t unflushed; /* ranks to whom something was sent since the last flush */
+    uint64_t unflushed; /* ranks for whom UCX took something since the last flush, or is to take a frame */
     int closing;        /* endpoints being closed */
     uint64_t untold;    /* ranks that do not know all that was given back */
 };

@@ -304,6 +304,16 @@ START_TEST(refusals) {
 }
 END_TEST
 
+/* Who is greeted in vain is not waited for: there is no frame for it. */
+START_TEST(nothing_to_flush) {
+    open_rank(0, 1);
+    open_rank(1, 2);
+    attach(0, 2);
+    ck_assert_int_eq(fabric_flush(handles[0], clk_now_us() + 100000), 0);
+    close_two();
+}
+END_TEST
+
 START_TEST(deadlines) {
     open_two();
     send_value(0, 1);
@@ -418,6 +428,7 @@ int main(void) {
     tcase_add_test(t, unreachable_at_first);
     tcase_add_loop_test(t, lost_reservation, 0, WAYS_TO_LOSE);
     tcase_add_test(t, refusals);
+    tcase_add_test(t, nothing_to_flush);
     tcase_add_test(t, deadlines);
     tcase_add_test(t, lies);
     suite_add_tcase(s, t);

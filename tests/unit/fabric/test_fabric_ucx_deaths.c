@@ -229,8 +229,9 @@ END_TEST
 
 int main(int argc, char **argv) {
     char *end = "";
-    if (argc == 3 && strcmp(argv[1], "--deaths") == 0) deaths = (int)strtol(argv[2], &end, 10);
-    if ((argc != 1 && argc != 3) || *end || deaths <= SETTLED) {
+    bool counted = argc == 3 && strcmp(argv[1], "--deaths") == 0;
+    if (counted) deaths = (int)strtol(argv[2], &end, 10);
+    if ((argc > 1 && !counted) || *end || deaths <= SETTLED) {
         fprintf(stderr, "usage: %s [--deaths N]; N > %d\n", argv[0], (int)SETTLED);
         return 2;
     }
