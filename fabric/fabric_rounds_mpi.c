@@ -58,7 +58,7 @@ struct lane { /* both streams between this rank and one peer */
     struct queue send, get;
     int next;        /* send buffer of the open reservation */
     size_t reserved; /* bytes of that + 1; 0 = none */
-    bool refused;    /* it had no room for us in the last round */
+    bool refused;    /* it had no room for what we offered in the last round */
     bool owed;       /* we had none for what it offered */
     bool gone;       /* detached */
 };
@@ -203,7 +203,7 @@ static void open_round(struct rounds_rank *m, bool uninvited) {
 static void settle(struct rounds_rank *m, int p) {
     struct lane *l = &m->lanes[p];
     const struct word *w = &m->hear[p];
-    l->refused = !(w->flags & ACCEPTS);
+    l->refused = l->send.now >= 0 && !(w->flags & ACCEPTS); /* who was offered nothing owes nothing, and will not ask */
     l->owed = w->frame && l->get.now < 0;
     if (l->refused) l->send.now = -1;
     if (!w->frame) l->get.now = -1;

@@ -139,6 +139,29 @@ static int run_flush(struct fabric *f, const char *fifo, struct why *why) {
     return whole && told ? 0 : fail(why, ERR_CORRUPT, "no frame after the flush");
 }
 
+/* Rank 1 has as many frames as it has buffers, and nothing more is under way. When it gives them back, the next one comes. */
+static int run_full(struct fabric *f, struct why *why) {
+    int64_t deadline_us = clk_now_us() + PATIENCE_US;
+    int rc = 0, got = 0;
+    for (int i = 0; f->rank == 0 && i < FABRIC_DEPTH && rc == 0; i++) {
+        while (!fabric_reserve(f, 1, 1) && rc == 0) rc = fabric_wait(f, deadline_us);
+        if (rc == 0) fabric_commit(f, 1, 1);
+    }
+    if (rc == 0) rc = fabric_flush(f, deadline_us);
+    if (rc == 0 && f->rank == 0) {
+        while (!fabric_reserve(f, 1, 1) && rc == 0) rc = fabric_wait(f, deadline_us);
+        if (rc == 0) fabric_commit(f, 1, 1);
+    }
+    while (f->rank == 1 && got <= FABRIC_DEPTH && rc == 0) {
+        size_t bytes;
+        const void *frame = fabric_take(f, 0, &bytes);
+        if (frame) fabric_give(f, 0, frame), got++;
+        else rc = fabric_wait(f, deadline_us);
+    }
+    if (rc == 0) rc = fabric_flush(f, deadline_us);
+    return rc == 0 ? 0 : fail(why, rc, "%s; %d frames came after all buffers were full", status_name(rc), got);
+}
+
 static int run_rank(const char *verb, const char *fifo) {
     struct why why = {0};
     struct fabric *f = NULL;
@@ -151,6 +174,7 @@ static int run_rank(const char *verb, const char *fifo) {
     if (rc == 0) rc = fabric_prepare(f, largest_frame(size), (uint32_t)rank + 1, &why);
     bool death = strcmp(verb, "death") == 0;
     if (rc == 0 && death) rc = run_death(f, &why);
+    if (rc == 0 && !strcmp(verb, "flush")) rc = run_full(f, &why);
     if (rc == 0 && !strcmp(verb, "flush")) rc = run_flush(f, fifo, &why);
     if (rc == 0 && !strcmp(verb, "exact")) rc = fabric_case_run(f, 7, 100, false, PATIENCE_US, &why);
     if (rc == 0 && !strcmp(verb, "exact")) rc = run_silence(f, &why);
