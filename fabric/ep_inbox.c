@@ -157,12 +157,11 @@ static enum fate fate_of(const struct ep *ep, const struct ep_lane *l, const str
     const struct ep_key *last = &l->last[h->kind][h->kind == EP_COMBINE ? h->source : h->home];
     if (key.epoch == last->epoch && ep_key_order(&key, last) <= 0) return DUPLICATE;
     if (place < 0 || !(ep->members & ep_bit(h->source))) return STALE;
+    int order = m->got ? ep_key_order(&key, &m->key) : 1;
+    if (order == 0 && h->part < m->parts && seen(m, h->part)) return DUPLICATE; /* also of answers that are lent */
     if (h->kind == EP_COMBINE && (place > 0 || !ep->brings || l->phase == EP_READY)) return UNASKED;
     if (h->kind != EP_COMBINE && place == 0 && l->phase != EP_DISPATCHING && l->phase != EP_DISPATCHED) return STALE;
-    if (!m->got) return WANTED;
-    int order = ep_key_order(&key, &m->key);
-    if (order < 0) return STALE;
-    return order == 0 && h->part < m->parts && seen(m, h->part) ? DUPLICATE : WANTED;
+    return order < 0 ? STALE : WANTED;
 }
 
 static void begin_message(struct ep_message *m, const struct ep_header *h) {

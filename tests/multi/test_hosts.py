@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from pathlib import Path
-from pathlib import Path
 
 from cases import case, main, note
 from cluster import Cluster, Failed, Front, Process, check, run, same, until

@@ -5,6 +5,7 @@
 
 #include "base/clk.h"
 #include "fabric/ep.h"
+#include "fabric/ep_frame.h"
 
 #include "tests/unit/run.h"
 
@@ -128,12 +129,11 @@ START_TEST(without_relays_homes_are_named) {
 }
 END_TEST
 
-/* Rows in the caller's hands lie where they arrived, and stay there however much comes in behind them while it works. */
-START_TEST(lent_rows_stay_where_they_are) {
+/* A step in which the relay brings a token of its own, up to where its rows are in its hands. */
+static void lend(const float **rows) {
     static const int32_t tokens[R] = {T, 0, 1, 0};
     static const int16_t to[K] = {3, 3}, at[K] = {0, 1};
     const struct ep_send own = {.tokens = 1, .x = x, .worker = to, .slot = at};
-    const float *rows[T * K];
     uint64_t late = 0;
     for (int r = 0; r < R; r++) ep_step_begin(ep[r], 1, 1, tokens, 1);
     ck_assert_int_eq(ep_dispatch_post(ep[2], 0, 0, &own, 2, clk_now_us() + LONG_US), 0);
@@ -144,6 +144,12 @@ START_TEST(lent_rows_stay_where_they_are) {
     serve(0, 0);
     serve(1, 1);
     ck_assert_int_eq(ep_combine_wait(ep[2], 0, rows, clk_now_us() + LONG_US, &late), 0);
+}
+
+/* Rows in the caller's hands lie where they arrived, and stay there however much comes in behind them while it works. */
+START_TEST(lent_rows_stay_where_they_are) {
+    const float *rows[T * K];
+    lend(rows);
     for (int i = 0; i < 4 * FABRIC_DEPTH; i++) { /* frames that are given back at once: of a measurement that is over */
         unsigned char *room = fabric_reserve(fabric[3], 2, BYTES);
         if (room) {
@@ -157,5 +163,26 @@ START_TEST(lent_rows_stay_where_they_are) {
 }
 END_TEST
 
+/* An answer that comes once more while its rows are in the caller's hands is dropped, and is nobody's fault. */
+START_TEST(a_repeated_answer_is_no_fault) {
+    const struct ep_part again = {.key = {1, 1, 0}, .kind = EP_COMBINE, .source = 3, .home = 2, .pairs = K, .all_pairs = K};
+    struct ep_wire w = {.max_tokens = T, .topk = K, .hidden = H};
+    const float *rows[T * K];
+    lend(rows);
+    ck_assert_int_eq(ep_wire_init(&w, fabric[3]->frame_bytes), 0);
+    size_t bytes = ep_combine_bytes(&w, K, EP_F32);
+    void *room = fabric_reserve(fabric[3], 2, bytes);
+    ck_assert_ptr_nonnull(room);
+    memset(room, 0, bytes);
+    ck_assert_uint_eq(ep_frame_begin(room, &w, &again), bytes);
+    fabric_commit(fabric[3], 2, bytes);
+    ep_progress(ep[2]);
+    struct ep_link all = ep_links_sum(ep_counters(ep[2]));
+    ck_assert_uint_eq(all.frames_bad, 0);
+    ck_assert_uint_eq(all.frames_duplicate, 1);
+    for (int j = 0; j < K * H; j++) ck_assert_float_eq(rows[j / H][j % H], 10 * x[j % H] + 3);
+}
+END_TEST
+
 RUN("ep_relay", open_all, close_all, lent_rows_stay_where_they_are, passed_on_while_the_relay_computes, the_silent_one_is_named,
-    without_relays_homes_are_named)
+    without_relays_homes_are_named, a_repeated_answer_is_no_fault)
