@@ -16,6 +16,7 @@ enum { HOARDS = 0 };
 enum {
     FRAME_BYTES = 200000, /* some beyond what UCX sends at once, so that it is killed in the midst of fetching, too */
     PATIENCE_US = 60000000,
+    PACE_US = 200, /* between frames of survivors to each other */
     SURVIVORS = 2,
     VICTIM = SURVIVORS, /* the rank that dies, again and again */
     SETTLED = 30,       /* deaths after which nothing may grow any more */
@@ -83,7 +84,7 @@ static int survivor_loop(struct board *b, struct fabric *f, struct why *why) {
     struct board_rank *me = &b->rank[f->rank];
     struct flow other = {.peer = !f->rank}, victim = {.peer = VICTIM};
     uint32_t life = 0, shown;
-    int64_t deadline_us = clk_now_us() + PATIENCE_US;
+    int64_t deadline_us = clk_now_us() + PATIENCE_US, due_us = 0;
     while (!atomic_load(&b->stop)) {
         if ((shown = atomic_load(&b->rank[VICTIM].incarnation)) > life) {
             int rc = procs_attach(b, f, VICTIM, life, why);
@@ -94,7 +95,10 @@ static int survivor_loop(struct board *b, struct fabric *f, struct why *why) {
             atomic_store(&me->value[RSS_KIB], procs_resident_kib());
             deadline_us = clk_now_us() + PATIENCE_US;
         }
-        int a = flow_move(f, &other, why), v = a < 0 ? a : flow_move(f, &victim, why);
+        bool due = clk_now_us() >= due_us; /* survivors do not take the cores from new lives */
+        if (due) due_us = clk_now_us() + PACE_US;
+        int a = due ? flow_move(f, &other, why) : flow_take(f, &other, why);
+        int v = a < 0 ? a : flow_move(f, &victim, why);
         if (v < 0) return v;
         atomic_store(&me->value[PEER_FRAMES], (long)other.got);
         if (victim.got >= ENOUGH) atomic_store(&me->value[SEEN], (long)life);
