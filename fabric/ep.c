@@ -25,7 +25,7 @@
 
 enum {
     MAX_LAYER = 65535,
-    PAST_GROUP_BYTES = 8 << 20 /* rows in groups so large do not stay in the caches until they are read */
+    PAST_GROUP_BYTES = 6 << 20 /* rows in groups so large do not stay in the caches until they are read */
 };
 
 static void set_phase(struct ep_lane *l, enum ep_phase to) {

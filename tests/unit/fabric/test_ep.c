@@ -147,7 +147,7 @@ START_TEST(more_frames_than_streams_hold) {
 }
 END_TEST
 
-/* Frames for peers that read in place, and groups of 8 MiB and more, are written past the caches. */
+/* Frames for peers that read in place, and groups of 6 MiB and more, are written past the caches. */
 START_TEST(large_rows_arrive_as_they_are) {
     struct ep_case c = {.seed = 5, .ranks = 2, .layers = 1, .microbatches = 1, .full = true, .even = 16,
                         .lim = {.max_tokens = 600, .max_slots = 8, .hidden = 512, .topk = 8}};
