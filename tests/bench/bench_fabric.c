@@ -8,7 +8,7 @@
  * (token, k), are in our time alone.
  *
  * mem: ranks are threads; mpi: this program starts itself again under mpirun; the others: forked processes.
- * The last line is JSON. --check: exit 1 when a floor of docs/BENCHMARKS.md is missed or its rows were not measured. */
+ * The last line is JSON. --check: exit 1 when a floor of docs/BENCHMARKS.md is missed, or its rows were not measured. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +17,7 @@
 #include "base/log.h"
 #include "tests/bench/bench_fabric.h"
 
-enum { MOST_ROWS = 256, MOST_LIST = 16 };
+enum { MOST_ROWS = 256, MOST_LIST = 16, TRIES = 2 /* beyond the first, before a floor counts as missed */ };
 
 struct options {
     char *transport, *ranks, *tokens, *hidden;
@@ -88,10 +88,34 @@ static void print_json(const struct row *rows, int n, int topk, int failed) {
     printf("]}\n");
 }
 
+/* ---- measuring ---- */
+
+static int measure_all(const struct options *o, int ranks, const char *transport, struct row *rows, int most) {
+    struct shape shapes[MOST_ROWS];
+    char topk[16];
+    int n = 0;
+    if (!is_asked(o->transport, transport)) return 0;
+    if (!strcmp(transport, "mpi")) {
+        snprintf(topk, sizeof topk, "%d", (int)o->topk);
+        const char *args[] = {
+            "--tokens", o->tokens, "--hidden", o->hidden, "--topk", topk, "member", o->check ? "--check" : NULL, NULL};
+        n = crew_of_mpirun(args, ranks, rows, most);
+        for (int i = 0; i < n; i++) print_row(&rows[i]);
+        return n;
+    }
+    int n_shapes = shapes_of(o, ranks, shapes, most);
+    for (; n < n_shapes; n++) {
+        if (!strcmp(transport, "mem")) crew_of_threads(&shapes[n], &rows[n]);
+        else crew_of_processes(transport, &shapes[n], &rows[n]);
+        print_row(&rows[n]);
+    }
+    return n;
+}
+
 /* ---- floors ---- */
 
 struct report {
-    const char *asked; /* --transport */
+    const struct options *options;
     const struct row *rows;
     int n, failed;
 };
@@ -110,16 +134,41 @@ static const struct row *find(const struct report *p, const char *transport, int
  * where the transport was asked for and exists. */
 static const struct row *need(struct report *p, const char *transport, int ranks, int tokens, int hidden) {
     const struct row *r = find(p, transport, ranks, tokens, hidden);
-    if (r || !is_asked(p->asked, transport)) return r;
+    if (r || !is_asked(p->options->transport, transport)) return r;
     printf("not measured: %s, %d ranks, %d tokens, hidden %d: a floor needs it\n", transport, ranks, tokens, hidden);
     p->failed++;
     return NULL;
 }
 
-static void want(struct report *p, const struct row *r, const char *what, double is, double most) {
-    if (is <= most) return;
-    printf("below the floor: %s, %d ranks, %d tokens, hidden %d: %s is %.2f, at most %.2f\n", r->transport, r->shape.ranks,
-           r->shape.tokens, r->shape.hidden, what, is, most);
+/* The same row, measured now. */
+static struct row again(const struct report *p, const struct row *old) {
+    char transport[sizeof old->transport], tokens[16], hidden[16];
+    enum { MOST = 4 };
+    struct row rows[MOST], found = *old;
+    snprintf(transport, sizeof transport, "%s", strncmp(old->transport, "mpi", 3) ? old->transport : "mpi");
+    snprintf(tokens, sizeof tokens, "%d", old->shape.tokens);
+    snprintf(hidden, sizeof hidden, "%d", old->shape.hidden);
+    const struct options one = {.transport = transport, .tokens = tokens, .hidden = hidden, .topk = p->options->topk};
+    int n = measure_all(&one, old->shape.ranks, transport, rows, MOST);
+    for (int i = 0; i < n && i < MOST; i++)
+        if (!strcmp(rows[i].transport, old->transport)) found = rows[i];
+    return found;
+}
+
+/* Its time over that of another row, or without one over its baseline's. What misses is measured again, with the other one
+ * right before it: between rows that lie minutes apart the machine may have become another. */
+static void want(struct report *p, const struct row *row, const struct row *other, const char *what, double most) {
+    struct row r = *row, o = other ? *other : r;
+    for (int left = TRIES;; left--) {
+        double is = r.both50 / (other ? o.both50 : r.base50);
+        if (is <= most) return;
+        printf("%s: %s, %d ranks, %d tokens, hidden %d: %s is %.2f, at most %.2f\n",
+               left ? "once more" : "below the floor", r.transport, r.shape.ranks, r.shape.tokens, r.shape.hidden, what, is,
+               most);
+        if (!left) break;
+        if (other) o = again(p, other);
+        r = again(p, row);
+    }
     p->failed++;
 }
 
@@ -132,9 +181,9 @@ static void check_four(struct report *p, const char *transport) {
         int work = r->shape.tokens * r->shape.ranks / 2;
         if (strcmp(r->transport, transport) != 0 || r->shape.ranks != 4) continue;
         if (work >= 64 && (two = find(p, transport, 2, work, r->shape.hidden)))
-            want(p, r, "time over that of 2 ranks with the same work", r->both50 / two->both50, 2.5);
+            want(p, r, two, "time over that of 2 ranks with the same work", 2.5);
         if (r->shape.tokens == 1 && (two = find(p, transport, 2, 1, r->shape.hidden)))
-            want(p, r, "time over that of 2 ranks", r->both50 / two->both50, 6);
+            want(p, r, two, "time over that of 2 ranks", 6);
     }
 }
 
@@ -145,7 +194,7 @@ static void check_faster(struct report *p, const struct row *shm) {
     need(p, "mpi", s->ranks, s->tokens, s->hidden);
     for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
         const struct row *r = find(p, forms[i], s->ranks, s->tokens, s->hidden);
-        if (r) want(p, shm, "time over mpi's", shm->both50 / r->both50, shm->out_bytes >= 8e6 ? 1.1 : 1);
+        if (r) want(p, shm, r, "time over mpi's", shm->out_bytes >= 8e6 ? 1.1 : 1);
     }
 }
 
@@ -156,11 +205,14 @@ static void check_rows(struct report *p) {
     } floors[] = {{"shm", 1.6}, {"ucx", 1.3}, {"mpi", 1.25}};
     for (size_t i = 0; i < sizeof floors / sizeof *floors; i++) {
         const struct row *r = need(p, floors[i].transport, 2, 64, 2048);
-        if (r) want(p, r, "time over the baseline's", r->both50 / r->base50, floors[i].ratio);
+        if (r) want(p, r, NULL, "time over the baseline's", floors[i].ratio);
         check_four(p, floors[i].transport);
     }
     const struct row *one = need(p, "shm", 2, 1, 2048);
-    if (one) want(p, one, "us", one->both50, 20);
+    if (one && one->both50 > 20) {
+        printf("below the floor: shm, 2 ranks, 1 token: %.1f us, at most 20\n", one->both50);
+        p->failed++;
+    }
     for (int i = 0; i < p->n; i++)
         if (!strcmp(p->rows[i].transport, "shm")) check_faster(p, &p->rows[i]);
 }
@@ -196,35 +248,13 @@ static int member_main(const struct options *o) {
     return 0;
 }
 
-static int measure_all(const struct options *o, int ranks, const char *transport, struct row *rows, int most) {
-    struct shape shapes[MOST_ROWS];
-    char topk[16];
-    int n = 0;
-    if (!is_asked(o->transport, transport)) return 0;
-    if (!strcmp(transport, "mpi")) {
-        snprintf(topk, sizeof topk, "%d", (int)o->topk);
-        const char *args[] = {
-            "--tokens", o->tokens, "--hidden", o->hidden, "--topk", topk, "member", o->check ? "--check" : NULL, NULL};
-        n = crew_of_mpirun(args, ranks, rows, most);
-        for (int i = 0; i < n; i++) print_row(&rows[i]);
-        return n;
-    }
-    int n_shapes = shapes_of(o, ranks, shapes, most);
-    for (; n < n_shapes; n++) {
-        if (!strcmp(transport, "mem")) crew_of_threads(&shapes[n], &rows[n]);
-        else crew_of_processes(transport, &shapes[n], &rows[n]);
-        print_row(&rows[n]);
-    }
-    return n;
-}
-
 int main(int argc, char **argv) {
     static struct row rows[MOST_ROWS];
     static const char *const transports[] = {"mem", "shm", "ucx", "auto", "mpi"};
     struct options o = {0};
     struct conf_args args;
     struct why why;
-    struct report report = {.rows = rows};
+    struct report report = {.options = &o, .rows = rows};
     int rc = conf_parse(&command, &o, argc, argv, &args, &why), ranks[MOST_LIST];
     if (rc < 0) die("%s", why.text);
     if (rc > 0) return 0;
@@ -236,7 +266,6 @@ int main(int argc, char **argv) {
         for (size_t t = 0; t < sizeof transports / sizeof *transports; t++)
             report.n += measure_all(&o, ranks[i], transports[t], rows + report.n, MOST_ROWS - report.n);
     }
-    report.asked = o.transport;
     if (o.check) check_rows(&report);
     print_json(rows, report.n, (int)o.topk, report.failed);
     conf_clear(&command, &o, &args);
