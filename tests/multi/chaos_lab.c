@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sched.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -14,7 +15,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { FIRST_ADDRESS = (10 << 24) + (77 << 16) + 10 };            /* of h0, as netlab has it */
+#include "base/clk.h"
+
+enum {
+    FIRST_ADDRESS = (10 << 24) + (77 << 16) + 10, /* of h0, as netlab has it */
+    REACH_US = 20000000
+};
 static const char *const spaces[] = {"net", "uts", "ipc", "mnt"}; /* files last: /proc is still ours until then */
 
 /* netlab WORDS; its output goes into out. */
@@ -67,6 +73,16 @@ static int socket_on(const struct chaos_lab *l, int host, struct why *why) {
     return fd;
 }
 
+/* A link that has just come up may not find anybody at first. */
+static int reach(int fd, const struct sockaddr_in *at) {
+    const int64_t until_us = clk_now_us() + REACH_US;
+    int rc;
+    while ((rc = connect(fd, (const struct sockaddr *)at, sizeof *at)) < 0 &&
+           (errno == EHOSTUNREACH || errno == ENETUNREACH || errno == EINTR) && clk_now_us() < until_us)
+        poll(NULL, 0, 10);
+    return rc;
+}
+
 int chaos_lab_connect(const struct chaos_lab *l, int a, int b, int ends[2], struct why *why) {
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(FIRST_ADDRESS + (unsigned)a)};
     socklen_t len = sizeof at;
@@ -75,7 +91,7 @@ int chaos_lab_connect(const struct chaos_lab *l, int a, int b, int ends[2], stru
     ends[0] = -1;
     ends[1] = socket_on(l, b, why);
     if (ends[1] >= 0 && bind(listener, (struct sockaddr *)&at, len) == 0 && listen(listener, 1) == 0 &&
-        getsockname(listener, (struct sockaddr *)&at, &len) == 0 && connect(ends[1], (struct sockaddr *)&at, len) == 0)
+        getsockname(listener, (struct sockaddr *)&at, &len) == 0 && reach(ends[1], &at) == 0)
         ends[0] = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
     close(listener);
     if (ends[0] < 0) return fail(why, ERR_IO, "h%d does not reach h%d: %s", b, a, strerror(errno));

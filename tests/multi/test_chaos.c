@@ -212,10 +212,10 @@ static int accusers(int rank) {
 }
 
 /* Of the two ends of a link that works one way the one with most accusers goes, ties by higher rank. */
-static void check_blame(int r) {
+static void check_blame(int r, const char *why) {
     int other = r == 2 ? 3 : 2, mine = accusers(r), theirs = accusers(other);
     if (mine < theirs || (mine == theirs && r < other))
-        FAIL("rank %d, accused by %d, was declared dead; rank %d is accused by %d", r, mine, other, theirs);
+        FAIL("rank %d, accused by %d, was declared dead, rank %d is accused by %d: %s", r, mine, other, theirs, why);
 }
 
 /* A verdict: only over one that something was done to. It is restarted at once, or, where its link must be repaired before,
@@ -225,7 +225,7 @@ static void bury(int r, const char *why) {
     bool heard = t.fault == CUT && t.from && t.to, /* its beats are */
         acked = t.fault == CUT && !t.from;         /* for how long it can still say that it lives is TCP's business */
     if (!(t.blamed >> r & 1)) FAIL("a healthy worker was declared dead: %s", why);
-    if (heard && !t.verdict_us) check_blame(r), note(&partitions, now - t.fault_us);
+    if (heard && !t.verdict_us) check_blame(r, why), note(&partitions, now - t.fault_us);
     if (t.fault == STALL || heard || acked) t.fault_us = 0;
     else note(&verdicts, now - t.fault_us);
     t.blamed = UINT64_C(1) << r;
