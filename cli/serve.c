@@ -36,6 +36,7 @@ enum {
 
 struct options {
     char *listen, *control, *fabric, *launcher, *hosts, *net_devices, *weights, *config, *placement, *isa, *mla, *lease;
+    char *journal, *journal_sync;
     char *payload, *combine_payload, *combine, *microbatches, *dispatch;
     char *log_level;
     int64_t workers, threads, max_batch, max_context, step_tokens, kv_tokens, memory, startup, drain;
@@ -89,6 +90,10 @@ static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Operation"},
     {"config", CONF_STRING, AT(config), .arg = "FILE", .help = "read options from lines 'name = value'; the command line wins"},
     {"lease", CONF_STRING, AT(lease), .arg = "SECONDS", .help = "a worker silent for so long is dead; default: 0.5"},
+    {"journal", CONF_STRING, AT(journal), .arg = "DIR",
+     .help = "write accepted requests there: started again with it, a cluster goes on with them"},
+    {"journal-sync", CONF_CHOICE, AT(journal_sync), .choices = "always|interval|never",
+     .help = "against power loss: always, before accepting; interval (default): every 100 ms"},
     {"startup", CONF_INT, AT(startup), .def = "600", .min = 1, .max = 86400, .arg = "SECONDS",
      .help = "give up when loading takes longer"},
     {"drain", CONF_INT, AT(drain), .def = "30", .min = 0, .max = 86400, .arg = "SECONDS",
@@ -180,6 +185,8 @@ static int start_coordinator(struct supervisor *s, int endpoint_fd) {
     argv_add_number(&a, "--memory", o->memory);
     argv_add_number(&a, "--start-timeout", o->startup);
     argv_add_text(&a, "--lease", o->lease);
+    argv_add_text(&a, "--journal", o->journal);
+    argv_add_text(&a, "--journal-sync", o->journal_sync);
     argv_add_text(&a, "--log-level", o->log_level);
     s->n_children = 1;
     return child_start(&s->children[COORDINATOR], a.words, SIGKILL, endpoint_fd, &s->why);

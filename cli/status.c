@@ -40,7 +40,7 @@ static const struct conf_command command = {
               "steps = run in one piece, or in two microbatches that take turns; tasks = stretches of computing during which\n"
               "no frame moved, those longer than 200 us of them, the longest;\n"
               "slow = the worker that the others waited for during most of their last steps, if one stands out.\n\n"
-              "Exit status: 0 serving, 1 failed, 2 wrong usage, 3 not serving or nobody answers."};
+              "Exit status: 0 serving, 1 failed, 2 wrong usage, 3 not serving, refusing or nobody answers."};
 
 static const char *duration(uint64_t us, char *buf, size_t cap) {
     uint64_t s = us / 1000000;
@@ -68,6 +68,13 @@ static void print_workers(const struct cadre_cluster *c) {
     }
 }
 
+static void print_journal(const struct cadre_journal *j) {
+    printf("  journal   %s: %llu requests in %s", j->dir, (unsigned long long)j->requests, cli_bytes((double)j->segment_bytes));
+    if (j->lag_bytes) printf(", %s behind by %.1f ms", cli_bytes((double)j->lag_bytes), (double)j->lag_us / 1e3);
+    if (j->dropped) printf(", %llu tokens not written down", (unsigned long long)j->dropped);
+    printf("%s%s\n", j->fault[0] ? "\n            " : "", j->fault);
+}
+
 static void print_table(const struct cadre_cluster *c) {
     char up[32];
     printf("%s (%s) is %s%s%s, up %s\n", c->model, c->family, c->state, c->reason[0] ? ": " : "", c->reason,
@@ -82,6 +89,7 @@ static void print_table(const struct cadre_cluster *c) {
            (unsigned long long)c->expired, (unsigned long long)c->failed, (unsigned long long)c->preemptions);
     printf("  tokens    %llu read, %llu generated in %llu steps\n", (unsigned long long)c->prompt_tokens,
            (unsigned long long)c->generated_tokens, (unsigned long long)c->steps);
+    if (c->journal) print_journal(c->journal);
     printf("  listen    %s, control %s, version %s\n", c->listen, c->control, c->version);
     print_workers(c);
 }
@@ -174,6 +182,23 @@ static void json_pair(const char *comma, const char *key, const char *value) {
     cli_json_string(stdout, value, strlen(value));
 }
 static void json_number(const char *key, uint64_t value) { printf(",\"%s\":%llu", key, (unsigned long long)value); }
+
+static void json_journal(const struct cadre_journal *j) {
+    printf(",\"journal\":{\"dir\":");
+    cli_json_string(stdout, j->dir, strlen(j->dir));
+    printf(",\"fault\":");
+    cli_json_string(stdout, j->fault, strlen(j->fault));
+    json_number("records", j->records);
+    json_number("bytes", j->bytes);
+    json_number("syncs", j->syncs);
+    json_number("segments", j->segments);
+    json_number("dropped", j->dropped);
+    json_number("segment_bytes", j->segment_bytes);
+    json_number("requests", j->requests);
+    json_number("lag_us", j->lag_us);
+    json_number("lag_bytes", j->lag_bytes);
+    printf("}");
+}
 
 static void json_hops(const struct cadre_hops *h) {
     printf(",\"hops\":{\"hosts\":%u", h->hosts);
@@ -268,6 +293,7 @@ static void print_json(const struct cadre_cluster *c, const struct cadre_links *
     json_number("layers", c->layers);
     json_number("experts", c->experts);
     json_number("topk", c->topk);
+    if (c->journal) json_journal(c->journal);
     printf(",\"workers\":[");
     for (size_t i = 0; i < c->n_workers; i++) {
         const struct cadre_worker *w = &c->workers[i];
@@ -322,7 +348,8 @@ static int run(const struct options *o) {
         if (!o->quiet) cli_complain("status", code, cadre_error(client));
         if (code != CADRE_UNAVAILABLE && code != CADRE_DEADLINE_EXCEEDED) status = EXIT_FAILED;
     } else {
-        if (!strcmp(cluster->state, "serving")) status = EXIT_DONE;
+        bool refuses = cluster->journal && cluster->journal->fault[0];
+        if (!strcmp(cluster->state, "serving") && !refuses) status = EXIT_DONE;
         if (!o->quiet && (o->json || !strcmp(o->output, "json"))) print_json(cluster, links);
         else if (!o->quiet) print_table(cluster);
         if (links && !o->quiet && !o->json && strcmp(o->output, "json")) print_links(links);

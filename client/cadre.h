@@ -177,6 +177,14 @@ struct cadre_worker {
     uint64_t exchange_bytes; /* rows for the experts of the largest step; address space until rows come */
     const char *placement;   /* "0-3": experts held, the same in every layer; else how many */
 };
+struct cadre_journal {       /* what the coordinator writes down of requests; counts since its start */
+    const char *dir;
+    const char *fault;       /* why new requests are refused now; "" when they are not */
+    uint64_t records, bytes, syncs, segments;
+    uint64_t dropped;        /* tokens that were not written down: they would be computed again */
+    uint64_t segment_bytes, requests;  /* in its file now */
+    uint64_t lag_us, lag_bytes;        /* of what is not written yet: age of the oldest, and how much */
+};
 struct cadre_cluster {
     const char *version, *model, *family;
     const char *state;       /* "loading", "serving", "draining", "failed" */
@@ -188,6 +196,7 @@ struct cadre_cluster {
     /* (layer, expert) pairs that are on no worker: requests that do not allow degraded answers wait */
     uint32_t missing_experts;
     const char *missing;      /* the first of them, for people; "" when there is none */
+    const struct cadre_journal *journal; /* NULL: the cluster keeps none, requests end with their connection */
     const struct cadre_worker *workers;
     size_t n_workers;
 };

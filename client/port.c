@@ -207,6 +207,7 @@ void port_release(void *hold) {
 struct cluster_box {
     struct cadre_cluster pub;
     Cadre__V1__StatusReply *m;
+    struct cadre_journal journal;
     struct cadre_worker workers[];
 };
 struct load_box {
@@ -243,7 +244,22 @@ static void fill_worker(struct cadre_worker *out, const Cadre__V1__WorkerStatus 
     out->placement = w->placement;
 }
 
-static void fill_cluster(struct cadre_cluster *out, const Cadre__V1__StatusReply *m) {
+static const struct cadre_journal *fill_journal(struct cadre_journal *out, const Cadre__V1__JournalStatus *m) {
+    *out = (struct cadre_journal){.dir = m->dir,
+                                  .fault = m->fault,
+                                  .records = m->records,
+                                  .bytes = m->bytes,
+                                  .syncs = m->syncs,
+                                  .segments = m->segments,
+                                  .dropped = m->dropped,
+                                  .segment_bytes = m->segment_bytes,
+                                  .requests = m->requests,
+                                  .lag_us = m->lag_us,
+                                  .lag_bytes = m->lag_bytes};
+    return out;
+}
+
+static void fill_cluster(struct cadre_cluster *out, const Cadre__V1__StatusReply *m, struct cadre_journal *journal) {
     out->version = m->version;
     out->model = m->model;
     out->family = m->family;
@@ -273,6 +289,7 @@ static void fill_cluster(struct cadre_cluster *out, const Cadre__V1__StatusReply
     out->topk = m->topk;
     out->missing_experts = m->missing_experts;
     out->missing = m->missing;
+    if (m->journal) out->journal = fill_journal(journal, m->journal);
 }
 
 struct cadre_cluster *port_decode_status(const uint8_t *bytes, size_t len) {
@@ -283,7 +300,7 @@ struct cadre_cluster *port_decode_status(const uint8_t *bytes, size_t len) {
         return NULL;
     }
     box->m = m;
-    fill_cluster(&box->pub, m);
+    fill_cluster(&box->pub, m, &box->journal);
     for (size_t i = 0; i < m->n_workers; i++) fill_worker(&box->workers[i], m->workers[i]);
     box->pub.workers = box->workers;
     box->pub.n_workers = m->n_workers;

@@ -265,6 +265,22 @@ static bool pack_worker(struct client_port *p, const struct worker_report *r, Ca
     return m->host != NULL;
 }
 
+static bool pack_journal(struct client_port *p, const struct journal_report *r, Cadre__V1__JournalStatus *m) {
+    cadre__v1__journal_status__init(m);
+    m->dir = clean(p, r->dir);
+    m->fault = clean(p, r->fault);
+    m->records = r->records;
+    m->bytes = r->bytes;
+    m->syncs = r->syncs;
+    m->segments = r->segments;
+    m->dropped = r->dropped;
+    m->segment_bytes = r->segment_bytes;
+    m->requests = r->requests;
+    m->lag_us = r->lag_us;
+    m->lag_bytes = r->lag_bytes;
+    return m->dir && m->fault;
+}
+
 const uint8_t *client_port_status(struct client_port *p, const struct status_report *r, size_t *len) {
     pb_arena_reset_out(&p->pb);
     Cadre__V1__StatusReply m = CADRE__V1__STATUS_REPLY__INIT;
@@ -299,6 +315,11 @@ const uint8_t *client_port_status(struct client_port *p, const struct status_rep
     m.fabric = clean(p, r->fabric);
     m.workers = arena_array(&p->pb.out, Cadre__V1__WorkerStatus *, r->n_workers);
     Cadre__V1__WorkerStatus *workers = arena_array(&p->pb.out, Cadre__V1__WorkerStatus, r->n_workers);
+    Cadre__V1__JournalStatus journal;
+    if (r->journal) {
+        if (!pack_journal(p, r->journal, &journal)) return NULL;
+        m.journal = &journal;
+    }
     if (!m.model || !m.reason || !m.numeric_class || !m.fabric || !m.workers || !workers) return NULL;
     for (int i = 0; i < r->n_workers; i++) {
         if (!pack_worker(p, &r->workers[i], &workers[i])) return NULL;

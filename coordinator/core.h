@@ -102,6 +102,7 @@ struct coordinator {
     int n_requests;
     struct core_counts counts;
     struct journal *journal; /* NULL: none */
+    struct why journal_fault;             /* as told by the last Status */
     char recalled_class[MSG_CLASS_BYTES]; /* of the tokens that were found in it */
     int64_t recalled_us;                  /* when their clients may be expected back */
     int n_held;                           /* requests that wait for the journal */

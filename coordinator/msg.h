@@ -205,12 +205,17 @@ struct worker_report {
     uint64_t rows, beat_age_us, wait_us, busy_us;
     char placement[256];
 };
+struct journal_report {
+    const char *dir, *fault; /* fault: "" when there is none */
+    uint64_t records, bytes, syncs, segments, dropped, segment_bytes, requests, lag_us, lag_bytes;
+};
 struct status_report {
     const char *model, *family, *state, *reason, *numeric_class, *listen, *control, *fabric;
     uint64_t uptime_us, steps, finished, cancelled, expired, failed, preemptions, prompt_tokens, generated_tokens;
     uint32_t epoch, placement_version, waiting, running, max_context, max_batch, layers, experts, topk;
     uint32_t missing_experts; /* pairs on no worker; `missing` names the first */
     const char *missing;
+    const struct journal_report *journal; /* NULL: none */
     const struct worker_report *workers;
     int n_workers;
 };

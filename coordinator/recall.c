@@ -61,6 +61,7 @@ static void finish_again(struct coordinator *c, struct request *r, const struct 
     r->end.degraded = f->degraded;
     r->finished = true;
     r->finished_us = c->now_us;
+    r->ended = q->finished; /* counted in the life that saw it */
 }
 
 static int submit_again(struct coordinator *c, struct request *r, const struct journal_request *q, struct why *why) {
@@ -259,6 +260,25 @@ void recall_flush(struct coordinator *c) {
 }
 
 int recall_fd(const struct coordinator *c) { return c->journal ? journal_fd(c->journal) : -1; }
+
+const struct journal_report *recall_report(struct coordinator *c, struct journal_report *out) {
+    struct journal_stats s;
+    if (!c->journal) return NULL;
+    journal_get_stats(c->journal, c->now_us, &s);
+    bool good = journal_admits(c->journal, c->now_us, &c->journal_fault) >= 0;
+    *out = (struct journal_report){.dir = c->options.journal_dir,
+                                   .fault = good ? "" : c->journal_fault.text,
+                                   .records = s.records,
+                                   .bytes = s.bytes,
+                                   .syncs = s.syncs,
+                                   .segments = s.segments,
+                                   .dropped = s.dropped,
+                                   .segment_bytes = s.segment_bytes,
+                                   .requests = s.live,
+                                   .lag_us = (uint64_t)s.lag_us,
+                                   .lag_bytes = s.lag_bytes};
+    return out;
+}
 
 void recall_committed(struct coordinator *c, const struct commit *commit) {
     bool begun = false;

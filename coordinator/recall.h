@@ -16,6 +16,8 @@ int recall_open(struct coordinator *c, struct why *why);
 void recall_poll(struct coordinator *c);    /* requests that the journal has by now may start; it fails: they are refused */
 void recall_flush(struct coordinator *c);   /* at the end of a pass */
 int recall_fd(const struct coordinator *c); /* -1: nothing to wait for */
+/* For Status; NULL without a journal. What it says lives until the next call. */
+const struct journal_report *recall_report(struct coordinator *c, struct journal_report *out);
 void recall_tick(struct coordinator *c);    /* forgets those nobody came back for */
 /* When all workers are ready: ERR_INVALID when they would compute other bits than the tokens that are there. */
 int recall_class(struct coordinator *c, struct why *why);

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "coordinator/core.h"
+#include "coordinator/recall.h"
 
 static const char *state_name(const struct coordinator *c) {
     switch (c->state) {
@@ -39,6 +40,7 @@ static void report_worker(struct coordinator *c, int w, struct worker_report *r)
 }
 
 const uint8_t *report_status(struct coordinator *c, size_t *len) {
+    struct journal_report journal;
     const struct scheduler *s = &c->scheduler;
     struct worker_report *workers = client_port_scratch(c->client_port, sizeof *workers * (size_t)c->options.workers);
     if (!workers) return NULL;
@@ -72,6 +74,7 @@ const uint8_t *report_status(struct coordinator *c, size_t *len) {
                               .topk = (uint32_t)c->checkpoint.config.gate.k,
                               .missing_experts = (uint32_t)c->placement.missing,
                               .missing = c->missing,
+                              .journal = recall_report(c, &journal),
                               .workers = workers,
                               .n_workers = c->options.workers};
     return client_port_status(c->client_port, &r, len);

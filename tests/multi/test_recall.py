@@ -105,7 +105,9 @@ def ends_under_load(p):
 def a_journal_has_one_owner(p):
     with tempfile.TemporaryDirectory() as folder:
         place = Place(p, folder)
-        with place.cluster():
+        with place.cluster() as (front, _):
+            told = front.status()["journal"]
+            check(told["dir"] == str(place.journal) and not told["fault"], f"status tells of it: {told}")
             doors = ["--listen", "tcp://127.0.0.1:*", "--control", "tcp://127.0.0.1:*"]
             r = run([p.coordinator, p.golden("mixtral"), *doors, "--journal", place.journal])
             same(r.status, 1, "exit status")

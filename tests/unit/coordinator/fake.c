@@ -418,6 +418,7 @@ static void read_status(struct fake *f, const uint8_t *data, size_t len) {
                                      .failed = r->failed};
     snprintf(f->status.state, sizeof f->status.state, "%s", r->state);
     snprintf(f->status.reason, sizeof f->status.reason, "%s", r->reason);
+    if (r->journal) snprintf(f->status.journal_fault, sizeof f->status.journal_fault, "%s", r->journal->fault);
     for (size_t i = 0; i < r->n_workers; i++) f->status.pages_used += (int)r->workers[i]->kv_pages_used;
     f->status_known = true;
     cadre__v1__status_reply__free_unpacked(r, NULL);

@@ -68,7 +68,7 @@ void fake_credit(struct fake *f, struct fake_call *c, uint32_t more);
 void fake_cancel(struct fake *f, struct fake_call *c);
 /* A Status, answered. */
 struct fake_status {
-    char state[16], reason[512];
+    char state[16], reason[512], journal_fault[512]; /* "" without a journal too */
     int waiting, running, pages_used;
     uint64_t finished, cancelled, expired, failed;
 };
