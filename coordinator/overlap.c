@@ -4,6 +4,7 @@
 #include <stdbool.h>
 
 static const double SMOOTH = 0.1, WORTH = 0.05; /* a gain of less than a twentieth is not worth a try, nor noise a change */
+static const double FAR = 1.25;                 /* what is further off counts as so far: one hiccup changes no choice */
 
 static struct overlap_class *class_of(struct overlap *o, int rows) {
     int n = rows > 1 ? 31 - __builtin_clz((unsigned)rows) : 0;
@@ -11,6 +12,17 @@ static struct overlap_class *class_of(struct overlap *o, int rows) {
 }
 
 static void smooth(double *value, double sample, bool first) { *value = first ? sample : *value + SMOOTH * (sample - *value); }
+
+/* Of the first samples the least: a slow one says little, and would be forgotten slowly. */
+static void smooth_time(double *value, double sample, unsigned seen) {
+    if (seen < OVERLAP_LEARN) {
+        if (!seen || sample < *value) *value = sample;
+        return;
+    }
+    if (sample > *value * FAR) sample = *value * FAR;
+    if (sample < *value / FAR) sample = *value / FAR;
+    smooth(value, sample, false);
+}
 
 static int choose(struct overlap *o, int rows, int workers) {
     if (o->forced) return o->forced;
@@ -37,8 +49,7 @@ void overlap_learn(struct overlap *o, int rows, int microbatches, int64_t step_u
     struct overlap_class *c = class_of(o, rows);
     int form = microbatches - 1;
     double part = (double)wait_us / (double)step_us;
-    bool first = !c->seen[form];
-    smooth(&c->row_us[form], (double)step_us / rows, first);
-    if (form == 0) smooth(&c->waited, part < 0 ? 0 : part > 1 ? 1 : part, first);
+    smooth_time(&c->row_us[form], (double)step_us / rows, c->seen[form]);
+    if (form == 0) smooth(&c->waited, part < 0 ? 0 : part > 1 ? 1 : part, !c->seen[form]);
     if (c->seen[form] < OVERLAP_LEARN) c->seen[form]++;
 }

@@ -6,12 +6,13 @@
  * forms, and of the first form how much of it was waiting.
  *   - below OVERLAP_MIN_ROWS rows, that is 32 in each half, never two;
  *   - two are tried when the waits are worth it: at best they hide all of it, at most half the step;
+ *   - each form is known once OVERLAP_LEARN reports of it are in, and a step that is far off what is known counts for little;
  *   - then the faster form runs, and the other is looked at again every OVERLAP_AGAIN steps, since times change.
  * Results never depend on it, only times. Pure; owner: the coordinator's loop. */
 #pragma once
 #include <stdint.h>
 
-enum { OVERLAP_MIN_ROWS = 64, OVERLAP_LEARN = 4, OVERLAP_AGAIN = 200, OVERLAP_CLASSES = 24 };
+enum { OVERLAP_MIN_ROWS = 64, OVERLAP_LEARN = 16, OVERLAP_AGAIN = 200, OVERLAP_CLASSES = 24 };
 
 struct overlap_class {
     double row_us[2];   /* time of a step per row in one and in two microbatches, smoothed; 0: unknown */

@@ -299,7 +299,8 @@ static void bench_wire(const struct settings *s, const struct wire *wire, char *
     snprintf(json + used, cap - used,
              "%s{\"wire\":\"%s\",\"one_us\":%.0f,\"two_us\":%.0f,\"gain\":%.3f,\"auto_us\":%.0f,\"auto_gain\":%.3f,"
              "\"auto_in_two_percent\":%.0f,\"task_us\":%llu,\"tasks_long_percent\":%.4f}",
-             used ? "," : "", wire->name, one, two, one / two, learnt, one / learnt, halved, (unsigned long long)b.task_us, over);
+             used ? "," : "", wire->name, one, two, one / two, learnt, one / learnt, halved, (unsigned long long)b.task_us,
+             over);
 }
 
 static const struct conf_option options[] = {

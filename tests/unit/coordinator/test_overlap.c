@@ -1,4 +1,6 @@
 /* test_overlap.c - the choice between one and two microbatches, against machines made of three numbers. */
+#include <stdbool.h>
+
 #include "coordinator/overlap.h"
 
 #include "tests/unit/run.h"
@@ -71,6 +73,24 @@ START_TEST(changes_are_followed) {
 }
 END_TEST
 
+/* A step that takes twenty times as long as any, on every worker, says nothing of its form: not later, nor among the first. */
+START_TEST(hiccups_are_nothing) {
+    static const struct machine slow_net = {20, 15, 300};
+    for (int early = 0; early < 2; early++) {
+        struct overlap o = {0};
+        bool hit = false;
+        for (int i = 0, two = 0; i < 500; i++) {
+            int64_t wait_us, form = overlap_choose(&o, 256, 4), us = step_us(&slow_net, 256, (int)form, &wait_us);
+            two += form == 2;
+            if (!hit && two == (early ? 1 : 100)) hit = true, us *= 20;
+            for (int w = 0; w < 4; w++) overlap_learn(&o, 256, (int)form, us, wait_us);
+        }
+        ck_assert(hit);
+        ck_assert_uint_ge(o.steps[1], 485); /* but for learning, and looks now and then */
+    }
+}
+END_TEST
+
 START_TEST(operators_decide) {
     struct overlap o = {.forced = 2};
     ck_assert_int_eq(overlap_choose(&o, 1, 1), 2);
@@ -88,6 +108,7 @@ int main(void) {
     tcase_add_test(t, waits_are_hidden_where_that_pays);
     tcase_add_test(t, sizes_are_judged_apart);
     tcase_add_test(t, changes_are_followed);
+    tcase_add_test(t, hiccups_are_nothing);
     tcase_add_test(t, operators_decide);
     suite_add_tcase(s, t);
     return run_suite(s);
