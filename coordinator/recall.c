@@ -225,13 +225,16 @@ int recall_accept(struct coordinator *c, struct request *r, const int32_t *ids, 
     return 0;
 }
 
+/* Those that wait are the newest. */
 static void release_written(struct coordinator *c) {
-    struct list *at, *next;
+    int left = c->n_held;
     struct why reason, why;
     bool failed = journal_failed(c->journal, &reason);
     uint64_t written = journal_written(c->journal);
-    list_for(at, next, &c->requests) {
+    for (struct list *at = c->requests.prev, *before; left && at != &c->requests; at = before) {
         struct request *r = list_entry(at, struct request, node);
+        before = at->prev;
+        left -= r->accept_record != 0;
         if (!r->accept_record || (r->accept_record > written && !failed)) continue;
         bool safe = r->accept_record <= written;
         r->accept_record = 0;
