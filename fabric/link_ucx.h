@@ -24,10 +24,11 @@
 #include "fabric/net_ucx.h"
 
 enum { LINK_FRAME = 1, LINK_NOTICE = 2 }; /* active message ids */
-enum { LINK_PART = 64 << 10 };            /* bytes of a part */
-enum {                                    /* flags of a header */
-       LINK_BYE = 1,                      /* the last message, all frames are before it */
-       LINK_BYE_HEARD = 2                 /* the answer: they are all there */
+/* Bytes of a part: with its headers it is one segment of loopback TCP, not a full and a tiny one. */
+enum { LINK_PART = 65024 };
+enum {                    /* flags of a header */
+       LINK_BYE = 1,      /* the last message, all frames are before it */
+       LINK_BYE_HEARD = 2 /* the answer: they are all there */
 };
 
 struct link_address { /* what fabric_address gives; followed by UCX's own address of the worker */
