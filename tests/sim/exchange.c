@@ -41,6 +41,7 @@ void exchange_shape_make(struct exchange_shape *s, uint64_t seed, int ranks) {
                                 .topk = 1 + (int)((d >> 24) % MAX_TOPK),
                                 .dispatch = EP_F32,
                                 .combine = EP_F32};
+    for (int r = 0; r < ranks; r++) s->lim.host[r] = (uint8_t)(hash_u64(d + (uint64_t)r) % (1 + (d >> 40) % 3));
     if (d >> 32 & 1) s->lim.frame_bytes = 384 + (size_t)s->lim.hidden * sizeof(float); /* few rows: messages go in parts */
 }
 
@@ -119,6 +120,7 @@ void exchange_begin(struct exchange *x, uint32_t epoch, uint64_t step, uint64_t 
     x->microbatches = 1 + (int)(hash_u64(x->shape.seed ^ step << 4 ^ epoch) % 2);
     for (int r = 0; r < x->shape.ranks; r++) tokens[r] = planned_tokens(x, r);
     ep_set_members(x->ep, members);
+    ep_set_two_hop(x->ep, x->shape.two_hop && hash_u64(x->shape.seed + 3 * step) % 2);
     ep_step_begin(x->ep, epoch, step, tokens, x->microbatches);
 }
 

@@ -9,9 +9,11 @@
 struct exchange_shape { /* the same on all ranks */
     uint64_t seed;
     int ranks, layers;
+    bool two_hop; /* half of the steps are dispatched in two hops; not set by exchange_shape_make */
     struct ep_limits lim;
 };
-/* Small, and different from seed to seed: k 1..3, H 1..24, tokens up to 1..6, 1..3 layers, often in parts. */
+/* Small, and different from seed to seed: k 1..3, H 1..24, tokens up to 1..6, 1..3 layers, on 1..3 hosts, often in
+ * parts. */
 void exchange_shape_make(struct exchange_shape *s, uint64_t seed, int ranks);
 size_t exchange_frame_bytes(const struct exchange_shape *s);
 

@@ -82,6 +82,7 @@ static void begin(uint64_t seed) {
     world.now = 1000000;
     world.ranks = (int)world_range(2, MAX_RANKS);
     exchange_shape_make(&world.shape, world_draw(), world.ranks);
+    world.shape.two_hop = true;
     uint64_t kind = world_draw() % 4;
     world.faults = (struct fabric_faults){.seed = world_draw(),
                                           .delay_percent = kind ? (int)world_range(0, 10) : 0,
