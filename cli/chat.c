@@ -113,8 +113,7 @@ static char *read_turn(struct talk *t, bool *interrupted) {
     char *line = NULL;
     size_t cap = 0;
     cli_forget_signals();
-    for (;;) {
-        int seen = cli_signals(); /* before the prompt: who sees it may interrupt at once */
+    for (int seen = 0;;) {
         if (t->terminal) {
             fputs("> ", stdout);
             fflush(stdout);
@@ -127,8 +126,9 @@ static char *read_turn(struct talk *t, bool *interrupted) {
             fprintf(stderr, "cadre chat: the line contains a NUL byte; skipped\n");
             continue;
         }
-        *interrupted = cli_signals() > (t->terminal ? 1 : 0);
-        if (feof(stdin) || !cli_signals() || *interrupted) break;
+        seen = cli_signals(); /* before the words below: who reads them may interrupt at once */
+        *interrupted = seen > (t->terminal ? 1 : 0);
+        if (feof(stdin) || !seen || *interrupted) break;
         clearerr(stdin);
         fprintf(stderr, "\n(Ctrl-C again, Ctrl-D or /quit leaves)\n");
     }

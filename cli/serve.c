@@ -80,7 +80,7 @@ static const struct conf_option table[] = {
     {"step-tokens", CONF_INT, AT(step_tokens), .min = 1, .max = 1 << 20, .arg = "N",
      .help = "most tokens one worker brings to a step; default: 128"},
     {"dispatch", CONF_CHOICE, AT(dispatch), .def = "auto", .choices = "auto|direct|two-hop",
-     .help = "two-hop: tokens cross to another host once, and are passed on there; auto: what links make faster"},
+     .help = "two-hop: tokens cross to a host once and go on from there; auto: the faster on these links"},
     {"microbatches", CONF_CHOICE, AT(microbatches), .def = "auto", .choices = "auto|1|2",
      .help = "2: halves of a step take turns to compute and to travel; auto: as measured"},
     {"kv-tokens", CONF_INT, AT(kv_tokens), .min = 1, .max = 1e11, .arg = "N",
