@@ -239,12 +239,19 @@ static int check_progress(const struct members *ms, int rank, int64_t now_us, st
                 rank, m->host, m->pid, (double)still / 1e6);
 }
 
-/* reach[i] = everyone whom worker i waits for, directly or through others who wait themselves. */
-static void make_reach(const struct members *ms, uint64_t *reach) {
+/* It has answered every plan: who waits for it waits for what has left it and did not come. */
+static bool has_done_all(const struct member *m) { return !m->busy && !m->owes; }
+
+static uint64_t serving(const struct members *ms) {
+    uint64_t ranks = 0;
+    for (int i = 0; i < ms->limits.workers; i++) ranks |= (uint64_t)member_serves(ms, i) << i;
+    return ranks;
+}
+
+/* reach[i] = everyone of `ranks` whom worker i waits for, directly or through others who wait themselves. */
+static void make_reach(const struct members *ms, uint64_t ranks, uint64_t *reach) {
     int n = ms->limits.workers;
-    uint64_t serving = 0;
-    for (int i = 0; i < n; i++) serving |= (uint64_t)member_serves(ms, i) << i;
-    for (int i = 0; i < n; i++) reach[i] = serving >> i & 1 ? ms->m[i].accuses & serving & ~(UINT64_C(1) << i) : 0;
+    for (int i = 0; i < n; i++) reach[i] = member_serves(ms, i) ? ms->m[i].accuses & ranks & ~(UINT64_C(1) << i) : 0;
     for (int k = 0; k < n; k++)
         for (int i = 0; i < n; i++)
             if (reach[i] >> k & 1) reach[i] |= reach[k];
@@ -267,9 +274,8 @@ static int count_accusers(const struct members *ms, int rank, int *last) {
     return n;
 }
 
-/* Since when anybody waits for rank, or for one of those who wait for each other with it. */
-static int64_t accused_since_us(const struct members *ms, const uint64_t *reach, int rank) {
-    uint64_t ring = reach[rank] | UINT64_C(1) << rank;
+/* Since when anybody waits for one of the ring. */
+static int64_t accused_since_us(const struct members *ms, uint64_t ring) {
     int64_t since_us = INT64_MAX;
     for (int i = 0; i < ms->limits.workers; i++)
         if (member_serves(ms, i) && ms->m[i].accuses & ring & ~(UINT64_C(1) << i) && ms->m[i].accuses_us < since_us)
@@ -277,33 +283,87 @@ static int64_t accused_since_us(const struct members *ms, const uint64_t *reach,
     return since_us;
 }
 
-/* Whether rank is at an end of a link that does not do its work: somebody waits there for one who is no less far than itself,
- * and so must have sent what is missing. Who waits for one that is behind waits rightly. */
-static bool at_broken_link(const struct members *ms, int rank) {
-    for (int i = 0; i < ms->limits.workers; i++) {
-        const struct member *other = &ms->m[i], *m = &ms->m[rank];
-        if (i == rank || !member_serves(ms, i)) continue;
-        if (m->accuses >> i & 1 && other->at >= m->at) return true;
-        if (other->accuses >> rank & 1 && m->at >= other->at) return true;
-    }
+static bool other_host(const struct members *ms, int a, int b) { return strcmp(ms->m[a].host_id, ms->m[b].host_id) != 0; }
+
+/* A neighbour may be to pass on what comes from another host, and waits for that where its own neighbours wait for it. */
+static bool may_relay(const struct members *ms, int from, int to) {
+    const struct member *m = &ms->m[from];
+    if (m->at != ms->m[to].at || other_host(ms, from, to)) return false;
+    for (int i = 0; i < ms->limits.workers; i++)
+        if (m->accuses >> i & 1 && member_serves(ms, i) && other_host(ms, from, i)) return true;
     return false;
+}
+
+/* One waits for the other who is no less far, and so must have sent what is missing: the link does not do its work. Who waits
+ * for one that is behind waits rightly. */
+static bool is_broken(const struct members *ms, int from, int to) {
+    const struct member *m = &ms->m[from];
+    if (!(ms->m[to].accuses >> from & 1)) return false;
+    return has_done_all(m) || (m->at >= ms->m[to].at && !may_relay(ms, from, to));
+}
+
+static bool at_broken_link(const struct members *ms, int rank) {
+    for (int i = 0; i < ms->limits.workers; i++)
+        if (i != rank && member_serves(ms, i) && (is_broken(ms, i, rank) || is_broken(ms, rank, i))) return true;
+    return false;
+}
+
+struct blame {
+    uint64_t waits[MSG_MAX_WORKERS]; /* reach among those who have not done all */
+    uint64_t ring[MSG_MAX_WORKERS];  /* who waits for each other with this one, or would but for having done all; itself */
+};
+
+static void make_blame(const struct members *ms, struct blame *b) {
+    uint64_t reach[MSG_MAX_WORKERS], ranks = serving(ms), idle = 0;
+    for (int i = 0; i < ms->limits.workers; i++) idle |= (uint64_t)has_done_all(&ms->m[i]) << i;
+    make_reach(ms, ranks, reach);
+    make_reach(ms, ranks & ~idle, b->waits);
+    for (int i = 0; i < ms->limits.workers; i++) {
+        b->ring[i] = UINT64_C(1) << i;
+        for (int j = 0; j < ms->limits.workers; j++) {
+            bool to = reach[i] >> j & 1, from = reach[j] >> i & 1;
+            if ((to && (from || idle >> j & 1)) || (from && idle >> i & 1)) b->ring[i] |= UINT64_C(1) << j;
+        }
+    }
+}
+
+/* By how many it is waited for, if it may be to blame; else 0. */
+static int count_against(const struct members *ms, const struct blame *b, int rank, int *last) {
+    int accusers = member_serves(ms, rank) ? count_accusers(ms, rank, last) : 0;
+    if (!accusers || !is_terminal(ms, b->waits, rank)) return 0;
+    return ms->m[rank].accuses && !at_broken_link(ms, rank) ? 0 : accusers;
+}
+
+static bool moved_lately(const struct members *ms, int rank, int64_t now_us) {
+    return now_us - ms->m[rank].moved_us < ms->patience_us;
+}
+
+/* One of its ring is the better suspect, and will be when it has stood still for long enough. */
+static bool is_too_early(const struct members *ms, const struct blame *b, int rank, int accusers, int64_t now_us) {
+    int last;
+    for (int i = 0; i < ms->limits.workers; i++) {
+        if (i == rank || !(b->ring[rank] >> i & 1) || !moved_lately(ms, i, now_us)) continue;
+        int against = count_against(ms, b, i, &last);
+        if (against > accusers || (against == accusers && i > rank)) return true;
+    }
+    return moved_lately(ms, rank, now_us);
 }
 
 /* Who is to blame when workers wait for each other. One who is waited for and waits for nobody hangs, or what it sends does not
  * get through. Those who wait for it cannot answer either, and so are accused themselves; they go free. Where all accused wait
  * (a one-way partition: the deaf one waits, and so everybody waits for it, and the one it cannot hear among them), it is one at
- * an end of the broken link: the one with most accusers goes, ties by higher rank. Nobody goes who has moved within the
- * patience, nor before the others have had time to join in. */
+ * an end of the broken link: the one with most accusers goes, ties by higher rank. So it is where one end has done all it was
+ * to do: it waits for nobody, but neither does it keep the other one waiting. Nobody goes who has moved within the patience,
+ * nor before the others have had time to join in. */
 static int check_accused(struct members *ms, int64_t now_us, struct why *why) {
-    uint64_t reach[MSG_MAX_WORKERS];
+    struct blame b;
     int most = 0, guilty = -1, by = -1;
-    make_reach(ms, reach);
+    make_blame(ms, &b);
     for (int i = 0; i < ms->limits.workers; i++) {
-        int last = -1, accusers = member_serves(ms, i) ? count_accusers(ms, i, &last) : 0;
-        if (!accusers || accusers < most || !is_terminal(ms, reach, i)) continue;
-        if (ms->m[i].accuses && !at_broken_link(ms, i)) continue;
-        if (now_us - accused_since_us(ms, reach, i) < ms->patience_us / GATHER_PART) continue;
-        if (now_us - ms->m[i].moved_us < ms->patience_us) continue;
+        int last = -1, accusers = count_against(ms, &b, i, &last);
+        if (!accusers || accusers < most) continue;
+        if (now_us - accused_since_us(ms, b.ring[i]) < ms->patience_us / GATHER_PART) continue;
+        if (is_too_early(ms, &b, i, accusers, now_us)) continue;
         most = accusers;
         guilty = i;
         by = last;

@@ -39,9 +39,10 @@ void world_say(void) {
         fprintf(stderr,
                 "rank %d: process %" PRIu64 "%s%s, epoch %u of %u, %d plans, step %" PRIu64
                 "%s, waits since %.3f; to the coordinator "
-                "process %" PRIu64 ", %s, waits for %" PRIx64 "\n",
+                "process %" PRIu64 ", %s, waited for %" PRIx64 " at %" PRIx64 "\n",
                 r, p->life, p->alive ? "" : " dead", p->stopped_until ? " stopped" : "", p->roster.current, p->roster.prepared,
                 p->plans, p->plan[0].step, p->in_step ? " begun" : "", (double)p->waits_us / 1e6, world.known[r].life,
-                worker_state_name(world.ms.m[r].state), world.ms.m[r].accuses);
+                worker_state_name(world.ms.m[r].state), world.accuses[r],
+                world.ms.m[r].at);
     }
 }

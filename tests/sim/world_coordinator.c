@@ -8,6 +8,7 @@ static void tell(int r, struct message m) {
 static void on_hello(const struct message *m) {
     struct worker_hello h = {
         .protocol = MEMBER_PROTOCOL, .rank = (uint32_t)m->rank, .size = (uint32_t)world.ranks, .pid = m->life};
+    snprintf(h.host_id, sizeof h.host_id, "%d", world.shape.lim.host[m->rank]);
     struct worker_ready ready = {0};
     struct why why;
     if (world.ms.m[m->rank].state == WORKER_DEAD) member_forget(&world.ms, m->rank);
@@ -89,15 +90,15 @@ static int accusers(int rank) {
     return n;
 }
 
-/* Of the two ends of a link that works one way the one with most accusers goes, ties by higher rank. */
-static void check_blame(int r) {
+/* Of the two ends of a link that works one way the one with most accusers goes, ties by higher rank. Where several links do,
+ * nobody's accusers tell of one of them alone. */
+static void check_blame(int r, const char *why) {
     uint64_t others = world.blamed_links & ~(UINT64_C(1) << r);
     bool else_well = !world.faults.drop_percent && !world.long_left;
     for (int i = 0; i < world.ranks; i++) else_well = else_well && world.p[i].alive && !world.fault_us[i] && !world.p[i].hangs;
-    if (!(world.blamed_links >> r & 1) || !others || !else_well) return;
+    if (!(world.blamed_links >> r & 1) || __builtin_popcountll(others) != 1 || !else_well) return;
     int other = __builtin_ctzll(others), mine = accusers(r), theirs = accusers(other);
-    CHECK(mine > theirs || (mine == theirs && r > other), "%d accuse rank %d, which is dead now, and %d rank %d", mine, r,
-          theirs, other);
+    CHECK(mine > theirs || (mine == theirs && r > other), "%d accuse rank %d, and %d rank %d: %s", mine, r, theirs, other, why);
     world_sum.partitions++;
 }
 
@@ -111,7 +112,7 @@ static void bury(int r, const char *why) {
         CHECK(took <= LEASE, "declared dead after %.0f ms", (double)took / MS);
         if (took > world_sum.slowest_verdict_us) world_sum.slowest_verdict_us = took;
     }
-    check_blame(r);
+    check_blame(r, why);
     for (int other = 0; other < world.ranks; other++) { /* its cut links go with it */
         if (other == r) continue;
         fabric_hub_cut(world.hub, r, other, false);

@@ -394,6 +394,40 @@ START_TEST(a_bystander_with_most_accusers) {
 }
 END_TEST
 
+/* 3 sends what 1 never gets. 0 is to pass on to its host what 1 sends, and so is asked for by most, where it waits itself. */
+START_TEST(a_relay_with_most_accusers) {
+    begin_with(4);
+    join_all();
+    for (int i = 0; i < 4; i++) snprintf(ms.m[i].host_id, sizeof ms.m[i].host_id, "%s", i == 1 ? "b#1" : "a#1");
+    ck_assert_int_eq(pass(now + PATIENCE, 15, 0), -1);
+    member_accuse(&ms, 1, 8, 743, now);
+    member_accuse(&ms, 0, 2, 744, now);
+    member_accuse(&ms, 2, 1, 744, now);
+    member_accuse(&ms, 3, 1, 744, now);
+    ck_assert_int_eq(pass(now + 10000 * MS, 15, 0), 3);
+}
+END_TEST
+
+/* 0 has answered all its plans, but a frame of it never came to 2, for which the others wait: a link that works one way. */
+START_TEST(one_end_has_done_all) {
+    for (int both = 0; both < 2; both++) {
+        begin_with(4);
+        join_all();
+        for (int i = 0; i < 4; i++) member_planned(&ms, i, now);
+        member_done(&ms, 0, now);
+        int64_t start = now;
+        int dead = -1;
+        for (; dead < 0 && now < start + 2 * PATIENCE; now += BEAT) {
+            for (int i = 0; i < 4; i++) member_beat(&ms, i, 1, i > 0, now);
+            if (now == start + PATIENCE) member_accuse(&ms, 2, 1, 743, now);
+            if (now == start + PATIENCE && both) member_accuse(&ms, 1, 4, 745, now), member_accuse(&ms, 3, 4, 745, now);
+            dead = member_tick(&ms, now, &why);
+        }
+        ck_assert_int_eq(dead, both ? 2 : 0);
+    }
+}
+END_TEST
+
 /* It has done its part and sleeps, but what it sent never came: who cannot go on without it has nobody else to name. */
 START_TEST(accused_while_idle) {
     join_all();
@@ -464,5 +498,5 @@ END_TEST
 RUN("member", begin, NULL, refusals, both_values, lease, a_verdict_keeps_the_lease, own_stall_blames_nobody,
     loading_is_given_time, who_goes_before_the_welcome_frees_its_rank, who_they_are, absurd_progress, progress, unaccused,
     late_but_moving, a_plan_that_is_never_begun, a_long_prefill_evicts_nobody, the_end_of_a_long_step, idle_owes_nothing,
-    one_way_partition, a_bystander_with_most_accusers, accused_while_idle, ring_of_accusations, the_dead_accuse_nobody,
-    a_restarted_process_may_come, leaving)
+    one_way_partition, a_bystander_with_most_accusers, a_relay_with_most_accusers, one_end_has_done_all, accused_while_idle,
+    ring_of_accusations, the_dead_accuse_nobody, a_restarted_process_may_come, leaving)
