@@ -150,13 +150,18 @@ static bool seen(const struct ep_message *m, int part) { return m->seen[part / 6
 
 enum fate { WANTED, STALE, DUPLICATE, UNASKED };
 
+/* Whether its sender is a member of a later epoch is not known yet, but it has begun it: only members do. */
+static bool may_speak(const struct ep *ep, const struct ep_lane *l, const struct ep_header *h) {
+    return h->epoch > l->key.epoch || ep->members & ep_bit(h->source);
+}
+
 /* place: of the frame in the exchange, against what the lane is at. m: where it would go. */
 static enum fate fate_of(const struct ep *ep, const struct ep_lane *l, const struct ep_message *m, const struct ep_header *h,
                          int place) {
     struct ep_key key = ep_frame_key(h);
     const struct ep_key *last = &l->last[h->kind][h->kind == EP_COMBINE ? h->source : h->home];
     if (key.epoch == last->epoch && ep_key_order(&key, last) <= 0) return DUPLICATE;
-    if (place < 0 || !(ep->members & ep_bit(h->source))) return STALE;
+    if (place < 0 || !may_speak(ep, l, h)) return STALE;
     int order = m->got ? ep_key_order(&key, &m->key) : 1;
     if (order == 0 && h->part < m->parts && seen(m, h->part)) return DUPLICATE; /* also of answers that are lent */
     if (h->kind == EP_COMBINE && (place > 0 || !ep->brings || l->phase == EP_READY)) return UNASKED;

@@ -95,6 +95,13 @@ static void keep_own(struct ep *ep, struct ep_lane *l, int home, const struct ep
     own->pairs = own->pairs_got = (uint32_t)l->picked_pairs;
 }
 
+/* A home that has reached a later step or layer, while this is not passed on, has given it up. Its later dispatch stands where
+ * this worker's own share would go. */
+static bool is_given_up(const struct ep_lane *l, int home, const struct ep_message *m) {
+    const struct ep_message *ahead = &l->in[EP_AHEAD][home];
+    return ahead->got && ep_key_order(&ahead->key, &m->key) > 0;
+}
+
 /* Sends what still fits of home's rows to `to`. true: all of it is sent. */
 static bool pass_on(struct ep *ep, struct ep_lane *l, int home, const struct ep_message *m, int to) {
     struct ep_passing *p = &l->passing[home];
@@ -116,6 +123,10 @@ static bool pass_on(struct ep *ep, struct ep_lane *l, int home, const struct ep_
 static void relay(struct ep *ep, struct ep_lane *l, int home) {
     struct ep_message *m = &l->in[EP_RELAY][home];
     struct ep_passing *p = &l->passing[home];
+    if (is_given_up(l, home, m)) {
+        ep_message_end(ep, home, m);
+        return;
+    }
     if (ep_key_order(&p->key, &m->key) != 0) {
         keep_own(ep, l, home, m);
         *p = (struct ep_passing){.key = m->key, .left = ep->direct};

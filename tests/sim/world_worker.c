@@ -153,5 +153,8 @@ bool world_work(int r) {
         say(r, (struct message){.kind = BEATS, .progress = p->progress, .busy = p->in_step});
         p->beat_us = world.now + BEAT;
     }
-    return p->x && !p->hangs && engine(r);
+    if (!p->x || p->hangs) return false;
+    bool moved = engine(r);
+    if (p->alive && world_draw() % 2) ep_progress(exchange_ep(p->x)); /* between pieces of work, or with none to do */
+    return moved;
 }

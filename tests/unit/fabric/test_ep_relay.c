@@ -184,5 +184,42 @@ START_TEST(a_repeated_answer_is_no_fault) {
 }
 END_TEST
 
+static void begin_as(int rank, uint32_t epoch, uint64_t members, bool two_hop) {
+    static const int32_t tokens[R] = {T};
+    ep_set_members(ep[rank], members);
+    ep_set_two_hop(ep[rank], two_hop);
+    ep_step_begin(ep[rank], epoch, 1, tokens, 1);
+}
+
+/* Who is in an epoch earlier than the relay speaks to it at once, also when it was no member before and the relay looks between
+ * its steps. */
+START_TEST(a_newcomer_is_heard_between_epochs) {
+    static const int32_t before[R] = {0, 1, 0, 0};
+    ep_set_members(ep[2], 0xe);
+    ep_step_begin(ep[2], 1, 1, before, 1);
+    begin_as(0, 2, 0xf, false);
+    post(0, 0);
+    ep_progress(ep[2]);
+    begin_as(2, 2, 0xf, false);
+    post(2, 0);
+    serve(2, 2);
+}
+END_TEST
+
+/* What a home sent before it gave up a step takes nothing from what it sent afterwards, though the relay finds both at once. */
+START_TEST(what_was_given_up_is_not_kept) {
+    begin_as(0, 1, 0xf, true);
+    begin_as(2, 1, 0xf, true);
+    post(0, 0);
+    begin_as(0, 2, 0xf, false);
+    post(0, 0);
+    ep_progress(ep[2]);
+    begin_as(2, 2, 0xf, false);
+    post(2, 0);
+    serve(2, 2);
+}
+END_TEST
+
 RUN("ep_relay", open_all, close_all, lent_rows_stay_where_they_are, passed_on_while_the_relay_computes, the_silent_one_is_named,
-    without_relays_homes_are_named, a_repeated_answer_is_no_fault)
+    without_relays_homes_are_named, a_repeated_answer_is_no_fault, a_newcomer_is_heard_between_epochs,
+    what_was_given_up_is_not_kept)
