@@ -334,8 +334,12 @@ static int count_against(const struct members *ms, const struct blame *b, int ra
     return ms->m[rank].accuses && !at_broken_link(ms, rank) ? 0 : accusers;
 }
 
+/* Who has work and accuses nobody may have been computing when it last moved, and waits since then, but not for as long as the
+ * others: it gets the time that they were given to join in. */
 static bool moved_lately(const struct members *ms, int rank, int64_t now_us) {
-    return now_us - ms->m[rank].moved_us < ms->patience_us;
+    const struct member *m = &ms->m[rank];
+    int64_t grace_us = m->accuses || has_done_all(m) ? 0 : ms->patience_us / GATHER_PART;
+    return now_us - m->moved_us < ms->patience_us + grace_us;
 }
 
 /* One of its ring is the better suspect, and will be when it has stood still for long enough. */

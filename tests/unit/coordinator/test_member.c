@@ -447,6 +447,22 @@ START_TEST(accused_while_idle) {
 }
 END_TEST
 
+/* 0 hangs. 3 computed for longer than the others, so when their accusations are ripe it has waited for 0 for not quite as long
+ * as it takes to say so, and is not taken for the one that hangs. */
+START_TEST(who_began_to_wait_later_is_heard) {
+    begin_with(5);
+    join_all();
+    ck_assert_int_eq(pass(now + 200 * MS, 31, 31), -1);
+    int64_t start = now;
+    ck_assert_int_eq(pass(start + PATIENCE / 5 + MS, 31, 1 << 3), -1);
+    ck_assert_int_eq(pass(start + PATIENCE, 31, 0), -1);
+    member_accuse(&ms, 1, 1 | 1 << 2, 1, now);
+    member_accuse(&ms, 2, 1 << 1 | 1 << 3, 1, now);
+    member_accuse(&ms, 4, 1 | 1 << 3, 1, now);
+    ck_assert_int_eq(pass(start + 2 * PATIENCE, 31, 0), 0);
+}
+END_TEST
+
 START_TEST(ring_of_accusations) {
     join_all();
     ck_assert_int_eq(pass(now + 200 * MS, 7, 7), -1);
@@ -499,4 +515,4 @@ RUN("member", begin, NULL, refusals, both_values, lease, a_verdict_keeps_the_lea
     loading_is_given_time, who_goes_before_the_welcome_frees_its_rank, who_they_are, absurd_progress, progress, unaccused,
     late_but_moving, a_plan_that_is_never_begun, a_long_prefill_evicts_nobody, the_end_of_a_long_step, idle_owes_nothing,
     one_way_partition, a_bystander_with_most_accusers, a_relay_with_most_accusers, one_end_has_done_all, accused_while_idle,
-    ring_of_accusations, the_dead_accuse_nobody, a_restarted_process_may_come, leaving)
+    who_began_to_wait_later_is_heard, ring_of_accusations, the_dead_accuse_nobody, a_restarted_process_may_come, leaving)
