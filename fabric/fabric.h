@@ -55,7 +55,8 @@ struct fabric_ops {
 /* Writes what others need to attach to this rank, at most FABRIC_ADDRESS_BYTES; returns its size, 0 when they need nothing. */
 static inline size_t fabric_address(struct fabric *f, void *out) { return f->ops->address(f, out); }
 /* Takes memory for frames of up to frame_bytes, the same on all ranks; once. incarnation: this process's number, unique in the
- * life of the cluster and given by its coordinator. For both MPI forms collective: blocks until every rank is there. */
+ * life of the cluster and given by its coordinator. For both MPI forms collective: waits until every rank is there;
+ * ERR_DEADLINE when one does not come. */
 int fabric_prepare(struct fabric *f, size_t frame_bytes, uint32_t incarnation, struct why *why);
 /* From now on `peer` is the process that gave this address. Frames of a predecessor that were not taken vanish; frames that
  * were stay readable until given back. Does not wait for the peer. */

@@ -227,14 +227,19 @@ static int mpi_poll(struct fabric *f) {
 /* A large one moves a few pieces per look. */
 static int mpi_arm(struct fabric *f) { return sends_pending(mpi_of(f), false, 0); }
 
-/* A frame beyond MPI's eager limit leaves in pieces, and only while we call MPI; a poll yields by itself when it is idle. */
+/* A frame beyond MPI's eager limit leaves in pieces, and only while we call MPI. What ended meanwhile is still news
+ * afterwards. */
 static int mpi_flush(struct fabric *f, int64_t deadline_us) {
     struct mpi_rank *m = mpi_of(f);
-    for (int turn = 1; sends_pending(m, false, 0); turn++) {
-        m->news |= progress(m);
-        if (turn % 64 == 0 && clk_now_us() >= deadline_us) return ERR_DEADLINE;
+    bool news = false;
+    int rc = 0;
+    while (rc == 0 && sends_pending(m, false, 0)) {
+        m->starved = true; /* so that a wait ends with a send */
+        rc = fabric_wait(f, deadline_us);
+        news |= rc == 0;
     }
-    return 0;
+    m->news |= news;
+    return rc;
 }
 
 static size_t mpi_address(struct fabric *f, void *out) {
@@ -304,14 +309,14 @@ static int allocate(struct mpi_rank *m, size_t frame_bytes, struct why *why) {
     return 0;
 }
 
-/* Collective: returns when every rank of the world has called it. */
+/* Collective: returns when every rank of the world has called it, or one has kept the others waiting for too long. */
 static int mpi_prepare(struct fabric *f, size_t frame_bytes, uint32_t incarnation, struct why *why) {
     struct mpi_rank *m = mpi_of(f);
     (void)incarnation;
     if (frame_bytes > INT_MAX - LINE)
         return fail(why, ERR_TOO_LARGE, "fabric mpi: frames of %zu bytes, MPI counts to %d; lower the largest step",
                     frame_bytes, INT_MAX);
-    int rc = world_dup(&m->comm, why);
+    int rc = world_dup(&m->comm, clk_now_us() + WORLD_PATIENCE_US, why);
     if (rc >= 0) rc = allocate(m, frame_bytes, why);
     for (int peer = 0; rc >= 0 && peer < f->size; peer++) {
         if (peer != f->rank) post_receives(m, peer);

@@ -480,7 +480,7 @@ static int rounds_prepare(struct fabric *f, size_t frame_bytes, uint32_t incarna
         return fail(why, ERR_TOO_LARGE, "fabric mpi-alltoallv: frames of %zu bytes, at most %zu between %d ranks; lower the "
                     "largest step", frame_bytes, most * LINE, f->size);
     int rc = allocate(m, why);
-    if (rc >= 0) rc = world_dup(&m->comm, why);
+    if (rc >= 0) rc = world_dup(&m->comm, clk_now_us() + WORLD_PATIENCE_US, why);
     if (rc < 0) return rc;
     rc = MPI_Type_contiguous(LINE, MPI_BYTE, &m->line);
     if (rc == MPI_SUCCESS) rc = MPI_Type_commit(&m->line);

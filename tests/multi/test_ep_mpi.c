@@ -10,10 +10,12 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clk.h"
 #include "base/log.h"
+#include "fabric/world_mpi.h"
 #include "tests/unit/fabric/ep_case.h"
 #include "tests/unit/fabric/fabric_case.h"
 
@@ -109,7 +111,10 @@ static int run_death(struct fabric *f, struct why *why) {
         return fail(why, ERR_CORRUPT, "after a death: %s, late %llx", status_name(rc), (unsigned long long)late);
     if (took_us < SHORT_US || took_us > SHORT_US + 1000000)
         return fail(why, ERR_CORRUPT, "told after %lld us", (long long)took_us);
-    return 0;
+    MPI_Comm unmade; /* nor do they meet again */
+    struct why said;
+    rc = world_dup(&unmade, clk_now_us() + SHORT_US, &said);
+    return rc == ERR_DEADLINE ? 0 : fail(why, ERR_CORRUPT, "a new communicator with a dead rank: %s", status_name(rc));
 }
 
 /* Rank 0 sends a frame too large for MPI to take at once, flushes, and then calls the fabric no more until rank 1, which has
@@ -137,6 +142,41 @@ static int run_flush(struct fabric *f, const char *fifo, struct why *why) {
     bool told = !whole || write(fd, "x", 1) == 1;
     close(fd);
     return whole && told ? 0 : fail(why, ERR_CORRUPT, "no frame after the flush");
+}
+
+static int64_t cpu_us(void) {
+    struct timespec ts;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
+/* Rank 1 stands still, without a call: a flush to it ends at its deadline, and has slept until then. */
+static int run_still(struct fabric *f, const char *fifo, struct why *why) {
+    enum { STILL_US = 300000 };
+    int64_t deadline_us = clk_now_us() + PATIENCE_US;
+    size_t bytes = 0;
+    char byte = 0;
+    if (f->rank == 0) {
+        memset(fabric_reserve(f, 1, f->frame_bytes), 7, f->frame_bytes);
+        fabric_commit(f, 1, f->frame_bytes);
+        int64_t busy_us = cpu_us();
+        int rc = fabric_flush(f, clk_now_us() + STILL_US);
+        busy_us = cpu_us() - busy_us;
+        int fd = open(fifo, O_WRONLY);
+        bool told = write(fd, "x", 1) == 1;
+        close(fd);
+        if (rc != ERR_DEADLINE || !told) return fail(why, ERR_CORRUPT, "a flush to who stands still: %s", status_name(rc));
+        if (busy_us > STILL_US / 2) return fail(why, ERR_CORRUPT, "a flush was busy for %lld us", (long long)busy_us);
+        return fabric_flush(f, deadline_us);
+    }
+    int fd = open(fifo, O_RDONLY);
+    if (read(fd, &byte, 1) != 1) return fail(why, ERR_CORRUPT, "rank 0 gave up");
+    close(fd);
+    const void *frame = NULL;
+    while (!(frame = fabric_take(f, 0, &bytes)))
+        if (fabric_wait(f, deadline_us) < 0) return fail(why, ERR_CORRUPT, "the frame did not come");
+    fabric_give(f, 0, frame);
+    return fabric_flush(f, deadline_us);
 }
 
 /* Rank 1 has as many frames as it has buffers, and nothing more is under way. When it gives them back, the next one comes. */
@@ -175,6 +215,7 @@ static int run_rank(const char *verb, const char *fifo) {
     bool death = strcmp(verb, "death") == 0;
     if (rc == 0 && death) rc = run_death(f, &why);
     if (rc == 0 && !strcmp(verb, "flush")) rc = run_full(f, &why);
+    if (rc == 0 && !strcmp(verb, "flush")) rc = run_still(f, fifo, &why);
     if (rc == 0 && !strcmp(verb, "flush")) rc = run_flush(f, fifo, &why);
     if (rc == 0 && !strcmp(verb, "exact")) rc = fabric_case_run(f, 7, 100, false, PATIENCE_US, &why);
     if (rc == 0 && !strcmp(verb, "exact")) rc = run_silence(f, &why);
