@@ -32,8 +32,8 @@ static int64_t virtual_now(void) { return world.now; }
 static void make_trouble(const struct trouble *t) {
     struct process *p = &world.p[t->rank];
     if (!p->alive || p->stopped_until || (t->what != LONG && world.blamed_links)) return;
-    bool survivors = (world.es.now.members & ~(UINT64_C(1) << t->rank)) != 0;
-    bool deadly = survivors && (t->what == KILL || (t->what == STOP && t->us > LEASE));
+    uint64_t members = world.es.now.members, survivors = members & ~(UINT64_C(1) << t->rank);
+    bool deadly = survivors && survivors != members && (t->what == KILL || (t->what == STOP && t->us > LEASE));
     world.struck_us = deadly && !world_troubled() && world.es.state == EPOCH_STEADY && !world.struck_us ? world.now : 0;
     world.switched_us = 0;
     switch ((enum what)t->what) {

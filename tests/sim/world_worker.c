@@ -93,7 +93,11 @@ static bool wait_on(int r, uint64_t late) {
     struct process *p = &world.p[r];
     uint64_t others = p->roster.members & ~(UINT64_C(1) << r);
     CHECK(late && !(late & ~others), "rank %d waits for %" PRIx64 ", its peers are %" PRIx64, r, late, others);
-    if (!p->waits_us) p->waits_us = p->accused_us = world.now;
+    if (!p->waits_us) {
+        p->waits_us = p->accused_us = world.now;
+        p->progress++; /* it has computed */
+        p->busy_until = 0;
+    }
     int64_t patience = (int64_t)p->plan[0].cost_us * 10 > PATIENCE ? (int64_t)p->plan[0].cost_us * 10 : PATIENCE;
     if (world.now - p->accused_us < patience) return false;
     p->accused_us = world.now;
