@@ -139,6 +139,16 @@ static uint64_t look_for(struct ep *ep, struct ep_lane *l, enum ep_kind kind, ui
     return missing;
 }
 
+static int sender_of(const struct ep *ep, enum ep_kind kind, int peer) {
+    return kind == EP_DISPATCH ? ep->through[peer] : peer;
+}
+
+/* Behind a relay nobody can tell whether it or the home keeps them waiting: the time is counted for both, and what others
+ * count for either says which. */
+static uint64_t may_be_slow(const struct ep *ep, enum ep_kind kind, uint64_t peers) {
+    return kind == EP_DISPATCH ? peers | ep_relay_late(ep, peers) : peers;
+}
+
 /* Waits until everyone in `from` has a good message of this phase here. A wait that goes on in a later call is one wait. */
 static int await(struct ep *ep, struct ep_lane *l, enum ep_kind kind, uint64_t from, int64_t deadline_us, uint64_t *late) {
     for (;;) {
@@ -146,8 +156,8 @@ static int await(struct ep *ep, struct ep_lane *l, enum ep_kind kind, uint64_t f
         uint64_t came, missing = kind == EP_DISPATCH ? ep_relay_missing(ep, l) : 0;
         missing |= look_for(ep, l, kind, from, &came);
         int64_t now_us = l->since_us || missing ? clk_now_us() : 0;
-        if (l->since_us) count_wait(ep, l, came | missing, now_us);
-        while (came) note_wait(ep, ep_next(&came), l->since_us ? (uint64_t)(now_us - l->since_us) : 0);
+        if (l->since_us) count_wait(ep, l, may_be_slow(ep, kind, came | missing), now_us);
+        while (came) note_wait(ep, sender_of(ep, kind, ep_next(&came)), l->since_us ? (uint64_t)(now_us - l->since_us) : 0);
         if (ep->bad) {
             *late = ep->bad;
             ep->bad = 0;
@@ -157,7 +167,7 @@ static int await(struct ep *ep, struct ep_lane *l, enum ep_kind kind, uint64_t f
         if (!l->since_us) l->since_us = l->counted_us = now_us;
         int rc = ep_wait_news(ep, l, deadline_us);
         if (rc == ERR_DEADLINE) {
-            count_wait(ep, l, missing, clk_now_us());
+            count_wait(ep, l, may_be_slow(ep, kind, missing), clk_now_us());
             *late = kind == EP_DISPATCH ? ep_relay_late(ep, missing) : missing;
             return ERR_LATE;
         }

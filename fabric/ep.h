@@ -60,9 +60,9 @@ struct ep_link {                 /* with one peer */
     uint64_t frames_out, frames_in;
     uint64_t frames_extra; /* of frames_out: beyond the first of a message, which one frame did not hold */
     uint64_t frames_stale, frames_duplicate, frames_bad; /* of frames_in, dropped: too late, had before, not readable */
-    uint64_t waits[EP_WAIT_BUCKETS]; /* how long this worker stood waiting for each of the peer's messages, in however many
-                                      * calls: bucket 0 not at all or less than 1 us, bucket b from 2^(b-1) to less than 2^b us,
-                                      * the last one all longer */
+    uint64_t waits[EP_WAIT_BUCKETS]; /* how long this worker stood waiting for each message that came from the peer, also one
+                                      * that it passed on, in however many calls: bucket 0 not at all or less than 1 us, bucket
+                                      * b from 2^(b-1) to less than 2^b us, the last one all longer */
 };
 struct ep_far { /* what went to other hosts */
     uint64_t rows, answers;                 /* token copies, result rows */
@@ -73,8 +73,8 @@ struct ep_counters {                        /* since ep_new; read by the owner *
     uint64_t dispatch_bytes, combine_bytes; /* payload sent to others */
     uint64_t dispatch_rows, combine_rows;   /* token copies and result rows sent to others */
     struct ep_far far;
-    uint64_t wait_us[FABRIC_MAX_RANKS];     /* time this worker stood waiting for each peer's messages, or for room to post
-                                             * to it; both halves */
+    uint64_t wait_us[FABRIC_MAX_RANKS];     /* time this worker stood waiting for each peer's messages, or for those that it
+                                             * is to pass on, or for room to post to it; both halves */
     struct ep_link link[FABRIC_MAX_RANKS];
 };
 

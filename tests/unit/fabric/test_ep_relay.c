@@ -117,6 +117,37 @@ START_TEST(the_silent_one_is_named) {
 }
 END_TEST
 
+static uint64_t messages(int rank, int from) {
+    uint64_t n = 0;
+    for (int b = 0; b < EP_WAIT_BUCKETS; b++) n += ep_counters(ep[rank])->link[from].waits[b];
+    return n;
+}
+
+/* Whoever waits behind a relay counts the time for it and for the home; the relay, which has what the home sent, counts none.
+ * So only what all count points at the slow one. Messages count where they come from. */
+START_TEST(a_slow_relay_is_counted) {
+    struct ep_work work;
+    uint64_t late = 0;
+    begin(1);
+    post(0, 0);
+    post(3, 0);
+    ck_assert_int_eq(ep_dispatch_wait(ep[3], 0, &work, clk_now_us() + 2000, &late), ERR_LATE);
+    const uint64_t *wait_us = ep_counters(ep[3])->wait_us;
+    ck_assert_uint_ge(wait_us[2], 1000);
+    ck_assert_uint_eq(wait_us[2], wait_us[0]);
+    ck_assert_uint_eq(wait_us[1], 0);
+    ep_progress(ep[2]);
+    serve(3, 3);
+    post(2, 0);
+    serve(2, 2);
+    ck_assert_uint_eq(ep_counters(ep[2])->wait_us[0], 0);
+    ck_assert_uint_eq(messages(3, 2), 1);
+    ck_assert_uint_eq(ep_counters(ep[3])->link[2].waits[0], 0); /* it did not come at once */
+    ck_assert_uint_eq(messages(3, 0), 0);
+    ck_assert_uint_eq(messages(2, 0), 1);
+}
+END_TEST
+
 /* In one hop again: nobody stands for anybody. */
 START_TEST(without_relays_homes_are_named) {
     struct ep_work work;
@@ -222,4 +253,4 @@ END_TEST
 
 RUN("ep_relay", open_all, close_all, lent_rows_stay_where_they_are, passed_on_while_the_relay_computes, the_silent_one_is_named,
     without_relays_homes_are_named, a_repeated_answer_is_no_fault, a_newcomer_is_heard_between_epochs,
-    what_was_given_up_is_not_kept)
+    what_was_given_up_is_not_kept, a_slow_relay_is_counted)
