@@ -147,6 +147,7 @@ static void on_hello(int r, int64_t now) {
     struct worker_hello h = {
         .protocol = MEMBER_PROTOCOL, .rank = (uint32_t)r, .size = CHAOS_RANKS, .pid = (uint64_t)t.p[r].pid};
     struct why why;
+    snprintf(h.host_id, sizeof h.host_id, "%d", t.shape.lim.host[r]);
     if (t.ms.m[r].state == WORKER_DEAD) member_forget(&t.ms, r);
     if (member_hello(&t.ms, &h, now, &why) < 0) FAIL("rank %d may not join: %s", r, why.text);
     tell(r, (struct chaos_message){.kind = CHAOS_WELCOME, .incarnation = t.ms.m[r].incarnation});
@@ -412,8 +413,16 @@ static void report(struct times *l, int64_t bound_us, bool strict) {
     if (strict && bound_us && p99 > bound_us) FAIL("%s: p99 is %.0f ms", l->what, (double)p99 / 1e3);
 }
 
-static void run(int faults, bool strict) {
+/* Odd seeds: half of the steps in two hops, between hosts of which two have a neighbour or, in a lab, as they are. */
+static void make_shape(void) {
     exchange_shape_make(&t.shape, t.seed, CHAOS_RANKS);
+    t.shape.two_hop = t.seed % 2;
+    for (int r = 0; t.shape.two_hop && r < CHAOS_RANKS; r++)
+        t.shape.lim.host[r] = (uint8_t)(t.lab_name ? host_of[r] : r / 2);
+}
+
+static void run(int faults, bool strict) {
+    make_shape();
     t.strict = strict;
     member_init(&t.ms, &(struct member_limits){.workers = CHAOS_RANKS,
                                                .fabric = "",
