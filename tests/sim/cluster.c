@@ -21,6 +21,8 @@ struct member {
     char host[16]; /* its worker's host_id */
 };
 
+enum { LONG_LEASE_US = 20000000 };
+
 struct cluster {
     struct cluster_options options;
     struct bus_context *context;
@@ -81,6 +83,7 @@ int cluster_start(const struct cluster_options *o, struct cluster **out, struct 
     if (!c) return fail(why, ERR_NOMEM, "out of memory");
     c->options = *o;
     c->options.coordinator.fabric = "mem";
+    if (!o->coordinator.lease_us) c->options.coordinator.lease_us = LONG_LEASE_US;
     c->bus_hub = bus_hub_new();
     if (bus_context_open(&c->context, why) < 0 || bus_zmq_bind(c->context, "tcp://127.0.0.1:*", &c->clients, why) < 0 ||
         bus_mem_bind(c->bus_hub, "control", &c->workers, why) < 0)

@@ -6,7 +6,8 @@
 #include "fabric/fabric.h"
 
 struct cluster_options {
-    struct coordinator_options coordinator; /* model_dir, workers, weights ...; fabric and end_on_death are set for you */
+    struct coordinator_options coordinator; /* model_dir, workers, weights ...; fabric and end_on_death are set for you, and
+                                             * a lease that lets nobody die of a busy machine unless you give one */
     int threads;                            /* per worker; 0 = 1 */
     int hosts;                              /* workers are said to be on so many, in turn; 0 = 1 */
     const struct fabric_faults *faults;     /* NULL: none */

@@ -30,13 +30,14 @@ static struct cadre_request request(int which, int prompt, int tokens) {
         .ids = prompts[which], .n_ids = (size_t)prompt, .max_tokens = (uint32_t)tokens, .has_max_tokens = 1, .ignore_eos = 1};
 }
 
-static struct cluster *start(int workers, int max_batch, int64_t kv_tokens) {
+static struct cluster *start(int workers, int max_batch, int64_t kv_tokens, int64_t lease_us) {
     struct cluster_options o = {.coordinator = {.model_dir = model,
                                                 .workers = workers,
                                                 .weights = "f32",
                                                 .max_batch = max_batch,
                                                 .max_context = 256,
-                                                .kv_tokens = kv_tokens}};
+                                                .kv_tokens = kv_tokens,
+                                                .lease_us = lease_us}};
     struct cluster *c;
     struct why why;
     if (cluster_start(&o, &c, &why) < 0) die("%s", why.text);
@@ -59,7 +60,7 @@ static bool is_failed(const struct cadre_cluster *s, void *reason) {
 
 /* Rows are counted where they are executed: every token but the last of each answer passes every layer once, to k experts. */
 static void test_counts(void) {
-    struct cluster *c = start(3, 8, 0);
+    struct cluster *c = start(3, 8, 0, 0);
     struct cadre_request r[12];
     struct cadre_client *client;
     struct cadre_load *load;
@@ -88,7 +89,7 @@ static void test_counts(void) {
 
 /* Sixty-four clients, each with a connection of its own, more than run or fit at once. */
 static void test_crowd(void) {
-    struct cluster *c = start(4, 16, 1024);
+    struct cluster *c = start(4, 16, 1024, 0);
     struct cadre_client *clients[CROWD];
     struct cadre_stream *streams[CROWD];
     int open = CROWD, wrong = 0, got[CROWD] = {0};
@@ -132,7 +133,7 @@ static int wait_end(struct cadre_stream *s) {
 }
 
 static void test_leaving(void) {
-    struct cluster *c = start(2, 8, 0);
+    struct cluster *c = start(2, 8, 0, 0);
     struct cadre_client *client, *mute;
     struct cadre_stream *s, *silent;
     struct cadre_request longest = request(0, 10, 240), other = request(1, 10, 40), late = request(2, 10, 240);
@@ -178,7 +179,7 @@ static void refuse(struct cluster *c, struct cadre_request r, int status, const 
 }
 
 static void test_refusals(void) {
-    struct cluster *c = start(2, 8, 128);
+    struct cluster *c = start(2, 8, 128, 0);
     static int32_t ids[300];
     static char big[10 << 20];
     memset(big, 'a', sizeof big);
@@ -205,7 +206,7 @@ static void test_refusals(void) {
 }
 
 static void test_death(void) {
-    struct cluster *c = start(3, 8, 0);
+    struct cluster *c = start(3, 8, 0, 500000);
     struct cadre_client *client;
     struct cadre_stream *s;
     struct cadre_event e;
