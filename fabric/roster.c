@@ -2,7 +2,7 @@
 #include "fabric/roster.h"
 
 static void let_go(struct roster *r, struct fabric *f, int peer) {
-    if (peer != f->rank) fabric_detach(f, peer);
+    if (r->incarnation[peer] && peer != f->rank) fabric_detach(f, peer);
     r->incarnation[peer] = 0;
 }
 

@@ -96,6 +96,12 @@ struct ready_report {
     int slots;
 };
 
+struct prepared_report { /* for an epoch */
+    uint32_t epoch;
+    uint64_t expert_bytes;
+    int slots;
+};
+
 /* Where a worker waits, and for whom: a mask of ranks. Without any: the fault is its own, it leaves. */
 struct trouble {
     uint64_t step, late;
@@ -104,7 +110,7 @@ struct trouble {
 
 /* engine -> control */
 struct trace_block;
-enum event_kind { EVENT_READY, EVENT_TRACE, EVENT_STEP, EVENT_TROUBLE, EVENT_FAILED };
+enum event_kind { EVENT_READY, EVENT_TRACE, EVENT_STEP, EVENT_TROUBLE, EVENT_PREPARED, EVENT_FAILED };
 struct event {
     enum event_kind kind;
     union {
@@ -112,6 +118,7 @@ struct event {
         struct step_report *step;
         struct trace_block *trace; /* comes before the report of its step */
         struct trouble trouble;
+        struct prepared_report prepared;
         struct why failed; /* the engine has ended */
     };
 };

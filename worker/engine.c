@@ -16,7 +16,8 @@ int engine_new(const struct engine_options *o, struct engine **out) {
     e->options = *o;
     e->options.fabric = NULL;
     e->plan_bell.fd = e->event_bell.fd = -1;
-    if (ring_init(&e->plan_free, sizeof(void *), PLANS) < 0 || ring_init(&e->plan_in, sizeof(void *), PLANS) < 0 ||
+    if (ring_init(&e->plan_free, sizeof(void *), PLANS) < 0 ||
+        ring_init(&e->order_in, sizeof(struct order), PLANS + ORDERS) < 0 ||
         ring_init(&e->report_free, sizeof(void *), REPORTS) < 0 || ring_init(&e->event_out, sizeof(struct event), 64) < 0 ||
         bell_open(&e->plan_bell) < 0 || bell_open(&e->event_bell) < 0) {
         engine_free(e);
@@ -36,10 +37,16 @@ int engine_new(const struct engine_options *o, struct engine **out) {
     return 0;
 }
 
+static void drop_order(struct order *o) {
+    if (o->epoch) worker_setup_clear(o->epoch);
+    free(o->epoch);
+}
+
 void engine_free(struct engine *e) {
     if (!e) return;
     worker_setup_clear(&e->setup); /* of an engine whose thread did not start */
     fabric_close(e->options.fabric);
+    for (struct order o; e->order_in.data && ring_pop(&e->order_in, &o);) drop_order(&o);
     for (int i = 0; i < PLANS; i++) arena_clear(&e->plans[i].arena);
     for (int i = 0; i < REPORTS; i++) {
         free(e->reports[i].out);
@@ -48,7 +55,7 @@ void engine_free(struct engine *e) {
     trace_clear(&e->trace);
     tally_clear(&e->tally);
     ring_clear(&e->plan_free);
-    ring_clear(&e->plan_in);
+    ring_clear(&e->order_in);
     ring_clear(&e->report_free);
     ring_clear(&e->event_out);
     bell_close(&e->plan_bell);
@@ -66,9 +73,34 @@ struct plan *engine_plan_take(struct engine *e) {
 }
 
 void engine_plan_push(struct engine *e, struct plan *p) {
-    ring_push(&e->plan_in, &p);
+    ring_push(&e->order_in, &(struct order){.plan = p});
     bell_ring(&e->plan_bell);
 }
+
+static int push_order(struct engine *e, struct order o) {
+    if (ring_len(&e->order_in) >= ORDERS) { /* the rest is for plans */
+        drop_order(&o);
+        return ERR_EXHAUSTED;
+    }
+    ring_push(&e->order_in, &o);
+    bell_ring(&e->plan_bell);
+    return 0;
+}
+
+int engine_prepare(struct engine *e, struct worker_setup *s) {
+    struct worker_setup *copy = malloc(sizeof *copy);
+    if (!copy) {
+        worker_setup_clear(s);
+        return ERR_NOMEM;
+    }
+    *copy = *s;
+    *s = (struct worker_setup){0};
+    if (copy->epoch > atomic_load(&e->told)) atomic_store(&e->told, copy->epoch);
+    if (e->ep) ep_tell_epoch(e->ep, copy->epoch);
+    return push_order(e, (struct order){.epoch = copy});
+}
+
+int engine_switch(struct engine *e, uint32_t epoch) { return push_order(e, (struct order){.begins = epoch}); }
 
 bool engine_event_pop(struct engine *e, struct event *out) { return ring_pop(&e->event_out, out); }
 void engine_trace_done(struct engine *e, struct trace_block *b) { trace_give_back(&e->trace, b); }
@@ -100,18 +132,21 @@ void engine_emit(struct engine *e, const struct event *ev) {
 
 static int serve(struct engine *e, struct why *why) {
     while (!atomic_load(&e->stop)) {
-        struct plan *p;
-        if (!ring_pop(&e->plan_in, &p)) {
+        struct order o;
+        if (!ring_pop(&e->order_in, &o)) {
             struct pollfd fd = {.fd = e->plan_bell.fd, .events = POLLIN};
             poll(&fd, 1, moe_idle(&e->moe) ? REST_MS : 1000);
             bell_clear(&e->plan_bell);
             continue;
         }
-        atomic_store(&e->busy, true);
-        int rc = engine_run(e, p, why);
+        atomic_store(&e->busy, o.plan != NULL);
+        int rc = o.plan    ? engine_run(e, o.plan, why)
+                 : o.epoch ? engine_prepare_epoch(e, o.epoch, why)
+                           : engine_switch_epoch(e, o.begins, why);
         atomic_fetch_add(&e->progress, 1);
         atomic_store(&e->busy, false);
-        ring_push(&e->plan_free, &p);
+        if (o.plan) ring_push(&e->plan_free, &o.plan);
+        drop_order(&o);
         if (rc == ERR_CANCELLED) return 0;
         if (rc < 0) return rc;
     }
@@ -128,6 +163,8 @@ static void *engine_main(void *arg) {
     pthread_setname_np(pthread_self(), name);
     int rc = engine_load(e, &failed.failed);
     if (rc >= 0) {
+        e->epoch = e->setup.epoch;
+        atomic_store(&e->told, e->epoch);
         engine_report_ready(e);
         rc = serve(e, &failed.failed);
     }

@@ -30,6 +30,10 @@ int engine_measure(const struct engine_options *o, struct worker_setup *setup, c
 /* Control thread's side. */
 struct plan *engine_plan_take(struct engine *e); /* an empty plan, or NULL: more plans in flight than allowed */
 void engine_plan_push(struct engine *e, struct plan *p);
+/* Another epoch: takes what s owns, ends the waits of the step under way. EVENT_PREPARED says when it is ready; then
+ * engine_switch lets plans of that epoch run. ERR_EXHAUSTED: more of them than anyone takes in. */
+int engine_prepare(struct engine *e, struct worker_setup *s);
+int engine_switch(struct engine *e, uint32_t epoch);
 bool engine_event_pop(struct engine *e, struct event *out);
 void engine_trace_done(struct engine *e, struct trace_block *b);  /* gives a block of EVENT_TRACE back */
 const struct tally *engine_tally(const struct engine *e);         /* to be read from EVENT_READY until engine_free */

@@ -56,7 +56,7 @@ static int join_exchange(struct engine *e, struct why *why) {
     if (rc < 0) return rc;
     e->bytes.exchange = ep_bytes(&e->limits, e->options.workers);
     if (e->options.workers == 1 || e->counted) return 0;
-    return join_fabric(e->options.fabric, &e->setup, &e->limits, &e->links, why);
+    return join_fabric(e->options.fabric, &e->setup, &e->limits, &e->roster, &e->links, why);
 }
 
 static int load_exchange(struct engine *e, struct why *why) {
@@ -65,6 +65,7 @@ static int load_exchange(struct engine *e, struct why *why) {
     if (!c->moe_layers) return 0;
     int rc = e->counted ? 0 : ep_new(e->options.fabric, &e->limits, &e->ep, why);
     if (rc < 0) return rc;
+    if (e->ep && e->options.fabric) ep_set_members(e->ep, e->roster.members);
     e->moe = (struct moe){.backend = e->backend,
                           .config = c,
                           .store = &e->store,
@@ -82,7 +83,7 @@ static int load_exchange(struct engine *e, struct why *why) {
 }
 
 static int alloc_reports(struct engine *e, struct why *why) {
-    size_t slots = (size_t)(e->store.first ? e->store.first[e->store.layers] : 0) + 1;
+    size_t slots = (size_t)e->setup.placement.layers * (size_t)e->setup.placement.experts + 1; /* all, one day */
     e->rows_before = calloc(slots, sizeof *e->rows_before);
     e->sampled = calloc((size_t)e->setup.max_seqs, sizeof *e->sampled);
     bool ok = e->rows_before && e->sampled;

@@ -59,9 +59,9 @@ static int add_run(struct engine *e, const struct plan_run *run, struct why *why
 }
 
 static int prepare(struct engine *e, const struct plan *p, struct why *why) {
-    if (p->epoch != e->setup.epoch || p->workers != e->options.workers)
-        return fail(why, ERR_EPOCH, "the plan is for epoch %u of %d workers; this is epoch %u of %d", p->epoch, p->workers,
-                    e->setup.epoch, e->options.workers);
+    if (p->epoch != e->epoch || p->workers != e->options.workers)
+        return fail(why, ERR_PROTOCOL, "the plan is for epoch %u of %d workers; this is epoch %u of %d", p->epoch, p->workers,
+                    e->epoch, e->options.workers);
     if (p->placement_version != e->setup.placement.version)
         return fail(why, ERR_PROTOCOL, "the plan names placement %u; this worker has %u", p->placement_version,
                     e->setup.placement.version);
@@ -115,8 +115,9 @@ static void count_rows(struct engine *e, struct step_report *out) {
 }
 
 static struct step_report *take_report(struct engine *e) {
-    struct step_report *r;
-    while (!ring_pop(&e->report_free, &r)) {
+    struct step_report *r = e->spare;
+    e->spare = NULL;
+    while (!r && !ring_pop(&e->report_free, &r)) {
         if (atomic_load(&e->stop)) return NULL;
         struct pollfd fd = {.fd = e->plan_bell.fd, .events = POLLIN};
         poll(&fd, 1, 100);
@@ -126,7 +127,15 @@ static struct step_report *take_report(struct engine *e) {
     return r;
 }
 
+/* There is a later epoch: nobody will ask what came of this step. */
+static int give_up(struct engine *e, struct step_report *report) {
+    e->spare = report;
+    if (e->tally.rows) tally_step_void(&e->tally);
+    return 0;
+}
+
 int engine_run(struct engine *e, const struct plan *p, struct why *why) {
+    if (p->epoch < atomic_load(&e->told)) return 0;
     struct step_report *report = take_report(e);
     if (!report) return ERR_CANCELLED;
     int64_t start_us = clk_now_us();
@@ -144,7 +153,9 @@ int engine_run(struct engine *e, const struct plan *p, struct why *why) {
     trace_begin(&e->trace, p->trace, p->n_trace, e->options.rank, p->step, &e->forward.rows);
     rc = forward_step(&e->forward);
     struct trace_block *traced = trace_end(&e->trace);
+    if (traced && rc == ERR_EPOCH) traced->len = traced->rows = 0;
     if (traced) engine_emit(e, &(struct event){.kind = EVENT_TRACE, .trace = traced});
+    if (rc == ERR_EPOCH) return give_up(e, report);
     if (rc < 0) return rc == ERR_CANCELLED ? rc : fail(why, rc, "step %llu: %s", (unsigned long long)p->step, status_text(rc));
     sample(e, report);
     count_rows(e, report);

@@ -151,8 +151,129 @@ int expert_store_open(struct expert_store *s, struct backend *b, const struct ch
     return 0;
 }
 
+/* ---- change ---- */
+
+static void drop_chunk(struct expert_store *s, struct expert_chunk **at) {
+    struct expert_chunk *chunk = *at;
+    *at = chunk->next;
+    s->backend->ops->release(s->backend, chunk->memory);
+    free(chunk);
+}
+
+static bool in_chunk(const struct blob *b, const struct expert_chunk *chunk) {
+    return b->data >= chunk->memory && b->data < chunk->memory + chunk->bytes;
+}
+
+static bool is_used(const struct expert_store *s, const struct expert_chunk *chunk) {
+    for (int i = 0; i < s->first[s->layers]; i++)
+        if (in_chunk(&s->slots[i].blob, chunk)) return true;
+    for (int i = 0; i < s->layers * s->levels; i++)
+        if (in_chunk(&s->common[i].blob, chunk)) return true;
+    return false;
+}
+
+struct change { /* from one table of slots to another */
+    struct loader ld;
+    const struct expert_store *was;
+    const struct placement *p; /* that it had */
+    int worker;
+    size_t bytes, largest; /* of what must be loaded */
+};
+
+/* The blob where it is already, or NULL. */
+static const struct blob *find_blob(const struct change *ch, const struct blob_ref *ref) {
+    const struct expert_store *was = ch->was;
+    if (ref->kind == BLOB_COMMON) {
+        const struct blob *b = was->common ? &was->common[ref->moe_layer * was->levels + ref->expert].blob : NULL;
+        return b && b->data ? b : NULL;
+    }
+    int n;
+    const int16_t *experts = experts_of(ch->p, ch->worker, ref->moe_layer, &n);
+    for (int i = 0; i < n; i++)
+        if (experts[i] == ref->expert) return &was->slots[was->first[ref->moe_layer] + i].blob;
+    return NULL;
+}
+
+static void measure_new(void *ctx, const struct blob_ref *ref) {
+    struct change *ch = ctx;
+    if (find_blob(ch, ref)) return;
+    size_t n = blob_bytes(&ch->ld.c->config, ch->ld.fmt, ref->kind, ref->layer, ref->expert);
+    ch->bytes += n;
+    if (n > ch->largest) ch->largest = n;
+}
+
+static void take_one(void *ctx, const struct blob_ref *ref) {
+    struct change *ch = ctx;
+    struct expert_store *s = ch->ld.s;
+    const struct blob *b = find_blob(ch, ref);
+    if (!b) return load_one(&ch->ld, ref);
+    if (ref->kind == BLOB_COMMON) {
+        s->common[ref->moe_layer * s->levels + ref->expert] =
+            ch->was->common[ref->moe_layer * s->levels + ref->expert];
+        return;
+    }
+    struct expert_slot *e = &s->slots[ref->slot];
+    *e = *(const struct expert_slot *)b; /* its first member */
+    if (e->common) e->common = &s->common[ref->moe_layer * s->levels + model_expert_level(&ch->ld.c->config, ref->expert)].ffn;
+}
+
+/* Tables for `now`, and memory for what is new; all on the side. */
+static int make_room(struct change *ch, const struct placement *now, struct expert_store *s) {
+    s->first = calloc((size_t)now->layers + 1, sizeof *s->first);
+    if (!s->first) return ERR_NOMEM;
+    for (int l = 0; l < now->layers; l++) s->first[l + 1] = s->first[l] + placement_slots(now, ch->worker, l);
+    s->slots = calloc((size_t)s->first[now->layers] + 1, sizeof *s->slots);
+    s->common = calloc((size_t)now->layers * (size_t)s->levels + 1, sizeof *s->common);
+    if (!s->slots || !s->common) return ERR_NOMEM;
+    if (!ch->bytes) return 0;
+    struct expert_chunk *chunk = calloc(1, sizeof *chunk);
+    ch->ld.staging = malloc(ch->largest);
+    if (chunk) chunk->memory = s->backend->ops->alloc(s->backend, ch->bytes, MEM_DEVICE);
+    if (!chunk || !chunk->memory || !ch->ld.staging) {
+        free(chunk);
+        return ERR_NOMEM;
+    }
+    chunk->bytes = ch->bytes;
+    chunk->next = s->chunks;
+    s->chunks = chunk;
+    ch->ld.next = chunk->memory;
+    return 0;
+}
+
+int expert_store_change(struct expert_store *s, const struct checkpoint *c, enum fmt fmt, const struct placement *was,
+                        const struct placement *now, int worker, atomic_ullong *done, atomic_ullong *total, struct why *why) {
+    struct expert_store to = {.backend = s->backend,
+                              .layers = s->layers,
+                              .levels = s->levels,
+                              .memory = s->memory,
+                              .chunks = s->chunks};
+    struct change ch = {
+        .ld = {.s = &to, .c = c, .fmt = fmt, .progress = done}, .was = s, .p = was, .worker = worker};
+    each_blob(&c->config, now, worker, measure_new, &ch);
+    atomic_store(done, 0);
+    atomic_store(total, ch.bytes);
+    int rc = make_room(&ch, now, &to);
+    if (rc >= 0) each_blob(&c->config, now, worker, take_one, &ch);
+    free(ch.ld.staging);
+    struct expert_store *drop = rc < 0 ? &to : s;
+    free(drop->slots);
+    free(drop->common);
+    free(drop->first);
+    if (rc < 0) return fail(why, rc, "out of memory: %zu MiB more of experts", ch.bytes >> 20);
+    struct measure m = measure(&c->config, fmt, now, worker);
+    to.bytes = m.bytes;
+    to.common_bytes = m.common_bytes;
+    *s = to;
+    for (struct expert_chunk **at = &s->chunks; *at;) {
+        if (is_used(s, *at)) at = &(*at)->next;
+        else drop_chunk(s, at);
+    }
+    return 0;
+}
+
 void expert_store_close(struct expert_store *s) {
     if (s->backend) s->backend->ops->release(s->backend, s->memory);
+    while (s->chunks) drop_chunk(s, &s->chunks);
     free(s->slots);
     free(s->common);
     free(s->first);

@@ -25,14 +25,21 @@ struct expert_slot {
     uint64_t rows;            /* token rows executed, ever: counted where they run */
 };
 
+struct expert_chunk {
+    struct expert_chunk *next;
+    unsigned char *memory; /* device */
+    size_t bytes;
+};
+
 struct expert_store {
     struct backend *backend;
     int layers, levels;           /* MoE layers; levels of experts in each */
     int *first;                   /* [layers + 1] first slot of each layer */
     struct expert_slot *slots;    /* [first[layers]] */
     struct expert_common *common; /* [layers, levels] */
-    void *memory;                 /* device: all blobs */
-    size_t bytes, common_bytes;   /* all blobs; the common ones among them */
+    void *memory;                 /* device: the blobs that were loaded first */
+    struct expert_chunk *chunks;  /* those that came later, one for each change that brought some */
+    size_t bytes, common_bytes;   /* all blobs in use; the common ones among them */
 };
 
 /* Loads this worker's experts as the placement says. progress counts bytes as they arrive (atomic: others read it). */
@@ -41,6 +48,11 @@ int expert_store_open(struct expert_store *s, struct backend *b, const struct ch
 void expert_store_close(struct expert_store *s);
 /* What expert_store_open will take: every blob of a worker, before anything is loaded. */
 size_t expert_store_bytes(const struct model_config *c, enum fmt fmt, const struct placement *p, int worker);
+/* From placement `was`, which it has, to `now`: blobs that are in both stay where they are, the others are loaded, and memory
+ * in which no blob is used any more is given back (that of the start never is). Slots are numbered anew; counts stay with
+ * their experts. *done and *total: as progress above, of what is loaded now. On failure it is as before. ERR_NOMEM */
+int expert_store_change(struct expert_store *s, const struct checkpoint *c, enum fmt fmt, const struct placement *was,
+                        const struct placement *now, int worker, atomic_ullong *done, atomic_ullong *total, struct why *why);
 /* Recomputes checksums from device memory: of a slot and of what it shares. 0 or ERR_CORRUPT naming layer and expert. */
 int expert_store_verify(const struct expert_store *s, int slot, struct why *why);
 static inline struct expert_slot *expert_slots(struct expert_store *s, int layer) { return s->slots + s->first[layer]; }

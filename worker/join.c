@@ -13,25 +13,25 @@ struct ep_limits join_limits(const struct worker_setup *s, const struct model_co
                           .dispatch = s->payload,
                           .combine = s->combine_payload,
                           .fused = s->fused};
-    for (int w = 0; w < s->placement.workers; w++)
-        for (int layer = 0; layer < s->placement.layers; layer++) {
-            int slots = placement_slots(&s->placement, w, layer);
-            if (slots > l.max_slots) l.max_slots = slots;
-        }
+    if (c->gate.experts > 1) l.max_slots = c->gate.experts; /* it may be alone with them one day */
     for (int w = 0; w < s->n_peers; w++) l.host[w] = (uint8_t)s->peers[w].host;
     return l;
 }
 
-int join_fabric(struct fabric *f, const struct worker_setup *s, const struct ep_limits *l, struct probe *links,
-                struct why *why) {
+void join_list(const struct worker_setup *s, struct roster_member *list) {
+    for (int w = 0; w < s->n_peers; w++)
+        list[w] = (struct roster_member){s->peers[w].incarnation, s->peers[w].address, s->peers[w].address_bytes};
+}
+
+int join_fabric(struct fabric *f, const struct worker_setup *s, const struct ep_limits *l, struct roster *roster,
+                struct probe *links, struct why *why) {
+    struct roster_member list[FABRIC_MAX_RANKS] = {0};
+    join_list(s, list);
     int rc = fabric_prepare(f, ep_frame_bytes(l, f->size), s->incarnation, why);
+    if (rc >= 0) rc = roster_prepare(roster, f, s->epoch, list, why);
+    if (rc < 0) return rc;
     bool several = false;
-    for (int w = 0; rc >= 0 && w < s->n_peers; w++) {
-        several |= s->peers[w].host != s->peers[0].host;
-        if (w == f->rank) continue;
-        rc = fabric_attach(f, w, s->peers[w].incarnation, s->peers[w].address, s->peers[w].address_bytes, why);
-        if (rc < 0) fail_in(why, rc, "worker %d", w);
-    }
-    if (rc >= 0 && several) probe_run(f, l->host, clk_now_us() + PROBE_US, links);
-    return rc;
+    for (int w = 0; w < s->n_peers; w++) several |= s->peers[w].incarnation && s->peers[w].host != s->peers[f->rank].host;
+    if (several) probe_run(f, l->host, clk_now_us() + PROBE_US, links);
+    return 0;
 }

@@ -47,10 +47,8 @@ static void lane_clear(struct moe *m, struct moe_lane *l) {
 
 int moe_init(struct moe *m, int max_tokens, struct why *why) {
     const struct ops *ops = m->backend->ops;
-    int slots = 1;
-    for (int l = 0; l < m->store->layers; l++)
-        if (m->store->first[l + 1] - m->store->first[l] > slots) slots = m->store->first[l + 1] - m->store->first[l];
-    int rc = expert_run_init(&m->run, m->backend, m->config, slots, why);
+    /* all experts of a layer: whoever is left may get them */
+    int rc = expert_run_init(&m->run, m->backend, m->config, m->config->gate.experts > 1 ? m->config->gate.experts : 1, why);
     for (int mb = 0; mb < EP_MICROBATCHES && rc >= 0; mb++)
         rc = lane_init(m, &m->lane[mb], mb ? max_tokens / 2 + 1 : max_tokens, why);
     m->nothing = ops->alloc(m->backend, (size_t)m->config->hidden * sizeof(float), MEM_DEVICE);

@@ -39,7 +39,7 @@ void port_free(struct port *p) {
 /* --- in --- */
 
 static int read_placement(const Cadre__Control__V1__Placement *m, struct placement *out, struct why *why) {
-    if (!m) return fail(why, ERR_PROTOCOL, "the coordinator's Welcome has no placement");
+    if (!m) return fail(why, ERR_PROTOCOL, "the coordinator named no placement");
     if (m->workers < 1 || m->workers > MAX_WORKERS || m->layers > 4096 || m->experts > 65536 ||
         m->n_hosts != (size_t)m->layers * m->experts)
         return fail(why, ERR_PROTOCOL, "the placement has %zu entries for %u layers of %u experts on %u workers", m->n_hosts,
@@ -49,20 +49,28 @@ static int read_placement(const Cadre__Control__V1__Placement *m, struct placeme
     return rc;
 }
 
-static int read_peers(const pb_welcome *m, struct worker_setup *s, struct why *why) {
+static int read_peers(Cadre__Control__V1__Peer *const *from, size_t n, struct worker_setup *s, struct why *why) {
     struct peer peers[MAX_WORKERS];
-    if (m->n_peers != (size_t)s->placement.workers)
-        return fail(why, ERR_PROTOCOL, "the coordinator names %zu peers of a cluster of %d workers", m->n_peers,
+    if (n != (size_t)s->placement.workers)
+        return fail(why, ERR_PROTOCOL, "the coordinator names %zu peers of a cluster of %d workers", n,
                     s->placement.workers);
-    for (size_t i = 0; i < m->n_peers; i++) {
-        const Cadre__Control__V1__Peer *p = m->peers[i];
+    for (size_t i = 0; i < n; i++) {
+        const Cadre__Control__V1__Peer *p = from[i];
         if (p->rank != i || p->address.len > FABRIC_ADDRESS_BYTES || p->host >= MAX_WORKERS)
             return fail(why, ERR_PROTOCOL, "peer %zu is rank %u on host %u with an address of %zu bytes", i, p->rank, p->host,
                         p->address.len);
         peers[i] = (struct peer){
             .incarnation = p->incarnation, .host = (int)p->host, .address = p->address.data, .address_bytes = p->address.len};
     }
-    return worker_setup_peers(s, peers, (int)m->n_peers) < 0 ? fail(why, ERR_NOMEM, "out of memory for peers") : 0;
+    return worker_setup_peers(s, peers, (int)n) < 0 ? fail(why, ERR_NOMEM, "out of memory for peers") : 0;
+}
+
+static int read_epoch(const Cadre__Control__V1__Epoch *m, struct worker_setup *s, struct why *why) {
+    *s = (struct worker_setup){.epoch = m->number};
+    int rc = read_placement(m->placement, &s->placement, why);
+    if (rc >= 0) rc = read_peers(m->peers, m->n_peers, s, why);
+    if (rc < 0) worker_setup_clear(s);
+    return rc;
 }
 
 static int read_welcome(const pb_welcome *m, struct worker_setup *s, struct why *why) {
@@ -95,7 +103,7 @@ static int read_welcome(const pb_welcome *m, struct worker_setup *s, struct why 
                     "the coordinator's limits make no sense: %u step tokens, %u sequences, context %u, %u pages of %u",
                     m->step_tokens, m->max_seqs, m->max_context, m->kv_pages, m->page_tokens);
     int rc = read_placement(m->placement, &s->placement, why);
-    if (rc >= 0) rc = read_peers(m, s, why);
+    if (rc >= 0) rc = read_peers(m->peers, m->n_peers, s, why);
     if (rc < 0) worker_setup_clear(s);
     return rc;
 }
@@ -189,6 +197,11 @@ static int read_message(const pb_control *m, struct port_message *out, struct pl
         out->abort = m->shutdown->abort;
         snprintf(out->reason, sizeof out->reason, "%s", m->shutdown->reason);
         return 0;
+    case CADRE__CONTROL__V1__CONTROL__KIND_EPOCH: out->kind = PORT_EPOCH; return read_epoch(m->epoch, &out->setup, why);
+    case CADRE__CONTROL__V1__CONTROL__KIND_SWITCH:
+        out->kind = PORT_SWITCH;
+        out->epoch = m->switch_->number;
+        return 0;
     default:
         return fail(why, ERR_PROTOCOL, "the coordinator sent a message of kind %d, which a worker does not take",
                     (int)m->kind_case);
@@ -257,6 +270,15 @@ int port_send_ready(struct port *p, const struct ready_report *r) {
     ready.exchange_bytes = r->bytes.exchange;
     ready.slots = (uint32_t)r->slots;
     pb_control m = CONTROL_MESSAGE(READY, ready, &ready);
+    return send(p, &m);
+}
+
+int port_send_prepared(struct port *p, const struct prepared_report *r) {
+    Cadre__Control__V1__Prepared prepared = CADRE__CONTROL__V1__PREPARED__INIT;
+    prepared.number = r->epoch;
+    prepared.weight_bytes = r->expert_bytes;
+    prepared.slots = (uint32_t)r->slots;
+    pb_control m = CONTROL_MESSAGE(PREPARED, prepared, &prepared);
     return send(p, &m);
 }
 

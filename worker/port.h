@@ -5,10 +5,11 @@
 #include "proto/bus.h"
 #include "worker/cmd.h"
 
-enum port_kind { PORT_NONE, PORT_WELCOME, PORT_REFUSE, PORT_PLAN, PORT_SHUTDOWN };
+enum port_kind { PORT_NONE, PORT_WELCOME, PORT_REFUSE, PORT_PLAN, PORT_SHUTDOWN, PORT_EPOCH, PORT_SWITCH };
 struct port_message {
     enum port_kind kind;
-    struct worker_setup setup; /* WELCOME: the caller's, to be cleared */
+    struct worker_setup setup; /* WELCOME; EPOCH, only epoch, placement and peers: the caller's, to be cleared */
+    uint32_t epoch;            /* SWITCH */
     char reason[512];          /* REFUSE, SHUTDOWN */
     bool abort;                /* SHUTDOWN */
 };
@@ -32,6 +33,7 @@ struct port_hello {
 int port_send_hello(struct port *p, const struct port_hello *h);
 int port_send_progress(struct port *p, uint64_t done_bytes, uint64_t total_bytes);
 int port_send_ready(struct port *p, const struct ready_report *r);
+int port_send_prepared(struct port *p, const struct prepared_report *r);
 int port_send_step(struct port *p, const struct step_report *r);
 int port_send_trace(struct port *p, const uint8_t *chunk, size_t len);                  /* ROWS, whole */
 /* Sums since the start: tokens of a domain, and what they chose, [layers * E]. */

@@ -102,6 +102,12 @@ void seq_drop(struct seq_table *t, uint64_t id) {
     t->n--;
 }
 
+void seq_table_empty(struct seq_table *t) {
+    for (int i = 0; i < t->max_seqs; i++) t->seqs[i].id = 0;
+    memset(t->bucket, 0, sizeof *t->bucket * ((size_t)t->mask + 1));
+    t->n = 0;
+}
+
 int seq_add_pages(struct seq_table *t, struct seq *s, const uint32_t *pages, int n, struct why *why) {
     if (n > t->max_pages - s->n_pages)
         return fail(why, ERR_PROTOCOL, "sequence %llu is given page %d of at most %d", (unsigned long long)s->id,

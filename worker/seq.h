@@ -35,6 +35,7 @@ struct seq *seq_find(struct seq_table *t, uint64_t id); /* NULL: unknown */
 
 /* What the coordinator grants is checked like any input: ERR_PROTOCOL with the sequence and the numbers. */
 int seq_start(struct seq_table *t, const struct plan_start *start, struct why *why);
+void seq_table_empty(struct seq_table *t);
 void seq_drop(struct seq_table *t, uint64_t id); /* unknown ids are fine: a drop may be repeated */
 int seq_add_pages(struct seq_table *t, struct seq *s, const uint32_t *pages, int n, struct why *why);
 /* Appends the token sampled for position n_ids and decides whether the sequence ends with it. */

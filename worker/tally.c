@@ -58,6 +58,12 @@ void tally_step_end(struct tally *t, const struct step_rows *rows) {
     atomic_fetch_add_explicit(&t->turn, 1, memory_order_release);
 }
 
+/* Of a step so large that some of it was added already, that stays. */
+void tally_step_void(struct tally *t) {
+    t->n_noted = 0;
+    if (atomic_load_explicit(&t->turn, memory_order_relaxed) & 1) atomic_fetch_add_explicit(&t->turn, 1, memory_order_release);
+}
+
 uint64_t tally_tokens(const struct tally *t, int domain) {
     return t->rows ? atomic_load_explicit(&t->tokens[domain], memory_order_relaxed) : 0;
 }

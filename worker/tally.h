@@ -21,6 +21,7 @@ struct tally {
 int tally_init(struct tally *t, const struct model_config *c, struct why *why);
 void tally_clear(struct tally *t);
 void tally_layer(struct tally *t, int moe_index, const struct gating *g, const struct step_rows *rows);
+void tally_step_void(struct tally *t); /* instead: the step will be run again */
 void tally_step_end(struct tally *t, const struct step_rows *rows);
 /* Tokens of a domain; grows with every step that had some. Any thread. */
 uint64_t tally_tokens(const struct tally *t, int domain);

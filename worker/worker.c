@@ -26,6 +26,7 @@ struct worker {
     enum state state;
     int64_t next_beat_us, join_by_us, next_hello_us;
     uint64_t reported_bytes;
+    bool preparing; /* an epoch: loading, perhaps */
     uint64_t tally_sent[TRACE_DOMAINS]; /* tokens of each domain whose counts the coordinator has */
     uint32_t trace_lost;                /* rows of records that could not be sent, until the next report of a step */
     bool trace_lost_said;
@@ -101,6 +102,17 @@ static int on_welcome(struct worker *w, struct worker_setup *setup, struct why *
     return rc < 0 ? fail(why, rc, "cannot start the engine thread: %s", status_text(rc)) : 0;
 }
 
+static int on_epoch(struct worker *w, struct worker_setup *s, struct why *why) {
+    uint32_t epoch = s->epoch;
+    if (w->state != SERVING) {
+        worker_setup_clear(s);
+        return fail(why, ERR_PROTOCOL, "epoch %u came before this worker was ready", epoch);
+    }
+    w->preparing = true;
+    int rc = engine_prepare(w->engine, s);
+    return rc < 0 ? fail(why, rc, "cannot prepare epoch %u: %s", epoch, status_text(rc)) : 0;
+}
+
 static int on_message(struct worker *w, struct port_message *m, struct plan *plan, struct why *why) {
     switch (m->kind) {
     case PORT_WELCOME: return on_welcome(w, &m->setup, why);
@@ -108,6 +120,11 @@ static int on_message(struct worker *w, struct port_message *m, struct plan *pla
     case PORT_PLAN:
         if (w->state != SERVING) return fail(why, ERR_PROTOCOL, "a plan came before this worker was ready");
         engine_plan_push(w->engine, plan);
+        return 0;
+    case PORT_EPOCH: return on_epoch(w, &m->setup, why);
+    case PORT_SWITCH:
+        if (w->state != SERVING || engine_switch(w->engine, m->epoch) < 0)
+            return fail(why, ERR_PROTOCOL, "epoch %u begins before this worker was told of it", m->epoch);
         return 0;
     case PORT_SHUTDOWN:
         if (m->abort) return fail(why, ERR_CANCELLED, "the coordinator ends this cluster: %s", m->reason);
@@ -149,7 +166,7 @@ static int sent(int rc, const char *what, struct why *why) {
 
 /* Serving does not depend on recording: a record that cannot be sent is lost and counted, and said once. */
 static void send_trace(struct worker *w, struct trace_block *b) {
-    int rc = port_send_trace(w->port, b->bytes, b->len);
+    int rc = b->len ? port_send_trace(w->port, b->bytes, b->len) : 0; /* 0: of a step that was given up */
     if (rc < 0) {
         w->trace_lost += b->rows;
         if (!w->trace_lost_said) log_warn("cannot send a record of routing: %s; such records are lost", status_text(rc));
@@ -178,6 +195,9 @@ static int on_event(struct worker *w, const struct event *ev, struct why *why) {
                  (unsigned long long)ev->trouble.late);
         rc = port_send_trouble(w->port, "peers are late", &ev->trouble);
         return sent(rc, "a word about late peers", why);
+    case EVENT_PREPARED:
+        w->preparing = false;
+        return sent(port_send_prepared(w->port, &ev->prepared), "that an epoch is prepared", why);
     case EVENT_FAILED: *why = ev->failed; return ERR_IO;
     }
     BUG("engine event of kind %d", (int)ev->kind);
@@ -242,7 +262,7 @@ static int beat(struct worker *w, int64_t now_us, struct why *why) {
     if (now_us < w->next_beat_us) return 0;
     w->next_beat_us = now_us + BEAT_US;
     if (w->state == JOINING) repeat_hello(w, now_us);
-    if (w->state == LOADING) report_load(w);
+    if (w->state == LOADING || w->preparing) report_load(w);
     if (w->state == SERVING) report_tally(w), report_links(w, now_us);
     bool busy;
     uint64_t progress = engine_progress(w->engine, &busy);
