@@ -2,10 +2,10 @@
  * report steps, and are watched (Beat, Trouble, silence).
  *
  * All workers are welcomed together: what one must hold depends on who is there, and nobody loads for a cluster that cannot be.
- * A worker that must not be trusted with this cluster is told why (Refuse). In this version a death ends the service: the
- * epoch never changes, and core_fail tells clients and the other workers. */
+ * A worker that must not be trusted with this cluster is told why (Refuse). What follows from a death: recover.h. */
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -31,20 +31,19 @@ static int rank_of(const struct coordinator *c, const struct bus_id *id) {
 }
 
 /* ---- a worker is lost ---- */
-static void lose(struct coordinator *c, int rank, const struct why *why) {
+void cluster_lose(struct coordinator *c, int rank, const struct why *why) {
     member_gone(&c->members, rank, c->state == CORE_LEAVING);
-    if (c->state != CORE_LEAVING) core_fail(c, ERR_GONE, why);
+    if (c->state != CORE_LEAVING && !recover_lost(c, rank, why)) core_fail(c, ERR_GONE, why);
 }
 
-/* Sending to it failed: it is gone, or takes nothing any more, which for a worker is the same. */
-static void lose_unreachable(struct coordinator *c, int rank, int rc) {
+void cluster_unreachable(struct coordinator *c, int rank, int rc) {
     struct why why;
     const struct member *m = &c->members.m[rank];
     fail(&why, ERR_GONE, "worker %d (%s pid %" PRIu64 ") is dead: %s", rank, m->host, m->pid,
          rc == ERR_GONE    ? "its connection closed"
          : rc == ERR_AGAIN ? "it takes no messages"
                            : status_text(rc));
-    lose(c, rank, &why);
+    cluster_lose(c, rank, &why);
 }
 
 /* ---- joining ---- */
@@ -67,17 +66,21 @@ static uint64_t memory_available(void) {
     return kib * 1024;
 }
 
+struct measure cluster_measure(const struct coordinator *c, const struct scheduler_limits *l) {
+    return (struct measure){.checkpoint = &c->checkpoint,
+                            .weights = c->weights,
+                            .workers = c->options.workers,
+                            .step_tokens = l->step_tokens,
+                            .max_seqs = l->max_seqs,
+                            .max_context = l->max_context,
+                            .page_tokens = l->page_tokens,
+                            .kv_pages = l->pages,
+                            .hosts = c->hosts};
+}
+
 int cluster_check_fit(struct coordinator *c, const struct scheduler_limits *l, uint64_t available, struct why *why) {
     struct worker_bytes bytes[MSG_MAX_WORKERS];
-    struct measure m = {.checkpoint = &c->checkpoint,
-                        .weights = c->weights,
-                        .workers = c->options.workers,
-                        .step_tokens = l->step_tokens,
-                        .max_seqs = l->max_seqs,
-                        .max_context = l->max_context,
-                        .page_tokens = l->page_tokens,
-                        .kv_pages = l->pages,
-                        .hosts = c->hosts};
+    struct measure m = cluster_measure(c, l);
     for (int w = 0; w < c->options.workers; w++) {
         int rc = measure_worker(&m, w, &bytes[w], why);
         if (rc < 0) return rc;
@@ -90,26 +93,21 @@ static void refuse(struct coordinator *c, const struct bus_id *id, const char *r
     c->moved = true;
 }
 
-static void list_peers(const struct coordinator *c, struct worker_peer *peers) {
+void cluster_peers(const struct coordinator *c, uint64_t mask, struct worker_peer *peers) {
     for (int w = 0; w < c->options.workers; w++) {
         const struct member *m = &c->members.m[w];
-        peers[w] = (struct worker_peer){.incarnation = m->incarnation,
-                                        .host = (uint32_t)member_host(&c->members, w),
-                                        .address = m->address,
-                                        .address_bytes = m->address_bytes};
+        peers[w] = (struct worker_peer){.host = c->recovery.host[w]};
+        if (!(mask >> w & 1)) continue;
+        peers[w].incarnation = m->incarnation;
+        peers[w].address = m->address;
+        peers[w].address_bytes = m->address_bytes;
     }
 }
 
-static void welcome_all(struct coordinator *c) {
+static void welcome(struct coordinator *c, int rank, const struct worker_peer *peers, const uint64_t *hosts) {
     const struct scheduler_limits *l = &c->scheduler.limits;
-    struct why why;
-    int rc = cluster_check_fit(c, l, all_local(c) ? memory_available() : 0, &why);
-    if (rc < 0) return core_fail(c, rc, &why);
-    struct worker_peer peers[MSG_MAX_WORKERS];
-    list_peers(c, peers);
-    for (int i = 0; i < c->options.workers; i++)
-        if ((int)peers[i].host >= c->hops.hosts) c->hops.hosts = (int)peers[i].host + 1;
     struct worker_welcome w = {.epoch = c->epoch,
+                               .incarnation = peers[rank].incarnation,
                                .model_dir = c->options.model_dir,
                                .weights = fmt_name(c->weights),
                                .isa = c->options.isa,
@@ -122,33 +120,65 @@ static void welcome_all(struct coordinator *c) {
                                .max_context = (uint32_t)l->max_context,
                                .page_tokens = (uint32_t)l->page_tokens,
                                .kv_pages = (uint32_t)l->pages,
-                               .placement_version = c->placement.version,
+                               .placement = {.version = c->placement.version,
+                                             .workers = (uint32_t)c->options.workers,
+                                             .layers = (uint32_t)c->shape.layers,
+                                             .experts = (uint32_t)c->shape.experts,
+                                             .hosts = hosts},
                                .workers = (uint32_t)c->options.workers,
-                               .layers = (uint32_t)c->shape.layers,
-                               .experts = (uint32_t)c->shape.experts,
-                               .hosts = c->hosts,
                                .peers = peers};
-    log_info("all %d workers are here, loading %s as %s", c->options.workers, c->model_name, w.weights);
-    for (int i = 0; i < c->options.workers && c->state == CORE_LOADING; i++) {
-        w.incarnation = peers[i].incarnation;
-        rc = worker_port_welcome(c->worker_port, &c->worker_id[i], &w);
-        if (rc < 0) lose_unreachable(c, i, rc);
-        else member_welcomed(&c->members, i, c->now_us);
-    }
+    int rc = worker_port_welcome(c->worker_port, &c->worker_id[rank], &w);
+    if (rc < 0) cluster_unreachable(c, rank, rc);
+    else member_welcomed(&c->members, rank, c->now_us);
     c->moved = true;
+}
+
+static void welcome_all(struct coordinator *c) {
+    struct why why;
+    c->recovery.available = all_local(c) ? memory_available() : 0;
+    int rc = cluster_check_fit(c, &c->scheduler.limits, c->recovery.available, &why);
+    if (rc < 0) return core_fail(c, rc, &why);
+    struct worker_peer peers[MSG_MAX_WORKERS];
+    for (int i = 0; i < c->options.workers; i++) {
+        c->recovery.host[i] = (uint8_t)member_host(&c->members, i);
+        if (c->recovery.host[i] >= c->hops.hosts) c->hops.hosts = c->recovery.host[i] + 1;
+    }
+    cluster_peers(c, UINT64_MAX, peers);
+    log_info("all %d workers are here, loading %s as %s", c->options.workers, c->model_name, fmt_name(c->weights));
+    for (int i = 0; i < c->options.workers && c->state == CORE_LOADING; i++) welcome(c, i, peers, c->hosts);
+}
+
+/* In the place of one that died; the others hear of it when it is ready. */
+static void welcome_newcomer(struct coordinator *c, int rank) {
+    struct worker_peer peers[MSG_MAX_WORKERS];
+    uint64_t *hosts = malloc(sizeof *hosts * ((size_t)c->shape.layers * (size_t)c->shape.experts + 1));
+    if (!hosts) return cluster_unreachable(c, rank, ERR_NOMEM);
+    recover_share(c, rank, hosts);
+    cluster_peers(c, UINT64_C(1) << rank, peers);
+    welcome(c, rank, peers, hosts);
+    free(hosts);
+}
+
+static int admit(struct coordinator *c, const struct worker_hello *h, struct why *why) {
+    if (c->state == CORE_LOADING) return member_hello(&c->members, h, c->now_us, why);
+    if (!c->options.survive || (c->state != CORE_SERVING && c->state != CORE_RECOVERING))
+        return fail(why, ERR_DENIED, "this cluster is complete and takes no more workers");
+    enum worker_state was = h->rank < (uint32_t)c->options.workers ? c->members.m[h->rank].state : WORKER_EXPECTED;
+    if (was == WORKER_DEAD || was == WORKER_LEFT) member_forget(&c->members, (int)h->rank);
+    return member_hello(&c->members, h, c->now_us, why);
 }
 
 static void on_hello(struct coordinator *c, const struct bus_id *id, const struct worker_hello *h) {
     struct why why;
-    int rc = c->state == CORE_LOADING ? member_hello(&c->members, h, c->now_us, &why)
-                                      : fail(&why, ERR_DENIED, "this cluster is complete and takes no more workers");
+    int rc = admit(c, h, &why);
     if (rc < 0) {
         log_warn("refused worker rank %u (%s pid %" PRIu64 "): %s", h->rank, h->host, h->pid, why.text);
         return refuse(c, id, why.text);
     }
     c->worker_id[h->rank] = *id;
     log_info("worker %u is here (%s pid %" PRIu64 ")", h->rank, h->host, h->pid);
-    if (member_count(&c->members, WORKER_CONNECTED) == c->options.workers) welcome_all(c);
+    if (c->state != CORE_LOADING) welcome_newcomer(c, (int)h->rank);
+    else if (member_count(&c->members, WORKER_CONNECTED) == c->options.workers) welcome_all(c);
 }
 
 static void on_ready(struct coordinator *c, int rank, const struct worker_ready *r) {
@@ -157,6 +187,7 @@ static void on_ready(struct coordinator *c, int rank, const struct worker_ready 
     if (rc < 0) {
         refuse(c, &c->worker_id[rank], why.text);
         fail_in(&why, rc, "worker %d", rank);
+        if (c->state != CORE_LOADING) return cluster_lose(c, rank, &why);
         return core_fail(c, rc, &why);
     }
     if (c->options.inside.bytes_per_us <= 0) c->hops.inside = hops_slower(c->hops.inside, r->inside);
@@ -166,6 +197,7 @@ static void on_ready(struct coordinator *c, int rank, const struct worker_ready 
     rc = recall_class(c, &why);
     if (rc < 0) return core_fail(c, rc, &why);
     core_set_state(c, CORE_SERVING);
+    recover_start(c);
     report_serving(c);
 }
 
@@ -176,6 +208,7 @@ static void commit_steps(struct coordinator *c) {
     int rc;
     while ((rc = scheduler_commit(&c->scheduler, c->now_us, &commit, &why)) > 0) {
         uint64_t tokens = 0;
+        recover_committed(c);
         for (int i = 0; i < commit->n; i++) tokens += commit->token[i].out != NULL;
         telemetry_tokens(&c->telemetry, c->now_us, 0, tokens);
         service_committed(c, commit);
@@ -196,7 +229,7 @@ static void learn_overlap(struct coordinator *c, const struct worker_step_done *
 
 static void on_step_done(struct coordinator *c, int rank, const struct worker_step_done *d) {
     struct why why;
-    if (d->epoch != c->epoch) return member_seen(&c->members, rank, c->now_us);
+    if (d->epoch != c->epoch || c->state == CORE_RECOVERING) return member_seen(&c->members, rank, c->now_us);
     member_done(&c->members, rank, c->now_us);
     if (c->state == CORE_FAILED || c->state == CORE_LEAVING) return;
     int rc = scheduler_done(&c->scheduler, rank, d, &why);
@@ -248,8 +281,9 @@ void cluster_plan(struct coordinator *c) {
         member_patience(&c->members, longest_patience(c));
         c->moved = true;
         for (int w = 0; w < p->workers; w++) {
+            if (!(c->scheduler.members >> w & 1)) continue;
             int rc = worker_port_plan(c->worker_port, &c->worker_id[w], w, p, &around);
-            if (rc < 0) return lose_unreachable(c, w, rc);
+            if (rc < 0) return cluster_unreachable(c, w, rc);
             member_planned(&c->members, w, c->now_us);
         }
     }
@@ -268,7 +302,7 @@ static void on_trouble(struct coordinator *c, int rank, const struct worker_msg 
     struct why why;
     const struct member *w = &c->members.m[rank];
     fail(&why, ERR_GONE, "worker %d (%s pid %" PRIu64 ") left: %s", rank, w->host, w->pid, m->trouble.reason);
-    lose(c, rank, &why);
+    cluster_lose(c, rank, &why);
 }
 
 static void on_record(struct coordinator *c, int rank, const struct worker_msg *m) {
@@ -296,6 +330,7 @@ static void on_message(struct coordinator *c, int rank, const struct worker_msg 
     case WORKER_TRACE:
     case WORKER_TALLY:
     case WORKER_LINKS: on_record(c, rank, m); return;
+    case WORKER_PREPARED: recover_prepared(c, rank, m->prepared.number, m->prepared.weight_bytes); return;
     case WORKER_HELLO: member_seen(&c->members, rank, c->now_us); return; /* repeated: it still waits */
     }
 }
@@ -322,6 +357,8 @@ void cluster_receive(struct coordinator *c) {
             on_hello(c, &from, &m.hello);
         } else {
             c->noise++;
+            if (c->options.survive && c->state != CORE_LOADING) /* it was declared dead, and may not know */
+                worker_port_shutdown(c->worker_port, &from, true, "this worker was taken for dead; start it again");
         }
     }
 }
@@ -414,9 +451,10 @@ void cluster_tick(struct coordinator *c) {
     int rank;
     if (c->state == CORE_LEAVING) return tick_leaving(c);
     if (c->state == CORE_FAILED || c->state == CORE_ENDED) return;
-    while ((rank = member_tick(&c->members, c->now_us, &why)) >= 0 && c->state != CORE_FAILED) core_fail(c, ERR_GONE, &why);
+    while ((rank = member_tick(&c->members, c->now_us, &why)) >= 0 && c->state != CORE_FAILED) cluster_lose(c, rank, &why);
     while (member_release(&c->members, c->now_us, &why) >= 0) log_warn("%s", why.text);
     say_suspects(c);
     say_missing(c);
     check_start(c);
+    recover_tick(c);
 }

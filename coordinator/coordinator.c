@@ -31,11 +31,12 @@ enum {
 
 /* ---- states ---- */
 void core_set_state(struct coordinator *c, enum core_state to) {
-    static const char *const names[] = {"loading", "serving", "draining", "leaving", "failed", "ended"};
+    static const char *const names[] = {"loading", "serving", "recovering", "draining", "leaving", "failed", "ended"};
     static const bool legal[CORE_STATES][CORE_STATES] = {
         [CORE_LOADING] = {[CORE_SERVING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
-        [CORE_SERVING] = {[CORE_DRAINING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
-        [CORE_DRAINING] = {[CORE_LEAVING] = true, [CORE_FAILED] = true},
+        [CORE_SERVING] = {[CORE_RECOVERING] = true, [CORE_DRAINING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
+        [CORE_RECOVERING] = {[CORE_SERVING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
+        [CORE_DRAINING] = {[CORE_RECOVERING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
         [CORE_LEAVING] = {[CORE_ENDED] = true},
         [CORE_FAILED] = {[CORE_ENDED] = true},
     };
@@ -151,6 +152,7 @@ static int open_placement(struct coordinator *c, struct why *why) {
     else planner_contiguous(&c->shape, c->hosts);
     if (rc >= 0) rc = placement_partial(&c->placement, c->shape.workers, c->shape.layers, c->shape.experts, c->hosts, why);
     if (rc < 0) return rc;
+    if (recover_init(c) < 0) return fail(why, ERR_NOMEM, "out of memory for the placement");
     name_missing(c);
     c->placement.version = 1;
     domains_init(&c->domains, (size_t)n * (size_t)c->shape.experts);
@@ -262,6 +264,7 @@ void coordinator_free(struct coordinator *c) {
     tracing_clear(&c->tracing);
     domains_clear(&c->domains);
     placement_clear(&c->placement);
+    recover_clear(c);
     free(c->hosts);
     chat_template_close(c->chat);
     tokenizer_close(c->tokenizer);
@@ -301,7 +304,7 @@ static void follow_stop(struct coordinator *c) {
         core_set_state(c, CORE_DRAINING);
         service_end_held(c);
     }
-    bool now = stop == 2 || c->state == CORE_LOADING;
+    bool now = stop == 2 || c->state == CORE_LOADING || (c->state == CORE_RECOVERING && c->recovery.waits);
     if ((c->state == CORE_DRAINING && drained(c)) || (now && c->state < CORE_LEAVING)) leave(c);
 }
 

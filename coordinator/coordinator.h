@@ -35,7 +35,8 @@ struct coordinator_options {
     int max_queue;              /* requests waiting; 0 = 1024 */
     uint64_t memory;            /* bytes one worker may use; 0 = do not check, but for this host's free memory */
     bool ids_only;              /* serve without a tokenizer */
-    bool end_on_death;          /* end when a worker dies, instead of answering Status as failed */
+    bool survive;               /* when a worker dies the others go on, and another may come in its place; false: it fails */
+    bool end_on_death;          /* end when it fails, instead of answering Status as failed */
     int64_t start_timeout_us;   /* for all workers to come, and for one that loads to move; 0 = 120 s */
     int64_t patience_us;        /* least time a worker waits for a peer in a step; 0 = 2 s */
     int64_t unread_us;          /* how long a complete answer waits for its client to read it; 0 = 300 s */

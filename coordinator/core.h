@@ -12,14 +12,16 @@
 #include "coordinator/overlap.h"
 #include "coordinator/planner.h"
 #include "coordinator/prepare.h"
+#include "coordinator/recover.h"
 #include "coordinator/scheduler.h"
 #include "coordinator/telemetry.h"
 #include "coordinator/tracing.h"
 #include "coordinator/worker_port.h"
 #include "model/checkpoint.h"
 #include "proto/call.h"
+#include "worker/measure.h"
 
-enum core_state { CORE_LOADING, CORE_SERVING, CORE_DRAINING, CORE_LEAVING, CORE_FAILED, CORE_ENDED, CORE_STATES };
+enum core_state { CORE_LOADING, CORE_SERVING, CORE_RECOVERING, CORE_DRAINING, CORE_LEAVING, CORE_FAILED, CORE_ENDED, CORE_STATES };
 
 enum request_kind { REQUEST_GENERATE, REQUEST_TOKENIZE };
 /* From Open to End, and while its job is with the tokeniser. Ownership: in core.requests; freed by request_free only. */
@@ -88,7 +90,8 @@ struct coordinator {
     int step_rows[SCHEDULER_MAX_AHEAD];            /* rows of the fullest worker, by step */
     int64_t step_patience_us[SCHEDULER_MAX_AHEAD]; /* the same index */
     int step_microbatches[SCHEDULER_MAX_AHEAD];
-    uint32_t epoch;
+    uint32_t epoch; /* in which steps run, or ran last */
+    struct recovery recovery;
     int64_t missing_said_us, shutdown_said_us, busy_said_us, leave_by_us, swept_us;
     uint64_t suspects; /* mask, as last logged */
     uint64_t noise;    /* messages from nobody we know */
@@ -120,6 +123,12 @@ void cluster_receive(struct coordinator *c); /* all messages of workers, committ
 void cluster_tick(struct coordinator *c);    /* deadlines, missing workers, leaving */
 /* What the workers will need against options.memory and, unless 0, against what is available on the one host they share. */
 int cluster_check_fit(struct coordinator *c, const struct scheduler_limits *l, uint64_t available, struct why *why);
+struct measure cluster_measure(const struct coordinator *c, const struct scheduler_limits *l);
+/* peers[workers], those outside the mask without incarnation. */
+void cluster_peers(const struct coordinator *c, uint64_t mask, struct worker_peer *peers);
+void cluster_lose(struct coordinator *c, int rank, const struct why *why); /* it is dead */
+/* Sending to it failed: it is gone, or takes nothing any more, which for a worker is the same. */
+void cluster_unreachable(struct coordinator *c, int rank, int rc);
 void cluster_plan(struct coordinator *c); /* sends what the scheduler wants to run */
 void cluster_shutdown(struct coordinator *c, bool abort, const char *reason);
 

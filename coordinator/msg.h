@@ -50,7 +50,8 @@ enum worker_msg_kind {
     WORKER_REFUSES,
     WORKER_TRACE,
     WORKER_TALLY,
-    WORKER_LINKS
+    WORKER_LINKS,
+    WORKER_PREPARED
 };
 struct worker_hello {
     uint32_t protocol, rank, size;
@@ -104,6 +105,10 @@ struct worker_msg {
             bool busy;
         } beat;
         struct {
+            uint32_t number;
+            uint64_t weight_bytes;
+        } prepared;
+        struct {
             uint64_t step, late_mask;
             uint32_t layer, call;
             char reason[256];
@@ -133,14 +138,24 @@ struct worker_peer {
     const uint8_t *address;
     size_t address_bytes;
 };
+struct worker_placement {
+    uint32_t version, workers, layers, experts;
+    const uint64_t *hosts; /* [layers * experts] masks */
+};
 struct worker_welcome {
     uint32_t epoch, incarnation;
     const char *model_dir, *weights, *isa, *payload, *combine_payload;
     bool naive_prefill, fused;
     uint32_t step_tokens, max_seqs, max_context, page_tokens, kv_pages;
-    uint32_t placement_version, workers, layers, experts;
-    const uint64_t *hosts; /* [layers * experts] masks */
-    const struct worker_peer *peers; /* [workers] */
+    struct worker_placement placement;
+    uint32_t workers;
+    const struct worker_peer *peers; /* [workers]; incarnation 0: told of later, with an epoch */
+};
+
+struct worker_epoch {
+    uint32_t number, workers;
+    struct worker_placement placement;
+    const struct worker_peer *peers; /* [workers]; incarnation 0: not in it */
 };
 
 /* ---- from clients ---- */

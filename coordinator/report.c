@@ -11,6 +11,7 @@ static const char *state_name(const struct coordinator *c) {
     switch (c->state) {
     case CORE_LOADING: return "loading";
     case CORE_SERVING: return "serving";
+    case CORE_RECOVERING: return "recovering";
     case CORE_FAILED: return "failed";
     default: return "draining";
     }
@@ -49,7 +50,9 @@ const uint8_t *report_status(struct coordinator *c, size_t *len) {
     struct status_report r = {.model = c->model_name,
                               .family = c->checkpoint.config.family,
                               .state = state_name(c),
-                              .reason = c->state == CORE_FAILED ? c->why.text : "",
+                              .reason = c->state == CORE_FAILED       ? c->why.text
+                                        : c->state == CORE_RECOVERING ? c->recovery.why.text
+                                                                      : "",
                               .numeric_class = c->members.m[0].ready.numeric_class,
                               .listen = bus_endpoint(c->client_bus),
                               .control = bus_endpoint(c->worker_bus),

@@ -159,6 +159,10 @@ static bool open_for_requests(struct coordinator *c, enum request_kind kind, str
     char text[640];
     switch (c->state) {
     case CORE_SERVING: return true;
+    case CORE_RECOVERING:
+        if (!atomic_load(&c->stop)) return true;
+        snprintf(text, sizeof text, "the cluster is draining: no new requests");
+        break;
     case CORE_LOADING:
         snprintf(text, sizeof text, "the cluster is loading: %d of %d workers are ready",
                  member_count(&c->members, WORKER_READY), c->options.workers);

@@ -171,6 +171,11 @@ static int read_message(struct worker_port *p, const pb_control *m, struct worke
         out->kind = WORKER_REFUSES;
         snprintf(out->trouble.reason, sizeof out->trouble.reason, "%s", m->refuse->reason);
         return 0;
+    case CADRE__CONTROL__V1__CONTROL__KIND_PREPARED:
+        out->kind = WORKER_PREPARED;
+        out->prepared.number = m->prepared->number;
+        out->prepared.weight_bytes = m->prepared->weight_bytes;
+        return 0;
     default:
         return fail(why, ERR_PROTOCOL, "a control message of kind %d, which a coordinator does not take", (int)m->kind_case);
     }
@@ -189,29 +194,35 @@ static int send(struct worker_port *p, const struct bus_id *to, const pb_control
     return control_send(&p->control, to, m);
 }
 
-static bool pack_peers(struct worker_port *p, const struct worker_welcome *w, Cadre__Control__V1__Welcome *m) {
-    m->peers = arena_array(&p->control.pb.out, Cadre__Control__V1__Peer *, w->workers);
-    Cadre__Control__V1__Peer *peers = arena_array(&p->control.pb.out, Cadre__Control__V1__Peer, w->workers);
-    if (!m->peers || !peers) return false;
-    for (uint32_t i = 0; i < w->workers; i++) {
+/* [n] messages of peers, NULL when out of memory. */
+static Cadre__Control__V1__Peer **pack_peers(struct worker_port *p, const struct worker_peer *from, uint32_t n) {
+    Cadre__Control__V1__Peer **list = arena_array(&p->control.pb.out, Cadre__Control__V1__Peer *, n);
+    Cadre__Control__V1__Peer *peers = arena_array(&p->control.pb.out, Cadre__Control__V1__Peer, n);
+    if (!list || !peers) return NULL;
+    for (uint32_t i = 0; i < n; i++) {
         cadre__control__v1__peer__init(&peers[i]);
         peers[i].rank = i;
-        peers[i].incarnation = w->peers[i].incarnation;
-        peers[i].host = w->peers[i].host;
-        peers[i].address = (ProtobufCBinaryData){w->peers[i].address_bytes, (uint8_t *)w->peers[i].address};
-        m->peers[m->n_peers++] = &peers[i];
+        peers[i].incarnation = from[i].incarnation;
+        peers[i].host = from[i].host;
+        peers[i].address = (ProtobufCBinaryData){from[i].address_bytes, (uint8_t *)from[i].address};
+        list[i] = &peers[i];
     }
-    return true;
+    return list;
+}
+
+static void pack_placement(const struct worker_placement *from, Cadre__Control__V1__Placement *m) {
+    cadre__control__v1__placement__init(m);
+    m->version = from->version;
+    m->workers = from->workers;
+    m->layers = from->layers;
+    m->experts = from->experts;
+    m->hosts = (uint64_t *)from->hosts;
+    m->n_hosts = (size_t)from->layers * from->experts;
 }
 
 int worker_port_welcome(struct worker_port *p, const struct bus_id *to, const struct worker_welcome *w) {
-    Cadre__Control__V1__Placement placement = CADRE__CONTROL__V1__PLACEMENT__INIT;
-    placement.version = w->placement_version;
-    placement.workers = w->workers;
-    placement.layers = w->layers;
-    placement.experts = w->experts;
-    placement.hosts = (uint64_t *)w->hosts;
-    placement.n_hosts = (size_t)w->layers * w->experts;
+    Cadre__Control__V1__Placement placement;
+    pack_placement(&w->placement, &placement);
     Cadre__Control__V1__Welcome welcome = CADRE__CONTROL__V1__WELCOME__INIT;
     welcome.epoch = w->epoch;
     welcome.model_dir = (char *)w->model_dir;
@@ -228,11 +239,36 @@ int worker_port_welcome(struct worker_port *p, const struct bus_id *to, const st
     welcome.kv_pages = w->kv_pages;
     welcome.placement = &placement;
     welcome.incarnation = w->incarnation;
-    if (!pack_peers(p, w, &welcome)) {
+    welcome.peers = pack_peers(p, w->peers, w->workers);
+    if (!welcome.peers) {
         pb_arena_reset_out(&p->control.pb);
         return ERR_NOMEM;
     }
+    welcome.n_peers = w->workers;
     pb_control m = CONTROL_MESSAGE(WELCOME, welcome, &welcome);
+    return send(p, to, &m);
+}
+
+int worker_port_epoch(struct worker_port *p, const struct bus_id *to, const struct worker_epoch *e) {
+    Cadre__Control__V1__Placement placement;
+    Cadre__Control__V1__Epoch epoch = CADRE__CONTROL__V1__EPOCH__INIT;
+    pack_placement(&e->placement, &placement);
+    epoch.number = e->number;
+    epoch.placement = &placement;
+    epoch.peers = pack_peers(p, e->peers, e->workers);
+    if (!epoch.peers) {
+        pb_arena_reset_out(&p->control.pb);
+        return ERR_NOMEM;
+    }
+    epoch.n_peers = e->workers;
+    pb_control m = CONTROL_MESSAGE(EPOCH, epoch, &epoch);
+    return send(p, to, &m);
+}
+
+int worker_port_switch(struct worker_port *p, const struct bus_id *to, uint32_t number) {
+    Cadre__Control__V1__Switch begins = CADRE__CONTROL__V1__SWITCH__INIT;
+    begins.number = number;
+    pb_control m = CONTROL_MESSAGE(SWITCH, switch_, &begins);
     return send(p, to, &m);
 }
 

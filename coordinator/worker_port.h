@@ -13,6 +13,8 @@ int worker_port_recv(struct worker_port *p, struct bus_id *from, struct worker_m
 
 /* 0, ERR_AGAIN (its queue is full), ERR_GONE or ERR_NOMEM. */
 int worker_port_welcome(struct worker_port *p, const struct bus_id *to, const struct worker_welcome *w);
+int worker_port_epoch(struct worker_port *p, const struct bus_id *to, const struct worker_epoch *e);
+int worker_port_switch(struct worker_port *p, const struct bus_id *to, uint32_t number);
 int worker_port_refuse(struct worker_port *p, const struct bus_id *to, const char *reason);
 struct plan_around { /* what a plan says beside the scheduler's decisions */
     uint32_t epoch, placement_version;

@@ -120,19 +120,28 @@ void cluster_kill_worker(struct cluster *c, int rank) {
     if (c->hub) fabric_hub_kill(c->hub, rank);
 }
 
+static void bury(struct member *m) {
+    pthread_join(m->thread, NULL);
+    worker_free(m->worker);
+    bus_close(m->bus); /* by which the coordinator sees that it left */
+}
+
+void cluster_restart_worker(struct cluster *c, int rank) {
+    bury(&c->member[rank]);
+    start_member(c, rank);
+}
+
 int cluster_stop(struct cluster *c) {
     int bad = 0;
     cadre_close(c->client);
     coordinator_stop(c->coordinator, true);
     for (int i = 0; i < c->options.coordinator.workers; i++) {
         struct member *m = &c->member[i];
-        pthread_join(m->thread, NULL);
+        bury(m);
         if (m->rc < 0 && !m->killed) {
             printf("# worker %d: %s\n", i, m->why.text);
             bad++;
         }
-        worker_free(m->worker);
-        bus_close(m->bus); /* by which the coordinator sees that it left */
     }
     pthread_join(c->thread, NULL);
     if (c->rc < 0) printf("# coordinator: %s\n", c->why.text);

@@ -19,6 +19,8 @@ int cluster_start(const struct cluster_options *o, struct cluster **out, struct 
 const char *cluster_endpoint(const struct cluster *c);
 /* This worker stops dead, without a word: its threads, its frames, its beats. */
 void cluster_kill_worker(struct cluster *c, int rank);
+/* Another process in the place of one that was killed. */
+void cluster_restart_worker(struct cluster *c, int rank);
 /* Drains and ends. The number of parts that did not end in order; killed workers do not count. Frees c. */
 int cluster_stop(struct cluster *c);
 

@@ -1,0 +1,245 @@
+/* recover.c - see recover.h. */
+#include "coordinator/recover.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clk.h"
+#include "base/log.h"
+#include "coordinator/core.h"
+#include "coordinator/fit.h"
+
+static uint64_t bit(int rank) { return UINT64_C(1) << rank; }
+static size_t pairs(const struct coordinator *c) { return (size_t)c->shape.layers * (size_t)c->shape.experts; }
+
+static uint64_t serving(const struct coordinator *c) {
+    uint64_t mask = 0;
+    for (int w = 0; w < c->options.workers; w++)
+        if (member_serves(&c->members, w)) mask |= bit(w);
+    return mask;
+}
+
+int recover_init(struct coordinator *c) {
+    struct recovery *r = &c->recovery;
+    size_t bytes = sizeof *r->first * pairs(c);
+    r->first = malloc(bytes + 1);
+    r->next_hosts = malloc(bytes + 1);
+    if (!r->first || !r->next_hosts) return ERR_NOMEM;
+    memcpy(r->first, c->hosts, bytes);
+    return 0;
+}
+
+void recover_clear(struct coordinator *c) {
+    free(c->recovery.first);
+    free(c->recovery.next_hosts);
+    placement_clear(&c->recovery.next);
+}
+
+void recover_start(struct coordinator *c) {
+    struct epochs *es = &c->recovery.epochs;
+    uint32_t incarnation[EPOCH_RANKS] = {0};
+    for (int w = 0; w < c->options.workers; w++) incarnation[w] = c->members.m[w].incarnation;
+    epoch_init(es, c->members.limits.progress_us);
+    es->now.number = c->epoch - 1;
+    epoch_open(es, serving(c), incarnation, c->now_us);
+    for (int w = 0; w < c->options.workers; w++) epoch_ack(es, w, incarnation[w], c->epoch);
+}
+
+/* ---- who could hold what ---- */
+
+static int check_fit(const struct coordinator *c, const uint64_t *hosts, uint64_t members, struct why *why) {
+    struct worker_bytes bytes[MSG_MAX_WORKERS] = {0};
+    struct measure m = cluster_measure(c, &c->scheduler.limits);
+    m.hosts = hosts;
+    for (int w = 0; w < c->options.workers; w++) {
+        int rc = members >> w & 1 ? measure_worker(&m, w, &bytes[w], why) : 0;
+        if (rc < 0) return rc;
+    }
+    return fit_check(bytes, c->options.workers, c->weights, c->options.memory, c->recovery.available, why);
+}
+
+static int count_slots(const struct coordinator *c, int rank) {
+    int n = 0;
+    for (size_t i = 0; i < pairs(c); i++) n += (int)(c->hosts[i] >> rank & 1);
+    return n;
+}
+
+/* Without the one that holds most: what it has is more than any other would leave. */
+int recover_fits(const struct coordinator *c, struct why *why) {
+    uint64_t all = UINT64_MAX >> (64 - c->options.workers), *hosts = malloc(sizeof *hosts * (pairs(c) + 1));
+    int most = 0;
+    if (!hosts) return fail(why, ERR_NOMEM, "out of memory for a placement");
+    for (int w = 1; w < c->options.workers; w++)
+        if (count_slots(c, w) > count_slots(c, most)) most = w;
+    planner_members(&c->shape, c->recovery.first, c->hosts, all & ~bit(most), hosts);
+    int rc = check_fit(c, hosts, all & ~bit(most), why);
+    free(hosts);
+    return rc;
+}
+
+void recover_share(const struct coordinator *c, int rank, uint64_t *hosts) {
+    planner_members(&c->shape, c->recovery.first, c->hosts, serving(c) | bit(rank), hosts);
+}
+
+/* ---- an epoch ---- */
+
+static int tell_epoch(struct coordinator *c) {
+    const struct epoch *e = &c->recovery.epochs.next;
+    struct worker_peer peers[MSG_MAX_WORKERS];
+    cluster_peers(c, e->members, peers);
+    struct worker_epoch m = {.number = e->number,
+                             .workers = (uint32_t)c->options.workers,
+                             .peers = peers,
+                             .placement = {.version = c->recovery.next.version,
+                                           .workers = (uint32_t)c->options.workers,
+                                           .layers = (uint32_t)c->shape.layers,
+                                           .experts = (uint32_t)c->shape.experts,
+                                           .hosts = c->recovery.next_hosts}};
+    c->moved = true;
+    for (int w = 0; w < c->options.workers; w++) {
+        if (!(e->members >> w & 1)) continue;
+        int rc = worker_port_epoch(c->worker_port, &c->worker_id[w], &m);
+        if (rc < 0) return cluster_unreachable(c, w, rc), rc;
+    }
+    return 0;
+}
+
+static int place(struct coordinator *c, uint64_t members, struct why *why) {
+    struct recovery *r = &c->recovery;
+    const struct planner_shape *s = &c->shape;
+    uint32_t version = r->next.version > c->placement.version ? r->next.version : c->placement.version;
+    planner_members(s, r->first, c->hosts, members, r->next_hosts);
+    int rc = check_fit(c, r->next_hosts, members, why);
+    if (rc < 0) return rc;
+    placement_clear(&r->next);
+    rc = placement_partial(&r->next, s->workers, s->layers, s->experts, r->next_hosts, why);
+    r->next.version = version + 1;
+    return rc;
+}
+
+static void open_epoch(struct coordinator *c) {
+    struct recovery *r = &c->recovery;
+    uint64_t members = serving(c);
+    uint32_t incarnation[EPOCH_RANKS] = {0};
+    struct why why;
+    r->due = false;
+    for (int w = 0; w < c->options.workers; w++) incarnation[w] = c->members.m[w].incarnation;
+    scheduler_void(&c->scheduler, members);
+    member_anew(&c->members, c->now_us);
+    int rc = place(c, members, &why);
+    bool waited = r->waits;
+    r->waits = rc < 0;
+    if (rc < 0) {
+        r->why = why;
+        if (!waited) log_warn("requests wait for a worker to come back: without it %s", why.text);
+        return;
+    }
+    epoch_open(&r->epochs, members, incarnation, c->now_us);
+    r->opened_us = clk_now_us();
+    tell_epoch(c);
+}
+
+static void say_members(struct coordinator *c) {
+    char ranks[256] = "", times[128] = "";
+    const struct recovery *r = &c->recovery;
+    size_t n = 0;
+    for (int w = 0; w < c->options.workers && n < sizeof ranks; w++)
+        if (r->epochs.now.members >> w & 1) n += (size_t)snprintf(ranks + n, sizeof ranks - n, "%s%d", n ? ", " : "", w);
+    if (r->lost_us)
+        snprintf(times, sizeof times, ": found dead after %.0f ms, decided in %.1f ms, loaded in %.0f ms",
+                 (double)(r->lost_us - r->silent_us) / 1e3, (double)(r->opened_us - r->lost_us) / 1e3,
+                 (double)(r->begun_us - r->opened_us) / 1e3);
+    log_info("epoch %u: workers %s of %d%s", r->epochs.now.number, ranks, c->options.workers, times);
+}
+
+static void begin_epoch(struct coordinator *c) {
+    struct recovery *r = &c->recovery;
+    struct placement was = c->placement;
+    memcpy(c->hosts, r->next_hosts, sizeof *c->hosts * pairs(c));
+    c->placement = r->next;
+    r->next = (struct placement){0};
+    placement_clear(&was);
+    c->epoch = r->epochs.now.number;
+    r->stepped = false;
+    r->begun_us = c->now_us;
+    core_set_state(c, CORE_SERVING);
+    say_members(c);
+    for (int w = 0; w < c->options.workers; w++) {
+        if (!(r->epochs.now.members >> w & 1)) continue;
+        int rc = worker_port_switch(c->worker_port, &c->worker_id[w], c->epoch);
+        if (rc < 0) cluster_unreachable(c, w, rc);
+    }
+}
+
+/* ---- events ---- */
+
+static bool is_under_way(const struct coordinator *c) { return c->state >= CORE_SERVING && c->state <= CORE_DRAINING; }
+
+static void ask_for_epoch(struct coordinator *c) {
+    c->recovery.due = true;
+    if (c->state != CORE_RECOVERING) core_set_state(c, CORE_RECOVERING); /* drains again after it */
+}
+
+bool recover_lost(struct coordinator *c, int rank, const struct why *why) {
+    struct recovery *r = &c->recovery;
+    uint64_t taking_part = r->epochs.now.members | (r->epochs.state == EPOCH_PREPARING ? r->epochs.next.members : 0);
+    if (!c->options.survive || !is_under_way(c) || !serving(c)) return false;
+    log_warn("%s", why->text);
+    if (!(taking_part >> rank & 1)) return true; /* a newcomer */
+    r->why = *why;
+    if (!r->lost_us) {
+        r->lost_us = clk_now_us();
+        r->silent_us = c->members.m[rank].seen_us;
+    }
+    ask_for_epoch(c);
+    return true;
+}
+
+void recover_prepared(struct coordinator *c, int rank, uint32_t number, uint64_t weight_bytes) {
+    struct member *m = &c->members.m[rank];
+    member_seen(&c->members, rank, c->now_us);
+    m->ready.weight_bytes = weight_bytes;
+    if (c->state != CORE_RECOVERING || c->recovery.due) return;
+    if (epoch_ack(&c->recovery.epochs, rank, m->incarnation, number) == 1) begin_epoch(c);
+}
+
+void recover_committed(struct coordinator *c) {
+    struct recovery *r = &c->recovery;
+    r->stepped = true;
+    if (!r->lost_us) return;
+    log_info("first step after %.0f ms; requests stood still for %.0f ms", (double)(c->now_us - r->begun_us) / 1e3,
+             (double)(c->now_us - r->silent_us) / 1e3);
+    r->lost_us = 0;
+}
+
+/* Loading counts as moving: members that do are not late. */
+static int late_member(const struct coordinator *c) {
+    const struct epochs *es = &c->recovery.epochs;
+    for (uint64_t late = epoch_late(es, c->now_us); late; late &= late - 1) {
+        int w = __builtin_ctzll(late);
+        if (c->now_us - c->members.m[w].moved_us >= es->ack_us) return w;
+    }
+    return -1;
+}
+
+static void check_late(struct coordinator *c) {
+    struct why why;
+    for (int w; c->state == CORE_RECOVERING && !c->recovery.due && !c->recovery.waits && (w = late_member(c)) >= 0;) {
+        const struct member *m = &c->members.m[w];
+        fail(&why, ERR_LATE, "worker %d (%s pid %" PRIu64 ") is dead: it has not prepared epoch %u, and loads nothing", w, m->host,
+             m->pid, c->recovery.epochs.next.number);
+        cluster_lose(c, w, &why);
+    }
+}
+
+void recover_tick(struct coordinator *c) {
+    struct recovery *r = &c->recovery;
+    if (!is_under_way(c)) return;
+    check_late(c);
+    bool idle = r->stepped || scheduler_idle(&c->scheduler);
+    bool steady = c->state == CORE_RECOVERING ? r->waits : idle;
+    if (steady && serving(c) & ~r->epochs.now.members) ask_for_epoch(c);
+    while (r->due && is_under_way(c)) open_epoch(c);
+}

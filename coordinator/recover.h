@@ -1,0 +1,45 @@
+/* recover.h - the service goes on when workers die, and with those that come back.
+ *
+ *   SERVING --a death, or a newcomer is ready--> RECOVERING --all members have prepared the epoch--> SERVING
+ *                                                 |      ^
+ *                                                 +------+ another death; the survivors cannot hold the model: requests wait
+ *
+ * Plans that are out are void (scheduler_void). The survivors, and newcomers that are ready, are a new epoch with a placement
+ * over them (planner_members); they are told (Epoch), each stops, loads what it lacks and says so (Prepared), and when all
+ * have, plans go on (Switch). What a report or a token of an older epoch says is not heard any more, so a step counts only when
+ * all its homes reported in its own epoch.
+ * A newcomer has the rank of one that died. It loads while the others serve, and is taken in once the present epoch has
+ * completed a step. Owner: the coordinator's loop; c->recovery is this file's. */
+#pragma once
+#include "coordinator/epoch.h"
+#include "coordinator/msg.h"
+#include "router/placement.h"
+
+struct coordinator;
+struct recovery {
+    struct epochs epochs;
+    uint64_t *first, *next_hosts; /* [layers * experts] the map of the start; of epochs.next */
+    struct placement next;        /* the same as next_hosts */
+    uint8_t host[MSG_MAX_WORKERS]; /* index by rank: what all were told at the start stays true */
+    uint64_t available;           /* bytes on the one host of all workers before they loaded; 0: not known */
+    bool due;                     /* an epoch is to be opened in this pass */
+    bool stepped;                 /* a step of this epoch has committed */
+    bool waits;                   /* the survivors cannot hold the model */
+    struct why why;               /* who died last, or why they cannot */
+    int64_t silent_us, lost_us, opened_us, begun_us; /* of the first death since requests ran; 0: none, or told */
+};
+
+int recover_init(struct coordinator *c); /* after the placement is made; ERR_NOMEM */
+void recover_clear(struct coordinator *c);
+void recover_start(struct coordinator *c); /* all are ready: the first epoch */
+
+/* A worker died or left, members say so already. False: there is no going on. */
+bool recover_lost(struct coordinator *c, int rank, const struct why *why);
+void recover_prepared(struct coordinator *c, int rank, uint32_t number, uint64_t weight_bytes);
+void recover_committed(struct coordinator *c); /* a step did */
+void recover_tick(struct coordinator *c);
+
+/* What a newcomer of this rank shall hold, into hosts [layers * experts]. */
+void recover_share(const struct coordinator *c, int rank, uint64_t *hosts);
+/* Could any R - 1 of the workers hold the model? 0, or why not. */
+int recover_fits(const struct coordinator *c, struct why *why);
