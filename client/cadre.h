@@ -187,7 +187,7 @@ struct cadre_journal {       /* what the coordinator writes down of requests; co
 };
 struct cadre_cluster {
     const char *version, *model, *family;
-    const char *state;       /* "loading", "serving", "draining", "failed" */
+    const char *state;       /* "loading", "serving", "recovering" (workers died: requests wait), "draining", "failed" */
     const char *reason;      /* why it is not serving */
     const char *numeric_class, *fabric, *listen, *control;
     uint64_t uptime_us, steps, finished, cancelled, expired, failed, preemptions, prompt_tokens, generated_tokens;

@@ -21,7 +21,16 @@
 #include "proto/call.h"
 #include "worker/measure.h"
 
-enum core_state { CORE_LOADING, CORE_SERVING, CORE_RECOVERING, CORE_DRAINING, CORE_LEAVING, CORE_FAILED, CORE_ENDED, CORE_STATES };
+enum core_state {
+    CORE_LOADING,
+    CORE_SERVING,
+    CORE_RECOVERING,
+    CORE_DRAINING,
+    CORE_LEAVING,
+    CORE_FAILED,
+    CORE_ENDED,
+    CORE_STATES
+};
 
 enum request_kind { REQUEST_GENERATE, REQUEST_TOKENIZE };
 /* From Open to End, and while its job is with the tokeniser. Ownership: in core.requests; freed by request_free only. */

@@ -228,8 +228,8 @@ static void check_late(struct coordinator *c) {
     struct why why;
     for (int w; c->state == CORE_RECOVERING && !c->recovery.due && !c->recovery.waits && (w = late_member(c)) >= 0;) {
         const struct member *m = &c->members.m[w];
-        fail(&why, ERR_LATE, "worker %d (%s pid %" PRIu64 ") is dead: it has not prepared epoch %u, and loads nothing", w, m->host,
-             m->pid, c->recovery.epochs.next.number);
+        fail(&why, ERR_LATE, "worker %d (%s pid %" PRIu64 ") is dead: it has not prepared epoch %u, and loads nothing", w,
+             m->host, m->pid, c->recovery.epochs.next.number);
         cluster_lose(c, w, &why);
     }
 }
