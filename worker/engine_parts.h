@@ -74,5 +74,6 @@ int engine_switch_epoch(struct engine *e, uint32_t epoch, struct why *why);
 
 /* ---- engine_step.c ---- */
 
-/* Runs a plan and reports; not when there is a later epoch than the plan's. ERR_CANCELLED when stop was set; any other error ends the engine. */
+/* Runs a plan and reports; not when there is a later epoch than the plan's. ERR_CANCELLED when stop was set; any other error
+ * ends the engine. */
 int engine_run(struct engine *e, const struct plan *p, struct why *why);
