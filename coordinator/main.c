@@ -151,11 +151,6 @@ static int write_endpoints(const char *path, struct bus *clients, struct bus *wo
     return 0;
 }
 
-/* Those whose workers die one by one, and that attach to a successor. */
-static bool is_fabric_of_processes(const char *fabric) {
-    return fabric && (!strcmp(fabric, "shm") || !strcmp(fabric, "ucx") || !strcmp(fabric, "auto"));
-}
-
 static struct coordinator_options describe(const struct options *o, const char *model) {
     return (struct coordinator_options){.model_dir = model,
                                         .workers = (int)o->workers,
@@ -181,7 +176,6 @@ static struct coordinator_options describe(const struct options *o, const char *
                                         .journal_sync = o->journal_sync,
                                         .journal_repair = o->journal_repair,
                                         .attach_us = (int64_t)(o->attach * 1e6),
-                                        .survive = is_fabric_of_processes(o->fabric),
                                         .end_on_death = o->fabric && strcmp(o->fabric, "mem"),
                                         .start_timeout_us = o->start_timeout * 1000000,
                                         .lease_us = (int64_t)(o->lease * 1e6),

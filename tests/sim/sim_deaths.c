@@ -105,6 +105,7 @@ static bool disturb(const char *dir, const struct plan *p, const struct answer *
                                                 .weights = "f32",
                                                 .ids_only = true,
                                                 .survive = true,
+                                                .lease_us = 1000000,
                                                 .max_context = 128}};
     struct cluster *c;
     struct why why;
@@ -164,7 +165,7 @@ static void say_plan(uint64_t seed, const struct plan *p) {
 
 int main(int argc, char **argv) {
     static struct answer want[STREAMS];
-    uint64_t seeds = 6, first = 1;
+    uint64_t seeds = 4, first = 1;
     int failed = 0, killed = 0;
     for (int i = 2; i + 1 < argc; i += 2) {
         if (!strcmp(argv[i], "--seeds")) seeds = strtoull(argv[i + 1], NULL, 10);
