@@ -163,7 +163,11 @@ static int admit(struct coordinator *c, const struct worker_hello *h, struct why
     if (c->state == CORE_LOADING) return member_hello(&c->members, h, c->now_us, why);
     if (!c->options.survive || (c->state != CORE_SERVING && c->state != CORE_RECOVERING))
         return fail(why, ERR_DENIED, "this cluster is complete and takes no more workers");
-    enum worker_state was = h->rank < (uint32_t)c->options.workers ? c->members.m[h->rank].state : WORKER_EXPECTED;
+    if (h->rank >= (uint32_t)c->options.workers) return member_hello(&c->members, h, c->now_us, why);
+    const struct member *m = &c->members.m[h->rank];
+    enum worker_state was = m->state;
+    if (member_alive(&c->members, (int)h->rank) && m->pid != h->pid) /* it repeats its Hello */
+        return fail(why, ERR_AGAIN, "rank %u is still taken, by %s pid %" PRIu64, h->rank, m->host, m->pid);
     if (was == WORKER_DEAD || was == WORKER_LEFT) member_forget(&c->members, (int)h->rank);
     return member_hello(&c->members, h, c->now_us, why);
 }
@@ -171,6 +175,7 @@ static int admit(struct coordinator *c, const struct worker_hello *h, struct why
 static void on_hello(struct coordinator *c, const struct bus_id *id, const struct worker_hello *h) {
     struct why why;
     int rc = admit(c, h, &why);
+    if (rc == ERR_AGAIN) return log_debug("worker %s pid %" PRIu64 " waits: %s", h->host, h->pid, why.text);
     if (rc < 0) {
         log_warn("refused worker rank %u (%s pid %" PRIu64 "): %s", h->rank, h->host, h->pid, why.text);
         return refuse(c, id, why.text);

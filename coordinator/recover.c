@@ -166,6 +166,7 @@ static void begin_epoch(struct coordinator *c) {
     r->begun_us = c->now_us;
     core_set_state(c, CORE_SERVING);
     say_members(c);
+    if (scheduler_idle(&c->scheduler)) r->lost_us = 0; /* nobody waits for a first step */
     for (int w = 0; w < c->options.workers; w++) {
         if (!(r->epochs.now.members >> w & 1)) continue;
         int rc = worker_port_switch(c->worker_port, &c->worker_id[w], c->epoch);
