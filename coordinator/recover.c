@@ -178,6 +178,17 @@ static void begin_epoch(struct coordinator *c) {
 
 static bool is_under_way(const struct coordinator *c) { return c->state >= CORE_SERVING && c->state <= CORE_DRAINING; }
 
+/* Serve, and are not in the present epoch: its member of the same rank was another. */
+static uint64_t newcomers(const struct coordinator *c) {
+    const struct epoch *now = &c->recovery.epochs.now;
+    uint64_t mask = 0;
+    for (uint64_t left = serving(c); left; left &= left - 1) {
+        int w = __builtin_ctzll(left);
+        if (!(now->members >> w & 1) || now->incarnation[w] != c->members.m[w].incarnation) mask |= bit(w);
+    }
+    return mask;
+}
+
 static void ask_for_epoch(struct coordinator *c) {
     c->recovery.due = true;
     if (c->state != CORE_RECOVERING) core_set_state(c, CORE_RECOVERING); /* drains again after it */
@@ -241,6 +252,6 @@ void recover_tick(struct coordinator *c) {
     check_late(c);
     bool idle = r->stepped || scheduler_idle(&c->scheduler);
     bool steady = c->state == CORE_RECOVERING ? r->waits : idle;
-    if (steady && serving(c) & ~r->epochs.now.members) ask_for_epoch(c);
+    if (steady && newcomers(c)) ask_for_epoch(c);
     while (r->due && is_under_way(c)) open_epoch(c);
 }

@@ -13,10 +13,9 @@ static int check_epoch(const struct engine *e, const struct worker_setup *s, str
 }
 
 static int change_experts(struct engine *e, struct worker_setup *s, struct why *why) {
-    uint64_t before = e->backend->allocated;
     int rc = expert_store_change(&e->store, &e->checkpoint, e->setup.weights, &e->setup.placement, &s->placement,
                                  e->options.rank, &e->loaded_bytes, &e->total_bytes, why);
-    e->bytes.experts += e->backend->allocated - before;
+    e->bytes.experts = e->store.held;
     st_forget(e->checkpoint.tensors);
     if (rc < 0) return rc;
     struct placement was = e->setup.placement;

@@ -133,7 +133,7 @@ int expert_store_open(struct expert_store *s, struct backend *b, const struct ch
     for (int l = 0; l < p->layers; l++) s->first[l + 1] = s->first[l] + placement_slots(p, worker, l);
     size_t n = (size_t)s->first[p->layers];
     struct measure m = measure(&c->config, fmt, p, worker);
-    s->bytes = m.bytes;
+    s->bytes = s->held = m.bytes;
     s->common_bytes = m.common_bytes;
     if (!n) return 0;
     s->slots = calloc(n, sizeof *s->slots);
@@ -156,6 +156,7 @@ int expert_store_open(struct expert_store *s, struct backend *b, const struct ch
 static void drop_chunk(struct expert_store *s, struct expert_chunk **at) {
     struct expert_chunk *chunk = *at;
     *at = chunk->next;
+    s->held -= chunk->bytes;
     s->backend->ops->release(s->backend, chunk->memory);
     free(chunk);
 }
@@ -236,6 +237,7 @@ static int make_room(struct change *ch, const struct placement *now, struct expe
     chunk->bytes = ch->bytes;
     chunk->next = s->chunks;
     s->chunks = chunk;
+    s->held += chunk->bytes;
     ch->ld.next = chunk->memory;
     return 0;
 }
@@ -246,6 +248,7 @@ int expert_store_change(struct expert_store *s, const struct checkpoint *c, enum
                               .layers = s->layers,
                               .levels = s->levels,
                               .memory = s->memory,
+                              .held = s->held,
                               .chunks = s->chunks};
     struct change ch = {
         .ld = {.s = &to, .c = c, .fmt = fmt, .progress = done}, .was = s, .p = was, .worker = worker};

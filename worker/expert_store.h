@@ -40,6 +40,7 @@ struct expert_store {
     void *memory;                 /* device: the blobs that were loaded first */
     struct expert_chunk *chunks;  /* those that came later, one for each change that brought some */
     size_t bytes, common_bytes;   /* all blobs in use; the common ones among them */
+    size_t held;                  /* memory and chunks, with room in them that no blob uses any more */
 };
 
 /* Loads this worker's experts as the placement says. progress counts bytes as they arrive (atomic: others read it). */

@@ -62,6 +62,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         check_peers(&m.setup);
         worker_setup_clear(&m.setup);
     }
+    if (rc >= 0 && m.kind == PORT_EPOCH) {
+        FUZZ_CHECK(m.setup.placement.workers >= 1 && !m.setup.kv_pages);
+        check_peers(&m.setup);
+        worker_setup_clear(&m.setup);
+    }
     port_free(port);
     bus_close(client);
     bus_close(server);
@@ -93,6 +98,17 @@ void fuzz_seeds(fuzz_add add) {
     welcome.incarnation = 2, welcome.peers = peers, welcome.n_peers = 2;
     m.kind_case = CADRE__CONTROL__V1__CONTROL__KIND_WELCOME;
     m.welcome = &welcome;
+    add_message(add, &m);
+
+    Cadre__Control__V1__Epoch epoch = CADRE__CONTROL__V1__EPOCH__INIT;
+    epoch.number = 2, epoch.peers = peers, epoch.n_peers = 2, epoch.placement = &placement;
+    m.kind_case = CADRE__CONTROL__V1__CONTROL__KIND_EPOCH;
+    m.epoch = &epoch;
+    add_message(add, &m);
+    Cadre__Control__V1__Switch begins = CADRE__CONTROL__V1__SWITCH__INIT;
+    begins.number = 2;
+    m.kind_case = CADRE__CONTROL__V1__CONTROL__KIND_SWITCH;
+    m.switch_ = &begins;
     add_message(add, &m);
 
     Cadre__Control__V1__SeqStart start = CADRE__CONTROL__V1__SEQ_START__INIT, *starts[] = {&start};

@@ -154,6 +154,11 @@ static void seed_control(fuzz_add add) {
     trouble.reason = "peers are late", trouble.late_mask = 5;
     c.kind_case = CADRE__CONTROL__V1__CONTROL__KIND_TROUBLE, c.trouble = &trouble;
     add_message(add, KIND_CONTROL, &c.base);
+    Cadre__Control__V1__Prepared prepared;
+    cadre__control__v1__prepared__init(&prepared);
+    prepared.number = 2, prepared.weight_bytes = 1 << 20, prepared.slots = 8;
+    c.kind_case = CADRE__CONTROL__V1__CONTROL__KIND_PREPARED, c.prepared = &prepared;
+    add_message(add, KIND_CONTROL, &c.base);
 }
 
 void fuzz_seeds(fuzz_add add) {

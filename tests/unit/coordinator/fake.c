@@ -38,6 +38,7 @@ struct fake_worker {
     int64_t beat_us;
     uint64_t progress;
     int steps, dropped, beats;
+    uint32_t begun, prepared; /* epochs */
 };
 struct fake {
     struct coordinator_options options;
@@ -153,13 +154,34 @@ static void send_ready(struct fake *f, int rank) {
 static void check_peers(struct fake *f, int rank) {
     const struct worker_setup *s = &f->worker[rank].setup;
     ck_assert_int_eq(s->n_peers, f->options.workers);
-    ck_assert_uint_eq(s->peers[rank].incarnation, s->incarnation);
     for (int i = 0; i < s->n_peers; i++) {
+        if (!s->peers[i].incarnation && f->options.survive) continue; /* not there */
         ck_assert_uint_eq(s->peers[i].address_bytes, 3);
         ck_assert_int_eq(s->peers[i].address[2], i);
         ck_assert_int_eq(s->peers[i].host, i % 2);
         for (int j = 0; j < i; j++) ck_assert_uint_ne(s->peers[i].incarnation, s->peers[j].incarnation);
     }
+}
+
+/* What was under way is over: plans, sequences. */
+static void take_epoch(struct fake *f, int rank, const struct worker_setup *s) {
+    struct fake_worker *w = &f->worker[rank];
+    ck_assert_uint_gt(s->epoch, w->setup.epoch);
+    ck_assert_uint_eq(s->peers[rank].incarnation, w->setup.incarnation);
+    w->n_plans = 0;
+    memset(w->seqs, 0, sizeof w->seqs);
+    struct worker_setup was = w->setup;
+    w->setup = *s;
+    w->setup.incarnation = was.incarnation;
+    worker_setup_clear(&was);
+    check_peers(f, rank);
+}
+
+static void turn_epoch(struct fake_worker *w, int rank) {
+    if (w->prepared == w->setup.epoch || w->faults.slow || w->faults.silent) return;
+    w->prepared = w->setup.epoch;
+    port_send_prepared(w->port, &(struct prepared_report){.epoch = w->prepared,
+                                                          .slots = count_slots(&w->setup.placement, rank)});
 }
 
 static struct plan *take_plan(void *ctx) {
@@ -240,9 +262,17 @@ static void turn_worker(struct fake *f, int rank) {
     while (port_recv(w->port, &m, take_plan, w, &plan, &why) == 0) {
         if (m.kind == PORT_WELCOME) {
             w->setup = m.setup;
+            ck_assert_uint_eq(w->setup.peers[rank].incarnation, w->setup.incarnation);
+            w->begun = w->prepared = w->setup.epoch;
             check_peers(f, rank);
             if (!w->faults.silent) send_ready(f, rank);
+        } else if (m.kind == PORT_EPOCH) {
+            take_epoch(f, rank, &m.setup);
+        } else if (m.kind == PORT_SWITCH) {
+            ck_assert_uint_eq(m.epoch, w->prepared);
+            w->begun = m.epoch;
         } else if (m.kind == PORT_PLAN) {
+            ck_assert_uint_eq(plan->epoch, w->begun);
             w->steps++;
         } else if (m.kind == PORT_REFUSE || m.kind == PORT_SHUTDOWN) {
             if (m.kind == PORT_REFUSE) w->refused = true;
@@ -251,6 +281,7 @@ static void turn_worker(struct fake *f, int rank) {
         }
     }
     if (w->faults.silent) return;
+    turn_epoch(w, rank);
     while (w->n_plans && !w->faults.hold) answer(f, rank);
     int64_t now = clk_now_us();
     if (!w->ready || now - w->beat_us < BEAT_US) return;
@@ -281,6 +312,8 @@ int fake_held(struct fake *f, int rank) {
     for (int i = 0; i < SEQS; i++) n += f->worker[rank].seqs[i].id != 0;
     return n;
 }
+uint32_t fake_epoch(struct fake *f, int rank) { return f->worker[rank].begun; }
+uint32_t fake_told_of(struct fake *f, int rank) { return f->worker[rank].setup.epoch; }
 
 /* ---- clients ---- */
 static void send_frame(struct fake *f, struct frame *frame, struct fake_call *c, const void *payload, size_t len) {

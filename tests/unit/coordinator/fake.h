@@ -47,6 +47,7 @@ struct fake_faults {
     bool silent, hold; /* says nothing at all; beats, but answers no plan */
     bool stuck;        /* with hold: beats as busy, without progress */
     bool wrong_token, no_token, wrong_rows;
+    bool slow; /* prepares no epoch */
 };
 struct fake_faults *fake_faults(struct fake *f, int rank);
 void fake_trouble(struct fake *f, int rank, const char *reason, uint64_t late, uint32_t call); /* call: of step 1 */
@@ -57,6 +58,8 @@ int fake_steps(struct fake *f, int rank);   /* plans seen */
 int fake_dropped(struct fake *f, int rank); /* sequences it was told to forget */
 int fake_beats(struct fake *f, int rank);
 int fake_held(struct fake *f, int rank); /* sequences it holds */
+uint32_t fake_epoch(struct fake *f, int rank);   /* that has begun for it */
+uint32_t fake_told_of(struct fake *f, int rank); /* the latest it was told to prepare, or welcomed to */
 
 struct fake_call *fake_open(struct fake *f, const char *method, const void *payload, size_t len, uint32_t credits,
                             uint64_t timeout_ms);

@@ -214,6 +214,72 @@ START_TEST(granted_beyond_the_end) {
 }
 END_TEST
 
+/* Tells the engine of an epoch like the first one, with so many workers. */
+static void tell_epoch(uint32_t number, int workers) {
+    struct worker_setup s = {.epoch = number};
+    struct why why = {""};
+    ck_assert_int_eq(placement_contiguous(&s.placement, workers, moe_layers, experts, &why), 0);
+    s.placement.version = number;
+    ck_assert_int_eq(engine_prepare(engine, &s), 0);
+}
+static void plan_of_epoch(uint32_t epoch, uint64_t step) {
+    struct plan *p = engine_plan_take(engine);
+    good_plan(p);
+    p->epoch = p->placement_version = epoch;
+    p->step = step;
+    engine_plan_push(engine, p);
+}
+
+/* Sequences are forgotten, so they may start again; plans of what was are passed over without a word. */
+START_TEST(another_epoch) {
+    struct seq_out before[MAX_SEQS];
+    struct plan *p = engine_plan_take(engine);
+    good_plan(p);
+    ck_assert_int_eq(run_plan(p, before), 1);
+    tell_epoch(2, 1);
+    tell_epoch(3, 1);
+    struct event ev = next_event();
+    if (ev.kind == EVENT_PREPARED && ev.prepared.epoch == 2) ev = next_event(); /* it may have been passed over */
+    ck_assert_msg(ev.kind == EVENT_PREPARED, "%s", ev.kind == EVENT_FAILED ? ev.failed.text : "not prepared");
+    ck_assert_uint_eq(ev.prepared.epoch, 3);
+    ck_assert_int_eq(ev.prepared.slots, moe_layers * experts);
+    ck_assert_uint_gt(ev.prepared.expert_bytes, 0);
+    plan_of_epoch(1, 2);
+    ck_assert_int_eq(engine_switch(engine, 2), 0); /* of the one before */
+    ck_assert_int_eq(engine_switch(engine, 3), 0);
+    plan_of_epoch(3, 3);
+    ev = next_event();
+    ck_assert_msg(ev.kind == EVENT_STEP, "%s", ev.kind == EVENT_FAILED ? ev.failed.text : "no step");
+    ck_assert_uint_eq(ev.step->step, 3);
+    ck_assert_uint_eq(ev.step->epoch, 3);
+    ck_assert_int_eq(ev.step->n_out, 1);
+    ck_assert_int_eq(ev.step->out[0].token, before[0].token);
+    ck_assert_mem_eq(&ev.step->out[0].logprob, &before[0].logprob, sizeof before[0].logprob);
+    engine_report_done(engine, ev.step);
+}
+END_TEST
+
+static void begin_unknown(void) { engine_switch(engine, 2); }
+static void place_on_others(void) { tell_epoch(2, 2); }
+static void plan_too_early(void) {
+    tell_epoch(2, 1);
+    plan_of_epoch(2, 1);
+}
+static const struct {
+    void (*spoil)(void);
+    const char *says;
+} bad_epochs[] = {{begin_unknown, "epoch 2 begins, but 1 was prepared"},
+                  {place_on_others, "on 2 workers"},
+                  {plan_too_early, "this is epoch 0"}};
+START_TEST(contradictory_epoch) {
+    bad_epochs[_i].spoil();
+    struct event ev;
+    while ((ev = next_event()).kind == EVENT_PREPARED) continue;
+    ck_assert_int_eq(ev.kind, EVENT_FAILED);
+    ck_assert_msg(strstr(ev.failed.text, bad_epochs[_i].says), "'%s'", ev.failed.text);
+}
+END_TEST
+
 enum { PROMPT = 11, ANSWER = 9 };
 
 /* The whole answer of sequence `seq`: its prompt in chunks, then token by token, in plans of its own. Pages from first_page. */
@@ -348,6 +414,8 @@ int main(int argc, char **argv) {
     tcase_add_loop_test(t, contradictory_plan, 0, sizeof contradictions / sizeof *contradictions);
     tcase_add_test(t, the_same_step_again);
     tcase_add_test(t, granted_beyond_the_end);
+    tcase_add_test(t, another_epoch);
+    tcase_add_loop_test(t, contradictory_epoch, 0, sizeof bad_epochs / sizeof *bad_epochs);
     tcase_add_test(t, chunks_equal_one_go);
     tcase_add_test(t, records_never_make_a_step_wait);
     tcase_add_test(t, certainty);

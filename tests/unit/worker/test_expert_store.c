@@ -151,6 +151,106 @@ START_TEST(block_formats) {
 }
 END_TEST
 
+/* Worker 0's share of each layer as a bit mask, everything else is worker 1's. */
+static struct placement share(const struct checkpoint *c, const int *masks) {
+    struct placement p;
+    struct why why = {""};
+    uint64_t hosts[64];
+    const int layers = c->config.moe_layers, experts = c->config.gate.experts;
+    ck_assert_int_le(layers * experts, 64);
+    for (int l = 0; l < layers; l++)
+        for (int e = 0; e < experts; e++) hosts[l * experts + e] = masks[l] >> e & 1 ? 1 : 2;
+    ck_assert_msg(placement_partial(&p, 2, layers, experts, hosts, &why) >= 0, "%s", why.text);
+    return p;
+}
+
+/* Every slot is what a store that was opened for this placement would have, and says so. */
+static void check_store(const struct expert_store *s, const struct checkpoint *c, const struct placement *p) {
+    struct why why = {""};
+    for (int l = 0; l < s->layers; l++) {
+        ck_assert_int_eq(s->first[l + 1] - s->first[l], placement_slots(p, 0, l));
+        for (int i = s->first[l]; i < s->first[l + 1]; i++) {
+            ck_assert_msg(expert_store_verify(s, i, &why) == 0, "%s", why.text);
+            ck_assert_int_eq(c->config.moe_index[s->slots[i].blob.header.layer], l);
+            if (i > s->first[l]) ck_assert_uint_gt(s->slots[i].blob.header.expert, s->slots[i - 1].blob.header.expert);
+            if (s->slots[i].common) ck_assert_ptr_eq(s->slots[i].common, &s->common[l * s->levels].ffn);
+        }
+    }
+    ck_assert_uint_eq(s->bytes, expert_store_bytes(&c->config, FMT_F32, p, 0));
+}
+
+/* What stays is not moved, what comes is loaded and nothing else, what goes gives its memory back, and counts follow. */
+START_TEST(changes) {
+    static const char *const models[] = {"qwen3_moe", "cadre_moe_rows"};
+    enum { STEPS = 6 };
+    static const int few[] = {1, 1, 1, 1, 1, 1, 1, 1}, none[8] = {0};
+    char dir[1024];
+    struct why why = {""};
+    struct checkpoint c;
+    struct backend *b;
+    struct expert_store s;
+    atomic_ullong done = 0, total = 0;
+    snprintf(dir, sizeof dir, "%s/%s", data_dir, models[_i]);
+    ck_assert_msg(checkpoint_open(dir, &c, &why) >= 0, "%s", why.text);
+    int all[8], even[8], odd[8];
+    for (int l = 0; l < 8; l++) all[l] = (1 << c.config.gate.experts) - 1, even[l] = 0x5555 & all[l], odd[l] = 0xaaaa & all[l];
+    const int *const road[STEPS] = {even, all, odd, none, few, all};
+    ck_assert_int_le(c.config.moe_layers, 8);
+    ck_assert_int_eq(backend_open(&(struct backend_options){.isa = "ref", .threads = 1}, &b, &why), 0);
+    struct placement was = share(&c, road[0]);
+    ck_assert_msg(expert_store_open(&s, b, &c, FMT_F32, &was, 0, &done, &why) >= 0, "%s", why.text);
+    size_t opened = s.held;
+    const unsigned char *stays = s.slots[0].blob.data;
+    s.slots[0].rows = 77;
+    for (int i = 1; i < STEPS; i++) {
+        struct placement now = share(&c, road[i]);
+        ck_assert_msg(expert_store_change(&s, &c, FMT_F32, &was, &now, 0, &done, &total, &why) >= 0, "%s", why.text);
+        ck_assert_uint_eq(done, total);
+        ck_assert_uint_ge(s.held, s.bytes);
+        check_store(&s, &c, &now);
+        if (road[i] == none) ck_assert_uint_eq(s.held, opened);
+        if (i == 1) ck_assert(s.slots[0].blob.data == stays && s.slots[0].rows == 77);
+        placement_clear(&was);
+        was = now;
+    }
+    expert_store_close(&s);
+    placement_clear(&was);
+    backend_close(b);
+    checkpoint_close(&c);
+}
+END_TEST
+
+static void *no_memory(struct backend *b, size_t bytes, enum mem_kind kind);
+/* A change for which there is no room leaves everything as it was. */
+START_TEST(change_without_room) {
+    static const int one[] = {1, 1, 1, 1, 1, 1, 1, 1}, three[] = {7, 7, 7, 7, 7, 7, 7, 7};
+    char dir[1024];
+    struct why why = {""};
+    struct checkpoint c;
+    struct backend *b;
+    struct expert_store s;
+    atomic_ullong done = 0, total = 0;
+    snprintf(dir, sizeof dir, "%s/cadre_moe_rows", data_dir);
+    ck_assert_msg(checkpoint_open(dir, &c, &why) >= 0, "%s", why.text);
+    ck_assert_int_eq(backend_open(&(struct backend_options){.isa = "ref", .threads = 1}, &b, &why), 0);
+    struct placement was = share(&c, one), now = share(&c, three);
+    ck_assert_msg(expert_store_open(&s, b, &c, FMT_F32, &was, 0, &done, &why) >= 0, "%s", why.text);
+    const struct ops *real = b->ops;
+    struct ops poor = *real;
+    poor.alloc = no_memory;
+    b->ops = &poor;
+    ck_assert_int_eq(expert_store_change(&s, &c, FMT_F32, &was, &now, 0, &done, &total, &why), ERR_NOMEM);
+    ck_assert_ptr_nonnull(strstr(why.text, "MiB more of experts"));
+    b->ops = real;
+    check_store(&s, &c, &was);
+    expert_store_close(&s);
+    placement_clear(&was);
+    placement_clear(&now);
+    backend_close(b);
+    checkpoint_close(&c);
+}
+END_TEST
+
 static void *no_memory(struct backend *b, size_t bytes, enum mem_kind kind) {
     (void)b, (void)bytes, (void)kind;
     return NULL;
@@ -193,6 +293,8 @@ int main(int argc, char **argv) {
     tcase_add_loop_test(t, blobs, 0, 2);
     tcase_add_loop_test(t, shared_rows, 0, 2);
     tcase_add_loop_test(t, block_formats, 0, 2);
+    tcase_add_loop_test(t, changes, 0, 2);
+    tcase_add_test(t, change_without_room);
     tcase_add_test(t, out_of_memory);
     suite_add_tcase(s, t);
     return run_suite_here(s);
