@@ -14,7 +14,7 @@
 
 
 /* SHORT_US must be longer than a busy machine may keep a healthy thread waiting. */
-enum { LONG_US = 20000000, SHORT_US = 400000, MAX_RUNNERS = 6 };
+enum { LONG_US = 20000000, SHORT_US = 500000, MAX_RUNNERS = 6, MAX_RUNS = 6 };
 
 /* ---- threads that run steps until something stops them ---- */
 
@@ -70,25 +70,46 @@ static struct fabric_hub *hub_for(const struct ep_case *c, const struct fabric_f
     return hub;
 }
 
+/* Runs of death tests go on at the same time, for all that they do for long is wait. */
+struct death {
+    struct ep_case c;
+    int victim;
+    struct fabric_hub *hub;
+    struct runner r[MAX_RUNNERS];
+};
+
+static void begin_death(struct death *d, uint64_t seed, int ranks, int victim, int stop_at, int steps) {
+    ep_case_make(&d->c, seed, ranks);
+    d->c.full = true;
+    d->victim = victim;
+    d->hub = hub_for(&d->c, NULL);
+    start(d->r, ranks, d->hub, &d->c, victim, stop_at, steps);
+}
+
+static void end_death(struct death *d) {
+    for (int i = 0; i < d->c.ranks; i++) pthread_join(d->r[i].thread, NULL);
+    fabric_hub_free(d->hub);
+}
+
 /* A worker that dies between two halves, while all have tokens: everyone is late on it, and on nobody else. */
 START_TEST(death_between_halves) {
+    static struct death d[MAX_RUNS];
     struct ep_case c;
     ep_case_make(&c, (uint64_t)_i, _i);
-    c.full = true;
-    for (int stop_at = 0; stop_at < 2 * c.layers; stop_at++) {
-        int victim = stop_at % c.ranks;
-        struct fabric_hub *hub = hub_for(&c, NULL);
-        struct runner r[MAX_RUNNERS];
-        start(r, c.ranks, hub, &c, victim, stop_at, 3);
-        for (int i = 0; i < c.ranks; i++) pthread_join(r[i].thread, NULL);
-        for (int i = 0; i < c.ranks; i++) {
-            if (i == victim) continue;
-            ck_assert_msg(r[i].rc == ERR_LATE && r[i].late == UINT64_C(1) << victim && r[i].done == 1,
-                          "%d ranks, death at %d: worker %d got %s, late %llx, after %d steps", c.ranks, stop_at, i,
-                          status_name(r[i].rc), (unsigned long long)r[i].late, (int)r[i].done);
-            ck_assert_int_ge(r[i].worst_us, SHORT_US);
+    const int runs = 2 * c.layers;
+    ck_assert_int_le(runs, MAX_RUNS);
+    for (int stop_at = 0; stop_at < runs; stop_at++) begin_death(&d[stop_at], (uint64_t)_i, _i, stop_at % _i, stop_at, 3);
+    for (int stop_at = 0; stop_at < runs; stop_at++) {
+        const struct death *run = &d[stop_at];
+        end_death(&d[stop_at]);
+        for (int i = 0; i < _i; i++) {
+            const struct runner *r = &run->r[i];
+            if (i == run->victim) continue;
+            ck_assert_msg(r->rc == ERR_LATE && r->late == UINT64_C(1) << run->victim && r->done == 1,
+                          "%d ranks, death at %d: worker %d got %s, late %llx, after %d steps", _i, stop_at, i,
+                          status_name(r->rc), (unsigned long long)r->late, (int)r->done);
+            ck_assert_int_ge(r->worst_us, SHORT_US);
         }
-        fabric_hub_free(hub);
     }
 }
 END_TEST
@@ -96,30 +117,29 @@ END_TEST
 /* Killed at any moment, even half way through posting. A survivor that got the victim's last frame may be a phase further and
  * then also waits for one that did not; the furthest behind names the victim alone, and everyone names it. */
 START_TEST(death_at_any_moment) {
-    for (uint64_t seed = 1; seed <= 4; seed++) {
-        struct ep_case c;
-        ep_case_make(&c, hash_u64(seed), _i);
-        c.full = true;
-        struct fabric_hub *hub = hub_for(&c, NULL);
-        struct runner r[MAX_RUNNERS];
-        int victim = (int)(seed % (uint64_t)c.ranks);
-        start(r, c.ranks, hub, &c, victim, -1, 1000000);
+    enum { RUNS = 4 };
+    static struct death d[RUNS];
+    for (uint64_t seed = 1; seed <= RUNS; seed++) {
+        struct death *run = &d[seed - 1];
+        begin_death(run, hash_u64(seed), _i, (int)(seed % (uint64_t)_i), -1, 1000000);
         for (int64_t until = clk_now_us() + (int64_t)(hash_u64(seed + 77) % 3000); clk_now_us() < until;) continue;
-        fabric_hub_kill(hub, victim);
+        fabric_hub_kill(run->hub, run->victim);
+    }
+    for (struct death *run = d; run < d + RUNS; run++) {
         bool exact = false;
-        for (int i = 0; i < c.ranks; i++) pthread_join(r[i].thread, NULL);
-        for (int i = 0; i < c.ranks; i++) {
-            if (i == victim) {
-                ck_assert_int_eq(r[i].rc, ERR_GONE);
+        end_death(run);
+        for (int i = 0; i < _i; i++) {
+            const struct runner *r = &run->r[i];
+            if (i == run->victim) {
+                ck_assert_int_eq(r->rc, ERR_GONE);
                 continue;
             }
-            ck_assert_msg(r[i].rc == ERR_LATE && r[i].late >> victim & 1 && !(r[i].late >> i & 1),
-                          "seed %d: worker %d got %s, late %llx", (int)seed, i, status_name(r[i].rc),
-                          (unsigned long long)r[i].late);
-            exact |= r[i].late == UINT64_C(1) << victim;
+            ck_assert_msg(r->rc == ERR_LATE && r->late >> run->victim & 1 && !(r->late >> i & 1),
+                          "seed %d: worker %d got %s, late %llx", (int)(run - d) + 1, i, status_name(r->rc),
+                          (unsigned long long)r->late);
+            exact |= r->late == UINT64_C(1) << run->victim;
         }
         ck_assert(exact);
-        fabric_hub_free(hub);
     }
 }
 END_TEST

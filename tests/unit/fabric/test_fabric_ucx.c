@@ -216,7 +216,7 @@ START_TEST(successor) {
         expect(1, -1);
         if (life % 2) send_value(1, 7); /* never taken */
         if (life % 3) fabric_detach(handles[0], 1);
-        if (life % 5) fabric_detach(handles[1], 0);
+        if (life != 11) fabric_detach(handles[1], 0); /* else it closes only when it has waited for an answer to its bye */
         fabric_close(handles[1]);
     }
     ck_assert_int_eq(*kept, 10);
