@@ -104,14 +104,20 @@ static void add_worker(struct argv *a, const struct fleet_options *o, enum fleet
     argv_add_text(a, "--log-level", o->log_level);
 }
 
-static int start_local(const struct fleet_options *o, const char *program, struct child *children, int *n, struct why *why) {
+int fleet_start_rank(const struct fleet_options *o, int rank, struct child *child, struct why *why) {
+    struct argv a = {.n = 0};
+    char program[4096];
+    child_find("cadre-worker", "worker", program, sizeof program);
+    add_worker(&a, o, FLEET_LOCAL, program);
+    argv_add_number(&a, "--rank", rank);
+    argv_add_number(&a, "--size", o->workers);
+    snprintf(child->name, sizeof child->name, "worker rank %d", rank);
+    return child_start(child, a.words, SIGKILL, -1, why);
+}
+
+static int start_local(const struct fleet_options *o, struct child *children, int *n, struct why *why) {
     for (int rank = 0; rank < (int)o->workers; rank++) {
-        struct argv a = {.n = 0};
-        add_worker(&a, o, FLEET_LOCAL, program);
-        argv_add_number(&a, "--rank", rank);
-        argv_add_number(&a, "--size", o->workers);
-        snprintf(children[rank].name, sizeof children[rank].name, "worker rank %d", rank);
-        int rc = child_start(&children[rank], a.words, SIGKILL, -1, why);
+        int rc = fleet_start_rank(o, rank, &children[rank], why);
         if (rc < 0) return rc;
         ++*n;
     }
@@ -122,8 +128,8 @@ int fleet_start(const struct fleet_options *o, enum fleet_kind kind, struct chil
     struct argv a = {.n = 0};
     char program[4096], self[4096];
     *n = 0;
+    if (kind == FLEET_LOCAL) return start_local(o, children, n, why);
     child_find("cadre-worker", "worker", program, sizeof program);
-    if (kind == FLEET_LOCAL) return start_local(o, program, children, n, why);
     snprintf(children->name, sizeof children->name, "%s",
              kind == FLEET_MPIRUN ? "mpirun"
              : kind == FLEET_SRUN ? "srun"

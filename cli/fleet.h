@@ -27,3 +27,5 @@ int fleet_kind(const struct fleet_options *o, enum fleet_kind *out, struct why *
 bool fleet_is_far(const struct fleet_options *o, enum fleet_kind kind);
 /* Fills children[FLEET_MOST] and says how many there are. When it fails, those that were started are there all the same. */
 int fleet_start(const struct fleet_options *o, enum fleet_kind kind, struct child *children, int *n, struct why *why);
+/* FLEET_LOCAL: the worker of that rank, in the place of one that died. */
+int fleet_start_rank(const struct fleet_options *o, int rank, struct child *child, struct why *why);

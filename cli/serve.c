@@ -4,6 +4,9 @@
  *   STARTING --endpoints known--> LOADING --state "serving"--> SERVING --signal--> DRAINING --all ended--> exit 0
  *       \_________________________/____________________________/___ a child ended: stop the rest, exit 1
  *
+ * Workers that are our own children (FLEET_LOCAL) may die while serving: the coordinator goes on with the others, and another is
+ * started, unless they die again and again (cli/revive.h). Any other launcher ends all its ranks with one of them.
+ *
  * It talks to the coordinator like any other client. Settings of the model go to the coordinator only, which hands them to the
  * workers; this machine's (threads) go to the workers. Everything waits in one place: a poll on the signals, on the workers'
  * processes (so that the first to die is known by name even where mpirun then kills the others), and a short timeout. */
@@ -12,6 +15,7 @@
 #include "cli/banner.h"
 #include "cli/argv.h"
 #include "cli/fleet.h"
+#include "cli/revive.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -120,6 +124,7 @@ static const struct conf_command command = {
               "The same by hand, also over several machines:\n"
               "  cadre-coordinator MODEL --workers 4 --listen tcp://*:5770 --control tcp://*:5771\n"
               "  mpirun -np 4 cadre-worker --fabric auto --connect tcp://HEAD:5771\n\n"
+              "A worker of shm, ucx or auto that dies is started again; requests wait for it, and lose nothing.\n"
               "Exit status: 0 stopped in order, 1 could not start or something died, 2 wrong usage.",
     .min_args = 1,
     .max_args = 1};
@@ -134,9 +139,15 @@ struct supervisor {
     bool far; /* workers elsewhere must be able to reach the coordinator */
     struct child children[CHILDREN]; /* the coordinator, then what fleet_start started */
     int n_children;
+    struct again { /* index by rank: a worker that died */
+        struct revive revive;
+        bool awaited;
+        int64_t due_us;
+    } again[FLEET_MOST];
+    bool revived; /* somebody was */
     struct banner banner;
     struct cadre_client *client;
-    char listen[256], control[256];
+    char listen[256], control[256], workers_go_to[600];
     char told[600]; /* what came through `endpoints` so far */
     int endpoints;  /* a pipe from the coordinator; -1 when it has told all */
     int signals;    /* signalfd */
@@ -169,6 +180,7 @@ static int start_coordinator(struct supervisor *s, int endpoint_fd) {
     argv_add_text(&a, "--control", o->control ? o->control : s->far ? "tcp://*:*" : "tcp://127.0.0.1:*");
     argv_add_number(&a, "--endpoint-fd", endpoint_fd);
     argv_add_text(&a, "--fabric", o->fabric);
+    argv_add_text(&a, "--on-death", s->kind == FLEET_LOCAL ? "recover" : "end");
     argv_add_text(&a, "--weights", o->weights);
     argv_add_text(&a, "--isa", o->isa);
     argv_add_text(&a, "--mla", o->mla);
@@ -219,20 +231,25 @@ static void endpoint_at(const char *host, const char *listen, char *out, size_t 
         if (!strncmp(listen, any[i], strlen(any[i]))) snprintf(out, cap, "tcp://%s:%s", host, listen + strlen(any[i]));
 }
 
-static int start_fleet(struct supervisor *s) {
+static struct fleet_options describe_fleet(const struct supervisor *s) {
     const struct options *o = s->o;
-    char host[256] = "127.0.0.1", control[600];
+    return (struct fleet_options){.fabric = o->fabric,
+                                  .launcher = o->launcher,
+                                  .hosts = o->hosts,
+                                  .control = s->workers_go_to,
+                                  .net_devices = o->net_devices,
+                                  .log_level = o->log_level,
+                                  .workers = o->workers,
+                                  .threads = o->threads,
+                                  .nodes = fleet_slurm_nodes()};
+}
+
+static int start_fleet(struct supervisor *s) {
+    struct fleet_options f = describe_fleet(s);
+    char host[256] = "127.0.0.1";
     int n;
     if (s->far) gethostname(host, sizeof host - 1);
-    endpoint_at(host, s->control, control, sizeof control);
-    struct fleet_options f = {.fabric = o->fabric,
-                              .hosts = o->hosts,
-                              .control = control,
-                              .net_devices = o->net_devices,
-                              .log_level = o->log_level,
-                              .workers = o->workers,
-                              .threads = o->threads,
-                              .nodes = fleet_slurm_nodes()};
+    endpoint_at(host, s->control, s->workers_go_to, sizeof s->workers_go_to);
     int rc = fleet_start(&f, s->kind, &s->children[FLEET], &n, &s->why);
     s->n_children = FLEET + n;
     return rc;
@@ -251,6 +268,7 @@ static int begin_loading(struct supervisor *s) {
 /* ---- watching ---- */
 static void watch_worker(struct supervisor *s, const struct cadre_worker *w) {
     char host[256] = "";
+    if (s->kind != FLEET_MPIRUN && s->kind != FLEET_SRUN) return; /* children of ours: SIGCHLD */
     gethostname(host, sizeof host - 1);
     if (strcmp(w->host, host)) return; /* a pid of another host says nothing here */
     for (int i = 0; i < s->n_workers; i++)
@@ -311,7 +329,7 @@ static void wait_for(struct supervisor *s, int which, int64_t us) {
 
 /* A worker that is not itself our child: one of a launcher's ranks. */
 static const struct worker_process *dead_rank(const struct supervisor *s) {
-    for (int i = 0; i < s->n_workers && (s->kind == FLEET_MPIRUN || s->kind == FLEET_SRUN); i++) {
+    for (int i = 0; i < s->n_workers; i++) {
         struct pollfd p = {.fd = s->workers[i].fd, .events = POLLIN};
         if (poll(&p, 1, 0) > 0) return &s->workers[i];
     }
@@ -351,8 +369,73 @@ static const struct child *dead_child(const struct supervisor *s) {
     return dead;
 }
 
-static int check_children(struct supervisor *s) {
+/* ---- workers that are started again ---- */
+static bool is_started_again(const struct supervisor *s) { return s->kind == FLEET_LOCAL && s->state == SERVING; }
+
+static void lay_out(struct supervisor *s, int rank, int64_t now) {
+    struct child *c = &s->children[FLEET + rank];
+    struct again *g = &s->again[rank];
+    char fate[96], then[128] = "another is started";
+    int64_t wait = revive_after(&g->revive, now);
+    g->awaited = wait >= 0;
+    g->due_us = now + wait;
+    if (wait > 0) snprintf(then, sizeof then, "another is started in %.1f s", (double)wait / 1e6);
+    if (wait < 0)
+        snprintf(then, sizeof then, "that was %d times within %d s, so it is not started again", REVIVE_DEATHS, REVIVE_WITHIN_S);
+    banner_break(&s->banner);
+    fprintf(stderr, "cadre serve: %s (pid %d) %s; %s\n", c->name, (int)c->pid, child_fate(c, fate, sizeof fate), then);
+    c->pid = 0;
+}
+
+/* Fails when nobody is left who could serve. */
+static int see_to_the_dead(struct supervisor *s, int64_t now) {
+    int left = 0;
+    for (int rank = 0; rank < (int)s->o->workers; rank++) {
+        struct child *c = &s->children[FLEET + rank];
+        if (c->pid && c->ended) lay_out(s, rank, now);
+        left += c->pid || s->again[rank].awaited;
+    }
+    return left ? 0 : fail(&s->why, ERR_GONE, "all workers died, again and again");
+}
+
+static int start_again(struct supervisor *s, int64_t now) {
+    struct fleet_options f = describe_fleet(s);
+    for (int rank = 0; rank < (int)s->o->workers; rank++) {
+        struct again *g = &s->again[rank];
+        if (!g->awaited || now < g->due_us) continue;
+        int rc = fleet_start_rank(&f, rank, &s->children[FLEET + rank], &s->why);
+        if (rc < 0) return rc;
+        g->awaited = false;
+        s->revived = true;
+    }
+    return 0;
+}
+
+/* Before the coordinator finishes: those it has not taken in yet would never hear of it. */
+static void send_newcomers_home(struct supervisor *s) {
+    struct cadre_cluster *c;
+    for (int rank = 0; rank < (int)s->o->workers; rank++) s->again[rank].awaited = false;
+    if (!s->revived || cadre_status(s->client, STATUS_MS, &c)) return;
+    for (int rank = 0; rank < (int)s->o->workers; rank++) {
+        struct child *child = &s->children[FLEET + rank];
+        bool in = false;
+        for (size_t i = 0; i < c->n_workers; i++)
+            in = in || (c->workers[i].pid == (uint64_t)child->pid && !strcmp(c->workers[i].state, "ready"));
+        if (!child->pid || in) continue;
+        child_signal(child, SIGKILL);
+        wait_for(s, FLEET + rank, END_US);
+        child->pid = 0;
+    }
+    cadre_cluster_free(c);
+}
+
+static int check_children(struct supervisor *s, int64_t now) {
     child_collect(s->children, s->n_children);
+    if (is_started_again(s)) {
+        if (s->children[COORDINATOR].ended) return tell_dead_child(s, &s->children[COORDINATOR]);
+        int rc = see_to_the_dead(s, now);
+        return rc < 0 ? rc : start_again(s, now);
+    }
     const struct worker_process *rank = dead_rank(s);
     if (rank) return tell_dead_rank(s, rank);
     const struct child *child = dead_child(s);
@@ -364,7 +447,7 @@ static int watch(struct supervisor *s) {
     while (!s->stops) {
         pause_a_tick(s, s->n_workers);
         int64_t now = clk_now_us();
-        int rc = s->stops ? 0 : check_children(s);
+        int rc = s->stops ? 0 : check_children(s, now);
         if (rc >= 0 && s->state == STARTING && read_endpoints(s)) rc = begin_loading(s);
         if (rc >= 0 && s->state == LOADING && !s->stops) rc = ask_status(s, now);
         if (rc < 0) return rc;
@@ -397,7 +480,7 @@ static void let_it_tell(struct supervisor *s) {
         struct cadre_cluster *c;
         wait_for(s, COORDINATOR, TICK_MS * 1000);
         if (cadre_status(s->client, TICK_MS, &c)) continue;
-        told = !strcmp(c->state, "failed");
+        told = !strcmp(c->state, "failed") || !strcmp(c->state, "recovering");
         cadre_cluster_free(c);
     }
 }
@@ -416,6 +499,7 @@ static void end_all(struct supervisor *s) {
 
 /* The coordinator finishes its requests and sends its workers home. True: all went as it should. */
 static bool drain(struct supervisor *s) {
+    send_newcomers_home(s);
     set_state(s, DRAINING);
     fprintf(stderr, "cadre serve: finishing (at most %lld s; another signal stops at once)\n", (long long)s->o->drain);
     child_signal(&s->children[COORDINATOR], SIGTERM);
@@ -473,8 +557,7 @@ static int run(const struct options *o, const char *model) {
                            .started_us = clk_now_us(),
                            .banner.terminal = isatty(STDERR_FILENO),
                            .children = {{.name = "the coordinator"}}};
-    struct fleet_options f = {
-        .fabric = o->fabric, .launcher = o->launcher, .hosts = o->hosts, .nodes = fleet_slurm_nodes()};
+    struct fleet_options f = describe_fleet(&s);
     if (fleet_kind(&f, &s.kind, &s.why) < 0) {
         fprintf(stderr, "cadre serve: %s\n", s.why.text);
         return EXIT_USAGE;

@@ -10,7 +10,7 @@
 #include "coordinator/coordinator.h"
 
 struct options {
-    char *listen, *control, *endpoint_file, *fabric, *weights, *isa, *mla, *placement, *config, *log_level;
+    char *listen, *control, *endpoint_file, *fabric, *on_death, *weights, *isa, *mla, *placement, *config, *log_level;
     int64_t endpoint_fd, workers, max_batch, max_context, step_tokens, prefill_chunk, kv_tokens, memory, max_queue,
         start_timeout;
     char *payload, *combine, *combine_payload, *microbatches, *dispatch;
@@ -31,7 +31,9 @@ static const struct conf_option table[] = {
     {"endpoint-fd", CONF_INT, AT(endpoint_fd), .min = 1, .max = 1 << 20, .arg = "N",
      .help = "the same to an open descriptor, which is then closed"},
     {"fabric", CONF_CHOICE, AT(fabric), .choices = "mem|shm|ucx|auto|mpi|mpi-alltoallv",
-     .help = "refuse workers with another fabric; with all but mem, end when a worker dies"},
+     .help = "refuse workers with another fabric"},
+    {"on-death", CONF_CHOICE, AT(on_death), .choices = "recover|end",
+     .help = "of a worker: go on with the others, or end; default: recover with shm, ucx, auto"},
     {"placement", CONF_STRING, AT(placement), .arg = "FILE",
      .help = "which expert lives where; default: evenly, in order (see below)"},
     {"start-timeout", CONF_INT, AT(start_timeout), .def = "120", .min = 1, .max = 86400, .arg = "SECONDS",
@@ -100,7 +102,7 @@ static const struct conf_command command = {
               "  5    2     0,1      two replicas of expert 2 in layer 5, each takes half of its tokens\n\n"
               "Signals: SIGINT or SIGTERM stops admitting, finishes what was admitted, sends the workers home; a second\n"
               "one ends at once.\n"
-              "Exit status: 0 ended in order, 1 could not start or a worker died, 2 wrong usage.",
+              "Exit status: 0 ended in order, 1 could not start or ended by a death, 2 wrong usage.",
     .options = table,
     .min_args = 1,
     .max_args = 1};
@@ -151,6 +153,13 @@ static int write_endpoints(const char *path, struct bus *clients, struct bus *wo
     return 0;
 }
 
+/* By default with fabrics whose workers die one by one and that attach to a successor. */
+static bool survives(const struct options *o) {
+    const char *f = o->fabric;
+    if (o->on_death) return !strcmp(o->on_death, "recover");
+    return f && (!strcmp(f, "shm") || !strcmp(f, "ucx") || !strcmp(f, "auto"));
+}
+
 static struct coordinator_options describe(const struct options *o, const char *model) {
     return (struct coordinator_options){.model_dir = model,
                                         .workers = (int)o->workers,
@@ -176,10 +185,18 @@ static struct coordinator_options describe(const struct options *o, const char *
                                         .journal_sync = o->journal_sync,
                                         .journal_repair = o->journal_repair,
                                         .attach_us = (int64_t)(o->attach * 1e6),
+                                        .survive = survives(o),
                                         .end_on_death = o->fabric && strcmp(o->fabric, "mem"),
                                         .start_timeout_us = o->start_timeout * 1000000,
                                         .lease_us = (int64_t)(o->lease * 1e6),
                                         .patience_us = (int64_t)(o->patience * 1e6)};
+}
+
+static int check_options(const struct options *o) {
+    if (!survives(o) || !o->fabric || strncmp(o->fabric, "mpi", 3)) return 0;
+    fprintf(stderr, "cadre-coordinator: --on-death recover does not go with --fabric %s: an MPI world ends with its first death\n",
+            o->fabric);
+    return 2;
 }
 
 static int serve(const struct options *o, const char *model) {
@@ -218,7 +235,8 @@ int main(int argc, char **argv) {
     } else if (rc == 0) {
         log_set_level((enum log_level)log_level_parse(o.log_level));
         log_set_name("coordinator");
-        rc = serve(&o, args.items[0]);
+        rc = check_options(&o);
+        if (!rc) rc = serve(&o, args.items[0]);
     } else {
         rc = 0;
     }

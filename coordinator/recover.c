@@ -110,6 +110,7 @@ static int place(struct coordinator *c, uint64_t members, struct why *why) {
     struct recovery *r = &c->recovery;
     const struct planner_shape *s = &c->shape;
     uint32_t version = r->next.version > c->placement.version ? r->next.version : c->placement.version;
+    if (!members) return fail(why, ERR_GONE, "nobody is left; the last one: %s", r->why.text);
     planner_members(s, r->first, c->hosts, members, r->next_hosts);
     int rc = check_fit(c, r->next_hosts, members, why);
     if (rc < 0) return rc;
@@ -132,8 +133,8 @@ static void open_epoch(struct coordinator *c) {
     bool waited = r->waits;
     r->waits = rc < 0;
     if (rc < 0) {
-        r->why = why;
-        if (!waited) log_warn("requests wait for a worker to come back: without it %s", why.text);
+        if (!waited) log_warn("requests wait for a worker to come back: %s", why.text);
+        if (!waited || members) r->why = why; /* who was the last one is said once */
         return;
     }
     epoch_open(&r->epochs, members, incarnation, c->now_us);
@@ -197,7 +198,7 @@ static void ask_for_epoch(struct coordinator *c) {
 bool recover_lost(struct coordinator *c, int rank, const struct why *why) {
     struct recovery *r = &c->recovery;
     uint64_t taking_part = r->epochs.now.members | (r->epochs.state == EPOCH_PREPARING ? r->epochs.next.members : 0);
-    if (!c->options.survive || !is_under_way(c) || !serving(c)) return false;
+    if (!c->options.survive || !is_under_way(c)) return false;
     log_warn("%s", why->text);
     if (!(taking_part >> rank & 1)) return true; /* a newcomer */
     r->why = *why;

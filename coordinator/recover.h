@@ -2,7 +2,7 @@
  *
  *   SERVING --a death, or a newcomer is ready--> RECOVERING --all members have prepared the epoch--> SERVING
  *                                                 |      ^
- *                                                 +------+ another death; the survivors cannot hold the model: requests wait
+ *                                                 +------+ another death; who is left cannot hold the model: requests wait
  *
  * Plans that are out are void (scheduler_void). The survivors, and newcomers that are ready, are a new epoch with a placement
  * over them (planner_members); they are told (Epoch), each stops, loads what it lacks and says so (Prepared), and when all
@@ -24,7 +24,7 @@ struct recovery {
     uint64_t available;           /* bytes on the one host of all workers before they loaded; 0: not known */
     bool due;                     /* an epoch is to be opened in this pass */
     bool stepped;                 /* a step of this epoch has committed */
-    bool waits;                   /* the survivors cannot hold the model */
+    bool waits;                   /* the survivors cannot hold the model, or there are none */
     struct why why;               /* who died last, or why they cannot */
     int64_t silent_us, lost_us, opened_us, begun_us; /* of the first death since requests ran; 0: none, or told */
 };

@@ -54,10 +54,11 @@ def worker_of(rank):
 
 
 @case
-def a_worker_process_dies_under_load(p):
-    for fabric, rank in (("mpi", 0), ("mpi", 2), *((f, 1) for f in PROCESSES)):
+def a_rank_of_a_world_dies_under_load(p):
+    """Elsewhere the others go on: test_deaths."""
+    for rank in (0, 2):
         check_death(
-            p, fabric, worker_of(rank), lambda pid, rank=rank: rf"worker rank {rank} \(pid {pid}\) was killed by signal 9"
+            p, "mpi", worker_of(rank), lambda pid, rank=rank: rf"worker rank {rank} \(pid {pid}\) was killed by signal 9"
         )
 
 
@@ -88,13 +89,12 @@ def mpirun_dies_under_load(p):
 
 
 @case
-def an_idle_worker_dies(p):
-    for fabric in ("mpi", *PROCESSES):
-        with Cluster(p, p.golden("mixtral"), workers=2, fabric=fabric) as c:
-            os.kill(c.status()["workers"][1]["pid"], signal.SIGKILL)
-            ended = c.process.wait(5 * p.slow)
-            check(ended.status == 1 and "worker rank 1" in ended.err, f"{fabric}: {ended.status} {ended.err[-300:]!r}")
-            c.process.gone("after a death")
+def an_idle_rank_dies(p):
+    with Cluster(p, p.golden("mixtral"), workers=2, fabric="mpi") as c:
+        os.kill(c.status()["workers"][1]["pid"], signal.SIGKILL)
+        ended = c.process.wait(5 * p.slow)
+        check(ended.status == 1 and "worker rank 1" in ended.err, f"{ended.status} {ended.err[-300:]!r}")
+        c.process.gone("after a death")
 
 
 @case
@@ -113,16 +113,15 @@ def workers_by_hand_end_with_their_coordinator(p):
 
 
 @case
-def a_stopped_worker_is_noticed(p):
-    for fabric in ("mpi", *PROCESSES):
-        with ExitStack() as stack:
-            c = stack.enter_context(Cluster(p, p.golden("mixtral"), workers=2, fabric=fabric))
-            asked = under_load(p, c, stack)
-            os.kill(c.status()["workers"][1]["pid"], signal.SIGSTOP)
-            ended = c.process.wait(30 * p.slow)
-            check(ended.status == 1 and re.search(r"worker 1|rank 1", ended.err), f"serve: {ended.status} {ended.err[-600:]!r}")
-            c.process.gone("after a worker stopped")
-            check_clients(asked, f"{fabric}, a stopped worker")
+def a_stopped_rank_is_noticed(p):
+    with ExitStack() as stack:
+        c = stack.enter_context(Cluster(p, p.golden("mixtral"), workers=2, fabric="mpi"))
+        asked = under_load(p, c, stack)
+        os.kill(c.status()["workers"][1]["pid"], signal.SIGSTOP)
+        ended = c.process.wait(30 * p.slow)
+        check(ended.status == 1 and re.search(r"worker 1|rank 1", ended.err), f"serve: {ended.status} {ended.err[-600:]!r}")
+        c.process.gone("after a worker stopped")
+        check_clients(asked, "mpi, a stopped worker")
 
 
 @case

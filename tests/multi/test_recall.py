@@ -35,9 +35,10 @@ class Place:
         p = self.p
         doors = ["--listen", self.listen, "--control", self.control, "--journal", self.journal]
         lease = ["--lease", "3"] if p.slow > 1 else []
+        shm = ["--fabric", "shm", "--on-death", "end"]
         with ExitStack() as stack:
             c = stack.enter_context(
-                Process([p.coordinator, p.golden("mixtral"), "--workers", "2", "--fabric", "shm", *doors, *lease, *self.words])
+                Process([p.coordinator, p.golden("mixtral"), "--workers", "2", *shm, *doors, *lease, *self.words])
             )
             for rank in range(2):
                 words = ["--fabric", "shm", "--rank", str(rank), "--size", "2", "--threads", "1"]
@@ -52,7 +53,7 @@ def kill_coordinator(front, coordinator):
 
 
 def kill_worker(front, coordinator):
-    """The coordinator notices and ends."""
+    """The coordinator notices and ends, as it was told to."""
     os.kill(front.status()["workers"][1]["pid"], signal.SIGKILL)
 
 

@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""test_deaths.py - workers of `cadre serve` die under load: every request finishes, with the bits of an undisturbed run, each token
+once; another worker takes the place of the dead one; and what cannot go on says so."""
+
+import os
+import random
+import re
+import signal
+import time
+
+from cases import case, main, note
+from cluster import Cluster, Process, check, run, same
+
+WORKERS = 4
+LOAD = ["--count", "96", "--at-once", "32", "--prompt", "60", "--tokens", "190"]
+TOKENS = 3000  # and more have then been generated
+
+
+def fabrics(p):
+    return ["shm", "ucx", "auto"]
+
+
+def pids(status):
+    return [w["pid"] for w in status["workers"]]
+
+
+def whole(status):
+    return status["state"] == "serving" and all(w["state"] == "ready" for w in status["workers"])
+
+
+def one_disturbed_run(c, victims, wanted, what, number=signal.SIGKILL):
+    """Signals the victims when some tokens are there, and waits for their successors."""
+    before = c.status()
+    tokens = before["generated_tokens"] + random.randrange(50, TOKENS)
+    with Process([c.programs.load, "--connect", c.endpoint, *LOAD]) as asked:
+        c.until_status(lambda s: s["generated_tokens"] >= tokens or not asked.running(), "some tokens")
+        check(asked.running(), "killed too late to matter")
+        for victim in victims:
+            os.kill(pids(before)[victim], number)
+        killed = time.monotonic()
+        r = asked.wait(120)
+        check(r.status == 0, f"{what}: every request finishes: {r.status} {r.err[-400:]!r} {r.out[-300:]!r}")
+        same(r.out.splitlines(), wanted.splitlines(), f"{what}: the answers of an undisturbed run")
+    lost = [pids(before)[v] for v in victims]
+    after = c.until_status(lambda s: whole(s) and not set(lost) & set(pids(s)), f"{what}: a successor serves", 30 * c.programs.slow)
+    same(after["failed"], before["failed"], f"{what}: failed requests")
+    check(c.process.running(), f"{what}: serve goes on")
+    note(f"{what}: all as before after {time.monotonic() - killed:.1f} s")
+
+
+def undisturbed(c):
+    return run([c.programs.load, "--connect", c.endpoint, *LOAD], 120).good("undisturbed").out
+
+
+def serve(p, fabric, **options):
+    return Cluster(p, p.golden("mixtral"), workers=WORKERS, fabric=fabric, **options)
+
+
+@case
+def each_worker_in_turn(p):
+    for i, fabric in enumerate(fabrics(p)):
+        with serve(p, fabric) as c:
+            wanted = undisturbed(c)
+            for n in range(12 if p.soak else 1):
+                one_disturbed_run(c, [(n + i) % WORKERS], wanted, f"{fabric}, worker {(n + i) % WORKERS}")
+            same(c.stop().status, 0, "serve")
+
+
+@case
+def an_idle_worker(p):
+    with serve(p, "ucx") as c:
+        wanted = undisturbed(c)
+        c.idle()
+        victim = pids(c.status())[3]
+        os.kill(victim, signal.SIGKILL)
+        c.until_status(lambda s: whole(s) and victim not in pids(s), "a successor serves", 30 * p.slow)
+        same(undisturbed(c), wanted, "the answers")
+        same(c.stop().status, 0, "serve")
+
+
+@case
+def pairs(p):
+    for fabric in fabrics(p) if p.soak else ["shm"]:
+        with serve(p, fabric) as c:
+            wanted = undisturbed(c)
+            for a in range(WORKERS if p.soak else 1):
+                one_disturbed_run(c, [a, (a + 2) % WORKERS], wanted, f"{fabric}, workers {a} and {(a + 2) % WORKERS}")
+            same(c.stop().status, 0, "serve")
+
+
+@case
+def all_of_them(p):
+    """Nobody is left who holds the model: requests wait for the successors."""
+    with serve(p, "shm") as c:
+        one_disturbed_run(c, range(WORKERS), undisturbed(c), "shm, all workers")
+        same(c.stop().status, 0, "serve")
+
+
+@case
+def a_stopped_worker(p):
+    """It is taken for dead, ends when it goes on, and another comes."""
+    with serve(p, "shm") as c:
+        wanted = undisturbed(c)
+        victim = pids(c.status())[2]
+        with Process([p.load, "--connect", c.endpoint, *LOAD]) as asked:
+            c.until_status(lambda s: s["running"], "requests running")
+            os.kill(victim, signal.SIGSTOP)
+            same(asked.wait(120).good("load").out, wanted, "the answers of an undisturbed run")
+        c.until_status(lambda s: s["state"] == "serving" and s["workers"][2]["state"] == "dead", "it is taken for dead")
+        os.kill(victim, signal.SIGCONT)
+        c.until_status(lambda s: whole(s) and victim not in pids(s), "a successor serves", 30 * p.slow)
+        check(re.search(rf"worker rank 2 \(pid {victim}\) ended with status 1", c.process.err()), "serve says what happened")
+        same(c.stop().status, 0, "serve")
+
+
+@case
+def a_worker_that_dies_again_and_again(p):
+    """It is given up; the others go on."""
+    with serve(p, "shm") as c:
+        wanted = undisturbed(c)
+        seen = set()
+        for _ in range(5):
+            s = c.until_status(lambda s: whole(s) and pids(s)[1] not in seen, "it is there again", 30 * p.slow)
+            seen.add(pids(s)[1])
+            os.kill(pids(s)[1], signal.SIGKILL)
+        c.until_status(lambda s: s["state"] == "serving" and s["workers"][1]["state"] == "dead", "they go on without it")
+        check("that was 5 times within 60 s, so it is not started again" in c.process.err(), c.process.err()[-400:])
+        same(undisturbed(c), wanted, "the answers of three workers")
+        same(c.stop().status, 0, "serve")
+
+
+if __name__ == "__main__":
+    main()
