@@ -4,8 +4,8 @@
  *   STARTING --endpoints known--> LOADING --state "serving"--> SERVING --signal--> DRAINING --all ended--> exit 0
  *       \_________________________/____________________________/___ a child ended: stop the rest, exit 1
  *
- * Workers that are our own children (FLEET_LOCAL) may die while serving: the coordinator goes on with the others, and another is
- * started, unless they die again and again (cli/revive.h). Any other launcher ends all its ranks with one of them.
+ * Workers that are our own children (FLEET_LOCAL) may die while serving: the coordinator goes on with the others, and another
+ * is started, unless they die again and again (cli/crew.h). Any other launcher ends all its ranks with one of them.
  *
  * It talks to the coordinator like any other client. Settings of the model go to the coordinator only, which hands them to the
  * workers; this machine's (threads) go to the workers. Everything waits in one place: a poll on the signals, on the workers'
@@ -14,8 +14,8 @@
 #include "base/log.h"
 #include "cli/banner.h"
 #include "cli/argv.h"
+#include "cli/crew.h"
 #include "cli/fleet.h"
-#include "cli/revive.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -139,12 +139,7 @@ struct supervisor {
     bool far; /* workers elsewhere must be able to reach the coordinator */
     struct child children[CHILDREN]; /* the coordinator, then what fleet_start started */
     int n_children;
-    struct again { /* index by rank: a worker that died */
-        struct revive revive;
-        bool awaited;
-        int64_t due_us;
-    } again[FLEET_MOST];
-    bool revived; /* somebody was */
+    struct crew crew; /* FLEET_LOCAL: the same workers */
     struct banner banner;
     struct cadre_client *client;
     char listen[256], control[256], workers_go_to[600];
@@ -252,6 +247,7 @@ static int start_fleet(struct supervisor *s) {
     endpoint_at(host, s->control, s->workers_go_to, sizeof s->workers_go_to);
     int rc = fleet_start(&f, s->kind, &s->children[FLEET], &n, &s->why);
     s->n_children = FLEET + n;
+    s->crew = (struct crew){.workers = &s->children[FLEET]};
     return rc;
 }
 
@@ -369,72 +365,12 @@ static const struct child *dead_child(const struct supervisor *s) {
     return dead;
 }
 
-/* ---- workers that are started again ---- */
-static bool is_started_again(const struct supervisor *s) { return s->kind == FLEET_LOCAL && s->state == SERVING; }
-
-static void lay_out(struct supervisor *s, int rank, int64_t now) {
-    struct child *c = &s->children[FLEET + rank];
-    struct again *g = &s->again[rank];
-    char fate[96], then[128] = "another is started";
-    int64_t wait = revive_after(&g->revive, now);
-    g->awaited = wait >= 0;
-    g->due_us = now + wait;
-    if (wait > 0) snprintf(then, sizeof then, "another is started in %.1f s", (double)wait / 1e6);
-    if (wait < 0)
-        snprintf(then, sizeof then, "that was %d times within %d s, so it is not started again", REVIVE_DEATHS, REVIVE_WITHIN_S);
-    banner_break(&s->banner);
-    fprintf(stderr, "cadre serve: %s (pid %d) %s; %s\n", c->name, (int)c->pid, child_fate(c, fate, sizeof fate), then);
-    c->pid = 0;
-}
-
-/* Fails when nobody is left who could serve. */
-static int see_to_the_dead(struct supervisor *s, int64_t now) {
-    int left = 0;
-    for (int rank = 0; rank < (int)s->o->workers; rank++) {
-        struct child *c = &s->children[FLEET + rank];
-        if (c->pid && c->ended) lay_out(s, rank, now);
-        left += c->pid || s->again[rank].awaited;
-    }
-    return left ? 0 : fail(&s->why, ERR_GONE, "all workers died, again and again");
-}
-
-static int start_again(struct supervisor *s, int64_t now) {
-    struct fleet_options f = describe_fleet(s);
-    for (int rank = 0; rank < (int)s->o->workers; rank++) {
-        struct again *g = &s->again[rank];
-        if (!g->awaited || now < g->due_us) continue;
-        int rc = fleet_start_rank(&f, rank, &s->children[FLEET + rank], &s->why);
-        if (rc < 0) return rc;
-        g->awaited = false;
-        s->revived = true;
-    }
-    return 0;
-}
-
-/* Before the coordinator finishes: those it has not taken in yet would never hear of it. */
-static void send_newcomers_home(struct supervisor *s) {
-    struct cadre_cluster *c;
-    for (int rank = 0; rank < (int)s->o->workers; rank++) s->again[rank].awaited = false;
-    if (!s->revived || cadre_status(s->client, STATUS_MS, &c)) return;
-    for (int rank = 0; rank < (int)s->o->workers; rank++) {
-        struct child *child = &s->children[FLEET + rank];
-        bool in = false;
-        for (size_t i = 0; i < c->n_workers; i++)
-            in = in || (c->workers[i].pid == (uint64_t)child->pid && !strcmp(c->workers[i].state, "ready"));
-        if (!child->pid || in) continue;
-        child_signal(child, SIGKILL);
-        wait_for(s, FLEET + rank, END_US);
-        child->pid = 0;
-    }
-    cadre_cluster_free(c);
-}
-
 static int check_children(struct supervisor *s, int64_t now) {
     child_collect(s->children, s->n_children);
-    if (is_started_again(s)) {
+    if (s->kind == FLEET_LOCAL && s->state == SERVING) {
         if (s->children[COORDINATOR].ended) return tell_dead_child(s, &s->children[COORDINATOR]);
-        int rc = see_to_the_dead(s, now);
-        return rc < 0 ? rc : start_again(s, now);
+        struct fleet_options f = describe_fleet(s);
+        return crew_tend(&s->crew, &f, now, &s->why);
     }
     const struct worker_process *rank = dead_rank(s);
     if (rank) return tell_dead_rank(s, rank);
@@ -499,7 +435,7 @@ static void end_all(struct supervisor *s) {
 
 /* The coordinator finishes its requests and sends its workers home. True: all went as it should. */
 static bool drain(struct supervisor *s) {
-    send_newcomers_home(s);
+    crew_dismiss_newcomers(&s->crew, s->client);
     set_state(s, DRAINING);
     fprintf(stderr, "cadre serve: finishing (at most %lld s; another signal stops at once)\n", (long long)s->o->drain);
     child_signal(&s->children[COORDINATOR], SIGTERM);

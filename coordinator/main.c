@@ -194,7 +194,7 @@ static struct coordinator_options describe(const struct options *o, const char *
 
 static int check_options(const struct options *o) {
     if (!survives(o) || !o->fabric || strncmp(o->fabric, "mpi", 3)) return 0;
-    fprintf(stderr, "cadre-coordinator: --on-death recover does not go with --fabric %s: an MPI world ends with its first death\n",
+    fprintf(stderr, "cadre-coordinator: --on-death recover does not go with --fabric %s: an MPI world ends with a death\n",
             o->fabric);
     return 2;
 }
