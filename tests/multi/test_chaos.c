@@ -4,8 +4,9 @@
  * accusations alone: that a socket closed is not looked at.
  *
  *   test_chaos [--fabric shm|ucx|auto] [--lab NAME --netlab PROGRAM] [--faults N] [--seed S] [--strict]
- * The first faults are one of each kind, later ones as drawn. With a lab of three hosts (deploy/netlab) the coordinator and
- * ranks 0 and 1 are on h0, rank 2 on h1, rank 3 on h2; all that is said goes over its network, and links fail.
+ * The first faults are one of each kind, later ones as drawn; by odd seeds half of the steps are dispatched in two hops. With
+ * a lab of three hosts (deploy/netlab) the coordinator and ranks 0 and 1 are on h0, rank 2 on h1, rank 3 on h2; all that is
+ * said goes over its network, and links fail.
  * Without --strict leases are long, so that a machine with other things to do is not taken for a death. --strict has the
  * default lease and holds the recorded times to their bounds: p99 of a death to its verdict 500 ms, of that to the survivors'
  * next step 700 ms, of the survivors' epoch to its first step 100 ms; of a partition that only the exchange notices to its
