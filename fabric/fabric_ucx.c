@@ -25,7 +25,8 @@ enum {
     TELL_AFTER = 32,    /* polls without news after which peers are told what was given back */
     FLUSH_SPINS = 100,
     FLUSH_YIELDS = 100,
-    CLOSE_US = 1000000 /* how long close waits for peers to have received what was sent, and for its connections to end */
+    CLOSE_US = 1000000, /* how long close waits for peers to have received what was sent, and for its connections to end */
+    CLOSE_SLICE_US = 10000 /* how long it sleeps at once, should something come without waking it */
 };
 
 struct ucx_rank {
@@ -353,11 +354,17 @@ static bool all_heard(struct ucx_rank *u) {
     return all;
 }
 
+/* Until `done` says so; a peer that is gone may never let it. */
+static void work_until(struct ucx_rank *u, bool (*done)(struct ucx_rank *u), int64_t deadline_us) {
+    for (int64_t now_us; !done(u) && (now_us = clk_now_us()) < deadline_us;)
+        net_doze(&u->host.net, deadline_us - now_us < CLOSE_SLICE_US ? deadline_us - now_us : CLOSE_SLICE_US);
+}
+
 static void ucx_close(struct fabric *f) {
     struct ucx_rank *u = ucx_of(f);
     int64_t deadline_us = clk_now_us() + CLOSE_US;
     if (u->host.net.out) ucx_flush(f, deadline_us);
-    while (u->host.net.out && !all_heard(u) && clk_now_us() < deadline_us) sched_yield();
+    if (u->host.net.out) work_until(u, all_heard, deadline_us);
     deadline_us = clk_now_us() + CLOSE_US;
     for (int p = 0; p < f->size; p++)
         if (p != f->rank) ucx_detach(f, p);
@@ -365,7 +372,7 @@ static void ucx_close(struct fabric *f) {
         l->taken = 0;
         l->reserved = -1;
     }
-    while (u->host.net.out && !all_closed(u) && clk_now_us() < deadline_us) sched_yield();
+    if (u->host.net.out) work_until(u, all_closed, deadline_us);
     if (u->flushing) ucp_request_free(u->flushing);
     net_close(&u->host.net);
     while (u->retired) {

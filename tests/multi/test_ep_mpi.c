@@ -10,7 +10,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clk.h"
@@ -18,6 +17,7 @@
 #include "fabric/world_mpi.h"
 #include "tests/unit/fabric/ep_case.h"
 #include "tests/unit/fabric/fabric_case.h"
+#include "tests/unit/fabric/procs.h"
 
 enum { SKIP = 77, PATIENCE_US = 20000000 };
 #define TOLD "all as expected" /* what a rank says at its end: mpirun's status does not tell how survivors of a death fared */
@@ -144,12 +144,6 @@ static int run_flush(struct fabric *f, const char *fifo, struct why *why) {
     return whole && told ? 0 : fail(why, ERR_CORRUPT, "no frame after the flush");
 }
 
-static int64_t cpu_us(void) {
-    struct timespec ts;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
-    return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
-}
-
 /* Rank 1 stands still, without a call: a flush to it ends at its deadline, and has slept until then. */
 static int run_still(struct fabric *f, const char *fifo, struct why *why) {
     enum { STILL_US = 300000 };
@@ -159,9 +153,9 @@ static int run_still(struct fabric *f, const char *fifo, struct why *why) {
     if (f->rank == 0) {
         memset(fabric_reserve(f, 1, f->frame_bytes), 7, f->frame_bytes);
         fabric_commit(f, 1, f->frame_bytes);
-        int64_t busy_us = cpu_us();
+        int64_t busy_us = procs_cpu_us();
         int rc = fabric_flush(f, clk_now_us() + STILL_US);
-        busy_us = cpu_us() - busy_us;
+        busy_us = procs_cpu_us() - busy_us;
         int fd = open(fifo, O_WRONLY);
         bool told = write(fd, "x", 1) == 1;
         close(fd);

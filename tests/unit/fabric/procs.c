@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <time.h>
 
 enum { PATIENCE_US = 60000000 };
 
@@ -90,4 +91,10 @@ long procs_resident_kib(void) {
     fclose(file);
     char *space = strchr(text, ' ');
     return space ? strtol(space, NULL, 10) * (sysconf(_SC_PAGESIZE) / 1024) : -1;
+}
+
+int64_t procs_cpu_us(void) {
+    struct timespec ts;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
 }

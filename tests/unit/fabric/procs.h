@@ -23,3 +23,4 @@ int procs_await(atomic_long *value, long least, struct fabric *f);
 
 int procs_fds(void);           /* open ones of this process */
 long procs_resident_kib(void); /* its memory */
+int64_t procs_cpu_us(void); /* that the calling thread has used */
