@@ -61,6 +61,11 @@ void banner_serving(const struct cadre_cluster *c, const char *weights) {
            c->max_batch, c->max_context);
     printf("  KV         %llu pages, %s\n", (unsigned long long)pages, cli_bytes((double)kv));
     for (size_t i = 0; i < c->n_workers; i++) print_worker(&c->workers[i]);
+    if (c->recovery && c->n_workers > 1)
+        printf("  deaths     %s%s\n",
+               c->recovery->without_one[0] ? "when a worker dies requests wait for another: "
+                                           : "any one worker may die: the others hold the model",
+               c->recovery->without_one);
     printf("  clients    %s\n  control    %s\n", c->listen, c->control);
     if (strcmp(c->listen, CADRE_DEFAULT_ENDPOINT))
         printf("  try        cadre generate --connect %s --prompt \"The sea is\" --max-tokens 40\n\n", c->listen);

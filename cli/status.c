@@ -75,6 +75,15 @@ static void print_journal(const struct cadre_journal *j) {
     printf("%s%s\n", j->fault[0] ? "\n            " : "", j->fault);
 }
 
+static void print_recovery(const struct cadre_recovery *r) {
+    if (r->deaths)
+        printf("  deaths    %llu; the last: found after %.0f ms, decided in %.1f ms, loaded in %.0f ms, a step after %.0f ms, "
+               "all answers went on %.0f ms later\n",
+               (unsigned long long)r->deaths, (double)r->detect_us / 1e3, (double)r->decide_us / 1e3,
+               (double)r->reload_us / 1e3, (double)r->first_step_us / 1e3, (double)r->recompute_us / 1e3);
+    if (r->without_one[0]) printf("  memory    should a worker die, requests wait for another: %s\n", r->without_one);
+}
+
 static void print_table(const struct cadre_cluster *c) {
     char up[32];
     printf("%s (%s) is %s%s%s, up %s\n", c->model, c->family, c->state, c->reason[0] ? ": " : "", c->reason,
@@ -90,6 +99,7 @@ static void print_table(const struct cadre_cluster *c) {
     printf("  tokens    %llu read, %llu generated in %llu steps\n", (unsigned long long)c->prompt_tokens,
            (unsigned long long)c->generated_tokens, (unsigned long long)c->steps);
     if (c->journal) print_journal(c->journal);
+    if (c->recovery) print_recovery(c->recovery);
     printf("  listen    %s, control %s, version %s\n", c->listen, c->control, c->version);
     print_workers(c);
 }
@@ -182,6 +192,18 @@ static void json_pair(const char *comma, const char *key, const char *value) {
     cli_json_string(stdout, value, strlen(value));
 }
 static void json_number(const char *key, uint64_t value) { printf(",\"%s\":%llu", key, (unsigned long long)value); }
+
+static void json_recovery(const struct cadre_recovery *r) {
+    printf(",\"recovery\":{");
+    json_pair("", "without_one", r->without_one);
+    json_number("deaths", r->deaths);
+    json_number("detect_us", r->detect_us);
+    json_number("decide_us", r->decide_us);
+    json_number("reload_us", r->reload_us);
+    json_number("first_step_us", r->first_step_us);
+    json_number("recompute_us", r->recompute_us);
+    putchar('}');
+}
 
 static void json_journal(const struct cadre_journal *j) {
     printf(",\"journal\":{\"dir\":");
@@ -294,6 +316,7 @@ static void print_json(const struct cadre_cluster *c, const struct cadre_links *
     json_number("experts", c->experts);
     json_number("topk", c->topk);
     if (c->journal) json_journal(c->journal);
+    if (c->recovery) json_recovery(c->recovery);
     printf(",\"workers\":[");
     for (size_t i = 0; i < c->n_workers; i++) {
         const struct cadre_worker *w = &c->workers[i];

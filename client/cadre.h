@@ -185,6 +185,12 @@ struct cadre_journal {       /* what the coordinator writes down of requests; co
     uint64_t segment_bytes, requests;  /* in its file now */
     uint64_t lag_us, lag_bytes;        /* of what is not written yet: age of the oldest, and how much */
 };
+struct cadre_recovery {      /* of workers that died while the cluster served */
+    const char *without_one; /* why the others could not hold the model without one of them; "": they can */
+    uint64_t deaths;
+    /* Of the last recovery that is over: found dead, told the others, loaded what was lost, a step, all answers go on. */
+    uint64_t detect_us, decide_us, reload_us, first_step_us, recompute_us;
+};
 struct cadre_cluster {
     const char *version, *model, *family;
     const char *state;       /* "loading", "serving", "recovering" (workers died: requests wait), "draining", "failed" */
@@ -197,6 +203,7 @@ struct cadre_cluster {
     uint32_t missing_experts;
     const char *missing;      /* the first of them, for people; "" when there is none */
     const struct cadre_journal *journal; /* NULL: the cluster keeps none, requests end with their connection */
+    const struct cadre_recovery *recovery; /* NULL: a worker's death ends the cluster */
     const struct cadre_worker *workers;
     size_t n_workers;
 };

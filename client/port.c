@@ -208,6 +208,7 @@ struct cluster_box {
     struct cadre_cluster pub;
     Cadre__V1__StatusReply *m;
     struct cadre_journal journal;
+    struct cadre_recovery recovery;
     struct cadre_worker workers[];
 };
 struct load_box {
@@ -292,6 +293,17 @@ static void fill_cluster(struct cadre_cluster *out, const Cadre__V1__StatusReply
     if (m->journal) out->journal = fill_journal(journal, m->journal);
 }
 
+static const struct cadre_recovery *fill_recovery(struct cadre_recovery *out, const Cadre__V1__RecoveryStatus *m) {
+    *out = (struct cadre_recovery){.without_one = m->without_one,
+                                   .deaths = m->deaths,
+                                   .detect_us = m->detect_us,
+                                   .decide_us = m->decide_us,
+                                   .reload_us = m->reload_us,
+                                   .first_step_us = m->first_step_us,
+                                   .recompute_us = m->recompute_us};
+    return out;
+}
+
 struct cadre_cluster *port_decode_status(const uint8_t *bytes, size_t len) {
     Cadre__V1__StatusReply *m = cadre__v1__status_reply__unpack(NULL, len, bytes);
     struct cluster_box *box = m ? calloc(1, sizeof *box + m->n_workers * sizeof *box->workers) : NULL;
@@ -301,6 +313,7 @@ struct cadre_cluster *port_decode_status(const uint8_t *bytes, size_t len) {
     }
     box->m = m;
     fill_cluster(&box->pub, m, &box->journal);
+    if (m->recovery) box->pub.recovery = fill_recovery(&box->recovery, m->recovery);
     for (size_t i = 0; i < m->n_workers; i++) fill_worker(&box->workers[i], m->workers[i]);
     box->pub.workers = box->workers;
     box->pub.n_workers = m->n_workers;

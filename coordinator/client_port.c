@@ -281,6 +281,18 @@ static bool pack_journal(struct client_port *p, const struct journal_report *r, 
     return m->dir && m->fault;
 }
 
+static bool pack_recovery(struct client_port *p, const struct recovery_report *r, Cadre__V1__RecoveryStatus *m) {
+    cadre__v1__recovery_status__init(m);
+    m->without_one = clean(p, r->without_one);
+    m->deaths = r->deaths;
+    m->detect_us = r->detect_us;
+    m->decide_us = r->decide_us;
+    m->reload_us = r->reload_us;
+    m->first_step_us = r->first_step_us;
+    m->recompute_us = r->recompute_us;
+    return m->without_one;
+}
+
 const uint8_t *client_port_status(struct client_port *p, const struct status_report *r, size_t *len) {
     pb_arena_reset_out(&p->pb);
     Cadre__V1__StatusReply m = CADRE__V1__STATUS_REPLY__INIT;
@@ -319,6 +331,11 @@ const uint8_t *client_port_status(struct client_port *p, const struct status_rep
     if (r->journal) {
         if (!pack_journal(p, r->journal, &journal)) return NULL;
         m.journal = &journal;
+    }
+    Cadre__V1__RecoveryStatus recovery;
+    if (r->recovery) {
+        if (!pack_recovery(p, r->recovery, &recovery)) return NULL;
+        m.recovery = &recovery;
     }
     if (!m.model || !m.reason || !m.numeric_class || !m.fabric || !m.workers || !workers) return NULL;
     for (int i = 0; i < r->n_workers; i++) {

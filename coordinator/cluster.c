@@ -31,9 +31,16 @@ static int rank_of(const struct coordinator *c, const struct bus_id *id) {
 }
 
 /* ---- a worker is lost ---- */
+
+/* Or says what cannot be: none of it is believed any more, and it is told when it is heard of again (cluster_receive). */
+static void condemn(struct coordinator *c, int rank, int rc, const struct why *why) {
+    member_gone(&c->members, rank, false);
+    if (c->state != CORE_LEAVING && !recover_lost(c, rank, why)) core_fail(c, rc, why);
+}
+
 void cluster_lose(struct coordinator *c, int rank, const struct why *why) {
-    member_gone(&c->members, rank, c->state == CORE_LEAVING);
-    if (c->state != CORE_LEAVING && !recover_lost(c, rank, why)) core_fail(c, ERR_GONE, why);
+    if (c->state == CORE_LEAVING) return (void)member_gone(&c->members, rank, true);
+    condemn(c, rank, ERR_GONE, why);
 }
 
 void cluster_unreachable(struct coordinator *c, int rank, int rc) {
@@ -218,10 +225,7 @@ static void commit_steps(struct coordinator *c) {
         telemetry_tokens(&c->telemetry, c->now_us, 0, tokens);
         service_committed(c, commit);
     }
-    if (rc < 0) {
-        member_gone(&c->members, c->scheduler.faulty, false);
-        core_fail(c, rc, &why);
-    }
+    if (rc < 0) condemn(c, c->scheduler.faulty, rc, &why);
 }
 
 static void learn_overlap(struct coordinator *c, const struct worker_step_done *d) {
@@ -239,10 +243,7 @@ static void on_step_done(struct coordinator *c, int rank, const struct worker_st
     if (c->state == CORE_FAILED || c->state == CORE_LEAVING) return;
     int rc = scheduler_done(&c->scheduler, rank, d, &why);
     if (rc >= 0) rc = telemetry_step(&c->telemetry, rank, d, c->step_rows[d->step % SCHEDULER_MAX_AHEAD], &why);
-    if (rc < 0) {
-        member_gone(&c->members, rank, false);
-        return core_fail(c, rc, &why);
-    }
+    if (rc < 0) return condemn(c, rank, rc, &why);
     links_step(&c->links, rank, d, c->now_us);
     learn_overlap(c, d);
     tracing_lost(&c->tracing, d->step, d->trace_lost);
@@ -320,8 +321,7 @@ static void on_record(struct coordinator *c, int rank, const struct worker_msg *
     if (rc >= 0) return trace_service_flush(c);
     if (rc == ERR_NOMEM) return log_warn("%s", why.text); /* figures, not answers: serving goes on without */
     fail_in(&why, rc, "worker %d", rank);
-    member_gone(&c->members, rank, false);
-    core_fail(c, rc, &why);
+    condemn(c, rank, rc, &why);
 }
 
 static void on_message(struct coordinator *c, int rank, const struct worker_msg *m) {
@@ -354,8 +354,7 @@ void cluster_receive(struct coordinator *c) {
                 continue;
             }
             fail_in(&why, rc, "worker %d sent", rank);
-            member_gone(&c->members, rank, false);
-            core_fail(c, rc, &why);
+            condemn(c, rank, rc, &why);
         } else if (rank >= 0) {
             on_message(c, rank, &m);
         } else if (m.kind == WORKER_HELLO) {
@@ -397,12 +396,12 @@ static int late_rank(const struct coordinator *c, enum worker_state state) {
 static void check_start(struct coordinator *c) {
     struct why why;
     char ranks[256];
-    if (c->state != CORE_LOADING) return;
     double seconds = (double)c->options.start_timeout_us / 1e6;
     int rank = late_rank(c, WORKER_LOADING);
     if (rank >= 0) {
-        fail(&why, ERR_DEADLINE, "worker %d has loaded nothing for %.0f s (--start-timeout)", rank, seconds);
-    } else if (late_rank(c, WORKER_EXPECTED) >= 0) {
+        fail(&why, ERR_DEADLINE, "worker %d has loaded nothing for %.1f s (--start-timeout)", rank, seconds);
+        if (c->state != CORE_LOADING) return cluster_lose(c, rank, &why); /* a newcomer */
+    } else if (c->state == CORE_LOADING && late_rank(c, WORKER_EXPECTED) >= 0) {
         member_list(&c->members, WORKER_EXPECTED, ranks, sizeof ranks);
         fail(&why, ERR_DEADLINE, "worker rank %s did not come within %.1f s (--start-timeout)", ranks, seconds);
     } else {

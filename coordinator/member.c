@@ -114,12 +114,11 @@ int member_ready(struct members *ms, int rank, const struct worker_ready *r, int
                     "loaded a model with fingerprint %016" PRIx64 "; the coordinator's has %016" PRIx64
                     ": every host needs the same checkpoint",
                     r->fingerprint, ms->limits.fingerprint);
-    for (int i = 0; i < ms->limits.workers; i++)
-        if ((ms->m[i].state == WORKER_READY || ms->m[i].state == WORKER_SUSPECT) &&
-            strcmp(ms->m[i].ready.numeric_class, r->numeric_class))
-            return fail(why, ERR_DENIED,
-                        "numeric class '%s'; worker %d runs '%s': results would differ, choose one path for all with --isa",
-                        r->numeric_class, i, ms->m[i].ready.numeric_class);
+    if (ms->numeric_class[0] && strcmp(ms->numeric_class, r->numeric_class))
+        return fail(why, ERR_DENIED,
+                    "numeric class '%s'; this cluster runs '%s': results would differ, choose one path for all with --isa",
+                    r->numeric_class, ms->numeric_class);
+    memcpy(ms->numeric_class, r->numeric_class, sizeof ms->numeric_class);
     m->ready = *r;
     set_state(ms, rank, WORKER_READY);
     m->seen_us = m->moved_us = now_us;

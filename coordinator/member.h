@@ -62,6 +62,7 @@ struct members {
     struct member_limits limits;
     struct member m[MSG_MAX_WORKERS];
     uint32_t incarnations; /* given so far */
+    char numeric_class[MSG_CLASS_BYTES]; /* of whoever was ready first, and so of all that come; "": nobody was */
     int64_t patience_us;   /* of the slowest plan that is out */
     int64_t ticked_us;     /* 0 = never */
 };

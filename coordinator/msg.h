@@ -224,6 +224,10 @@ struct journal_report {
     const char *dir, *fault; /* fault: "" when there is none */
     uint64_t records, bytes, syncs, segments, dropped, segment_bytes, requests, lag_us, lag_bytes;
 };
+struct recovery_report {
+    const char *without_one; /* "" when the others could go on */
+    uint64_t deaths, detect_us, decide_us, reload_us, first_step_us, recompute_us;
+};
 struct status_report {
     const char *model, *family, *state, *reason, *numeric_class, *listen, *control, *fabric;
     uint64_t uptime_us, steps, finished, cancelled, expired, failed, preemptions, prompt_tokens, generated_tokens;
@@ -231,6 +235,7 @@ struct status_report {
     uint32_t missing_experts; /* pairs on no worker; `missing` names the first */
     const char *missing;
     const struct journal_report *journal; /* NULL: none */
+    const struct recovery_report *recovery; /* NULL: there is none */
     const struct worker_report *workers;
     int n_workers;
 };

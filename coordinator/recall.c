@@ -179,7 +179,7 @@ static bool has_tokens(struct coordinator *c) {
 }
 
 int recall_class(struct coordinator *c, struct why *why) {
-    const char *now = c->members.m[0].ready.numeric_class, *then = c->recalled_class;
+    const char *now = c->members.numeric_class, *then = c->recalled_class;
     if (!c->journal) return 0;
     c->recalled_us = c->now_us;
     if (then[0] && strcmp(now, then) != 0 && has_tokens(c))

@@ -41,10 +41,16 @@ void recover_start(struct coordinator *c) {
     struct epochs *es = &c->recovery.epochs;
     uint32_t incarnation[EPOCH_RANKS] = {0};
     for (int w = 0; w < c->options.workers; w++) incarnation[w] = c->members.m[w].incarnation;
+    struct why why;
     epoch_init(es, c->members.limits.progress_us);
     es->now.number = c->epoch - 1;
     epoch_open(es, serving(c), incarnation, c->now_us);
     for (int w = 0; w < c->options.workers; w++) epoch_ack(es, w, incarnation[w], c->epoch);
+    if (!c->options.survive) return;
+    if (c->options.workers == 1) fail(&why, ERR_EXHAUSTED, "there is no other");
+    else if (recover_fits(c, &why) >= 0) return;
+    snprintf(c->recovery.without_one, sizeof c->recovery.without_one, "%s", why.text);
+    if (c->options.workers > 1) log_info("should a worker die, requests wait for another: %s", why.text);
 }
 
 /* ---- who could hold what ---- */
@@ -128,6 +134,7 @@ static void open_epoch(struct coordinator *c) {
     r->due = false;
     for (int w = 0; w < c->options.workers; w++) incarnation[w] = c->members.m[w].incarnation;
     scheduler_void(&c->scheduler, members);
+    r->void_step = c->scheduler.committed;
     member_anew(&c->members, c->now_us);
     int rc = place(c, members, &why);
     bool waited = r->waits;
@@ -142,17 +149,29 @@ static void open_epoch(struct coordinator *c) {
     tell_epoch(c);
 }
 
-static void say_members(struct coordinator *c) {
-    char ranks[256] = "", times[128] = "";
+static void say_members(const struct coordinator *c) {
+    char ranks[256] = "";
     const struct recovery *r = &c->recovery;
     size_t n = 0;
     for (int w = 0; w < c->options.workers && n < sizeof ranks; w++)
         if (r->epochs.now.members >> w & 1) n += (size_t)snprintf(ranks + n, sizeof ranks - n, "%s%d", n ? ", " : "", w);
-    if (r->lost_us)
-        snprintf(times, sizeof times, ": found dead after %.0f ms, decided in %.1f ms, loaded in %.0f ms",
-                 (double)(r->lost_us - r->silent_us) / 1e3, (double)(r->opened_us - r->lost_us) / 1e3,
-                 (double)(r->begun_us - r->opened_us) / 1e3);
-    log_info("epoch %u: workers %s of %d%s", r->epochs.now.number, ranks, c->options.workers, times);
+    log_info("epoch %u: workers %s of %d", r->epochs.now.number, ranks, c->options.workers);
+}
+
+/* All answers go on. */
+static void tell_times(struct coordinator *c) {
+    struct recovery *r = &c->recovery;
+    struct recovery_report *p = &r->report;
+    p->detect_us = (uint64_t)(r->lost_us - r->silent_us);
+    p->decide_us = (uint64_t)(r->opened_us - r->lost_us);
+    p->reload_us = (uint64_t)(r->begun_us - r->opened_us);
+    p->first_step_us = (uint64_t)(r->stepped_us - r->begun_us);
+    p->recompute_us = (uint64_t)(clk_now_us() - r->stepped_us);
+    log_info("recovered: found dead after %.0f ms, decided in %.1f ms, loaded in %.0f ms, first step after %.0f ms, all "
+             "answers went on %.0f ms later; nobody had a token for %.0f ms",
+             (double)p->detect_us / 1e3, (double)p->decide_us / 1e3, (double)p->reload_us / 1e3,
+             (double)p->first_step_us / 1e3, (double)p->recompute_us / 1e3, (double)(r->stepped_us - r->silent_us) / 1e3);
+    r->lost_us = 0;
 }
 
 static void begin_epoch(struct coordinator *c) {
@@ -164,10 +183,10 @@ static void begin_epoch(struct coordinator *c) {
     placement_clear(&was);
     c->epoch = r->epochs.now.number;
     r->stepped = false;
-    r->begun_us = c->now_us;
+    r->begun_us = clk_now_us();
+    r->stepped_us = 0;
     core_set_state(c, CORE_SERVING);
     say_members(c);
-    if (scheduler_idle(&c->scheduler)) r->lost_us = 0; /* nobody waits for a first step */
     for (int w = 0; w < c->options.workers; w++) {
         if (!(r->epochs.now.members >> w & 1)) continue;
         int rc = worker_port_switch(c->worker_port, &c->worker_id[w], c->epoch);
@@ -202,6 +221,7 @@ bool recover_lost(struct coordinator *c, int rank, const struct why *why) {
     log_warn("%s", why->text);
     if (!(taking_part >> rank & 1)) return true; /* a newcomer */
     r->why = *why;
+    r->report.deaths++;
     if (!r->lost_us) {
         r->lost_us = clk_now_us();
         r->silent_us = c->members.m[rank].seen_us;
@@ -222,9 +242,8 @@ void recover_committed(struct coordinator *c) {
     struct recovery *r = &c->recovery;
     r->stepped = true;
     if (!r->lost_us) return;
-    log_info("first step after %.0f ms; requests stood still for %.0f ms", (double)(c->now_us - r->begun_us) / 1e3,
-             (double)(c->now_us - r->silent_us) / 1e3);
-    r->lost_us = 0;
+    if (!r->stepped_us) r->stepped_us = clk_now_us();
+    if (!scheduler_is_behind(&c->scheduler, r->void_step)) tell_times(c);
 }
 
 /* Loading counts as moving: members that do are not late. */
@@ -251,6 +270,7 @@ void recover_tick(struct coordinator *c) {
     struct recovery *r = &c->recovery;
     if (!is_under_way(c)) return;
     check_late(c);
+    if (c->state != CORE_RECOVERING && scheduler_idle(&c->scheduler)) r->lost_us = 0; /* nobody waits for a first step */
     bool idle = r->stepped || scheduler_idle(&c->scheduler);
     bool steady = c->state == CORE_RECOVERING ? r->waits : idle;
     if (steady && newcomers(c)) ask_for_epoch(c);

@@ -26,7 +26,10 @@ struct recovery {
     bool stepped;                 /* a step of this epoch has committed */
     bool waits;                   /* the survivors cannot hold the model, or there are none */
     struct why why;               /* who died last, or why they cannot */
-    int64_t silent_us, lost_us, opened_us, begun_us; /* of the first death since requests ran; 0: none, or told */
+    int64_t silent_us, lost_us, opened_us, begun_us, stepped_us; /* of the first death since all answers went on; 0: none */
+    uint64_t void_step;           /* the last one that was */
+    struct recovery_report report;
+    char without_one[sizeof(struct why)];
 };
 
 int recover_init(struct coordinator *c); /* after the placement is made; ERR_NOMEM */

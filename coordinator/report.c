@@ -42,6 +42,8 @@ static void report_worker(struct coordinator *c, int w, struct worker_report *r)
 
 const uint8_t *report_status(struct coordinator *c, size_t *len) {
     struct journal_report journal;
+    struct recovery_report recovery = c->recovery.report;
+    recovery.without_one = c->recovery.without_one;
     const struct scheduler *s = &c->scheduler;
     struct worker_report *workers = client_port_scratch(c->client_port, sizeof *workers * (size_t)c->options.workers);
     if (!workers) return NULL;
@@ -53,7 +55,7 @@ const uint8_t *report_status(struct coordinator *c, size_t *len) {
                               .reason = c->state == CORE_FAILED       ? c->why.text
                                         : c->state == CORE_RECOVERING ? c->recovery.why.text
                                                                       : "",
-                              .numeric_class = c->members.m[0].ready.numeric_class,
+                              .numeric_class = c->members.numeric_class,
                               .listen = bus_endpoint(c->client_bus),
                               .control = bus_endpoint(c->worker_bus),
                               .fabric = c->options.fabric,
@@ -78,6 +80,7 @@ const uint8_t *report_status(struct coordinator *c, size_t *len) {
                               .missing_experts = (uint32_t)c->placement.missing,
                               .missing = c->missing,
                               .journal = recall_report(c, &journal),
+                              .recovery = c->options.survive ? &recovery : NULL,
                               .workers = workers,
                               .n_workers = c->options.workers};
     return client_port_status(c->client_port, &r, len);
@@ -216,5 +219,5 @@ void report_serving(struct coordinator *c) {
     }
     log_info("serving %s (%s) at %s: %d sequences, context %d; %s", c->model_name, c->checkpoint.config.family,
              bus_endpoint(c->client_bus), c->scheduler.limits.max_batch, c->scheduler.limits.max_context,
-             c->members.m[0].ready.numeric_class);
+             c->members.numeric_class);
 }

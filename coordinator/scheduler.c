@@ -248,7 +248,8 @@ static void finish(struct scheduler *s, struct seq *q, const struct step_out *o,
     if (end != SEQ_NOT_ENDED) scheduler_end(s, q);
 }
 
-static int take_token(struct scheduler *s, int worker, const struct step_out *o, int64_t now_us, struct why *why) {
+/* Changes nothing but what it notes: a step is taken whole or not at all, so that no token is counted and never told. */
+static int check_token(struct scheduler *s, int worker, const struct step_out *o, struct why *why) {
     struct seq *q = find(s, o->seq);
     if (!q || q->state == SEQ_ENDED) return 0; /* overshoot: it was ended here while the step was in flight */
     if ((q->state != SEQ_RUNNING && q->state != SEQ_EVICTED) || q->home != worker || (int64_t)o->position != q->count)
@@ -261,12 +262,30 @@ static int take_token(struct scheduler *s, int worker, const struct step_out *o,
     if ((o->finish == STEP_LENGTH) != (full && o->finish != STEP_STOP_ID))
         return fail(why, ERR_PROTOCOL, "ends sequence %" PRIu64 " at %d of %d tokens as \"%s\"", o->seq, q->count + 1, q->limit,
                     o->finish == STEP_LENGTH ? "length" : "goes on");
-    q->ids[q->count++] = o->token;
+    if (q->reported_step == s->commit.step)
+        return fail(why, ERR_PROTOCOL, "answers for sequence %" PRIu64 " twice in step %" PRIu64, o->seq, s->commit.step);
     q->reported_step = s->commit.step;
+    return 0;
+}
+
+static void take_token(struct scheduler *s, const struct step_out *o, int64_t now_us) {
+    struct seq *q = find(s, o->seq);
+    if (!q || q->state == SEQ_ENDED) return;
+    q->ids[q->count++] = o->token;
     q->last_token_us = now_us;
     if (!q->first_token_us) q->first_token_us = now_us;
     s->counts.tokens++;
     finish(s, q, o, o->finish == STEP_STOP_ID ? SEQ_END_STOP : o->finish == STEP_LENGTH ? SEQ_END_LENGTH : SEQ_NOT_ENDED);
+}
+
+static const struct step_out *outs(const struct scheduler *s, const struct step_slot *slot, int worker) {
+    return slot->out + (size_t)worker * (size_t)s->limits.max_seqs;
+}
+
+static int check_tokens(struct scheduler *s, const struct step_slot *slot, struct why *why) {
+    for (int w = 0; w < s->limits.workers; w++)
+        for (int i = 0; i < slot->n_out[w]; i++)
+            if (check_token(s, w, &outs(s, slot, w)[i], why) < 0) return accuse(s, w, why);
     return 0;
 }
 
@@ -309,13 +328,11 @@ int scheduler_commit(struct scheduler *s, int64_t now_us, const struct commit **
     if (slot->reported != s->members) return 0;
     s->commit.step = step;
     s->commit.n = 0;
-    for (int w = 0; w < s->limits.workers; w++)
-        for (int i = 0; i < slot->n_out[w]; i++) {
-            int rc = take_token(s, w, &slot->out[(size_t)w * (size_t)s->limits.max_seqs + (size_t)i], now_us, why);
-            if (rc < 0) return accuse(s, w, why);
-        }
-    int rc = check_answers(s, slot, why);
+    int rc = check_tokens(s, slot, why);
+    if (rc >= 0) rc = check_answers(s, slot, why);
     if (rc < 0) return rc;
+    for (int w = 0; w < s->limits.workers; w++)
+        for (int i = 0; i < slot->n_out[w]; i++) take_token(s, &outs(s, slot, w)[i], now_us);
     keep_rows(s, slot);
     for (int w = 0; w < s->limits.workers; w++) finish_silent(s, &s->home[w].running, step, now_us);
     finish_silent(s, &s->leaving, step, now_us);
@@ -349,4 +366,19 @@ void scheduler_void(struct scheduler *s, uint64_t members) {
     }
     scheduler_settle(s);
     for (int w = 0; w < s->limits.workers; w++) s->home[w].n_drop = 0; /* they forget all there is */
+}
+
+static bool any_behind(const struct list *head, uint64_t step) {
+    for (const struct list *at = head->next; at != head; at = at->next) {
+        const struct seq *q = list_entry(at, struct seq, node);
+        if (q->state != SEQ_ENDED && q->reported_step && q->reported_step <= step) return true;
+    }
+    return false;
+}
+
+bool scheduler_is_behind(const struct scheduler *s, uint64_t step) {
+    if (any_behind(&s->waiting, step) || any_behind(&s->leaving, step)) return true;
+    for (int w = 0; w < s->limits.workers; w++)
+        if (any_behind(&s->home[w].running, step)) return true;
+    return false;
 }

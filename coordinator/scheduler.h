@@ -94,8 +94,8 @@ void scheduler_end(struct scheduler *s, struct seq *q);
 const struct plan *scheduler_plan(struct scheduler *s, int64_t now_us);
 /* A worker's report. 0, or ERR_PROTOCOL with why (s->faulty is set). Copies d->out. */
 int scheduler_done(struct scheduler *s, int worker, const struct worker_step_done *d, struct why *why);
-/* 1 and *out: the oldest step in flight is complete and has been committed. 0: not yet. ERR_PROTOCOL: a report was wrong; the
- * scheduler must not be used further (s->faulty is set). */
+/* 1 and *out: the oldest step in flight is complete and has been committed. 0: not yet. ERR_PROTOCOL: a report was wrong
+ * (s->faulty is set); nothing of the step was taken, and before scheduler_void nothing more will be. */
 int scheduler_commit(struct scheduler *s, int64_t now_us, const struct commit **out, struct why *why);
 
 /* From now on plans are for `members` alone, and those in flight are void: what they granted is granted again, in later steps.
@@ -103,6 +103,9 @@ int scheduler_commit(struct scheduler *s, int64_t now_us, const struct commit **
  * committed tokens; the others keep home, pages and the rows that committed, and their homes are told of them anew. Nobody may
  * run a void plan any more when the next one is sent, nor know a sequence: pages have other holders by then. */
 void scheduler_void(struct scheduler *s, uint64_t members);
+
+/* Is there a sequence whose answer had begun by this step, and has not gone on after it? */
+bool scheduler_is_behind(const struct scheduler *s, uint64_t step);
 
 static inline int scheduler_in_flight(const struct scheduler *s) { return (int)(s->planned - s->committed); }
 /* Its turn does not come before every expert has a worker. */

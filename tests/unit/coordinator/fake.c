@@ -265,7 +265,7 @@ static void turn_worker(struct fake *f, int rank) {
             ck_assert_uint_eq(w->setup.peers[rank].incarnation, w->setup.incarnation);
             w->begun = w->prepared = w->setup.epoch;
             check_peers(f, rank);
-            if (!w->faults.silent) send_ready(f, rank);
+            if (!w->faults.silent && !w->faults.loads) send_ready(f, rank);
         } else if (m.kind == PORT_EPOCH) {
             take_epoch(f, rank, &m.setup);
         } else if (m.kind == PORT_SWITCH) {
@@ -284,7 +284,7 @@ static void turn_worker(struct fake *f, int rank) {
     turn_epoch(w, rank);
     while (w->n_plans && !w->faults.hold) answer(f, rank);
     int64_t now = clk_now_us();
-    if (!w->ready || now - w->beat_us < BEAT_US) return;
+    if (!(w->ready || w->faults.loads) || now - w->beat_us < BEAT_US) return;
     w->beat_us = now;
     w->beats++;
     port_send_beat(w->port, w->faults.stuck ? 1 : w->progress++, w->faults.stuck);

@@ -47,7 +47,8 @@ struct fake_faults {
     bool silent, hold; /* says nothing at all; beats, but answers no plan */
     bool stuck;        /* with hold: beats as busy, without progress */
     bool wrong_token, no_token, wrong_rows;
-    bool slow; /* prepares no epoch */
+    bool slow;  /* prepares no epoch */
+    bool loads; /* for ever: beats, but says neither Progress nor Ready */
 };
 struct fake_faults *fake_faults(struct fake *f, int rank);
 void fake_trouble(struct fake *f, int rank, const char *reason, uint64_t late, uint32_t call); /* call: of step 1 */

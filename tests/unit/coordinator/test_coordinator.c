@@ -21,7 +21,7 @@ static struct coordinator_options options(void) {
                                         .max_batch = 8,
                                         .max_context = 128,
                                         .max_queue = 64,
-                                        .lease_us = 300000,
+                                        .lease_us = 1000000,
                                         .patience_us = 200000};
 }
 static void begin(const struct coordinator_options *o) { f = fake_new(o); }

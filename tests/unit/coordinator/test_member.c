@@ -137,7 +137,7 @@ START_TEST(both_values) {
     ck_assert_int_eq(member_ready(&ms, 0, &r, now, &why), ERR_DENIED); /* twice */
     snprintf(r.numeric_class, sizeof r.numeric_class, "cpu/avx512");
     ck_assert_int_eq(member_ready(&ms, 1, &r, now, &why), ERR_DENIED);
-    ck_assert_ptr_nonnull(strstr(why.text, "'cpu/avx512'; worker 0 runs 'cpu/avx2'"));
+    ck_assert_ptr_nonnull(strstr(why.text, "'cpu/avx512'; this cluster runs 'cpu/avx2'"));
     ck_assert(!member_all_ready(&ms));
 }
 END_TEST

@@ -22,7 +22,7 @@ static struct coordinator_options options(int workers) {
                                         .max_batch = 8,
                                         .max_context = 128,
                                         .max_queue = 64,
-                                        .lease_us = 1000000,
+                                        .lease_us = 500000,
                                         .patience_us = 200000};
 }
 static void begin(const struct coordinator_options *o) {
@@ -101,6 +101,41 @@ START_TEST(who_prepares_nothing_goes_too) {
     ck_assert(abort);
     fake_crash(f, 0);
     let_go();
+    all_end_well();
+}
+END_TEST
+
+/* What it said before was right, and of the step in which it lies no token is lost. */
+START_TEST(who_says_what_cannot_be_goes) {
+    serve(3);
+    stop_in_the_middle(3);
+    struct fake_faults *liar = fake_faults(f, 1);
+    if (_i == 0) liar->wrong_token = true;
+    if (_i == 1) liar->no_token = true;
+    if (_i == 2) liar->wrong_rows = true;
+    let_go();
+    bool abort;
+    fake_run(f, fake_told_to_leave(f, 1, &abort));
+    ck_assert(abort);
+    fake_crash(f, 1);
+    all_end_well();
+    ck_assert(is("serving"));
+}
+END_TEST
+
+START_TEST(a_successor_that_does_not_load) {
+    struct coordinator_options o = options(2);
+    o.start_timeout_us = 1000000;
+    begin(&o);
+    fake_crash(f, 1);
+    fake_run(f, fake_epoch(f, 0) > 1);
+    fake_faults(f, 1)->loads = true;
+    fake_join(f, 1);
+    fake_run(f, fake_told_of(f, 1) > 0);
+    bool abort;
+    fake_run(f, fake_told_to_leave(f, 1, &abort));
+    fake_crash(f, 1);
+    stop_in_the_middle(0);
     all_end_well();
 }
 END_TEST
@@ -213,6 +248,8 @@ int main(int argc, char **argv) {
     tcase_add_loop_test(t, each_worker_in_turn, 0, 3);
     tcase_add_test(t, another_dies_while_the_rest_prepare);
     tcase_add_test(t, who_prepares_nothing_goes_too);
+    tcase_add_loop_test(t, who_says_what_cannot_be_goes, 0, 3);
+    tcase_add_test(t, a_successor_that_does_not_load);
     tcase_add_test(t, a_successor);
     tcase_add_test(t, a_successor_of_one_that_is_still_there);
     tcase_add_test(t, too_little_memory_alone);

@@ -399,7 +399,7 @@ START_TEST(ends_early) {
 END_TEST
 START_TEST(same_token_twice) {
     struct step_out o = token(one_step(), 3), two[2] = {o, o};
-    bad_commit(two, 2, "at position 3; wanted");
+    bad_commit(two, 2, "for sequence 1 twice in step 1");
 }
 END_TEST
 START_TEST(unknown_sequence_is_overshoot) {
