@@ -38,11 +38,17 @@ void child_with_parent(char *const argv[]) {
     if (getppid() != 1) execvp(argv[0], argv);
 }
 
-static void become(char *const argv[], int death_signal, int keep, pid_t parent, int report) {
+void child_deafen(void) {
+    static const int asking[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2};
+    for (size_t i = 0; i < sizeof asking / sizeof asking[0]; i++) signal(asking[i], SIG_IGN);
+}
+
+static void become(const struct child *c, char *const argv[], int death_signal, int keep, pid_t parent, int report) {
     sigset_t none;
     sigemptyset(&none);
     prctl(PR_SET_PDEATHSIG, death_signal);
     setpgid(0, 0);
+    if (c->deaf) child_deafen();
     sigprocmask(SIG_SETMASK, &none, NULL);
     int null = open("/dev/null", O_RDONLY);
     if (null >= 0) {
@@ -61,7 +67,7 @@ int child_start(struct child *c, char *const argv[], int death_signal, int keep,
     int report[2], e = 0;
     if (pipe2(report, O_CLOEXEC) < 0) return fail(why, ERR_IO, "cannot start %s: %s", c->name, strerror(errno));
     pid_t self = getpid(), pid = fork();
-    if (!pid) become(argv, death_signal, keep, self, report[1]);
+    if (!pid) become(c, argv, death_signal, keep, self, report[1]);
     if (pid < 0) e = errno;
     close(report[1]);
     /* The pipe closes by itself when exec succeeds; what comes out of it is exec's errno. */

@@ -8,6 +8,7 @@
 
 struct child {
     char name[24];         /* for messages: "the coordinator" */
+    bool deaf;             /* signals that ask it to end are not for it: launchers send them to whole process trees */
     pid_t pid;             /* 0: not started */
     bool ended;
     int status;            /* as from waitpid; valid when ended */
@@ -24,6 +25,8 @@ int child_start(struct child *c, char *const argv[], int death_signal, int keep,
  * mpirun is asked to start its ranks through it, because an mpirun that is ended early may leave them behind. Returns only on
  * failure. */
 void child_with_parent(char *const argv[]);
+/* Signals that ask to end are ignored from here on, also by programs that this process becomes. */
+void child_deafen(void);
 /* Our own binary, as a command to start it again. */
 void child_self(char *path, size_t cap);
 /* Collects whoever ended. */

@@ -1,6 +1,7 @@
 /* fleet.c - command lines of workers and launchers. */
 #include "cli/fleet.h"
 
+#include <errno.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -18,6 +19,8 @@ int fleet_slurm_nodes(void) {
 
 static bool is_mpi(const struct fleet_options *o) { return !strncmp(o->fabric, "mpi", 3); } /* in either form */
 
+static bool shm_apart(const struct fleet_options *o) { return !strcmp(o->fabric, "shm") && o->rank->here && !o->rank->one_host; }
+
 int fleet_kind(const struct fleet_options *o, enum fleet_kind *out, struct why *why) {
     bool mem = !strcmp(o->fabric, "mem"), shm = !strcmp(o->fabric, "shm"), mpi = is_mpi(o);
     bool local = !strcmp(o->launcher, "local"), mpirun = !strcmp(o->launcher, "mpirun"), srun = !strcmp(o->launcher, "srun");
@@ -30,7 +33,15 @@ int fleet_kind(const struct fleet_options *o, enum fleet_kind *out, struct why *
     if ((mpi && local) || (mem && mpirun))
         return fail(why, ERR_INVALID, "--fabric %s needs %s", o->fabric,
                     mem ? "no launcher: its workers are threads of one process" : "a launcher: --launcher mpirun or srun");
-    if (mem) *out = FLEET_THREADS;
+    if (o->rank && (mem || o->hosts))
+        return fail(why, ERR_INVALID, "%s: this is rank %d of %d (by %s), and each rank is one worker; use --fabric auto, shm, ucx or mpi",
+                    mem ? "--fabric mem runs all workers in one process" : "--hosts starts workers", o->rank->id.rank,
+                    o->rank->id.size, o->rank->id.from);
+    if (o->rank && shm_apart(o))
+        return fail(why, ERR_INVALID, "--fabric shm stays on one host, and not all of the %d ranks are on this one; use auto",
+                    o->rank->id.size);
+    if (o->rank) *out = FLEET_RANK;
+    else if (mem) *out = FLEET_THREADS;
     else if (srun) *out = FLEET_SRUN;
     else if (mpi || mpirun || o->hosts) *out = FLEET_MPIRUN;
     else if (!shm && !local && o->nodes > 1) *out = FLEET_SRUN;
@@ -39,6 +50,7 @@ int fleet_kind(const struct fleet_options *o, enum fleet_kind *out, struct why *
 }
 
 bool fleet_is_far(const struct fleet_options *o, enum fleet_kind kind) {
+    if (kind == FLEET_RANK) return !o->rank->one_host && strcmp(o->fabric, "shm");
     bool here = !strcmp(o->fabric, "shm") || kind == FLEET_THREADS || kind == FLEET_LOCAL;
     return !here && (o->hosts || o->nodes > 1 || kind == FLEET_SRUN); /* mpirun too spreads over the nodes of a job */
 }
@@ -54,8 +66,10 @@ static int64_t threads_per_worker(const struct fleet_options *o, enum fleet_kind
     cpu_set_t set;
     if (o->threads > 0) return o->threads;
     int64_t cpus = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    if (kind == FLEET_RANK && cpus < sysconf(_SC_NPROCESSORS_ONLN)) return cpus; /* the launcher gave us ours */
     int64_t hosts = o->hosts ? count_hosts(o->hosts) : fleet_is_far(o, kind) ? o->nodes : 1;
     int64_t here = hosts > 0 ? (o->workers + hosts - 1) / hosts : o->workers; /* all hosts are taken to be alike */
+    if (kind == FLEET_RANK && o->rank->here) here = o->rank->here;
     return cpus > here ? cpus / here : 1;
 }
 
@@ -115,6 +129,46 @@ int fleet_start_rank(const struct fleet_options *o, int rank, struct child *chil
     return child_start(child, a.words, SIGKILL, -1, why);
 }
 
+/* What add_mpirun says on its command line, where somebody else started mpirun or srun and has not said it. */
+static void set_mpi(void) {
+    static char yield[] = "OMPI_MCA_mpi_yield_when_idle=1", pml[] = "OMPI_MCA_pml=ob1",
+                copies[] = "OMPI_MCA_btl_vader_single_copy_mechanism=none", depth[] = "OMPI_MCA_pml_ob1_send_pipeline_depth=32";
+    char *const all[] = {yield, pml, copies, depth};
+    char name[64];
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        snprintf(name, sizeof name, "%.*s", (int)strcspn(all[i], "="), all[i]);
+        if (!boot_environment(NULL, name)) putenv(all[i]);
+    }
+}
+
+/* Of an MPI world MPI knows who is who. */
+static void describe_own(struct argv *a, const struct fleet_options *o, const char *program) {
+    add_worker(a, o, FLEET_RANK, program);
+    if (is_mpi(o)) set_mpi();
+    else argv_add_number(a, "--rank", o->rank->id.rank), argv_add_number(a, "--size", o->rank->id.size);
+}
+
+static int start_own(const struct fleet_options *o, struct child *child, int *n, struct why *why) {
+    struct argv a = {.n = 0};
+    char program[4096];
+    child_find("cadre-worker", "worker", program, sizeof program);
+    describe_own(&a, o, program);
+    snprintf(child->name, sizeof child->name, "worker rank %d", o->rank->id.rank);
+    child->deaf = true;
+    *n = child_start(child, a.words, SIGKILL, -1, why) >= 0;
+    return *n ? 0 : ERR_NOT_FOUND;
+}
+
+int fleet_become(const struct fleet_options *o, struct why *why) {
+    struct argv a = {.n = 0};
+    char program[4096];
+    child_find("cadre-worker", "worker", program, sizeof program);
+    describe_own(&a, o, program);
+    child_deafen();
+    execvp(program, a.words);
+    return fail(why, ERR_NOT_FOUND, "cannot start worker rank %d: %s: %s", o->rank->id.rank, program, strerror(errno));
+}
+
 static int start_local(const struct fleet_options *o, struct child *children, int *n, struct why *why) {
     for (int rank = 0; rank < (int)o->workers; rank++) {
         int rc = fleet_start_rank(o, rank, &children[rank], why);
@@ -129,6 +183,7 @@ int fleet_start(const struct fleet_options *o, enum fleet_kind kind, struct chil
     char program[4096], self[4096];
     *n = 0;
     if (kind == FLEET_LOCAL) return start_local(o, children, n, why);
+    if (kind == FLEET_RANK) return start_own(o, children, n, why);
     child_find("cadre-worker", "worker", program, sizeof program);
     snprintf(children->name, sizeof children->name, "%s",
              kind == FLEET_MPIRUN ? "mpirun"

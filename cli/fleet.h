@@ -4,6 +4,7 @@
  *   FLEET_LOCAL    one process each, our children (shm, ucx, auto)
  *   FLEET_MPIRUN   one process each, by mpirun: here (mpi) or on the hosts of a list
  *   FLEET_SRUN     one process each, by srun, in the Slurm allocation that we run in
+ *   FLEET_RANK     the one of this rank: all ranks of a launcher are `cadre serve` (cli/rank.h)
  *
  * A worker finds out its rank from the launcher, or is told. */
 #pragma once
@@ -11,14 +12,16 @@
 #include <stdint.h>
 
 #include "cli/child.h"
+#include "cli/rank.h"
 
 enum { FLEET_MOST = 64 };
-enum fleet_kind { FLEET_THREADS, FLEET_LOCAL, FLEET_MPIRUN, FLEET_SRUN };
+enum fleet_kind { FLEET_THREADS, FLEET_LOCAL, FLEET_MPIRUN, FLEET_SRUN, FLEET_RANK };
 struct fleet_options {
     const char *fabric, *launcher, *hosts; /* launcher: "auto", "local", "mpirun", "srun"; hosts: as mpirun's --host, or NULL */
     const char *control, *net_devices, *log_level; /* control: where they find the coordinator */
     int64_t workers, threads;
     int nodes; /* of the Slurm allocation that we run in: fleet_slurm_nodes */
+    const struct rank *rank; /* which one we are; NULL: none of several */
 };
 int fleet_slurm_nodes(void); /* 0: not in one */
 /* ERR_INVALID when fabric, launcher and hosts do not go together. */
@@ -29,3 +32,5 @@ bool fleet_is_far(const struct fleet_options *o, enum fleet_kind kind);
 int fleet_start(const struct fleet_options *o, enum fleet_kind kind, struct child *children, int *n, struct why *why);
 /* FLEET_LOCAL: the worker of that rank, in the place of one that died. */
 int fleet_start_rank(const struct fleet_options *o, int rank, struct child *child, struct why *why);
+/* FLEET_RANK: this process becomes its worker, which its coordinator ends, and no signal but SIGKILL. Returns only on failure. */
+int fleet_become(const struct fleet_options *o, struct why *why);

@@ -16,6 +16,7 @@
 #include "cli/argv.h"
 #include "cli/crew.h"
 #include "cli/fleet.h"
+#include "cli/joiner.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -40,21 +41,29 @@ enum {
 
 struct options {
     char *listen, *control, *fabric, *launcher, *hosts, *net_devices, *weights, *config, *placement, *isa, *mla, *lease;
+    char *coordinator_node, *endpoint_file;
     char *journal, *journal_sync;
     char *payload, *combine_payload, *combine, *microbatches, *dispatch;
     char *log_level;
-    int64_t workers, threads, max_batch, max_context, step_tokens, kv_tokens, memory, startup, drain;
+    int64_t workers, rank, size, threads, max_batch, max_context, step_tokens, kv_tokens, memory, startup, drain;
 };
 #define AT(member) offsetof(struct options, member)
 static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Cluster"},
-    {"workers", CONF_INT, AT(workers), .def = "1", .min = 1, .max = BANNER_WORKERS, .arg = "N",
-     .help = "how many workers share the experts"},
-    {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|shm|ucx|auto|mpi|mpi-alltoallv",
-     .help = "how workers exchange tokens (see below)"},
+    {"workers", CONF_INT, AT(workers), .min = 1, .max = BANNER_WORKERS, .arg = "N",
+     .help = "how many workers share the experts; default: 1, or the ranks that there are"},
+    {"fabric", CONF_CHOICE, AT(fabric), .choices = "mem|shm|ucx|auto|mpi|mpi-alltoallv",
+     .help = "how workers exchange tokens (see below); default: mem, or auto as ranks"},
     {"hosts", CONF_STRING, AT(hosts), .arg = "LIST", .help = "run the workers there: h1:4,h2:4; fabrics auto, ucx, mpi"},
     {"launcher", CONF_CHOICE, AT(launcher), .def = "auto", .choices = "auto|local|mpirun|srun",
      .help = "who starts the workers; auto: mpirun for --hosts and mpi, srun in Slurm jobs"},
+    {"coordinator-node", CONF_STRING, AT(coordinator_node), .arg = "HOST",
+     .help = "ranks: where the coordinator runs; default: with rank 0"},
+    {"endpoint-file", CONF_STRING, AT(endpoint_file), .arg = "FILE",
+     .help = "write there where clients and workers come; ranks find the coordinator by it"},
+    {"rank", CONF_INT, AT(rank), .min = 0, .max = BANNER_WORKERS - 1, .arg = "N",
+     .help = "which rank this is; default: what mpirun or srun says, if one of them started it"},
+    {"size", CONF_INT, AT(size), .min = 1, .max = BANNER_WORKERS, .arg = "N", .help = "of how many; default: the same"},
     {"net-devices", CONF_STRING, AT(net_devices), .arg = "LIST",
      .help = "network devices of fabrics ucx and auto, as UCX names them; default: all"},
     {"control", CONF_STRING, AT(control), .arg = "ENDPOINT",
@@ -109,7 +118,8 @@ static const struct conf_command command = {
     .name = "cadre serve",
     .usage = "MODEL [options]",
     .about = "Starts a coordinator and workers for the model in folder MODEL on this machine, and serves until SIGINT or\n"
-             "SIGTERM. The first signal finishes what is running, a second one stops at once.",
+             "SIGTERM. The first signal (SIGUSR1 too) finishes what is running, a second one stops at once. Started by mpirun or srun, or\n"
+             "with --rank and --size, each process is one worker, and one of them runs the coordinator as well.",
     .options = table,
     .footer = "Fabrics:\n"
               "  mem    all workers are threads of one process\n"
@@ -121,6 +131,9 @@ static const struct conf_command command = {
               "  cadre serve ~/models/olmoe --workers 4\n"
               "  cadre serve ~/models/olmoe --workers 4 --fabric shm --weights f32\n"
               "  cadre serve ~/models/olmoe --workers 8 --fabric auto --hosts n1:4,n2:4\n\n"
+              "As ranks of a launcher; rank 0's host also runs the coordinator:\n"
+              "  mpirun -np 4 --bind-to none cadre serve ~/models/olmoe\n"
+              "  srun -N 2 -n 8 cadre serve ~/models/olmoe --endpoint-file /shared/olmoe\n\n"
               "The same by hand, also over several machines:\n"
               "  cadre-coordinator MODEL --workers 4 --listen tcp://*:5770 --control tcp://*:5771\n"
               "  mpirun -np 4 cadre-worker --fabric auto --connect tcp://HEAD:5771\n\n"
@@ -136,6 +149,7 @@ struct supervisor {
     const char *model;
     enum state state;
     enum fleet_kind kind;
+    struct rank rank; /* FLEET_RANK: who we are */
     bool far; /* workers elsewhere must be able to reach the coordinator */
     struct child children[CHILDREN]; /* the coordinator, then what fleet_start started */
     int n_children;
@@ -172,7 +186,8 @@ static int start_coordinator(struct supervisor *s, int endpoint_fd) {
     argv_add(&a, s->model);
     argv_add_number(&a, "--workers", o->workers);
     argv_add_text(&a, "--listen", o->listen);
-    argv_add_text(&a, "--control", o->control ? o->control : s->far ? "tcp://*:*" : "tcp://127.0.0.1:*");
+    argv_add_text(&a, "--control", o->control ? o->control : s->rank.address[0] ? RANK_CONTROL : s->far ? "tcp://*:*" : "tcp://127.0.0.1:*");
+    if (s->kind == FLEET_RANK) argv_add(&a, "--supervised");
     argv_add_number(&a, "--endpoint-fd", endpoint_fd);
     argv_add_text(&a, "--fabric", o->fabric);
     argv_add_text(&a, "--on-death", s->kind == FLEET_LOCAL ? "recover" : "end");
@@ -236,7 +251,15 @@ static struct fleet_options describe_fleet(const struct supervisor *s) {
                                   .log_level = o->log_level,
                                   .workers = o->workers,
                                   .threads = o->threads,
+                                  .rank = s->kind == FLEET_RANK ? &s->rank : NULL,
                                   .nodes = fleet_slurm_nodes()};
+}
+
+/* For other ranks, scripts and clients elsewhere. */
+static int tell_endpoints(struct supervisor *s, const char *host) {
+    char listen[600];
+    endpoint_at(host, s->listen, listen, sizeof listen);
+    return rank_tell(&s->rank, listen, s->workers_go_to, &s->why);
 }
 
 static int start_fleet(struct supervisor *s) {
@@ -245,7 +268,9 @@ static int start_fleet(struct supervisor *s) {
     int n;
     if (s->far) gethostname(host, sizeof host - 1);
     endpoint_at(host, s->control, s->workers_go_to, sizeof s->workers_go_to);
-    int rc = fleet_start(&f, s->kind, &s->children[FLEET], &n, &s->why);
+    int rc = tell_endpoints(s, host);
+    if (rc < 0) return rc;
+    rc = fleet_start(&f, s->kind, &s->children[FLEET], &n, &s->why);
     s->n_children = FLEET + n;
     s->crew = (struct crew){.workers = &s->children[FLEET]};
     return rc;
@@ -459,6 +484,7 @@ static bool drain(struct supervisor *s) {
 }
 
 static void close_all(struct supervisor *s) {
+    if (s->state >= LOADING) rank_forget(&s->rank);
     cadre_close(s->client);
     stop_listening(s);
     for (int i = 0; i < s->n_workers; i++) close(s->workers[i].fd);
@@ -471,6 +497,7 @@ static int open_all(struct supervisor *s) {
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGHUP); /* the terminal went away: no reason to drop what is running */
+    sigaddset(&set, SIGUSR1); /* what mpirun passes on to its ranks, and Slurm sends before time is up */
     sigaddset(&set, SIGCHLD);
     sigprocmask(SIG_BLOCK, &set, NULL);
     s->signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
@@ -485,7 +512,28 @@ static int open_all(struct supervisor *s) {
     return rc;
 }
 
-static int run(const struct options *o, const char *model) {
+/* One of several ranks, or the only one: what was not said follows from that. */
+static int take_role(struct supervisor *s, struct options *o) {
+    char host[256] = "";
+    gethostname(host, sizeof host - 1);
+    struct rank_options r = {o->rank, o->size, o->launcher, o->endpoint_file, o->control, o->coordinator_node, host};
+    bool several = rank_is(&r, boot_environment, NULL);
+    if (!o->fabric && !(o->fabric = strdup(several ? "auto" : "mem"))) return fail(&s->why, ERR_NOMEM, "out of memory");
+    if (!several && o->coordinator_node)
+        return fail(&s->why, ERR_INVALID, "--coordinator-node is for ranks, and neither --rank nor mpirun or srun says that this is "
+                    "one of several; start serve where the coordinator shall run");
+    if (!several) return rank_alone(&s->rank, o->endpoint_file), o->workers = o->workers < 0 ? 1 : o->workers, 0;
+    int rc = rank_find(&r, boot_environment, NULL, &s->rank, &s->why);
+    if (rc < 0) return rc;
+    s->kind = FLEET_RANK;
+    if (o->workers >= 0 && o->workers != s->rank.id.size)
+        return fail(&s->why, ERR_INVALID, "--workers %lld, but there are %d ranks (by %s), and each is one worker; leave it out",
+                    (long long)o->workers, s->rank.id.size, s->rank.id.from);
+    o->workers = s->rank.id.size;
+    return 0;
+}
+
+static int run(struct options *o, const char *model) {
     struct supervisor s = {.o = o,
                            .model = model,
                            .endpoints = -1,
@@ -493,13 +541,17 @@ static int run(const struct options *o, const char *model) {
                            .started_us = clk_now_us(),
                            .banner.terminal = isatty(STDERR_FILENO),
                            .children = {{.name = "the coordinator"}}};
+    int rc = take_role(&s, o);
     struct fleet_options f = describe_fleet(&s);
-    if (fleet_kind(&f, &s.kind, &s.why) < 0) {
+    if (rc >= 0) rc = fleet_kind(&f, &s.kind, &s.why);
+    if (rc < 0) {
         fprintf(stderr, "cadre serve: %s\n", s.why.text);
         return EXIT_USAGE;
     }
+    if (s.kind == FLEET_RANK && !s.rank.head) return joiner_run(&s.rank, &f);
     s.far = fleet_is_far(&f, s.kind);
-    int rc = open_all(&s);
+    rank_forget(&s.rank);
+    rc = open_all(&s);
     if (rc >= 0) rc = watch(&s);
     banner_break(&s.banner);
     if (rc < 0) fprintf(stderr, "cadre serve: %s\n", s.why.text);
@@ -511,7 +563,7 @@ static int run(const struct options *o, const char *model) {
 }
 
 int serve_main(int argc, char **argv) {
-    struct options o = {.threads = -1, .max_batch = -1, .max_context = -1, .step_tokens = -1, .kv_tokens = -1, .memory = -1};
+    struct options o = {.workers = -1, .rank = -1, .size = -1, .threads = -1, .max_batch = -1, .max_context = -1, .step_tokens = -1, .kv_tokens = -1, .memory = -1};
     struct conf_args args;
     int status;
     if (cli_parse(&command, &o, argc, argv, &args, &status)) status = run(&o, args.items[0]);

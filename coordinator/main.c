@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/conf.h"
 #include "base/log.h"
@@ -16,7 +17,7 @@ struct options {
     char *payload, *combine, *combine_payload, *microbatches, *dispatch;
     double lease, patience, attach;
     char *journal, *journal_sync;
-    bool ids_only, journal_repair;
+    bool ids_only, journal_repair, supervised;
 };
 
 #define AT(field) offsetof(struct options, field)
@@ -82,6 +83,8 @@ static const struct conf_option table[] = {
     {"attach", CONF_REAL, AT(attach), .def = "30", .min = 0.1, .max = 86400, .arg = "SECONDS",
      .help = "how long a request waits for its client to come back"},
     {"", CONF_FLAG, 0, .help = "Operation"},
+    {"supervised", CONF_FLAG, AT(supervised),
+     .help = "obey signals of the parent process only: launchers send them to all that they started"},
     {"ids-only", CONF_FLAG, AT(ids_only), .help = "serve token ids without text: the checkpoint needs no tokenizer"},
     {"config", CONF_STRING, AT(config), .arg = "FILE", .help = "read options from lines 'name = value'; the command line wins"},
     {"log-level", CONF_CHOICE, AT(log_level), .def = "info", .choices = "error|warn|info|debug", .help = "how much to say"},
@@ -110,14 +113,18 @@ static const struct conf_command command = {
 static struct coordinator *running; /* for the signal handler */
 static volatile sig_atomic_t stops;
 
-static void on_signal(int sig) {
-    (void)sig;
+static pid_t obeyed; /* 0: anybody */
+
+static void on_signal(int sig, siginfo_t *info, void *context) {
+    (void)sig, (void)context;
+    if (obeyed && info->si_pid != obeyed) return;
     coordinator_stop(running, stops++ == 0);
 }
 
-static void catch_signals(struct coordinator *c) {
-    struct sigaction catch = {.sa_handler = on_signal}, ignore = {.sa_handler = SIG_IGN};
+static void catch_signals(struct coordinator *c, bool supervised) {
+    struct sigaction catch = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO}, ignore = {.sa_handler = SIG_IGN};
     running = c;
+    obeyed = supervised ? getppid() : 0;
     sigaction(SIGINT, &catch, NULL);
     sigaction(SIGTERM, &catch, NULL);
     sigaction(SIGPIPE, &ignore, NULL);
@@ -210,7 +217,7 @@ static int serve(const struct options *o, const char *model) {
     if (rc >= 0) rc = bus_zmq_bind(context, o->control, &workers, &why);
     if (rc >= 0) rc = coordinator_new(&co, clients, workers, &c, &why);
     if (rc >= 0) {
-        catch_signals(c);
+        catch_signals(c, o->supervised);
         if (o->endpoint_fd) rc = tell_endpoints((int)o->endpoint_fd, clients, workers, &why);
         if (rc >= 0 && o->endpoint_file) rc = write_endpoints(o->endpoint_file, clients, workers, &why);
     }

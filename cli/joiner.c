@@ -1,0 +1,31 @@
+/* joiner.c - see joiner.h. */
+#include "cli/joiner.h"
+
+#include <poll.h>
+#include <stdio.h>
+
+#include "base/clk.h"
+#include "cli/cli.h"
+
+enum { LOOK_EVERY_MS = 50, PATIENCE_S = 60 }; /* launchers start all ranks within seconds, and a coordinator listens at once */
+
+/* Files on shared storage tell nobody that they have come. */
+static int wait_for_address(struct rank *r, struct why *why) {
+    int64_t until = clk_now_us() + PATIENCE_S * 1000000LL;
+    int rc;
+    while (!(rc = rank_look(r, why)) && clk_now_us() < until) poll(NULL, 0, LOOK_EVERY_MS);
+    if (rc) return rc < 0 ? rc : 0;
+    return fail(why, ERR_DEADLINE,
+                "rank %d of %d (by %s) waited %d s for the coordinator's address in %.300s; does the rank that runs it live, and do "
+                "all hosts see this file?",
+                r->id.rank, r->id.size, r->id.from, PATIENCE_S, r->file);
+}
+
+int joiner_run(struct rank *r, struct fleet_options *f) {
+    struct why why;
+    int rc = wait_for_address(r, &why);
+    f->control = r->address;
+    if (rc >= 0) rc = fleet_become(f, &why);
+    fprintf(stderr, "cadre serve: %s\n", why.text);
+    return EXIT_FAILED;
+}
