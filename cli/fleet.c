@@ -19,7 +19,9 @@ int fleet_slurm_nodes(void) {
 
 static bool is_mpi(const struct fleet_options *o) { return !strncmp(o->fabric, "mpi", 3); } /* in either form */
 
-static bool shm_apart(const struct fleet_options *o) { return !strcmp(o->fabric, "shm") && o->rank->here && !o->rank->one_host; }
+static bool shm_apart(const struct fleet_options *o) {
+    return !strcmp(o->fabric, "shm") && o->rank->here && !o->rank->one_host;
+}
 
 int fleet_kind(const struct fleet_options *o, enum fleet_kind *out, struct why *why) {
     bool mem = !strcmp(o->fabric, "mem"), shm = !strcmp(o->fabric, "shm"), mpi = is_mpi(o);
@@ -34,8 +36,8 @@ int fleet_kind(const struct fleet_options *o, enum fleet_kind *out, struct why *
         return fail(why, ERR_INVALID, "--fabric %s needs %s", o->fabric,
                     mem ? "no launcher: its workers are threads of one process" : "a launcher: --launcher mpirun or srun");
     if (o->rank && (mem || o->hosts))
-        return fail(why, ERR_INVALID, "%s: this is rank %d of %d (by %s), and each rank is one worker; use --fabric auto, shm, ucx or mpi",
-                    mem ? "--fabric mem runs all workers in one process" : "--hosts starts workers", o->rank->id.rank,
+        return fail(why, ERR_INVALID,
+                    "%s: this is rank %d of %d (by %s), and each rank is one worker; use --fabric auto, shm, ucx or mpi", mem ? "--fabric mem runs all workers in one process" : "--hosts starts workers", o->rank->id.rank,
                     o->rank->id.size, o->rank->id.from);
     if (o->rank && shm_apart(o))
         return fail(why, ERR_INVALID, "--fabric shm stays on one host, and not all of the %d ranks are on this one; use auto",

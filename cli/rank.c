@@ -110,8 +110,8 @@ static int find_place(const struct rank_options *o, struct rank *r, boot_lookup 
         address_on(host, o->control, r);
     } else {
         return fail(why, ERR_INVALID,
-                    "rank %d of %d (by %s) cannot know where rank 0 runs the coordinator: give all ranks --endpoint-file FILE on "
-                    "storage that their hosts share, or --control tcp://HOST:PORT, or --coordinator-node HOST",
+                    "rank %d of %d (by %s) cannot know where rank 0 runs the coordinator: give all ranks --endpoint-file FILE "
+                    "on storage that their hosts share, or --control tcp://HOST:PORT, or --coordinator-node HOST",
                     r->id.rank, r->id.size, r->id.from);
     }
     r->tells = r->head && r->file[0];
@@ -161,8 +161,8 @@ int rank_look(struct rank *r, struct why *why) {
     int n = fscanf(f, "listen %*599s control %599s launch %599s", control, launch);
     fclose(f);
     if (n != 2)
-        return fail(why, ERR_INVALID, "%s is no file of endpoints; wanted lines listen, control, launch as cadre serve writes them",
-                    r->file);
+        return fail(why, ERR_INVALID,
+                    "%s is no file of endpoints; wanted lines listen, control, launch as cadre serve writes them", r->file);
     if (strcmp(launch, r->launch)) return 0;
     snprintf(r->address, sizeof r->address, "%s", control);
     return 1;

@@ -118,8 +118,8 @@ static const struct conf_command command = {
     .name = "cadre serve",
     .usage = "MODEL [options]",
     .about = "Starts a coordinator and workers for the model in folder MODEL on this machine, and serves until SIGINT or\n"
-             "SIGTERM. The first signal (SIGUSR1 too) finishes what is running, a second one stops at once. Started by mpirun or srun, or\n"
-             "with --rank and --size, each process is one worker, and one of them runs the coordinator as well.",
+             "SIGTERM. The first signal (SIGUSR1 too) finishes what is running, a second one stops at once. Started by mpirun or\n"
+             "srun, or with --rank and --size, each process is one worker, and one of them runs the coordinator as well.",
     .options = table,
     .footer = "Fabrics:\n"
               "  mem    all workers are threads of one process\n"
@@ -177,6 +177,12 @@ static void set_state(struct supervisor *s, enum state to) {
 }
 
 /* ---- starting ---- */
+static const char *where_workers_come(const struct supervisor *s) {
+    if (s->o->control) return s->o->control;
+    if (s->rank.address[0]) return RANK_CONTROL;
+    return s->far ? "tcp://*:*" : "tcp://127.0.0.1:*";
+}
+
 static int start_coordinator(struct supervisor *s, int endpoint_fd) {
     const struct options *o = s->o;
     struct argv a = {.n = 0};
@@ -186,7 +192,7 @@ static int start_coordinator(struct supervisor *s, int endpoint_fd) {
     argv_add(&a, s->model);
     argv_add_number(&a, "--workers", o->workers);
     argv_add_text(&a, "--listen", o->listen);
-    argv_add_text(&a, "--control", o->control ? o->control : s->rank.address[0] ? RANK_CONTROL : s->far ? "tcp://*:*" : "tcp://127.0.0.1:*");
+    argv_add_text(&a, "--control", where_workers_come(s));
     if (s->kind == FLEET_RANK) argv_add(&a, "--supervised");
     argv_add_number(&a, "--endpoint-fd", endpoint_fd);
     argv_add_text(&a, "--fabric", o->fabric);
@@ -520,14 +526,15 @@ static int take_role(struct supervisor *s, struct options *o) {
     bool several = rank_is(&r, boot_environment, NULL);
     if (!o->fabric && !(o->fabric = strdup(several ? "auto" : "mem"))) return fail(&s->why, ERR_NOMEM, "out of memory");
     if (!several && o->coordinator_node)
-        return fail(&s->why, ERR_INVALID, "--coordinator-node is for ranks, and neither --rank nor mpirun or srun says that this is "
-                    "one of several; start serve where the coordinator shall run");
+        return fail(&s->why, ERR_INVALID,
+                    "--coordinator-node is for ranks, and neither --rank nor mpirun or srun says that this is one of several; start serve where the coordinator shall run");
     if (!several) return rank_alone(&s->rank, o->endpoint_file), o->workers = o->workers < 0 ? 1 : o->workers, 0;
     int rc = rank_find(&r, boot_environment, NULL, &s->rank, &s->why);
     if (rc < 0) return rc;
     s->kind = FLEET_RANK;
     if (o->workers >= 0 && o->workers != s->rank.id.size)
-        return fail(&s->why, ERR_INVALID, "--workers %lld, but there are %d ranks (by %s), and each is one worker; leave it out",
+        return fail(&s->why, ERR_INVALID,
+                    "--workers %lld, but there are %d ranks (by %s), and each is one worker; leave it out",
                     (long long)o->workers, s->rank.id.size, s->rank.id.from);
     o->workers = s->rank.id.size;
     return 0;
@@ -563,7 +570,8 @@ static int run(struct options *o, const char *model) {
 }
 
 int serve_main(int argc, char **argv) {
-    struct options o = {.workers = -1, .rank = -1, .size = -1, .threads = -1, .max_batch = -1, .max_context = -1, .step_tokens = -1, .kv_tokens = -1, .memory = -1};
+    struct options o = {.workers = -1, .rank = -1, .size = -1, .threads = -1, .max_batch = -1, .max_context = -1,
+                        .step_tokens = -1, .kv_tokens = -1, .memory = -1};
     struct conf_args args;
     int status;
     if (cli_parse(&command, &o, argc, argv, &args, &status)) status = run(&o, args.items[0]);

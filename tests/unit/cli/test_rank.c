@@ -14,7 +14,8 @@ struct environment {
 };
 #define ENV(...) .env.names = {__VA_ARGS__}
 #define AS(...)  .env.values = {__VA_ARGS__}
-#define MPI      "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"
+#define MPI                                                                                                                    \
+    "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"
 #define STEP     "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_NUM_NODES", "SLURM_STEP_NODELIST"
 
 static const struct row {
@@ -31,8 +32,8 @@ static const struct row {
     {"told to start the workers", {-1, -1, "srun"}, ENV(STEP), AS("0", "4", "0", "2", "n[1-2]"), .several = NO},
     {"mpirun here", {-1, -1, "auto"}, ENV(MPI, "PMIX_SERVER_TMPDIR"), AS("0", "0", "2", "0", "2", "/tmp/o"), YES, HEAD,
      "/tmp/o/cadre-endpoints"},
-    {"mpirun here, another", {-1, -1, "auto"}, ENV(MPI, "PMIX_SERVER_TMPDIR"), AS("1", "1", "2", "1", "2", "/tmp/o"), YES, OTHER,
-     "/tmp/o/cadre-endpoints"},
+    {"mpirun here, another", {-1, -1, "auto"}, ENV(MPI, "PMIX_SERVER_TMPDIR"), AS("1", "1", "2", "1", "2", "/tmp/o"), YES,
+     OTHER, "/tmp/o/cadre-endpoints"},
     {"mpirun over hosts", {-1, -1, "auto"}, ENV(MPI, "PMIX_SERVER_TMPDIR"), AS("1", "1", "2", "0", "1", "/tmp/o"), YES, REFUSED,
      "--endpoint-file"},
     {"rank 0 too", {-1, -1, "auto"}, ENV(MPI), AS("0", "0", "2", "0", "1"), YES, REFUSED, "rank 0 of 2"},
@@ -58,8 +59,8 @@ static const struct row {
      AS("1", "/spool/p", "1", "2", "1", "1", "n1"), YES, OTHER, "/spool/p/cadre-endpoints"},
     {"srun --mpi=pmix", {-1, -1, "auto"}, ENV("PMIX_RANK", "PMIX_SERVER_TMPDIR", STEP),
      AS("0", "/spool/p", "0", "2", "0", "2", "n[1-2]"), YES, HEAD, "tcp://n1:5771"},
-    {"mpirun inside a step of another shape", {-1, -1, "auto"}, ENV(MPI, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST"),
-     AS("5", "5", "6", "1", "2", "0", "3", "n[1-3]"), YES, REFUSED, "--endpoint-file"},
+    {"mpirun inside a step of another shape", {-1, -1, "auto"},
+     ENV(MPI, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST"), AS("5", "5", "6", "1", "2", "0", "3", "n[1-3]"), YES, REFUSED, "--endpoint-file"},
     {"by hand", {2, 3, "auto", "/s/e"}, .several = YES, .role = OTHER, .place = "/s/e"},
     {"by hand, half of it", {2, -1, "auto", "/s/e"}, .several = YES, .role = REFUSED, .place = "--size"},
     {"by hand, without a place", {1, 2, "auto"}, .several = YES, .role = REFUSED, .place = "--endpoint-file"},
