@@ -37,7 +37,8 @@ int fleet_kind(const struct fleet_options *o, enum fleet_kind *out, struct why *
                     mem ? "no launcher: its workers are threads of one process" : "a launcher: --launcher mpirun or srun");
     if (o->rank && (mem || o->hosts))
         return fail(why, ERR_INVALID,
-                    "%s: this is rank %d of %d (by %s), and each rank is one worker; use --fabric auto, shm, ucx or mpi", mem ? "--fabric mem runs all workers in one process" : "--hosts starts workers", o->rank->id.rank,
+                    "%s: this is rank %d of %d (by %s), and each rank is one worker; use --fabric auto, shm, ucx or mpi",
+                    mem ? "--fabric mem runs all workers in one process" : "--hosts starts workers", o->rank->id.rank,
                     o->rank->id.size, o->rank->id.from);
     if (o->rank && shm_apart(o))
         return fail(why, ERR_INVALID, "--fabric shm stays on one host, and not all of the %d ranks are on this one; use auto",

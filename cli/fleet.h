@@ -32,5 +32,6 @@ bool fleet_is_far(const struct fleet_options *o, enum fleet_kind kind);
 int fleet_start(const struct fleet_options *o, enum fleet_kind kind, struct child *children, int *n, struct why *why);
 /* FLEET_LOCAL: the worker of that rank, in the place of one that died. */
 int fleet_start_rank(const struct fleet_options *o, int rank, struct child *child, struct why *why);
-/* FLEET_RANK: this process becomes its worker, which its coordinator ends, and no signal but SIGKILL. Returns only on failure. */
+/* FLEET_RANK: this process becomes its worker, which its coordinator ends, and no signal but SIGKILL. Returns only on
+ * failure. */
 int fleet_become(const struct fleet_options *o, struct why *why);

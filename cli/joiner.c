@@ -15,10 +15,11 @@ static int wait_for_address(struct rank *r, struct why *why) {
     int rc;
     while (!(rc = rank_look(r, why)) && clk_now_us() < until) poll(NULL, 0, LOOK_EVERY_MS);
     if (rc) return rc < 0 ? rc : 0;
-    return fail(why, ERR_DEADLINE,
-                "rank %d of %d (by %s) waited %d s for the coordinator's address in %.300s; does the rank that runs it live, and "
-                "do all hosts see this file?",
-                r->id.rank, r->id.size, r->id.from, PATIENCE_S, r->file);
+    return fail(
+        why, ERR_DEADLINE,
+        "rank %d of %d (by %s) waited %d s for the coordinator's address in %.300s; does the rank that runs it live, and "
+        "do all hosts see this file?",
+        r->id.rank, r->id.size, r->id.from, PATIENCE_S, r->file);
 }
 
 int joiner_run(struct rank *r, struct fleet_options *f) {

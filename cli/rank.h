@@ -20,28 +20,28 @@
 enum { RANK_TEXT = 600, RANK_PATH = 4096 };
 #define RANK_CONTROL "tcp://*:5771" /* where the coordinator listens when all know its address without --control */
 struct rank_options {
-    int64_t rank, size;                           /* of the command line; -1: not given */
-    const char *launcher, *endpoint_file;         /* as given */
+    int64_t rank, size;                            /* of the command line; -1: not given */
+    const char *launcher, *endpoint_file;          /* as given */
     const char *control, *coordinator_node, *host; /* host: this one's name */
 };
 struct rank {
     struct boot_id id;
-    bool head, one_host;        /* one_host: all ranks are here, as far as the launcher tells */
-    int here;                   /* ranks on this host; 0: not known */
-    char launch[RANK_TEXT];     /* name of the launch; one word */
-    char file[RANK_PATH];       /* where the endpoints are told; "": `address` is known to all */
-    char address[RANK_TEXT];    /* control endpoint; "": it is in the file */
-    bool tells;                 /* the head writes the file: it was asked to, or the others need it */
+    bool head, one_host;     /* one_host: all ranks are here, as far as the launcher tells */
+    int here;                /* ranks on this host; 0: not known */
+    char launch[RANK_TEXT];  /* name of the launch; one word */
+    char file[RANK_PATH];    /* where the endpoints are told; "": `address` is known to all */
+    char address[RANK_TEXT]; /* control endpoint; "": it is in the file */
+    bool tells;              /* the head writes the file: it was asked to, or the others need it */
 };
 /* True when this process is one of several that a launcher started, or is told so: neither one alone nor a batch script. */
 bool rank_is(const struct rank_options *o, boot_lookup *lookup, void *ctx);
 /* Pure, but for the lookup. ERR_INVALID with why, when it cannot be told who is who or where the others go. */
-int  rank_find(const struct rank_options *o, boot_lookup *lookup, void *ctx, struct rank *out, struct why *why);
+int rank_find(const struct rank_options *o, boot_lookup *lookup, void *ctx, struct rank *out, struct why *why);
 /* Not one of several: tells its endpoints if a file is given. */
 void rank_alone(struct rank *out, const char *endpoint_file);
 /* Head: what an earlier launch left in the file goes away; then, once the coordinator listens, both endpoints as others reach
  * them. The file appears whole or not at all. ERR_IO with why. */
 void rank_forget(const struct rank *r);
-int  rank_tell(const struct rank *r, const char *listen, const char *control, struct why *why);
+int rank_tell(const struct rank *r, const char *listen, const char *control, struct why *why);
 /* Others: 1 and fills r->address when it is known; 0: not yet; ERR_INVALID: the file is something else. */
-int  rank_look(struct rank *r, struct why *why);
+int rank_look(struct rank *r, struct why *why);

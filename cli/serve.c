@@ -118,8 +118,8 @@ static const struct conf_command command = {
     .name = "cadre serve",
     .usage = "MODEL [options]",
     .about = "Starts a coordinator and workers for the model in folder MODEL on this machine, and serves until SIGINT or\n"
-             "SIGTERM. The first signal (SIGUSR1 too) finishes what is running, a second one stops at once. Started by mpirun or\n"
-             "srun, or with --rank and --size, each process is one worker, and one of them runs the coordinator as well.",
+             "SIGTERM. The first signal (SIGUSR1 too) finishes what is running, a second one stops at once. Started by mpirun\n"
+             "or srun, or with --rank and --size, each process is one worker, and one of them runs the coordinator as well.",
     .options = table,
     .footer = "Fabrics:\n"
               "  mem    all workers are threads of one process\n"
@@ -527,7 +527,8 @@ static int take_role(struct supervisor *s, struct options *o) {
     if (!o->fabric && !(o->fabric = strdup(several ? "auto" : "mem"))) return fail(&s->why, ERR_NOMEM, "out of memory");
     if (!several && o->coordinator_node)
         return fail(&s->why, ERR_INVALID,
-                    "--coordinator-node is for ranks, and neither --rank nor mpirun or srun says that this is one of several; start serve where the coordinator shall run");
+                    "--coordinator-node is for ranks, and neither --rank nor mpirun or srun says that this is one of several; "
+                    "start serve where the coordinator shall run");
     if (!several) return rank_alone(&s->rank, o->endpoint_file), o->workers = o->workers < 0 ? 1 : o->workers, 0;
     int rc = rank_find(&r, boot_environment, NULL, &s->rank, &s->why);
     if (rc < 0) return rc;
