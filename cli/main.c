@@ -10,6 +10,7 @@ static const struct cli_verb verbs[] = {
     {"generate", "send a prompt, print the answer as it is made", generate_main},
     {"chat", "talk to the model, line by line", chat_main},
     {"status", "workers, queue and memory of a running cluster", status_main},
+    {"events", "what happened to a running cluster, and when", events_main},
     {"experts", "how often each expert was used, and where", experts_main},
     {"trace", "record where a running cluster sends its tokens", trace_main},
     {"journal", "what a coordinator has written down", journal_main},

@@ -267,6 +267,27 @@ CADRE_API int cadre_trace(struct cadre_client *client, const uint32_t *layers, s
  * result says how it ended. */
 CADRE_API int cadre_trace_next(struct cadre_stream *stream, int timeout_ms, const void **chunk, size_t *bytes);
 
+struct cadre_figure {
+    const char *name;        /* with its unit at the end: "reload_us" */
+    uint64_t value;
+};
+struct cadre_cluster_event { /* something that happened to the cluster */
+    uint64_t number;         /* from 1 at each start of the coordinator, without gaps: one that is missing was overwritten */
+    int64_t unix_us;         /* on the coordinator's clock */
+    const char *kind;        /* "worker-dead", "epoch-begun", ...: more may come */
+    int rank;                /* -1: of no worker */
+    const char *text;
+    uint32_t times;          /* that the same was said at once */
+    const struct cadre_figure *figures;
+    size_t n_figures;
+};
+/* Those with a number above `after` that the cluster still has; with follow 1 also those to come, until cadre_cancel or
+ * cadre_stream_close. */
+CADRE_API int cadre_events(struct cadre_client *client, uint64_t after, int follow, struct cadre_stream **out);
+/* The next one, valid until the next call: CADRE_OK, or CADRE_TIMEOUT (see cadre_next). At the end *out is NULL and the result
+ * says how it ended. */
+CADRE_API int cadre_events_next(struct cadre_stream *stream, int timeout_ms, const struct cadre_cluster_event **out);
+
 /* Token ids of request->prompt or request->messages (other fields are ignored). Free *ids with cadre_ids_free. */
 CADRE_API int  cadre_tokenize(struct cadre_client *client, const struct cadre_request *request, uint32_t timeout_ms,
                               int32_t **ids, size_t *n);

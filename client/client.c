@@ -143,6 +143,35 @@ int cadre_trace_next(struct cadre_stream *s, int timeout_ms, const void **chunk,
               : CADRE_OK;
 }
 
+int cadre_events(struct cadre_client *c, uint64_t after, int follow, struct cadre_stream **out) {
+    *out = NULL;
+    size_t len;
+    uint8_t *bytes = port_encode_events(after, follow != 0, &len);
+    if (!bytes) return client_fail(c, CADRE_RESOURCE_EXHAUSTED, "the client is out of memory");
+    int rc = stream_open(c, "Events", bytes, len, 0, c->options.window, out);
+    free(bytes);
+    return rc;
+}
+
+int cadre_events_next(struct cadre_stream *s, int timeout_ms, const struct cadre_cluster_event **out) {
+    *out = NULL;
+    if (!stream_wait(s->client, s, timeout_ms)) return CADRE_TIMEOUT;
+    port_release(s->hold);
+    s->hold = NULL;
+    arena_reset(&s->arena);
+    struct item *item = stream_take(s);
+    if (!item) {
+        struct cadre_event end;
+        end_event(s, &end);
+        return end.status;
+    }
+    *out = port_decode_cluster_event(item->bytes, item->len, &s->arena, &s->hold);
+    free(item);
+    return *out ? CADRE_OK
+                : client_fail(s->client, CADRE_INTERNAL, "the server at %s sent an event that cannot be read",
+                              s->client->endpoint);
+}
+
 static int unreadable(struct cadre_client *c, const char *method) {
     return client_fail(c, CADRE_INTERNAL, "the answer to %s from %s cannot be read", method, c->endpoint);
 }

@@ -94,4 +94,7 @@ struct cadre_links *port_decode_links(const uint8_t *bytes, size_t len);
 struct cadre_load *port_decode_experts(const uint8_t *bytes, size_t len);
 uint8_t *port_encode_trace(const uint32_t *layers, size_t n, size_t *len);
 int port_decode_trace(const uint8_t *bytes, size_t len, const void **chunk, size_t *n, void **hold);
+uint8_t *port_encode_events(uint64_t after, bool follow, size_t *len);
+/* In the arena; its strings in *hold. NULL: the bytes are no event, or no memory. */
+const struct cadre_cluster_event *port_decode_cluster_event(const uint8_t *bytes, size_t len, struct arena *arena, void **hold);
 int port_decode_ids(const uint8_t *bytes, size_t len, int32_t **ids, size_t *n);

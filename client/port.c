@@ -199,6 +199,33 @@ int port_decode_trace(const uint8_t *bytes, size_t len, const void **chunk, size
     return CADRE_OK;
 }
 
+uint8_t *port_encode_events(uint64_t after, bool follow, size_t *len) {
+    Cadre__V1__EventsRequest m = CADRE__V1__EVENTS_REQUEST__INIT;
+    m.after = after;
+    m.follow = follow;
+    return pack(&m.base, len);
+}
+
+const struct cadre_cluster_event *port_decode_cluster_event(const uint8_t *bytes, size_t len, struct arena *arena,
+                                                            void **hold) {
+    Cadre__V1__ClusterEvent *m = cadre__v1__cluster_event__unpack(NULL, len, bytes);
+    if (!m) return NULL;
+    *hold = m;
+    struct cadre_cluster_event *e = arena_array(arena, struct cadre_cluster_event, 1);
+    struct cadre_figure *figures = arena_array(arena, struct cadre_figure, m->n_figures + 1);
+    if (!e || !figures) return NULL;
+    for (size_t i = 0; i < m->n_figures; i++) figures[i] = (struct cadre_figure){m->figures[i]->name, m->figures[i]->value};
+    *e = (struct cadre_cluster_event){.number = m->number,
+                                      .unix_us = m->unix_us,
+                                      .kind = m->kind,
+                                      .rank = (int)m->rank - 1,
+                                      .text = m->text,
+                                      .times = m->times,
+                                      .figures = figures,
+                                      .n_figures = m->n_figures};
+    return e;
+}
+
 void port_release(void *hold) {
     if (hold) protobuf_c_message_free_unpacked(hold, NULL);
 }

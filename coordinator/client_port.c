@@ -145,6 +145,15 @@ int client_port_read_trace(struct client_port *p, const uint8_t *payload, size_t
     return 0;
 }
 
+int client_port_read_events(struct client_port *p, const uint8_t *payload, size_t len, uint64_t *after, bool *follow,
+                            struct why *why) {
+    const Cadre__V1__EventsRequest *m = pb_arena_unpack(&p->pb, &cadre__v1__events_request__descriptor, payload, len);
+    if (!m) return unreadable("EventsRequest", len, why);
+    *after = m->after;
+    *follow = m->follow;
+    return 0;
+}
+
 /* ---- out ---- */
 /* A string of the protocol is UTF-8, and readers in other languages refuse a message with one that is not. Folders, host names
  * and reasons that quote them come from outside. Lives until the next message; NULL without memory. */
@@ -430,6 +439,27 @@ const uint8_t *client_port_trace(struct client_port *p, const uint8_t *chunk, si
     Cadre__V1__TraceEvent m = CADRE__V1__TRACE_EVENT__INIT;
     m.chunk = (ProtobufCBinaryData){.data = (uint8_t *)chunk, .len = chunk_len};
     return pb_arena_pack(&p->pb, &m.base, len);
+}
+
+const uint8_t *client_port_event(struct client_port *p, const struct event *e, size_t *len) {
+    pb_arena_reset_out(&p->pb);
+    Cadre__V1__ClusterEvent m = CADRE__V1__CLUSTER_EVENT__INIT;
+    Cadre__V1__EventFigure figures[EVENT_FIGURES], *list[EVENT_FIGURES];
+    for (int i = 0; i < e->n_figures; i++) {
+        cadre__v1__event_figure__init(&figures[i]);
+        figures[i].name = (char *)e->figure[i].name;
+        figures[i].value = e->figure[i].value;
+        list[i] = &figures[i];
+    }
+    m.number = e->number;
+    m.unix_us = e->unix_us;
+    m.kind = (char *)event_kind_name(e->kind);
+    m.rank = (uint32_t)(e->rank + 1);
+    m.text = clean(p, e->text);
+    m.times = e->times;
+    m.figures = list;
+    m.n_figures = (size_t)e->n_figures;
+    return m.text ? pb_arena_pack(&p->pb, &m.base, len) : NULL;
 }
 
 const uint8_t *client_port_ids(struct client_port *p, const int32_t *ids, size_t n, size_t *len) {

@@ -4,6 +4,7 @@
  * the port's, valid until the next write; NULL when out of memory. Frames and calls are proto/call's. Owner: one thread. */
 #pragma once
 #include "base/status.h"
+#include "coordinator/events.h"
 #include "coordinator/stream.h"
 
 struct client_port;
@@ -18,6 +19,8 @@ int client_port_read_tokenize(struct client_port *p, const uint8_t *payload, siz
                               struct why *why);
 int client_port_read_trace(struct client_port *p, const uint8_t *payload, size_t len, const uint32_t **layers, size_t *n,
                            struct why *why);
+int client_port_read_events(struct client_port *p, const uint8_t *payload, size_t len, uint64_t *after, bool *follow,
+                            struct why *why);
 
 const uint8_t *client_port_started(struct client_port *p, uint64_t request, int prompt_tokens, uint64_t seed, const char *model,
                                    bool resumable, size_t *len);
@@ -29,6 +32,7 @@ const uint8_t *client_port_status(struct client_port *p, const struct status_rep
 const uint8_t *client_port_experts(struct client_port *p, const struct experts_report *r, size_t *len);
 const uint8_t *client_port_links(struct client_port *p, const struct links_report *r, size_t *len);
 const uint8_t *client_port_trace(struct client_port *p, const uint8_t *chunk, size_t chunk_len, size_t *len);
+const uint8_t *client_port_event(struct client_port *p, const struct event *e, size_t *len);
 /* Memory for what a report points to; valid until that report is written. */
 void *client_port_scratch(struct client_port *p, size_t bytes);
 const uint8_t *client_port_ids(struct client_port *p, const int32_t *ids, size_t n, size_t *len);

@@ -34,13 +34,15 @@ static int rank_of(const struct coordinator *c, const struct bus_id *id) {
 
 /* Or says what cannot be: none of it is believed any more, and it is told when it is heard of again (cluster_receive). */
 static void condemn(struct coordinator *c, int rank, int rc, const struct why *why) {
+    core_event(c, EVENT_WORKER_DEAD, rank, "%s", why->text);
     member_gone(&c->members, rank, false);
     if (c->state != CORE_LEAVING && !recover_lost(c, rank, why)) core_fail(c, rc, why);
 }
 
 void cluster_lose(struct coordinator *c, int rank, const struct why *why) {
-    if (c->state == CORE_LEAVING) return (void)member_gone(&c->members, rank, true);
-    condemn(c, rank, ERR_GONE, why);
+    if (c->state != CORE_LEAVING) return condemn(c, rank, ERR_GONE, why);
+    core_event(c, EVENT_WORKER_LEFT, rank, "%s", c->members.m[rank].host);
+    member_gone(&c->members, rank, true);
 }
 
 void cluster_unreachable(struct coordinator *c, int rank, int rc) {
@@ -185,10 +187,12 @@ static void on_hello(struct coordinator *c, const struct bus_id *id, const struc
     if (rc == ERR_AGAIN) return log_debug("worker %s pid %" PRIu64 " waits: %s", h->host, h->pid, why.text);
     if (rc < 0) {
         log_warn("refused worker rank %u (%s pid %" PRIu64 "): %s", h->rank, h->host, h->pid, why.text);
+        core_event(c, EVENT_WORKER_REFUSED, h->rank < MSG_MAX_WORKERS ? (int)h->rank : -1, "%s", why.text);
         return refuse(c, id, why.text);
     }
     c->worker_id[h->rank] = *id;
     log_info("worker %u is here (%s pid %" PRIu64 ")", h->rank, h->host, h->pid);
+    event_figure(core_event(c, EVENT_WORKER_HERE, (int)h->rank, "%s", h->host), "pid", (int64_t)h->pid);
     if (c->state != CORE_LOADING) welcome_newcomer(c, (int)h->rank);
     else if (member_count(&c->members, WORKER_CONNECTED) == c->options.workers) welcome_all(c);
 }
@@ -205,6 +209,8 @@ static void on_ready(struct coordinator *c, int rank, const struct worker_ready 
     if (c->options.inside.bytes_per_us <= 0) c->hops.inside = hops_slower(c->hops.inside, r->inside);
     if (c->options.between.bytes_per_us <= 0) c->hops.between = hops_slower(c->hops.between, r->between);
     log_debug("worker %d is ready", rank);
+    event_figure(core_event(c, EVENT_WORKER_READY, rank, "%s", c->members.m[rank].host), "weight_bytes",
+                 (int64_t)r->weight_bytes);
     if (c->state != CORE_LOADING || !member_all_ready(&c->members)) return;
     rc = recall_class(c, &why);
     if (rc < 0) return core_fail(c, rc, &why);
@@ -443,10 +449,14 @@ static void say_suspects(struct coordinator *c) {
         bool was = c->suspects >> w & 1, is = m->state == WORKER_SUSPECT;
         if (is == was) continue;
         c->suspects ^= UINT64_C(1) << w;
-        if (is)
+        if (is) {
             log_warn("worker %d (%s pid %" PRIu64 ") is suspect: silent for %.1f s", w, m->host, m->pid,
                      (double)(c->now_us - m->seen_us) / 1e6);
-        else if (m->state == WORKER_READY) log_info("worker %d is back", w);
+            event_figure(core_event(c, EVENT_WORKER_SUSPECT, w, "%s", m->host), "silent_us", c->now_us - m->seen_us);
+        } else if (m->state == WORKER_READY) {
+            log_info("worker %d is back", w);
+            core_event(c, EVENT_WORKER_BACK, w, "%s", m->host);
+        }
     }
 }
 

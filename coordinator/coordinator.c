@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/clk.h"
+#include "base/conf.h"
 #include "base/log.h"
 #include "coordinator/core.h"
 #include "coordinator/recall.h"
@@ -42,7 +43,7 @@ void core_set_state(struct coordinator *c, enum core_state to) {
     };
     if (!legal[c->state][to]) BUG("the coordinator cannot go from %s to %s", names[c->state], names[to]);
     c->state = to;
-    c->moved = true;
+    core_event(c, EVENT_STATE, -1, "%s%s%s", names[to], to == CORE_FAILED ? ": " : "", to == CORE_FAILED ? c->why.text : "");
 }
 
 /* A cluster that never served has nothing to answer for: it ends at once. One that did stays to say what happened, unless
@@ -226,6 +227,7 @@ int coordinator_new(const struct coordinator_options *o, struct bus *clients, st
     c->epoch = 1;
     c->bell.fd = -1;
     list_init(&c->requests);
+    list_init(&c->readers);
     tracing_init(&c->tracing);
     default_options(&c->options);
     int rc = open_model(c, why);
@@ -234,6 +236,8 @@ int coordinator_new(const struct coordinator_options *o, struct bus *clients, st
     c->scheduler.missing = c->placement.missing > 0;
     if (rc >= 0) rc = open_doors(c, why);
     c->now_us = clk_now_us();
+    struct event *e = core_event(c, EVENT_STARTED, -1, "cadre %s, %s", CADRE_VERSION, c->model_name ? c->model_name : "");
+    event_figure(e, "workers", o->workers);
     if (rc >= 0) rc = recall_open(c, why);
     if (rc < 0) {
         coordinator_free(c);
@@ -292,6 +296,7 @@ static bool drained(struct coordinator *c) {
 static void leave(struct coordinator *c) {
     core_set_state(c, CORE_LEAVING);
     service_end_all(c, CALL_UNAVAILABLE, "the cluster is ending");
+    events_service_end(c, CALL_UNAVAILABLE, "the cluster is ending");
     cluster_shutdown(c, false, "the cluster ends");
 }
 
@@ -329,6 +334,7 @@ static int64_t pass(struct coordinator *c) {
     cluster_tick(c);
     cluster_plan(c);
     recall_flush(c);
+    events_service_flush(c);
     say_busy(c);
     int64_t tick = c->now_us + TICK_US, verdict = member_next_us(&c->members);
     if (verdict < tick) tick = verdict;

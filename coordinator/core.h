@@ -5,6 +5,7 @@
 
 #include "coordinator/client_port.h"
 #include "coordinator/coordinator.h"
+#include "coordinator/events.h"
 #include "coordinator/journal.h"
 #include "coordinator/hops.h"
 #include "coordinator/links.h"
@@ -112,6 +113,10 @@ struct coordinator {
     struct prepare *prepare; /* NULL with ids_only */
     struct list requests;
     int n_requests;
+    struct events events;
+    struct list readers; /* events_service.c: clients that read them */
+    int n_readers;
+    bool journal_failed; /* as told by the last event */
     struct core_counts counts;
     struct journal *journal; /* NULL: none */
     struct why journal_fault;             /* as told by the last Status */
@@ -143,7 +148,7 @@ void cluster_shutdown(struct coordinator *c, bool abort, const char *reason);
 
 /* service.c */
 extern const struct call_method service_methods[];
-enum { SERVICE_METHODS = 7 };
+enum { SERVICE_METHODS = 8 };
 void service_prepared(struct coordinator *c); /* what the tokeniser has finished */
 void service_committed(struct coordinator *c, const struct commit *commit);
 void service_tick(struct coordinator *c); /* answers that nobody reads */
@@ -164,6 +169,15 @@ void trace_service_credit(void *ctx, struct call *call);
 void trace_service_gone(void *ctx, struct call *call, int status);
 void trace_service_flush(struct coordinator *c); /* sends what there is, as far as credits go */
 void trace_service_end(struct coordinator *c, int status, const char *reason);
+
+/* events_service.c. core_event: see events.h. */
+struct event *core_event(struct coordinator *c, enum event_kind kind, int rank, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+void events_service_open(void *ctx, struct call *call, const uint8_t *payload, size_t len);
+void events_service_credit(void *ctx, struct call *call);
+void events_service_gone(void *ctx, struct call *call, int status);
+void events_service_flush(struct coordinator *c);
+void events_service_end(struct coordinator *c, int status, const char *reason); /* of all readers, after what is there */
 
 /* report.c */
 const uint8_t *report_status(struct coordinator *c, size_t *len);

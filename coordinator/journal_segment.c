@@ -1,6 +1,8 @@
 /* journal_segment.c - the real disk, and what is asked of any. */
 #include "coordinator/journal_segment.h"
 
+#include "base/clk.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -11,7 +13,6 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { NAME_BYTES = 32, DIGITS = 16, READ_AGAIN = 8 };
@@ -176,12 +177,6 @@ static int make(const struct journal_segment *s, const char *name, const struct 
     return -1;
 }
 
-static int64_t unix_us(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return t.tv_sec * INT64_C(1000000) + t.tv_nsec / 1000;
-}
-
 /* The folder is synced after the rename; if that fails the new name may vanish with the power, so the old segment stays until
  * the next turn and the new one is not used. */
 static int name_it(const struct journal_segment *s, uint64_t number, const char *from) {
@@ -194,7 +189,7 @@ static int name_it(const struct journal_segment *s, uint64_t number, const char 
 int journal_segment_turn(struct journal_segment *s, uint64_t fingerprint, struct journal_state *state, struct why *why) {
     struct journal_bytes base = {0};
     char name[NAME_BYTES];
-    struct journal_header h = {.segment = ++s->number, .fingerprint = fingerprint, .created_us = unix_us()};
+    struct journal_header h = {.segment = ++s->number, .fingerprint = fingerprint, .created_us = clk_unix_us()};
     if (journal_state_dump(state, h.created_us, &base) < 0) {
         journal_bytes_clear(&base);
         return fail(why, ERR_NOMEM, "out of memory for a new segment");

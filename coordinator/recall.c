@@ -4,17 +4,11 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clk.h"
 #include "base/log.h"
 
 enum { INCARNATIONS = 1 << 10 }; /* set aside by each life: more workers never join in one */
-
-static int64_t unix_us(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return t.tv_sec * INT64_C(1000000) + t.tv_nsec / 1000;
-}
 
 static struct request *find(struct coordinator *c, const uint8_t *id) {
     struct list *at, *next;
@@ -113,7 +107,7 @@ static int fill_again(struct coordinator *c, struct request *r, struct journal_r
     r->number = a->number;
     r->end.prompt_tokens = (uint32_t)a->n_ids;
     r->detached_us = c->now_us;
-    if (a->deadline_us) r->deadline_us = c->now_us + (a->deadline_us - unix_us());
+    if (a->deadline_us) r->deadline_us = c->now_us + (a->deadline_us - clk_unix_us());
     int rc = stream_new(c->tokenizer, a->stops, a->n_stops, &r->stream);
     if (rc >= 0) stream_keep(r->stream);
     if (rc >= 0) rc = push_answer(r, q);
@@ -139,7 +133,10 @@ static void take_up(struct coordinator *c, struct journal_state *s) {
         journal_state_apply(s, &(struct journal_record){.kind = JOURNAL_FORGET, .forget = q->accept.number}, &why);
         if (r) service_free_request(c, r);
     }
-    if (n) log_info("%zu requests go on where they were, for clients that come back", n);
+    if (!n) return;
+    log_info("%zu requests go on where they were, for clients that come back", n);
+    struct event *e = core_event(c, EVENT_RECALLED, -1, "requests of the journal go on where they were");
+    event_figure(e, "requests", (int64_t)n);
 }
 
 static enum journal_sync sync_of(const char *name) {
@@ -199,7 +196,7 @@ int recall_admits(struct coordinator *c, struct why *why) {
 }
 
 int recall_accept(struct coordinator *c, struct request *r, const int32_t *ids, int n, struct why *why) {
-    int64_t now = unix_us();
+    int64_t now = clk_unix_us();
     memcpy(r->id, r->call->id, sizeof r->id);
     r->deadline_us = r->call->deadline_us;
     struct journal_accept a = {.number = r->number,
@@ -252,9 +249,18 @@ static void release_written(struct coordinator *c) {
     }
 }
 
+static void tell_journal(struct coordinator *c) {
+    struct why why;
+    bool failed = journal_failed(c->journal, &why);
+    if (failed == c->journal_failed) return;
+    c->journal_failed = failed;
+    if (failed) core_event(c, EVENT_JOURNAL_FAILED, -1, "%s: %s", c->options.journal_dir, why.text);
+    else core_event(c, EVENT_JOURNAL_WRITTEN, -1, "%s: written again", c->options.journal_dir);
+}
+
 void recall_poll(struct coordinator *c) {
     if (!c->journal) return;
-    journal_poll(c->journal);
+    if (journal_poll(c->journal)) tell_journal(c);
     if (c->n_held) release_written(c);
 }
 

@@ -141,21 +141,27 @@ static void open_epoch(struct coordinator *c) {
     r->waits = rc < 0;
     if (rc < 0) {
         if (!waited) log_warn("requests wait for a worker to come back: %s", why.text);
+        if (!waited) core_event(c, EVENT_WAITING, -1, "requests wait for a worker to come back: %s", why.text);
         if (!waited || members) r->why = why; /* who was the last one is said once */
         return;
     }
     epoch_open(&r->epochs, members, incarnation, c->now_us);
     r->opened_us = clk_now_us();
+    struct event *e = core_event(c, EVENT_EPOCH_OPENED, -1, "epoch %u is prepared", r->epochs.next.number);
+    event_figure(e, "workers", __builtin_popcountll(members));
     tell_epoch(c);
 }
 
-static void say_members(const struct coordinator *c) {
+static void say_members(struct coordinator *c) {
     char ranks[256] = "";
     const struct recovery *r = &c->recovery;
     size_t n = 0;
     for (int w = 0; w < c->options.workers && n < sizeof ranks; w++)
         if (r->epochs.now.members >> w & 1) n += (size_t)snprintf(ranks + n, sizeof ranks - n, "%s%d", n ? ", " : "", w);
     log_info("epoch %u: workers %s of %d", r->epochs.now.number, ranks, c->options.workers);
+    struct event *e = core_event(c, EVENT_EPOCH_BEGUN, -1, "epoch %u: workers %s of %d", r->epochs.now.number, ranks,
+                                 c->options.workers);
+    event_figure(e, "placement", c->placement.version);
 }
 
 /* All answers go on. */
@@ -171,6 +177,13 @@ static void tell_times(struct coordinator *c) {
              "answers went on %.0f ms later; nobody had a token for %.0f ms",
              (double)p->detect_us / 1e3, (double)p->decide_us / 1e3, (double)p->reload_us / 1e3,
              (double)p->first_step_us / 1e3, (double)p->recompute_us / 1e3, (double)(r->stepped_us - r->silent_us) / 1e3);
+    struct event *e = core_event(c, EVENT_RECOVERED, -1, "epoch %u: all answers go on", c->epoch);
+    event_figure(e, "detect_us", (int64_t)p->detect_us);
+    event_figure(e, "decide_us", (int64_t)p->decide_us);
+    event_figure(e, "reload_us", (int64_t)p->reload_us);
+    event_figure(e, "first_step_us", (int64_t)p->first_step_us);
+    event_figure(e, "recompute_us", (int64_t)p->recompute_us);
+    event_figure(e, "silent_us", r->stepped_us - r->silent_us);
     r->lost_us = 0;
 }
 

@@ -380,6 +380,7 @@ const struct call_method service_methods[] = {
     {"Tokenize", open_tokenize, NULL, on_gone},
     {"Trace", trace_service_open, trace_service_credit, trace_service_gone},
     {"Resume", recall_resume, on_credit, on_gone},
+    {"Events", events_service_open, events_service_credit, events_service_gone},
 };
 
 /* ---- ends ---- */

@@ -2,6 +2,7 @@
 """test_deaths.py - workers of `cadre serve` die under load: every request finishes, with the bits of an undisturbed run, each token
 once; another worker takes the place of the dead one; and what cannot go on says so."""
 
+import json
 import os
 import random
 import re
@@ -48,6 +49,18 @@ def one_disturbed_run(c, victims, wanted, what, number=signal.SIGKILL):
     note(f"{what}: all as before after {time.monotonic() - killed:.1f} s")
 
 
+def events_tell(c, victim):
+    """Each death, and the phases of what followed."""
+    told = [json.loads(line) for line in c.cadre("events", "--json").good("events").out.splitlines()]
+    same([e["number"] for e in told], list(range(1, len(told) + 1)), "events in order, none missing")
+    dead = [e["number"] for e in told if e["kind"] == "worker-dead" and e["rank"] == victim]
+    check(dead, f"worker {victim} died: {told}")
+    begun = [e["number"] for e in told if e["kind"] == "epoch-begun" and e["number"] > dead[0]]
+    done = [e for e in told if e["kind"] == "recovered" and begun and e["number"] > begun[0]]
+    check(done, f"all answers went on: {told}")
+    check({"detect_us", "decide_us", "reload_us", "first_step_us", "recompute_us", "silent_us"} == set(done[0]["figures"]), done[0])
+
+
 def undisturbed(c):
     return run([c.programs.load, "--connect", c.endpoint, *LOAD], 120).good("undisturbed").out
 
@@ -63,6 +76,7 @@ def each_worker_in_turn(p):
             wanted = undisturbed(c)
             for n in range(12 if p.soak else 1):
                 one_disturbed_run(c, [(n + i) % WORKERS], wanted, f"{fabric}, worker {(n + i) % WORKERS}")
+            events_tell(c, i % WORKERS)
             same(c.stop().status, 0, "serve")
 
 

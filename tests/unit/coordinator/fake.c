@@ -341,7 +341,9 @@ static struct fake_call *open_as(struct fake *f, const uint8_t *id, const char *
 
 struct fake_call *fake_open(struct fake *f, const char *method, const void *payload, size_t len, uint32_t credits,
                             uint64_t timeout_ms) {
-    return open_as(f, NULL, method, payload, len, credits, timeout_ms);
+    struct fake_call *c = open_as(f, NULL, method, payload, len, credits, timeout_ms);
+    c->events = !strcmp(method, "Events");
+    return c;
 }
 
 struct fake_call *fake_generate(struct fake *f, const struct fake_ask *a) {
@@ -440,6 +442,15 @@ static void read_event(struct fake_call *c, const uint8_t *data, size_t len) {
     cadre__v1__generate_event__free_unpacked(e, NULL);
 }
 
+static void read_cluster_event(struct fake_call *c, const uint8_t *data, size_t len) {
+    Cadre__V1__ClusterEvent *e = cadre__v1__cluster_event__unpack(NULL, len, data);
+    ck_assert_ptr_nonnull(e);
+    ck_assert_uint_eq(e->number, (uint64_t)c->data_frames);
+    append(c, (ProtobufCBinaryData){.len = strlen(e->kind), .data = (uint8_t *)e->kind});
+    append(c, (ProtobufCBinaryData){.len = 1, .data = (uint8_t *)" "});
+    cadre__v1__cluster_event__free_unpacked(e, NULL);
+}
+
 static void read_status(struct fake *f, const uint8_t *data, size_t len) {
     Cadre__V1__StatusReply *r = cadre__v1__status_reply__unpack(NULL, len, data);
     ck_assert_ptr_nonnull(r);
@@ -472,7 +483,8 @@ static void turn_client(struct fake *f) {
         } else if (frame.kind == FRAME_DATA) {
             ck_assert(c && !c->ended);
             ck_assert_int_eq((int)frame.index, c->data_frames++);
-            read_event(c, m.body, m.body_len);
+            if (c->events) read_cluster_event(c, m.body, m.body_len);
+            else read_event(c, m.body, m.body_len);
         } else if (frame.kind == FRAME_END) {
             ck_assert(c && !c->ended);
             c->ended = true;

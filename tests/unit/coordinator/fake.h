@@ -13,6 +13,7 @@ enum { FAKE_WORKERS = 3, FAKE_CALLS = 80, FAKE_TOKENS = 256 };
 
 struct fake_call {
     uint8_t id[16];
+    bool events; /* of the method Events: text has their kinds, each in front of a blank */
     bool started, finished, ended;
     int status;
     char message[512], reason[16], text[1024];

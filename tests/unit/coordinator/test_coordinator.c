@@ -454,6 +454,32 @@ START_TEST(failed_load) {
 }
 END_TEST
 
+START_TEST(events) {
+    struct coordinator_options o = options();
+    f = fake_new(&o);
+    struct fake_call *all = fake_open(f, "Events", NULL, 0, 100, 0);
+    fake_run(f, all->ended);
+    ck_assert_int_eq(all->status, CALL_OK);
+    ck_assert_str_eq(all->text, "started ");
+    static const uint8_t follow[] = {0x10, 1}, nonsense[] = {0xff};
+    struct fake_call *bad = fake_open(f, "Events", nonsense, 1, 100, 0), *some = fake_open(f, "Events", follow, 2, 1, 0);
+    struct fake_call *reader = fake_open(f, "Events", follow, 2, 100, 0);
+    fake_join_all(f);
+    fake_run(f, bad->ended && strstr(reader->text, "state "));
+    ck_assert_int_eq(bad->status, CALL_INVALID_ARGUMENT);
+    ck_assert_ptr_nonnull(strstr(reader->text, "worker-ready "));
+    ck_assert_int_eq(some->data_frames, 1); /* no more credit, and nobody waits for it */
+    fake_credit(f, some, 100);
+    fake_run(f, some->data_frames == reader->data_frames);
+    fake_cancel(f, some);
+    fake_run(f, some->ended);
+    fake_stop(f, false);
+    fake_run(f, reader->ended);
+    ck_assert_int_eq(reader->status, CALL_UNAVAILABLE);
+    ck_assert_ptr_nonnull(strstr(reader->text, "state state ")); /* it serves, and leaves */
+}
+END_TEST
+
 START_TEST(bad_options) {
     struct bus_hub *hub = bus_hub_new();
     struct bus *a, *b;
@@ -501,7 +527,8 @@ int main(int argc, char **argv) {
                                   crashed_worker,     wrong_class,
                                   wrong_model,        wrong_size_then_right,
                                   missing_worker,     failed_load,
-                                  unheard_worker,     bad_options};
+                                  unheard_worker,     events,
+                                  bad_options};
     if (argc < 2) return 2;
     model = argv[1];
     return run_tests("coordinator", tests, (int)(sizeof tests / sizeof *tests), NULL, end);
