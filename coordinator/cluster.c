@@ -177,7 +177,10 @@ static int admit(struct coordinator *c, const struct worker_hello *h, struct why
     enum worker_state was = m->state;
     if (member_alive(&c->members, (int)h->rank) && m->pid != h->pid) /* it repeats its Hello */
         return fail(why, ERR_AGAIN, "rank %u is still taken, by %s pid %" PRIu64, h->rank, m->host, m->pid);
-    if (was == WORKER_DEAD || was == WORKER_LEFT) member_forget(&c->members, (int)h->rank);
+    if (was == WORKER_DEAD || was == WORKER_LEFT) {
+        member_forget(&c->members, (int)h->rank);
+        domains_succeed(&c->domains, (int)h->rank);
+    }
     return member_hello(&c->members, h, c->now_us, why);
 }
 

@@ -7,7 +7,7 @@
 void domains_init(struct domains *d, size_t cells) { *d = (struct domains){.n = 1, .cells = cells}; }
 
 void domains_clear(struct domains *d) {
-    for (int w = 0; w < MSG_MAX_WORKERS; w++)
+    for (int w = 0; w <= MSG_MAX_WORKERS; w++)
         for (int i = 0; i < TRACE_DOMAINS; i++) free(d->rows[w][i]);
     *d = (struct domains){0};
 }
@@ -25,7 +25,7 @@ int domains_number(struct domains *d, struct text_slice tag) {
 
 static int drop(struct domains *d, uint32_t domain, struct why *why) {
     d->dropped[domain] = true;
-    for (int w = 0; w < MSG_MAX_WORKERS; w++) {
+    for (int w = 0; w <= MSG_MAX_WORKERS; w++) {
         free(d->rows[w][domain]);
         d->rows[w][domain] = NULL;
     }
@@ -45,11 +45,24 @@ int domains_tally(struct domains *d, int worker, uint32_t domain, uint64_t token
     return 0;
 }
 
+void domains_succeed(struct domains *d, int worker) {
+    uint64_t **all = d->rows[MSG_MAX_WORKERS], **mine = d->rows[worker];
+    for (int i = 0; i < TRACE_DOMAINS; i++) {
+        if (!mine[i]) continue;
+        for (size_t j = 0; all[i] && j < d->cells; j++) mine[i][j] += all[i][j];
+        free(all[i]);
+        all[i] = mine[i];
+        mine[i] = NULL;
+        d->tokens[MSG_MAX_WORKERS][i] += d->tokens[worker][i];
+        d->tokens[worker][i] = 0;
+    }
+}
+
 bool domains_sum(const struct domains *d, int domain, uint64_t *out, uint64_t *tokens) {
     bool some = false;
     memset(out, 0, sizeof *out * d->cells);
     *tokens = 0;
-    for (int w = 0; w < MSG_MAX_WORKERS; w++) {
+    for (int w = 0; w <= MSG_MAX_WORKERS; w++) {
         const uint64_t *rows = d->rows[w][domain];
         if (!rows) continue;
         for (size_t i = 0; i < d->cells; i++) out[i] += rows[i];

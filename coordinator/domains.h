@@ -13,8 +13,8 @@ struct domains {
     int n; /* numbers in use, 0 (untagged) included */
     char name[TRACE_DOMAINS][TRACE_NAME_BYTES + 1];
     size_t cells;                                   /* MoE layers * E */
-    uint64_t *rows[MSG_MAX_WORKERS][TRACE_DOMAINS]; /* [cells] as the worker said last; NULL: nothing yet */
-    uint64_t tokens[MSG_MAX_WORKERS][TRACE_DOMAINS];
+    uint64_t *rows[MSG_MAX_WORKERS + 1][TRACE_DOMAINS]; /* [cells] as said last, NULL: nothing; last: the dead */
+    uint64_t tokens[MSG_MAX_WORKERS + 1][TRACE_DOMAINS];
     bool dropped[TRACE_DOMAINS]; /* for want of memory: some homes' counts alone would be wrong */
 };
 void domains_init(struct domains *d, size_t cells);
@@ -24,5 +24,7 @@ int domains_number(struct domains *d, struct text_slice tag); /* of at most TRAC
  * dropped, and what comes for it later is ignored. */
 int domains_tally(struct domains *d, int worker, uint32_t domain, uint64_t tokens, const uint64_t *rows, size_t n,
                   struct why *why);
+/* Another takes the place of this worker, and counts from zero: what it has said stays. */
+void domains_succeed(struct domains *d, int worker);
 /* Over workers, out [cells]; false: no counts. */
 bool domains_sum(const struct domains *d, int domain, uint64_t *out, uint64_t *tokens);

@@ -149,6 +149,15 @@ START_TEST(counts_of_domains) {
     ck_assert_int_eq(domains_tally(&d, 0, 2, 1, first, 4, &why), ERR_PROTOCOL);
     ck_assert_int_eq(domains_tally(&d, 0, 0, 1, first, 4, &why), ERR_PROTOCOL);
     ck_assert_int_eq(domains_tally(&d, 0, 1, 1, first, 3, &why), ERR_PROTOCOL);
+    for (int life = 1; life < 3; life++) { /* its successor counts from zero, and has one too */
+        domains_succeed(&d, 0);
+        ck_assert(domains_sum(&d, 1, sum, &tokens));
+        ck_assert_uint_eq(sum[1], (uint64_t)(life == 1 ? 2 : 4));
+        ck_assert_int_eq(domains_tally(&d, 0, 1, 5, first, 4, &why), 0);
+        ck_assert(domains_sum(&d, 1, sum, &tokens));
+        ck_assert_uint_eq(sum[1], (uint64_t)(2 + 2 * life));
+        ck_assert_uint_eq(tokens, (uint64_t)(16 + 5 * life));
+    }
 }
 END_TEST
 
