@@ -175,7 +175,8 @@ static int admit(struct coordinator *c, const struct worker_hello *h, struct why
     if (h->rank >= (uint32_t)c->options.workers) return member_hello(&c->members, h, c->now_us, why);
     const struct member *m = &c->members.m[h->rank];
     enum worker_state was = m->state;
-    if (member_alive(&c->members, (int)h->rank) && m->pid != h->pid) /* it repeats its Hello */
+    bool repeats = was == WORKER_CONNECTED && m->pid == h->pid && !strcmp(m->host, h->host);
+    if (member_alive(&c->members, (int)h->rank) && !repeats) /* perhaps dead, and nobody knows: it says Hello again */
         return fail(why, ERR_AGAIN, "rank %u is still taken, by %s pid %" PRIu64, h->rank, m->host, m->pid);
     if (was == WORKER_DEAD || was == WORKER_LEFT) {
         member_forget(&c->members, (int)h->rank);

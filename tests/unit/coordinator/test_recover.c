@@ -161,6 +161,20 @@ START_TEST(a_successor) {
 }
 END_TEST
 
+START_TEST(a_successor_that_comes_before_the_death_is_known) { /* of the same pid, as on another host it may be */
+    char reason[512];
+    serve(2);
+    uint32_t was = fake_epoch(f, 0);
+    fake_crash(f, 1);
+    fake_join(f, 1);
+    fake_run(f, fake_epoch(f, 0) > was);
+    ck_assert(!fake_refused(f, 1, reason, sizeof reason));
+    fake_crash(f, 1);
+    fake_join(f, 1); /* a worker says Hello again and again */
+    fake_run(f, fake_epoch(f, 1) && fake_epoch(f, 1) == fake_epoch(f, 0));
+}
+END_TEST
+
 START_TEST(a_successor_of_one_that_is_still_there) {
     struct coordinator_options o = options(2);
     o.lease_us = 300000;
@@ -251,6 +265,7 @@ int main(int argc, char **argv) {
     tcase_add_loop_test(t, who_says_what_cannot_be_goes, 0, 3);
     tcase_add_test(t, a_successor_that_does_not_load);
     tcase_add_test(t, a_successor);
+    tcase_add_test(t, a_successor_that_comes_before_the_death_is_known);
     tcase_add_test(t, a_successor_of_one_that_is_still_there);
     tcase_add_test(t, too_little_memory_alone);
     tcase_add_test(t, drains_after_a_death);
