@@ -6,7 +6,7 @@
 #include "base/conf.h"
 #include "client/cadre.h"
 
-enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_UNHEALTHY = 3, EXIT_INTERRUPTED = 130 };
+enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_UNHEALTHY = 3, EXIT_AMBER = 4, EXIT_INTERRUPTED = 130 };
 
 struct cli_verb {
     const char *name, *summary;

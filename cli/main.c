@@ -23,7 +23,8 @@ static void print_help(FILE *f) {
     fprintf(f,
             "Usage: cadre VERB [options]\n\nServes Mixture-of-Experts language models from a cluster of worker processes.\n\n");
     for (int i = 0; i < VERBS; i++) fprintf(f, "  %-10s %s\n", verbs[i].name, verbs[i].summary);
-    fprintf(f, "\n'cadre help VERB' tells about one of them. Exit status: 0 done, 1 failed, 2 wrong usage, 3 not healthy.\n");
+    fprintf(f, "\n'cadre help VERB' tells about one of them.\n"
+               "Exit status: 0 done, 1 failed, 2 wrong usage, 3 not healthy (red), 4 hardly (amber).\n");
 }
 
 static const struct cli_verb *find_verb(const char *name) {

@@ -40,7 +40,8 @@ static const struct conf_command command = {
               "steps = run in one piece, or in two microbatches that take turns; tasks = stretches of computing during which\n"
               "no frame moved, those longer than 200 us of them, the longest;\n"
               "slow = the worker that the others waited for during most of their last steps, if one stands out.\n\n"
-              "Exit status: 0 serving, 1 failed, 2 wrong usage, 3 not serving, refusing or nobody answers."};
+              "Exit status: 0 serving, 1 failed, 2 wrong usage, 3 red: not serving, refusing or nobody answers,\n"
+              "4 amber: it serves, but a part has not moved for longer than it should."};
 
 static const char *duration(uint64_t us, char *buf, size_t cap) {
     uint64_t s = us / 1000000;
@@ -84,10 +85,14 @@ static void print_recovery(const struct cadre_recovery *r) {
     if (r->without_one[0]) printf("  memory    should a worker die, requests wait for another: %s\n", r->without_one);
 }
 
+static const char *health_name(int level) { return level == 0 ? "green" : level == 1 ? "amber" : "red"; }
+
 static void print_table(const struct cadre_cluster *c) {
     char up[32];
     printf("%s (%s) is %s%s%s, up %s\n", c->model, c->family, c->state, c->reason[0] ? ": " : "", c->reason,
            duration(c->uptime_us, up, sizeof up));
+    printf("  health    %s%s%s%s%s\n", health_name(c->health.level), c->health.part[0] ? ": " : "", c->health.part,
+           c->health.text[0] ? ": " : "", c->health.text);
     printf("  experts   %u in each of %u layers, %u per token\n", c->experts, c->layers, c->topk);
     if (c->missing_experts)
         printf("  missing   %s; requests wait unless they allow degraded answers\n", c->missing);
@@ -289,6 +294,10 @@ static void json_links(const struct cadre_links *l) {
 static void print_json(const struct cadre_cluster *c, const struct cadre_links *l) {
     json_pair("{", "state", c->state);
     json_pair(",", "reason", c->reason);
+    json_pair(",\"health\":{", "level", health_name(c->health.level));
+    json_pair(",", "part", c->health.part);
+    json_pair(",", "text", c->health.text);
+    putchar('}');
     json_pair(",", "model", c->model);
     json_pair(",", "family", c->family);
     json_pair(",", "version", c->version);
@@ -372,7 +381,8 @@ static int run(const struct options *o) {
         if (code != CADRE_UNAVAILABLE && code != CADRE_DEADLINE_EXCEEDED) status = EXIT_FAILED;
     } else {
         bool refuses = cluster->journal && cluster->journal->fault[0];
-        if (!strcmp(cluster->state, "serving") && !refuses) status = EXIT_DONE;
+        if (!strcmp(cluster->state, "serving") && !refuses && cluster->health.level < 2)
+            status = cluster->health.level ? EXIT_AMBER : EXIT_DONE;
         if (!o->quiet && (o->json || !strcmp(o->output, "json"))) print_json(cluster, links);
         else if (!o->quiet) print_table(cluster);
         if (links && !o->quiet && !o->json && strcmp(o->output, "json")) print_links(links);

@@ -191,6 +191,10 @@ struct cadre_recovery {      /* of workers that died while the cluster served */
     /* Of the last recovery that is over: found dead, told the others, loaded what was lost, a step, all answers go on. */
     uint64_t detect_us, decide_us, reload_us, first_step_us, recompute_us;
 };
+struct cadre_health {        /* of the part that is worst off */
+    int level;               /* 0 green: every part moves; 1 amber: it serves, and a part is late; 2 red: it does not serve */
+    const char *part, *text; /* "" when green */
+};
 struct cadre_cluster {
     const char *version, *model, *family;
     const char *state;       /* "loading", "serving", "recovering" (workers died: requests wait), "draining", "failed" */
@@ -204,6 +208,7 @@ struct cadre_cluster {
     const char *missing;      /* the first of them, for people; "" when there is none */
     const struct cadre_journal *journal; /* NULL: the cluster keeps none, requests end with their connection */
     const struct cadre_recovery *recovery; /* NULL: a worker's death ends the cluster */
+    struct cadre_health health;
     const struct cadre_worker *workers;
     size_t n_workers;
 };

@@ -317,6 +317,8 @@ static void fill_cluster(struct cadre_cluster *out, const Cadre__V1__StatusReply
     out->topk = m->topk;
     out->missing_experts = m->missing_experts;
     out->missing = m->missing;
+    out->health = m->health ? (struct cadre_health){(int)m->health->level, m->health->part, m->health->text}
+                            : (struct cadre_health){strcmp(m->state, "serving") ? 2 : 0, "", ""};
     if (m->journal) out->journal = fill_journal(journal, m->journal);
 }
 

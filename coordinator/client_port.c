@@ -334,6 +334,11 @@ const uint8_t *client_port_status(struct client_port *p, const struct status_rep
     m.listen = (char *)r->listen;
     m.control = (char *)r->control;
     m.fabric = clean(p, r->fabric);
+    Cadre__V1__HealthStatus health = CADRE__V1__HEALTH_STATUS__INIT;
+    health.level = r->health->level;
+    health.part = (char *)r->health->part;
+    health.text = clean(p, r->health->text);
+    m.health = &health;
     m.workers = arena_array(&p->pb.out, Cadre__V1__WorkerStatus *, r->n_workers);
     Cadre__V1__WorkerStatus *workers = arena_array(&p->pb.out, Cadre__V1__WorkerStatus, r->n_workers);
     Cadre__V1__JournalStatus journal;
@@ -346,7 +351,7 @@ const uint8_t *client_port_status(struct client_port *p, const struct status_rep
         if (!pack_recovery(p, r->recovery, &recovery)) return NULL;
         m.recovery = &recovery;
     }
-    if (!m.model || !m.reason || !m.numeric_class || !m.fabric || !m.workers || !workers) return NULL;
+    if (!m.model || !health.text || !m.reason || !m.numeric_class || !m.fabric || !m.workers || !workers) return NULL;
     for (int i = 0; i < r->n_workers; i++) {
         if (!pack_worker(p, &r->workers[i], &workers[i])) return NULL;
         m.workers[m.n_workers++] = &workers[i];

@@ -327,7 +327,11 @@ static void on_record(struct coordinator *c, int rank, const struct worker_msg *
              : m->kind == WORKER_TALLY
                  ? domains_tally(&c->domains, rank, m->tally.domain, m->tally.tokens, m->tally.rows, m->tally.n, &why)
                  : links_count(&c->links, rank, m->links.count, m->links.n, &m->links.tasks, &why);
-    if (m->kind == WORKER_LINKS) c->links.far[rank] = m->links.far;
+    if (m->kind == WORKER_LINKS) {
+        c->links.far[rank] = m->links.far;
+        c->watches.counts[rank]++;
+        c->watches.counted_at[rank] = c->scheduler.committed;
+    }
     if (rc >= 0) return trace_service_flush(c);
     if (rc == ERR_NOMEM) return log_warn("%s", why.text); /* figures, not answers: serving goes on without */
     fail_in(&why, rc, "worker %d", rank);

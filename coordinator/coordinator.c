@@ -334,6 +334,7 @@ static int64_t pass(struct coordinator *c) {
     cluster_tick(c);
     cluster_plan(c);
     recall_flush(c);
+    health_check(c);
     events_service_flush(c);
     say_busy(c);
     int64_t tick = c->now_us + TICK_US, verdict = member_next_us(&c->members);

@@ -7,6 +7,7 @@
 #include "coordinator/coordinator.h"
 #include "coordinator/events.h"
 #include "coordinator/journal.h"
+#include "coordinator/health.h"
 #include "coordinator/hops.h"
 #include "coordinator/links.h"
 #include "coordinator/member.h"
@@ -65,6 +66,14 @@ struct core_counts {                               /* of Generate calls; every o
     uint64_t finished, cancelled, expired, failed; /* cancelled: by the client, or it is gone; expired: its deadline */
 };
 
+struct core_watches { /* health_check.c */
+    struct health_watch scheduler, tokenizer, telemetry[MSG_MAX_WORKERS];
+    uint64_t prompts, prompts_done;         /* given to the tokeniser; back from it */
+    uint64_t counts[MSG_MAX_WORKERS];       /* messages of a worker with its counts */
+    uint64_t counted_at[MSG_MAX_WORKERS];   /* steps committed when the last one came */
+    int64_t looked_us;
+};
+
 struct coordinator {
     struct coordinator_options options;
     enum core_state state;
@@ -113,6 +122,8 @@ struct coordinator {
     struct prepare *prepare; /* NULL with ids_only */
     struct list requests;
     int n_requests;
+    struct health health;
+    struct core_watches watches;
     struct events events;
     struct list readers; /* events_service.c: clients that read them */
     int n_readers;
@@ -178,6 +189,9 @@ void events_service_credit(void *ctx, struct call *call);
 void events_service_gone(void *ctx, struct call *call, int status);
 void events_service_flush(struct coordinator *c);
 void events_service_end(struct coordinator *c, int status, const char *reason); /* of all readers, after what is there */
+
+/* health_check.c */
+void health_check(struct coordinator *c); /* c->health is true afterwards; what changed is told */
 
 /* report.c */
 const uint8_t *report_status(struct coordinator *c, size_t *len);

@@ -31,7 +31,8 @@ enum { EVENTS_KEPT = 1024, EVENT_TEXT_BYTES = 512, EVENT_FIGURES = 6 };
     X(RECOVERED, "recovered")                                                                                                  \
     X(WAITING, "waiting")                                                                                                      \
     X(JOURNAL_FAILED, "journal-failed")                                                                                        \
-    X(JOURNAL_WRITTEN, "journal-written")
+    X(JOURNAL_WRITTEN, "journal-written")                                                                                      \
+    X(HEALTH, "health")
 
 enum event_kind {
 #define X(name, text) EVENT_##name,

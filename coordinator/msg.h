@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "coordinator/health.h"
 #include "coordinator/hops.h"
 
 enum {
@@ -236,6 +237,7 @@ struct status_report {
     const char *missing;
     const struct journal_report *journal; /* NULL: none */
     const struct recovery_report *recovery; /* NULL: there is none */
+    const struct health *health;
     const struct worker_report *workers;
     int n_workers;
 };

@@ -47,6 +47,7 @@ const uint8_t *report_status(struct coordinator *c, size_t *len) {
     const struct scheduler *s = &c->scheduler;
     struct worker_report *workers = client_port_scratch(c->client_port, sizeof *workers * (size_t)c->options.workers);
     if (!workers) return NULL;
+    health_check(c);
     scheduler_settle(&c->scheduler); /* so that pages of what has ended are not shown as used */
     for (int w = 0; w < c->options.workers; w++) report_worker(c, w, &workers[w]);
     struct status_report r = {.model = c->model_name,
@@ -81,6 +82,7 @@ const uint8_t *report_status(struct coordinator *c, size_t *len) {
                               .missing = c->missing,
                               .journal = recall_report(c, &journal),
                               .recovery = c->options.survive ? &recovery : NULL,
+                              .health = &c->health,
                               .workers = workers,
                               .n_workers = c->options.workers};
     return client_port_status(c->client_port, &r, len);

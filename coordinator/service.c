@@ -235,6 +235,7 @@ static void prepare_request(struct coordinator *c, struct request *r, struct pre
         fail(&why, ERR_EXHAUSTED, "too many prompts wait for the tokenizer; try again later");
         return request_refuse(c, r, ERR_EXHAUSTED, &why);
     }
+    c->watches.prompts++;
     r->job = job;
 }
 
@@ -314,6 +315,7 @@ void service_prepared(struct coordinator *c) {
     while ((j = prepare_take(c->prepare))) {
         struct request *r = j->owner;
         c->moved = true;
+        c->watches.prompts_done++;
         r->job = NULL;
         if (r->call) prepared(c, r, j);
         else service_free_request(c, r);

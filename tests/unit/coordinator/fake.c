@@ -459,7 +459,9 @@ static void read_status(struct fake *f, const uint8_t *data, size_t len) {
                                      .finished = r->finished,
                                      .cancelled = r->cancelled,
                                      .expired = r->expired,
-                                     .failed = r->failed};
+                                     .failed = r->failed,
+                                     .health = (int)r->health->level};
+    snprintf(f->status.part, sizeof f->status.part, "%s", r->health->part);
     snprintf(f->status.state, sizeof f->status.state, "%s", r->state);
     snprintf(f->status.reason, sizeof f->status.reason, "%s", r->reason);
     if (r->journal) snprintf(f->status.journal_fault, sizeof f->status.journal_fault, "%s", r->journal->fault);

@@ -75,6 +75,8 @@ void fake_cancel(struct fake *f, struct fake_call *c);
 struct fake_status {
     char state[16], reason[512], journal_fault[512]; /* "" without a journal too */
     int waiting, running, pages_used;
+    int health; /* enum health_level */
+    char part[64];
     uint64_t finished, cancelled, expired, failed;
 };
 struct fake_status fake_status(struct fake *f);
