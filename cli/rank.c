@@ -27,15 +27,20 @@ bool rank_is(const struct rank_options *o, boot_lookup *lookup, void *ctx) {
     return strcmp(id.from, "Slurm") || count(lookup, ctx, "SLURM_STEP_NUM_TASKS") == id.size;
 }
 
+/* A task of a Slurm step; not a rank of an mpirun in a Slurm job, whose daemons are tasks of a step too. */
+static bool is_task(const struct boot_id *id, boot_lookup *lookup, void *ctx) {
+    return count(lookup, ctx, "SLURM_PROCID") == id->rank && count(lookup, ctx, "SLURM_STEP_NUM_TASKS") == id->size &&
+           !lookup(ctx, "OMPI_COMM_WORLD_SIZE");
+}
+
 /* Ranks on this host and which of them this is; -1: not known. */
 static void find_locals(const struct rank *r, boot_lookup *lookup, void *ctx, int64_t *mine, int64_t *here) {
-    bool step = count(lookup, ctx, "SLURM_PROCID") == r->id.rank && count(lookup, ctx, "SLURM_STEP_NUM_TASKS") == r->id.size;
     *mine = *here = -1;
     if (!strcmp(r->id.from, "--rank")) return;
     if (count(lookup, ctx, "OMPI_COMM_WORLD_RANK") == r->id.rank && count(lookup, ctx, "OMPI_COMM_WORLD_SIZE") == r->id.size) {
         *mine = count(lookup, ctx, "OMPI_COMM_WORLD_LOCAL_RANK");
         *here = count(lookup, ctx, "OMPI_COMM_WORLD_LOCAL_SIZE");
-    } else if (step) {
+    } else if (is_task(&r->id, lookup, ctx)) {
         int64_t nodes = count(lookup, ctx, "SLURM_STEP_NUM_NODES");
         *mine = count(lookup, ctx, "SLURM_LOCALID");
         *here = nodes > 0 ? (r->id.size + nodes - 1) / nodes : -1; /* as evenly as Slurm does it */
@@ -64,10 +69,11 @@ static int find_head(const struct rank_options *o, struct rank *r, int64_t local
 
 static const char *or_none(const char *text) { return text && *text ? text : "-"; }
 
+/* A namespace is one of a launch; of a job that is queued again, it may be the same. */
 static void name_launch(struct rank *r, boot_lookup *lookup, void *ctx) {
-    snprintf(r->launch, sizeof r->launch, "%.200s/%.40s.%.40s.%.40s", or_none(lookup(ctx, "PMIX_NAMESPACE")),
-             or_none(lookup(ctx, "SLURM_JOB_ID")), or_none(lookup(ctx, "SLURM_STEP_ID")),
-             or_none(lookup(ctx, "SLURM_RESTART_COUNT")));
+    const char *space = lookup(ctx, "PMIX_NAMESPACE"), *step = lookup(ctx, "SLURM_STEP_ID");
+    snprintf(r->launch, sizeof r->launch, "%.200s/%.40s.%.40s", or_none(space ? space : step),
+             or_none(lookup(ctx, "SLURM_JOB_ID")), or_none(lookup(ctx, "SLURM_RESTART_COUNT")));
     for (char *c = r->launch; *c; c++)
         if (*c <= ' ') *c = '_';
 }
@@ -105,7 +111,7 @@ static int find_place(const struct rank_options *o, struct rank *r, boot_lookup 
         snprintf(r->file, sizeof r->file, "%s/cadre-endpoints", folder);
     } else if (o->coordinator_node) {
         address_on(o->coordinator_node, o->control, r);
-    } else if (nodes && *nodes && count(lookup, ctx, "SLURM_PROCID") == r->id.rank) {
+    } else if (nodes && *nodes && is_task(&r->id, lookup, ctx)) {
         first_host(nodes, host, sizeof host);
         address_on(host, o->control, r);
     } else {

@@ -194,6 +194,7 @@ static int start_coordinator(struct supervisor *s, int endpoint_fd) {
     argv_add_text(&a, "--listen", o->listen);
     argv_add_text(&a, "--control", where_workers_come(s));
     if (s->kind == FLEET_RANK) argv_add(&a, "--supervised");
+    s->children[COORDINATOR].deaf = s->kind == FLEET_RANK; /* beyond those that it looks at */
     argv_add_number(&a, "--endpoint-fd", endpoint_fd);
     argv_add_text(&a, "--fabric", o->fabric);
     argv_add_text(&a, "--on-death", s->kind == FLEET_LOCAL ? "recover" : "end");

@@ -32,6 +32,7 @@ if [ -n "$soak" ]; then
   soak_option=true
 fi
 
+PACKAGES+=(slurm-wlm munge iproute2) # a Slurm of its own, in network namespaces
 install_packages
 options=(-Dtests=enabled "-Dfuzz_seconds=$fuzz_seconds" "-Dsoak=$soak_option")
 logs=()

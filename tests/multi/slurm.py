@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from cases import skip
-from cluster import Process, run, until
+from cluster import Failed, Process, run, until
 
 CONF = """ClusterName=lab
 SlurmctldHost=h0
@@ -25,11 +25,11 @@ TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-SchedulerParameters=sched_min_interval=0,bf_interval=1,batch_sched_delay=0
+SchedulerParameters=sched_min_interval=0,sched_interval=1,bf_interval=1,bf_resolution=1,batch_sched_delay=0
 SlurmdParameters=config_overrides
 MpiDefault=none
 ReturnToService=2
-KillWait=2
+KillWait=20
 NodeName=h[0-{last}] CPUs=4 RealMemory=1000 State=UNKNOWN
 PartitionName=main Nodes=h[0-{last}] Default=YES MaxTime=INFINITE State=UP
 """
@@ -49,14 +49,20 @@ def slurm(hosts, n):
         key.chmod(0o400)
         (folder / "slurm.conf").write_text(CONF.format(folder=folder, last=n - 1))
         (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
+        (folder / "mpi.conf").write_text("PMIxCliTmpDirBase=/dev/shm\n")  # what each host has for itself
         env = {"SLURM_CONF": str(folder / "slurm.conf")}
         files = {"key-file": "key", "socket": "munge.sock", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
         words = [f"--{name}={folder / file}" for name, file in files.items()]
         stack.enter_context(Process(["munged", "--foreground", "--force", *words]))
         until((folder / "munge.sock").exists, "munged")
-        stack.enter_context(Process([*hosts.on("h0"), "slurmctld", "-D"], env=env))
+        daemons = [stack.enter_context(Process([*hosts.on("h0"), "slurmctld", "-D"], env=env))]
+        until(lambda: "UP" in run([*hosts.on("h0"), "scontrol", "ping"], env=env).out, "slurmctld")  # nodes tell it only once
         for i in range(n):
-            stack.enter_context(Process([*hosts.on(f"h{i}"), "slurmd", "-D", "-N", f"h{i}"], env=env))
+            daemons.append(stack.enter_context(Process([*hosts.on(f"h{i}"), "slurmd", "-D", "-N", f"h{i}"], env=env)))
         asked = [*hosts.on("h0"), "sinfo", "--noheader", "--states=idle", "--format=%D"]
-        until(lambda: run(asked, env=env).out.strip() == str(n), "all nodes idle")
-        yield env
+        try:
+            until(lambda: run(asked, env=env).out.strip() == str(n), "all nodes idle")
+            yield env
+        except Failed as e:
+            e.serve = getattr(e, "serve", "") + "".join(f"{d.argv[4]} {d.argv[5]}: {d.err()[-1200:]}" for d in daemons)
+            raise
