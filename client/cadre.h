@@ -59,7 +59,9 @@ struct cadre_options {
     int once;                    /* 1: a connection that is refused ends calls UNAVAILABLE at once; 0: it is tried again until
                                     connect_timeout_ms is over, for servers that are just starting */
     uint32_t resume_timeout_ms;  /* an answer that survives its connection (CADRE_STARTED says so) looks so long for the server
-                                    before it ends UNAVAILABLE; 0 = 60000. What came before is never repeated */
+                                    before it ends UNAVAILABLE; 0 = 60000. What came before is never repeated. A request whose
+                                    connection broke before anything came is said again, by its call id, and so long also to a
+                                    server that is just starting and says UNAVAILABLE */
 };
 /* Connects in the background: whether a server is there shows with the first call. options may be NULL. *out is set even when
  * this fails, so that cadre_error can say why (NULL only without memory); close it in any case. */

@@ -63,11 +63,12 @@ enum resume_verdict resume_lost(struct cadre_stream *s) {
     return rc ? RESUME_NOT : RESUME_ASKED;
 }
 
-/* A server that ends, or has lost its workers, says UNAVAILABLE and remembers what it keeps: the next one goes on with it. */
+/* A server that ends, or has lost its workers, says UNAVAILABLE and remembers what it keeps: the next one goes on with it. A
+ * request that is said again may come to a server that is just starting: that is no reason to lose it. */
 bool resume_later(struct cadre_stream *s, uint32_t status, const char *message) {
     struct resume_progress p;
-    if (status != CADRE_UNAVAILABLE || !s->generate || s->cancelled || !s->got_data || !count(s, &p)) return false;
-    if (!p.resumable || p.finished) return false;
+    if (status != CADRE_UNAVAILABLE || !s->generate || s->cancelled || !count(s, &p)) return false;
+    if (s->got_data ? !p.resumable || p.finished : !s->lost) return false;
     set_lost(s);
     s->again_us = clk_now_us() + AGAIN_US;
     free(s->message);

@@ -129,7 +129,7 @@ static void give_up(struct cadre_stream *s, uint32_t ms) {
 
 static uint32_t patience_ms(const struct cadre_stream *s) {
     const struct cadre_options *o = &s->client->options;
-    if (s->lost && s->got_data) return o->resume_timeout_ms;
+    if (s->lost && (s->got_data || s->message)) return o->resume_timeout_ms; /* message: a server was there, and said later */
     return s->heard_us || (s->client->link.up && !s->lost) ? o->silence_timeout_ms : o->connect_timeout_ms;
 }
 
