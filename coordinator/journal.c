@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "coordinator/journal_writer.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -104,11 +105,22 @@ struct journal_state *journal_replayed(struct journal *j) {
     return &j->state;
 }
 
+/* The folder may be new, and its name is its parent's to lose. Who may not read that one did not make it. */
+static int sync_parent(const struct journal *j, struct why *why) {
+    const struct journal_disk *disk = j->options.disk;
+    int fd = openat(j->dir, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int rc = fd < 0 ? 0 : disk->sync(disk->ctx, fd);
+    if (rc) fail(why, ERR_IO, "cannot sync the folder it is in: %m");
+    if (fd >= 0) close(fd);
+    return rc ? ERR_IO : 0;
+}
+
 int journal_start(struct journal *j, struct why *why) {
     struct journal_state *s = &j->state;
     snprintf(s->model, sizeof s->model, "%s", j->options.model ? j->options.model : "");
     s->started = true;
-    int rc = journal_segment_turn(&j->segment, j->options.fingerprint, s, why);
+    int rc = sync_parent(j, why);
+    if (rc >= 0) rc = journal_segment_turn(&j->segment, j->options.fingerprint, s, why);
     if (rc >= 0) rc = journal_writer_open(&j->options, &j->segment, s, &j->writer, why);
     return rc < 0 ? fail_in(why, rc, "journal %s", j->options.dir) : 0;
 }

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clk.h"
@@ -390,6 +391,40 @@ static void recover(struct journal *j, uint64_t n) {
     while (!settle(j, n)) wait_news(j);
 }
 
+/* Power may fail at once after a start: then the folder itself has to be there. */
+static ino_t synced[8];
+static int n_synced;
+static int d_note(void *ctx, int fd) {
+    struct stat st;
+    if (!fstat(fd, &st) && n_synced < 8) synced[n_synced++] = st.st_ino;
+    return d_sync(ctx, fd);
+}
+START_TEST(a_new_folder) {
+    char folder[96];
+    struct disk d;
+    struct stat parent, own;
+    snprintf(folder, sizeof folder, "%s/new", dir);
+    disk_init(&d);
+    d.ops.sync = d_note;
+    struct journal_options o = options(&d);
+    o.dir = folder;
+    struct journal *j = open_with(&o);
+    struct why why = {""};
+    ck_assert_msg(journal_start(j, &why) == 0, "%s", why.text);
+    ck_assert(!stat(dir, &parent) && !stat(folder, &own));
+    bool has_parent = false, has_own = false;
+    for (int i = 0; i < n_synced; i++) has_parent |= synced[i] == parent.st_ino, has_own |= synced[i] == own.st_ino;
+    ck_assert(has_parent && has_own);
+    journal_close(j);
+    char file[128];
+    snprintf(file, sizeof file, "%s/0000000000000001.journal", folder);
+    ck_assert_int_eq(unlink(file), 0);
+    snprintf(file, sizeof file, "%s/lock", folder);
+    ck_assert_int_eq(unlink(file), 0);
+    ck_assert_int_eq(rmdir(folder), 0);
+}
+END_TEST
+
 START_TEST(remembers) {
     struct journal *j = begin(NULL);
     struct why why;
@@ -606,6 +641,7 @@ int main(void) {
     tcase_add_test(bytes, states);
     tcase_set_timeout(bytes, 60);
     tcase_add_checked_fixture(disk, make_dir, drop_dir);
+    tcase_add_test(disk, a_new_folder);
     tcase_add_test(disk, remembers);
     tcase_add_test(disk, one_owner);
     tcase_add_test(disk, stays_small);
