@@ -42,7 +42,8 @@ enum {
 struct options {
     char *listen, *control, *fabric, *launcher, *hosts, *net_devices, *weights, *config, *placement, *isa, *mla, *lease;
     char *coordinator_node, *endpoint_file;
-    char *journal, *journal_sync;
+    char *journal, *journal_sync, *attach;
+    bool journal_repair;
     char *payload, *combine_payload, *combine, *microbatches, *dispatch;
     char *log_level;
     int64_t workers, rank, size, threads, max_batch, max_context, step_tokens, kv_tokens, memory, startup, drain;
@@ -107,6 +108,9 @@ static const struct conf_option table[] = {
      .help = "write accepted requests there: started again with it, a cluster goes on with them"},
     {"journal-sync", CONF_CHOICE, AT(journal_sync), .choices = "always|interval|never",
      .help = "against power loss: always, before accepting; interval (default): every 100 ms"},
+    {"journal-repair", CONF_FLAG, AT(journal_repair), .def = "no", .help = "go on without the damaged parts of a journal"},
+    {"attach", CONF_STRING, AT(attach), .arg = "SECONDS",
+     .help = "how long a request in the journal waits for its client to come back; default: 30"},
     {"startup", CONF_INT, AT(startup), .def = "600", .min = 1, .max = 86400, .arg = "SECONDS",
      .help = "give up when loading takes longer"},
     {"drain", CONF_INT, AT(drain), .def = "30", .min = 0, .max = 86400, .arg = "SECONDS",
@@ -216,6 +220,8 @@ static int start_coordinator(struct supervisor *s, int endpoint_fd) {
     argv_add_text(&a, "--lease", o->lease);
     argv_add_text(&a, "--journal", o->journal);
     argv_add_text(&a, "--journal-sync", o->journal_sync);
+    argv_add_text(&a, "--attach", o->attach);
+    if (o->journal_repair) argv_add(&a, "--journal-repair");
     argv_add_text(&a, "--log-level", o->log_level);
     s->n_children = 1;
     return child_start(&s->children[COORDINATOR], a.words, SIGKILL, endpoint_fd, &s->why);

@@ -20,7 +20,7 @@ static const struct conf_option table[] = {
     {"output", CONF_CHOICE, AT(output), .def = "table", .choices = "table|json", .help = "how to print", .letter = 'o'},
     {"quiet", CONF_FLAG, AT(quiet), .def = "no", .help = "print nothing, only exit", .letter = 'q'},
     {"wait", CONF_INT, AT(wait), .def = "0", .min = 0, .max = 86400, .arg = "SECONDS",
-     .help = "wait so long for the cluster to be serving"},
+     .help = "wait so long for the cluster to be serving, and green"},
     {NULL}};
 static const struct conf_command command = {
     .name = "cadre status",
@@ -356,12 +356,12 @@ static void print_json(const struct cadre_cluster *c, const struct cadre_links *
     printf("}\n");
 }
 
-/* Asks until the cluster serves, fails, or the time is over. A cadre_code; *out is set when that is CADRE_OK. */
+/* Asks until the cluster serves and is well, or fails, or the time is over. A cadre_code; *out is set when that is CADRE_OK. */
 static int ask(struct cadre_client *client, int64_t wait_s, struct cadre_cluster **out) {
     int64_t until = clk_now_us() + wait_s * 1000000;
     for (;;) {
         int code = cadre_status(client, 0, out);
-        bool again = code ? code == CADRE_UNAVAILABLE : !strcmp((*out)->state, "loading");
+        bool again = code ? code == CADRE_UNAVAILABLE : !strcmp((*out)->state, "loading") || (*out)->health.level == 1;
         if (!again || clk_now_us() >= until) return code;
         if (!code) cadre_cluster_free(*out);
         struct cadre_stream *none;

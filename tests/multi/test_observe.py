@@ -206,7 +206,7 @@ def a_slow_worker_is_named(p):
             told = until(named, "somebody named as slow")
             same(told["rank"], 1, f"the slow worker: {told}")
             check(asked.running() and c.status()["state"] == "serving", "the cluster goes on")
-        table = c.cadre("status", "--links").good("status --links").out
+        table = c.cadre("status", "--links", "--wait", "30").good("status --links").out
         check("worker 1: the others wait for it" in table, f"the table names it: {table!r}")
 
 

@@ -60,7 +60,7 @@ def check_verbs(c, workers, fabric):
     same(sorted(s), sorted(STATUS_KEYS), "keys of status --json")
     same(sorted(s["workers"][0]), sorted(WORKER_KEYS), "keys of a worker in status --json")
     same((s["state"], s["fabric"], len(s["workers"])), ("serving", fabric, workers), "status")
-    table = c.cadre("status").good().out
+    table = c.cadre("status", "--wait", "30").good().out
     check("is serving" in table and len(table.splitlines()) >= 8 + workers, f"status as a table: {table!r}")
 
 
@@ -325,7 +325,7 @@ def missing_experts(p):
                 check(a["degraded"], f"the answer is not marked: {a}")
                 told.append(a)
                 same(c.status()["missing_experts"], 3, "missing_experts in status")
-                check("expert 1 of layer 0" in c.cadre("status").good().out, "status names what is missing")
+                check("expert 1 of layer 0" in c.cadre("status", "--wait", "30").good().out, "status names what is missing")
                 check(re.search(r"^ +1 +none +0 ", c.cadre("experts", layer=0).good().out, re.M), "experts says none")
     same(told[1], told[0], "the same experts missing on 1 worker and on 3")
     with Cluster(p, p.golden("mixtral"), workers=2) as c:
