@@ -109,9 +109,9 @@ START_TEST(full_queue_answers_again) {
     bus_send(quick, NULL, "q", 1, NULL, 0);
     recv_wait(server, &m);
     struct bus_id quick_id = m.from;
-    int n = 0;
-    while (bus_send(server, &slow_id, big, sizeof big, NULL, 0) == 0) ck_assert_int_lt(++n, 100000);
-    ck_assert_int_eq(bus_send(server, &slow_id, "x", 1, NULL, 0), ERR_AGAIN);
+    int n = 0, rc; /* ZeroMQ's own thread may make room again at any time: only that it is full at some time is sure */
+    while ((rc = bus_send(server, &slow_id, big, sizeof big, NULL, 0)) == 0) ck_assert_int_lt(++n, 100000);
+    ck_assert_int_eq(rc, ERR_AGAIN);
     ck_assert_int_eq(bus_send(server, &quick_id, "y", 1, NULL, 0), 0);
     recv_wait(quick, &m);
     ck_assert_mem_eq(m.head, "y", 1);
