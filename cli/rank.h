@@ -8,8 +8,8 @@
  *   an address said by --control with a host and a port; or made of the port of --control (5771) and a host: the one of
  *              --coordinator-node, or the first of the Slurm step, where its task 0 is
  *
- * The file carries a name of the launch, so that one left by an earlier launch is not taken for this one's. Owner: the only
- * thread of `cadre serve`. */
+ * The file carries a name of the launch, where its launcher gives it one, so that one left by an earlier launch is not taken
+ * for this one's. Owner: the only thread of `cadre serve`. */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>

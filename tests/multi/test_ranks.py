@@ -48,7 +48,7 @@ def under_mpirun(p):
 
 @case
 def by_hand(p):
-    """Ranks come in any order; a file of an earlier launch is not believed, and none is left."""
+    """Ranks come in any order, and no file is left."""
     wanted = alone(p)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "endpoints")
