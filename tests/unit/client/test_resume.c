@@ -1,5 +1,6 @@
 /* test_resume.c - streams that outlive their server: it is killed (a process of its own, so nothing is said and the connection
- * breaks), and another at the same address knows nothing, or what a journal would have told it.
+ * breaks), and another at the same address knows nothing, or what a journal would have told it. The server is this program
+ * anew, not a fork of the test alone: the client's threads run when the second one starts.
  *
  * The answer to every Generate is TOKENS tokens, token i with id 100 + i and the text of one letter. */
 #include <poll.h>
@@ -122,7 +123,6 @@ static void serve(int told, int report_to) {
     struct bus *bus;
     struct why why;
     struct call_limits limits = {.payload_bytes = 1 << 20, .calls = 16, .ping_us = 200000};
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (bus_context_open(&context, &why) < 0 || bus_zmq_bind(context, endpoint, &bus, &why) < 0 ||
         call_server_new(bus, &limits, methods, 2, &s, &s.calls) < 0)
         _exit(2);
@@ -135,12 +135,33 @@ static void serve(int told, int report_to) {
     }
 }
 
+/* The server's command line: where its endpoint and what it was asked go, the script, its endpoint. */
+static int serve_as_told(char **arg) {
+    int number[6];
+    for (int i = 0; i < 6; i++) number[i] = (int)strtol(arg[1 + i], NULL, 10);
+    script.say = number[2];
+    script.keeps = number[3];
+    script.later = number[4];
+    script.knows = number[5];
+    snprintf(endpoint, sizeof endpoint, "%s", arg[7]);
+    serve(number[0], number[1]);
+    return 1;
+}
+
 static void start(void) {
     int told[2], asked[2];
+    char number[6][16];
     ck_assert(!pipe(told) && !pipe(asked));
+    int numbers[] = {told[1], asked[1], script.say, script.keeps, script.later, script.knows};
+    for (int i = 0; i < 6; i++) snprintf(number[i], sizeof number[i], "%d", numbers[i]);
+    char *arg[] = {(char *)"test_resume", number[0], number[1], number[2], number[3], number[4], number[5], endpoint, NULL};
     pid = fork();
     ck_assert_int_ge(pid, 0);
-    if (!pid) serve(told[1], asked[1]);
+    if (!pid) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        execv("/proc/self/exe", arg);
+        _exit(2);
+    }
     close(told[1]);
     close(asked[1]);
     ck_assert_msg(read(told[0], endpoint, sizeof endpoint) > 0, "the server did not start");
@@ -287,7 +308,8 @@ START_TEST(not_kept) {
 }
 END_TEST
 
-int main(void) {
+int main(int argc, char **argv) {
+    if (argc == 8) return serve_as_told(argv);
     Suite *s = suite_create("resume");
     TCase *t = tcase_create("resume");
     tcase_set_timeout(t, 60);
