@@ -94,7 +94,8 @@ static int print_record(void *ctx, uint64_t offset, const struct journal_record 
     case JOURNAL_ACCEPT: print_accept(&r->accept); break;
     case JOURNAL_TOKENS: print_tokens(&r->tokens); break;
     case JOURNAL_FINISH: print_finish(&r->finish); break;
-    default: printf("request %" PRIu64, r->forget); break;
+    case JOURNAL_FORGET: printf("request %" PRIu64, r->forget); break;
+    default: printf("%" PRIu64 " bytes", r->synced); break;
     }
     printf("\n");
     return 0;
@@ -109,7 +110,7 @@ static void print_sum(const struct journal_scan *s, const struct journal_state *
            " records, %s; %zu requests, %zu of them finished\n",
            s->header.segment, when(s->header.created_us, at), state->model, s->header.fingerprint, s->records,
            cli_bytes((double)s->bytes), state->n_requests, finished);
-    if (s->cut_bytes) printf("torn: %" PRIu64 " bytes from offset %" PRIu64 " are no whole record\n", s->cut_bytes, s->bytes);
+    if (s->cut_bytes) printf("torn: %" PRIu64 " bytes from offset %" PRIu64 " are no whole record\n", s->cut_bytes, s->cut_at);
     if (s->damages)
         printf("damaged: %" PRIu64 " bytes in %" PRIu64 " places, the first at offset %" PRIu64 "\n", s->damaged_bytes,
                s->damages, s->damaged_at);

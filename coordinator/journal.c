@@ -46,8 +46,8 @@ static int replay(void *ctx, uint64_t offset, const struct journal_record *r, st
 static void say_read(const struct journal *j, const struct journal_scan *s) {
     const char *dir = j->options.dir;
     if (s->cut_bytes)
-        log_warn("journal %s: the last %" PRIu64 " bytes, from offset %" PRIu64 ", were torn off in writing and are left out",
-                 dir, s->cut_bytes, s->bytes);
+        log_warn("journal %s: %" PRIu64 " bytes from offset %" PRIu64 " on were being written at its end and are left out", dir,
+                 s->cut_bytes, s->cut_at);
     if (s->damages)
         log_warn("journal %s: %" PRIu64 " damaged bytes in %" PRIu64 " places, the first at offset %" PRIu64 ", are left out",
                  dir, s->damaged_bytes, s->damages, s->damaged_at);

@@ -190,7 +190,8 @@ int journal_put(struct journal_bytes *b, const struct journal_record *r) {
     case JOURNAL_CLASS: put_text(&p, r->numeric_class); break;
     case JOURNAL_ACCEPT: put_accept(&p, &r->accept); break;
     case JOURNAL_FINISH: put_finish(&p, &r->finish); break;
-    default: put_u64(&p, r->forget); break;
+    case JOURNAL_FORGET: put_u64(&p, r->forget); break;
+    default: put_u64(&p, r->synced); break;
     }
     return 0;
 }
@@ -346,6 +347,7 @@ int journal_decode(uint32_t kind, const uint8_t *payload, size_t len, struct are
     case JOURNAL_TOKENS: get_tokens(&e, arena, &out->tokens); break;
     case JOURNAL_FINISH: get_finish(&e, &out->finish); break;
     case JOURNAL_FORGET: out->forget = get_u64(&e); break;
+    case JOURNAL_SYNCED: out->synced = get_u64(&e); break;
     default: return fail(why, ERR_CORRUPT, "a record of kind %u; this version knows 1 to %d", kind, JOURNAL_KINDS - 1);
     }
     if (e.nomem) return fail(why, ERR_NOMEM, "out of memory for a record of %zu bytes", len);
@@ -355,7 +357,7 @@ int journal_decode(uint32_t kind, const uint8_t *payload, size_t len, struct are
 }
 
 const char *journal_kind_name(uint32_t kind) {
-    static const char *const names[] = {"?", "start", "class", "accept", "tokens", "finish", "forget"};
+    static const char *const names[] = {"?", "start", "class", "accept", "tokens", "finish", "forget", "synced"};
     return kind < JOURNAL_KINDS ? names[kind] : "?";
 }
 

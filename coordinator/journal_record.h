@@ -15,6 +15,7 @@ enum journal_kind {
     JOURNAL_TOKENS,    /* a step's: one of each of several requests */
     JOURNAL_FINISH,    /* no token follows */
     JOURNAL_FORGET,    /* nobody will ask for it again */
+    JOURNAL_SYNCED,    /* how far this segment is on the disk: what is damaged before that was not being written */
     JOURNAL_KINDS
 };
 enum {
@@ -79,6 +80,7 @@ struct journal_record {
         struct journal_tokens tokens;
         struct journal_finish finish;
         uint64_t forget; /* number */
+        uint64_t synced; /* bytes from the segment's beginning */
     };
 };
 

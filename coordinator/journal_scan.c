@@ -110,12 +110,14 @@ static int take_record(struct walk *w, struct journal_head h, struct why *why) {
 /* At a place that is no record. 0: skipped or the end. */
 static int take_damage(struct walk *w, bool repair, struct why *why) {
     size_t next = next_record(w, w->at + 1);
-    bool torn = next >= w->len && w->at >= w->out->header.base_bytes;
+    bool torn = w->at >= w->out->synced;
     if (!torn && !repair)
-        return fail(why, ERR_CORRUPT, "%zu bytes at offset %zu are damaged (%s); --journal-repair goes on without them",
-                    next - w->at, w->at, next < w->len ? "whole records follow" : "they had been synced");
+        return fail(why, ERR_CORRUPT,
+                    "%zu bytes at offset %zu are damaged, and had been synced; --journal-repair goes on without them",
+                    next - w->at, w->at);
     if (torn) {
-        w->out->cut_bytes = w->len - w->at;
+        if (!w->out->cut_bytes) w->out->cut_at = w->at;
+        w->out->cut_bytes += next - w->at;
     } else {
         if (!w->out->damages++) w->out->damaged_at = w->at;
         w->out->damaged_bytes += next - w->at;
@@ -124,13 +126,32 @@ static int take_damage(struct walk *w, bool repair, struct why *why) {
     return 0;
 }
 
+/* How far it had been synced: what a record says of the bytes before itself, also where some of those are damaged. */
+static uint64_t find_synced(struct walk w) {
+    uint64_t synced = w.out->header.base_bytes;
+    while (w.at < w.len) {
+        struct journal_head h;
+        if (!good(&w, w.at, &h)) {
+            w.at = next_record(&w, w.at + 1);
+            continue;
+        }
+        uint64_t says = h.kind == JOURNAL_SYNCED && h.len == sizeof says ? get_u64(w.data + w.at + JOURNAL_HEAD_BYTES) : 0;
+        if (says > synced && says <= w.at) synced = says;
+        w.at += JOURNAL_HEAD_BYTES + h.len;
+    }
+    return synced;
+}
+
 int journal_scan(const uint8_t *data, size_t len, bool repair, const struct journal_visitor *v, struct journal_scan *out,
                  struct why *why) {
     struct walk w = {
         .data = data, .len = len, .at = JOURNAL_HEADER_BYTES, .hash_budget = 16 * (uint64_t)len, .out = out, .visitor = v};
     memset(out, 0, sizeof *out);
     int rc = read_header(data, len, &out->header, why);
-    if (rc >= 0) out->bytes = JOURNAL_HEADER_BYTES;
+    if (rc >= 0) {
+        out->bytes = JOURNAL_HEADER_BYTES;
+        out->synced = find_synced(w);
+    }
     arena_init(&w.arena, BLOCK_BYTES);
     while (rc >= 0 && w.at < len) {
         struct journal_head h;

@@ -3,9 +3,9 @@
  *
  * A checksum covers a record's kind, length, payload, segment and offset: bytes that an earlier file left on the disk, or that
  * stood elsewhere in this one, are no records here.
- * Torn and damaged are told apart by what follows. What was being written when the process or the machine died is at the end,
- * with no whole record behind it: it is cut off. Where a whole record follows, or the damage is in the part that was synced
- * before the segment got its name, the disk has lost what it had promised to keep, and only a person may decide to go on. */
+ * Torn and damaged are told apart by how far the segment had been synced, which its header and its records say. After that
+ * the power may have gone while the disk wrote blocks in any order: what is no record there was being written, and is left
+ * out. Before it the disk has lost what it had promised to keep, and only a person may decide to go on. */
 #pragma once
 #include "coordinator/journal_record.h"
 
@@ -29,7 +29,8 @@ struct journal_visitor {
 struct journal_scan {
     struct journal_header header;
     uint64_t records, bytes;         /* bytes: up to the last good record's end */
-    uint64_t cut_bytes;              /* torn, after that */
+    uint64_t synced;                 /* it was on the disk up to there */
+    uint64_t cut_bytes, cut_at;      /* torn: what is no record after that, and where it begins */
     uint64_t damages, damaged_bytes; /* skipped, with repair; the first at: */
     uint64_t damaged_at;
 };

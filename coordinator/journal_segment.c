@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -79,15 +78,19 @@ static uint64_t newest_in(DIR *d) {
     return newest;
 }
 
+/* Read, not mapped: a disk that fails answers a read with an error, and a mapping with a signal. */
 static int read_segment(int fd, bool repair, const struct journal_visitor *v, struct journal_scan *out, struct why *why) {
     struct stat st;
     if (fstat(fd, &st)) return fail(why, ERR_IO, "cannot read it: %m");
-    size_t len = (size_t)st.st_size;
-    if (!len) return journal_scan((const uint8_t *)"", 0, repair, v, out, why);
-    void *data = mmap(NULL, len, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (data == MAP_FAILED) return fail(why, ERR_IO, "cannot map its %zu bytes: %m", len);
-    int rc = journal_scan(data, len, repair, v, out, why);
-    munmap(data, len);
+    size_t len = (size_t)st.st_size, have = 0;
+    uint8_t *data = malloc(len + 1);
+    if (!data) return fail(why, ERR_NOMEM, "out of memory for its %zu bytes", len);
+    ssize_t n = 1;
+    while (have < len && ((n = read(fd, data + have, len - have)) > 0 || (n < 0 && errno == EINTR)))
+        have += n > 0 ? (size_t)n : 0;
+    int rc = n < 0 ? fail(why, ERR_IO, "cannot read on at byte %zu of %zu: %m", have, len)
+                   : journal_scan(data, have, repair, v, out, why);
+    free(data);
     return rc;
 }
 
@@ -128,7 +131,7 @@ static int write_all(const struct journal_disk *disk, int fd, const uint8_t *dat
     return 0;
 }
 
-int journal_segment_append(struct journal_segment *s, uint8_t *data, size_t len, struct why *why) {
+static int append(struct journal_segment *s, uint8_t *data, size_t len, struct why *why) {
     journal_seal(data, len, s->number, s->bytes);
     s->dirty = true;
     if (write_all(s->disk, s->fd, data, len) < 0) return fail(why, ERR_IO, "cannot write: %m");
@@ -136,10 +139,27 @@ int journal_segment_append(struct journal_segment *s, uint8_t *data, size_t len,
     return 0;
 }
 
+/* Goes with the next records, never alone: an idle journal would write marks, sync them, and write marks of that. */
+static int mark_synced(struct journal_segment *s, struct why *why) {
+    struct journal_bytes b = {0};
+    if (s->marked == s->synced) return 0;
+    int rc = journal_put(&b, &(struct journal_record){.kind = JOURNAL_SYNCED, .synced = s->synced});
+    rc = rc < 0 ? fail(why, rc, "out of memory for a record") : append(s, b.data, b.len, why);
+    journal_bytes_clear(&b);
+    if (rc >= 0) s->marked = s->synced;
+    return rc;
+}
+
+int journal_segment_append(struct journal_segment *s, uint8_t *data, size_t len, struct why *why) {
+    int rc = mark_synced(s, why);
+    return rc < 0 ? rc : append(s, data, len, why);
+}
+
 int journal_segment_sync(struct journal_segment *s, struct why *why) {
     if (!s->dirty) return 0;
     if (s->disk->sync(s->disk->ctx, s->fd)) return fail(why, ERR_IO, "cannot sync: %m");
     s->dirty = false;
+    s->synced = s->bytes;
     return 0;
 }
 
@@ -207,7 +227,7 @@ int journal_segment_turn(struct journal_segment *s, uint64_t fingerprint, struct
     }
     journal_segment_close(s);
     s->fd = fd;
-    s->bytes = h.base_bytes;
+    s->bytes = s->synced = s->marked = h.base_bytes;
     s->dirty = false;
     sweep(s);
     return 0;

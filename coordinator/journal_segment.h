@@ -27,7 +27,8 @@ struct journal_segment {
     const struct journal_disk *disk;
     int dir, fd; /* -1: none */
     uint64_t number, bytes;
-    bool dirty; /* written since the last sync */
+    uint64_t synced, marked; /* bytes on the disk, and as many as the segment says itself */
+    bool dirty;              /* written since the last sync */
 };
 
 /* Makes DIR if it is not there, and takes its lock, which the returned descriptor holds. ERR_EXISTS: another has it. */

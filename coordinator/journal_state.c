@@ -196,7 +196,8 @@ int journal_state_apply(struct journal_state *s, const struct journal_record *r,
         for (size_t i = 0; rc >= 0 && i < r->tokens.n; i++) rc = apply_token(s, &r->tokens.token[i], why);
         break;
     case JOURNAL_FINISH: return apply_finish(s, &r->finish, why);
-    default: apply_forget(s, r->forget); break;
+    case JOURNAL_FORGET: apply_forget(s, r->forget); break;
+    default: break; /* of the file alone */
     }
     return rc;
 }

@@ -68,6 +68,9 @@ static struct journal_record start_of(uint32_t epoch) {
 static struct journal_record class_of(void) {
     return (struct journal_record){.kind = JOURNAL_CLASS, .numeric_class = {"cpu avx2 bf16", 13}};
 }
+static struct journal_record synced_of(uint64_t bytes) {
+    return (struct journal_record){.kind = JOURNAL_SYNCED, .synced = bytes};
+}
 static void put(struct journal_bytes *b, struct journal_record r) { ck_assert_int_eq(journal_put(b, &r), 0); }
 static void put_step(struct journal_bytes *b, uint64_t step, uint32_t index) {
     const struct journal_token t[] = {token_of(1, index), token_of(2, index), token_of(3, index)};
@@ -77,8 +80,9 @@ static void put_step(struct journal_bytes *b, uint64_t step, uint32_t index) {
 /* ---- a segment in memory ---- */
 struct image {
     struct journal_bytes bytes; /* header included */
-    uint64_t base;
-    size_t at[64]; /* where records begin; one more than there are */
+    uint64_t base, synced;      /* bytes */
+    int mark;                   /* the record that says so */
+    size_t at[64];              /* where records begin; one more than there are */
     int n;
 };
 
@@ -100,7 +104,11 @@ static void image_make(struct image *m) {
     put(b, class_of());
     m->base = b->len;
     for (uint64_t n = 1; n <= 3; n++) put(b, accept_of(n));
-    for (uint32_t i = 0; i < 3; i++) put_step(b, i + 1, i);
+    for (uint32_t i = 0; i < 2; i++) put_step(b, i + 1, i);
+    m->synced = b->len;
+    m->mark = 8; /* start, class, 3 requests, 2 steps, and another */
+    put_step(b, 3, 2);
+    put(b, synced_of(m->synced));
     put(b, finish_of(2, 3));
     put(b, forget_of(1));
     put(b, start_of(2));
@@ -150,6 +158,7 @@ START_TEST(records_come_back) {
     ck_assert_uint_eq(s.bytes, m.bytes.len);
     ck_assert_uint_eq(s.header.fingerprint, FINGERPRINT);
     ck_assert(!s.cut_bytes && !s.damages);
+    ck_assert_uint_eq(s.synced, m.synced);
     journal_bytes_clear(&m.bytes);
 }
 END_TEST
@@ -196,16 +205,15 @@ START_TEST(a_bit_anywhere) {
             continue;
         }
         int hit = record_at(&m, byte);
-        ck_assert_int_eq(seen, hit); /* those before it, and not one that is wrong */
-        ck_assert_int_eq(rc, hit == m.n - 1 ? 0 : ERR_CORRUPT);
-        if (!rc) ck_assert_uint_eq(s.cut_bytes, m.bytes.len - m.at[hit]);
+        bool kept = m.at[hit] < m.synced; /* the disk had promised it; behind that it was being written */
+        ck_assert_int_eq(rc, kept ? ERR_CORRUPT : 0);
+        ck_assert_int_eq(seen, kept ? hit : m.n - 1); /* those before it, or all others, and not one that is wrong */
         ck_assert_int_eq(scan(&m, copy, m.bytes.len, true, &s, &seen), 0);
         ck_assert_int_eq(seen, m.n - 1);
-        if (hit < m.n - 1) {
-            ck_assert_uint_eq(s.damages, 1);
-            ck_assert_uint_eq(s.damaged_at, m.at[hit]);
-            ck_assert_uint_eq(s.damaged_bytes, m.at[hit + 1] - m.at[hit]);
-        }
+        ck_assert_uint_eq(s.synced, hit == m.mark ? m.base : m.synced);
+        ck_assert_uint_eq(s.damages, kept);
+        ck_assert_uint_eq(kept ? s.damaged_at : s.cut_at, m.at[hit]);
+        ck_assert_uint_eq(kept ? s.damaged_bytes : s.cut_bytes, m.at[hit + 1] - m.at[hit]);
     }
     free(copy);
     journal_bytes_clear(&m.bytes);
@@ -297,10 +305,7 @@ static bool refuses(struct disk *d) {
 static int d_open(void *ctx, int dir, const char *name) { return refuses(ctx) ? -1 : journal_disk.open(NULL, dir, name); }
 static ssize_t d_write(void *ctx, int fd, const void *data, size_t n) {
     struct disk *d = ctx;
-    if (d->gate >= 0) {
-        struct pollfd p = {.fd = d->gate, .events = POLLIN};
-        poll(&p, 1, PATIENCE_MS);
-    }
+    if (d->gate >= 0) poll(&(struct pollfd){.fd = d->gate, .events = POLLIN}, 1, PATIENCE_MS);
     if (!refuses(ctx)) return journal_disk.write(NULL, fd, data, n);
     if (atomic_load(&d->half)) { /* what a full disk does: some of it is there */
         ssize_t done = journal_disk.write(NULL, fd, data, n / 2);
@@ -338,10 +343,7 @@ static int files(const char *suffix, bool remove) {
     return n;
 }
 static void clear_dir(void) { files("", true); }
-static void drop_dir(void) {
-    clear_dir();
-    rmdir(dir);
-}
+static void drop_dir(void) { clear_dir(), rmdir(dir); }
 
 static struct journal_options options(struct disk *d) {
     return (struct journal_options){
@@ -503,6 +505,47 @@ START_TEST(stays_small) {
 }
 END_TEST
 
+static int note_synced(void *ctx, uint64_t offset, const struct journal_record *r, struct why *why) {
+    uint64_t *at = ctx;
+    (void)why;
+    if (r->kind == JOURNAL_SYNCED) ck_assert_uint_eq(r->synced, offset);
+    if (r->kind == JOURNAL_ACCEPT) at[r->accept.number] = offset;
+    return 0;
+}
+static int open_damaged(uint64_t at) {
+    char path[128], byte;
+    struct journal_options o = options(NULL);
+    struct journal *j;
+    struct why why;
+    snprintf(path, sizeof path, "%s/%016x.journal", dir, 1);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    ck_assert(pread(fd, &byte, 1, (off_t)at) == 1 && pwrite(fd, &(char){byte ^ 1}, 1, (off_t)at) == 1);
+    int rc = journal_open(&o, &j, &why), live = rc < 0 ? rc : (int)journal_replayed(j)->n_requests;
+    if (rc >= 0) journal_close(j);
+    ck_assert(pwrite(fd, &byte, 1, (off_t)at) == 1 && !close(fd));
+    return live;
+}
+/* The power goes while a disk writes in any order: what is damaged behind the last sync is no reason to refuse. */
+START_TEST(says_how_far_it_is_synced) {
+    struct journal_options o = options(NULL);
+    uint64_t at[5] = {0};
+    struct journal_visitor v = {note_synced, at};
+    struct journal_scan scan;
+    struct why why;
+    o.sync = JOURNAL_SYNC_ALWAYS;
+    struct journal *j = open_with(&o);
+    ck_assert_int_eq(journal_start(j, &why), 0);
+    for (uint64_t n = 1; n <= 3; n++) ck_assert(settle(j, append(j, accept_of(n))));
+    append(j, accept_of(4));
+    ck_assert(settle(j, append(j, class_of())));
+    journal_close(j);
+    ck_assert_int_eq(journal_read(dir, false, &v, &scan, &why), 0);
+    ck_assert(at[3] < scan.synced && scan.synced < at[4]);
+    ck_assert_int_eq(open_damaged(at[2] + 20), ERR_CORRUPT);
+    ck_assert_int_eq(open_damaged(at[4] + 20), 3);
+}
+END_TEST
+
 START_TEST(full_disk) {
     struct disk d;
     struct why why;
@@ -645,6 +688,7 @@ int main(void) {
     tcase_add_test(disk, remembers);
     tcase_add_test(disk, one_owner);
     tcase_add_test(disk, stays_small);
+    tcase_add_test(disk, says_how_far_it_is_synced);
     tcase_add_test(disk, full_disk);
     tcase_add_test(disk, slow_disk);
     tcase_add_loop_test(disk, fails_everywhere, 0, 6);
