@@ -171,7 +171,7 @@ static int converse(struct talk *t) {
 
 static int run(const struct options *o) {
     struct talk t = {.o = o, .terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO)};
-    t.client = cli_connect("chat", o->request.connect, false);
+    t.client = cli_connect("chat", o->request.connect, o->request.key, false);
     if (!t.client) return EXIT_FAILED;
     setvbuf(stdin, NULL, _IONBF, 0); /* for cli_wait_stdin: a line at a time is all that chat reads */
     cli_catch_signals();

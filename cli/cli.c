@@ -50,8 +50,8 @@ bool cli_parse(const struct conf_command *cmd, void *target, int argc, char **ar
     return rc == 0;
 }
 
-struct cadre_client *cli_connect(const char *verb, const char *endpoint, bool once) {
-    struct cadre_options options = {.once = once};
+struct cadre_client *cli_connect(const char *verb, const char *endpoint, const char *key_file, bool once) {
+    struct cadre_options options = {.once = once, .key_file = key_file};
     struct cadre_client *c;
     int code = cadre_open(endpoint, &options, &c);
     if (!code) return c;

@@ -20,14 +20,16 @@ int tokenize_main(int argc, char **argv);
 int inspect_main(int argc, char **argv);
 int trace_main(int argc, char **argv);
 int events_main(int argc, char **argv);
+int keygen_main(int argc, char **argv);
 int journal_main(int argc, char **argv);
 int serve_main(int argc, char **argv);
 
 /* conf_parse with the manners of a command: prints help or the complaint. True: go on; false: leave with *exit_status. */
 bool cli_parse(const struct conf_command *cmd, void *target, int argc, char **argv, struct conf_args *args, int *exit_status);
 
-/* Connects or complains; NULL: it complained. once: as in cadre_options, for verbs that ask how things are now. */
-struct cadre_client *cli_connect(const char *verb, const char *endpoint, bool once);
+/* Connects or complains; NULL: it complained. key_file may be NULL. once: as in cadre_options, for verbs that ask how things
+ * are now. */
+struct cadre_client *cli_connect(const char *verb, const char *endpoint, const char *key_file, bool once);
 /* One line on stderr about a failed call; returns EXIT_FAILED. */
 int cli_complain(const char *verb, int code, const char *message);
 

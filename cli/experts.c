@@ -11,7 +11,7 @@
 enum { BAR = 24 };
 
 struct options {
-    char *connect, *output, *report, *labels;
+    char *connect, *key, *output, *report, *labels;
     int64_t layer;
     bool json;
 };
@@ -20,6 +20,7 @@ static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Options"},
     {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT",
      .help = "where the cluster listens"},
+    {"key", CONF_STRING, AT(key), .arg = "FILE", .help = "the key of a cluster that has one"},
     {"layer", CONF_INT, AT(layer), .min = 0, .max = 1e6, .arg = "L",
      .help = "every expert of this layer (the model's own numbering); with --report: its figures alone"},
     {"report", CONF_STRING, AT(report), .arg = "FILE",
@@ -233,7 +234,7 @@ static int run(const struct options *o) {
     bool json = o->json || !strcmp(o->output, "json");
     if (o->report) return report_print(o->report, o->labels, o->layer, json);
     if (o->labels) return fprintf(stderr, "cadre experts: --labels goes with --report FILE\n"), EXIT_USAGE;
-    struct cadre_client *client = cli_connect("experts", o->connect, true);
+    struct cadre_client *client = cli_connect("experts", o->connect, o->key, true);
     struct cadre_load *load;
     if (!client) return EXIT_FAILED;
     int code = cadre_experts(client, 0, &load), status;

@@ -115,6 +115,7 @@ static void add_worker(struct argv *a, const struct fleet_options *o, enum fleet
     argv_add(a, program);
     argv_add_text(a, "--fabric", o->fabric);
     argv_add_text(a, "--connect", o->control);
+    argv_add_text(a, "--key", o->key);
     argv_add_text(a, "--net-devices", o->net_devices);
     if (kind == FLEET_THREADS) argv_add_number(a, "--workers", o->workers);
     argv_add_number(a, "--threads", threads_per_worker(o, kind));

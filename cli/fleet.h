@@ -18,7 +18,7 @@ enum { FLEET_MOST = 64 };
 enum fleet_kind { FLEET_THREADS, FLEET_LOCAL, FLEET_MPIRUN, FLEET_SRUN, FLEET_RANK };
 struct fleet_options {
     const char *fabric, *launcher, *hosts; /* launcher: "auto", "local", "mpirun", "srun"; hosts: as mpirun's --host, or NULL */
-    const char *control, *net_devices, *log_level; /* control: where they find the coordinator */
+    const char *control, *key, *net_devices, *log_level; /* control: where they find the coordinator */
     int64_t workers, threads;
     int nodes; /* of the Slurm allocation that we run in: fleet_slurm_nodes */
     const struct rank *rank; /* which one we are; NULL: none of several */

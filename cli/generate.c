@@ -215,7 +215,7 @@ static int report(const struct options *o, struct answer *a) {
 static int ask(const struct options *o, const struct cadre_request *request) {
     struct answer a = {.sent_us = clk_now_us()};
     struct cadre_stream *stream = NULL;
-    struct cadre_client *client = cli_connect("generate", o->request.connect, false);
+    struct cadre_client *client = cli_connect("generate", o->request.connect, o->request.key, false);
     if (!client) return EXIT_FAILED;
     int code = cadre_generate(client, request, &stream);
     if (code) {

@@ -13,6 +13,7 @@ static const struct cli_verb verbs[] = {
     {"events", "what happened to a running cluster, and when", events_main},
     {"experts", "how often each expert was used, and where", experts_main},
     {"trace", "record where a running cluster sends its tokens", trace_main},
+    {"keygen", "make the key without which nobody may join or ask", keygen_main},
     {"journal", "what a coordinator has written down", journal_main},
     {"inspect", "what a checkpoint is and what it takes to serve it", inspect_main},
     {"tokenize", "show the token ids of a text", tokenize_main},

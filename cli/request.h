@@ -3,7 +3,7 @@
 #include "cli/cli.h"
 
 struct request_options {
-    char *connect;
+    char *connect, *key;
     int64_t max_tokens, seed, top_k, timeout;  /* max_tokens, seed: -1 = not given */
     double temperature, top_p, min_p;
     struct conf_list stop;
@@ -17,6 +17,7 @@ struct request_options {
     {"", CONF_FLAG, 0, .help = "Request"}, \
     {"connect", CONF_STRING, REQUEST_AT(T, field, connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT", \
      .help = "where the cluster listens"}, \
+    {"key", CONF_STRING, REQUEST_AT(T, field, key), .arg = "FILE", .help = "the key of a cluster that has one"}, \
     {"max-tokens", CONF_INT, REQUEST_AT(T, field, max_tokens), .min = 0, .max = 1e9, .arg = "N", \
      .help = "longest answer; default: up to the model's context"}, \
     {"temperature", CONF_REAL, REQUEST_AT(T, field, temperature), .def = "0", .min = 0, .max = 100, .arg = "X", \

@@ -40,8 +40,8 @@ enum {
 };
 
 struct options {
-    char *listen, *control, *fabric, *launcher, *hosts, *net_devices, *weights, *config, *placement, *isa, *mla, *lease;
-    char *coordinator_node, *endpoint_file;
+    char *listen, *control, *key, *fabric, *launcher, *hosts, *net_devices, *weights, *config, *placement, *isa, *mla;
+    char *lease, *coordinator_node, *endpoint_file;
     char *journal, *journal_sync, *attach;
     bool journal_repair;
     char *payload, *combine_payload, *combine, *microbatches, *dispatch;
@@ -69,6 +69,8 @@ static const struct conf_option table[] = {
      .help = "network devices of fabrics ucx and auto, as UCX names them; default: all"},
     {"control", CONF_STRING, AT(control), .arg = "ENDPOINT",
      .help = "where workers come; default: loopback, or all interfaces when they run elsewhere"},
+    {"key", CONF_STRING, AT(key), .arg = "FILE",
+     .help = "the key that `cadre keygen` made, at this path on all hosts; needed to listen beyond this one"},
     {"threads", CONF_INT, AT(threads), .min = 1, .max = 1024, .arg = "N",
      .help = "compute threads per worker; default: the CPUs divided by the workers"},
     {"listen", CONF_STRING, AT(listen), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT",
@@ -200,6 +202,7 @@ static int start_coordinator(struct supervisor *s, int endpoint_fd) {
     if (s->kind == FLEET_RANK) argv_add(&a, "--supervised");
     s->children[COORDINATOR].deaf = s->kind == FLEET_RANK; /* beyond those that it looks at */
     argv_add_number(&a, "--endpoint-fd", endpoint_fd);
+    argv_add_text(&a, "--key", o->key);
     argv_add_text(&a, "--fabric", o->fabric);
     argv_add_text(&a, "--on-death", s->kind == FLEET_LOCAL ? "recover" : "end");
     argv_add_text(&a, "--weights", o->weights);
@@ -260,6 +263,7 @@ static struct fleet_options describe_fleet(const struct supervisor *s) {
                                   .launcher = o->launcher,
                                   .hosts = o->hosts,
                                   .control = s->workers_go_to,
+                                  .key = o->key,
                                   .net_devices = o->net_devices,
                                   .log_level = o->log_level,
                                   .workers = o->workers,
@@ -294,7 +298,8 @@ static int begin_loading(struct supervisor *s) {
     int rc = start_fleet(s);
     if (rc < 0) return rc;
     endpoint_at("127.0.0.1", s->listen, endpoint, sizeof endpoint);
-    if (cadre_open(endpoint, NULL, &s->client)) return fail(&s->why, ERR_IO, "%s", cadre_error(s->client));
+    struct cadre_options options = {.key_file = s->o->key};
+    if (cadre_open(endpoint, &options, &s->client)) return fail(&s->why, ERR_IO, "%s", cadre_error(s->client));
     set_state(s, LOADING);
     return 0;
 }

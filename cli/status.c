@@ -6,7 +6,7 @@
 #include <string.h>
 
 struct options {
-    char *connect, *output;
+    char *connect, *key, *output;
     bool json, quiet, links;
     int64_t wait;
 };
@@ -15,6 +15,7 @@ static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Options"},
     {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT",
      .help = "where the cluster listens"},
+    {"key", CONF_STRING, AT(key), .arg = "FILE", .help = "the key of a cluster that has one"},
     {"links", CONF_FLAG, AT(links), .def = "no", .help = "what passes between workers, and which one holds the others up"},
     {"json", CONF_FLAG, AT(json), .def = "no", .help = "print one JSON object (also: -o json)"},
     {"output", CONF_CHOICE, AT(output), .def = "table", .choices = "table|json", .help = "how to print", .letter = 'o'},
@@ -370,7 +371,7 @@ static int ask(struct cadre_client *client, int64_t wait_s, struct cadre_cluster
 }
 
 static int run(const struct options *o) {
-    struct cadre_client *client = cli_connect("status", o->connect, true);
+    struct cadre_client *client = cli_connect("status", o->connect, o->key, true);
     struct cadre_cluster *cluster = NULL;
     struct cadre_links *links = NULL;
     if (!client) return EXIT_FAILED;

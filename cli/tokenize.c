@@ -5,7 +5,7 @@
 #include <string.h>
 
 struct options {
-    char *connect, *prompt, *prompt_file;
+    char *connect, *key, *prompt, *prompt_file;
     bool chat, json;
 };
 #define AT(member) offsetof(struct options, member)
@@ -13,6 +13,7 @@ static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Options"},
     {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT",
      .help = "where the cluster listens"},
+    {"key", CONF_STRING, AT(key), .arg = "FILE", .help = "the key of a cluster that has one"},
     {"prompt", CONF_STRING, AT(prompt), .arg = "TEXT", .help = "the text"},
     {"prompt-file", CONF_STRING, AT(prompt_file), .arg = "FILE",
      .help = "the text is the whole of a file; '-' is standard input"},
@@ -39,7 +40,7 @@ static int run(const struct options *o) {
     struct cadre_message message = {"user", text, len};
     struct cadre_request request = {
         .prompt = o->chat ? NULL : text, .prompt_len = len, .messages = o->chat ? &message : NULL, .n_messages = o->chat};
-    struct cadre_client *client = cli_connect("tokenize", o->connect, false);
+    struct cadre_client *client = cli_connect("tokenize", o->connect, o->key, false);
     int code = client ? cadre_tokenize(client, &request, 0, &ids, &n) : CADRE_UNAVAILABLE;
     if (client && code) cli_complain("tokenize", code, cadre_error(client));
     if (!code) {

@@ -10,7 +10,7 @@
 enum { SLICE_MS = 200, MAX_LAYER = 100000 };
 
 struct options {
-    char *connect, *out, *layers;
+    char *connect, *key, *out, *layers;
     int64_t tokens, seconds, max_bytes;
 };
 #define AT(member) offsetof(struct options, member)
@@ -18,6 +18,7 @@ static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Options"},
     {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT",
      .help = "where the cluster listens"},
+    {"key", CONF_STRING, AT(key), .arg = "FILE", .help = "the key of a cluster that has one"},
     {"out", CONF_STRING, AT(out), .arg = "FILE", .help = "the file to write; replaced if it is there"},
     {"layers", CONF_STRING, AT(layers), .arg = "LIST",
      .help = "only these, as the model numbers them: 3,10-12; default: all with experts"},
@@ -138,7 +139,7 @@ static int run(const struct options *o) {
     if (n < 0) return fprintf(stderr, "cadre trace: --layers '%s': wanted numbers such as 3,10-12\n", o->layers), EXIT_USAGE;
     struct recording r = {.o = o};
     struct cadre_stream *stream;
-    struct cadre_client *client = cli_connect("trace", o->connect, true);
+    struct cadre_client *client = cli_connect("trace", o->connect, o->key, true);
     if (!client) return EXIT_FAILED;
     cli_catch_signals();
     int status, code = cadre_trace(client, layers, (size_t)n, &stream);

@@ -62,6 +62,7 @@ struct cadre_options {
                                     before it ends UNAVAILABLE; 0 = 60000. What came before is never repeated. A request whose
                                     connection broke before anything came is said again, by its call id, and so long also to a
                                     server that is just starting and says UNAVAILABLE */
+    const char *key_file;        /* of a cluster that has a key (`cadre keygen`): read by cadre_open; NULL: it has none */
 };
 /* Connects in the background: whether a server is there shows with the first call. options may be NULL. *out is set even when
  * this fails, so that cadre_error can say why (NULL only without memory); close it in any case. */

@@ -26,8 +26,9 @@ int cadre_open(const char *endpoint, const struct cadre_options *options, struct
     list_init(&c->ready);
     for (int i = 0; i < CLIENT_BUCKETS; i++) list_init(&c->table[i]);
     snprintf(c->endpoint, sizeof c->endpoint, "%s", endpoint ? endpoint : CADRE_DEFAULT_ENDPOINT);
-    int rc = bus_context_open(&c->context, &c->why);
-    if (rc >= 0) rc = bus_zmq_connect(c->context, c->endpoint, &c->bus, &c->why);
+    int rc = bus_context_open(&c->context, c->options.key_file, &c->why);
+    if (rc >= 0) rc = bus_zmq_connect(c->context, BUS_CLIENTS, c->endpoint, &c->bus, &c->why);
+    c->options.key_file = NULL; /* the caller's, until now */
     return rc < 0 ? call_status_from(rc) : CADRE_OK;
 }
 

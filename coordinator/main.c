@@ -11,7 +11,7 @@
 #include "coordinator/coordinator.h"
 
 struct options {
-    char *listen, *control, *endpoint_file, *fabric, *on_death, *weights, *isa, *mla, *placement, *config, *log_level;
+    char *listen, *control, *key, *endpoint_file, *fabric, *on_death, *weights, *isa, *mla, *placement, *config, *log_level;
     int64_t endpoint_fd, workers, max_batch, max_context, step_tokens, prefill_chunk, kv_tokens, memory, max_queue,
         start_timeout;
     char *payload, *combine, *combine_payload, *microbatches, *dispatch;
@@ -29,6 +29,8 @@ static const struct conf_option table[] = {
      .help = "where clients come; port * takes any free one"},
     {"control", CONF_STRING, AT(control), .def = "tcp://127.0.0.1:5771", .arg = "ENDPOINT", .help = "where workers come"},
     {"endpoint-file", CONF_STRING, AT(endpoint_file), .arg = "FILE", .help = "write both addresses there once they are open"},
+    {"key", CONF_STRING, AT(key), .arg = "FILE",
+     .help = "who may come in and who may listen beyond this machine; `cadre keygen` makes it"},
     {"endpoint-fd", CONF_INT, AT(endpoint_fd), .min = 1, .max = 1 << 20, .arg = "N",
      .help = "the same to an open descriptor, which is then closed"},
     {"fabric", CONF_CHOICE, AT(fabric), .choices = "mem|shm|ucx|auto|mpi|mpi-alltoallv",
@@ -212,9 +214,9 @@ static int serve(const struct options *o, const char *model) {
     struct coordinator *c = NULL;
     struct why why;
     struct coordinator_options co = describe(o, model);
-    int rc = bus_context_open(&context, &why);
-    if (rc >= 0) rc = bus_zmq_bind(context, o->listen, &clients, &why);
-    if (rc >= 0) rc = bus_zmq_bind(context, o->control, &workers, &why);
+    int rc = bus_context_open(&context, o->key, &why);
+    if (rc >= 0) rc = bus_zmq_bind(context, BUS_CLIENTS, o->listen, &clients, &why);
+    if (rc >= 0) rc = bus_zmq_bind(context, BUS_WORKERS, o->control, &workers, &why);
     if (rc >= 0) rc = coordinator_new(&co, clients, workers, &c, &why);
     if (rc >= 0) {
         catch_signals(c, o->supervised);

@@ -22,10 +22,11 @@ struct bus_msg {                  /* valid until the next bus_recv or bus_close 
     size_t head_len, body_len;
 };
 
-struct bus_link {  /* a client's connection */
+struct bus_link { /* a client's connection; of a server only `refused` */
     bool up;
-    uint64_t lost; /* how often it broke; it comes back by itself, but to the server as a new peer */
-    uint64_t refused; /* attempts to connect that failed; it is tried again by itself */
+    bool unwelcome;   /* the last attempt ended before it was let in: the other side wants a key, another one, or none */
+    uint64_t lost;    /* how often it broke; it comes back by itself, but to the server as a new peer */
+    uint64_t refused; /* attempts to connect that failed; it is tried again by itself. Server: strangers that were not let in */
 };
 
 struct bus {
@@ -39,7 +40,7 @@ struct bus_ops {
     const char *(*endpoint)(struct bus *b);
     void (*close)(struct bus *b);
     uint64_t (*noise)(struct bus *b); /* messages dropped because they were none; may be NULL */
-    void (*link)(struct bus *b, struct bus_link *out); /* clients; may be NULL */
+    void (*link)(struct bus *b, struct bus_link *out); /* may be NULL */
 };
 static inline int bus_send(struct bus *b, const struct bus_id *to, const void *head, size_t head_len, const void *body,
                            size_t body_len) {
@@ -61,14 +62,18 @@ static inline void bus_close(struct bus *b) {
     if (b) b->ops->close(b);
 }
 
-/* ZeroMQ. The context is shared by the buses of a process; close every bus before it. */
+/* ZeroMQ. The context is shared by the buses of a process; close every bus before it. With a key file (key.h) all its
+ * connections are encrypted, each side proves that it has its own, and others are refused before a byte of theirs is read as
+ * a message; NULL: plain, which listens to this machine alone. */
 struct bus_context;
-int  bus_context_open(struct bus_context **out, struct why *why);
+int  bus_context_open(struct bus_context **out, const char *key_file, struct why *why);
 void bus_context_close(struct bus_context *c);
-/* "tcp://127.0.0.1:*" takes any free port. */
-int  bus_zmq_bind(struct bus_context *c, const char *endpoint, struct bus **out, struct why *why);
+/* Who comes in where: each door has a key of its own, so a client's opens no worker's. */
+enum bus_door { BUS_CLIENTS, BUS_WORKERS };
+/* "tcp://127.0.0.1:*" takes any free port. ERR_DENIED: beyond this machine without a key, or with one that may not listen. */
+int  bus_zmq_bind(struct bus_context *c, enum bus_door door, const char *endpoint, struct bus **out, struct why *why);
 /* Connects in the background, and again when the connection is lost; what is sent meanwhile waits. */
-int  bus_zmq_connect(struct bus_context *c, const char *endpoint, struct bus **out, struct why *why);
+int  bus_zmq_connect(struct bus_context *c, enum bus_door door, const char *endpoint, struct bus **out, struct why *why);
 
 /* mem: a named place inside one process. Threads may share the hub; each bus has one owner. */
 struct bus_hub;

@@ -8,7 +8,7 @@
  * id to the server.
  * Closing lets queued messages go out for LINGER_MS, so that a last reply is not lost; bus_context_close waits for that. */
 #include "base/log.h"
-#include "proto/bus.h"
+#include "proto/gate_zmq.h"
 
 #include <errno.h>
 #include <stdbool.h>
@@ -28,13 +28,18 @@ enum {
 
 struct bus_context {
     void *zmq;
+    bool keyed;
+    struct key key;
+    struct gate *gate; /* NULL until somebody listens */
 };
+#define UNWELCOME (ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH)
+
 struct bus_zmq {
     struct bus bus;
     void *socket;
     bool server;
     int fd;
-    void *monitor;            /* DEALER: tells about its connection */
+    void *monitor; /* tells about connections: a DEALER's own, and those that a ROUTER refused */
     struct bus_link link;
     uint64_t noise;
     char endpoint[256];
@@ -44,7 +49,15 @@ struct bus_zmq {
 
 static struct bus_zmq *zmq_of(struct bus *b) { return (struct bus_zmq *)((char *)b - offsetof(struct bus_zmq, bus)); }
 
-int bus_context_open(struct bus_context **out, struct why *why) {
+void bus_context_close(struct bus_context *c) {
+    if (!c) return;
+    while (zmq_ctx_term(c->zmq) < 0 && errno == EINTR) continue;
+    gate_close(c->gate);
+    explicit_bzero(&c->key, sizeof c->key);
+    free(c);
+}
+
+int bus_context_open(struct bus_context **out, const char *key_file, struct why *why) {
     struct bus_context *c = calloc(1, sizeof *c);
     if (!c) return fail(why, ERR_NOMEM, "out of memory while opening the bus");
     c->zmq = zmq_ctx_new();
@@ -52,14 +65,11 @@ int bus_context_open(struct bus_context **out, struct why *why) {
         free(c);
         return fail(why, ERR_IO, "cannot open ZeroMQ: %s", zmq_strerror(errno));
     }
-    *out = c;
-    return 0;
-}
-
-void bus_context_close(struct bus_context *c) {
-    if (!c) return;
-    while (zmq_ctx_term(c->zmq) < 0 && errno == EINTR) continue;
-    free(c);
+    c->keyed = key_file != NULL;
+    int rc = key_file ? key_read(key_file, &c->key, why) : 0;
+    if (rc < 0) bus_context_close(c);
+    else *out = c;
+    return rc;
 }
 
 static int send_to(struct bus *b, const struct bus_id *to, const void *head, size_t head_len, const void *body,
@@ -134,6 +144,27 @@ static int recv_one(struct bus_zmq *z, struct bus_msg *out) {
     return 0;
 }
 
+/* A monitor event is two parts: 16 bits of number and 32 of value, then an address. */
+static void read_monitor(struct bus_zmq *z) {
+    zmq_msg_t m;
+    zmq_msg_init(&m);
+    while (z->monitor && zmq_msg_recv(&m, z->monitor, ZMQ_DONTWAIT) >= 0) {
+        uint16_t event;
+        if (!zmq_msg_more(&m) || zmq_msg_size(&m) < sizeof event) continue;
+        memcpy(&event, zmq_msg_data(&m), sizeof event);
+        bool stranger = event & UNWELCOME;
+        if (stranger || event == ZMQ_EVENT_CONNECT_RETRIED) {
+            z->link.refused++;
+            z->link.unwelcome |= stranger;
+            continue;
+        }
+        z->link.up = event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
+        if (z->link.up) z->link.unwelcome = false;
+        if (event == ZMQ_EVENT_DISCONNECTED) z->link.lost++;
+    }
+    zmq_msg_close(&m);
+}
+
 static int recv_from(struct bus *b, struct bus_msg *out) {
     struct bus_zmq *z = zmq_of(b);
     for (;;) {
@@ -141,7 +172,7 @@ static int recv_from(struct bus *b, struct bus_msg *out) {
         struct bus_msg m;
         int rc = recv_one(z, &m);
         if (rc > 0) return *out = m, 0;
-        if (rc < 0) return drop_held(z), ERR_AGAIN;
+        if (rc < 0) return drop_held(z), read_monitor(z), ERR_AGAIN;
     }
 }
 
@@ -149,33 +180,22 @@ static int fd_of(struct bus *b) { return zmq_of(b)->fd; }
 static const char *endpoint_of(struct bus *b) { return zmq_of(b)->endpoint; }
 static uint64_t noise_of(struct bus *b) { return zmq_of(b)->noise; }
 
-/* A monitor event is two parts: 16 bits of number and 32 of value, then an address. */
 static void get_link(struct bus *b, struct bus_link *out) {
     struct bus_zmq *z = zmq_of(b);
-    zmq_msg_t m;
-    zmq_msg_init(&m);
-    while (z->monitor && zmq_msg_recv(&m, z->monitor, ZMQ_DONTWAIT) >= 0) {
-        uint16_t event;
-        if (!zmq_msg_more(&m) || zmq_msg_size(&m) < sizeof event) continue;
-        memcpy(&event, zmq_msg_data(&m), sizeof event);
-        if (event == ZMQ_EVENT_CONNECT_RETRIED) {
-            z->link.refused++;
-            continue;
-        }
-        z->link.up = event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
-        if (event == ZMQ_EVENT_DISCONNECTED) z->link.lost++;
-    }
-    zmq_msg_close(&m);
+    read_monitor(z);
     *out = z->link;
 }
 
 static int open_monitor(struct bus_context *c, struct bus_zmq *z) {
     char address[64];
     snprintf(address, sizeof address, "inproc://monitor-%p", (void *)z);
-    int events = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_CONNECT_RETRIED;
+    int events =
+        UNWELCOME | (z->server ? 0 : ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_CONNECT_RETRIED);
     if (zmq_socket_monitor(z->socket, address, events) < 0) return -1;
     z->monitor = zmq_socket(c->zmq, ZMQ_PAIR);
-    return z->monitor && zmq_connect(z->monitor, address) >= 0 ? 0 : -1;
+    int unbounded = 0; /* or ZeroMQ's own thread would wait for us, and strangers could stop it; recv_from reads it empty */
+    if (!z->monitor || zmq_setsockopt(z->monitor, ZMQ_RCVHWM, &unbounded, sizeof unbounded) < 0) return -1;
+    return zmq_connect(z->monitor, address);
 }
 
 static void close_bus(struct bus *b) {
@@ -195,18 +215,10 @@ static void set_options(struct bus_zmq *z, const char *endpoint) {
     const struct {
         int name, value;
     } table[] = {
-        {ZMQ_LINGER, LINGER_MS},
-        {ZMQ_SNDHWM, QUEUE_MESSAGES},
-        {ZMQ_RCVHWM, QUEUE_MESSAGES},
-        {ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS},
-        {ZMQ_TCP_KEEPALIVE, 1},
-        {ZMQ_TCP_KEEPALIVE_IDLE, 10},
-        {ZMQ_TCP_KEEPALIVE_INTVL, 5},
-        {ZMQ_TCP_KEEPALIVE_CNT, 3},
-        {ZMQ_TCP_MAXRT, UNHEARD_MS},
-        {ZMQ_RECONNECT_IVL, 50},
-        {ZMQ_RECONNECT_IVL_MAX, 1000},
-        {ZMQ_IPV6, strchr(endpoint, '[') != NULL},
+        {ZMQ_LINGER, LINGER_MS},           {ZMQ_SNDHWM, QUEUE_MESSAGES},  {ZMQ_RCVHWM, QUEUE_MESSAGES},
+        {ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS}, {ZMQ_TCP_KEEPALIVE, 1},        {ZMQ_TCP_KEEPALIVE_IDLE, 10},
+        {ZMQ_TCP_KEEPALIVE_INTVL, 5},      {ZMQ_TCP_KEEPALIVE_CNT, 3},    {ZMQ_TCP_MAXRT, UNHEARD_MS},
+        {ZMQ_RECONNECT_IVL, 50},           {ZMQ_RECONNECT_IVL_MAX, 1000}, {ZMQ_IPV6, strchr(endpoint, '[') != NULL},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
         if (zmq_setsockopt(z->socket, table[i].name, &table[i].value, sizeof table[i].value) < 0)
@@ -220,6 +232,54 @@ static void set_options(struct bus_zmq *z, const char *endpoint) {
     zmq_setsockopt(z->socket, ZMQ_HEARTBEAT_TIMEOUT, &timeout, sizeof timeout);
 }
 
+/* ---- keys ---- */
+
+static bool is_loopback(const char *endpoint) {
+    static const char *const here[] = {"tcp://127.", "tcp://localhost:", "tcp://[::1]:", "tcp://lo:", "ipc://", "inproc://"};
+    for (size_t i = 0; i < sizeof here / sizeof *here; i++)
+        if (!strncmp(endpoint, here[i], strlen(here[i]))) return true;
+    return false;
+}
+
+static int check_key(const struct bus_context *c, bool server, enum bus_door door, const char *endpoint, struct why *why) {
+    if (!c->keyed && server && !is_loopback(endpoint) && !strncmp(endpoint, "tcp://", 6))
+        return fail(why, ERR_DENIED,
+                    "not listening on %s without a key: whoever reaches it could use and stop this cluster; "
+                    "make one with `cadre keygen` and give it by --key, or listen on tcp://127.0.0.1",
+                    endpoint);
+    if (!c->keyed) return 0;
+    if (server && (!c->key.coordinator.secret[0] || !c->key.worker.open[0]))
+        return fail(why, ERR_DENIED, "this key is a client's: a coordinator needs the cluster's own");
+    if (!server && door == BUS_WORKERS && !c->key.worker.secret[0])
+        return fail(why, ERR_DENIED, "this key is a client's: a worker needs the cluster's own");
+    return 0;
+}
+
+static int set_key(struct bus_context *c, struct bus_zmq *z, enum bus_door door, struct why *why) {
+    if (!c->keyed) return 0;
+    const struct key_pair *own = door == BUS_WORKERS ? &c->key.worker : &c->key.client;
+    int one = 1, rc;
+    if (z->server) {
+        rc = c->gate ? 0 : gate_open(c->zmq, &c->key, &c->gate, why);
+        if (rc < 0) return rc;
+        const char *domain = gate_domain(door);
+        rc = zmq_setsockopt(z->socket, ZMQ_CURVE_SERVER, &one, sizeof one);
+        if (rc >= 0) rc = zmq_setsockopt(z->socket, ZMQ_CURVE_SECRETKEY, c->key.coordinator.secret, KEY_TEXT);
+        if (rc >= 0) rc = zmq_setsockopt(z->socket, ZMQ_ZAP_DOMAIN, domain, strlen(domain));
+    } else {
+        rc = zmq_setsockopt(z->socket, ZMQ_CURVE_SERVERKEY, c->key.coordinator.open, KEY_TEXT);
+        if (rc >= 0) rc = zmq_setsockopt(z->socket, ZMQ_CURVE_PUBLICKEY, own->open, KEY_TEXT);
+        if (rc >= 0) rc = zmq_setsockopt(z->socket, ZMQ_CURVE_SECRETKEY, own->secret, KEY_TEXT);
+    }
+    return rc < 0 ? fail(why, ERR_UNSUPPORTED, "ZeroMQ does not take the key: %s", zmq_strerror(errno)) : 0;
+}
+
+static void discard(struct bus_zmq *z) {
+    if (z->monitor) zmq_close(z->monitor);
+    if (z->socket) zmq_close(z->socket);
+    free(z);
+}
+
 static int open_failed(struct bus_zmq *z, const char *what, const char *endpoint, struct why *why) {
     int e = errno, code = ERR_IO;
     const char *hint = "";
@@ -230,14 +290,15 @@ static int open_failed(struct bus_zmq *z, const char *what, const char *endpoint
         code = ERR_INVALID;
         hint = "; wanted something like tcp://127.0.0.1:5770";
     }
-    if (z->monitor) zmq_close(z->monitor);
-    if (z->socket) zmq_close(z->socket);
-    free(z);
+    discard(z);
     return fail(why, code, "cannot %s %s: %s%s", what, endpoint, zmq_strerror(e), hint);
 }
 
-static int open_bus(struct bus_context *c, bool server, const char *endpoint, struct bus **out, struct why *why) {
+static int open_bus(struct bus_context *c, bool server, enum bus_door door, const char *endpoint, struct bus **out,
+                    struct why *why) {
     const char *what = server ? "listen on" : "connect to";
+    int rc = check_key(c, server, door, endpoint, why);
+    if (rc < 0) return rc;
     struct bus_zmq *z = calloc(1, sizeof *z);
     if (!z) return fail(why, ERR_NOMEM, "cannot %s %s: out of memory", what, endpoint);
     z->bus.ops = &zmq_ops;
@@ -245,8 +306,9 @@ static int open_bus(struct bus_context *c, bool server, const char *endpoint, st
     z->socket = zmq_socket(c->zmq, server ? ZMQ_ROUTER : ZMQ_DEALER);
     if (!z->socket) return open_failed(z, what, endpoint, why);
     set_options(z, endpoint);
-    if (!server && open_monitor(c, z) < 0) return open_failed(z, what, endpoint, why);
-    int rc = server ? zmq_bind(z->socket, endpoint) : zmq_connect(z->socket, endpoint);
+    if ((rc = set_key(c, z, door, why)) < 0) return discard(z), rc;
+    if (open_monitor(c, z) < 0) return open_failed(z, what, endpoint, why);
+    rc = server ? zmq_bind(z->socket, endpoint) : zmq_connect(z->socket, endpoint);
     if (rc < 0) return open_failed(z, what, endpoint, why);
     size_t len = sizeof z->endpoint, fd_len = sizeof z->fd;
     if (zmq_getsockopt(z->socket, ZMQ_LAST_ENDPOINT, z->endpoint, &len) < 0 ||
@@ -256,10 +318,10 @@ static int open_bus(struct bus_context *c, bool server, const char *endpoint, st
     return 0;
 }
 
-int bus_zmq_bind(struct bus_context *c, const char *endpoint, struct bus **out, struct why *why) {
-    return open_bus(c, true, endpoint, out, why);
+int bus_zmq_bind(struct bus_context *c, enum bus_door door, const char *endpoint, struct bus **out, struct why *why) {
+    return open_bus(c, true, door, endpoint, out, why);
 }
 
-int bus_zmq_connect(struct bus_context *c, const char *endpoint, struct bus **out, struct why *why) {
-    return open_bus(c, false, endpoint, out, why);
+int bus_zmq_connect(struct bus_context *c, enum bus_door door, const char *endpoint, struct bus **out, struct why *why) {
+    return open_bus(c, false, door, endpoint, out, why);
 }

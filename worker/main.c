@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 struct options {
-    char *connect, *fabric, *net_devices, *model, *isa, *log_level;
+    char *connect, *key, *fabric, *net_devices, *model, *isa, *log_level;
     int64_t rank, size, workers, threads, join_timeout;
 };
 
@@ -25,6 +25,7 @@ static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Cluster"},
     {"connect", CONF_STRING, AT(connect), .def = "tcp://127.0.0.1:5771", .arg = "ENDPOINT",
      .help = "the coordinator's control endpoint"},
+    {"key", CONF_STRING, AT(key), .arg = "FILE", .help = "the cluster's key, if it has one: the coordinator's file"},
     {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|shm|ucx|auto|mpi|mpi-alltoallv",
      .help = "how workers exchange tokens (see below)"},
     {"net-devices", CONF_STRING, AT(net_devices), .arg = "LIST",
@@ -134,7 +135,7 @@ static int run_mem(const struct options *o) {
     char host_id[HOST_ID_BYTES];
     fabric_host_id(host_id);
     if (bell_open(&p.ended) < 0 || !(p.members = calloc((size_t)p.size, sizeof *p.members))) die("out of memory");
-    if (fabric_hub_new(p.size, NULL, &p.hub, &why) < 0 || bus_context_open(&context, &why) < 0) die("%s", why.text);
+    if (fabric_hub_new(p.size, NULL, &p.hub, &why) < 0 || bus_context_open(&context, o->key, &why) < 0) die("%s", why.text);
     for (int i = 0; i < p.size; i++) {
         struct member *m = &p.members[i];
         m->process = &p;
@@ -142,7 +143,7 @@ static int run_mem(const struct options *o) {
         struct fabric *f = NULL;
         if (p.size > 1 && fabric_mem_open(p.hub, i, &f, &why) < 0) die("%s", why.text);
         struct worker_options wo = describe(o, i, p.size, f, host_id);
-        if (bus_zmq_connect(context, o->connect, &m->bus, &why) < 0) die("%s", why.text);
+        if (bus_zmq_connect(context, BUS_WORKERS, o->connect, &m->bus, &why) < 0) die("%s", why.text);
         if (worker_new(&wo, m->bus, &m->worker) < 0) die("out of memory for worker %d", i);
     }
     for (int i = 0; i < p.size; i++)
@@ -193,7 +194,8 @@ static int run_alone(const struct options *o) {
     name_log(id.rank);
     fabric_host_id(host_id);
     struct worker_options wo = describe(o, id.rank, id.size, f, host_id);
-    if (bus_context_open(&context, &why) < 0 || bus_zmq_connect(context, o->connect, &bus, &why) < 0) die("%s", why.text);
+    if (bus_context_open(&context, o->key, &why) < 0 || bus_zmq_connect(context, BUS_WORKERS, o->connect, &bus, &why) < 0)
+        die("%s", why.text);
     if (worker_new(&wo, bus, &w) < 0) die("out of memory");
     int rc = worker_run(w, &why);
     if (rc < 0) log_error("%s", why.text);

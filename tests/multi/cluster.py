@@ -200,14 +200,25 @@ def options_of(options):
     return words
 
 
-class Front:
-    """The verbs of `cadre` against one endpoint; `within`: words before each command, of what it shall run in."""
+class Keys:
+    """A new cluster's key and its clients', gone with this object."""
 
-    def __init__(self, programs, endpoint, within=()):
-        self.programs, self.endpoint, self.within = programs, endpoint, list(within)
+    def __init__(self, programs):
+        self.folder = tempfile.TemporaryDirectory()
+        self.cluster, self.client = (Path(self.folder.name) / name for name in ("cadre.key", "cadre-client.key"))
+        run([programs.cadre, "keygen", "-o", self.cluster, "--client-output", self.client]).good("keygen")
+
+
+class Front:
+    """The verbs of `cadre` against one endpoint; `within`: words before each command, of what it shall run in; `key`: where the
+    cluster's key is, if it has one."""
+
+    def __init__(self, programs, endpoint, within=(), key=None):
+        self.programs, self.endpoint, self.within, self.key = programs, endpoint, list(within), key
 
     def start(self, verb, *words, stdin=None, **options):
-        words = [self.programs.cadre, verb, *words, "--connect", self.endpoint, *options_of(options)]
+        key = ["--key", self.key] if self.key else []
+        words = [self.programs.cadre, verb, *words, "--connect", self.endpoint, *key, *options_of(options)]
         return Process([*self.within, *words], stdin)
 
     def cadre(self, verb, *words, seconds=PATIENCE, stdin=None, **options):
@@ -251,6 +262,9 @@ class Cluster(Front):
     def __init__(self, programs, model, listen="tcp://127.0.0.1:*", within=(), job=(), env=None, **options):
         super().__init__(programs, None, within)
         slow = {"lease": 3} if programs.slow > 1 else {}
+        self.keys = Keys(programs) if "//*" in listen else None
+        if self.keys:
+            options["key"], self.key = self.keys.cluster, self.keys.client
         words = [programs.cadre, "serve", model, "--listen", listen, *options_of({"threads": 1, **slow, **options})]
         mpi = programs.mpi_env() if options.get("fabric", "").startswith("mpi") else {}
         self.process = Process([*within, *job, *words], env={**mpi, **(env or {})})

@@ -33,7 +33,7 @@ def answers(front):
 
 def from_afar(p, hosts, cluster, host):
     """The verbs of cadre as somebody on another host gives them."""
-    return Front(p, f"tcp://h0:{cluster.endpoint.rsplit(':', 1)[1]}", hosts.on(host))
+    return Front(p, f"tcp://h0:{cluster.endpoint.rsplit(':', 1)[1]}", hosts.on(host), cluster.key)
 
 
 def check_bits(p, fabric):

@@ -85,7 +85,8 @@ int cluster_start(const struct cluster_options *o, struct cluster **out, struct 
     c->options.coordinator.fabric = "mem";
     if (!o->coordinator.lease_us) c->options.coordinator.lease_us = LONG_LEASE_US;
     c->bus_hub = bus_hub_new();
-    if (bus_context_open(&c->context, why) < 0 || bus_zmq_bind(c->context, "tcp://127.0.0.1:*", &c->clients, why) < 0 ||
+    if (bus_context_open(&c->context, NULL, why) < 0 ||
+        bus_zmq_bind(c->context, BUS_CLIENTS, "tcp://127.0.0.1:*", &c->clients, why) < 0 ||
         bus_mem_bind(c->bus_hub, "control", &c->workers, why) < 0)
         die("%s", why->text);
     int rc = coordinator_new(&c->options.coordinator, c->clients, c->workers, &c->coordinator, why);

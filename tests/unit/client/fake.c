@@ -336,8 +336,8 @@ static const struct call_method methods[] = {{"Generate", on_generate, on_credit
 int fake_open(struct fake *f, const char *endpoint, struct why *why) {
     struct call_limits limits = {.payload_bytes = 1 << 20, .calls = 4096, .ping_us = 100000};
     if (!f->state) f->state = "serving";
-    int rc = bus_context_open(&f->context, why);
-    if (rc >= 0) rc = bus_zmq_bind(f->context, endpoint, &f->bus, why);
+    int rc = bus_context_open(&f->context, NULL, why);
+    if (rc >= 0) rc = bus_zmq_bind(f->context, BUS_CLIENTS, endpoint, &f->bus, why);
     return rc < 0 ? rc : call_server_new(f->bus, &limits, methods, 5, f, &f->server);
 }
 

@@ -21,19 +21,19 @@ static struct why why;
 
 static void open_server(int kind) {
     if (kind == MEM) ck_assert_int_eq(bus_mem_bind(hub, "place", &server, &why), 0);
-    else ck_assert_msg(bus_zmq_bind(context, "tcp://127.0.0.1:*", &server, &why) == 0, "%s", why.text);
+    else ck_assert_msg(bus_zmq_bind(context, BUS_CLIENTS, "tcp://127.0.0.1:*", &server, &why) == 0, "%s", why.text);
 }
 
 static struct bus *open_client(int kind) {
     struct bus *b = NULL;
     if (kind == MEM) ck_assert_int_eq(bus_mem_connect(hub, bus_endpoint(server), &b, &why), 0);
-    else ck_assert_msg(bus_zmq_connect(context, bus_endpoint(server), &b, &why) == 0, "%s", why.text);
+    else ck_assert_msg(bus_zmq_connect(context, BUS_CLIENTS, bus_endpoint(server), &b, &why) == 0, "%s", why.text);
     return b;
 }
 
 static void setup(void) {
     hub = bus_hub_new();
-    ck_assert_int_eq(bus_context_open(&context, &why), 0);
+    ck_assert_int_eq(bus_context_open(&context, NULL, &why), 0);
 }
 
 static void teardown(void) {
@@ -139,10 +139,10 @@ END_TEST
 START_TEST(port_taken) {
     struct bus *second;
     open_server(ZMQ);
-    ck_assert_int_eq(bus_zmq_bind(context, bus_endpoint(server), &second, &why), ERR_EXISTS);
+    ck_assert_int_eq(bus_zmq_bind(context, BUS_CLIENTS, bus_endpoint(server), &second, &why), ERR_EXISTS);
     ck_assert_ptr_nonnull(strstr(why.text, "another program has this port"));
-    ck_assert_int_eq(bus_zmq_bind(context, "nonsense", &second, &why), ERR_INVALID);
-    ck_assert_int_eq(bus_zmq_connect(context, "tcp://", &second, &why), ERR_INVALID);
+    ck_assert_int_eq(bus_zmq_bind(context, BUS_CLIENTS, "nonsense", &second, &why), ERR_INVALID);
+    ck_assert_int_eq(bus_zmq_connect(context, BUS_CLIENTS, "tcp://", &second, &why), ERR_INVALID);
     bus_close(server);
 }
 END_TEST
@@ -169,7 +169,8 @@ START_TEST(connection_lost) {
     bus_close(server);
     int64_t until = clk_now_us() + WAIT_US;
     while (!lost(b)) ck_assert(clk_now_us() < until);
-    while (bus_zmq_bind(context, where, &server, &why) < 0) ck_assert(clk_now_us() < until); /* the old one closes slowly */
+    while (bus_zmq_bind(context, BUS_CLIENTS, where, &server, &why) < 0) /* the old one closes slowly */
+        ck_assert(clk_now_us() < until);
     bus_send(b, NULL, "b", 1, NULL, 0);
     recv_wait(server, &m);
     ck_assert_mem_eq(m.head, "b", 1);
