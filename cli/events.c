@@ -7,7 +7,7 @@
 enum { SLICE_MS = 200 };
 
 struct options {
-    char *connect;
+    char *connect, *key;
     bool follow, json;
     int64_t after;
 };
@@ -16,6 +16,7 @@ static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Options"},
     {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT",
      .help = "where the cluster listens"},
+    {"key", CONF_STRING, AT(key), .arg = "FILE", .help = "the key of a cluster that has one"},
     {"follow", CONF_FLAG, AT(follow), .def = "no", .help = "go on with what happens, until Ctrl-C", .letter = 'f'},
     {"after", CONF_INT, AT(after), .def = "0", .min = 0, .max = 1e15, .arg = "N",
      .help = "only those with a higher number"},
@@ -83,7 +84,7 @@ static int show(const struct options *o, struct cadre_client *client, struct cad
 
 static int run(const struct options *o) {
     struct cadre_stream *stream = NULL;
-    struct cadre_client *client = cli_connect("events", o->connect, true);
+    struct cadre_client *client = cli_connect("events", o->connect, o->key, true);
     if (!client) return EXIT_FAILED;
     cli_catch_signals();
     int code = cadre_events(client, (uint64_t)o->after, o->follow, &stream);

@@ -22,7 +22,7 @@
 enum { FIRST_ID = 3, IDS = 240, MOST_PROMPT = 4096 };
 
 struct options {
-    char *connect, *ids;
+    char *connect, *key, *ids;
     int64_t first, count, prompt, tokens, at_once;
     bool whole;
 };
@@ -30,6 +30,7 @@ struct options {
 static const struct conf_option table[] = {
     {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT",
      .help = "where the cluster listens"},
+    {"key", CONF_STRING, AT(key), .arg = "FILE", .help = "the key of a cluster that has one"},
     {"first", CONF_INT, AT(first), .def = "0", .min = 0, .max = 1e9, .arg = "I", .help = "number of the first request"},
     {"count", CONF_INT, AT(count), .def = "16", .min = 1, .max = 1e6, .arg = "N", .help = "how many"},
     {"at-once", CONF_INT, AT(at_once), .def = "512", .min = 1, .max = 512, .arg = "N",
@@ -197,7 +198,7 @@ static int run(const struct options *o) {
     struct answer *answers = calloc((size_t)o->count, sizeof *answers);
     int64_t told = 0;
     int status = 1;
-    if (answers && !cadre_open(o->connect, NULL, &client)) {
+    if (answers && !cadre_open(o->connect, &(struct cadre_options){.key_file = o->key}, &client)) {
         status = o->ids ? ask_ids(client, o) : ask(client, o, answers, &told);
         if (!status && !o->ids) status = tell(answers, told);
         cadre_close(client);

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from cases import case, main
-from cluster import Cluster, Front, Process, check, run, same, until
+from cluster import Cluster, Front, Keys, Process, check, run, same, until
 from lab import REACH, lab
 from slurm import slurm
 
@@ -30,8 +30,9 @@ class Job:
         self.p, self.hosts, self.env, self.folder = p, hosts, {**REACH, **ROOT, **env}, Path(folder)
         set_by = {"CADRE": p.cadre, "CADRE_STATE": folder, **variables}
         self.env.update({k: str(v) for k, v in set_by.items()})
+        self.keys = Keys(p)
         told = ["--parsable", "--nodes=3", f"--output={folder}/log", "--time=10"]
-        serve = [p.golden("mixtral"), "--threads", "1", "--listen", "tcp://*:*", "--drain", "15", *words]
+        serve = [p.golden("mixtral"), "--threads", "1", "--listen", "tcp://*:*", "--drain", "15", "--key", self.keys.cluster, *words]
         self.id = self.slurm("sbatch", *told, SCRIPT, *serve).strip()
 
     def slurm(self, *words):
@@ -57,7 +58,7 @@ class Job:
         file = self.folder / "endpoint"
         until(lambda: file.exists() or self.log().count("ended with status") > 3, f"the endpoint of job {self.id}")
         check(file.exists(), f"a cluster: {self.log()[-1500:]}")
-        front = Front(self.p, file.read_text().split()[1], self.hosts.on("h1"))
+        front = Front(self.p, file.read_text().split()[1], self.hosts.on("h1"), self.keys.client)
         status = front.cadre("status", "-q", "--wait", "30").status
         same(status, 0, f"status --wait: {self.log()[-1500:]}")
         return front
@@ -68,7 +69,7 @@ class Job:
 
 
 def crowd(p, hosts, front):
-    words = [p.load, "--connect", front.endpoint, "--count", CROWD, "--prompt", "20", "--tokens", "230", "--whole"]
+    words = [p.load, "--connect", front.endpoint, "--key", front.key, "--count", CROWD, "--prompt", "20", "--tokens", "230", "--whole"]
     return Process([*hosts.on("h1"), *words])
 
 
@@ -81,7 +82,7 @@ def tasks_of_a_step(p):
             job = ["srun", f"--mpi={mpi}", "-N3", "-n3", "--kill-on-bad-exit=1"]
             there = {"within": hosts.on("h0"), "job": job, "env": {**REACH, **ROOT, **env}}
             with Cluster(p, p.golden("mixtral"), listen="tcp://*:*", **there, **options) as c:
-                front = Front(p, f"tcp://h0:{c.endpoint.rsplit(':', 1)[1]}", hosts.on("h1"))
+                front = Front(p, f"tcp://h0:{c.endpoint.rsplit(':', 1)[1]}", hosts.on("h1"), c.key)
                 same(front.generate(**ASKED), wanted, f"by srun --mpi={mpi}")
                 same([w["host"] for w in front.status()["workers"]], ["h0", "h1", "h2"], "where the workers are")
                 c.process.send(signal.SIGUSR1)

@@ -123,7 +123,7 @@ static void serve(int told, int report_to) {
     struct bus *bus;
     struct why why;
     struct call_limits limits = {.payload_bytes = 1 << 20, .calls = 16, .ping_us = 200000};
-    if (bus_context_open(&context, &why) < 0 || bus_zmq_bind(context, endpoint, &bus, &why) < 0 ||
+    if (bus_context_open(&context, NULL, &why) < 0 || bus_zmq_bind(context, BUS_CLIENTS, endpoint, &bus, &why) < 0 ||
         call_server_new(bus, &limits, methods, 2, &s, &s.calls) < 0)
         _exit(2);
     const char *where = bus_endpoint(bus);
