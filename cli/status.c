@@ -106,6 +106,8 @@ static void print_table(const struct cadre_cluster *c) {
            (unsigned long long)c->generated_tokens, (unsigned long long)c->steps);
     if (c->journal) print_journal(c->journal);
     if (c->recovery) print_recovery(c->recovery);
+    if (c->strangers)
+        printf("  strangers %llu connections were not let in: no key, or another\n", (unsigned long long)c->strangers);
     printf("  listen    %s, control %s, version %s\n", c->listen, c->control, c->version);
     print_workers(c);
 }
@@ -317,6 +319,7 @@ static void print_json(const struct cadre_cluster *c, const struct cadre_links *
     json_number("expired", c->expired);
     json_number("failed", c->failed);
     json_number("preemptions", c->preemptions);
+    json_number("strangers", c->strangers);
     json_number("missing_experts", c->missing_experts);
     json_number("prompt_tokens", c->prompt_tokens);
     json_number("generated_tokens", c->generated_tokens);

@@ -207,6 +207,7 @@ struct cadre_cluster {
     uint32_t epoch, placement_version, waiting, running, max_context, max_batch;
     uint32_t layers, experts, topk; /* MoE layers, experts in each, experts per token */
     /* (layer, expert) pairs that are on no worker: requests that do not allow degraded answers wait */
+    uint64_t strangers;          /* connections that were not let in, for want of a key */
     uint32_t missing_experts;
     const char *missing;      /* the first of them, for people; "" when there is none */
     const struct cadre_journal *journal; /* NULL: the cluster keeps none, requests end with their connection */

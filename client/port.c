@@ -315,6 +315,7 @@ static void fill_cluster(struct cadre_cluster *out, const Cadre__V1__StatusReply
     out->layers = m->layers;
     out->experts = m->experts;
     out->topk = m->topk;
+    out->strangers = m->strangers;
     out->missing_experts = m->missing_experts;
     out->missing = m->missing;
     out->health = m->health ? (struct cadre_health){(int)m->health->level, m->health->part, m->health->text}

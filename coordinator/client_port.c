@@ -315,6 +315,7 @@ const uint8_t *client_port_status(struct client_port *p, const struct status_rep
     m.placement_version = r->placement_version;
     m.steps = r->steps;
     m.waiting = r->waiting;
+    m.strangers = r->strangers;
     m.missing_experts = r->missing_experts;
     m.missing = (char *)r->missing;
     m.running = r->running;

@@ -45,6 +45,9 @@ const uint8_t *report_status(struct coordinator *c, size_t *len) {
     struct recovery_report recovery = c->recovery.report;
     recovery.without_one = c->recovery.without_one;
     const struct scheduler *s = &c->scheduler;
+    struct bus_link clients_door, workers_door;
+    bus_get_link(c->client_bus, &clients_door);
+    bus_get_link(c->worker_bus, &workers_door);
     struct worker_report *workers = client_port_scratch(c->client_port, sizeof *workers * (size_t)c->options.workers);
     if (!workers) return NULL;
     health_check(c);
@@ -65,6 +68,7 @@ const uint8_t *report_status(struct coordinator *c, size_t *len) {
                               .finished = c->counts.finished,
                               .cancelled = c->counts.cancelled,
                               .expired = c->counts.expired,
+                              .strangers = clients_door.refused + workers_door.refused,
                               .failed = c->counts.failed,
                               .preemptions = s->counts.preemptions,
                               .prompt_tokens = s->counts.prompt_tokens,

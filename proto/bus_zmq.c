@@ -242,7 +242,8 @@ static bool is_loopback(const char *endpoint) {
 }
 
 static int check_key(const struct bus_context *c, bool server, enum bus_door door, const char *endpoint, struct why *why) {
-    if (!c->keyed && server && !is_loopback(endpoint) && !strncmp(endpoint, "tcp://", 6))
+    bool somewhere = strstr(endpoint, "://") != NULL; /* else ZeroMQ says what is wrong with it */
+    if (!c->keyed && server && somewhere && !is_loopback(endpoint))
         return fail(why, ERR_DENIED,
                     "not listening on %s without a key: whoever reaches it could use and stop this cluster; "
                     "make one with `cadre keygen` and give it by --key, or listen on tcp://127.0.0.1",

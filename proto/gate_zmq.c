@@ -26,14 +26,14 @@ static bool part_is(const struct part *p, const char *text) {
     return p->len == strlen(text) && !memcmp(p->bytes, text, p->len);
 }
 
-/* How many parts came, PARTS + 1 for more; negative: the context ends. Longer parts are cut, and so equal nothing. */
+/* How many parts came, PARTS + 1 for more; negative: the context ends. Longer parts become empty, and so equal nothing. */
 static int take_question(struct gate *g, struct part *parts) {
     for (int n = 0;; n++) {
         struct part *p = &parts[n < PARTS ? n : PARTS];
         int len = zmq_recv(g->socket, p->bytes, sizeof p->bytes, 0);
         while (len < 0 && errno == EINTR) len = zmq_recv(g->socket, p->bytes, sizeof p->bytes, 0);
         if (len < 0) return -1;
-        p->len = (size_t)len;
+        p->len = (size_t)len <= sizeof p->bytes ? (size_t)len : 0;
         int more = 0;
         size_t size = sizeof more;
         if (zmq_getsockopt(g->socket, ZMQ_RCVMORE, &more, &size) < 0) return -1;

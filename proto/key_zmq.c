@@ -103,9 +103,10 @@ static int read_lines(FILE *f, const char *path, struct key *out, struct why *wh
 
 int key_read(const char *path, struct key *out, struct why *why) {
     *out = (struct key){0};
-    FILE *f = fopen(path, "re");
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO is not waited for */
+    FILE *f = fd < 0 ? NULL : fdopen(fd, "r");
     struct stat st;
-    if (!f || fstat(fileno(f), &st) < 0) {
+    if (!f || fstat(fd, &st) < 0) {
         int e = errno;
         if (f) fclose(f);
         return fail(why, e == ENOENT ? ERR_NOT_FOUND : ERR_IO, "cannot read the key %s: %s", path, strerror(e));

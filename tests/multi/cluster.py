@@ -265,6 +265,7 @@ class Cluster(Front):
         self.keys = Keys(programs) if "//*" in listen else None
         if self.keys:
             options["key"], self.key = self.keys.cluster, self.keys.client
+        self.key = self.key or options.get("key")
         words = [programs.cadre, "serve", model, "--listen", listen, *options_of({"threads": 1, **slow, **options})]
         mpi = programs.mpi_env() if options.get("fabric", "").startswith("mpi") else {}
         self.process = Process([*within, *job, *words], env={**mpi, **(env or {})})

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cases import case, main, note
-from cluster import Cluster, Front, Process, by_hand, check, mpirun, options_of, run, same, until
+from cluster import Cluster, Front, Keys, Process, by_hand, check, mpirun, options_of, run, same, until
 
 QUICK = 10  # seconds from start to the end of a launch that cannot work, on a busy machine
 
@@ -230,6 +230,25 @@ def endpoints_to_a_descriptor_that_is_not_open(p):
         until(lambda: c.out().count("\n") == 2, "both endpoints on standard output")
         c.send(15)
         same(c.wait(QUICK).status, 0, f"the coordinator {c.err()!r}")
+
+
+@case
+def without_the_key(p):
+    """A cluster with a key serves who has it; others are told, counted, and keep nobody from anything."""
+    keys, others = Keys(p), Keys(p)
+    for fabric in ("mem", "shm"):
+        with Cluster(p, p.golden("mixtral"), fabric=fabric, workers=2, key=keys.cluster) as c:
+            for key in (None, others.client):
+                r = Front(p, c.endpoint, key=key).cadre("generate", prompt="let me in", max_tokens=4)
+                check(r.status == 1 and "does not let us in" in r.err, f"with {key}: {r.status} {r.err!r}")
+            check(c.status()["strangers"] >= 2, "strangers are counted")
+            check(c.generate(prompt="the sea", max_tokens=4)["text"] is not None, "an answer for who has the key")
+    r = run([p.worker, "--connect", "tcp://127.0.0.1:1", "--key", keys.client])
+    check(r.status == 1 and "a client's" in r.err, f"a worker with a client's key: {r.status} {r.err!r}")
+    for listen in ("tcp://*:*", "tcp://0.0.0.0:*"):
+        with serve(p, p.golden("mixtral"), listen=listen) as c:
+            r = c.wait(QUICK)
+            check(r.status == 1 and "cadre keygen" in r.err, f"listening everywhere without a key: {r.status} {r.err!r}")
 
 
 @case
