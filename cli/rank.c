@@ -113,7 +113,7 @@ static int find_place(const struct rank_options *o, struct rank *r, boot_lookup 
         address_on(o->coordinator_node, o->control, r);
     } else if (nodes && *nodes && is_task(&r->id, lookup, ctx)) {
         first_host(nodes, host, sizeof host);
-        address_on(host, o->control, r);
+        address_on(r->one_host ? "127.0.0.1" : host, o->control, r);
     } else {
         return fail(why, ERR_INVALID,
                     "rank %d of %d (by %s) cannot know where rank 0 runs the coordinator: give all ranks --endpoint-file FILE "

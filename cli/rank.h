@@ -18,7 +18,9 @@
 #include "fabric/boot.h"
 
 enum { RANK_TEXT = 600, RANK_PATH = 4096 };
-#define RANK_CONTROL "tcp://*:5771" /* where the coordinator listens when all know its address without --control */
+/* Where the coordinator listens when all know its address without --control: ranks of this host, and of several. */
+#define RANK_CONTROL_HERE "tcp://127.0.0.1:5771"
+#define RANK_CONTROL "tcp://*:5771"
 struct rank_options {
     int64_t rank, size;                            /* of the command line; -1: not given */
     const char *launcher, *endpoint_file;          /* as given */

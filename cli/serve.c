@@ -136,13 +136,13 @@ static const struct conf_command command = {
               "Examples:\n"
               "  cadre serve ~/models/olmoe --workers 4\n"
               "  cadre serve ~/models/olmoe --workers 4 --fabric shm --weights f32\n"
-              "  cadre serve ~/models/olmoe --workers 8 --fabric auto --hosts n1:4,n2:4\n\n"
+              "  cadre serve ~/models/olmoe --workers 8 --fabric auto --hosts n1:4,n2:4 --key cadre.key\n\n"
               "As ranks of a launcher; rank 0's host also runs the coordinator:\n"
               "  mpirun -np 4 --bind-to none cadre serve ~/models/olmoe\n"
-              "  srun -N 2 -n 8 cadre serve ~/models/olmoe --endpoint-file /shared/olmoe\n\n"
+              "  srun -N 2 -n 8 cadre serve ~/models/olmoe --key cadre.key\n\n"
               "The same by hand, also over several machines:\n"
-              "  cadre-coordinator MODEL --workers 4 --listen tcp://*:5770 --control tcp://*:5771\n"
-              "  mpirun -np 4 cadre-worker --fabric auto --connect tcp://HEAD:5771\n\n"
+              "  cadre-coordinator MODEL --workers 4 --listen tcp://*:5770 --control tcp://*:5771 --key cadre.key\n"
+              "  mpirun -np 4 cadre-worker --fabric auto --connect tcp://HEAD:5771 --key cadre.key\n\n"
               "A worker of shm, ucx or auto that dies is started again; requests wait for it, and lose nothing.\n"
               "Exit status: 0 stopped in order, 1 could not start or something died, 2 wrong usage.",
     .min_args = 1,
@@ -185,7 +185,7 @@ static void set_state(struct supervisor *s, enum state to) {
 /* ---- starting ---- */
 static const char *where_workers_come(const struct supervisor *s) {
     if (s->o->control) return s->o->control;
-    if (s->rank.address[0]) return RANK_CONTROL;
+    if (s->rank.address[0]) return s->rank.one_host ? RANK_CONTROL_HERE : RANK_CONTROL;
     return s->far ? "tcp://*:*" : "tcp://127.0.0.1:*";
 }
 

@@ -99,8 +99,8 @@ static const struct conf_command command = {
         "requests, plans steps, streams answers, watches the workers. Holds no weights and is never part of an MPI world.\n"
         "Workers get everything but their own threads from here.",
     .footer = "Examples:\n"
-              "  cadre-coordinator ~/models/olmoe --workers 4 --listen tcp://*:5770 --control tcp://*:5771\n"
-              "  mpirun -np 4 cadre-worker --fabric auto --connect tcp://head:5771\n\n"
+              "  cadre-coordinator ~/models/olmoe --workers 4 --listen tcp://*:5770 --control tcp://*:5771 --key cadre.key\n"
+              "  mpirun -np 4 cadre-worker --fabric auto --connect tcp://head:5771 --key cadre.key\n\n"
               "Placement file: one rule per line, 'layers experts workers'; later lines override earlier ones; * means all.\n"
               "  *    0-3   0        experts 0 to 3 of every layer live on worker 0\n"
               "  *    4-7   1\n"

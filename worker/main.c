@@ -57,10 +57,11 @@ static const struct conf_command command = {
         "ucx between hosts; mpi, processes of one MPI world, point to point; mpi-alltoallv, the same by collectives.\n\n"
         "Examples:\n"
         "  cadre-worker --connect tcp://127.0.0.1:5771 --fabric mem --workers 4\n"
-        "  cadre-worker --connect tcp://head:5771 --fabric auto --rank 2 --size 4\n"
-        "  mpirun -np 4 --bind-to none cadre-worker --connect tcp://head:5771 --fabric auto\n"
-        "  srun -n 4 cadre-worker --connect tcp://head:5771 --fabric auto\n"
-        "  mpirun -np 4 --bind-to none --mca mpi_yield_when_idle 1 cadre-worker --connect tcp://head:5771 --fabric mpi\n\n"
+        "  cadre-worker --connect tcp://head:5771 --key cadre.key --fabric auto --rank 2 --size 4\n"
+        "  mpirun -np 4 --bind-to none cadre-worker --connect tcp://head:5771 --key cadre.key --fabric auto\n"
+        "  srun -n 4 cadre-worker --connect tcp://head:5771 --key cadre.key --fabric auto\n"
+        "  mpirun -np 4 --bind-to none --mca mpi_yield_when_idle 1 cadre-worker --connect tcp://head:5771 --key cadre.key "
+        "--fabric mpi\n\n"
         "Rank and size, where they are not given, are those of PMIx, Open MPI, Slurm or PMI, in this order.\n"
         "Exit status: 0 after the coordinator ended the cluster in order, 1 otherwise.",
     .options = table};

@@ -97,6 +97,7 @@ static const struct row {
      "tcp://n2:88"},
     {"a host chosen by hand", {0, 2, "auto", "/s/e", NULL, "n2", "n2"}, .several = YES, .role = REFUSED, .place = "--rank"},
     {"srun", {-1, -1, "auto"}, ENV(STEP), AS("0", "4", "0", "2", "n[03-04,7]"), YES, HEAD, "tcp://n03:5771"},
+    {"srun on one host", {-1, -1, "auto"}, ENV(STEP), AS("1", "4", "1", "1", "n3"), YES, OTHER, "tcp://127.0.0.1:5771"},
     {"srun, another", {-1, -1, "auto"}, ENV(STEP), AS("3", "4", "1", "2", "a,b"), YES, OTHER, "tcp://a:5771"},
     {"srun, a rack's hosts",
      {-1, -1, "auto", NULL, "tcp://*:9"},
