@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from cases import case, main, skip
-from cluster import Front, Process, check, run, same, until
+from cluster import Front, Keys, Process, check, run, same, until
 
 UNITS = Path(__file__).resolve().parents[2] / "deploy/systemd"
 
@@ -42,24 +42,26 @@ def systemd_takes_them(p):
 def command(p, name, instance, variables):
     """The words that systemd would start."""
     line = re.search(r"^ExecStart=(.*)$", installed(p, (UNITS / name).read_text()), re.M)[1].replace("%i", instance)
-    return re.sub(r"\$\{(\w+)\}", lambda m: variables[m[1]], line).split()
+    return re.sub(r"\$\{?(\w+)\}?", lambda m: variables[m[1]], line).split()
 
 
 @case
 def a_cluster_of_units(p):
-    """A coordinator and two workers, one of which is killed and started again, as its unit says."""
+    """A coordinator and two workers with a key, one of which is killed and started again, as its unit says."""
+    keys = Keys(p)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         conf, told = Path(folder, "coordinator.conf"), Path(folder, "endpoints")
-        conf.write_text(f"workers = 2\nfabric = shm\nlisten = tcp://127.0.0.1:*\ncontrol = tcp://127.0.0.1:*\nendpoint-file = {told}\n")
+        conf.write_text(f"workers = 2\nfabric = shm\nlisten = tcp://127.0.0.1:*\ncontrol = tcp://127.0.0.1:*\nendpoint-file = {told}\n"
+                        f"key = {keys.cluster}\n")
         given = {"CADRE_MODEL": p.golden("mixtral"), "STATE_DIRECTORY": folder, "CADRE_WORKERS": "2", "CADRE_FABRIC": "shm"}
         words = command(p, "cadre-coordinator.service", "", given)
         words[words.index("/etc/cadre/coordinator.conf")] = str(conf)
         coordinator = stack.enter_context(Process(words))
         until(told.exists, "the coordinator's endpoints")
         _, listen, _, control = told.read_text().split()
-        given |= {"CADRE_CONTROL": control, "CADRE_THREADS": "1"}
+        given |= {"CADRE_CONTROL": control, "CADRE_THREADS": "1", "CADRE_OPTIONS": f"--key {keys.cluster}"}
         workers = [stack.enter_context(Process(command(p, "cadre-worker@.service", i, given))) for i in ("0", "1")]
-        front = Front(p, listen)
+        front = Front(p, listen, key=keys.client)
         front.cadre("status", "-q", "--wait", "30").good("status --wait")
         wanted = front.generate(prompt="once", max_tokens=8)
         workers[1].send(signal.SIGKILL)
