@@ -98,7 +98,7 @@ static int choose_home(const struct scheduler *s, const struct seq *q) {
     int rows = q->count + 1 < q->rows ? q->count + 1 : q->rows;
     int need = need_pages(s, rows);
     for (int w = 0; w < s->limits.workers; w++) {
-        if (!(s->members >> w & 1)) continue;
+        if (!(s->members >> w & 1) || (q->at_home && q->home != w)) continue;
         struct home_load l = load_of(s, w);
         int spare = pages_free(&s->pages, w) - l.owed - need;
         if (l.seats >= s->limits.max_seqs || spare < s->home[w].n_running) continue;

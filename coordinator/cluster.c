@@ -169,7 +169,7 @@ static void welcome_newcomer(struct coordinator *c, int rank) {
 }
 
 static int admit(struct coordinator *c, const struct worker_hello *h, struct why *why) {
-    if (c->state == CORE_LOADING) return member_hello(&c->members, h, c->now_us, why);
+    if (c->state <= CORE_PROVING) return member_hello(&c->members, h, c->now_us, why);
     if (!c->options.survive || (c->state != CORE_SERVING && c->state != CORE_RECOVERING))
         return fail(why, ERR_DENIED, "this cluster is complete and takes no more workers");
     if (h->rank >= (uint32_t)c->options.workers) return member_hello(&c->members, h, c->now_us, why);
@@ -218,9 +218,10 @@ static void on_ready(struct coordinator *c, int rank, const struct worker_ready 
     if (c->state != CORE_LOADING || !member_all_ready(&c->members)) return;
     rc = recall_class(c, &why);
     if (rc < 0) return core_fail(c, rc, &why);
-    core_set_state(c, CORE_SERVING);
     recover_start(c);
-    report_serving(c);
+    if (!c->options.prove) return core_serve(c);
+    rc = prove_start(c, &why);
+    if (rc < 0) core_fail(c, rc, &why);
 }
 
 /* ---- steps ---- */
@@ -235,6 +236,7 @@ static void commit_steps(struct coordinator *c) {
         telemetry_tokens(&c->telemetry, c->now_us, 0, tokens);
         service_committed(c, commit);
     }
+    prove_committed(c);
     if (rc < 0) condemn(c, c->scheduler.faulty, rc, &why);
 }
 
@@ -252,7 +254,8 @@ static void on_step_done(struct coordinator *c, int rank, const struct worker_st
     member_done(&c->members, rank, c->now_us);
     if (c->state == CORE_FAILED || c->state == CORE_LEAVING) return;
     int rc = scheduler_done(&c->scheduler, rank, d, &why);
-    if (rc >= 0) rc = telemetry_step(&c->telemetry, rank, d, c->step_rows[d->step % SCHEDULER_MAX_AHEAD], &why);
+    if (rc >= 0 && c->state != CORE_PROVING)
+        rc = telemetry_step(&c->telemetry, rank, d, c->step_rows[d->step % SCHEDULER_MAX_AHEAD], &why);
     if (rc < 0) return condemn(c, rank, rc, &why);
     links_step(&c->links, rank, d, c->now_us);
     learn_overlap(c, d);
@@ -277,7 +280,7 @@ static int64_t longest_patience(const struct coordinator *c) {
 
 void cluster_plan(struct coordinator *c) {
     const struct plan *p;
-    if (c->state != CORE_SERVING && c->state != CORE_DRAINING) return;
+    if (c->state != CORE_PROVING && c->state != CORE_SERVING && c->state != CORE_DRAINING) return;
     uint64_t prompt = c->scheduler.counts.prompt_tokens;
     while ((p = scheduler_plan(&c->scheduler, c->now_us))) {
         int rows = fullest(p);
@@ -285,12 +288,13 @@ void cluster_plan(struct coordinator *c) {
         struct plan_around around = {.epoch = c->epoch,
                                      .placement_version = c->placement.version,
                                      .patience_us = telemetry_patience(&c->telemetry, rows, c->options.patience_us),
+                                     .uncounted = c->state == CORE_PROVING,
                                      .microbatches = overlap_choose(&c->overlap, rows, p->workers),
                                      .trace = c->tracing.layers,
                                      .n_trace = c->tracing.n_layers};
         int hops = hops_choose(&c->hops, (rows + around.microbatches - 1) / around.microbatches);
         around.two_hop = hops == 2;
-        c->steps_of[hops - 1]++;
+        c->steps_of[hops - 1] += !around.uncounted;
         c->step_rows[at] = rows;
         c->step_patience_us[at] = around.patience_us;
         c->step_microbatches[at] = around.microbatches;

@@ -32,9 +32,11 @@ enum {
 
 /* ---- states ---- */
 void core_set_state(struct coordinator *c, enum core_state to) {
-    static const char *const names[] = {"loading", "serving", "recovering", "draining", "leaving", "failed", "ended"};
+    static const char *const names[] = {"loading",  "proving", "serving", "recovering",
+                                        "draining", "leaving", "failed",  "ended"};
     static const bool legal[CORE_STATES][CORE_STATES] = {
-        [CORE_LOADING] = {[CORE_SERVING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
+        [CORE_LOADING] = {[CORE_PROVING] = true, [CORE_SERVING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
+        [CORE_PROVING] = {[CORE_SERVING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
         [CORE_SERVING] = {[CORE_RECOVERING] = true, [CORE_DRAINING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
         [CORE_RECOVERING] = {[CORE_SERVING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
         [CORE_DRAINING] = {[CORE_RECOVERING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
@@ -46,11 +48,16 @@ void core_set_state(struct coordinator *c, enum core_state to) {
     core_event(c, EVENT_STATE, -1, "%s%s%s", names[to], to == CORE_FAILED ? ": " : "", to == CORE_FAILED ? c->why.text : "");
 }
 
+void core_serve(struct coordinator *c) {
+    core_set_state(c, CORE_SERVING);
+    report_serving(c);
+}
+
 /* A cluster that never served has nothing to answer for: it ends at once. One that did stays to say what happened, unless
  * whoever started it waits for its end. */
 void core_fail(struct coordinator *c, int code, const struct why *why) {
     if (c->state == CORE_FAILED || c->state == CORE_LEAVING || c->state == CORE_ENDED) return;
-    bool end = c->state == CORE_LOADING || c->options.end_on_death;
+    bool end = c->state <= CORE_PROVING || c->options.end_on_death;
     log_error("%s", why->text);
     c->why = *why;
     c->result = code;
@@ -309,7 +316,7 @@ static void follow_stop(struct coordinator *c) {
         core_set_state(c, CORE_DRAINING);
         service_end_held(c);
     }
-    bool now = stop == 2 || c->state == CORE_LOADING || (c->state == CORE_RECOVERING && c->recovery.waits);
+    bool now = stop == 2 || c->state <= CORE_PROVING || (c->state == CORE_RECOVERING && c->recovery.waits);
     if ((c->state == CORE_DRAINING && drained(c)) || (now && c->state < CORE_LEAVING)) leave(c);
 }
 

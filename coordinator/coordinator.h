@@ -1,9 +1,10 @@
 /* coordinator.h - one cluster's coordinator: admits requests, plans steps, decides where experts live, watches the workers.
  *
- *   LOADING --all ready--> SERVING --stop--> DRAINING --nothing left--> LEAVING --workers gone--> ENDED
- *      |                      |                  |
- *      +----------------------+------------------+--- a worker died, or cannot start ---> FAILED --stop--> ENDED
+ *   LOADING --all ready--> PROVING --it works--> SERVING --stop--> DRAINING --nothing left--> LEAVING --gone--> ENDED
+ *      |                      |                     |                  |
+ *      +----------------------+---------------------+------------------+-- a worker died, or cannot start --> FAILED
  *
+ * FAILED --stop--> ENDED.
  * It lives on two server buses, one for clients and one for workers, borrowed from the caller: ZeroMQ in the daemon, memory in
  * tests. new, run, free on one thread; stop from any thread. FAILED still answers Status. */
 #pragma once
@@ -36,6 +37,7 @@ struct coordinator_options {
     uint64_t memory;            /* bytes one worker may use; 0 = do not check, but for this host's free memory */
     bool ids_only;              /* serve without a tokenizer */
     bool survive;               /* when a worker dies the others go on, and another may come in its place; false: it fails */
+    bool prove;                 /* see prove.h; false (tests): it serves as soon as all are ready */
     bool end_on_death;          /* end when it fails, instead of answering Status as failed */
     int64_t start_timeout_us;   /* for all workers to come, and for one that loads to move; 0 = 120 s */
     int64_t patience_us;        /* least time a worker waits for a peer in a step; 0 = 2 s */

@@ -14,6 +14,7 @@
 #include "coordinator/overlap.h"
 #include "coordinator/planner.h"
 #include "coordinator/prepare.h"
+#include "coordinator/prove.h"
 #include "coordinator/recover.h"
 #include "coordinator/scheduler.h"
 #include "coordinator/telemetry.h"
@@ -25,6 +26,7 @@
 
 enum core_state {
     CORE_LOADING,
+    CORE_PROVING,
     CORE_SERVING,
     CORE_RECOVERING,
     CORE_DRAINING,
@@ -111,6 +113,7 @@ struct coordinator {
     int step_microbatches[SCHEDULER_MAX_AHEAD];
     uint32_t epoch; /* in which steps run, or ran last */
     struct recovery recovery;
+    struct proof proof;
     int64_t missing_said_us, shutdown_said_us, busy_said_us, leave_by_us, swept_us;
     uint64_t suspects; /* mask, as last logged */
     uint64_t noise;    /* messages from nobody we know */
@@ -141,6 +144,7 @@ struct coordinator {
 };
 
 void core_set_state(struct coordinator *c, enum core_state to);         /* the only place where it changes */
+void core_serve(struct coordinator *c);                         /* -> SERVING, for the first time */
 void core_fail(struct coordinator *c, int code, const struct why *why); /* -> FAILED, once; everybody is told */
 
 /* cluster.c */

@@ -13,7 +13,8 @@ enum {
 };
 
 static void judge_state(struct coordinator *c, struct health *h) {
-    static const char *const states[] = {[CORE_LOADING] = "it is loading",       [CORE_SERVING] = "",
+    static const char *const states[] = {[CORE_LOADING] = "it is loading",       [CORE_PROVING] = "it tries a first token",
+                                         [CORE_SERVING] = "",
                                          [CORE_RECOVERING] = "it is recovering", [CORE_DRAINING] = "it is draining",
                                          [CORE_LEAVING] = "it is ending",        [CORE_FAILED] = "it has failed",
                                          [CORE_ENDED] = "it has ended"};

@@ -195,6 +195,7 @@ static struct coordinator_options describe(const struct options *o, const char *
                                         .journal_repair = o->journal_repair,
                                         .attach_us = (int64_t)(o->attach * 1e6),
                                         .survive = survives(o),
+                                        .prove = true,
                                         .end_on_death = o->fabric && strcmp(o->fabric, "mem"),
                                         .start_timeout_us = o->start_timeout * 1000000,
                                         .lease_us = (int64_t)(o->lease * 1e6),

@@ -294,7 +294,7 @@ void recall_committed(struct coordinator *c, const struct commit *commit) {
     for (int i = 0; c->journal && i < commit->n; i++) {
         const struct step_out *o = commit->token[i].out;
         const struct request *r = commit->token[i].seq->owner;
-        if (!o || !r->kept) continue;
+        if (!o || !r || !r->kept) continue; /* no request: prove.h */
         if (!begun) journal_step(c->journal, commit->step, c->now_us);
         begun = true;
         journal_step_token(c->journal, &(struct journal_token){.number = r->number,

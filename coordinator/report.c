@@ -9,7 +9,8 @@
 
 static const char *state_name(const struct coordinator *c) {
     switch (c->state) {
-    case CORE_LOADING: return "loading";
+    case CORE_LOADING:
+    case CORE_PROVING: return "loading";
     case CORE_SERVING: return "serving";
     case CORE_RECOVERING: return "recovering";
     case CORE_FAILED: return "failed";

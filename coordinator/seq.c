@@ -30,7 +30,8 @@ struct seq *seq_new(const struct seq_request *r, uint64_t number, int max_pages,
                       .held = r->held,
                       .limit = r->prompt + r->max_tokens,
                       .rows = seq_rows(r->prompt, r->max_tokens),
-                      .home = -1,
+                      .at_home = r->at_home,
+                      .home = r->at_home ? r->home : -1,
                       .submitted_us = now_us};
     list_init(&q->node);
     q->ids = copy_ids(r->ids, r->prompt, q->limit);

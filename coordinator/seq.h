@@ -33,7 +33,9 @@ struct seq_request {
     uint64_t number;
     const int32_t *answer;
     int n_answer;
-    void *owner; /* comes back with every token */
+    bool at_home; /* it shall run at this worker and nowhere else: */
+    int home;
+    void *owner; /* comes back with every token; NULL: a proof's (prove.h) */
 };
 
 struct seq {
@@ -62,6 +64,7 @@ struct seq {
     int64_t submitted_us, first_row_us, first_token_us, last_token_us; /* 0 = not yet */
     int preemptions;
     bool held; /* may not start yet */
+    bool at_home; /* `home` was asked for */
     bool allow_degraded, degraded; /* may run, has run while experts were missing */
 
     struct list node; /* in the list of its state */

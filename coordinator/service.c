@@ -130,6 +130,7 @@ void service_committed(struct coordinator *c, const struct commit *commit) {
     recall_committed(c, commit);
     for (int i = 0; i < commit->n; i++) {
         const struct commit_token *t = &commit->token[i];
+        if (prove_token(c, t)) continue;
         struct request *r = t->seq->owner;
         int rc = t->out ? stream_push(r->stream, t->out) : 0;
         if (rc < 0) {
@@ -167,6 +168,7 @@ static bool open_for_requests(struct coordinator *c, enum request_kind kind, str
         snprintf(text, sizeof text, "the cluster is loading: %d of %d workers are ready",
                  member_count(&c->members, WORKER_READY), c->options.workers);
         break;
+    case CORE_PROVING: snprintf(text, sizeof text, "the cluster is loading: it tries a first token"); break;
     case CORE_FAILED: snprintf(text, sizeof text, "the cluster has failed: %s", c->why.text); break;
     default: snprintf(text, sizeof text, "the cluster is draining: no new requests"); break;
     }

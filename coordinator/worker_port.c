@@ -345,6 +345,7 @@ int worker_port_plan(struct worker_port *p, const struct bus_id *to, int worker,
     m.patience_us = (uint64_t)around->patience_us;
     m.microbatches = (uint32_t)around->microbatches;
     m.two_hop = around->two_hop;
+    m.uncounted = around->uncounted;
     m.trace = (ProtobufCBinaryData){.len = (size_t)around->n_trace, .data = (uint8_t *)around->trace};
     if (!pack_work(p, &plan->worker[worker], &m)) {
         pb_arena_reset_out(&p->control.pb);

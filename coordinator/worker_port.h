@@ -21,6 +21,7 @@ struct plan_around { /* what a plan says beside the scheduler's decisions */
     int64_t patience_us;
     int microbatches;
     bool two_hop;
+    bool uncounted; /* nobody asked for its rows (prove.h) */
     const uint8_t *trace; /* bit i: record MoE layer i */
     int n_trace;          /* bytes */
 };

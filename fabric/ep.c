@@ -51,6 +51,7 @@ static void end_all(struct ep *ep, struct ep_lane *l, int place, bool used) {
 }
 
 const struct ep_counters *ep_counters(const struct ep *ep) { return &ep->count; }
+void ep_counters_reset(struct ep *ep) { ep->count = (struct ep_counters){0}; }
 
 void ep_tell_epoch(struct ep *ep, uint32_t epoch) {
     unsigned told = atomic_load_explicit(&ep->told, memory_order_relaxed);

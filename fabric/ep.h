@@ -140,3 +140,4 @@ void ep_progress(struct ep *ep);
  * ERR_GONE. May be called again, also in slices; a new step may begin without it. */
 int ep_flush(struct ep *ep, int64_t deadline_us);
 const struct ep_counters *ep_counters(const struct ep *ep);
+void ep_counters_reset(struct ep *ep); /* between steps */

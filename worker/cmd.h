@@ -53,6 +53,7 @@ struct plan {
     int64_t patience_us;
     int microbatches; /* 1 or 2 */
     bool two_hop;     /* see ep.h */
+    bool uncounted;   /* what it does is left out of all counts */
     uint8_t trace[MODEL_MAX_LAYERS / 8]; /* bit i: record MoE layer i */
     int n_trace;                         /* bytes of it; 0: record nothing */
 };

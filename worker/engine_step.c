@@ -114,6 +114,13 @@ static void count_rows(struct engine *e, struct step_report *out) {
     }
 }
 
+/* Sums since the start begin after this step; the rows of its experts are the coordinator's to leave out. */
+static void forget_counts(struct engine *e, uint64_t waited[FABRIC_MAX_RANKS]) {
+    memset(waited, 0, sizeof *waited * FABRIC_MAX_RANKS);
+    if (e->ep) ep_counters_reset(e->ep);
+    e->backend->tasks = (struct backend_tasks){0};
+}
+
 static struct step_report *take_report(struct engine *e) {
     struct step_report *r = e->spare;
     e->spare = NULL;
@@ -165,6 +172,7 @@ int engine_run(struct engine *e, const struct plan *p, struct why *why) {
     report->epoch = p->epoch;
     report->step = p->step;
     report->workers = e->options.workers;
+    if (p->uncounted) forget_counts(e, waited);
     for (int w = 0; w < report->workers && e->ep; w++) {
         report->wait_us[w] = ep_counters(e->ep)->wait_us[w] - waited[w];
         report->link[w] = ep_counters(e->ep)->link[w];

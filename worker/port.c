@@ -164,6 +164,7 @@ static int read_plan(const pb_plan *m, struct plan *p, struct why *why) {
     p->step = m->step;
     p->workers = (int)m->n_tokens;
     p->two_hop = m->two_hop;
+    p->uncounted = m->uncounted;
     p->microbatches = m->microbatches ? (int)(m->microbatches & INT32_MAX) : 1;
     p->patience_us = m->patience_us < 60000000 ? (int64_t)m->patience_us : 60000000;
     for (size_t w = 0; w < m->n_tokens; w++) p->tokens[w] = (int32_t)m->tokens[w];

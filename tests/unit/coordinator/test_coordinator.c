@@ -46,6 +46,43 @@ static void right_tokens(const struct fake_call *c, int n) {
     for (int i = 0; i < n; i++) ck_assert_int_eq(c->tokens[i], 10 + (c->prompt_tokens + i) % 80);
 }
 
+/* Before it serves, a token goes through every worker. */
+START_TEST(proves_that_it_works) {
+    struct coordinator_options o = options();
+    o.prove = true;
+    begin(&o);
+    fake_faults(f, 1)->hold = true;
+    for (int w = 0; w < 2; w++) fake_join(f, w);
+    fake_run(f, fake_steps(f, 0) > 0 && fake_steps(f, 1) > 0);
+    ck_assert_str_eq(fake_status(f).state, "loading");
+    struct fake_call *c = ask(3, 4);
+    fake_run(f, c->ended);
+    ck_assert_int_eq(c->status, CALL_UNAVAILABLE);
+    says(c->message, "first token");
+    fake_faults(f, 1)->hold = false;
+    fake_run(f, !strcmp(fake_status(f).state, "serving"));
+    c = ask(3, 4);
+    fake_run(f, c->ended);
+    right_tokens(c, 4);
+    ck_assert_uint_eq(c->request, 1); /* the first */
+    ck_assert_uint_eq(fake_status(f).finished, 1);
+}
+END_TEST
+
+START_TEST(a_start_that_does_not_work) {
+    struct coordinator_options o = options();
+    struct why why;
+    int result;
+    o.prove = true;
+    begin(&o);
+    fake_faults(f, 1)->wrong_token = true;
+    for (int w = 0; w < 2; w++) fake_join(f, w);
+    fake_run(f, fake_over(f, &result, &why));
+    ck_assert_int_lt(result, 0);
+    says(why.text, "worker 1");
+}
+END_TEST
+
 START_TEST(one_answer) {
     serve();
     struct fake_call *c = ask(5, 20);
@@ -108,7 +145,7 @@ START_TEST(no_credit_no_harm) { /* a client that reads nothing holds up nobody, 
     fake_run(f, slow->started);
     struct fake_call *c = ask(5, 60);
     fake_run(f, c->ended);
-    fake_run(f, !fake_status(f).running); /* its sequence ran to its end and gave its pages back */
+    fake_run(f, !fake_status(f).running);    /* its sequence ran to its end and gave its pages back */
     fake_run(f, !fake_status(f).pages_used); /* a step that was already planned may hold them a little longer */
     ck_assert_int_eq(slow->data_frames, 1);
     fake_credit(f, slow, 1);
@@ -489,9 +526,9 @@ START_TEST(bad_options) {
     ck_assert_int_ge(bus_mem_bind(hub, "b", &b, &why), 0);
     struct coordinator_options cases[8];
     for (int i = 0; i < 8; i++) cases[i] = options();
-    static const char *const part[] = {"0 workers", "no model directory", "max-context 100000: the model was made for",
-                                       "weights 'q9'", "placement", "does not fit: worker 0 needs",
-                                       "--combine-payload bf16 is for rows", "needs single rows back"};
+    static const char *const part[] = {
+        "0 workers", "no model directory",           "max-context 100000: the model was made for", "weights 'q9'",
+        "placement", "does not fit: worker 0 needs", "--combine-payload bf16 is for rows",         "needs single rows back"};
     char fusion[1024];
     cases[0].workers = 0;
     cases[1].model_dir = "/nonexistent";
@@ -515,20 +552,35 @@ START_TEST(bad_options) {
 END_TEST
 
 int main(int argc, char **argv) {
-    const TTest *const tests[] = {one_answer,         a_crowd,
-                                  text_and_stops,     no_credit_no_harm,
-                                  unread_answers_go,  cancel,
-                                  deadline,           bad_requests,
-                                  queue_is_bounded,   drain,
-                                  stop_now,           silent_worker,
-                                  stuck_engine,       failing_worker,
-                                  lying_worker,       owing_worker,
-                                  miscounting_worker, static_world_ends,
-                                  crashed_worker,     wrong_class,
-                                  wrong_model,        wrong_size_then_right,
-                                  missing_worker,     failed_load,
-                                  unheard_worker,     events,
-                                  bad_options};
+    const TTest *const tests[] = {one_answer,
+                                  a_crowd,
+                                  text_and_stops,
+                                  no_credit_no_harm,
+                                  unread_answers_go,
+                                  cancel,
+                                  deadline,
+                                  bad_requests,
+                                  queue_is_bounded,
+                                  drain,
+                                  stop_now,
+                                  silent_worker,
+                                  stuck_engine,
+                                  failing_worker,
+                                  lying_worker,
+                                  owing_worker,
+                                  miscounting_worker,
+                                  static_world_ends,
+                                  crashed_worker,
+                                  wrong_class,
+                                  wrong_model,
+                                  wrong_size_then_right,
+                                  missing_worker,
+                                  failed_load,
+                                  unheard_worker,
+                                  events,
+                                  bad_options,
+                                  proves_that_it_works,
+                                  a_start_that_does_not_work};
     if (argc < 2) return 2;
     model = argv[1];
     return run_tests("coordinator", tests, (int)(sizeof tests / sizeof *tests), NULL, end);
