@@ -142,9 +142,29 @@ static void welcome(struct coordinator *c, int rank, const struct worker_peer *p
     c->moved = true;
 }
 
+static int count_held(const struct coordinator *c) {
+    int n = 0;
+    for (int w = 0; w < c->options.workers; w++) n += c->members.m[w].held;
+    return n;
+}
+
+/* They hold a fabric together in which newcomers have no place: all begin anew. */
+static void release_held(struct coordinator *c) {
+    const char *reason = "others that it worked with are gone, and all begin anew; start it again";
+    for (int w = 0; w < c->options.workers; w++) {
+        if (!c->members.m[w].held) continue;
+        log_warn("worker %d cannot go on as it was: %s", w, reason);
+        refuse(c, &c->worker_id[w], reason);
+        member_gone(&c->members, w, false);
+        member_forget(&c->members, w);
+    }
+}
+
 static void welcome_all(struct coordinator *c) {
     struct why why;
-    c->recovery.available = all_local(c) ? memory_available() : 0;
+    int held = count_held(c);
+    if (held && held < c->options.workers) return release_held(c);
+    c->recovery.available = all_local(c) && !held ? memory_available() : 0; /* they have what they need already */
     int rc = cluster_check_fit(c, &c->scheduler.limits, c->recovery.available, &why);
     if (rc < 0) return core_fail(c, rc, &why);
     struct worker_peer peers[MSG_MAX_WORKERS];
@@ -153,7 +173,8 @@ static void welcome_all(struct coordinator *c) {
         if (c->recovery.host[i] >= c->hops.hosts) c->hops.hosts = c->recovery.host[i] + 1;
     }
     cluster_peers(c, UINT64_MAX, peers);
-    log_info("all %d workers are here, loading %s as %s", c->options.workers, c->model_name, fmt_name(c->weights));
+    log_info("all %d workers are here%s, loading %s as %s", c->options.workers, held ? " again" : "", c->model_name,
+             fmt_name(c->weights));
     for (int i = 0; i < c->options.workers && c->state == CORE_LOADING; i++) welcome(c, i, peers, c->hosts);
 }
 
@@ -170,6 +191,7 @@ static void welcome_newcomer(struct coordinator *c, int rank) {
 
 static int admit(struct coordinator *c, const struct worker_hello *h, struct why *why) {
     if (c->state <= CORE_PROVING) return member_hello(&c->members, h, c->now_us, why);
+    if (h->held_incarnation) return fail(why, ERR_DENIED, "this worker was taken for dead; start it again");
     if (!c->options.survive || (c->state != CORE_SERVING && c->state != CORE_RECOVERING))
         return fail(why, ERR_DENIED, "this cluster is complete and takes no more workers");
     if (h->rank >= (uint32_t)c->options.workers) return member_hello(&c->members, h, c->now_us, why);
@@ -195,10 +217,27 @@ static void on_hello(struct coordinator *c, const struct bus_id *id, const struc
         return refuse(c, id, why.text);
     }
     c->worker_id[h->rank] = *id;
+    if (h->held_epoch >= c->epoch) c->epoch = h->held_epoch + 1;
+    if (h->held_step > c->scheduler.planned) c->scheduler.planned = c->scheduler.committed = h->held_step;
     log_info("worker %u is here (%s pid %" PRIu64 ")", h->rank, h->host, h->pid);
     event_figure(core_event(c, EVENT_WORKER_HERE, (int)h->rank, "%s", h->host), "pid", (int64_t)h->pid);
     if (c->state != CORE_LOADING) welcome_newcomer(c, (int)h->rank);
     else if (member_count(&c->members, WORKER_CONNECTED) == c->options.workers) welcome_all(c);
+}
+
+/* Sequences of the journal whose keys and values are still there go on there. */
+static void adopt(struct coordinator *c, int rank, const struct worker_ready *r) {
+    int sequences = 0, rows = 0;
+    for (int i = 0; i < r->n_held; i++) {
+        int kept = scheduler_adopt(&c->scheduler, rank, &r->held[i]);
+        sequences += kept > 0;
+        rows += kept;
+    }
+    struct event *e = core_event(c, EVENT_WORKER_KEPT, rank, "%s", c->members.m[rank].host);
+    event_figure(e, "held", r->n_held);
+    event_figure(e, "sequences", sequences);
+    event_figure(e, "positions", rows);
+    log_info("worker %d kept its weights, and %d positions of %d sequences", rank, rows, sequences);
 }
 
 static void on_ready(struct coordinator *c, int rank, const struct worker_ready *r) {
@@ -215,11 +254,12 @@ static void on_ready(struct coordinator *c, int rank, const struct worker_ready 
     log_debug("worker %d is ready", rank);
     event_figure(core_event(c, EVENT_WORKER_READY, rank, "%s", c->members.m[rank].host), "weight_bytes",
                  (int64_t)r->weight_bytes);
+    if (c->state == CORE_LOADING && c->members.m[rank].held) adopt(c, rank, r);
     if (c->state != CORE_LOADING || !member_all_ready(&c->members)) return;
     rc = recall_class(c, &why);
     if (rc < 0) return core_fail(c, rc, &why);
     recover_start(c);
-    if (!c->options.prove) return core_serve(c);
+    if (!c->options.prove || count_held(c)) return core_serve(c); /* those work already */
     rc = prove_start(c, &why);
     if (rc < 0) core_fail(c, rc, &why);
 }

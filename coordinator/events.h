@@ -18,6 +18,7 @@ enum { EVENTS_KEPT = 1024, EVENT_TEXT_BYTES = 512, EVENT_FIGURES = 6 };
 #define EVENT_KINDS(X)                                                                                                         \
     X(STARTED, "started")                                                                                                      \
     X(RECALLED, "recalled")                                                                                                    \
+    X(WORKER_KEPT, "worker-kept")                                                                                              \
     X(STATE, "state")                                                                                                          \
     X(WORKER_HERE, "worker-here")                                                                                              \
     X(WORKER_READY, "worker-ready")                                                                                            \

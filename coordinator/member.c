@@ -40,6 +40,13 @@ void member_init(struct members *ms, const struct member_limits *l) {
     *ms = (struct members){.limits = *l, .patience_us = l->patience_us};
 }
 
+/* Its incarnation was given in an earlier life of this cluster, and nobody else has it. */
+static bool is_ours(const struct members *ms, const struct worker_hello *h) {
+    for (int i = 0; i < ms->limits.workers; i++)
+        if (ms->m[i].incarnation == h->held_incarnation) return false;
+    return h->held_incarnation <= ms->earlier;
+}
+
 int member_hello(struct members *ms, const struct worker_hello *h, int64_t now_us, struct why *why) {
     if (h->protocol != MEMBER_PROTOCOL)
         return fail(why, ERR_DENIED, "protocol version %u; this coordinator speaks %d: install the same release everywhere",
@@ -60,11 +67,14 @@ int member_hello(struct members *ms, const struct worker_hello *h, int64_t now_u
     if (m->state != WORKER_EXPECTED)
         return fail(why, ERR_DENIED, "rank %u is taken: %s pid %" PRIu64 " has it (%s), this is %s pid %" PRIu64, h->rank,
                     m->host, m->pid, worker_state_name(m->state), h->host, h->pid);
+    if (h->held_incarnation && !is_ours(ms, h))
+        return fail(why, ERR_DENIED, "it is of a cluster of which nothing is known here (--journal); start it again");
     set_state(ms, (int)h->rank, WORKER_CONNECTED);
     memcpy(m->host, h->host, sizeof m->host);
     memcpy(m->host_id, h->host_id, sizeof m->host_id);
     m->pid = h->pid;
-    m->incarnation = ++ms->incarnations;
+    m->held = h->held_incarnation != 0;
+    m->incarnation = m->held ? h->held_incarnation : ++ms->incarnations;
     m->address_bytes = h->address_bytes;
     if (h->address_bytes) memcpy(m->address, h->address, h->address_bytes);
     m->seen_us = m->moved_us = now_us;
@@ -120,6 +130,8 @@ int member_ready(struct members *ms, int rank, const struct worker_ready *r, int
                     r->numeric_class, ms->numeric_class);
     memcpy(ms->numeric_class, r->numeric_class, sizeof ms->numeric_class);
     m->ready = *r;
+    m->ready.held = NULL; /* the message's */
+    m->ready.n_held = 0;
     set_state(ms, rank, WORKER_READY);
     m->seen_us = m->moved_us = now_us;
     m->done_bytes = m->total_bytes;

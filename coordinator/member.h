@@ -38,6 +38,7 @@ struct member {
     char host[MSG_HOST_BYTES], host_id[MSG_HOST_BYTES];
     uint64_t pid;
     uint32_t incarnation;               /* of this process: given to it alone; 0: none yet */
+    bool held;                          /* it outlived a coordinator, and has its incarnation of that */
     uint8_t address[MSG_ADDRESS_BYTES]; /* of its fabric */
     size_t address_bytes;
     uint64_t done_bytes, total_bytes; /* loading */
@@ -62,6 +63,7 @@ struct members {
     struct member_limits limits;
     struct member m[MSG_MAX_WORKERS];
     uint32_t incarnations; /* given so far */
+    uint32_t earlier;      /* of these, in earlier lives of this cluster; 0: it has none */
     char numeric_class[MSG_CLASS_BYTES]; /* of whoever was ready first, and so of all that come; "": nobody was */
     int64_t patience_us;   /* of the slowest plan that is out */
     int64_t ticked_us;     /* 0 = never */

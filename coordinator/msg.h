@@ -60,6 +60,13 @@ struct worker_hello {
     uint64_t pid;
     const uint8_t *address; /* of its fabric */
     size_t address_bytes;
+    uint32_t held_incarnation, held_epoch; /* of a coordinator that is gone; 0: it is new */
+    uint64_t held_step;
+};
+struct held_seq { /* what a worker still has of a sequence: rows of positions 0 .. rows - 1 */
+    uint64_t seq;
+    int rows, n_pages;
+    const uint32_t *pages;
 };
 struct worker_ready {
     uint64_t fingerprint;
@@ -67,6 +74,8 @@ struct worker_ready {
     uint64_t weight_bytes, resident_bytes, kv_bytes, mapped_bytes, buffer_bytes, exchange_bytes;
     uint32_t slots;
     struct hops_link inside, between; /* as it measured them; bytes_per_us 0: not */
+    const struct held_seq *held;      /* valid as long as the message */
+    int n_held;
 };
 struct worker_step_done {
     uint32_t epoch;

@@ -50,6 +50,26 @@ int pages_take(struct pages *p, int worker, uint64_t seq, int32_t *out, int n) {
     return 0;
 }
 
+/* Every page below `fresh` without a holder, the lowest on top. */
+static void stack_again(struct pages *p, int worker) {
+    struct page_supply *s = &p->supply[worker];
+    s->n_returned = 0;
+    for (int page = s->fresh - 1; page >= 0; page--)
+        if (!*holder_of(p, worker, page)) stack_of(p, worker)[s->n_returned++] = page;
+}
+
+int pages_claim(struct pages *p, int worker, uint64_t seq, const uint32_t *list, int n) {
+    int taken = 0;
+    for (; taken < n; taken++) {
+        if (list[taken] >= (uint32_t)p->per_worker || *holder_of(p, worker, (int32_t)list[taken])) break;
+        *holder_of(p, worker, (int32_t)list[taken]) = seq;
+        if ((int)list[taken] >= p->supply[worker].fresh) p->supply[worker].fresh = (int)list[taken] + 1;
+    }
+    for (int i = 0; taken < n && i < taken; i++) *holder_of(p, worker, (int32_t)list[i]) = 0;
+    stack_again(p, worker);
+    return taken < n ? ERR_INVALID : 0;
+}
+
 void pages_give(struct pages *p, int worker, uint64_t seq, const int32_t *list, int n) {
     for (int i = n - 1; i >= 0; i--) { /* backwards, so that taking again yields the same order */
         uint64_t *h = holder_of(p, worker, list[i]);

@@ -21,6 +21,8 @@ struct pages {
 int pages_init(struct pages *p, int workers, int per_worker); /* 0 or ERR_NOMEM */
 void pages_clear(struct pages *p);
 int pages_take(struct pages *p, int worker, uint64_t seq, int32_t *out, int n); /* 0, or ERR_EXHAUSTED and nothing taken */
+/* These, which were this sequence's in another life. ERR_INVALID and nothing taken: one is no page, or has a holder. */
+int pages_claim(struct pages *p, int worker, uint64_t seq, const uint32_t *list, int n);
 void pages_give(struct pages *p, int worker, uint64_t seq, const int32_t *list, int n);
 int pages_free(const struct pages *p, int worker);
 int pages_used(const struct pages *p, int worker);

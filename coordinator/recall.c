@@ -159,7 +159,7 @@ int recall_open(struct coordinator *c, struct why *why) {
     c->scheduler.numbers = n->request;
     c->epoch = ++n->epoch;
     c->placement.version = ++n->placement_version;
-    c->members.incarnations = n->incarnation;
+    c->members.incarnations = c->members.earlier = n->incarnation;
     n->incarnation += INCARNATIONS;
     memcpy(c->recalled_class, s->numeric_class, sizeof c->recalled_class);
     take_up(c, s);

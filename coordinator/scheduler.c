@@ -368,6 +368,31 @@ void scheduler_void(struct scheduler *s, uint64_t members) {
     for (int w = 0; w < s->limits.workers; w++) s->home[w].n_drop = 0; /* they forget all there is */
 }
 
+int scheduler_adopt(struct scheduler *s, int worker, const struct held_seq *h) {
+    struct seq *q = find(s, h->seq);
+    if (!q || q->state != SEQ_WAITING || q->held || scheduler_holds(s, q)) return 0;
+    int rows = h->rows < q->count - 1 ? h->rows : q->count - 1; /* the last token known is read again, for its successor */
+    int pages = pages_for(rows, s->limits.page_tokens);
+    if (rows < 1 || h->n_pages < pages || s->n_running >= s->limits.max_batch ||
+        s->home[worker].n_running >= s->limits.max_seqs || pages_claim(&s->pages, worker, q->number, h->pages, pages) < 0)
+        return 0;
+    scheduler_unwait(s, q);
+    seq_set_state(q, SEQ_RUNNING);
+    q->home = worker;
+    q->kept = q->granted = rows;
+    q->given = q->count;
+    q->n_pages = pages;
+    q->n_told = 0;
+    for (int i = 0; i < pages; i++) q->pages[i] = (int32_t)h->pages[i];
+    q->anew = true;
+    q->degraded |= s->missing;
+    q->last_step = s->planned;
+    seq_insert(&s->home[worker].running, q);
+    s->home[worker].n_running++;
+    s->n_running++;
+    return rows;
+}
+
 static bool any_behind(const struct list *head, uint64_t step) {
     for (const struct list *at = head->next; at != head; at = at->next) {
         const struct seq *q = list_entry(at, struct seq, node);

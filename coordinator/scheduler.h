@@ -104,6 +104,10 @@ int scheduler_commit(struct scheduler *s, int64_t now_us, const struct commit **
  * run a void plan any more when the next one is sent, nor know a sequence: pages have other holders by then. */
 void scheduler_void(struct scheduler *s, uint64_t members);
 
+/* A sequence that waits goes on at a worker that still has its first rows, from an earlier life of this scheduler. How many are
+ * of use; 0: it stays as it is, since it is not known, or there is no room, or a page is another's. */
+int scheduler_adopt(struct scheduler *s, int worker, const struct held_seq *h);
+
 /* Is there a sequence whose answer had begun by this step, and has not gone on after it? */
 bool scheduler_is_behind(const struct scheduler *s, uint64_t step);
 

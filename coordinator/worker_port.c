@@ -97,7 +97,21 @@ static struct hops_link read_figure(const Cadre__Control__V1__LinkFigure *m) {
     return m ? (struct hops_link){(double)m->latency_ns / 1e3, (double)m->rate / 1e6} : (struct hops_link){0};
 }
 
-static void read_ready(const Cadre__Control__V1__Ready *m, struct worker_ready *r) {
+static int read_held(struct worker_port *p, const Cadre__Control__V1__Ready *m, struct worker_ready *r, struct why *why) {
+    struct held_seq *held = arena_array(&p->control.pb.in, struct held_seq, m->n_held);
+    if (!held) return fail(why, ERR_NOMEM, "out of memory for %zu sequences", m->n_held);
+    for (size_t i = 0; i < m->n_held; i++) {
+        const Cadre__Control__V1__HeldSeq *h = m->held[i];
+        if (h->rows > INT32_MAX || h->n_pages > INT32_MAX)
+            return fail(why, ERR_PROTOCOL, "it holds %u rows of a sequence on %zu pages", h->rows, h->n_pages);
+        held[i] = (struct held_seq){h->seq, (int)h->rows, (int)h->n_pages, h->pages};
+    }
+    r->held = held;
+    r->n_held = (int)m->n_held;
+    return 0;
+}
+
+static int read_ready(struct worker_port *p, const Cadre__Control__V1__Ready *m, struct worker_ready *r, struct why *why) {
     *r = (struct worker_ready){.fingerprint = m->model_fingerprint,
                                .weight_bytes = m->weight_bytes,
                                .resident_bytes = m->resident_bytes,
@@ -109,6 +123,7 @@ static void read_ready(const Cadre__Control__V1__Ready *m, struct worker_ready *
                                .inside = read_figure(m->inside),
                                .between = read_figure(m->between)};
     snprintf(r->numeric_class, sizeof r->numeric_class, "%s", m->numeric_class);
+    return read_held(p, m, r, why);
 }
 
 static void read_hello(const Cadre__Control__V1__Hello *m, struct worker_hello *h) {
@@ -121,6 +136,10 @@ static void read_hello(const Cadre__Control__V1__Hello *m, struct worker_hello *
     snprintf(h->host, sizeof h->host, "%s", m->host);
     snprintf(h->host_id, sizeof h->host_id, "%s", m->host_id);
     snprintf(h->fabric, sizeof h->fabric, "%s", m->fabric);
+    if (!m->held) return;
+    h->held_incarnation = m->held->incarnation;
+    h->held_epoch = m->held->epoch;
+    h->held_step = m->held->step;
 }
 
 static int read_message(struct worker_port *p, const pb_control *m, struct worker_msg *out, struct why *why) {
@@ -136,8 +155,7 @@ static int read_message(struct worker_port *p, const pb_control *m, struct worke
         return 0;
     case CADRE__CONTROL__V1__CONTROL__KIND_READY:
         out->kind = WORKER_IS_READY;
-        read_ready(m->ready, &out->ready);
-        return 0;
+        return read_ready(p, m->ready, &out->ready, why);
     case CADRE__CONTROL__V1__CONTROL__KIND_STEP_DONE:
         out->kind = WORKER_STEP_DONE;
         return read_done(p, m->step_done, &out->done, why);

@@ -97,10 +97,17 @@ struct ready_report {
     int slots;
 };
 
+struct held_seq { /* its keys and values are here, whether or not it is known any more */
+    uint64_t seq;
+    int rows, n_pages;
+    const int32_t *pages;
+};
 struct prepared_report { /* for an epoch */
     uint32_t epoch;
     uint64_t expert_bytes;
     int slots;
+    const struct held_seq *held; /* when it was asked for; the engine's, until the next plan */
+    int n_held;
 };
 
 /* Where a worker waits, and for whom: a mask of ranks. Without any: the fault is its own, it leaves. */

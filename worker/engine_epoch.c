@@ -25,11 +25,22 @@ static int change_experts(struct engine *e, struct worker_setup *s, struct why *
     return 0;
 }
 
+/* What the table holds before it is emptied: its pages stay as they are until a plan writes to them. */
+static int list_held(struct engine *e) {
+    int n = 0;
+    for (int i = 0; i < e->seqs.max_seqs; i++) {
+        const struct seq *s = &e->seqs.seqs[i];
+        if (s->id && s->rows) e->held[n++] = (struct held_seq){s->id, s->rows, s->n_pages, s->pages};
+    }
+    return n;
+}
+
 int engine_prepare_epoch(struct engine *e, struct worker_setup *s, struct why *why) {
     if (s->epoch < atomic_load(&e->told)) return 0; /* the next one is on its way */
     int rc = check_epoch(e, s, why);
     if (rc < 0) return rc;
     e->epoch = 0;
+    int held = s->rejoins ? list_held(e) : 0;
     seq_table_empty(&e->seqs);
     if (e->ep && e->options.fabric) {
         struct roster_member list[FABRIC_MAX_RANKS] = {0};
@@ -41,17 +52,23 @@ int engine_prepare_epoch(struct engine *e, struct worker_setup *s, struct why *w
     rc = change_experts(e, s, why);
     if (rc < 0) return fail_in(why, rc, "epoch %u", s->epoch);
     e->setup.epoch = s->epoch;
+    if (s->rejoins) {
+        e->epoch = s->epoch;
+        tally_forget(&e->tally);
+    }
     struct event ev = {.kind = EVENT_PREPARED};
-    ev.prepared = (struct prepared_report){
-        .epoch = s->epoch, .expert_bytes = e->bytes.experts, .slots = e->store.first ? e->store.first[e->store.layers] : 0};
+    ev.prepared = (struct prepared_report){.epoch = s->epoch,
+                                           .expert_bytes = e->bytes.experts,
+                                           .slots = e->store.first ? e->store.first[e->store.layers] : 0,
+                                           .held = e->held,
+                                           .n_held = held};
     engine_emit(e, &ev);
     return 0;
 }
 
 int engine_switch_epoch(struct engine *e, uint32_t epoch, struct why *why) {
     if (epoch < atomic_load(&e->told)) return 0;
-    if (epoch != e->setup.epoch)
-        return fail(why, ERR_PROTOCOL, "epoch %u begins, but %u was prepared", epoch, e->setup.epoch);
+    if (epoch != e->setup.epoch) return fail(why, ERR_PROTOCOL, "epoch %u begins, but %u was prepared", epoch, e->setup.epoch);
     e->epoch = epoch;
     return 0;
 }

@@ -86,7 +86,8 @@ static int alloc_reports(struct engine *e, struct why *why) {
     size_t slots = (size_t)e->setup.placement.layers * (size_t)e->setup.placement.experts + 1; /* all, one day */
     e->rows_before = calloc(slots, sizeof *e->rows_before);
     e->sampled = calloc((size_t)e->setup.max_seqs, sizeof *e->sampled);
-    bool ok = e->rows_before && e->sampled;
+    e->held = calloc((size_t)e->setup.max_seqs, sizeof *e->held);
+    bool ok = e->rows_before && e->sampled && e->held;
     for (int i = 0; i < REPORTS; i++) {
         e->reports[i].out = calloc((size_t)e->setup.max_seqs, sizeof *e->reports[i].out);
         e->reports[i].rows = calloc(slots, sizeof *e->reports[i].rows);
@@ -163,6 +164,7 @@ void engine_unload(struct engine *e) {
     worker_setup_clear(&e->setup);
     free(e->rows_before);
     free(e->sampled);
+    free(e->held);
 }
 
 void engine_take_setup(struct engine *e, struct worker_setup *setup) {

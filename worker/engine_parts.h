@@ -55,6 +55,7 @@ struct engine {
     uint64_t *rows_before; /* [slots] */
     struct seq **sampled;  /* [max_seqs] of the step under way */
     int granted;           /* rows the plan gives this worker */
+    struct held_seq *held; /* [max_seqs] */
 };
 
 void engine_emit(struct engine *e, const struct event *ev);

@@ -94,6 +94,14 @@ static int prepare(struct engine *e, const struct plan *p, struct why *why) {
     return 0;
 }
 
+/* What the plan granted went through all layers. */
+static void note_rows(struct engine *e, const struct plan *p) {
+    for (int i = 0; i < p->n_run; i++) {
+        struct seq *s = seq_find(&e->seqs, p->run[i].seq);
+        if (s && s->last_step == p->step) s->rows = p->run[i].first + p->run[i].count;
+    }
+}
+
 static void sample(struct engine *e, struct step_report *out) {
     for (int i = 0; i < e->forward.rows.n_sampled; i++) {
         struct seq *s = e->sampled[i];
@@ -164,6 +172,7 @@ int engine_run(struct engine *e, const struct plan *p, struct why *why) {
     if (traced) engine_emit(e, &(struct event){.kind = EVENT_TRACE, .trace = traced});
     if (rc == ERR_EPOCH) return give_up(e, report);
     if (rc < 0) return rc == ERR_CANCELLED ? rc : fail(why, rc, "step %llu: %s", (unsigned long long)p->step, status_text(rc));
+    note_rows(e, p);
     sample(e, report);
     count_rows(e, report);
     if (e->tally.rows) tally_step_end(&e->tally, &e->forward.rows);

@@ -17,7 +17,7 @@
 
 struct options {
     char *connect, *key, *fabric, *net_devices, *model, *isa, *log_level;
-    int64_t rank, size, workers, threads, join_timeout;
+    int64_t rank, size, workers, threads, join_timeout, hold;
 };
 
 #define AT(field) offsetof(struct options, field)
@@ -37,6 +37,8 @@ static const struct conf_option table[] = {
     {"size", CONF_INT, AT(size), .min = 1, .max = FABRIC_MAX_RANKS, .arg = "N", .help = "of how many; default: the same"},
     {"join-timeout", CONF_INT, AT(join_timeout), .def = "30", .min = 1, .max = 86400, .arg = "SECONDS",
      .help = "give up when no coordinator answers"},
+    {"hold", CONF_INT, AT(hold), .def = "60", .min = 0, .max = 86400, .arg = "SECONDS",
+     .help = "keep everything for so long when the coordinator is gone, for it to come back; 0: end"},
     {"", CONF_FLAG, 0, .help = "This host"},
     {"threads", CONF_INT, AT(threads), .def = "1", .min = 1, .max = 1024, .arg = "N", .help = "compute threads per worker"},
     {"model", CONF_STRING, AT(model), .arg = "DIR",
@@ -97,7 +99,8 @@ static struct worker_options describe(const struct options *o, int rank, int siz
         .host_id = host_id,
         .model_dir = o->model,
         .isa = o->isa,
-        .join_timeout_us = o->join_timeout * 1000000};
+        .join_timeout_us = o->join_timeout * 1000000,
+        .hold_us = o->hold * 1000000};
 }
 
 static void *member_main(void *arg) {

@@ -52,8 +52,7 @@ static int read_placement(const Cadre__Control__V1__Placement *m, struct placeme
 static int read_peers(Cadre__Control__V1__Peer *const *from, size_t n, struct worker_setup *s, struct why *why) {
     struct peer peers[MAX_WORKERS];
     if (n != (size_t)s->placement.workers)
-        return fail(why, ERR_PROTOCOL, "the coordinator names %zu peers of a cluster of %d workers", n,
-                    s->placement.workers);
+        return fail(why, ERR_PROTOCOL, "the coordinator names %zu peers of a cluster of %d workers", n, s->placement.workers);
     for (size_t i = 0; i < n; i++) {
         const Cadre__Control__V1__Peer *p = from[i];
         if (p->rank != i || p->address.len > FABRIC_ADDRESS_BYTES || p->host >= MAX_WORKERS)
@@ -236,6 +235,11 @@ int port_send_hello(struct port *p, const struct port_hello *h) {
     hello.pid = h->pid;
     hello.host_id = (char *)h->host_id;
     hello.address = (ProtobufCBinaryData){h->address_bytes, (uint8_t *)h->address};
+    Cadre__Control__V1__Held held = CADRE__CONTROL__V1__HELD__INIT;
+    held.incarnation = h->held.incarnation;
+    held.epoch = h->held.epoch;
+    held.step = h->held.step;
+    if (h->held.incarnation) hello.held = &held;
     pb_control m = CONTROL_MESSAGE(HELLO, hello, &hello);
     return send(p, &m);
 }
@@ -256,7 +260,23 @@ static Cadre__Control__V1__LinkFigure *pack_figure(const struct probe_link *l, C
     return m;
 }
 
-int port_send_ready(struct port *p, const struct ready_report *r) {
+/* Their page numbers are the table's own, which are never negative. */
+static bool pack_held(struct port *p, const struct held_seq *held, int n, Cadre__Control__V1__Ready *m) {
+    m->held = arena_array(&p->control.pb.out, Cadre__Control__V1__HeldSeq *, n);
+    Cadre__Control__V1__HeldSeq *list = arena_array(&p->control.pb.out, Cadre__Control__V1__HeldSeq, n);
+    if (!m->held || !list) return false;
+    for (int i = 0; i < n; i++) {
+        cadre__control__v1__held_seq__init(&list[i]);
+        list[i].seq = held[i].seq;
+        list[i].rows = (uint32_t)held[i].rows;
+        list[i].pages = (uint32_t *)held[i].pages;
+        list[i].n_pages = (size_t)held[i].n_pages;
+        m->held[m->n_held++] = &list[i];
+    }
+    return true;
+}
+
+int port_send_ready(struct port *p, const struct ready_report *r, const struct held_seq *held, int n_held) {
     Cadre__Control__V1__Ready ready = CADRE__CONTROL__V1__READY__INIT;
     Cadre__Control__V1__LinkFigure inside, between;
     ready.inside = pack_figure(&r->links.inside, &inside);
@@ -270,6 +290,7 @@ int port_send_ready(struct port *p, const struct ready_report *r) {
     ready.buffer_bytes = r->bytes.buffers;
     ready.exchange_bytes = r->bytes.exchange;
     ready.slots = (uint32_t)r->slots;
+    if (!pack_held(p, held, n_held, &ready)) return ERR_NOMEM;
     pb_control m = CONTROL_MESSAGE(READY, ready, &ready);
     return send(p, &m);
 }

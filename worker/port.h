@@ -29,10 +29,14 @@ struct port_hello {
     uint64_t pid;
     const uint8_t *address; /* fabric_address */
     size_t address_bytes;
+    struct { /* of a coordinator that is gone; incarnation 0: there was none */
+        uint32_t incarnation, epoch;
+        uint64_t step;
+    } held;
 };
 int port_send_hello(struct port *p, const struct port_hello *h);
 int port_send_progress(struct port *p, uint64_t done_bytes, uint64_t total_bytes);
-int port_send_ready(struct port *p, const struct ready_report *r);
+int port_send_ready(struct port *p, const struct ready_report *r, const struct held_seq *held, int n_held);
 int port_send_prepared(struct port *p, const struct prepared_report *r);
 int port_send_step(struct port *p, const struct step_report *r);
 int port_send_trace(struct port *p, const uint8_t *chunk, size_t len);                  /* ROWS, whole */

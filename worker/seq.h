@@ -12,6 +12,7 @@ struct seq {
     int32_t *ids;   /* [max_context] known tokens */
     int32_t *pages; /* [max_pages] in order of position */
     int n_pages;
+    int rows; /* positions 0 .. rows - 1 went through all layers, in steps that were completed */
     int32_t stop_ids[MAX_STOP_IDS];
     int n_stop_ids;
     bool allow_degraded;

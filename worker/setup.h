@@ -27,6 +27,7 @@ struct worker_setup {
     struct placement placement; /* owned */
     struct peer *peers;         /* [n_peers] by rank, this worker among them; owned, addresses in the same block */
     int n_peers;
+    bool rejoins;               /* not the first one: what is loaded stays, and the epoch begins when it is prepared */
 };
 /* peers[n] with copies of their addresses become setup's. ERR_NOMEM */
 int worker_setup_peers(struct worker_setup *s, const struct peer *peers, int n);

@@ -64,6 +64,12 @@ void tally_step_void(struct tally *t) {
     if (atomic_load_explicit(&t->turn, memory_order_relaxed) & 1) atomic_fetch_add_explicit(&t->turn, 1, memory_order_release);
 }
 
+void tally_forget(struct tally *t) {
+    for (size_t i = 0; t->rows && i < place(t, TRACE_DOMAINS, 0); i++)
+        atomic_store_explicit(&t->rows[i], 0, memory_order_relaxed);
+    for (int d = 0; d < TRACE_DOMAINS; d++) atomic_store_explicit(&t->tokens[d], 0, memory_order_release);
+}
+
 uint64_t tally_tokens(const struct tally *t, int domain) {
     return t->rows ? atomic_load_explicit(&t->tokens[domain], memory_order_relaxed) : 0;
 }

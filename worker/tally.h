@@ -23,6 +23,7 @@ void tally_clear(struct tally *t);
 void tally_layer(struct tally *t, int moe_index, const struct gating *g, const struct step_rows *rows);
 void tally_step_void(struct tally *t); /* instead: the step will be run again */
 void tally_step_end(struct tally *t, const struct step_rows *rows);
+void tally_forget(struct tally *t); /* between steps: from zero, for another reader */
 /* Tokens of a domain; grows with every step that had some. Any thread. */
 uint64_t tally_tokens(const struct tally *t, int domain);
 /* Copies the counts of a domain, [layers * E], and its tokens; false: a step is being added, so try later. Any thread. */

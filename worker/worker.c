@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 enum { BEAT_US = 100000, HELLO_US = 300000, LINKS_US = 1000000 };
-enum state { JOINING, LOADING, SERVING, LEAVING };
+enum state { JOINING, LOADING, SERVING, HOLDING, REJOINING, LEAVING };
 
 struct worker {
     struct worker_options options;
@@ -26,17 +26,22 @@ struct worker {
     enum state state;
     int64_t next_beat_us, join_by_us, next_hello_us;
     uint64_t reported_bytes;
-    bool preparing; /* an epoch: loading, perhaps */
+    bool preparing;                     /* an epoch: loading, perhaps */
     uint64_t tally_sent[TRACE_DOMAINS]; /* tokens of each domain whose counts the coordinator has */
     uint32_t trace_lost;                /* rows of records that could not be sent, until the next report of a step */
     bool trace_lost_said;
-    uint64_t lost; /* breaks of the connection that did not matter */
-    struct ep_link link[FABRIC_MAX_RANKS];     /* as the last step's report had them */
-    struct ep_far far;                         /* the same */
-    struct backend_tasks tasks;                /* the same */
-    bool links_grew;                           /* since they were sent */
+    uint64_t lost;                         /* breaks of the connection that did not matter */
+    struct ep_link link[FABRIC_MAX_RANKS]; /* as the last step's report had them */
+    struct ep_far far;                     /* the same */
+    struct backend_tasks tasks;            /* the same */
+    bool links_grew;                       /* since they were sent */
     int64_t next_links_us;
-    int result;    /* of worker_run once LEAVING */
+    struct worker_setup first; /* as it was loaded; placement and peers are the engine's */
+    struct ready_report ready; /* the same */
+    uint32_t epoch;            /* the latest it was told of */
+    uint64_t step;             /* the last it was given */
+    int64_t hold_until_us;     /* HOLDING */
+    int result;                /* of worker_run once LEAVING */
 };
 
 int worker_new(const struct worker_options *o, struct bus *bus, struct worker **out) {
@@ -79,7 +84,8 @@ static int say_hello(struct worker *w) {
                            .fabric = e->fabric_name,
                            .pid = (uint64_t)getpid(),
                            .address = address,
-                           .address_bytes = e->fabric ? fabric_address(e->fabric, address) : 0};
+                           .address_bytes = e->fabric ? fabric_address(e->fabric, address) : 0,
+                           .held = {w->first.incarnation, w->epoch, w->step}};
     return port_send_hello(w->port, &h);
 }
 
@@ -90,14 +96,65 @@ static void leave(struct worker *w, int result) {
     w->result = result;
 }
 
+/* ---- a coordinator that is gone ---- */
+
+static int hold(struct worker *w, struct why *why) {
+    if (!w->options.hold_us || (w->state != SERVING && w->state != REJOINING && w->state != HOLDING))
+        return fail(why, ERR_GONE, "the connection to the coordinator at %s was lost", bus_endpoint(w->bus));
+    if (w->state != HOLDING) {
+        log_warn("the coordinator at %s is gone; waiting %.0f s for another", bus_endpoint(w->bus),
+                 (double)w->options.hold_us / 1e6);
+        w->hold_until_us = clk_now_us() + w->options.hold_us;
+    }
+    w->state = HOLDING;
+    w->preparing = false;
+    w->next_hello_us = w->next_beat_us = 0;
+    return 0;
+}
+
+/* What was loaded stays only if the new one wants the same. */
+static const char *difference(const struct worker_setup *was, const struct worker_setup *is) {
+    if (strcmp(was->model_dir, is->model_dir)) return "another model";
+    if (was->weights != is->weights) return "other weights";
+    if (strcmp(was->isa, is->isa) || was->naive_prefill != is->naive_prefill) return "other kernels";
+    if (was->payload != is->payload || was->combine_payload != is->combine_payload || was->fused != is->fused)
+        return "rows to travel otherwise";
+    if (was->step_tokens != is->step_tokens || was->max_seqs != is->max_seqs || was->max_context != is->max_context ||
+        was->page_tokens != is->page_tokens || was->kv_pages != is->kv_pages)
+        return "other limits";
+    return was->incarnation == is->incarnation ? NULL : "another process in this rank";
+}
+
+static int rejoin(struct worker *w, struct worker_setup *s, struct why *why) {
+    const char *other = difference(&w->first, s);
+    if (other || s->epoch <= w->epoch) {
+        uint32_t epoch = s->epoch;
+        worker_setup_clear(s);
+        if (other) return fail(why, ERR_DENIED, "the coordinator that came wants %s; start this worker again", other);
+        return fail(why, ERR_PROTOCOL, "the coordinator that came begins with epoch %u; this worker has heard of %u", epoch,
+                    w->epoch);
+    }
+    w->state = REJOINING;
+    w->preparing = s->rejoins = true;
+    w->epoch = s->epoch;
+    memset(w->tally_sent, 0, sizeof w->tally_sent); /* what the old one knew, this one does not */
+    int rc = engine_prepare(w->engine, s);
+    return rc < 0 ? fail(why, rc, "cannot prepare epoch %u: %s", w->epoch, status_text(rc)) : 0;
+}
+
 static int on_welcome(struct worker *w, struct worker_setup *setup, struct why *why) {
-    if (w->state != JOINING) {
+    if (w->state != JOINING && w->state != HOLDING) {
         worker_setup_clear(setup);
         return fail(why, ERR_PROTOCOL, "the coordinator welcomed this worker twice");
     }
     if (w->options.model_dir) snprintf(setup->model_dir, sizeof setup->model_dir, "%s", w->options.model_dir);
     if (w->options.isa) snprintf(setup->isa, sizeof setup->isa, "%s", w->options.isa);
+    if (w->state == HOLDING) return rejoin(w, setup, why);
     w->state = LOADING;
+    w->first = *setup;
+    w->first.placement = (struct placement){0};
+    w->first.peers = NULL;
+    w->epoch = setup->epoch;
     int rc = engine_start(w->engine, setup);
     return rc < 0 ? fail(why, rc, "cannot start the engine thread: %s", status_text(rc)) : 0;
 }
@@ -109,18 +166,23 @@ static int on_epoch(struct worker *w, struct worker_setup *s, struct why *why) {
         return fail(why, ERR_PROTOCOL, "epoch %u came before this worker was ready", epoch);
     }
     w->preparing = true;
+    w->epoch = epoch;
     int rc = engine_prepare(w->engine, s);
     return rc < 0 ? fail(why, rc, "cannot prepare epoch %u: %s", epoch, status_text(rc)) : 0;
+}
+
+static int on_plan(struct worker *w, struct plan *plan, struct why *why) {
+    if (w->state != SERVING) return fail(why, ERR_PROTOCOL, "a plan came before this worker was ready");
+    if (plan->step > w->step) w->step = plan->step;
+    engine_plan_push(w->engine, plan);
+    return 0;
 }
 
 static int on_message(struct worker *w, struct port_message *m, struct plan *plan, struct why *why) {
     switch (m->kind) {
     case PORT_WELCOME: return on_welcome(w, &m->setup, why);
     case PORT_REFUSE: return fail(why, ERR_DENIED, "the coordinator refuses this worker: %s", m->reason);
-    case PORT_PLAN:
-        if (w->state != SERVING) return fail(why, ERR_PROTOCOL, "a plan came before this worker was ready");
-        engine_plan_push(w->engine, plan);
-        return 0;
+    case PORT_PLAN: return on_plan(w, plan, why);
     case PORT_EPOCH: return on_epoch(w, &m->setup, why);
     case PORT_SWITCH:
         if (w->state != SERVING || engine_switch(w->engine, m->epoch) < 0)
@@ -154,8 +216,7 @@ static int receive(struct worker *w, struct why *why) {
     bus_get_link(w->bus, &link);
     bool member = w->state != JOINING;
     int rc = drain_bus(w, why);
-    if (rc >= 0 && member && w->state != LEAVING && link.lost != w->lost)
-        return fail(why, ERR_GONE, "the connection to the coordinator at %s was lost", bus_endpoint(w->bus));
+    if (rc >= 0 && member && w->state != LEAVING && link.lost != w->lost) rc = hold(w, why);
     w->lost = link.lost;
     return rc;
 }
@@ -175,10 +236,31 @@ static void send_trace(struct worker *w, struct trace_block *b) {
     engine_trace_done(w->engine, b);
 }
 
+static int on_prepared(struct worker *w, const struct prepared_report *r, struct why *why) {
+    w->preparing = false;
+    if (w->state == SERVING) return sent(port_send_prepared(w->port, r), "that an epoch is prepared", why);
+    if (w->state != REJOINING || r->epoch != w->epoch) return 0; /* of a coordinator that is gone */
+    w->state = SERVING;
+    w->ready.bytes.experts = r->expert_bytes;
+    w->ready.slots = r->slots;
+    return sent(port_send_ready(w->port, &w->ready, r->held, r->n_held), "what was kept", why);
+}
+
+/* What the engine still says to a coordinator that is gone. */
+static void drop_event(struct worker *w, const struct event *ev) {
+    if (ev->kind == EVENT_TRACE) engine_trace_done(w->engine, ev->trace);
+    if (ev->kind == EVENT_STEP) engine_report_done(w->engine, ev->step);
+}
+
 static int on_event(struct worker *w, const struct event *ev, struct why *why) {
     int rc;
+    bool unheard = w->state == HOLDING || w->state == REJOINING;
+    if (unheard && ev->kind != EVENT_FAILED && ev->kind != EVENT_PREPARED) return drop_event(w, ev), 0;
     switch (ev->kind) {
-    case EVENT_READY: w->state = SERVING; return sent(port_send_ready(w->port, &ev->ready), "what was loaded", why);
+    case EVENT_READY:
+        w->state = SERVING;
+        w->ready = ev->ready;
+        return sent(port_send_ready(w->port, &ev->ready, NULL, 0), "what was loaded", why);
     case EVENT_TRACE: send_trace(w, ev->trace); return 0;
     case EVENT_STEP:
         ev->step->trace_lost += w->trace_lost; /* its own record came before it */
@@ -195,9 +277,7 @@ static int on_event(struct worker *w, const struct event *ev, struct why *why) {
                  (unsigned long long)ev->trouble.late);
         rc = port_send_trouble(w->port, "peers are late", &ev->trouble);
         return sent(rc, "a word about late peers", why);
-    case EVENT_PREPARED:
-        w->preparing = false;
-        return sent(port_send_prepared(w->port, &ev->prepared), "that an epoch is prepared", why);
+    case EVENT_PREPARED: return on_prepared(w, &ev->prepared, why);
     case EVENT_FAILED: *why = ev->failed; return ERR_IO;
     }
     BUG("engine event of kind %d", (int)ev->kind);
@@ -259,14 +339,18 @@ static int beat(struct worker *w, int64_t now_us, struct why *why) {
         return fail(why, ERR_DEADLINE,
                     "no coordinator answers at %s; does it run, and is that its control endpoint (--connect)?",
                     bus_endpoint(w->bus));
+    if (w->state == HOLDING && now_us > w->hold_until_us)
+        return fail(why, ERR_DEADLINE, "no coordinator came back at %s within %.0f s (--hold)", bus_endpoint(w->bus),
+                    (double)w->options.hold_us / 1e6);
     if (now_us < w->next_beat_us) return 0;
     w->next_beat_us = now_us + BEAT_US;
-    if (w->state == JOINING) repeat_hello(w, now_us);
+    if (w->state == JOINING || w->state == HOLDING) repeat_hello(w, now_us);
     if (w->state == LOADING || w->preparing) report_load(w);
     if (w->state == SERVING) report_tally(w), report_links(w, now_us);
     bool busy;
     uint64_t progress = engine_progress(w->engine, &busy);
-    if (w->state != JOINING) port_send_beat(w->port, progress, busy); /* a lost beat is what leases are for */
+    if (w->state != JOINING && w->state != HOLDING)
+        port_send_beat(w->port, progress, busy); /* a lost beat is what leases are for */
     return 0;
 }
 

@@ -1,6 +1,12 @@
 /* worker.h - one worker: a control thread (this API's caller: bus, beats) and an engine thread it starts (tensors, fabric).
  *
  *   JOINING --Welcome--> LOADING --engine ready--> SERVING --Shutdown--> gone
+ *                                                  |    ^
+ *                            the coordinator is gone    prepared
+ *                                                  v    |
+ *                                    HOLDING --Welcome--> REJOINING
+ *
+ * HOLDING: everything stays as it is, and Hello is said until another coordinator answers, for hold_us at most.
  *
  * Several workers may run in one process, each with a bus and a rank of its own; they share nothing else. */
 #pragma once
@@ -13,6 +19,7 @@ struct worker_options {
     const char *model_dir;   /* NULL: where the coordinator says */
     const char *isa;         /* NULL: what the coordinator says */
     int64_t join_timeout_us; /* how long to wait for a Welcome */
+    int64_t hold_us;         /* how long to wait for another coordinator when this one is gone; 0: not at all */
 };
 
 struct worker;

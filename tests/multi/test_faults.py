@@ -99,10 +99,11 @@ def an_idle_rank_dies(p):
 
 @case
 def workers_by_hand_end_with_their_coordinator(p):
+    """If they are told to; else they wait for another (test_recall)."""
     for fabric in ("mem", "mpi", *PROCESSES):
         with by_hand(p, p.golden("mixtral"), "--workers", "2") as (coordinator, listen, control):
             start = [p.worker, "--workers", "2"] if fabric == "mem" else [*mpirun(2), p.worker, "--fabric", fabric]
-            with Process([*start, "--connect", control], env=p.mpi_env()) as workers:
+            with Process([*start, "--connect", control, "--hold", "0"], env=p.mpi_env()) as workers:
                 Front(p, listen).cadre("status", "-q", "--wait", "30").good("status")
                 coordinator.send(signal.SIGKILL)
                 r = workers.wait(5 * p.slow)

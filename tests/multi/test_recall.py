@@ -2,6 +2,7 @@
 """test_recall.py - a cluster with a journal ends under load, in one way or another, and is started again: clients go on by
 themselves, and what they have in the end is what they would have had."""
 
+import json
 import os
 import signal
 import socket
@@ -29,23 +30,29 @@ class Place:
         self.listen, self.control = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
         self.journal = Path(folder) / "journal"
 
+    def coordinator(self, on_death="end"):
+        doors = ["--listen", self.listen, "--control", self.control, "--journal", self.journal]
+        lease = ["--lease", "3"] if self.p.slow > 1 else []
+        shm = ["--fabric", "shm", "--on-death", on_death]
+        return Process([self.p.coordinator, self.p.golden("mixtral"), "--workers", "2", *shm, *doors, *lease, *self.words])
+
+    def worker(self, rank, *words):
+        shm = ["--fabric", "shm", "--rank", str(rank), "--size", "2", "--threads", "1"]
+        return Process([self.p.worker, *shm, "--connect", self.control, *words])
+
+    def front(self, c):
+        front = Front(self.p, self.listen)
+        front.cadre("status", "-q", "--wait", "60").good(f"status --wait: {c.err()[-600:]}")
+        return front
+
     @contextmanager
     def cluster(self):
         """A coordinator and two workers; gives a Front and the coordinator."""
-        p = self.p
-        doors = ["--listen", self.listen, "--control", self.control, "--journal", self.journal]
-        lease = ["--lease", "3"] if p.slow > 1 else []
-        shm = ["--fabric", "shm", "--on-death", "end"]
         with ExitStack() as stack:
-            c = stack.enter_context(
-                Process([p.coordinator, p.golden("mixtral"), "--workers", "2", *shm, *doors, *lease, *self.words])
-            )
+            c = stack.enter_context(self.coordinator())
             for rank in range(2):
-                words = ["--fabric", "shm", "--rank", str(rank), "--size", "2", "--threads", "1"]
-                stack.enter_context(Process([p.worker, *words, "--connect", self.control]))
-            front = Front(p, self.listen)
-            front.cadre("status", "-q", "--wait", "60").good(f"status --wait: {c.err()[-600:]}")
-            yield front, c
+                stack.enter_context(self.worker(rank))
+            yield self.front(c), c
 
 
 def kill_coordinator(front, coordinator):
@@ -100,6 +107,59 @@ def ends_under_load(p):
         told = run([p.cadre, "journal", place.journal]).good("cadre journal").out
         check("start" in told and "requests" in told, f"the journal can be read: {told[-400:]!r}")
         check("torn" not in told and "damaged" not in told, f"the journal is whole: {told[-400:]!r}")
+
+
+def events(front, kind):
+    told = front.cadre("events", "--json").good("events").out.splitlines()
+    return [e for e in map(json.loads, told) if e["kind"] == kind]
+
+
+@case
+def workers_outlive_the_coordinator(p):
+    """It is killed again and again, and comes back to the same workers: weights and the state of sequences are still there."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        place = Place(p, folder)
+        c = stack.enter_context(place.coordinator("recover"))
+        workers = [stack.enter_context(place.worker(rank)) for rank in range(2)]
+        front = place.front(c)
+        wanted = run(load_words(p, place), 150).good("undisturbed").out
+        asked = stack.enter_context(Process(load_words(p, place)))
+        kept = 0
+        for _ in range(4):
+            front.until_status(lambda s: s["finished"] >= 10 or s["finished"] and not s["running"] + s["waiting"], "some have finished")
+            kill_coordinator(front, c)
+            c.wait(20)
+            c = stack.enter_context(place.coordinator("recover"))
+            front = place.front(c)
+            kept += sum(e["figures"]["positions"] for e in events(front, "worker-kept"))
+            same(len(events(front, "worker-kept")), 2, "workers that were kept")
+            same(sorted(w["pid"] for w in front.status()["workers"]), sorted(w.pid for w in workers), "the same processes")
+        r = asked.wait(150)
+        check(r.status == 0, f"every request finishes: {r.status} {r.err[-400:]!r}")
+        same(r.out.splitlines(), wanted.splitlines(), "the answers of undisturbed runs")
+        check(kept > 0, "keys and values that were kept")
+        note(f"{kept} positions were kept")
+        c.send(signal.SIGTERM)
+        for process in (c, *workers):
+            same(process.wait(60).status, 0, f"{process.argv[0]}: {process.err()[-300:]}")
+
+
+@case
+def workers_do_not_wait_for_ever(p):
+    """Nor go on with a coordinator that knows nothing of them."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        place = Place(p, folder)
+        c = stack.enter_context(place.coordinator("recover"))
+        short, long = stack.enter_context(place.worker(0, "--hold", "1")), stack.enter_context(place.worker(1))
+        place.front(c)
+        c.send(signal.SIGKILL)
+        c.wait(20)
+        r = short.wait(30)
+        check(r.status == 1 and "no coordinator came back" in r.err, f"a worker that waited: {r.status} {r.err[-300:]!r}")
+        place.journal = Path(folder) / "another"
+        stack.enter_context(place.coordinator("recover"))
+        r = long.wait(30)
+        check(r.status == 1 and "start it again" in r.err, f"a worker of another cluster: {r.status} {r.err[-300:]!r}")
 
 
 @case

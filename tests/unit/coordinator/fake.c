@@ -146,7 +146,7 @@ static void send_ready(struct fake *f, int rank) {
                              .slots = count_slots(&w->setup.placement, rank)};
     snprintf(r.numeric_class, sizeof r.numeric_class, "%s", w->faults.numeric_class ? w->faults.numeric_class : "fake");
     port_send_progress(w->port, 50, 100);
-    port_send_ready(w->port, &r);
+    port_send_ready(w->port, &r, NULL, 0);
     w->ready = true;
 }
 

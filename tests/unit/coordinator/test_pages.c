@@ -29,6 +29,20 @@ START_TEST(take_and_give) {
 }
 END_TEST
 
+START_TEST(claim) {
+    uint32_t mine[] = {3, 1}, shared[] = {0, 1}, none[] = {5};
+    int32_t a[3];
+    ck_assert_int_eq(pages_claim(&p, 0, 7, mine, 2), 0);
+    ck_assert_int_eq(pages_claim(&p, 0, 8, shared, 2), ERR_INVALID);
+    ck_assert_int_eq(pages_claim(&p, 0, 8, none, 1), ERR_INVALID);
+    ck_assert_int_eq(pages_used(&p, 0), 2);
+    ck_assert_int_eq(pages_take(&p, 0, 9, a, 3), 0);
+    ck_assert(a[0] == 0 && a[1] == 2 && a[2] == 4);
+    pages_give(&p, 0, 7, (int32_t[]){3, 1}, 2);
+    ck_assert_int_eq(pages_free(&p, 0), 2);
+}
+END_TEST
+
 /* What must never happen stops the process: a wrong page would be silent corruption of somebody's answer. */
 static void expect_bug(void (*f)(void)) {
     pid_t pid = fork();
@@ -63,4 +77,4 @@ START_TEST(bugs) {
 }
 END_TEST
 
-RUN("pages", open_pages, close_pages, take_and_give, bugs)
+RUN("pages", open_pages, close_pages, take_and_give, claim, bugs)

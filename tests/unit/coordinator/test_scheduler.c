@@ -367,7 +367,7 @@ START_TEST(void_while_ahead_of_what_is_known) { /* granted rows whose tokens had
     ck_assert_int_eq(p->worker[0].run[0].count, 1);
     ck_assert(p->worker[0].run[0].sample);
     ck_assert_int_eq(p->worker[1].n_drop, 0); /* what it had it has forgotten */
-    scheduler_void(&s, 2); /* and once more, before anything came */
+    scheduler_void(&s, 2);                    /* and once more, before anything came */
     ck_assert_int_eq(a->state, SEQ_WAITING);
     p = plan();
     ck_assert_int_eq(p->worker[1].run[0].count, 4);
@@ -426,6 +426,29 @@ START_TEST(bad_reports) {
 }
 END_TEST
 
+/* From another life: what a worker still has of a sequence is not computed again, and what it cannot have is not believed. */
+START_TEST(takes_up_what_is_held) {
+    uint32_t pages[] = {7, 2, 9, 0}, beyond[] = {10, 1, 3, 4};
+    open_scheduler();
+    struct seq *q = submit(10, 5, 0), *other = submit(10, 5, 0);
+    ck_assert_int_eq(scheduler_adopt(&s, 0, &(struct held_seq){99, 8, 4, pages}), 0);
+    ck_assert_int_eq(scheduler_adopt(&s, 0, &(struct held_seq){q->number, 8, 4, beyond}), 0);
+    ck_assert_int_eq(scheduler_adopt(&s, 0, &(struct held_seq){q->number, 8, 1, pages}), 0);
+    ck_assert_int_eq(scheduler_adopt(&s, 0, &(struct held_seq){q->number, 0, 4, pages}), 0);
+    ck_assert_int_eq(q->state, SEQ_WAITING);
+    ck_assert_int_eq(scheduler_adopt(&s, 0, &(struct held_seq){q->number, 30, 4, pages}), 9); /* the tenth row yields a token */
+    ck_assert_int_eq(scheduler_adopt(&s, 0, &(struct held_seq){q->number, 30, 4, pages}), 0);
+    ck_assert_int_eq(scheduler_adopt(&s, 0, &(struct held_seq){other->number, 8, 2, pages + 1}), 0); /* another's */
+    const struct plan *p = plan();
+    ck_assert_int_eq(p->worker[0].n_start, 2);
+    const struct plan_run *run = &p->worker[0].run[0];
+    ck_assert(run->seq == q && run->first == 9 && run->count == 1 && run->sample);
+    ck_assert_int_eq(run->n_new_pages, 3);
+    ck_assert(run->new_pages[0] == 7 && run->new_pages[1] == 2 && run->new_pages[2] == 9);
+    ck_assert(p->worker[0].run[1].seq == other && p->worker[0].run[1].first == 0);
+}
+END_TEST
+
 START_TEST(bad_limits) {
     limits.step_tokens = 3;
     ck_assert_int_eq(scheduler_init(&s, &limits, &why), ERR_INVALID);
@@ -442,5 +465,4 @@ END_TEST
 RUN("scheduler", begin, end, admission, chunks_then_decode_ahead, no_tokens_wanted, cancel_frees_by_the_second_step,
     order_and_priority, missing_experts_fill_no_queue, missing_experts, homes_are_spread, eviction_and_return,
     commits_wait_for_all, void_keeps_what_committed, void_while_ahead_of_what_is_known, owed_token, wrong_position, wrong_id,
-    ends_early, same_token_twice, unknown_sequence_is_overshoot,
-    bad_reports, bad_limits)
+    ends_early, same_token_twice, unknown_sequence_is_overshoot, bad_reports, takes_up_what_is_held, bad_limits)
