@@ -66,7 +66,7 @@ static const struct conf_option table[] = {
      .help = "which rank this is; default: what mpirun or srun says, if one of them started it"},
     {"size", CONF_INT, AT(size), .min = 1, .max = BANNER_WORKERS, .arg = "N", .help = "of how many; default: the same"},
     {"net-devices", CONF_STRING, AT(net_devices), .arg = "LIST",
-     .help = "network devices of fabrics ucx and auto, as UCX names them; default: all"},
+     .help = "network devices of ucx and auto, as UCX names them; default: all with a key, lo without"},
     {"control", CONF_STRING, AT(control), .arg = "ENDPOINT",
      .help = "where workers come; default: loopback, or all interfaces when they run elsewhere"},
     {"key", CONF_STRING, AT(key), .arg = "FILE",

@@ -382,12 +382,20 @@ static void on_record(struct coordinator *c, int rank, const struct worker_msg *
     condemn(c, rank, rc, &why);
 }
 
+/* A worker counts from zero when another process takes its place. */
+static void on_beat(struct coordinator *c, int rank, const struct worker_msg *m) {
+    uint64_t now = m->beat.strangers, *before = &c->strangers_of[rank];
+    c->strangers += now < *before ? now : now - *before;
+    *before = now;
+    member_beat(&c->members, rank, m->beat.progress, m->beat.busy, c->now_us);
+}
+
 static void on_message(struct coordinator *c, int rank, const struct worker_msg *m) {
     switch (m->kind) {
     case WORKER_PROGRESS: member_load(&c->members, rank, m->progress.done_bytes, m->progress.total_bytes, c->now_us); return;
     case WORKER_IS_READY: on_ready(c, rank, &m->ready); return;
     case WORKER_STEP_DONE: on_step_done(c, rank, &m->done); return;
-    case WORKER_BEAT: member_beat(&c->members, rank, m->beat.progress, m->beat.busy, c->now_us); return;
+    case WORKER_BEAT: on_beat(c, rank, m); return;
     case WORKER_TROUBLE:
     case WORKER_REFUSES: on_trouble(c, rank, m); return;
     case WORKER_TRACE:

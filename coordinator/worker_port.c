@@ -163,6 +163,7 @@ static int read_message(struct worker_port *p, const pb_control *m, struct worke
         out->kind = WORKER_BEAT;
         out->beat.progress = m->beat->progress;
         out->beat.busy = m->beat->busy;
+        out->beat.strangers = m->beat->strangers;
         return 0;
     case CADRE__CONTROL__V1__CONTROL__KIND_TROUBLE:
         out->kind = WORKER_TROUBLE;

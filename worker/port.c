@@ -399,10 +399,11 @@ int port_send_links(struct port *p, const struct ep_link *link, int n, const str
     return send(p, &m);
 }
 
-int port_send_beat(struct port *p, uint64_t progress, bool busy) {
+int port_send_beat(struct port *p, uint64_t progress, bool busy, uint64_t strangers) {
     Cadre__Control__V1__Beat beat = CADRE__CONTROL__V1__BEAT__INIT;
     beat.progress = progress;
     beat.busy = busy;
+    beat.strangers = strangers;
     pb_control m = CONTROL_MESSAGE(BEAT, beat, &beat);
     return send(p, &m);
 }

@@ -349,8 +349,8 @@ static int beat(struct worker *w, int64_t now_us, struct why *why) {
     if (w->state == SERVING) report_tally(w), report_links(w, now_us);
     bool busy;
     uint64_t progress = engine_progress(w->engine, &busy);
-    if (w->state != JOINING && w->state != HOLDING)
-        port_send_beat(w->port, progress, busy); /* a lost beat is what leases are for */
+    if (w->state != JOINING && w->state != HOLDING) /* a lost beat is what leases are for */
+        port_send_beat(w->port, progress, busy, engine_strangers(w->engine));
     return 0;
 }
 
