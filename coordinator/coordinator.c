@@ -129,7 +129,7 @@ static int open_model(struct coordinator *c, struct why *why) {
     c->model_name = strndup(name, (size_t)(dir + end - name));
     if (!c->model_name) return fail(why, ERR_NOMEM, "out of memory");
     int fmt = fmt_parse(c->options.weights);
-    if (fmt < 0) return fail(why, ERR_INVALID, "weights '%s': wanted bf16, f32 or stored", c->options.weights);
+    if (fmt < 0) return fail(why, ERR_INVALID, "weights '%s': wanted bf16, f32, q8, q4 or stored", c->options.weights);
     c->weights = (enum fmt)fmt;
     return open_tokenizer(c, why);
 }
