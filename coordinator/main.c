@@ -36,7 +36,7 @@ static const struct conf_option table[] = {
     {"fabric", CONF_CHOICE, AT(fabric), .choices = "mem|shm|ucx|auto|mpi|mpi-alltoallv",
      .help = "refuse workers with another fabric"},
     {"on-death", CONF_CHOICE, AT(on_death), .choices = "recover|end",
-     .help = "of a worker: go on with the others, or end; default: recover with shm, ucx, auto"},
+     .help = "of a worker: go on with the others, and take in another, or end; default: recover, if fabric is given"},
     {"placement", CONF_STRING, AT(placement), .arg = "FILE",
      .help = "which expert lives where; default: evenly, in order (see below)"},
     {"start-timeout", CONF_INT, AT(start_timeout), .def = "120", .min = 1, .max = 86400, .arg = "SECONDS",
@@ -162,11 +162,11 @@ static int write_endpoints(const char *path, struct bus *clients, struct bus *wo
     return 0;
 }
 
-/* By default with fabrics whose workers die one by one and that attach to a successor. */
-static bool survives(const struct options *o) {
-    const char *f = o->fabric;
-    if (o->on_death) return !strcmp(o->on_death, "recover");
-    return f && (!strcmp(f, "shm") || !strcmp(f, "ucx") || !strcmp(f, "auto"));
+static bool survives(const struct options *o) { return o->on_death ? !strcmp(o->on_death, "recover") : o->fabric != NULL; }
+
+/* Threads of one process, ranks of an MPI world. */
+static bool is_world(const struct options *o) {
+    return o->fabric && (!strcmp(o->fabric, "mem") || !strncmp(o->fabric, "mpi", 3));
 }
 
 static struct coordinator_options describe(const struct options *o, const char *model) {
@@ -195,18 +195,12 @@ static struct coordinator_options describe(const struct options *o, const char *
                                         .journal_repair = o->journal_repair,
                                         .attach_us = (int64_t)(o->attach * 1e6),
                                         .survive = survives(o),
+                                        .world = is_world(o),
                                         .prove = true,
                                         .end_on_death = o->fabric && strcmp(o->fabric, "mem"),
                                         .start_timeout_us = o->start_timeout * 1000000,
                                         .lease_us = (int64_t)(o->lease * 1e6),
                                         .patience_us = (int64_t)(o->patience * 1e6)};
-}
-
-static int check_options(const struct options *o) {
-    if (!survives(o) || !o->fabric || strncmp(o->fabric, "mpi", 3)) return 0;
-    fprintf(stderr, "cadre-coordinator: --on-death recover does not go with --fabric %s: an MPI world ends with a death\n",
-            o->fabric);
-    return 2;
 }
 
 static int serve(const struct options *o, const char *model) {
@@ -245,8 +239,7 @@ int main(int argc, char **argv) {
     } else if (rc == 0) {
         log_set_level((enum log_level)log_level_parse(o.log_level));
         log_set_name("coordinator");
-        rc = check_options(&o);
-        if (!rc) rc = serve(&o, args.items[0]);
+        rc = serve(&o, args.items[0]);
     } else {
         rc = 0;
     }

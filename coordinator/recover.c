@@ -21,6 +21,8 @@ static uint64_t serving(const struct coordinator *c) {
     return mask;
 }
 
+static uint64_t everybody(const struct coordinator *c) { return UINT64_MAX >> (64 - c->options.workers); }
+
 int recover_init(struct coordinator *c) {
     struct recovery *r = &c->recovery;
     size_t bytes = sizeof *r->first * pairs(c);
@@ -47,7 +49,8 @@ void recover_start(struct coordinator *c) {
     epoch_open(es, serving(c), incarnation, c->now_us);
     for (int w = 0; w < c->options.workers; w++) epoch_ack(es, w, incarnation[w], c->epoch);
     if (!c->options.survive) return;
-    if (c->options.workers == 1) fail(&why, ERR_EXHAUSTED, "there is no other");
+    if (c->options.world) fail(&why, ERR_EXHAUSTED, "all of them are started again");
+    else if (c->options.workers == 1) fail(&why, ERR_EXHAUSTED, "there is no other");
     else if (recover_fits(c, &why) >= 0) return;
     snprintf(c->recovery.without_one, sizeof c->recovery.without_one, "%s", why.text);
     if (c->options.workers > 1) log_info("should a worker die, requests wait for another: %s", why.text);
@@ -74,7 +77,7 @@ static int count_slots(const struct coordinator *c, int rank) {
 
 /* Without the one that holds most: what it has is more than any other would leave. */
 int recover_fits(const struct coordinator *c, struct why *why) {
-    uint64_t all = UINT64_MAX >> (64 - c->options.workers), *hosts = malloc(sizeof *hosts * (pairs(c) + 1));
+    uint64_t all = everybody(c), *hosts = malloc(sizeof *hosts * (pairs(c) + 1));
     int most = 0;
     if (!hosts) return fail(why, ERR_NOMEM, "out of memory for a placement");
     for (int w = 1; w < c->options.workers; w++)
@@ -112,11 +115,15 @@ static int tell_epoch(struct coordinator *c) {
     return 0;
 }
 
+/* Also before every worker has shown that it can. */
+static bool needs_all(const struct coordinator *c) { return c->options.world || c->proof.left; }
+
 static int place(struct coordinator *c, uint64_t members, struct why *why) {
     struct recovery *r = &c->recovery;
     const struct planner_shape *s = &c->shape;
     uint32_t version = r->next.version > c->placement.version ? r->next.version : c->placement.version;
     if (!members) return fail(why, ERR_GONE, "nobody is left; the last one: %s", r->why.text);
+    if (needs_all(c) && members != everybody(c)) return fail(why, ERR_GONE, "all workers must be there");
     planner_members(s, r->first, c->hosts, members, r->next_hosts);
     int rc = check_fit(c, r->next_hosts, members, why);
     if (rc < 0) return rc;
@@ -198,7 +205,7 @@ static void begin_epoch(struct coordinator *c) {
     r->stepped = false;
     r->begun_us = clk_now_us();
     r->stepped_us = 0;
-    core_set_state(c, CORE_SERVING);
+    core_set_state(c, c->proof.left ? CORE_PROVING : CORE_SERVING);
     say_members(c);
     for (int w = 0; w < c->options.workers; w++) {
         if (!(r->epochs.now.members >> w & 1)) continue;
@@ -209,7 +216,7 @@ static void begin_epoch(struct coordinator *c) {
 
 /* ---- events ---- */
 
-static bool is_under_way(const struct coordinator *c) { return c->state >= CORE_SERVING && c->state <= CORE_DRAINING; }
+static bool is_under_way(const struct coordinator *c) { return c->state >= CORE_PROVING && c->state <= CORE_DRAINING; }
 
 /* Serve, and are not in the present epoch: its member of the same rank was another. */
 static uint64_t newcomers(const struct coordinator *c) {
@@ -227,10 +234,37 @@ static void ask_for_epoch(struct coordinator *c) {
     if (c->state != CORE_RECOVERING) core_set_state(c, CORE_RECOVERING); /* drains again after it */
 }
 
+void recover_replaced(struct coordinator *c) {
+    if (c->recovery.replaced && is_under_way(c)) ask_for_epoch(c);
+    c->recovery.replaced = 0;
+}
+
+/* Nobody has begun to work, so nothing is lost but what it has loaded. */
+static void lost_at_start(struct coordinator *c, int rank, const struct why *why) {
+    log_warn("%s; another may come", why->text);
+    bool others = member_count(&c->members, WORKER_LOADING) + member_count(&c->members, WORKER_READY) > 0;
+    c->recovery.replaced = others ? c->recovery.replaced | bit(rank) : 0; /* nobody: all are told anew */
+    member_forget(&c->members, rank);
+}
+
+static void lose_world(struct coordinator *c, int rank) {
+    char reason[64];
+    snprintf(reason, sizeof reason, "worker %d is dead, and all stand and fall together", rank);
+    for (int w = 0; w < c->options.workers; w++) {
+        if (!member_alive(&c->members, w)) continue;
+        worker_port_shutdown(c->worker_port, &c->worker_id[w], true, reason);
+        core_event(c, EVENT_WORKER_DEAD, w, "%s", reason);
+        member_gone(&c->members, w, false);
+        if (c->state == CORE_LOADING) member_forget(&c->members, w);
+    }
+}
+
 bool recover_lost(struct coordinator *c, int rank, const struct why *why) {
     struct recovery *r = &c->recovery;
     uint64_t taking_part = r->epochs.now.members | (r->epochs.state == EPOCH_PREPARING ? r->epochs.next.members : 0);
-    if (!c->options.survive || !is_under_way(c)) return false;
+    if (!c->options.survive || (c->state != CORE_LOADING && !is_under_way(c))) return false;
+    if (c->options.world) lose_world(c, rank);
+    if (c->state == CORE_LOADING) return lost_at_start(c, rank, why), true;
     log_warn("%s", why->text);
     if (!(taking_part >> rank & 1)) return true; /* a newcomer */
     r->why = *why;

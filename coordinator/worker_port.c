@@ -291,6 +291,12 @@ int worker_port_switch(struct worker_port *p, const struct bus_id *to, uint32_t 
     return send(p, to, &m);
 }
 
+int worker_port_beat(struct worker_port *p, const struct bus_id *to) {
+    Cadre__Control__V1__Beat beat = CADRE__CONTROL__V1__BEAT__INIT;
+    pb_control m = CONTROL_MESSAGE(BEAT, beat, &beat);
+    return send(p, to, &m);
+}
+
 int worker_port_refuse(struct worker_port *p, const struct bus_id *to, const char *reason) {
     Cadre__Control__V1__Refuse refuse = CADRE__CONTROL__V1__REFUSE__INIT;
     refuse.reason = (char *)reason;

@@ -69,7 +69,7 @@ static const struct conf_command command = {
         "  mpirun -np 4 --bind-to none --mca mpi_yield_when_idle 1 cadre-worker --connect tcp://head:5771 --key cadre.key "
         "--fabric mpi\n\n"
         "Rank and size, where they are not given, are those of PMIx, Open MPI, Slurm or PMI, in this order.\n"
-        "Exit status: 0 after the coordinator ended the cluster in order, 1 otherwise.",
+        "Exit status: 0 after the coordinator ended the cluster in order, 3 refused or no coordinator, 1 otherwise.",
     .options = table};
 
 static void name_log(int rank) {
@@ -214,6 +214,9 @@ static int open_fabric(const struct options *o, struct boot_id *id, struct fabri
     return fabric_auto_open(id->rank, id->size, &net, out, why);
 }
 
+/* Who keeps workers going (cli/tend.h) need not try again with one that is refused, or has nowhere to go. */
+static int exit_status(int rc) { return rc == ERR_DENIED || rc == ERR_DEADLINE ? 3 : rc < 0; }
+
 static int run_alone(const struct options *o) {
     struct bus_context *context;
     struct bus *bus;
@@ -234,7 +237,7 @@ static int run_alone(const struct options *o) {
     worker_free(w);
     bus_close(bus);
     bus_context_close(context);
-    if (!is_mpi(o)) return rc < 0;
+    if (!is_mpi(o)) return exit_status(rc);
     fabric_mpi_finalize(rc >= 0);
     if (rc < 0) _exit(1); /* a peer may be dead, and MPI's exit handlers would wait for it */
     return 0;

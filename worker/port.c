@@ -198,6 +198,7 @@ static int read_message(const pb_control *m, struct port_message *out, struct pl
         snprintf(out->reason, sizeof out->reason, "%s", m->shutdown->reason);
         return 0;
     case CADRE__CONTROL__V1__CONTROL__KIND_EPOCH: out->kind = PORT_EPOCH; return read_epoch(m->epoch, &out->setup, why);
+    case CADRE__CONTROL__V1__CONTROL__KIND_BEAT: return 0;
     case CADRE__CONTROL__V1__CONTROL__KIND_SWITCH:
         out->kind = PORT_SWITCH;
         out->epoch = m->switch_->number;
