@@ -11,7 +11,9 @@ static uint64_t draw(uint64_t *rng) { return hash_u64(*rng += 0x9e3779b97f4a7c15
 static int range(uint64_t *rng, int lo, int hi) { return lo + (int)(draw(rng) % (uint64_t)(hi - lo + 1)); }
 
 /* Every way to be struck is as likely, but for the kill, which takes half. */
-static enum blow_how draw_how(uint64_t *rng) { return range(rng, 0, 1) ? BLOW_KILL : (enum blow_how)range(rng, 1, BLOW_HOWS - 1); }
+static enum blow_how draw_how(uint64_t *rng) {
+    return range(rng, 0, 1) ? BLOW_KILL : (enum blow_how)range(rng, 1, BLOW_HOWS - 1);
+}
 
 /* What happens at a message happens inside the worker that gets it. */
 static bool ends_it(enum blow_how h) { return h == BLOW_KILL || h == BLOW_VANISH; }

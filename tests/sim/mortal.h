@@ -1,7 +1,7 @@
 /* mortal.h - what stands between one worker and the world in a test: its bus and its fabric, each wrapped.
  *
- * Through them a worker that is a few threads of this process can be stopped in the middle of what it does and go on later, as a
- * process would by SIGSTOP and SIGCONT: its threads stand in their next call. It can be late with an epoch, and something may
+ * Through them a worker that is a few threads of this process can be stopped in the middle of what it does and go on later, as
+ * a process would by SIGSTOP and SIGCONT: its threads stand in their next call. It can be late with an epoch, and something may
  * be done to it just when a certain message passes, before anybody can see that it did. */
 #pragma once
 #include "fabric/fabric.h"

@@ -1,7 +1,7 @@
-/* sim_deaths.c - workers die, stand still, or are cut off under load, and every request ends with the bits of an undisturbed run.
+/* sim_deaths.c - workers die, stand still, or are cut off under load: every request ends with the bits of an undisturbed run.
  *
- * A seed draws a cluster and what befalls it (fate.h), reaper.h lets it happen. Workers are the real ones, on the memory fabric.
- * A failing seed is printed and replays its draws; what else the threads do is theirs.
+ * A seed draws a cluster and what befalls it (fate.h); reaper.h lets it happen. Workers are the real ones, on the memory
+ * fabric. A failing seed is printed and replays its draws; what else the threads do is theirs.
  *
  * usage: sim_deaths CHECKPOINT [--seeds N] [--seed S] [--jobs J]: so many processes share the seeds */
 #include "tests/sim/cluster.h"
