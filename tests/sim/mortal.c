@@ -1,4 +1,6 @@
-/* mortal.c - see mortal.h. One lock and one condition for each worker: every call passes them, and waits there while stopped. */
+/* mortal.c - see mortal.h. One lock and one condition for each worker: every call passes them, and waits there while it stands.
+ *
+ * Nothing of it is held when the wrapped call is made. */
 #include "tests/sim/mortal.h"
 
 #include <errno.h>
