@@ -33,10 +33,8 @@ void child_find(const char *program, const char *folder, char *path, size_t cap)
     snprintf(path, cap, "%s", program);
 }
 
-void child_follow_parent(void) { prctl(PR_SET_PDEATHSIG, SIGKILL); }
-
 void child_with_parent(char *const argv[]) {
-    child_follow_parent();
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != 1) execvp(argv[0], argv);
 }
 

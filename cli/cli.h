@@ -19,6 +19,7 @@ int experts_main(int argc, char **argv);
 int tokenize_main(int argc, char **argv);
 int inspect_main(int argc, char **argv);
 int trace_main(int argc, char **argv);
+int drain_main(int argc, char **argv);
 int events_main(int argc, char **argv);
 int keygen_main(int argc, char **argv);
 int journal_main(int argc, char **argv);

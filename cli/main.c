@@ -1,7 +1,6 @@
 /* main.c - `cadre`: finds the verb and runs it. Each verb is one file with one option table. */
 #include "cli/child.h"
 #include "cli/cli.h"
-#include "cli/tend.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +10,7 @@ static const struct cli_verb verbs[] = {
     {"generate", "send a prompt, print the answer as it is made", generate_main},
     {"chat", "talk to the model, line by line", chat_main},
     {"status", "workers, queue and memory of a running cluster", status_main},
+    {"drain", "let a worker leave a running cluster", drain_main},
     {"events", "what happened to a running cluster, and when", events_main},
     {"experts", "how often each expert was used, and where", experts_main},
     {"trace", "record where a running cluster sends its tokens", trace_main},
@@ -54,12 +54,10 @@ int main(int argc, char **argv) {
     bool help = !strcmp(name, "help") || !strcmp(name, "--help") || !strcmp(name, "-h");
     if (help && argc < 3) return print_help(stdout), EXIT_DONE;
     if (!strcmp(name, "--version") || !strcmp(name, "version")) return printf("cadre %s\n", CADRE_VERSION), EXIT_DONE;
-    /* For serve alone, see child.h and tend.h; not in the list. */
-    if (!strcmp(name, "with-parent") && argc > 2) {
+    if (!strcmp(name, "with-parent") && argc > 2) { /* for serve alone, see child.h; not in the list */
         child_with_parent(argv + 2);
         return fprintf(stderr, "cadre: cannot run %s\n", argv[2]), EXIT_FAILED;
     }
-    if (!strcmp(name, "tend") && argc > 2) return child_follow_parent(), tend_run("the worker", argv + 2);
     const struct cli_verb *verb = find_verb(help ? argv[2] : name);
     if (!verb) return unknown_verb(help ? argv[2] : name);
     if (!help) return verb->run(argc - 1, argv + 1);

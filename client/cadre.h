@@ -206,8 +206,8 @@ struct cadre_cluster {
     uint64_t uptime_us, steps, finished, cancelled, expired, failed, preemptions, prompt_tokens, generated_tokens;
     uint32_t epoch, placement_version, waiting, running, max_context, max_batch;
     uint32_t layers, experts, topk; /* MoE layers, experts in each, experts per token */
-    uint64_t strangers; /* connections, and messages between workers, that were not let in: no key, or another */
     /* (layer, expert) pairs that are on no worker: requests that do not allow degraded answers wait */
+    uint64_t strangers;          /* connections that were not let in, for want of a key */
     uint32_t missing_experts;
     const char *missing;      /* the first of them, for people; "" when there is none */
     const struct cadre_journal *journal; /* NULL: the cluster keeps none, requests end with their connection */
@@ -248,6 +248,10 @@ struct cadre_links {         /* what passes between workers: tables [n * n], fro
 };
 CADRE_API int  cadre_links(struct cadre_client *client, uint32_t timeout_ms, struct cadre_links **out);
 CADRE_API void cadre_links_free(struct cadre_links *links);
+
+/* A worker is to leave: its requests go on elsewhere, and it ends (state "left") when the others hold its experts.
+ * CADRE_OK: that has begun. CADRE_NOT_FOUND: there is none; CADRE_RESOURCE_EXHAUSTED: the others could not hold the model. */
+CADRE_API int  cadre_drain(struct cadre_client *client, uint32_t rank, uint32_t timeout_ms);
 
 struct cadre_domain_load {   /* what tokens of one domain chose, as their homes counted it; late by a tenth of a second */
     const char *name;

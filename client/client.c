@@ -195,6 +195,17 @@ int cadre_links(struct cadre_client *c, uint32_t timeout_ms, struct cadre_links 
     return *out ? CADRE_OK : unreadable(c, "Links");
 }
 
+int cadre_drain(struct cadre_client *c, uint32_t rank, uint32_t timeout_ms) {
+    struct item *item;
+    size_t len;
+    uint8_t *bytes = port_encode_drain(rank, &len);
+    if (!bytes) return client_fail(c, CADRE_RESOURCE_EXHAUSTED, "the client is out of memory");
+    int rc = ask(c, "Drain", bytes, len, timeout_ms, &item);
+    free(bytes);
+    if (!rc) free(item);
+    return rc;
+}
+
 int cadre_experts(struct cadre_client *c, uint32_t timeout_ms, struct cadre_load **out) {
     struct item *item;
     int rc = ask(c, "Experts", NULL, 0, timeout_ms, &item);

@@ -90,6 +90,7 @@ uint8_t *port_encode_tokenize(const struct cadre_request *r, size_t *len);
 int  port_decode_event(const uint8_t *bytes, size_t len, struct arena *arena, struct cadre_event *e, void **hold);
 void port_release(void *hold);
 struct cadre_cluster *port_decode_status(const uint8_t *bytes, size_t len);
+uint8_t *port_encode_drain(uint32_t rank, size_t *len); /* NULL: out of memory */
 struct cadre_links *port_decode_links(const uint8_t *bytes, size_t len);
 struct cadre_load *port_decode_experts(const uint8_t *bytes, size_t len);
 uint8_t *port_encode_trace(const uint32_t *layers, size_t n, size_t *len);

@@ -374,6 +374,15 @@ static void fill_hops(struct cadre_hops *out, const Cadre__V1__Hops *m) {
     out->far_combine_bytes = m->far_combine_bytes;
 }
 
+uint8_t *port_encode_drain(uint32_t rank, size_t *len) {
+    Cadre__V1__DrainRequest m = CADRE__V1__DRAIN_REQUEST__INIT;
+    m.rank = rank;
+    *len = cadre__v1__drain_request__get_packed_size(&m);
+    uint8_t *bytes = malloc(*len + 1);
+    if (bytes) cadre__v1__drain_request__pack(&m, bytes);
+    return bytes;
+}
+
 struct cadre_links *port_decode_links(const uint8_t *bytes, size_t len) {
     Cadre__V1__LinksReply *m = cadre__v1__links_reply__unpack(NULL, len, bytes);
     size_t cells = m ? (size_t)m->workers * m->workers : 0;

@@ -128,6 +128,13 @@ int client_port_read_resume(struct client_port *p, const uint8_t *payload, size_
     return 0;
 }
 
+int client_port_read_drain(struct client_port *p, const uint8_t *payload, size_t len, int *rank, struct why *why) {
+    const Cadre__V1__DrainRequest *m = pb_arena_unpack(&p->pb, &cadre__v1__drain_request__descriptor, payload, len);
+    if (!m) return unreadable("DrainRequest", len, why);
+    *rank = m->rank < MSG_MAX_WORKERS ? (int)m->rank : MSG_MAX_WORKERS; /* which is none */
+    return 0;
+}
+
 int client_port_read_tokenize(struct client_port *p, const uint8_t *payload, size_t len, struct tokenize_request *out,
                               struct why *why) {
     const Cadre__V1__TokenizeRequest *m = pb_arena_unpack(&p->pb, &cadre__v1__tokenize_request__descriptor, payload, len);

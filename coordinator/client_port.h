@@ -30,6 +30,7 @@ const uint8_t *client_port_tokens(struct client_port *p, const struct stream_pie
 const uint8_t *client_port_finished(struct client_port *p, const struct generate_finished *f, size_t *len);
 const uint8_t *client_port_status(struct client_port *p, const struct status_report *r, size_t *len);
 const uint8_t *client_port_experts(struct client_port *p, const struct experts_report *r, size_t *len);
+int client_port_read_drain(struct client_port *p, const uint8_t *payload, size_t len, int *rank, struct why *why);
 const uint8_t *client_port_links(struct client_port *p, const struct links_report *r, size_t *len);
 const uint8_t *client_port_trace(struct client_port *p, const uint8_t *chunk, size_t chunk_len, size_t *len);
 const uint8_t *client_port_event(struct client_port *p, const struct event *e, size_t *len);

@@ -17,8 +17,6 @@
 enum {
     MISSING_EVERY_US = 5 * 1000 * 1000,
     SHUTDOWN_EVERY_US = 50 * 1000,
-    PROBE_FOR_US = 200 * 1000,
-    PROBE_EVERY_US = 10 * 1000,
     LEAVE_US = 5 * 1000 * 1000, /* for workers to go after Shutdown */
 };
 
@@ -38,8 +36,7 @@ static int rank_of(const struct coordinator *c, const struct bus_id *id) {
 static void condemn(struct coordinator *c, int rank, int rc, const struct why *why) {
     core_event(c, EVENT_WORKER_DEAD, rank, "%s", why->text);
     member_gone(&c->members, rank, false);
-    bool hopeless = c->state == CORE_LOADING && rc != ERR_GONE; /* another would do the same */
-    if (c->state != CORE_LEAVING && (hopeless || !recover_lost(c, rank, why))) core_fail(c, rc, why);
+    if (c->state != CORE_LEAVING && !recover_lost(c, rank, why)) core_fail(c, rc, why);
 }
 
 void cluster_lose(struct coordinator *c, int rank, const struct why *why) {
@@ -62,7 +59,7 @@ void cluster_unreachable(struct coordinator *c, int rank, int rc) {
 static bool all_local(const struct coordinator *c) {
     char host[MSG_HOST_BYTES] = "";
     gethostname(host, sizeof host - 1);
-    for (int w = 0; w < c->options.workers; w++)
+    for (int w = 0; w < c->options.first; w++)
         if (strcmp(c->members.m[w].host, host)) return false;
     return true;
 }
@@ -90,11 +87,13 @@ struct measure cluster_measure(const struct coordinator *c, const struct schedul
                             .hosts = c->hosts};
 }
 
-int cluster_check_fit(struct coordinator *c, const struct scheduler_limits *l, uint64_t available, struct why *why) {
-    struct worker_bytes bytes[MSG_MAX_WORKERS];
+int cluster_check_fit(const struct coordinator *c, const struct scheduler_limits *l, const uint64_t *hosts, uint64_t members,
+                      uint64_t available, struct why *why) {
+    struct worker_bytes bytes[MSG_MAX_WORKERS] = {0};
     struct measure m = cluster_measure(c, l);
+    m.hosts = hosts;
     for (int w = 0; w < c->options.workers; w++) {
-        int rc = measure_worker(&m, w, &bytes[w], why);
+        int rc = members >> w & 1 ? measure_worker(&m, w, &bytes[w], why) : 0;
         if (rc < 0) return rc;
     }
     return fit_check(bytes, c->options.workers, c->weights, c->options.memory, available, why);
@@ -165,21 +164,20 @@ static void release_held(struct coordinator *c) {
 
 static void welcome_all(struct coordinator *c) {
     struct why why;
-    bool first = c->state == CORE_LOADING;
     int held = count_held(c);
-    if (held && held < c->options.workers) return release_held(c);
-    if (first) c->recovery.available = all_local(c) && !held ? memory_available() : 0; /* they have what they need already */
-    int rc = first ? cluster_check_fit(c, &c->scheduler.limits, c->recovery.available, &why) : 0;
+    if (held && held < c->options.first) return release_held(c);
+    c->recovery.available = all_local(c) && !held ? memory_available() : 0; /* they have what they need already */
+    int rc = cluster_check_fit(c, &c->scheduler.limits, c->hosts, core_first(c), c->recovery.available, &why);
     if (rc < 0) return core_fail(c, rc, &why);
     struct worker_peer peers[MSG_MAX_WORKERS];
-    for (int i = 0; i < c->options.workers; i++) {
+    for (int i = 0; i < c->options.first; i++) {
         c->recovery.host[i] = (uint8_t)member_host(&c->members, i);
         if (c->recovery.host[i] >= c->hops.hosts) c->hops.hosts = c->recovery.host[i] + 1;
     }
-    cluster_peers(c, UINT64_MAX, peers);
-    log_info("all %d workers are here%s, loading %s as %s", c->options.workers, held ? " again" : "", c->model_name,
+    cluster_peers(c, core_first(c), peers);
+    log_info("all %d workers are here%s, loading %s as %s", c->options.first, held ? " again" : "", c->model_name,
              fmt_name(c->weights));
-    for (int i = 0; i < c->options.workers && c->members.m[i].state == WORKER_CONNECTED; i++) welcome(c, i, peers, c->hosts);
+    for (int i = 0; i < c->options.first && c->state == CORE_LOADING; i++) welcome(c, i, peers, c->hosts);
 }
 
 /* In the place of one that died; the others hear of it when it is ready. */
@@ -187,27 +185,20 @@ static void welcome_newcomer(struct coordinator *c, int rank) {
     struct worker_peer peers[MSG_MAX_WORKERS];
     uint64_t *hosts = malloc(sizeof *hosts * ((size_t)c->shape.layers * (size_t)c->shape.experts + 1));
     if (!hosts) return cluster_unreachable(c, rank, ERR_NOMEM);
-    if (c->state == CORE_LOADING) memcpy(hosts, c->hosts, sizeof *hosts * (size_t)c->shape.layers * (size_t)c->shape.experts);
-    else recover_share(c, rank, hosts);
+    recover_share(c, rank, hosts);
     cluster_peers(c, UINT64_C(1) << rank, peers);
     welcome(c, rank, peers, hosts);
     free(hosts);
 }
 
-static void probe(struct coordinator *c, int rank) {
-    int rc = worker_port_beat(c->worker_port, &c->worker_id[rank]);
-    c->moved = true;
-    if (rc == ERR_GONE) cluster_unreachable(c, rank, rc);
-}
-
 static int admit(struct coordinator *c, const struct worker_hello *h, struct why *why) {
-    bool known = h->rank < (uint32_t)c->options.workers;
-    if (known && member_alive(&c->members, (int)h->rank)) probe(c, (int)h->rank); /* it may come in the place of a dead one */
-    if (c->state == CORE_LOADING) return member_hello(&c->members, h, c->now_us, why);
+    if (c->state <= CORE_PROVING && h->rank >= (uint32_t)c->options.first && h->rank < (uint32_t)c->options.workers)
+        return fail(why, ERR_AGAIN, "rank %u is one of those that come when the first %d work", h->rank, c->options.first);
+    if (c->state <= CORE_PROVING) return member_hello(&c->members, h, c->now_us, why);
     if (h->held_incarnation) return fail(why, ERR_DENIED, "this worker was taken for dead; start it again");
-    if (!c->options.survive || c->state < CORE_PROVING || c->state > CORE_RECOVERING)
+    if (!c->options.survive || (c->state != CORE_SERVING && c->state != CORE_RECOVERING))
         return fail(why, ERR_DENIED, "this cluster is complete and takes no more workers");
-    if (!known) return member_hello(&c->members, h, c->now_us, why);
+    if (h->rank >= (uint32_t)c->options.workers) return member_hello(&c->members, h, c->now_us, why);
     const struct member *m = &c->members.m[h->rank];
     enum worker_state was = m->state;
     bool repeats = was == WORKER_CONNECTED && m->pid == h->pid && !strcmp(m->host, h->host);
@@ -234,9 +225,23 @@ static void on_hello(struct coordinator *c, const struct bus_id *id, const struc
     if (h->held_step > c->scheduler.planned) c->scheduler.planned = c->scheduler.committed = h->held_step;
     log_info("worker %u is here (%s pid %" PRIu64 ")", h->rank, h->host, h->pid);
     event_figure(core_event(c, EVENT_WORKER_HERE, (int)h->rank, "%s", h->host), "pid", (int64_t)h->pid);
-    if (member_count(&c->members, WORKER_CONNECTED) == c->options.workers) welcome_all(c);
-    else if (!c->options.world && (c->state != CORE_LOADING || c->recovery.replaced >> h->rank & 1))
-        welcome_newcomer(c, (int)h->rank);
+    if (c->state != CORE_LOADING) welcome_newcomer(c, (int)h->rank);
+    else if (member_count(&c->members, WORKER_CONNECTED) == c->options.first) welcome_all(c);
+}
+
+/* One that nobody gave a rank. While the first are awaited it is one of them, or has to wait until they work. */
+static void on_seat(struct coordinator *c, const struct bus_id *id, const struct worker_hello *h) {
+    char reason[160];
+    bool begins = c->state <= CORE_PROVING;
+    c->moved = true;
+    if (h->protocol != MEMBER_PROTOCOL) return refuse(c, id, "it is of another release; install the same everywhere");
+    if (!begins && (!c->options.survive || c->state > CORE_RECOVERING))
+        return refuse(c, id, "this cluster takes no more workers");
+    int rank = member_seat(&c->members, h->host, h->pid, begins ? c->options.first : c->options.workers, c->now_us);
+    if (rank >= 0) worker_port_seated(c->worker_port, id, rank, c->options.workers);
+    if (rank >= 0 || (begins && c->options.first < c->options.workers)) return; /* it asks again */
+    snprintf(reason, sizeof reason, "all %d ranks are taken (--max-workers)", c->options.workers);
+    refuse(c, id, reason);
 }
 
 /* Sequences of the journal whose keys and values are still there go on there. */
@@ -273,11 +278,9 @@ static void on_ready(struct coordinator *c, int rank, const struct worker_ready 
     rc = recall_class(c, &why);
     if (rc < 0) return core_fail(c, rc, &why);
     recover_start(c);
-    bool proven = !c->options.prove || count_held(c); /* those that were kept work already */
-    rc = proven ? 0 : prove_start(c, &why);
-    if (rc < 0) return core_fail(c, rc, &why);
-    if (proven) core_serve(c);
-    recover_replaced(c);
+    if (!c->options.prove || count_held(c)) return core_serve(c); /* those work already */
+    rc = prove_start(c, &why);
+    if (rc < 0) core_fail(c, rc, &why);
 }
 
 /* ---- steps ---- */
@@ -378,7 +381,6 @@ static void on_trouble(struct coordinator *c, int rank, const struct worker_msg 
     struct why why;
     const struct member *w = &c->members.m[rank];
     fail(&why, ERR_GONE, "worker %d (%s pid %" PRIu64 ") left: %s", rank, w->host, w->pid, m->trouble.reason);
-    if (c->state == CORE_LOADING) return core_fail(c, ERR_GONE, &why); /* it would again */
     cluster_lose(c, rank, &why);
 }
 
@@ -399,26 +401,19 @@ static void on_record(struct coordinator *c, int rank, const struct worker_msg *
     condemn(c, rank, rc, &why);
 }
 
-/* A worker counts from zero when another process takes its place. */
-static void on_beat(struct coordinator *c, int rank, const struct worker_msg *m) {
-    uint64_t now = m->beat.strangers, *before = &c->strangers_of[rank];
-    c->strangers += now < *before ? now : now - *before;
-    *before = now;
-    member_beat(&c->members, rank, m->beat.progress, m->beat.busy, c->now_us);
-}
-
 static void on_message(struct coordinator *c, int rank, const struct worker_msg *m) {
     switch (m->kind) {
     case WORKER_PROGRESS: member_load(&c->members, rank, m->progress.done_bytes, m->progress.total_bytes, c->now_us); return;
     case WORKER_IS_READY: on_ready(c, rank, &m->ready); return;
     case WORKER_STEP_DONE: on_step_done(c, rank, &m->done); return;
-    case WORKER_BEAT: on_beat(c, rank, m); return;
+    case WORKER_BEAT: member_beat(&c->members, rank, m->beat.progress, m->beat.busy, c->now_us); return;
     case WORKER_TROUBLE:
     case WORKER_REFUSES: on_trouble(c, rank, m); return;
     case WORKER_TRACE:
     case WORKER_TALLY:
     case WORKER_LINKS: on_record(c, rank, m); return;
     case WORKER_PREPARED: recover_prepared(c, rank, m->prepared.number, m->prepared.weight_bytes); return;
+    case WORKER_SEAT:
     case WORKER_HELLO: member_seen(&c->members, rank, c->now_us); return; /* repeated: it still waits */
     }
 }
@@ -442,6 +437,8 @@ void cluster_receive(struct coordinator *c) {
             on_message(c, rank, &m);
         } else if (m.kind == WORKER_HELLO) {
             on_hello(c, &from, &m.hello);
+        } else if (m.kind == WORKER_SEAT) {
+            on_seat(c, &from, &m.hello);
         } else {
             c->noise++;
             if (c->options.survive && c->state != CORE_LOADING) /* it was declared dead, and may not know */
@@ -456,9 +453,9 @@ static void say_missing(struct coordinator *c) {
     if (c->state != CORE_LOADING || c->now_us - c->missing_said_us < MISSING_EVERY_US) return;
     char ranks[256];
     c->missing_said_us = c->now_us;
-    if (member_count(&c->members, WORKER_EXPECTED)) {
-        member_list(&c->members, WORKER_EXPECTED, ranks, sizeof ranks);
-        log_info("waiting for workers: rank %s of %d missing; they join at %s", ranks, c->options.workers,
+    member_list(&c->members, WORKER_EXPECTED, ranks, sizeof ranks);
+    if (ranks[0]) {
+        log_info("waiting for workers: rank %s of %d missing; they join at %s", ranks, c->options.first,
                  bus_endpoint(c->worker_bus));
     } else {
         member_list(&c->members, WORKER_LOADING, ranks, sizeof ranks);
@@ -468,7 +465,8 @@ static void say_missing(struct coordinator *c) {
 
 /* All must come in time; how long they load is their disks' business, as long as it goes on. */
 static int late_rank(const struct coordinator *c, enum worker_state state) {
-    for (int w = 0; w < c->options.workers; w++) {
+    int last = state == WORKER_LOADING ? c->options.workers : c->options.first;
+    for (int w = 0; w < last; w++) {
         const struct member *m = &c->members.m[w];
         int64_t since = state == WORKER_LOADING ? m->moved_us : c->started_us;
         if (m->state == state && c->now_us - since >= c->options.start_timeout_us) return w;
@@ -537,19 +535,6 @@ static void say_suspects(struct coordinator *c) {
     }
 }
 
-/* A process that dies closes its connection, which is known long before its lease is over. ZeroMQ says that one has ended, and
- * then, perhaps a little later, refuses to send over it. */
-static void probe_all(struct coordinator *c) {
-    struct bus_link link;
-    bus_get_link(c->worker_bus, &link);
-    if (link.lost != c->broken) c->probe_until_us = c->now_us + PROBE_FOR_US;
-    c->broken = link.lost;
-    if (c->now_us >= c->probe_until_us || c->now_us < c->probe_us) return;
-    c->probe_us = c->now_us + PROBE_EVERY_US;
-    for (int w = 0; w < c->options.workers && c->state < CORE_LEAVING; w++)
-        if (member_alive(&c->members, w)) probe(c, w);
-}
-
 void cluster_tick(struct coordinator *c) {
     struct why why;
     int rank;
@@ -557,7 +542,6 @@ void cluster_tick(struct coordinator *c) {
     if (c->state == CORE_FAILED || c->state == CORE_ENDED) return;
     while ((rank = member_tick(&c->members, c->now_us, &why)) >= 0 && c->state != CORE_FAILED) cluster_lose(c, rank, &why);
     while (member_release(&c->members, c->now_us, &why) >= 0) log_warn("%s", why.text);
-    probe_all(c);
     say_suspects(c);
     say_missing(c);
     check_start(c);

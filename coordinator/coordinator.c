@@ -36,9 +36,9 @@ void core_set_state(struct coordinator *c, enum core_state to) {
                                         "draining", "leaving", "failed",  "ended"};
     static const bool legal[CORE_STATES][CORE_STATES] = {
         [CORE_LOADING] = {[CORE_PROVING] = true, [CORE_SERVING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
-        [CORE_PROVING] = {[CORE_SERVING] = true, [CORE_RECOVERING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
+        [CORE_PROVING] = {[CORE_SERVING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
         [CORE_SERVING] = {[CORE_RECOVERING] = true, [CORE_DRAINING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
-        [CORE_RECOVERING] = {[CORE_PROVING] = true, [CORE_SERVING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
+        [CORE_RECOVERING] = {[CORE_SERVING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
         [CORE_DRAINING] = {[CORE_RECOVERING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
         [CORE_LEAVING] = {[CORE_ENDED] = true},
         [CORE_FAILED] = {[CORE_ENDED] = true},
@@ -100,10 +100,12 @@ static int check_exchange(struct coordinator *c, struct why *why) {
                     o->combine_payload);
     if (m->router.bias_update.serve && o->microbatches == 2)
         return fail(why, ERR_INVALID, "--microbatches 2: this model's router follows the traffic step by step; use 1");
+    if (o->first < o->workers && o->hops == 2)
+        return fail(why, ERR_INVALID, "two hops want all hosts to be known from the start: no --max-workers beyond --workers");
     c->overlap.forced = m->router.bias_update.serve ? 1 : o->microbatches;
     int payload = o->payload ? ep_format_parse(o->payload) : EP_F32;
     if (payload < 0) return fail(why, ERR_INVALID, "--payload %s: wanted f32, bf16, int8 or fp8", o->payload);
-    c->hops = (struct hops){.forced = o->hops,
+    c->hops = (struct hops){.forced = o->first < o->workers ? 1 : o->hops,
                             .workers = o->workers,
                             .experts = m->moe_layers ? m->gate.experts : 0,
                             .topk = m->gate.k,
@@ -129,7 +131,7 @@ static int open_model(struct coordinator *c, struct why *why) {
     c->model_name = strndup(name, (size_t)(dir + end - name));
     if (!c->model_name) return fail(why, ERR_NOMEM, "out of memory");
     int fmt = fmt_parse(c->options.weights);
-    if (fmt < 0) return fail(why, ERR_INVALID, "weights '%s': wanted bf16, f32, q8, q4 or stored", c->options.weights);
+    if (fmt < 0) return fail(why, ERR_INVALID, "weights '%s': wanted bf16, f32 or stored", c->options.weights);
     c->weights = (enum fmt)fmt;
     return open_tokenizer(c, why);
 }
@@ -157,7 +159,7 @@ static int open_placement(struct coordinator *c, struct why *why) {
     if (!c->hosts) return fail(why, ERR_NOMEM, "out of memory for the placement");
     int rc = 0;
     if (c->options.placement_file) rc = planner_read(&c->shape, c->options.placement_file, c->hosts, why);
-    else planner_contiguous(&c->shape, c->hosts);
+    else planner_contiguous(&c->shape, c->options.first, c->hosts);
     if (rc >= 0) rc = placement_partial(&c->placement, c->shape.workers, c->shape.layers, c->shape.experts, c->hosts, why);
     if (rc < 0) return rc;
     if (recover_init(c) < 0) return fail(why, ERR_NOMEM, "out of memory for the placement");
@@ -186,7 +188,7 @@ static int open_scheduler(struct coordinator *c, struct why *why) {
                                  .max_queue = o->max_queue ? o->max_queue : DEFAULT_QUEUE,
                                  .vocab = c->checkpoint.config.vocab,
                                  .ahead = 2};
-    if (o->memory) rc = cluster_check_fit(c, &l, 0, why); /* now rather than when all workers have come */
+    if (o->memory) rc = cluster_check_fit(c, &l, c->hosts, core_first(c), 0, why); /* rather than when all have come */
     return rc < 0 ? rc : scheduler_init(&c->scheduler, &l, why);
 }
 
@@ -196,6 +198,7 @@ static int open_doors(struct coordinator *c, struct why *why) {
     int requests = queues * c->scheduler.limits.max_queue + c->scheduler.limits.max_batch;
     struct call_limits calls = {.payload_bytes = PAYLOAD_BYTES, .calls = requests + OTHER_CALLS, .ping_us = PING_US};
     struct member_limits members = {.workers = o->workers,
+                                    .first = o->first,
                                     .fabric = o->fabric,
                                     .fingerprint = c->checkpoint.fingerprint,
                                     .lease_us = o->lease_us,
@@ -212,6 +215,7 @@ static int open_doors(struct coordinator *c, struct why *why) {
 
 static void default_options(struct coordinator_options *o) {
     if (!o->fabric) o->fabric = "";
+    if (!o->first) o->first = o->workers;
     if (!o->weights) o->weights = "bf16";
     if (!o->isa) o->isa = "auto";
     if (!o->start_timeout_us) o->start_timeout_us = 120 * 1000000;
@@ -226,6 +230,8 @@ int coordinator_new(const struct coordinator_options *o, struct bus *clients, st
                     struct why *why) {
     if (o->workers < 1 || o->workers > MSG_MAX_WORKERS)
         return fail(why, ERR_INVALID, "%d workers: 1 to %d are possible", o->workers, MSG_MAX_WORKERS);
+    if (o->first < 0 || o->first > o->workers)
+        return fail(why, ERR_INVALID, "%d workers to begin with, of at most %d", o->first, o->workers);
     struct coordinator *c = calloc(1, sizeof *c);
     if (!c) return fail(why, ERR_NOMEM, "out of memory");
     c->options = *o;
@@ -300,13 +306,6 @@ static bool drained(struct coordinator *c) {
     return c->now_us - c->drained_us > LAST_READ_US;
 }
 
-/* Told to finish, and nobody is left who could. */
-static void give_up(struct coordinator *c) {
-    if (atomic_load(&c->stop) != 1 || !c->n_requests) return;
-    c->result = fail(&c->why, ERR_GONE, "%d requests are cut: %s", c->n_requests, c->recovery.why.text);
-    log_error("%s", c->why.text);
-}
-
 static void leave(struct coordinator *c) {
     core_set_state(c, CORE_LEAVING);
     service_end_all(c, CALL_UNAVAILABLE, "the cluster is ending");
@@ -323,8 +322,7 @@ static void follow_stop(struct coordinator *c) {
         core_set_state(c, CORE_DRAINING);
         service_end_held(c);
     }
-    bool cut = c->state == CORE_RECOVERING && c->recovery.waits, now = stop == 2 || c->state <= CORE_PROVING || cut;
-    if (cut) give_up(c);
+    bool now = stop == 2 || c->state <= CORE_PROVING || (c->state == CORE_RECOVERING && c->recovery.waits);
     if ((c->state == CORE_DRAINING && drained(c)) || (now && c->state < CORE_LEAVING)) leave(c);
 }
 
@@ -354,7 +352,6 @@ static int64_t pass(struct coordinator *c) {
     say_busy(c);
     int64_t tick = c->now_us + TICK_US, verdict = member_next_us(&c->members);
     if (verdict < tick) tick = verdict;
-    if (c->now_us < c->probe_until_us && c->probe_us < tick) tick = c->probe_us;
     return c->moved ? c->now_us : next < tick ? next : tick;
 }
 

@@ -17,7 +17,8 @@
 struct journal_disk;
 struct coordinator_options {
     const char *model_dir;      /* borrowed, like all strings here */
-    int workers;                /* 1 .. 64 */
+    int workers;                /* ranks there may be, 1 .. 64 */
+    int first;                  /* it begins with ranks 0 .. first - 1, the others may come later; 0 = all */
     const char *fabric;         /* what workers must say at Hello; "" = anything */
     const char *weights, *isa;  /* "bf16" | "f32"; NULL = bf16, auto */
     const char *payload, *combine_payload; /* how rows travel to experts and back, ep_payload.h; NULL = f32 */
@@ -37,7 +38,6 @@ struct coordinator_options {
     uint64_t memory;            /* bytes one worker may use; 0 = do not check, but for this host's free memory */
     bool ids_only;              /* serve without a tokenizer */
     bool survive;               /* when a worker dies the others go on, and another may come in its place; false: it fails */
-    bool world;                 /* workers stand and fall together: one that dies takes the others along, and all come again */
     bool prove;                 /* see prove.h; false (tests): it serves as soon as all are ready */
     bool end_on_death;          /* end when it fails, instead of answering Status as failed */
     int64_t start_timeout_us;   /* for all workers to come, and for one that loads to move; 0 = 120 s */

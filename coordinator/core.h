@@ -116,10 +116,7 @@ struct coordinator {
     struct proof proof;
     int64_t missing_said_us, shutdown_said_us, busy_said_us, leave_by_us, swept_us;
     uint64_t suspects; /* mask, as last logged */
-    uint64_t broken;   /* connections of workers' bus that have ended; below: until when we look whose it was */
-    int64_t probe_us, probe_until_us; /* the next look */
     uint64_t noise;    /* messages from nobody we know */
-    uint64_t strangers, strangers_of[MSG_MAX_WORKERS]; /* messages their fabrics refused: in all; as each said last */
 
     /* clients */
     struct bus *client_bus;
@@ -146,6 +143,8 @@ struct coordinator {
     struct bell bell;
 };
 
+/* Mask of the ranks it begins with. */
+static inline uint64_t core_first(const struct coordinator *c) { return UINT64_MAX >> (64 - c->options.first); }
 void core_set_state(struct coordinator *c, enum core_state to);         /* the only place where it changes */
 void core_serve(struct coordinator *c);                         /* -> SERVING, for the first time */
 void core_fail(struct coordinator *c, int code, const struct why *why); /* -> FAILED, once; everybody is told */
@@ -153,8 +152,10 @@ void core_fail(struct coordinator *c, int code, const struct why *why); /* -> FA
 /* cluster.c */
 void cluster_receive(struct coordinator *c); /* all messages of workers, committed tokens to their streams */
 void cluster_tick(struct coordinator *c);    /* deadlines, missing workers, leaving */
-/* What the workers will need against options.memory and, unless 0, against what is available on the one host they share. */
-int cluster_check_fit(struct coordinator *c, const struct scheduler_limits *l, uint64_t available, struct why *why);
+/* What the members will need with experts placed so, against options.memory and, unless 0, against what is available on the one
+ * host they share. */
+int cluster_check_fit(const struct coordinator *c, const struct scheduler_limits *l, const uint64_t *hosts, uint64_t members,
+                      uint64_t available, struct why *why);
 struct measure cluster_measure(const struct coordinator *c, const struct scheduler_limits *l);
 /* peers[workers], those outside the mask without incarnation. */
 void cluster_peers(const struct coordinator *c, uint64_t mask, struct worker_peer *peers);
@@ -166,7 +167,7 @@ void cluster_shutdown(struct coordinator *c, bool abort, const char *reason);
 
 /* service.c */
 extern const struct call_method service_methods[];
-enum { SERVICE_METHODS = 8 };
+enum { SERVICE_METHODS = 9 };
 void service_prepared(struct coordinator *c); /* what the tokeniser has finished */
 void service_committed(struct coordinator *c, const struct commit *commit);
 void service_tick(struct coordinator *c); /* answers that nobody reads */

@@ -26,6 +26,7 @@ enum { EVENTS_KEPT = 1024, EVENT_TEXT_BYTES = 512, EVENT_FIGURES = 6 };
     X(WORKER_SUSPECT, "worker-suspect")                                                                                        \
     X(WORKER_BACK, "worker-back")                                                                                              \
     X(WORKER_DEAD, "worker-dead")                                                                                              \
+    X(WORKER_LEAVES, "worker-leaves")                                                                                          \
     X(WORKER_LEFT, "worker-left")                                                                                              \
     X(EPOCH_OPENED, "epoch-opened")                                                                                            \
     X(EPOCH_BEGUN, "epoch-begun")                                                                                              \

@@ -12,7 +12,7 @@
 
 struct options {
     char *listen, *control, *key, *endpoint_file, *fabric, *on_death, *weights, *isa, *mla, *placement, *config, *log_level;
-    int64_t endpoint_fd, workers, max_batch, max_context, step_tokens, prefill_chunk, kv_tokens, memory, max_queue,
+    int64_t endpoint_fd, workers, max_workers, max_batch, max_context, step_tokens, prefill_chunk, kv_tokens, memory, max_queue,
         start_timeout;
     char *payload, *combine, *combine_payload, *microbatches, *dispatch;
     double lease, patience, attach;
@@ -24,7 +24,9 @@ struct options {
 static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Cluster"},
     {"workers", CONF_INT, AT(workers), .def = "1", .min = 1, .max = 64, .arg = "N",
-     .help = "how many workers the cluster has; they join by themselves"},
+     .help = "how many workers it begins with; they join by themselves"},
+    {"max-workers", CONF_INT, AT(max_workers), .min = 0, .max = 64, .arg = "N",
+     .help = "how many there may be one day: more may join while it serves; default: no more"},
     {"listen", CONF_STRING, AT(listen), .def = "tcp://127.0.0.1:5770", .arg = "ENDPOINT",
      .help = "where clients come; port * takes any free one"},
     {"control", CONF_STRING, AT(control), .def = "tcp://127.0.0.1:5771", .arg = "ENDPOINT", .help = "where workers come"},
@@ -36,13 +38,13 @@ static const struct conf_option table[] = {
     {"fabric", CONF_CHOICE, AT(fabric), .choices = "mem|shm|ucx|auto|mpi|mpi-alltoallv",
      .help = "refuse workers with another fabric"},
     {"on-death", CONF_CHOICE, AT(on_death), .choices = "recover|end",
-     .help = "of a worker: go on with the others, and take in another, or end; default: recover, if fabric is given"},
+     .help = "of a worker: go on with the others, or end; default: recover with shm, ucx, auto"},
     {"placement", CONF_STRING, AT(placement), .arg = "FILE",
      .help = "which expert lives where; default: evenly, in order (see below)"},
     {"start-timeout", CONF_INT, AT(start_timeout), .def = "120", .min = 1, .max = 86400, .arg = "SECONDS",
      .help = "give up when the workers are not ready by then"},
     {"", CONF_FLAG, 0, .help = "Numbers (must suit all workers)"},
-    {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32|q8|q4|stored",
+    {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32|stored",
      .help = "format of weights and KV in memory; stored: as on disk"},
     {"isa", CONF_CHOICE, AT(isa), .def = "auto", .choices = "auto|ref|avx2|avx512", .help = "kernels to use"},
     {"mla", CONF_CHOICE, AT(mla), .def = "absorbed", .choices = "absorbed|naive-prefill",
@@ -162,16 +164,17 @@ static int write_endpoints(const char *path, struct bus *clients, struct bus *wo
     return 0;
 }
 
-static bool survives(const struct options *o) { return o->on_death ? !strcmp(o->on_death, "recover") : o->fabric != NULL; }
-
-/* Threads of one process, ranks of an MPI world. */
-static bool is_world(const struct options *o) {
-    return o->fabric && (!strcmp(o->fabric, "mem") || !strncmp(o->fabric, "mpi", 3));
+/* By default with fabrics whose workers die one by one and that attach to a successor. */
+static bool survives(const struct options *o) {
+    const char *f = o->fabric;
+    if (o->on_death) return !strcmp(o->on_death, "recover");
+    return f && (!strcmp(f, "shm") || !strcmp(f, "ucx") || !strcmp(f, "auto"));
 }
 
 static struct coordinator_options describe(const struct options *o, const char *model) {
     return (struct coordinator_options){.model_dir = model,
-                                        .workers = (int)o->workers,
+                                        .workers = (int)(o->max_workers ? o->max_workers : o->workers),
+                                        .first = (int)o->workers,
                                         .fabric = o->fabric,
                                         .weights = o->weights,
                                         .isa = o->isa,
@@ -195,12 +198,27 @@ static struct coordinator_options describe(const struct options *o, const char *
                                         .journal_repair = o->journal_repair,
                                         .attach_us = (int64_t)(o->attach * 1e6),
                                         .survive = survives(o),
-                                        .world = is_world(o),
                                         .prove = true,
                                         .end_on_death = o->fabric && strcmp(o->fabric, "mem"),
                                         .start_timeout_us = o->start_timeout * 1000000,
                                         .lease_us = (int64_t)(o->lease * 1e6),
                                         .patience_us = (int64_t)(o->patience * 1e6)};
+}
+
+static int check_options(const struct options *o) {
+    if (o->max_workers && o->max_workers < o->workers) {
+        fprintf(stderr, "cadre-coordinator: --max-workers %lld, but it begins with --workers %lld\n", (long long)o->max_workers,
+                (long long)o->workers);
+        return 2;
+    }
+    if (o->max_workers > o->workers && !survives(o)) {
+        fprintf(stderr, "cadre-coordinator: --max-workers wants --on-death recover and --fabric shm, ucx or auto\n");
+        return 2;
+    }
+    if (!survives(o) || !o->fabric || strncmp(o->fabric, "mpi", 3)) return 0;
+    fprintf(stderr, "cadre-coordinator: --on-death recover does not go with --fabric %s: an MPI world ends with a death\n",
+            o->fabric);
+    return 2;
 }
 
 static int serve(const struct options *o, const char *model) {
@@ -239,7 +257,8 @@ int main(int argc, char **argv) {
     } else if (rc == 0) {
         log_set_level((enum log_level)log_level_parse(o.log_level));
         log_set_name("coordinator");
-        rc = serve(&o, args.items[0]);
+        rc = check_options(&o);
+        if (!rc) rc = serve(&o, args.items[0]);
     } else {
         rc = 0;
     }

@@ -12,6 +12,7 @@ enum {
     /* A lease is what a worker's peers and clients are promised, from its last sign of life to the verdict being out: so the
      * verdict falls a tenth of it early. At the default lease four beats in a row must be missing then. */
     VERDICT_TENTHS = 9,
+    SEAT_US = 10 * 1000 * 1000, /* to open a fabric, and say Hello */
     GATHER_PART = 4 /* of the patience: for so long an accusation stands before it is judged, for others to join in */
 };
 
@@ -38,6 +39,7 @@ static void set_state(struct members *ms, int rank, enum worker_state to) {
 
 void member_init(struct members *ms, const struct member_limits *l) {
     *ms = (struct members){.limits = *l, .patience_us = l->patience_us};
+    if (!l->first) ms->limits.first = l->workers;
 }
 
 /* Its incarnation was given in an earlier life of this cluster, and nobody else has it. */
@@ -73,6 +75,7 @@ int member_hello(struct members *ms, const struct worker_hello *h, int64_t now_u
     memcpy(m->host, h->host, sizeof m->host);
     memcpy(m->host_id, h->host_id, sizeof m->host_id);
     m->pid = h->pid;
+    ms->seat[h->rank].until_us = 0;
     m->held = h->held_incarnation != 0;
     m->incarnation = m->held ? h->held_incarnation : ++ms->incarnations;
     m->address_bytes = h->address_bytes;
@@ -411,6 +414,27 @@ int64_t member_next_us(const struct members *ms) {
     return next;
 }
 
+static bool may_have(const struct members *ms, int rank, enum worker_state state, const char *host, uint64_t pid,
+                     int64_t now_us) {
+    bool kept = ms->seat[rank].until_us > now_us;
+    return ms->m[rank].state == state && (!kept || (ms->seat[rank].pid == pid && !strcmp(ms->seat[rank].host, host)));
+}
+
+int member_seat(struct members *ms, const char *host, uint64_t pid, int end, int64_t now_us) {
+    static const enum worker_state order[] = {WORKER_EXPECTED, WORKER_LEFT};
+    for (int i = 0; i < end; i++) /* said again */
+        if (ms->seat[i].until_us > now_us && ms->seat[i].pid == pid && !strcmp(ms->seat[i].host, host)) return i;
+    for (int s = 0; s < 2; s++)
+        for (int i = 0; i < end; i++) {
+            if (!may_have(ms, i, order[s], host, pid, now_us)) continue;
+            snprintf(ms->seat[i].host, sizeof ms->seat[i].host, "%s", host);
+            ms->seat[i].pid = pid;
+            ms->seat[i].until_us = now_us + SEAT_US;
+            return i;
+        }
+    return -1;
+}
+
 int member_release(struct members *ms, int64_t now_us, struct why *why) {
     for (int i = 0; i < ms->limits.workers; i++) {
         struct member *m = &ms->m[i];
@@ -431,12 +455,14 @@ int member_count(const struct members *ms, enum worker_state s) {
 }
 
 bool member_all_ready(const struct members *ms) {
-    return member_count(ms, WORKER_READY) + member_count(ms, WORKER_SUSPECT) == ms->limits.workers;
+    for (int i = 0; i < ms->limits.first; i++)
+        if (!member_serves(ms, i)) return false;
+    return true;
 }
 
 void member_list(const struct members *ms, enum worker_state s, char *buf, size_t cap) {
     size_t len = 0;
     buf[0] = 0;
-    for (int i = 0; i < ms->limits.workers && len < cap; i++)
+    for (int i = 0; i < ms->limits.first && len < cap; i++)
         if (ms->m[i].state == s) len += (size_t)snprintf(buf + len, cap - len, "%s%d", len ? ", " : "", i);
 }

@@ -38,6 +38,7 @@ struct member {
     char host[MSG_HOST_BYTES], host_id[MSG_HOST_BYTES];
     uint64_t pid;
     uint32_t incarnation;               /* of this process: given to it alone; 0: none yet */
+    bool leaving;                       /* it shall, when the others can do without it (recover_drain) */
     bool held;                          /* it outlived a coordinator, and has its incarnation of that */
     uint8_t address[MSG_ADDRESS_BYTES]; /* of its fabric */
     size_t address_bytes;
@@ -53,7 +54,7 @@ struct member {
     uint64_t at;        /* where it stands, it said then */
 };
 struct member_limits {
-    int workers;
+    int workers, first;   /* ranks there may be; 0 .. first - 1 must come before anything begins */
     const char *fabric;   /* what every worker must say; borrowed */
     uint64_t fingerprint; /* of the coordinator's own view of the model */
     int64_t lease_us, loading_us, progress_us;
@@ -64,6 +65,11 @@ struct members {
     struct member m[MSG_MAX_WORKERS];
     uint32_t incarnations; /* given so far */
     uint32_t earlier;      /* of these, in earlier lives of this cluster; 0: it has none */
+    struct {
+        char host[MSG_HOST_BYTES];
+        uint64_t pid;
+        int64_t until_us;
+    } seat[MSG_MAX_WORKERS]; /* ranks that are kept for somebody */
     char numeric_class[MSG_CLASS_BYTES]; /* of whoever was ready first, and so of all that come; "": nobody was */
     int64_t patience_us;   /* of the slowest plan that is out */
     int64_t ticked_us;     /* 0 = never */
@@ -101,11 +107,15 @@ int64_t member_next_us(const struct members *ms);
 /* DEAD or LEFT -> EXPECTED: whoever comes with this rank now is another process. */
 void member_forget(struct members *ms, int rank);
 
+/* A free rank below `end` for one that asks, kept for it until it says Hello or some seconds have passed; who asks is host and
+ * pid. Those that nobody had come before those of workers that left; of dead ones successors may be on their way. -1: none. */
+int member_seat(struct members *ms, const char *host, uint64_t pid, int end, int64_t now_us);
+
 /* The rank of a worker that is EXPECTED again, with the reason; call after member_tick, again until -1. */
 int member_release(struct members *ms, int64_t now_us, struct why *why);
 
 int member_count(const struct members *ms, enum worker_state s);
 bool member_alive(const struct members *ms, int rank);                                  /* CONNECTED .. SUSPECT */
 bool member_serves(const struct members *ms, int rank);                                 /* READY or SUSPECT */
-bool member_all_ready(const struct members *ms);                                        /* all of them serve */
-void member_list(const struct members *ms, enum worker_state s, char *buf, size_t cap); /* "1, 3" */
+bool member_all_ready(const struct members *ms);                                        /* the first do */
+void member_list(const struct members *ms, enum worker_state s, char *buf, size_t cap); /* "1, 3"; of the first */

@@ -52,7 +52,8 @@ enum worker_msg_kind {
     WORKER_TRACE,
     WORKER_TALLY,
     WORKER_LINKS,
-    WORKER_PREPARED
+    WORKER_PREPARED,
+    WORKER_SEAT
 };
 struct worker_hello {
     uint32_t protocol, rank, size;
@@ -104,14 +105,14 @@ struct task_count { /* how often a worker's engine let no frame move for a while
 struct worker_msg {
     enum worker_msg_kind kind;
     union {
-        struct worker_hello hello;
+        struct worker_hello hello; /* SEAT: only protocol, host, pid */
         struct {
             uint64_t done_bytes, total_bytes;
         } progress;
         struct worker_ready ready;
         struct worker_step_done done;
         struct {
-            uint64_t progress, strangers;
+            uint64_t progress;
             bool busy;
         } beat;
         struct {
@@ -242,7 +243,7 @@ struct status_report {
     const char *model, *family, *state, *reason, *numeric_class, *listen, *control, *fabric;
     uint64_t uptime_us, steps, finished, cancelled, expired, failed, preemptions, prompt_tokens, generated_tokens;
     uint32_t epoch, placement_version, waiting, running, max_context, max_batch, layers, experts, topk;
-    uint64_t strangers;       /* connections and messages that were not let in */
+    uint64_t strangers;       /* connections that were not let in */
     uint32_t missing_experts; /* pairs on no worker; `missing` names the first */
     const char *missing;
     const struct journal_report *journal; /* NULL: none */

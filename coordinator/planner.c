@@ -9,9 +9,9 @@
 
 enum { FILE_LIMIT = 4 << 20 };
 
-void planner_contiguous(const struct planner_shape *s, uint64_t *hosts) {
+void planner_contiguous(const struct planner_shape *s, int first, uint64_t *hosts) {
     for (int l = 0; l < s->layers; l++)
-        for (int e = 0; e < s->experts; e++) hosts[l * s->experts + e] = UINT64_C(1) << (e * s->workers / s->experts);
+        for (int e = 0; e < s->experts; e++) hosts[l * s->experts + e] = UINT64_C(1) << (e * first / s->experts);
 }
 
 static int least_loaded(int workers, uint64_t members, const int *in_layer, const int *in_all) {
@@ -23,13 +23,46 @@ static int least_loaded(int workers, uint64_t members, const int *in_layer, cons
     return best;
 }
 
+static uint64_t bit(int worker) { return UINT64_C(1) << worker; }
+
+/* Members without an expert in `first`. */
+static uint64_t later(const struct planner_shape *s, const uint64_t *first, uint64_t members) {
+    for (int i = 0; i < s->layers * s->experts; i++) members &= ~first[i];
+    return members;
+}
+
+static int most_loaded(int workers, uint64_t members, const int *in_layer) {
+    int most = -1;
+    for (int w = 0; w < workers; w++)
+        if (members >> w & 1 && (most < 0 || in_layer[w] > in_layer[most])) most = w;
+    return most;
+}
+
+static void balance(const struct planner_shape *s, int layer, uint64_t members, int *in_layer, const int *in_all,
+                    uint64_t *to) {
+    for (;;) {
+        int from = most_loaded(s->workers, members, in_layer), dest = least_loaded(s->workers, members, in_layer, in_all);
+        int i = (layer + 1) * s->experts - 1;
+        if (in_layer[from] - in_layer[dest] < 2) return;
+        while (i >= layer * s->experts && to[i] != bit(from)) i--;
+        if (i < layer * s->experts) return; /* all it has are replicas */
+        to[i] = bit(dest);
+        in_layer[from]--;
+        in_layer[dest]++;
+    }
+}
+
 void planner_members(const struct planner_shape *s, const uint64_t *first, const uint64_t *now, uint64_t members,
                      uint64_t *to) {
     int all[64] = {0};
+    uint64_t came = later(s, first, members);
     for (int l = 0; l < s->layers; l++) {
         int slots[64] = {0};
         for (int i = l * s->experts; i < (l + 1) * s->experts; i++) {
-            to[i] = !first[i] ? 0 : first[i] & members ? first[i] & members : now[i] & members;
+            to[i] = !first[i]            ? 0
+                    : now[i] & came      ? now[i] & members
+                    : first[i] & members ? first[i] & members
+                                         : now[i] & members;
             for (int w = 0; w < s->workers; w++) slots[w] += (int)(to[i] >> w & 1);
         }
         for (int i = l * s->experts; i < (l + 1) * s->experts; i++) {
@@ -38,6 +71,7 @@ void planner_members(const struct planner_shape *s, const uint64_t *first, const
             to[i] = UINT64_C(1) << w;
             slots[w]++;
         }
+        if (came) balance(s, l, members, slots, all, to);
         for (int w = 0; w < s->workers; w++) all[w] += slots[w];
     }
 }

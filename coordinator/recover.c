@@ -17,11 +17,9 @@ static size_t pairs(const struct coordinator *c) { return (size_t)c->shape.layer
 static uint64_t serving(const struct coordinator *c) {
     uint64_t mask = 0;
     for (int w = 0; w < c->options.workers; w++)
-        if (member_serves(&c->members, w)) mask |= bit(w);
+        if (member_serves(&c->members, w) && !c->members.m[w].leaving) mask |= bit(w);
     return mask;
 }
-
-static uint64_t everybody(const struct coordinator *c) { return UINT64_MAX >> (64 - c->options.workers); }
 
 int recover_init(struct coordinator *c) {
     struct recovery *r = &c->recovery;
@@ -39,34 +37,33 @@ void recover_clear(struct coordinator *c) {
     placement_clear(&c->recovery.next);
 }
 
+/* What the next death would mean. */
+static void tell_without_one(struct coordinator *c) {
+    struct why why = {.text = ""};
+    bool alone = __builtin_popcountll(c->recovery.epochs.now.members) < 2;
+    if (alone) fail(&why, ERR_EXHAUSTED, "there is no other");
+    bool fits = !alone && recover_fits(c, &why) >= 0;
+    if (!fits && !alone && strcmp(c->recovery.without_one, why.text))
+        log_info("should a worker die, requests wait for another: %s", why.text);
+    snprintf(c->recovery.without_one, sizeof c->recovery.without_one, "%s", fits ? "" : why.text);
+}
+
 void recover_start(struct coordinator *c) {
     struct epochs *es = &c->recovery.epochs;
     uint32_t incarnation[EPOCH_RANKS] = {0};
     for (int w = 0; w < c->options.workers; w++) incarnation[w] = c->members.m[w].incarnation;
-    struct why why;
     epoch_init(es, c->members.limits.progress_us);
     es->now.number = c->epoch - 1;
     epoch_open(es, serving(c), incarnation, c->now_us);
     for (int w = 0; w < c->options.workers; w++) epoch_ack(es, w, incarnation[w], c->epoch);
+    c->scheduler.members = serving(c);
     if (!c->options.survive) return;
-    if (c->options.world) fail(&why, ERR_EXHAUSTED, "all of them are started again");
-    else if (c->options.workers == 1) fail(&why, ERR_EXHAUSTED, "there is no other");
-    else if (recover_fits(c, &why) >= 0) return;
-    snprintf(c->recovery.without_one, sizeof c->recovery.without_one, "%s", why.text);
-    if (c->options.workers > 1) log_info("should a worker die, requests wait for another: %s", why.text);
+    tell_without_one(c);
 }
-
 /* ---- who could hold what ---- */
 
 static int check_fit(const struct coordinator *c, const uint64_t *hosts, uint64_t members, struct why *why) {
-    struct worker_bytes bytes[MSG_MAX_WORKERS] = {0};
-    struct measure m = cluster_measure(c, &c->scheduler.limits);
-    m.hosts = hosts;
-    for (int w = 0; w < c->options.workers; w++) {
-        int rc = members >> w & 1 ? measure_worker(&m, w, &bytes[w], why) : 0;
-        if (rc < 0) return rc;
-    }
-    return fit_check(bytes, c->options.workers, c->weights, c->options.memory, c->recovery.available, why);
+    return cluster_check_fit(c, &c->scheduler.limits, hosts, members, c->recovery.available, why);
 }
 
 static int count_slots(const struct coordinator *c, int rank) {
@@ -75,15 +72,22 @@ static int count_slots(const struct coordinator *c, int rank) {
     return n;
 }
 
+/* Could the members do without this one? Into hosts: what the others would hold. */
+static int without(const struct coordinator *c, int rank, uint64_t *hosts, struct why *why) {
+    uint64_t others = c->recovery.epochs.now.members & ~bit(rank);
+    if (!others) return fail(why, ERR_EXHAUSTED, "there is no other");
+    planner_members(&c->shape, c->recovery.first, c->hosts, others, hosts);
+    return check_fit(c, hosts, others, why);
+}
+
 /* Without the one that holds most: what it has is more than any other would leave. */
 int recover_fits(const struct coordinator *c, struct why *why) {
-    uint64_t all = everybody(c), *hosts = malloc(sizeof *hosts * (pairs(c) + 1));
-    int most = 0;
+    uint64_t all = c->recovery.epochs.now.members, *hosts = malloc(sizeof *hosts * (pairs(c) + 1));
+    int most = __builtin_ctzll(all);
     if (!hosts) return fail(why, ERR_NOMEM, "out of memory for a placement");
-    for (int w = 1; w < c->options.workers; w++)
-        if (count_slots(c, w) > count_slots(c, most)) most = w;
-    planner_members(&c->shape, c->recovery.first, c->hosts, all & ~bit(most), hosts);
-    int rc = check_fit(c, hosts, all & ~bit(most), why);
+    for (uint64_t left = all; left; left &= left - 1)
+        if (count_slots(c, __builtin_ctzll(left)) > count_slots(c, most)) most = __builtin_ctzll(left);
+    int rc = without(c, most, hosts, why);
     free(hosts);
     return rc;
 }
@@ -115,15 +119,11 @@ static int tell_epoch(struct coordinator *c) {
     return 0;
 }
 
-/* Also before every worker has shown that it can. */
-static bool needs_all(const struct coordinator *c) { return c->options.world || c->proof.left; }
-
 static int place(struct coordinator *c, uint64_t members, struct why *why) {
     struct recovery *r = &c->recovery;
     const struct planner_shape *s = &c->shape;
     uint32_t version = r->next.version > c->placement.version ? r->next.version : c->placement.version;
     if (!members) return fail(why, ERR_GONE, "nobody is left; the last one: %s", r->why.text);
-    if (needs_all(c) && members != everybody(c)) return fail(why, ERR_GONE, "all workers must be there");
     planner_members(s, r->first, c->hosts, members, r->next_hosts);
     int rc = check_fit(c, r->next_hosts, members, why);
     if (rc < 0) return rc;
@@ -131,6 +131,15 @@ static int place(struct coordinator *c, uint64_t members, struct why *why) {
     rc = placement_partial(&r->next, s->workers, s->layers, s->experts, r->next_hosts, why);
     r->next.version = version + 1;
     return rc;
+}
+
+static bool keep_leaving(struct coordinator *c) {
+    bool some = false;
+    for (int w = 0; w < c->options.workers; w++) {
+        some |= c->members.m[w].leaving;
+        c->members.m[w].leaving = false;
+    }
+    return some;
 }
 
 static void open_epoch(struct coordinator *c) {
@@ -144,6 +153,7 @@ static void open_epoch(struct coordinator *c) {
     r->void_step = c->scheduler.committed;
     member_anew(&c->members, c->now_us);
     int rc = place(c, members, &why);
+    if (rc < 0 && keep_leaving(c)) return open_epoch(c); /* they are needed after all */
     bool waited = r->waits;
     r->waits = rc < 0;
     if (rc < 0) {
@@ -166,8 +176,8 @@ static void say_members(struct coordinator *c) {
     for (int w = 0; w < c->options.workers && n < sizeof ranks; w++)
         if (r->epochs.now.members >> w & 1) n += (size_t)snprintf(ranks + n, sizeof ranks - n, "%s%d", n ? ", " : "", w);
     log_info("epoch %u: workers %s of %d", r->epochs.now.number, ranks, c->options.workers);
-    struct event *e = core_event(c, EVENT_EPOCH_BEGUN, -1, "epoch %u: workers %s of %d", r->epochs.now.number, ranks,
-                                 c->options.workers);
+    struct event *e =
+        core_event(c, EVENT_EPOCH_BEGUN, -1, "epoch %u: workers %s of %d", r->epochs.now.number, ranks, c->options.workers);
     event_figure(e, "placement", c->placement.version);
 }
 
@@ -182,8 +192,8 @@ static void tell_times(struct coordinator *c) {
     p->recompute_us = (uint64_t)(clk_now_us() - r->stepped_us);
     log_info("recovered: found dead after %.0f ms, decided in %.1f ms, loaded in %.0f ms, first step after %.0f ms, all "
              "answers went on %.0f ms later; nobody had a token for %.0f ms",
-             (double)p->detect_us / 1e3, (double)p->decide_us / 1e3, (double)p->reload_us / 1e3,
-             (double)p->first_step_us / 1e3, (double)p->recompute_us / 1e3, (double)(r->stepped_us - r->silent_us) / 1e3);
+             (double)p->detect_us / 1e3, (double)p->decide_us / 1e3, (double)p->reload_us / 1e3, (double)p->first_step_us / 1e3,
+             (double)p->recompute_us / 1e3, (double)(r->stepped_us - r->silent_us) / 1e3);
     struct event *e = core_event(c, EVENT_RECOVERED, -1, "epoch %u: all answers go on", c->epoch);
     event_figure(e, "detect_us", (int64_t)p->detect_us);
     event_figure(e, "decide_us", (int64_t)p->decide_us);
@@ -192,6 +202,19 @@ static void tell_times(struct coordinator *c) {
     event_figure(e, "recompute_us", (int64_t)p->recompute_us);
     event_figure(e, "silent_us", r->stepped_us - r->silent_us);
     r->lost_us = 0;
+}
+
+/* Those that were asked to, and that the epoch that begins does without. */
+static void send_home(struct coordinator *c) {
+    for (int w = 0; w < c->options.workers; w++) {
+        struct member *m = &c->members.m[w];
+        if (!m->leaving || c->recovery.epochs.now.members >> w & 1) continue;
+        log_info("worker %d leaves", w);
+        core_event(c, EVENT_WORKER_LEFT, w, "%s", m->host);
+        worker_port_shutdown(c->worker_port, &c->worker_id[w], false, "it was asked to leave");
+        member_gone(&c->members, w, true);
+        m->leaving = false;
+    }
 }
 
 static void begin_epoch(struct coordinator *c) {
@@ -205,18 +228,19 @@ static void begin_epoch(struct coordinator *c) {
     r->stepped = false;
     r->begun_us = clk_now_us();
     r->stepped_us = 0;
-    core_set_state(c, c->proof.left ? CORE_PROVING : CORE_SERVING);
+    core_set_state(c, CORE_SERVING);
     say_members(c);
     for (int w = 0; w < c->options.workers; w++) {
         if (!(r->epochs.now.members >> w & 1)) continue;
         int rc = worker_port_switch(c->worker_port, &c->worker_id[w], c->epoch);
         if (rc < 0) cluster_unreachable(c, w, rc);
     }
+    send_home(c);
 }
 
 /* ---- events ---- */
 
-static bool is_under_way(const struct coordinator *c) { return c->state >= CORE_PROVING && c->state <= CORE_DRAINING; }
+static bool is_under_way(const struct coordinator *c) { return c->state >= CORE_SERVING && c->state <= CORE_DRAINING; }
 
 /* Serve, and are not in the present epoch: its member of the same rank was another. */
 static uint64_t newcomers(const struct coordinator *c) {
@@ -234,37 +258,29 @@ static void ask_for_epoch(struct coordinator *c) {
     if (c->state != CORE_RECOVERING) core_set_state(c, CORE_RECOVERING); /* drains again after it */
 }
 
-void recover_replaced(struct coordinator *c) {
-    if (c->recovery.replaced && is_under_way(c)) ask_for_epoch(c);
-    c->recovery.replaced = 0;
-}
-
-/* Nobody has begun to work, so nothing is lost but what it has loaded. */
-static void lost_at_start(struct coordinator *c, int rank, const struct why *why) {
-    log_warn("%s; another may come", why->text);
-    bool others = member_count(&c->members, WORKER_LOADING) + member_count(&c->members, WORKER_READY) > 0;
-    c->recovery.replaced = others ? c->recovery.replaced | bit(rank) : 0; /* nobody: all are told anew */
-    member_forget(&c->members, rank);
-}
-
-static void lose_world(struct coordinator *c, int rank) {
-    char reason[64];
-    snprintf(reason, sizeof reason, "worker %d is dead, and all stand and fall together", rank);
-    for (int w = 0; w < c->options.workers; w++) {
-        if (!member_alive(&c->members, w)) continue;
-        worker_port_shutdown(c->worker_port, &c->worker_id[w], true, reason);
-        core_event(c, EVENT_WORKER_DEAD, w, "%s", reason);
-        member_gone(&c->members, w, false);
-        if (c->state == CORE_LOADING) member_forget(&c->members, w);
-    }
+int recover_drain(struct coordinator *c, int rank, struct why *why) {
+    uint64_t *hosts = malloc(sizeof *hosts * (pairs(c) + 1));
+    int rc = hosts ? 0 : fail(why, ERR_NOMEM, "out of memory for a placement");
+    if (!c->options.survive)
+        rc = fail(why, ERR_UNSUPPORTED, "the workers of this cluster stand and fall together (--on-death)");
+    else if (c->state != CORE_SERVING) rc = fail(why, ERR_AGAIN, "not now: the cluster is not serving");
+    else if (rank < 0 || rank >= c->options.workers || !(c->recovery.epochs.now.members >> rank & 1) ||
+             c->members.m[rank].leaving)
+        rc = fail(why, ERR_NOT_FOUND, "there is no worker %d that could leave", rank);
+    if (rc >= 0) rc = without(c, rank, hosts, why);
+    free(hosts);
+    if (rc < 0) return rc;
+    log_info("worker %d is asked to leave", rank);
+    core_event(c, EVENT_WORKER_LEAVES, rank, "%s", c->members.m[rank].host);
+    c->members.m[rank].leaving = true;
+    ask_for_epoch(c);
+    return 0;
 }
 
 bool recover_lost(struct coordinator *c, int rank, const struct why *why) {
     struct recovery *r = &c->recovery;
     uint64_t taking_part = r->epochs.now.members | (r->epochs.state == EPOCH_PREPARING ? r->epochs.next.members : 0);
-    if (!c->options.survive || (c->state != CORE_LOADING && !is_under_way(c))) return false;
-    if (c->options.world) lose_world(c, rank);
-    if (c->state == CORE_LOADING) return lost_at_start(c, rank, why), true;
+    if (!c->options.survive || !is_under_way(c)) return false;
     log_warn("%s", why->text);
     if (!(taking_part >> rank & 1)) return true; /* a newcomer */
     r->why = *why;

@@ -53,7 +53,9 @@ const uint8_t *report_status(struct coordinator *c, size_t *len) {
     if (!workers) return NULL;
     health_check(c);
     scheduler_settle(&c->scheduler); /* so that pages of what has ended are not shown as used */
-    for (int w = 0; w < c->options.workers; w++) report_worker(c, w, &workers[w]);
+    int n = c->options.workers; /* ranks that nobody ever had are not shown */
+    while (n > c->options.first && c->members.m[n - 1].state == WORKER_EXPECTED) n--;
+    for (int w = 0; w < n; w++) report_worker(c, w, &workers[w]);
     struct status_report r = {.model = c->model_name,
                               .family = c->checkpoint.config.family,
                               .state = state_name(c),
@@ -69,7 +71,7 @@ const uint8_t *report_status(struct coordinator *c, size_t *len) {
                               .finished = c->counts.finished,
                               .cancelled = c->counts.cancelled,
                               .expired = c->counts.expired,
-                              .strangers = clients_door.refused + workers_door.refused + c->strangers,
+                              .strangers = clients_door.refused + workers_door.refused,
                               .failed = c->counts.failed,
                               .preemptions = s->counts.preemptions,
                               .prompt_tokens = s->counts.prompt_tokens,
@@ -89,7 +91,7 @@ const uint8_t *report_status(struct coordinator *c, size_t *len) {
                               .recovery = c->options.survive ? &recovery : NULL,
                               .health = &c->health,
                               .workers = workers,
-                              .n_workers = c->options.workers};
+                              .n_workers = n};
     return client_port_status(c->client_port, &r, len);
 }
 
@@ -217,7 +219,7 @@ static void report_dispatch(const struct coordinator *c) {
 void report_serving(struct coordinator *c) {
     char placement[256];
     report_dispatch(c);
-    for (int w = 0; w < c->options.workers; w++) {
+    for (int w = 0; w < c->options.first; w++) {
         const struct worker_ready *r = &c->members.m[w].ready;
         planner_describe(&c->shape, c->hosts, w, placement, sizeof placement);
         log_info("worker %d: experts %s; %.1f MiB experts, %.1f MiB other weights, %.1f MiB KV", w,

@@ -161,12 +161,12 @@ static bool open_for_requests(struct coordinator *c, enum request_kind kind, str
     switch (c->state) {
     case CORE_SERVING: return true;
     case CORE_RECOVERING:
-        if (!atomic_load(&c->stop) && !c->proof.left) return true;
-        snprintf(text, sizeof text, "the cluster is %s", c->proof.left ? "loading" : "draining: no new requests");
+        if (!atomic_load(&c->stop)) return true;
+        snprintf(text, sizeof text, "the cluster is draining: no new requests");
         break;
     case CORE_LOADING:
         snprintf(text, sizeof text, "the cluster is loading: %d of %d workers are ready",
-                 member_count(&c->members, WORKER_READY), c->options.workers);
+                 member_count(&c->members, WORKER_READY), c->options.first);
         break;
     case CORE_PROVING: snprintf(text, sizeof text, "the cluster is loading: it tries a first token"); break;
     case CORE_FAILED: snprintf(text, sizeof text, "the cluster has failed: %s", c->why.text); break;
@@ -376,11 +376,23 @@ static void open_links(void *ctx, struct call *call, const uint8_t *payload, siz
     reply_once(ctx, call, reply, n);
 }
 
+static void open_drain(void *ctx, struct call *call, const uint8_t *payload, size_t len) {
+    struct coordinator *c = ctx;
+    struct why why;
+    int rank;
+    int rc = client_port_read_drain(c->client_port, payload, len, &rank, &why);
+    if (rc >= 0) rc = recover_drain(c, rank, &why);
+    c->moved = true;
+    if (rc < 0) return call_end(c->calls, call, call_status_from(rc), why.text);
+    reply_once(c, call, (const uint8_t *)"", 0); /* DrainReply has nothing to say */
+}
+
 const struct call_method service_methods[] = {
     {"Generate", open_generate, on_credit, on_gone},
     {"Status", open_status, NULL, on_gone},
     {"Experts", open_experts, NULL, on_gone},
     {"Links", open_links, NULL, on_gone},
+    {"Drain", open_drain, NULL, on_gone},
     {"Tokenize", open_tokenize, NULL, on_gone},
     {"Trace", trace_service_open, trace_service_credit, trace_service_gone},
     {"Resume", recall_resume, on_credit, on_gone},

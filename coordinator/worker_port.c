@@ -144,6 +144,11 @@ static void read_hello(const Cadre__Control__V1__Hello *m, struct worker_hello *
 
 static int read_message(struct worker_port *p, const pb_control *m, struct worker_msg *out, struct why *why) {
     switch (m->kind_case) {
+    case CADRE__CONTROL__V1__CONTROL__KIND_SEAT:
+        out->kind = WORKER_SEAT;
+        out->hello = (struct worker_hello){.protocol = m->seat->protocol, .pid = m->seat->pid};
+        snprintf(out->hello.host, sizeof out->hello.host, "%s", m->seat->host);
+        return 0;
     case CADRE__CONTROL__V1__CONTROL__KIND_HELLO:
         out->kind = WORKER_HELLO;
         read_hello(m->hello, &out->hello);
@@ -163,7 +168,6 @@ static int read_message(struct worker_port *p, const pb_control *m, struct worke
         out->kind = WORKER_BEAT;
         out->beat.progress = m->beat->progress;
         out->beat.busy = m->beat->busy;
-        out->beat.strangers = m->beat->strangers;
         return 0;
     case CADRE__CONTROL__V1__CONTROL__KIND_TROUBLE:
         out->kind = WORKER_TROUBLE;
@@ -291,9 +295,11 @@ int worker_port_switch(struct worker_port *p, const struct bus_id *to, uint32_t 
     return send(p, to, &m);
 }
 
-int worker_port_beat(struct worker_port *p, const struct bus_id *to) {
-    Cadre__Control__V1__Beat beat = CADRE__CONTROL__V1__BEAT__INIT;
-    pb_control m = CONTROL_MESSAGE(BEAT, beat, &beat);
+int worker_port_seated(struct worker_port *p, const struct bus_id *to, int rank, int size) {
+    Cadre__Control__V1__Seated seated = CADRE__CONTROL__V1__SEATED__INIT;
+    seated.rank = (uint32_t)rank;
+    seated.size = (uint32_t)size;
+    pb_control m = CONTROL_MESSAGE(SEATED, seated, &seated);
     return send(p, to, &m);
 }
 

@@ -46,7 +46,7 @@ static int find_rank(boot_lookup *lookup, void *ctx, int64_t *rank, const char *
         if (rc > 0) *from = launchers[i].name;
         if (rc) return rc;
     }
-    return fail(why, ERR_INVALID,
+    return fail(why, ERR_NOT_FOUND,
                 "which worker is this? Neither --rank nor PMIX_RANK, OMPI_COMM_WORLD_RANK, SLURM_PROCID or PMI_RANK says it: "
                 "give --rank and --size, or start it with mpirun or srun");
 }

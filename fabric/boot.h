@@ -17,7 +17,8 @@ struct boot_id {
 };
 /* The value of a variable, or NULL. */
 typedef const char *boot_lookup(void *ctx, const char *name);
-/* rank, size: as given on the command line; -1: not. 0, or ERR_INVALID with what was looked for or what does not fit. */
+/* rank, size: as given on the command line; -1: not. 0, or ERR_INVALID with what does not fit,
+ * or ERR_NOT_FOUND: nobody says which rank this is. */
 int boot_find(int64_t rank, int64_t size, boot_lookup *lookup, void *ctx, struct boot_id *out, struct why *why);
 /* A lookup in this process's environment; ctx is not used. */
 const char *boot_environment(void *ctx, const char *name);

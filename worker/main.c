@@ -5,8 +5,7 @@
 #include "base/log.h"
 #include "fabric/boot.h"
 #include "fabric/host.h"
-#include "fabric/proof.h"
-#include "proto/key.h"
+#include "worker/seat.h"
 #include "worker/worker.h"
 
 #include <pthread.h>
@@ -16,8 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#define LOOPBACK "lo" /* the device of the machine itself */
 
 struct options {
     char *connect, *key, *fabric, *net_devices, *model, *isa, *log_level;
@@ -33,11 +30,11 @@ static const struct conf_option table[] = {
     {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|shm|ucx|auto|mpi|mpi-alltoallv",
      .help = "how workers exchange tokens (see below)"},
     {"net-devices", CONF_STRING, AT(net_devices), .arg = "LIST",
-     .help = "ucx, auto: network devices to use, as UCX names them (eth0,mlx5_0:1); default: all with a key, lo without"},
+     .help = "ucx, auto: network devices to use, as UCX names them (eth0,mlx5_0:1); default: all"},
     {"workers", CONF_INT, AT(workers), .def = "1", .min = 1, .max = FABRIC_MAX_RANKS, .arg = "N",
      .help = "mem: run this many workers in this process"},
     {"rank", CONF_INT, AT(rank), .min = 0, .max = FABRIC_MAX_RANKS - 1, .arg = "N",
-     .help = "shm, ucx, auto: which worker this is; default: what mpirun or srun says"},
+     .help = "shm, ucx, auto: which worker this is; default: what mpirun or srun says, else the coordinator"},
     {"size", CONF_INT, AT(size), .min = 1, .max = FABRIC_MAX_RANKS, .arg = "N", .help = "of how many; default: the same"},
     {"join-timeout", CONF_INT, AT(join_timeout), .def = "30", .min = 1, .max = 86400, .arg = "SECONDS",
      .help = "give up when no coordinator answers"},
@@ -64,12 +61,13 @@ static const struct conf_command command = {
         "Examples:\n"
         "  cadre-worker --connect tcp://127.0.0.1:5771 --fabric mem --workers 4\n"
         "  cadre-worker --connect tcp://head:5771 --key cadre.key --fabric auto --rank 2 --size 4\n"
+        "  cadre-worker --connect tcp://head:5771 --key cadre.key --fabric auto       # with the next free rank\n"
         "  mpirun -np 4 --bind-to none cadre-worker --connect tcp://head:5771 --key cadre.key --fabric auto\n"
         "  srun -n 4 cadre-worker --connect tcp://head:5771 --key cadre.key --fabric auto\n"
         "  mpirun -np 4 --bind-to none --mca mpi_yield_when_idle 1 cadre-worker --connect tcp://head:5771 --key cadre.key "
         "--fabric mpi\n\n"
         "Rank and size, where they are not given, are those of PMIx, Open MPI, Slurm or PMI, in this order.\n"
-        "Exit status: 0 after the coordinator ended the cluster in order, 3 refused or no coordinator, 1 otherwise.",
+        "Exit status: 0 after the coordinator ended the cluster in order, 1 otherwise.",
     .options = table};
 
 static void name_log(int rank) {
@@ -173,28 +171,8 @@ static int run_mem(const struct options *o) {
 
 static bool is_mpi(const struct options *o) { return !strncmp(o->fabric, "mpi", 3); } /* in either form */
 
-/* What other hosts may reach takes nothing from who has not the key; without one no other host may reach us. */
-static int read_net(const struct options *o, uint8_t *secret, struct fabric_net *net, struct why *why) {
-    struct key key;
-    _Static_assert((int)KEY_BYTES == (int)PROOF_SECRET_BYTES, "the secret of the fabric is the workers' own");
-    *net = (struct fabric_net){.devices = o->net_devices};
-    if (o->key) {
-        int rc = key_read(o->key, &key, why);
-        if (rc == 0) rc = key_worker_secret(&key, secret, why);
-        net->secret = secret;
-        return rc;
-    }
-    if (net->devices && strcmp(net->devices, LOOPBACK))
-        return fail(why, ERR_DENIED,
-                    "--net-devices %s: others could reach this worker, and there is no key; make one (`cadre keygen`) and give "
-                    "it to all with --key",
-                    net->devices);
-    net->devices = LOOPBACK;
-    return 0;
-}
-
 /* One worker alone needs no fabric. Of an MPI world only MPI knows who is who. */
-static int open_fabric(const struct options *o, struct boot_id *id, struct fabric **out, struct why *why) {
+static int open_fabric(const struct options *o, struct bus *bus, struct boot_id *id, struct fabric **out, struct why *why) {
     *out = NULL;
     if (is_mpi(o)) {
         int rc = fabric_mpi_init(&id->rank, &id->size, why);
@@ -202,20 +180,14 @@ static int open_fabric(const struct options *o, struct boot_id *id, struct fabri
         return strcmp(o->fabric, "mpi") ? fabric_mpi_alltoallv_open(out, why) : fabric_mpi_open(out, why);
     }
     int rc = boot_find(o->rank, o->size, boot_environment, NULL, id, why);
+    if (rc == ERR_NOT_FOUND && o->size < 0) rc = seat_ask(bus, o->join_timeout * 1000000, &id->rank, &id->size, why);
     if (rc < 0) return rc;
     name_log(id->rank);
     if (id->size == 1) return 0;
     if (!strcmp(o->fabric, "shm")) return fabric_shm_open(id->rank, id->size, out, why);
-    uint8_t secret[PROOF_SECRET_BYTES];
-    struct fabric_net net;
-    rc = read_net(o, secret, &net, why);
-    if (rc < 0) return rc;
-    if (!strcmp(o->fabric, "ucx")) return fabric_ucx_open(id->rank, id->size, &net, out, why);
-    return fabric_auto_open(id->rank, id->size, &net, out, why);
+    if (!strcmp(o->fabric, "ucx")) return fabric_ucx_open(id->rank, id->size, o->net_devices, out, why);
+    return fabric_auto_open(id->rank, id->size, o->net_devices, out, why);
 }
-
-/* Who keeps workers going (cli/tend.h) need not try again with one that is refused, or has nowhere to go. */
-static int exit_status(int rc) { return rc == ERR_DENIED || rc == ERR_DEADLINE ? 3 : rc < 0; }
 
 static int run_alone(const struct options *o) {
     struct bus_context *context;
@@ -225,19 +197,19 @@ static int run_alone(const struct options *o) {
     struct boot_id id;
     struct why why;
     char host_id[HOST_ID_BYTES];
-    if (open_fabric(o, &id, &f, &why) < 0) die("%s", why.text);
+    if (bus_context_open(&context, o->key, &why) < 0 || bus_zmq_connect(context, BUS_WORKERS, o->connect, &bus, &why) < 0)
+        die("%s", why.text);
+    if (open_fabric(o, bus, &id, &f, &why) < 0) die("%s", why.text);
     name_log(id.rank);
     fabric_host_id(host_id);
     struct worker_options wo = describe(o, id.rank, id.size, f, host_id);
-    if (bus_context_open(&context, o->key, &why) < 0 || bus_zmq_connect(context, BUS_WORKERS, o->connect, &bus, &why) < 0)
-        die("%s", why.text);
     if (worker_new(&wo, bus, &w) < 0) die("out of memory");
     int rc = worker_run(w, &why);
     if (rc < 0) log_error("%s", why.text);
     worker_free(w);
     bus_close(bus);
     bus_context_close(context);
-    if (!is_mpi(o)) return exit_status(rc);
+    if (!is_mpi(o)) return rc < 0;
     fabric_mpi_finalize(rc >= 0);
     if (rc < 0) _exit(1); /* a peer may be dead, and MPI's exit handlers would wait for it */
     return 0;

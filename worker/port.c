@@ -198,10 +198,16 @@ static int read_message(const pb_control *m, struct port_message *out, struct pl
         snprintf(out->reason, sizeof out->reason, "%s", m->shutdown->reason);
         return 0;
     case CADRE__CONTROL__V1__CONTROL__KIND_EPOCH: out->kind = PORT_EPOCH; return read_epoch(m->epoch, &out->setup, why);
-    case CADRE__CONTROL__V1__CONTROL__KIND_BEAT: return 0;
     case CADRE__CONTROL__V1__CONTROL__KIND_SWITCH:
         out->kind = PORT_SWITCH;
         out->epoch = m->switch_->number;
+        return 0;
+    case CADRE__CONTROL__V1__CONTROL__KIND_SEATED:
+        out->kind = PORT_SEATED;
+        if (m->seated->size < 1 || m->seated->size > MAX_WORKERS || m->seated->rank >= m->seated->size)
+            return fail(why, ERR_PROTOCOL, "the coordinator gives rank %u of %u", m->seated->rank, m->seated->size);
+        out->rank = (int)m->seated->rank;
+        out->size = (int)m->seated->size;
         return 0;
     default:
         return fail(why, ERR_PROTOCOL, "the coordinator sent a message of kind %d, which a worker does not take",
@@ -225,6 +231,15 @@ int port_recv(struct port *p, struct port_message *out, struct plan *(*take)(voi
 /* --- out --- */
 
 static int send(struct port *p, const pb_control *m) { return control_send(&p->control, NULL, m); }
+
+int port_send_seat(struct port *p, const char *host, uint64_t pid) {
+    Cadre__Control__V1__Seat seat = CADRE__CONTROL__V1__SEAT__INIT;
+    seat.protocol = PROTOCOL;
+    seat.host = (char *)host;
+    seat.pid = pid;
+    pb_control m = CONTROL_MESSAGE(SEAT, seat, &seat);
+    return send(p, &m);
+}
 
 int port_send_hello(struct port *p, const struct port_hello *h) {
     Cadre__Control__V1__Hello hello = CADRE__CONTROL__V1__HELLO__INIT;
@@ -400,11 +415,10 @@ int port_send_links(struct port *p, const struct ep_link *link, int n, const str
     return send(p, &m);
 }
 
-int port_send_beat(struct port *p, uint64_t progress, bool busy, uint64_t strangers) {
+int port_send_beat(struct port *p, uint64_t progress, bool busy) {
     Cadre__Control__V1__Beat beat = CADRE__CONTROL__V1__BEAT__INIT;
     beat.progress = progress;
     beat.busy = busy;
-    beat.strangers = strangers;
     pb_control m = CONTROL_MESSAGE(BEAT, beat, &beat);
     return send(p, &m);
 }

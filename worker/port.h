@@ -5,13 +5,14 @@
 #include "proto/bus.h"
 #include "worker/cmd.h"
 
-enum port_kind { PORT_NONE, PORT_WELCOME, PORT_REFUSE, PORT_PLAN, PORT_SHUTDOWN, PORT_EPOCH, PORT_SWITCH };
+enum port_kind { PORT_NONE, PORT_WELCOME, PORT_REFUSE, PORT_PLAN, PORT_SHUTDOWN, PORT_EPOCH, PORT_SWITCH, PORT_SEATED };
 struct port_message {
     enum port_kind kind;
     struct worker_setup setup; /* WELCOME; EPOCH, only epoch, placement and peers: the caller's, to be cleared */
     uint32_t epoch;            /* SWITCH */
     char reason[512];          /* REFUSE, SHUTDOWN */
     bool abort;                /* SHUTDOWN */
+    int rank, size;            /* SEATED */
 };
 
 struct port;
@@ -23,6 +24,7 @@ void port_free(struct port *p);
 int port_recv(struct port *p, struct port_message *out, struct plan *(*take)(void *ctx), void *ctx, struct plan **plan,
               struct why *why);
 
+int port_send_seat(struct port *p, const char *host, uint64_t pid);
 struct port_hello {
     int rank, size;
     const char *host, *host_id, *fabric;
@@ -45,5 +47,5 @@ int port_send_tally(struct port *p, int domain, uint64_t tokens, const uint64_t 
 /* link [n] by rank; all since the start */
 int port_send_links(struct port *p, const struct ep_link *link, int n, const struct ep_far *far,
                     const struct backend_tasks *tasks);
-int port_send_beat(struct port *p, uint64_t progress, bool busy, uint64_t strangers);
+int port_send_beat(struct port *p, uint64_t progress, bool busy);
 int port_send_trouble(struct port *p, const char *reason, const struct trouble *t);

@@ -2,10 +2,8 @@
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/vec_list.h"
 
-const struct vec INT8(vec) = {
+const struct vec ISA(vec) = {
     .products = ISA(products),
-    .quant_products = INT8(quant_products),
-    .quantise = ISA(quantise),
     .transposed = ISA(transposed),
     .attend = ISA(attend),
     .silu_mul = ISA(silu_mul),

@@ -139,7 +139,8 @@ def options_that_cannot_work(p):
 @case
 def workers_that_do_not_know_who_they_are(p):
     for words, says, status in (
-        (["--fabric", "shm"], "SLURM_PROCID", 1),
+        (["--fabric", "shm", "--size", "2"], "SLURM_PROCID", 1),
+        (["--fabric", "shm", "--join-timeout", "1"], "gave this worker a rank", 1),  # nobody to ask
         (["--fabric", "auto", "--rank", "3", "--size", "3"], "rank 3 (by --rank) of 3 workers", 1),
         (["--fabric", "ucx", "--rank", "0"], "give --size", 1),
         (["--fabric", "shm", "--rank", "64"], "rank", 2),

@@ -124,9 +124,10 @@ def workers_outlive_the_coordinator(p):
         front = place.front(c)
         wanted = run(load_words(p, place), 150).good("undisturbed").out
         asked = stack.enter_context(Process(load_words(p, place)))
+        front.until_status(lambda s: s["waiting"] + s["running"] + s["finished"] >= 2 * COUNT, "all are accepted")
         kept = 0
         for _ in range(4):
-            front.until_status(lambda s: s["finished"] >= 10 or s["finished"] and not s["running"] + s["waiting"], "some have finished")
+            front.until_status(lambda s: s["finished"] >= 10 or not s["running"] + s["waiting"], "some have finished")
             kill_coordinator(front, c)
             c.wait(20)
             c = stack.enter_context(place.coordinator("recover"))

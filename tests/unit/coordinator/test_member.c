@@ -38,7 +38,7 @@ static void begin(void) {
 }
 static void begin_with(int workers) {
     begin();
-    ms.limits.workers = workers;
+    ms.limits.workers = ms.limits.first = workers;
 }
 static void join_all(void) {
     for (int i = 0; i < ms.limits.workers; i++) {
@@ -62,6 +62,24 @@ static int pass(int64_t until, unsigned beating, unsigned moving) {
     }
     return -1;
 }
+
+START_TEST(seats) {
+    begin_with(4);
+    ck_assert_int_eq(member_seat(&ms, "a", 100, 2, now), 0);
+    ck_assert_int_eq(member_seat(&ms, "b", 100, 2, now), 1);
+    ck_assert_int_eq(member_seat(&ms, "b", 100, 2, now), 1); /* said again */
+    ck_assert_int_eq(member_seat(&ms, "c", 7, 2, now), -1);
+    ck_assert_int_eq(member_seat(&ms, "c", 7, 4, now), 2);
+    now += 60 * 1000 * MS;
+    ck_assert_int_eq(member_seat(&ms, "d", 8, 2, now), 0); /* nobody came */
+    join_all();
+    ck_assert_int_eq(member_seat(&ms, "e", 9, 4, now), -1);
+    member_gone(&ms, 2, false);
+    ck_assert_int_eq(member_seat(&ms, "e", 9, 4, now), -1); /* its successor may be on its way */
+    member_gone(&ms, 1, true);
+    ck_assert_int_eq(member_seat(&ms, "e", 9, 4, now), 1);
+}
+END_TEST
 
 START_TEST(refusals) {
     struct {
@@ -511,7 +529,7 @@ START_TEST(leaving) {
 }
 END_TEST
 
-RUN("member", begin, NULL, refusals, both_values, lease, a_verdict_keeps_the_lease, own_stall_blames_nobody,
+RUN("member", begin, NULL, seats, refusals, both_values, lease, a_verdict_keeps_the_lease, own_stall_blames_nobody,
     loading_is_given_time, who_goes_before_the_welcome_frees_its_rank, who_they_are, absurd_progress, progress, unaccused,
     late_but_moving, a_plan_that_is_never_begun, a_long_prefill_evicts_nobody, the_end_of_a_long_step, idle_owes_nothing,
     one_way_partition, a_bystander_with_most_accusers, a_relay_with_most_accusers, one_end_has_done_all, accused_while_idle,

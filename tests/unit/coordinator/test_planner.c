@@ -1,6 +1,8 @@
 /* test_planner.c - placement files: what they can express, what they are refused for, and how a placement is described. */
 #include "coordinator/planner.h"
 
+#include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "tests/unit/run.h"
@@ -13,7 +15,7 @@ static struct why why;
 static int parse(const char *text) { return planner_parse(&shape, text, strlen(text), "p", hosts, &why); }
 
 START_TEST(contiguous) {
-    planner_contiguous(&shape, hosts);
+    planner_contiguous(&shape, shape.workers, hosts);
     static const uint64_t want[4] = {1, 1, 2, 4}; /* e * R / E */
     for (int i = 0; i < 12; i++) ck_assert_uint_eq(hosts[i], want[i % 4]);
 }
@@ -107,12 +109,40 @@ START_TEST(lost_experts_are_spread) {
     const struct planner_shape wide = {.workers = 5, .layers = 1, .experts = 40, .model_layer = one};
     uint64_t first[40], now[40];
     int slots[5] = {0};
-    planner_contiguous(&wide, first);
+    planner_contiguous(&wide, wide.workers, first);
     planner_members(&wide, first, first, 0x1d, now);
     for (int e = 0; e < 40; e++) slots[__builtin_ctzll(now[e])]++;
     for (int w = 0; w < 5; w++) ck_assert_int_eq(slots[w], w == 1 ? 0 : 10);
 }
 END_TEST
 
+/* Those that come later take their part from who has most, keep it, and give it back when they go. */
+START_TEST(newcomers_take_a_part) {
+    static const int two[2] = {0, 1};
+    const struct planner_shape wide = {.workers = 6, .layers = 2, .experts = 16, .model_layer = two};
+    static const uint64_t members[] = {3, 7, 63, 62, 22, 3, 1, 7};
+    uint64_t first[32], now[32], before[32];
+    planner_contiguous(&wide, 2, first);
+    memcpy(now, first, sizeof now);
+    for (size_t step = 0; step < sizeof members / sizeof *members; step++) {
+        int n = __builtin_popcountll(members[step]), slots[6] = {0}, moved = 0, kept = 0;
+        memcpy(before, now, sizeof now);
+        planner_members(&wide, first, now, members[step], now);
+        for (int i = 0; i < 32; i++) {
+            ck_assert(__builtin_popcountll(now[i]) == 1 && !(now[i] & ~members[step]));
+            if (i < 16) slots[__builtin_ctzll(now[i])]++;
+            moved += now[i] != before[i] && (before[i] & members[step]);
+            kept += now[i] == before[i];
+        }
+        bool newcomers = members[step] & ~UINT64_C(3);
+        for (int w = 0; w < 6; w++) /* without them everything is as at the start */
+            if (members[step] >> w & 1 && newcomers) ck_assert_int_le(abs(slots[w] - 16 / n), 1);
+        if (members[step] == 3) ck_assert(!memcmp(now, first, sizeof now));
+        if (step == 3) ck_assert_int_le(moved, 4); /* one left: the others take its experts, and hardly anything else moves */
+        if (step == 3) ck_assert_int_gt(kept, 20);
+    }
+}
+END_TEST
+
 RUN("planner", NULL, NULL, contiguous, expresses_any_map, missing_on_purpose, refusals, describes, over_members,
-    lost_experts_are_spread)
+    lost_experts_are_spread, newcomers_take_a_part)

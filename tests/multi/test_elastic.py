@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""test_elastic.py - workers join a cluster that serves, and leave it: no request fails, and every answer has the same bits."""
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from cases import case, main, note
+from cluster import Front, Process, check, run, same, until
+
+COUNT = 400
+
+
+class Growing:
+    """A coordinator for up to six workers that begins with two, which it gives their ranks."""
+
+    def __init__(self, p, stack, fabric, folder):
+        self.p, self.stack, self.fabric = p, stack, fabric
+        told = Path(folder, "endpoints")
+        words = ["--workers", "2", "--max-workers", "6", "--fabric", fabric, "--kv-tokens", "4096", "--endpoint-file", told]
+        doors = ["--listen", "tcp://127.0.0.1:*", "--control", "tcp://127.0.0.1:*"]
+        lease = ["--lease", "5"] if p.slow > 1 else ["--lease", "2"]
+        self.coordinator = stack.enter_context(Process([p.coordinator, p.golden("mixtral"), *words, *doors, *lease]))
+        until(told.exists, "the endpoints")
+        _, listen, _, self.control = told.read_text().split()
+        self.workers = {}
+        self.join(2)
+        self.front = Front(p, listen)
+        self.front.cadre("status", "-q", "--wait", "60").good(f"status --wait: {self.coordinator.err()[-600:]}")
+
+    def join(self, n):
+        words = ["--fabric", self.fabric, "--threads", "1", "--connect", self.control]
+        for _ in range(n):
+            process = self.stack.enter_context(Process([self.p.worker, *words]))
+            self.workers[process.pid] = process
+
+    def serving(self, n):
+        return lambda s: s["state"] == "serving" and sum(w["state"] == "ready" and w["experts"] > 0 for w in s["workers"]) == n
+
+    def drain(self, rank):
+        process = self.workers[self.front.status()["workers"][rank]["pid"]]
+        self.front.cadre("drain", str(rank)).good(f"drain {rank}")
+        same(process.wait(30).status, 0, f"exit status of worker {rank}: {process.err()[-300:]}")
+
+
+def grows_and_shrinks(p, fabric):
+    words = ["--count", str(COUNT), "--at-once", "24", "--prompt", "20", "--tokens", "100"]
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        c = Growing(p, stack, fabric, folder)
+        load = [p.load, "--connect", c.front.endpoint, *words]
+        wanted = run(load, 150).good("two workers, undisturbed").out
+        asked = stack.enter_context(Process(load))
+        c.front.until_status(lambda s: s["finished"] >= COUNT + 10, "some have finished")
+        for n in (3, 6):
+            c.join(n - len(c.workers))
+            c.front.until_status(c.serving(n), f"{n} workers, each with experts")
+        s = c.front.status()
+        check(min(w["experts"] for w in s["workers"]) >= 2, f"everyone has a part: {[w['experts'] for w in s['workers']]}")
+        under_load = s["running"] + s["waiting"]
+        for rank in (0, 3, 5):
+            c.drain(rank)
+        s = c.front.until_status(c.serving(3), "three are left")
+        same([w["state"] for w in s["workers"]], ["left", "ready", "ready", "left", "ready", "left"], "who is there")
+        note(f"{fabric}: {under_load} requests in there when six served, {s['running'] + s['waiting']} when three were left")
+        r = asked.wait(150)
+        check(r.status == 0, f"every request finishes: {r.status} {r.err[-400:]!r}")
+        same(r.out.splitlines(), wanted.splitlines(), "the answers of two undisturbed workers")
+        check(under_load, "the load was over too early to matter")
+        c.join(1)
+        c.front.until_status(c.serving(4), "another in a place that is free again")
+        for words, told in (("7", "no worker 7"), ("0", "no worker 0") if s["workers"][0]["state"] != "left" else ("9", "no worker 9")):
+            r = c.front.cadre("drain", words)
+            check(r.status == 1 and told in r.err, f"drain {words}: {r.status} {r.err!r}")
+        c.coordinator.send(15)
+        same(c.coordinator.wait(60).status, 0, "an orderly end")
+
+
+@case
+def grows_and_shrinks_shm(p):
+    grows_and_shrinks(p, "shm")
+
+
+@case
+def grows_and_shrinks_auto(p):
+    if p.soak:
+        for fabric in ("auto", "ucx"):
+            grows_and_shrinks(p, fabric)
+
+
+@case
+def nobody_may_leave(p):
+    """The last one, or when the others could not hold the model."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        c = Growing(p, stack, "shm", folder)
+        c.drain(0)
+        r = c.front.cadre("drain", "1")
+        check(r.status == 1 and "no other" in r.err, f"the last one: {r.status} {r.err!r}")
+        check(c.front.generate(prompt="still", max_tokens=4)["text"] is not None, "it goes on")
+
+
+if __name__ == "__main__":
+    main()
