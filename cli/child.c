@@ -33,8 +33,10 @@ void child_find(const char *program, const char *folder, char *path, size_t cap)
     snprintf(path, cap, "%s", program);
 }
 
+void child_follow_parent(void) { prctl(PR_SET_PDEATHSIG, SIGKILL); }
+
 void child_with_parent(char *const argv[]) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    child_follow_parent();
     if (getppid() != 1) execvp(argv[0], argv);
 }
 

@@ -25,6 +25,8 @@ int child_start(struct child *c, char *const argv[], int death_signal, int keep,
  * mpirun is asked to start its ranks through it, because an mpirun that is ended early may leave them behind. Returns only on
  * failure. */
 void child_with_parent(char *const argv[]);
+/* The same for this process as it is. */
+void child_follow_parent(void);
 /* Signals that ask to end are ignored from here on, also by programs that this process becomes. */
 void child_deafen(void);
 /* Our own binary, as a command to start it again. */

@@ -8,34 +8,41 @@
 
 enum { STATUS_MS = 1000 };
 
-static void lay_out(struct crew *c, int rank, int64_t now) {
-    struct child *w = &c->workers[rank];
-    char fate[96], then[128] = "another is started";
-    int64_t wait = revive_after(&c->again[rank].revive, now);
-    c->again[rank].awaited = wait >= 0;
-    c->again[rank].due_us = now + wait;
-    if (wait > 0) snprintf(then, sizeof then, "another is started in %.1f s", (double)wait / 1e6);
-    if (wait < 0)
-        snprintf(then, sizeof then, "that was %d times within %d s, so it is not started again", REVIVE_DEATHS,
-                 REVIVE_WITHIN_S);
-    fprintf(stderr, "cadre serve: %s (pid %d) %s; %s\n", w->name, (int)w->pid, child_fate(w, fate, sizeof fate), then);
+/* By a signal: itself, or a rank of the launcher that it is, which passes on how that died. */
+static bool was_killed(const struct child *w) { return WIFSIGNALED(w->status) || WEXITSTATUS(w->status) > 128; }
+
+static void lay_out(struct crew *c, int i, int64_t now) {
+    struct child *w = &c->workers[i];
+    char fate[96], then[128];
+    int64_t wait = revive_after(&c->again[i].revive, now);
+    c->again[i].awaited = wait >= 0;
+    c->again[i].due_us = now + wait;
+    fprintf(stderr, "cadre serve: %s (pid %d) %s; %s\n", w->name, (int)w->pid, child_fate(w, fate, sizeof fate),
+            revive_say(wait, then, sizeof then));
     w->pid = 0;
 }
 
-int crew_tend(struct crew *c, const struct fleet_options *f, int64_t now_us, struct why *why) {
+static int give_up(const struct child *w, struct why *why) {
+    char fate[96];
+    return fail(why, ERR_GONE, "%s (pid %d) %s", w->name, (int)w->pid, child_fate(w, fate, sizeof fate));
+}
+
+int crew_tend(struct crew *c, const struct fleet_options *f, bool loading, int64_t now_us, struct why *why) {
     int left = 0;
-    for (int rank = 0; rank < (int)f->workers; rank++) {
-        struct child *w = &c->workers[rank];
-        if (w->pid && w->ended) lay_out(c, rank, now_us);
-        if (c->again[rank].awaited && now_us >= c->again[rank].due_us) {
-            int rc = fleet_start_rank(f, rank, w, why);
+    for (int i = 0; i < c->n; i++) {
+        struct child *w = &c->workers[i];
+        if (w->pid && w->ended && loading && !was_killed(w)) return give_up(w, why);
+        if (w->pid && w->ended) lay_out(c, i, now_us);
+        if (c->again[i].awaited && now_us >= c->again[i].due_us) {
+            int rc = fleet_start_one(f, c->kind, i, w, why);
             if (rc < 0) return rc;
-            c->again[rank].awaited = false;
+            c->again[i].awaited = false;
             c->revived = true;
         }
-        left += w->pid || c->again[rank].awaited;
+        left += w->pid || c->again[i].awaited;
     }
-    return left ? 0 : fail(why, ERR_GONE, "all workers died, again and again");
+    bool others = c->kind == FLEET_RANK && f->rank->id.size > 1; /* elsewhere */
+    return left || others ? 0 : fail(why, ERR_GONE, "all workers died, again and again");
 }
 
 static bool is_ready(const struct cadre_cluster *s, pid_t pid) {
@@ -46,10 +53,11 @@ static bool is_ready(const struct cadre_cluster *s, pid_t pid) {
 
 void crew_dismiss_newcomers(struct crew *c, struct cadre_client *client) {
     struct cadre_cluster *s;
-    for (int rank = 0; rank < FLEET_MOST; rank++) c->again[rank].awaited = false;
-    if (!c->revived || cadre_status(client, STATUS_MS, &s)) return;
-    for (int rank = 0; rank < (int)s->n_workers && rank < FLEET_MOST; rank++) {
-        struct child *w = &c->workers[rank];
+    for (int i = 0; i < c->n; i++) c->again[i].awaited = false;
+    bool launcher = c->kind == FLEET_MPIRUN || c->kind == FLEET_SRUN; /* whose ranks have pids of their own */
+    if (launcher || !c->revived || cadre_status(client, STATUS_MS, &s)) return;
+    for (int i = 0; i < c->n; i++) {
+        struct child *w = &c->workers[i];
         if (!w->pid || is_ready(s, w->pid)) continue;
         child_signal(w, SIGKILL);
         if (!w->ended) waitpid(w->pid, &w->status, 0);

@@ -9,7 +9,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "cli/argv.h"
+#include "cli/cli.h"
+#include "cli/tend.h"
 #include "fabric/boot.h"
 
 int fleet_slurm_nodes(void) {
@@ -17,14 +20,14 @@ int fleet_slurm_nodes(void) {
     return job && nodes ? (int)strtol(nodes, NULL, 10) : 0;
 }
 
-static bool is_mpi(const struct fleet_options *o) { return !strncmp(o->fabric, "mpi", 3); } /* in either form */
+bool fleet_is_world(const struct fleet_options *o) { return !strncmp(o->fabric, "mpi", 3); } /* in either form */
 
 static bool shm_apart(const struct fleet_options *o) {
     return !strcmp(o->fabric, "shm") && o->rank->here && !o->rank->one_host;
 }
 
 int fleet_kind(const struct fleet_options *o, enum fleet_kind *out, struct why *why) {
-    bool mem = !strcmp(o->fabric, "mem"), shm = !strcmp(o->fabric, "shm"), mpi = is_mpi(o);
+    bool mem = !strcmp(o->fabric, "mem"), shm = !strcmp(o->fabric, "shm"), mpi = fleet_is_world(o);
     bool local = !strcmp(o->launcher, "local"), mpirun = !strcmp(o->launcher, "mpirun"), srun = !strcmp(o->launcher, "srun");
     if ((mem || shm) && (o->hosts || srun))
         return fail(why, ERR_INVALID, "--fabric %s stays on one host; with --%s use --fabric auto, ucx or mpi", o->fabric,
@@ -85,7 +88,7 @@ static void add_setting(struct argv *a, const char *name, const char *value) {
  * yielding while waiting, which it would otherwise do only when it notices that there are too few cores. How it reaches other
  * hosts, and over which network, is for the site to say in its own settings (OMPI_MCA_plm_rsh_agent, ...). */
 static void add_mpirun(struct argv *a, const struct fleet_options *o, bool found) {
-    bool mpi = is_mpi(o), far = fleet_is_far(o, FLEET_MPIRUN);
+    bool mpi = fleet_is_world(o), far = fleet_is_far(o, FLEET_MPIRUN);
     argv_add(a, "mpirun");
     argv_add_number(a, "-np", o->workers);
     argv_add_text(a, "--host", o->hosts);
@@ -93,6 +96,7 @@ static void add_mpirun(struct argv *a, const struct fleet_options *o, bool found
     if (found) argv_add(a, "--quiet"); /* we say what happened; mpirun alone knows about a worker that cannot be found */
     if (!far) argv_add(a, "--oversubscribe");
     argv_add_text(a, "--bind-to", "none");
+    if (!mpi) argv_add(a, "--enable-recovery"); /* a rank that is lost is not the others' end */
     if (!mpi) return;
     add_setting(a, "mpi_yield_when_idle", "1");
     add_setting(a, "pml", "ob1");
@@ -101,14 +105,15 @@ static void add_mpirun(struct argv *a, const struct fleet_options *o, bool found
     add_setting(a, "pml_ob1_send_pipeline_depth", "32"); /* the default moves large frames in tiny sips: fabric_mpi.c */
 }
 
-/* A worker that dies takes the others with it, as mpirun does it; slurmstepd sees to those whose srun is gone. */
+/* Only of an MPI world one that dies takes the others with it; slurmstepd sees to those whose srun is gone. */
 static void add_srun(struct argv *a, const struct fleet_options *o) {
     argv_add(a, "srun");
     argv_add_number(a, "--ntasks", o->workers);
-    argv_add(a, "--kill-on-bad-exit=1");
+    argv_add(a, fleet_is_world(o) ? "--kill-on-bad-exit=1" : "--kill-on-bad-exit=0");
+    argv_add(a, "--wait=0");
     argv_add(a, "--cpu-bind=none");
     argv_add(a, "--overlap"); /* beside the step that we may be ourselves */
-    argv_add(a, is_mpi(o) ? "--mpi=pmix" : "--mpi=none");
+    argv_add(a, fleet_is_world(o) ? "--mpi=pmix" : "--mpi=none");
 }
 
 static void add_worker(struct argv *a, const struct fleet_options *o, enum fleet_kind kind, const char *program) {
@@ -120,17 +125,6 @@ static void add_worker(struct argv *a, const struct fleet_options *o, enum fleet
     if (kind == FLEET_THREADS) argv_add_number(a, "--workers", o->workers);
     argv_add_number(a, "--threads", threads_per_worker(o, kind));
     argv_add_text(a, "--log-level", o->log_level);
-}
-
-int fleet_start_rank(const struct fleet_options *o, int rank, struct child *child, struct why *why) {
-    struct argv a = {.n = 0};
-    char program[4096];
-    child_find("cadre-worker", "worker", program, sizeof program);
-    add_worker(&a, o, FLEET_LOCAL, program);
-    argv_add_number(&a, "--rank", rank);
-    argv_add_number(&a, "--size", o->workers);
-    snprintf(child->name, sizeof child->name, "worker rank %d", rank);
-    return child_start(child, a.words, SIGKILL, -1, why);
 }
 
 /* What add_mpirun says on its command line, where somebody else started mpirun or srun and has not said it. */
@@ -148,60 +142,79 @@ static void set_mpi(void) {
 /* Of an MPI world MPI knows who is who. */
 static void describe_own(struct argv *a, const struct fleet_options *o, const char *program) {
     add_worker(a, o, FLEET_RANK, program);
-    if (is_mpi(o)) set_mpi();
+    if (fleet_is_world(o)) set_mpi();
     else argv_add_number(a, "--rank", o->rank->id.rank), argv_add_number(a, "--size", o->rank->id.size);
 }
 
-static int start_own(const struct fleet_options *o, struct child *child, int *n, struct why *why) {
+static void find_worker(char *program, size_t cap) { child_find("cadre-worker", "worker", program, cap); }
+
+int fleet_keep(const struct fleet_options *o) {
+    struct argv a = {.n = 0};
+    char program[4096], name[32];
+    find_worker(program, sizeof program);
+    describe_own(&a, o, program);
+    snprintf(name, sizeof name, "worker rank %d", o->rank->id.rank);
+    if (!fleet_is_world(o)) return tend_run(name, a.words);
+    child_deafen();
+    execvp(program, a.words);
+    fprintf(stderr, "cadre serve: cannot start %s: %s: %s\n", name, program, strerror(errno));
+    return EXIT_FAILED;
+}
+
+static int start_local(const struct fleet_options *o, int rank, struct child *child, struct why *why) {
     struct argv a = {.n = 0};
     char program[4096];
-    child_find("cadre-worker", "worker", program, sizeof program);
+    find_worker(program, sizeof program);
+    add_worker(&a, o, FLEET_LOCAL, program);
+    argv_add_number(&a, "--rank", rank);
+    argv_add_number(&a, "--size", o->workers);
+    snprintf(child->name, sizeof child->name, "worker rank %d", rank);
+    return child_start(child, a.words, SIGKILL, -1, why);
+}
+
+static int start_own(const struct fleet_options *o, struct child *child, struct why *why) {
+    struct argv a = {.n = 0};
+    char program[4096];
+    find_worker(program, sizeof program);
     describe_own(&a, o, program);
     snprintf(child->name, sizeof child->name, "worker rank %d", o->rank->id.rank);
     child->deaf = true;
-    *n = child_start(child, a.words, SIGKILL, -1, why) >= 0;
-    return *n ? 0 : ERR_NOT_FOUND;
+    return child_start(child, a.words, SIGKILL, -1, why);
 }
 
-int fleet_become(const struct fleet_options *o, struct why *why) {
+static int start_threads(const struct fleet_options *o, struct child *child, struct why *why) {
     struct argv a = {.n = 0};
     char program[4096];
-    child_find("cadre-worker", "worker", program, sizeof program);
-    describe_own(&a, o, program);
-    child_deafen();
-    execvp(program, a.words);
-    return fail(why, ERR_NOT_FOUND, "cannot start worker rank %d: %s: %s", o->rank->id.rank, program, strerror(errno));
+    find_worker(program, sizeof program);
+    add_worker(&a, o, FLEET_THREADS, program);
+    snprintf(child->name, sizeof child->name, "the worker process");
+    return child_start(child, a.words, SIGKILL, -1, why);
 }
 
-static int start_local(const struct fleet_options *o, struct child *children, int *n, struct why *why) {
-    for (int rank = 0; rank < (int)o->workers; rank++) {
-        int rc = fleet_start_rank(o, rank, &children[rank], why);
-        if (rc < 0) return rc;
-        ++*n;
-    }
-    return 0;
-}
-
-int fleet_start(const struct fleet_options *o, enum fleet_kind kind, struct child *children, int *n, struct why *why) {
+/* mpirun's ranks shall end with it; slurmstepd sees to srun's. */
+static int start_launcher(const struct fleet_options *o, enum fleet_kind kind, struct child *child, struct why *why) {
     struct argv a = {.n = 0};
     char program[4096], self[4096];
-    *n = 0;
-    if (kind == FLEET_LOCAL) return start_local(o, children, n, why);
-    if (kind == FLEET_RANK) return start_own(o, children, n, why);
-    child_find("cadre-worker", "worker", program, sizeof program);
-    snprintf(children->name, sizeof children->name, "%s",
-             kind == FLEET_MPIRUN ? "mpirun"
-             : kind == FLEET_SRUN ? "srun"
-                                  : "the worker process");
-    if (kind == FLEET_MPIRUN) {
-        add_mpirun(&a, o, strchr(program, '/') != NULL);
-        child_self(self, sizeof self);
-        argv_add(&a, self);
-        argv_add(&a, "with-parent");
-    }
-    if (kind == FLEET_SRUN) add_srun(&a, o);
+    bool mpirun = kind == FLEET_MPIRUN;
+    find_worker(program, sizeof program);
+    child_self(self, sizeof self);
+    if (mpirun) add_mpirun(&a, o, strchr(program, '/') != NULL);
+    else add_srun(&a, o);
+    if (mpirun || !fleet_is_world(o)) argv_add(&a, self), argv_add(&a, fleet_is_world(o) ? "with-parent" : "tend");
     add_worker(&a, o, kind, program);
-    int rc = child_start(children, a.words, kind == FLEET_THREADS ? SIGKILL : SIGTERM, -1, why);
-    *n = rc >= 0;
-    return rc;
+    snprintf(child->name, sizeof child->name, "%s", mpirun ? "mpirun" : "srun");
+    return child_start(child, a.words, SIGTERM, -1, why);
+}
+
+int fleet_count(const struct fleet_options *o, enum fleet_kind kind) { return kind == FLEET_LOCAL ? (int)o->workers : 1; }
+
+int fleet_start_one(const struct fleet_options *o, enum fleet_kind kind, int i, struct child *child, struct why *why) {
+    switch (kind) {
+    case FLEET_LOCAL: return start_local(o, i, child, why);
+    case FLEET_RANK: return start_own(o, child, why);
+    case FLEET_THREADS: return start_threads(o, child, why);
+    case FLEET_MPIRUN:
+    case FLEET_SRUN: return start_launcher(o, kind, child, why);
+    }
+    BUG("a fleet of kind %d", (int)kind);
 }

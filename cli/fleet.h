@@ -6,7 +6,8 @@
  *   FLEET_SRUN     one process each, by srun, in the Slurm allocation that we run in
  *   FLEET_RANK     the one of this rank: all ranks of a launcher are `cadre serve` (cli/rank.h)
  *
- * A worker finds out its rank from the launcher, or is told. */
+ * A worker finds out its rank from the launcher, or is told. What mpirun and srun start is a supervisor of each worker
+ * (cli/tend.h), unless the workers are an MPI world, which ends with any of them. */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
@@ -28,10 +29,12 @@ int fleet_slurm_nodes(void); /* 0: not in one */
 int fleet_kind(const struct fleet_options *o, enum fleet_kind *out, struct why *why);
 /* Some workers may be on other hosts. */
 bool fleet_is_far(const struct fleet_options *o, enum fleet_kind kind);
-/* Fills children[FLEET_MOST] and says how many there are. When it fails, those that were started are there all the same. */
-int fleet_start(const struct fleet_options *o, enum fleet_kind kind, struct child *children, int *n, struct why *why);
-/* FLEET_LOCAL: the worker of that rank, in the place of one that died. */
-int fleet_start_rank(const struct fleet_options *o, int rank, struct child *child, struct why *why);
-/* FLEET_RANK: this process becomes its worker, which its coordinator ends, and no signal but SIGKILL. Returns only on
- * failure. */
-int fleet_become(const struct fleet_options *o, struct why *why);
+/* Workers of an MPI world: none can come again alone. */
+bool fleet_is_world(const struct fleet_options *o);
+/* Processes of ours that this takes: one each (FLEET_LOCAL), or one in all. */
+int fleet_count(const struct fleet_options *o, enum fleet_kind kind);
+/* Process i of fleet_count, also in the place of one that died. */
+int fleet_start_one(const struct fleet_options *o, enum fleet_kind kind, int i, struct child *child, struct why *why);
+/* FLEET_RANK without the coordinator: runs its worker, again when it dies (cli/tend.h); of a world this process becomes it. The
+ * exit status. */
+int fleet_keep(const struct fleet_options *o);

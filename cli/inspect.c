@@ -24,7 +24,7 @@ static const struct conf_option table[] = {
      .help = "tokens of a sequence (32k); default: the model's, at most 4096"},
     {"batch", CONF_INT, AT(batch), .def = "32", .min = 1, .max = 65536, .arg = "N",
      .help = "sequences at once, in the whole cluster"},
-    {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32|stored",
+    {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32|q8|q4|stored",
      .help = "format of weights and KV in memory; stored: as on disk"},
     {"step-tokens", CONF_INT, AT(step_tokens), .min = 1, .max = 1 << 20, .arg = "N",
      .help = "rows one worker brings to a step; default as `cadre serve`"},

@@ -26,7 +26,7 @@ int joiner_run(struct rank *r, struct fleet_options *f) {
     struct why why;
     int rc = wait_for_address(r, &why);
     f->control = r->address;
-    if (rc >= 0) rc = fleet_become(f, &why);
+    if (rc >= 0) return fleet_keep(f);
     fprintf(stderr, "cadre serve: %s\n", why.text);
     return EXIT_FAILED;
 }

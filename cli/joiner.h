@@ -1,7 +1,7 @@
-/* joiner.h - a rank of `cadre serve` that does not run the coordinator: waits until it knows where that is, then becomes its
- * worker. */
+/* joiner.h - a rank of `cadre serve` that does not run the coordinator: waits until it knows where that is, then keeps a
+ * worker of it (cli/tend.h). */
 #pragma once
 #include "cli/fleet.h"
 
-/* The exit status, when it did not come so far. f->control is filled in here. */
+/* The exit status. f->control is filled in here. */
 int joiner_run(struct rank *r, struct fleet_options *f);

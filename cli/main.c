@@ -1,6 +1,7 @@
 /* main.c - `cadre`: finds the verb and runs it. Each verb is one file with one option table. */
 #include "cli/child.h"
 #include "cli/cli.h"
+#include "cli/tend.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -54,10 +55,12 @@ int main(int argc, char **argv) {
     bool help = !strcmp(name, "help") || !strcmp(name, "--help") || !strcmp(name, "-h");
     if (help && argc < 3) return print_help(stdout), EXIT_DONE;
     if (!strcmp(name, "--version") || !strcmp(name, "version")) return printf("cadre %s\n", CADRE_VERSION), EXIT_DONE;
-    if (!strcmp(name, "with-parent") && argc > 2) { /* for serve alone, see child.h; not in the list */
+    /* For serve alone, see child.h and tend.h; not in the list. */
+    if (!strcmp(name, "with-parent") && argc > 2) {
         child_with_parent(argv + 2);
         return fprintf(stderr, "cadre: cannot run %s\n", argv[2]), EXIT_FAILED;
     }
+    if (!strcmp(name, "tend") && argc > 2) return child_follow_parent(), tend_run("the worker", argv + 2);
     const struct cli_verb *verb = find_verb(help ? argv[2] : name);
     if (!verb) return unknown_verb(help ? argv[2] : name);
     if (!help) return verb->run(argc - 1, argv + 1);

@@ -107,7 +107,7 @@ static void print_table(const struct cadre_cluster *c) {
     if (c->journal) print_journal(c->journal);
     if (c->recovery) print_recovery(c->recovery);
     if (c->strangers)
-        printf("  strangers %llu connections were not let in: no key, or another\n", (unsigned long long)c->strangers);
+        printf("  strangers %llu times somebody was not let in: no key, or another\n", (unsigned long long)c->strangers);
     printf("  listen    %s, control %s, version %s\n", c->listen, c->control, c->version);
     print_workers(c);
 }

@@ -206,8 +206,8 @@ struct cadre_cluster {
     uint64_t uptime_us, steps, finished, cancelled, expired, failed, preemptions, prompt_tokens, generated_tokens;
     uint32_t epoch, placement_version, waiting, running, max_context, max_batch;
     uint32_t layers, experts, topk; /* MoE layers, experts in each, experts per token */
+    uint64_t strangers; /* connections, and messages between workers, that were not let in: no key, or another */
     /* (layer, expert) pairs that are on no worker: requests that do not allow degraded answers wait */
-    uint64_t strangers;          /* connections that were not let in, for want of a key */
     uint32_t missing_experts;
     const char *missing;      /* the first of them, for people; "" when there is none */
     const struct cadre_journal *journal; /* NULL: the cluster keeps none, requests end with their connection */

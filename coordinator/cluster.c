@@ -17,6 +17,8 @@
 enum {
     MISSING_EVERY_US = 5 * 1000 * 1000,
     SHUTDOWN_EVERY_US = 50 * 1000,
+    PROBE_FOR_US = 200 * 1000,
+    PROBE_EVERY_US = 10 * 1000,
     LEAVE_US = 5 * 1000 * 1000, /* for workers to go after Shutdown */
 };
 
@@ -36,7 +38,8 @@ static int rank_of(const struct coordinator *c, const struct bus_id *id) {
 static void condemn(struct coordinator *c, int rank, int rc, const struct why *why) {
     core_event(c, EVENT_WORKER_DEAD, rank, "%s", why->text);
     member_gone(&c->members, rank, false);
-    if (c->state != CORE_LEAVING && !recover_lost(c, rank, why)) core_fail(c, rc, why);
+    bool hopeless = c->state == CORE_LOADING && rc != ERR_GONE; /* another would do the same */
+    if (c->state != CORE_LEAVING && (hopeless || !recover_lost(c, rank, why))) core_fail(c, rc, why);
 }
 
 void cluster_lose(struct coordinator *c, int rank, const struct why *why) {
@@ -164,10 +167,11 @@ static void release_held(struct coordinator *c) {
 
 static void welcome_all(struct coordinator *c) {
     struct why why;
+    bool first = c->state == CORE_LOADING;
     int held = count_held(c);
     if (held && held < c->options.first) return release_held(c);
-    c->recovery.available = all_local(c) && !held ? memory_available() : 0; /* they have what they need already */
-    int rc = cluster_check_fit(c, &c->scheduler.limits, c->hosts, core_first(c), c->recovery.available, &why);
+    if (first) c->recovery.available = all_local(c) && !held ? memory_available() : 0; /* they have what they need already */
+    int rc = first ? cluster_check_fit(c, &c->scheduler.limits, c->hosts, core_first(c), c->recovery.available, &why) : 0;
     if (rc < 0) return core_fail(c, rc, &why);
     struct worker_peer peers[MSG_MAX_WORKERS];
     for (int i = 0; i < c->options.first; i++) {
@@ -177,7 +181,7 @@ static void welcome_all(struct coordinator *c) {
     cluster_peers(c, core_first(c), peers);
     log_info("all %d workers are here%s, loading %s as %s", c->options.first, held ? " again" : "", c->model_name,
              fmt_name(c->weights));
-    for (int i = 0; i < c->options.first && c->state == CORE_LOADING; i++) welcome(c, i, peers, c->hosts);
+    for (int i = 0; i < c->options.first && c->members.m[i].state == WORKER_CONNECTED; i++) welcome(c, i, peers, c->hosts);
 }
 
 /* In the place of one that died; the others hear of it when it is ready. */
@@ -185,20 +189,29 @@ static void welcome_newcomer(struct coordinator *c, int rank) {
     struct worker_peer peers[MSG_MAX_WORKERS];
     uint64_t *hosts = malloc(sizeof *hosts * ((size_t)c->shape.layers * (size_t)c->shape.experts + 1));
     if (!hosts) return cluster_unreachable(c, rank, ERR_NOMEM);
-    recover_share(c, rank, hosts);
+    if (c->state == CORE_LOADING) memcpy(hosts, c->hosts, sizeof *hosts * (size_t)c->shape.layers * (size_t)c->shape.experts);
+    else recover_share(c, rank, hosts);
     cluster_peers(c, UINT64_C(1) << rank, peers);
     welcome(c, rank, peers, hosts);
     free(hosts);
 }
 
+static void probe(struct coordinator *c, int rank) {
+    int rc = worker_port_beat(c->worker_port, &c->worker_id[rank]);
+    c->moved = true;
+    if (rc == ERR_GONE) cluster_unreachable(c, rank, rc);
+}
+
 static int admit(struct coordinator *c, const struct worker_hello *h, struct why *why) {
-    if (c->state <= CORE_PROVING && h->rank >= (uint32_t)c->options.first && h->rank < (uint32_t)c->options.workers)
+    bool known = h->rank < (uint32_t)c->options.workers;
+    if (known && member_alive(&c->members, (int)h->rank)) probe(c, (int)h->rank); /* it may come in the place of a dead one */
+    if (c->state <= CORE_PROVING && known && h->rank >= (uint32_t)c->options.first)
         return fail(why, ERR_AGAIN, "rank %u is one of those that come when the first %d work", h->rank, c->options.first);
-    if (c->state <= CORE_PROVING) return member_hello(&c->members, h, c->now_us, why);
+    if (c->state == CORE_LOADING) return member_hello(&c->members, h, c->now_us, why);
     if (h->held_incarnation) return fail(why, ERR_DENIED, "this worker was taken for dead; start it again");
-    if (!c->options.survive || (c->state != CORE_SERVING && c->state != CORE_RECOVERING))
+    if (!c->options.survive || c->state < CORE_PROVING || c->state > CORE_RECOVERING)
         return fail(why, ERR_DENIED, "this cluster is complete and takes no more workers");
-    if (h->rank >= (uint32_t)c->options.workers) return member_hello(&c->members, h, c->now_us, why);
+    if (!known) return member_hello(&c->members, h, c->now_us, why);
     const struct member *m = &c->members.m[h->rank];
     enum worker_state was = m->state;
     bool repeats = was == WORKER_CONNECTED && m->pid == h->pid && !strcmp(m->host, h->host);
@@ -225,8 +238,10 @@ static void on_hello(struct coordinator *c, const struct bus_id *id, const struc
     if (h->held_step > c->scheduler.planned) c->scheduler.planned = c->scheduler.committed = h->held_step;
     log_info("worker %u is here (%s pid %" PRIu64 ")", h->rank, h->host, h->pid);
     event_figure(core_event(c, EVENT_WORKER_HERE, (int)h->rank, "%s", h->host), "pid", (int64_t)h->pid);
-    if (c->state != CORE_LOADING) welcome_newcomer(c, (int)h->rank);
-    else if (member_count(&c->members, WORKER_CONNECTED) == c->options.first) welcome_all(c);
+    bool begins = c->state == CORE_LOADING || c->options.world;
+    if (begins && member_count(&c->members, WORKER_CONNECTED) == c->options.first) welcome_all(c);
+    else if (!c->options.world && (c->state != CORE_LOADING || c->recovery.replaced >> h->rank & 1))
+        welcome_newcomer(c, (int)h->rank);
 }
 
 /* One that nobody gave a rank. While the first are awaited it is one of them, or has to wait until they work. */
@@ -278,9 +293,11 @@ static void on_ready(struct coordinator *c, int rank, const struct worker_ready 
     rc = recall_class(c, &why);
     if (rc < 0) return core_fail(c, rc, &why);
     recover_start(c);
-    if (!c->options.prove || count_held(c)) return core_serve(c); /* those work already */
-    rc = prove_start(c, &why);
-    if (rc < 0) core_fail(c, rc, &why);
+    bool proven = !c->options.prove || count_held(c); /* those that were kept work already */
+    rc = proven ? 0 : prove_start(c, &why);
+    if (rc < 0) return core_fail(c, rc, &why);
+    if (proven) core_serve(c);
+    recover_replaced(c);
 }
 
 /* ---- steps ---- */
@@ -381,6 +398,7 @@ static void on_trouble(struct coordinator *c, int rank, const struct worker_msg 
     struct why why;
     const struct member *w = &c->members.m[rank];
     fail(&why, ERR_GONE, "worker %d (%s pid %" PRIu64 ") left: %s", rank, w->host, w->pid, m->trouble.reason);
+    if (c->state == CORE_LOADING) return core_fail(c, ERR_GONE, &why); /* it would again */
     cluster_lose(c, rank, &why);
 }
 
@@ -401,12 +419,20 @@ static void on_record(struct coordinator *c, int rank, const struct worker_msg *
     condemn(c, rank, rc, &why);
 }
 
+/* A worker counts from zero when another process takes its place. */
+static void on_beat(struct coordinator *c, int rank, const struct worker_msg *m) {
+    uint64_t now = m->beat.strangers, *before = &c->strangers_of[rank];
+    c->strangers += now < *before ? now : now - *before;
+    *before = now;
+    member_beat(&c->members, rank, m->beat.progress, m->beat.busy, c->now_us);
+}
+
 static void on_message(struct coordinator *c, int rank, const struct worker_msg *m) {
     switch (m->kind) {
     case WORKER_PROGRESS: member_load(&c->members, rank, m->progress.done_bytes, m->progress.total_bytes, c->now_us); return;
     case WORKER_IS_READY: on_ready(c, rank, &m->ready); return;
     case WORKER_STEP_DONE: on_step_done(c, rank, &m->done); return;
-    case WORKER_BEAT: member_beat(&c->members, rank, m->beat.progress, m->beat.busy, c->now_us); return;
+    case WORKER_BEAT: on_beat(c, rank, m); return;
     case WORKER_TROUBLE:
     case WORKER_REFUSES: on_trouble(c, rank, m); return;
     case WORKER_TRACE:
@@ -535,6 +561,19 @@ static void say_suspects(struct coordinator *c) {
     }
 }
 
+/* A process that dies closes its connection, which is known long before its lease is over. ZeroMQ says that one has ended, and
+ * then, perhaps a little later, refuses to send over it. */
+static void probe_all(struct coordinator *c) {
+    struct bus_link link;
+    bus_get_link(c->worker_bus, &link);
+    if (link.lost != c->broken) c->probe_until_us = c->now_us + PROBE_FOR_US;
+    c->broken = link.lost;
+    if (c->now_us >= c->probe_until_us || c->now_us < c->probe_us) return;
+    c->probe_us = c->now_us + PROBE_EVERY_US;
+    for (int w = 0; w < c->options.workers && c->state < CORE_LEAVING; w++)
+        if (member_alive(&c->members, w)) probe(c, w);
+}
+
 void cluster_tick(struct coordinator *c) {
     struct why why;
     int rank;
@@ -542,6 +581,7 @@ void cluster_tick(struct coordinator *c) {
     if (c->state == CORE_FAILED || c->state == CORE_ENDED) return;
     while ((rank = member_tick(&c->members, c->now_us, &why)) >= 0 && c->state != CORE_FAILED) cluster_lose(c, rank, &why);
     while (member_release(&c->members, c->now_us, &why) >= 0) log_warn("%s", why.text);
+    probe_all(c);
     say_suspects(c);
     say_missing(c);
     check_start(c);

@@ -36,9 +36,9 @@ void core_set_state(struct coordinator *c, enum core_state to) {
                                         "draining", "leaving", "failed",  "ended"};
     static const bool legal[CORE_STATES][CORE_STATES] = {
         [CORE_LOADING] = {[CORE_PROVING] = true, [CORE_SERVING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
-        [CORE_PROVING] = {[CORE_SERVING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
+        [CORE_PROVING] = {[CORE_SERVING] = true, [CORE_RECOVERING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
         [CORE_SERVING] = {[CORE_RECOVERING] = true, [CORE_DRAINING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
-        [CORE_RECOVERING] = {[CORE_SERVING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
+        [CORE_RECOVERING] = {[CORE_PROVING] = true, [CORE_SERVING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
         [CORE_DRAINING] = {[CORE_RECOVERING] = true, [CORE_LEAVING] = true, [CORE_FAILED] = true},
         [CORE_LEAVING] = {[CORE_ENDED] = true},
         [CORE_FAILED] = {[CORE_ENDED] = true},
@@ -131,7 +131,7 @@ static int open_model(struct coordinator *c, struct why *why) {
     c->model_name = strndup(name, (size_t)(dir + end - name));
     if (!c->model_name) return fail(why, ERR_NOMEM, "out of memory");
     int fmt = fmt_parse(c->options.weights);
-    if (fmt < 0) return fail(why, ERR_INVALID, "weights '%s': wanted bf16, f32 or stored", c->options.weights);
+    if (fmt < 0) return fail(why, ERR_INVALID, "weights '%s': wanted bf16, f32, q8, q4 or stored", c->options.weights);
     c->weights = (enum fmt)fmt;
     return open_tokenizer(c, why);
 }
@@ -306,6 +306,13 @@ static bool drained(struct coordinator *c) {
     return c->now_us - c->drained_us > LAST_READ_US;
 }
 
+/* Told to finish, and nobody is left who could. */
+static void give_up(struct coordinator *c) {
+    if (atomic_load(&c->stop) != 1 || !c->n_requests) return;
+    c->result = fail(&c->why, ERR_GONE, "%d requests are cut: %s", c->n_requests, c->recovery.why.text);
+    log_error("%s", c->why.text);
+}
+
 static void leave(struct coordinator *c) {
     core_set_state(c, CORE_LEAVING);
     service_end_all(c, CALL_UNAVAILABLE, "the cluster is ending");
@@ -322,7 +329,8 @@ static void follow_stop(struct coordinator *c) {
         core_set_state(c, CORE_DRAINING);
         service_end_held(c);
     }
-    bool now = stop == 2 || c->state <= CORE_PROVING || (c->state == CORE_RECOVERING && c->recovery.waits);
+    bool cut = c->state == CORE_RECOVERING && c->recovery.waits, now = stop == 2 || c->state <= CORE_PROVING || cut;
+    if (cut) give_up(c);
     if ((c->state == CORE_DRAINING && drained(c)) || (now && c->state < CORE_LEAVING)) leave(c);
 }
 
@@ -352,6 +360,7 @@ static int64_t pass(struct coordinator *c) {
     say_busy(c);
     int64_t tick = c->now_us + TICK_US, verdict = member_next_us(&c->members);
     if (verdict < tick) tick = verdict;
+    if (c->now_us < c->probe_until_us && c->probe_us < tick) tick = c->probe_us;
     return c->moved ? c->now_us : next < tick ? next : tick;
 }
 

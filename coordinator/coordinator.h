@@ -38,6 +38,7 @@ struct coordinator_options {
     uint64_t memory;            /* bytes one worker may use; 0 = do not check, but for this host's free memory */
     bool ids_only;              /* serve without a tokenizer */
     bool survive;               /* when a worker dies the others go on, and another may come in its place; false: it fails */
+    bool world;                 /* workers stand and fall together: one that dies takes the others along, and all come again */
     bool prove;                 /* see prove.h; false (tests): it serves as soon as all are ready */
     bool end_on_death;          /* end when it fails, instead of answering Status as failed */
     int64_t start_timeout_us;   /* for all workers to come, and for one that loads to move; 0 = 120 s */

@@ -116,7 +116,10 @@ struct coordinator {
     struct proof proof;
     int64_t missing_said_us, shutdown_said_us, busy_said_us, leave_by_us, swept_us;
     uint64_t suspects; /* mask, as last logged */
+    uint64_t broken;   /* connections of workers' bus that have ended; below: until when we look whose it was */
+    int64_t probe_us, probe_until_us; /* the next look */
     uint64_t noise;    /* messages from nobody we know */
+    uint64_t strangers, strangers_of[MSG_MAX_WORKERS]; /* messages their fabrics refused: in all; as each said last */
 
     /* clients */
     struct bus *client_bus;

@@ -38,13 +38,13 @@ static const struct conf_option table[] = {
     {"fabric", CONF_CHOICE, AT(fabric), .choices = "mem|shm|ucx|auto|mpi|mpi-alltoallv",
      .help = "refuse workers with another fabric"},
     {"on-death", CONF_CHOICE, AT(on_death), .choices = "recover|end",
-     .help = "of a worker: go on with the others, or end; default: recover with shm, ucx, auto"},
+     .help = "of a worker: go on with the others, and take in another, or end; default: recover, if fabric is given"},
     {"placement", CONF_STRING, AT(placement), .arg = "FILE",
      .help = "which expert lives where; default: evenly, in order (see below)"},
     {"start-timeout", CONF_INT, AT(start_timeout), .def = "120", .min = 1, .max = 86400, .arg = "SECONDS",
      .help = "give up when the workers are not ready by then"},
     {"", CONF_FLAG, 0, .help = "Numbers (must suit all workers)"},
-    {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32|stored",
+    {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32|q8|q4|stored",
      .help = "format of weights and KV in memory; stored: as on disk"},
     {"isa", CONF_CHOICE, AT(isa), .def = "auto", .choices = "auto|ref|avx2|avx512", .help = "kernels to use"},
     {"mla", CONF_CHOICE, AT(mla), .def = "absorbed", .choices = "absorbed|naive-prefill",
@@ -164,11 +164,11 @@ static int write_endpoints(const char *path, struct bus *clients, struct bus *wo
     return 0;
 }
 
-/* By default with fabrics whose workers die one by one and that attach to a successor. */
-static bool survives(const struct options *o) {
-    const char *f = o->fabric;
-    if (o->on_death) return !strcmp(o->on_death, "recover");
-    return f && (!strcmp(f, "shm") || !strcmp(f, "ucx") || !strcmp(f, "auto"));
+static bool survives(const struct options *o) { return o->on_death ? !strcmp(o->on_death, "recover") : o->fabric != NULL; }
+
+/* Threads of one process, ranks of an MPI world. */
+static bool is_world(const struct options *o) {
+    return o->fabric && (!strcmp(o->fabric, "mem") || !strncmp(o->fabric, "mpi", 3));
 }
 
 static struct coordinator_options describe(const struct options *o, const char *model) {
@@ -198,6 +198,7 @@ static struct coordinator_options describe(const struct options *o, const char *
                                         .journal_repair = o->journal_repair,
                                         .attach_us = (int64_t)(o->attach * 1e6),
                                         .survive = survives(o),
+                                        .world = is_world(o),
                                         .prove = true,
                                         .end_on_death = o->fabric && strcmp(o->fabric, "mem"),
                                         .start_timeout_us = o->start_timeout * 1000000,
@@ -215,10 +216,7 @@ static int check_options(const struct options *o) {
         fprintf(stderr, "cadre-coordinator: --max-workers wants --on-death recover and --fabric shm, ucx or auto\n");
         return 2;
     }
-    if (!survives(o) || !o->fabric || strncmp(o->fabric, "mpi", 3)) return 0;
-    fprintf(stderr, "cadre-coordinator: --on-death recover does not go with --fabric %s: an MPI world ends with a death\n",
-            o->fabric);
-    return 2;
+    return 0;
 }
 
 static int serve(const struct options *o, const char *model) {

@@ -112,7 +112,7 @@ struct worker_msg {
         struct worker_ready ready;
         struct worker_step_done done;
         struct {
-            uint64_t progress;
+            uint64_t progress, strangers;
             bool busy;
         } beat;
         struct {
@@ -243,7 +243,7 @@ struct status_report {
     const char *model, *family, *state, *reason, *numeric_class, *listen, *control, *fabric;
     uint64_t uptime_us, steps, finished, cancelled, expired, failed, preemptions, prompt_tokens, generated_tokens;
     uint32_t epoch, placement_version, waiting, running, max_context, max_batch, layers, experts, topk;
-    uint64_t strangers;       /* connections that were not let in */
+    uint64_t strangers;       /* connections and messages that were not let in */
     uint32_t missing_experts; /* pairs on no worker; `missing` names the first */
     const char *missing;
     const struct journal_report *journal; /* NULL: none */

@@ -21,6 +21,8 @@ static uint64_t serving(const struct coordinator *c) {
     return mask;
 }
 
+static uint64_t everybody(const struct coordinator *c) { return core_first(c); }
+
 int recover_init(struct coordinator *c) {
     struct recovery *r = &c->recovery;
     size_t bytes = sizeof *r->first * pairs(c);
@@ -41,8 +43,9 @@ void recover_clear(struct coordinator *c) {
 static void tell_without_one(struct coordinator *c) {
     struct why why = {.text = ""};
     bool alone = __builtin_popcountll(c->recovery.epochs.now.members) < 2;
-    if (alone) fail(&why, ERR_EXHAUSTED, "there is no other");
-    bool fits = !alone && recover_fits(c, &why) >= 0;
+    if (c->options.world) fail(&why, ERR_EXHAUSTED, "all of them are started again");
+    else if (alone) fail(&why, ERR_EXHAUSTED, "there is no other");
+    bool fits = !c->options.world && !alone && recover_fits(c, &why) >= 0;
     if (!fits && !alone && strcmp(c->recovery.without_one, why.text))
         log_info("should a worker die, requests wait for another: %s", why.text);
     snprintf(c->recovery.without_one, sizeof c->recovery.without_one, "%s", fits ? "" : why.text);
@@ -60,6 +63,7 @@ void recover_start(struct coordinator *c) {
     if (!c->options.survive) return;
     tell_without_one(c);
 }
+
 /* ---- who could hold what ---- */
 
 static int check_fit(const struct coordinator *c, const uint64_t *hosts, uint64_t members, struct why *why) {
@@ -119,11 +123,15 @@ static int tell_epoch(struct coordinator *c) {
     return 0;
 }
 
+/* Also before every worker has shown that it can. */
+static bool needs_all(const struct coordinator *c) { return c->options.world || c->proof.left; }
+
 static int place(struct coordinator *c, uint64_t members, struct why *why) {
     struct recovery *r = &c->recovery;
     const struct planner_shape *s = &c->shape;
     uint32_t version = r->next.version > c->placement.version ? r->next.version : c->placement.version;
     if (!members) return fail(why, ERR_GONE, "nobody is left; the last one: %s", r->why.text);
+    if (needs_all(c) && members != everybody(c)) return fail(why, ERR_GONE, "all workers must be there");
     planner_members(s, r->first, c->hosts, members, r->next_hosts);
     int rc = check_fit(c, r->next_hosts, members, why);
     if (rc < 0) return rc;
@@ -228,7 +236,7 @@ static void begin_epoch(struct coordinator *c) {
     r->stepped = false;
     r->begun_us = clk_now_us();
     r->stepped_us = 0;
-    core_set_state(c, CORE_SERVING);
+    core_set_state(c, c->proof.left ? CORE_PROVING : CORE_SERVING);
     say_members(c);
     for (int w = 0; w < c->options.workers; w++) {
         if (!(r->epochs.now.members >> w & 1)) continue;
@@ -240,7 +248,7 @@ static void begin_epoch(struct coordinator *c) {
 
 /* ---- events ---- */
 
-static bool is_under_way(const struct coordinator *c) { return c->state >= CORE_SERVING && c->state <= CORE_DRAINING; }
+static bool is_under_way(const struct coordinator *c) { return c->state >= CORE_PROVING && c->state <= CORE_DRAINING; }
 
 /* Serve, and are not in the present epoch: its member of the same rank was another. */
 static uint64_t newcomers(const struct coordinator *c) {
@@ -256,6 +264,31 @@ static uint64_t newcomers(const struct coordinator *c) {
 static void ask_for_epoch(struct coordinator *c) {
     c->recovery.due = true;
     if (c->state != CORE_RECOVERING) core_set_state(c, CORE_RECOVERING); /* drains again after it */
+}
+
+void recover_replaced(struct coordinator *c) {
+    if (c->recovery.replaced && is_under_way(c)) ask_for_epoch(c);
+    c->recovery.replaced = 0;
+}
+
+/* Nobody has begun to work, so nothing is lost but what it has loaded. */
+static void lost_at_start(struct coordinator *c, int rank, const struct why *why) {
+    log_warn("%s; another may come", why->text);
+    bool others = member_count(&c->members, WORKER_LOADING) + member_count(&c->members, WORKER_READY) > 0;
+    c->recovery.replaced = others ? c->recovery.replaced | bit(rank) : 0; /* nobody: all are told anew */
+    member_forget(&c->members, rank);
+}
+
+static void lose_world(struct coordinator *c, int rank) {
+    char reason[64];
+    snprintf(reason, sizeof reason, "worker %d is dead, and all stand and fall together", rank);
+    for (int w = 0; w < c->options.workers; w++) {
+        if (!member_alive(&c->members, w)) continue;
+        worker_port_shutdown(c->worker_port, &c->worker_id[w], true, reason);
+        core_event(c, EVENT_WORKER_DEAD, w, "%s", reason);
+        member_gone(&c->members, w, false);
+        if (c->state == CORE_LOADING) member_forget(&c->members, w);
+    }
 }
 
 int recover_drain(struct coordinator *c, int rank, struct why *why) {
@@ -280,7 +313,9 @@ int recover_drain(struct coordinator *c, int rank, struct why *why) {
 bool recover_lost(struct coordinator *c, int rank, const struct why *why) {
     struct recovery *r = &c->recovery;
     uint64_t taking_part = r->epochs.now.members | (r->epochs.state == EPOCH_PREPARING ? r->epochs.next.members : 0);
-    if (!c->options.survive || !is_under_way(c)) return false;
+    if (!c->options.survive || (c->state != CORE_LOADING && !is_under_way(c))) return false;
+    if (c->options.world) lose_world(c, rank);
+    if (c->state == CORE_LOADING) return lost_at_start(c, rank, why), true;
     log_warn("%s", why->text);
     if (!(taking_part >> rank & 1)) return true; /* a newcomer */
     r->why = *why;

@@ -9,7 +9,9 @@
  * have, plans go on (Switch). What a report or a token of an older epoch says is not heard any more, so a step counts only when
  * all its homes reported in its own epoch.
  * A newcomer has the rank of one that died. It loads while the others serve, and is taken in once the present epoch has
- * completed a step. Owner: the coordinator's loop; c->recovery is this file's. */
+ * completed a step. Workers that stand and fall together (options.world) are all newcomers after a death, and an epoch has all
+ * of them or none; so it is until the first token of each is there (prove.h).
+ * Owner: the coordinator's loop; c->recovery is this file's. */
 #pragma once
 #include "coordinator/epoch.h"
 #include "coordinator/msg.h"
@@ -27,6 +29,7 @@ struct recovery {
     bool waits;                   /* the survivors cannot hold the model, or there are none */
     struct why why;               /* who died last, or why they cannot */
     int64_t silent_us, lost_us, opened_us, begun_us, stepped_us; /* of the first death since all answers went on; 0: none */
+    uint64_t replaced;            /* who died while the cluster loaded: the others know the dead, not who came instead */
     uint64_t void_step;           /* the last one that was */
     struct recovery_report report;
     char without_one[sizeof(struct why)];
@@ -35,8 +38,10 @@ struct recovery {
 int recover_init(struct coordinator *c); /* after the placement is made; ERR_NOMEM */
 void recover_clear(struct coordinator *c);
 void recover_start(struct coordinator *c); /* all are ready: the first epoch */
+void recover_replaced(struct coordinator *c); /* and begins another, if some came late */
 
-/* A worker died or left, members say so already. False: there is no going on. */
+/* A worker died or left, members say so already. While the cluster loads another may come in its place, until the start's time
+ * is up. False: there is no going on. */
 bool recover_lost(struct coordinator *c, int rank, const struct why *why);
 void recover_prepared(struct coordinator *c, int rank, uint32_t number, uint64_t weight_bytes);
 void recover_committed(struct coordinator *c); /* a step did */

@@ -161,8 +161,8 @@ static bool open_for_requests(struct coordinator *c, enum request_kind kind, str
     switch (c->state) {
     case CORE_SERVING: return true;
     case CORE_RECOVERING:
-        if (!atomic_load(&c->stop)) return true;
-        snprintf(text, sizeof text, "the cluster is draining: no new requests");
+        if (!atomic_load(&c->stop) && !c->proof.left) return true;
+        snprintf(text, sizeof text, "the cluster is %s", c->proof.left ? "loading" : "draining: no new requests");
         break;
     case CORE_LOADING:
         snprintf(text, sizeof text, "the cluster is loading: %d of %d workers are ready",

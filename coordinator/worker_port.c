@@ -168,6 +168,7 @@ static int read_message(struct worker_port *p, const pb_control *m, struct worke
         out->kind = WORKER_BEAT;
         out->beat.progress = m->beat->progress;
         out->beat.busy = m->beat->busy;
+        out->beat.strangers = m->beat->strangers;
         return 0;
     case CADRE__CONTROL__V1__CONTROL__KIND_TROUBLE:
         out->kind = WORKER_TROUBLE;
@@ -292,6 +293,12 @@ int worker_port_switch(struct worker_port *p, const struct bus_id *to, uint32_t 
     Cadre__Control__V1__Switch begins = CADRE__CONTROL__V1__SWITCH__INIT;
     begins.number = number;
     pb_control m = CONTROL_MESSAGE(SWITCH, switch_, &begins);
+    return send(p, to, &m);
+}
+
+int worker_port_beat(struct worker_port *p, const struct bus_id *to) {
+    Cadre__Control__V1__Beat beat = CADRE__CONTROL__V1__BEAT__INIT;
+    pb_control m = CONTROL_MESSAGE(BEAT, beat, &beat);
     return send(p, to, &m);
 }
 

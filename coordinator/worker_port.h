@@ -15,6 +15,8 @@ int worker_port_recv(struct worker_port *p, struct bus_id *from, struct worker_m
 int worker_port_welcome(struct worker_port *p, const struct bus_id *to, const struct worker_welcome *w);
 int worker_port_epoch(struct worker_port *p, const struct bus_id *to, const struct worker_epoch *e);
 int worker_port_switch(struct worker_port *p, const struct bus_id *to, uint32_t number);
+/* Means nothing to it; ERR_GONE says that its connection has ended. */
+int worker_port_beat(struct worker_port *p, const struct bus_id *to);
 int worker_port_seated(struct worker_port *p, const struct bus_id *to, int rank, int size);
 int worker_port_refuse(struct worker_port *p, const struct bus_id *to, const char *reason);
 struct plan_around { /* what a plan says beside the scheduler's decisions */

@@ -4,7 +4,7 @@
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/cadre
 PACKAGES=(gcc libc6-dev ca-certificates meson ninja-build pkg-config git python3 python3-venv
-  libzmq3-dev libprotobuf-c-dev protobuf-c-compiler libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev
+  libzmq3-dev libsodium-dev libprotobuf-c-dev protobuf-c-compiler libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev
   openmpi-bin libopenmpi-dev libucx-dev check)
 
 say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }

@@ -14,6 +14,7 @@
  * A peer that is dead or cut off is only silence: membership is decided elsewhere, by leases, never by a transport.
  * Owner: one thread at a time makes every call of a rank's handle. */
 #pragma once
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -32,6 +33,7 @@ struct fabric {
     size_t frame_bytes; /* largest frame; 0 before fabric_prepare */
     int fd;             /* readable when there is news for an armed handle; -1: this transport cannot say */
     uint64_t near;      /* peers, as a mask, that read a room where we write it */
+    atomic_ullong refused; /* messages of strangers; read by any thread */
 };
 
 struct fabric_ops {
@@ -121,12 +123,17 @@ void fabric_hub_cut(struct fabric_hub *h, int from, int to, bool cut);
 
 /* ---- processes of one host, of several, and either as it comes; size: ranks the cluster may have ---- */
 
+struct fabric_net { /* of ucx; all zero: open to whoever knows an address */
+    const char *devices;   /* names of network devices as UCX knows them ("eth0", "mlx5_0:1,mlx5_1:1"); NULL or "": all */
+    const uint8_t *secret; /* PROOF_SECRET_BYTES (proof.h), the same on all ranks, or NULL; nobody hears who has another */
+};
+
+/* Another user's process cannot attach to one of shm: rings are memory without a name, reached as this process's own files. */
 int fabric_shm_open(int rank, int size, struct fabric **out, struct why *why);
-/* devices: names of network devices as UCX knows them ("eth0", "mlx5_0:1,mlx5_1:1"); NULL or "": all of them.
- * ERR_UNSUPPORTED in a build without UCX. */
-int fabric_ucx_open(int rank, int size, const char *devices, struct fabric **out, struct why *why);
+/* Copies the secret; borrows nothing. ERR_UNSUPPORTED in a build without UCX. */
+int fabric_ucx_open(int rank, int size, const struct fabric_net *net, struct fabric **out, struct why *why);
 /* Shm inside a host, ucx between hosts; shm alone in a build without UCX. */
-int fabric_auto_open(int rank, int size, const char *devices, struct fabric **out, struct why *why);
+int fabric_auto_open(int rank, int size, const struct fabric_net *net, struct fabric **out, struct why *why);
 
 /* ---- mpi: the world of this process, entered once. Calls may come from several threads, one at a time ---- */
 

@@ -192,6 +192,7 @@ static int auto_poll(struct fabric *f) {
     struct auto_rank *a = auto_of(f);
     bool look = a->far || (a->ways[UCX] && ++a->polls % RARELY == 0);
     int near = fabric_poll(a->ways[SHM]), far = look ? fabric_poll(a->ways[UCX]) : 0;
+    if (look) atomic_store_explicit(&f->refused, a->ways[UCX]->refused, memory_order_relaxed);
     return near < 0 ? near : far < 0 ? far : near | far;
 }
 
@@ -233,14 +234,14 @@ static int watch(struct auto_rank *a, struct why *why) {
     return ok ? 0 : fail(why, ERR_IO, "fabric auto: cannot watch both transports: %m");
 }
 
-int fabric_auto_open(int rank, int size, const char *devices, struct fabric **out, struct why *why) {
+int fabric_auto_open(int rank, int size, const struct fabric_net *net, struct fabric **out, struct why *why) {
     struct auto_rank *a = calloc(1, sizeof *a);
     if (!a) return fail(why, ERR_NOMEM, "fabric auto: out of memory for a handle");
     a->base = (struct fabric){.ops = &auto_ops, .rank = rank, .size = size};
     a->both = -1;
     fabric_host_id(a->host);
     int rc = fabric_shm_open(rank, size, &a->ways[SHM], why);
-    if (rc >= 0) rc = fabric_ucx_open(rank, size, devices, &a->ways[UCX], why);
+    if (rc >= 0) rc = fabric_ucx_open(rank, size, net, &a->ways[UCX], why);
     if (rc == ERR_UNSUPPORTED) rc = 0; /* as good, inside one host */
     if (rc >= 0) rc = watch(a, why);
     if (rc < 0) {

@@ -7,21 +7,20 @@
  * Endpoints run in error-handling mode PEER: a peer that dies is reported, its requests end with an error, and here it becomes
  * silent. That is only the fast way to know; a peer that hangs is not reported at all. Membership follows leases, elsewhere.
  *
- * What comes in is input: a message that is not for this process, not from a life of a peer that is attached, or outside of its
- * window is dropped and counted. */
+ * What comes in is input: a message that does not prove that it is of this cluster and for this process (link_header.h), not
+ * from a life of a peer that is attached, or outside of its window is dropped. Those a worker of this cluster would not send
+ * are counted. */
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
 #include "base/clk.h"
-#include "base/hash.h"
 #include "base/log.h"
 #include "fabric/link_ucx.h"
 #include "fabric/slots.h"
 
 enum {
-    MAGIC = 0x31584355, /* "UCX1" */
     TELL_AFTER = 32,    /* polls without news after which peers are told what was given back */
     FLUSH_SPINS = 100,
     FLUSH_YIELDS = 100,
@@ -32,7 +31,9 @@ enum {
 struct ucx_rank {
     struct fabric base;
     struct link_host host;
-    uint64_t nonce;
+    const uint8_t *secret; /* NULL: none; otherwise secret_bytes */
+    uint8_t secret_bytes[PROOF_SECRET_BYTES];
+    struct proof_key key; /* of what is for us */
     struct link *links[FABRIC_MAX_RANKS];
     struct {
         uint32_t incarnation, session; /* of the latest attachment */
@@ -41,23 +42,28 @@ struct ucx_rank {
     void *flushing; /* a flush that a deadline left behind */
     int idle_polls;
     uint64_t parting; /* ranks that were told that this one closes */
-    uint64_t dropped;
 };
 
 static struct ucx_rank *ucx_of(struct fabric *f) { return (struct ucx_rank *)f; }
 
 /* ---- arrivals ---- */
 
+static void refuse(struct ucx_rank *u) {
+    if (atomic_fetch_add_explicit(&u->base.refused, 1, memory_order_relaxed) == 0)
+        log_error("fabric ucx: rank %d was sent a message by somebody who does not belong to this cluster; it is dropped, and "
+                  "so are more of them (`cadre status` counts strangers)",
+                  u->base.rank);
+}
+
 /* The link a message is for, to which it was made known; NULL: drop it. A peer that attached first is told so later. */
 static struct link *accept_header(struct ucx_rank *u, const void *header, size_t bytes, struct link_header *h) {
-    bool mine = bytes == sizeof *h;
-    if (mine) memcpy(h, header, sizeof *h);
-    if (!mine || h->nonce != u->nonce || h->rank >= u->base.size || h->rank == u->base.rank) {
-        u->dropped++;
+    if (!link_header_open(header, bytes, &u->key, u->base.rank, u->base.size, h)) {
+        refuse(u);
         return NULL;
     }
     struct link *l = u->links[h->rank];
-    return l && l->peer.incarnation == h->incarnation && link_hear(l, h) ? l : NULL;
+    bool known = l && l->peer.incarnation == h->incarnation && l->peer.nonce == h->nonce;
+    return known && link_hear(l, h) ? l : NULL;
 }
 
 static ucs_status_t on_notice(void *arg, const void *header, size_t header_bytes, void *data, size_t bytes,
@@ -74,7 +80,7 @@ static ucs_status_t on_frame(void *arg, const void *header, size_t header_bytes,
     struct link_header h;
     struct link *l = accept_header(u, header, header_bytes, &h);
     bool fetch = param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV;
-    if (l && (h.total > u->base.frame_bytes || !link_arrive(l, &h, data, bytes, fetch))) u->dropped++;
+    if (l && (h.total > u->base.frame_bytes || !link_arrive(l, &h, data, bytes, fetch))) refuse(u);
     return UCS_OK; /* a large frame that was not fetched is dropped by UCX, at both ends */
 }
 
@@ -274,31 +280,7 @@ static void ucx_give(struct fabric *f, int peer, const void *frame) {
 
 static size_t ucx_address(struct fabric *f, void *out) {
     struct ucx_rank *u = ucx_of(f);
-    struct link_address a = {.magic = MAGIC, .rank = (uint32_t)f->rank, .nonce = u->nonce};
-    unsigned char *p = out;
-    memcpy(p, &a, sizeof a);
-    memcpy(p + sizeof a, u->host.net.own, u->host.net.own_bytes);
-    a.check = hash_bytes(p, sizeof a + u->host.net.own_bytes);
-    memcpy(p, &a, sizeof a);
-    return sizeof a + u->host.net.own_bytes;
-}
-
-static int read_address(const void *address, size_t bytes, int peer, struct link_address *a, struct why *why) {
-    unsigned char copy[FABRIC_ADDRESS_BYTES];
-    if (bytes <= sizeof *a) return fail(why, ERR_PROTOCOL, "fabric ucx: rank %d has an address of %zu bytes", peer, bytes);
-    memcpy(copy, address, bytes);
-    memcpy(a, copy, sizeof *a);
-    if (a->magic != MAGIC)
-        return fail(why, ERR_PROTOCOL,
-                    "fabric ucx: rank %d has an address of another transport; give all workers the same "
-                    "--fabric",
-                    peer);
-    memset(copy + offsetof(struct link_address, check), 0, sizeof a->check);
-    if (a->check != hash_bytes(copy, bytes))
-        return fail(why, ERR_CORRUPT, "fabric ucx: the address of rank %d is damaged", peer);
-    if (a->rank != (uint32_t)peer)
-        return fail(why, ERR_PROTOCOL, "fabric ucx: the address of rank %d is that of rank %u", peer, a->rank);
-    return 0;
+    return link_address_write(out, f->rank, u->host.nonce, u->host.net.own, u->host.net.own_bytes);
 }
 
 static int ucx_prepare(struct fabric *f, size_t frame_bytes, uint32_t incarnation, struct why *why) {
@@ -318,7 +300,7 @@ static int ucx_attach(struct fabric *f, int peer, uint32_t incarnation, const vo
     struct ucx_rank *u = ucx_of(f);
     struct link_address a;
     struct link *l = u->links[peer];
-    int rc = read_address(address, bytes, peer, &a, why);
+    int rc = link_address_read(address, bytes, peer, &a, why);
     if (rc < 0) return rc;
     if (l && l->peer.incarnation == incarnation && !l->broken) return 0;
     ucx_detach(f, peer);
@@ -327,6 +309,7 @@ static int ucx_attach(struct fabric *f, int peer, uint32_t incarnation, const vo
     struct link_peer who = {.rank = peer,
                             .incarnation = incarnation,
                             .nonce = a.nonce,
+                            .key = proof_key(u->secret, address, bytes),
                             .address = (unsigned char *)address + sizeof a,
                             .address_bytes = bytes - sizeof a};
     return join(u, &who, ++u->latest[peer].session, why);
@@ -399,31 +382,46 @@ static const struct fabric_ops ucx_ops = {.name = "ucx",
 
 /* ---- opening ---- */
 
-int fabric_ucx_open(int rank, int size, const char *devices, struct fabric **out, struct why *why) {
-    return fabric_ucx_open_as(rank, size, devices, !net_has_rdma(devices), out, why);
+int fabric_ucx_open(int rank, int size, const struct fabric_net *net, struct fabric **out, struct why *why) {
+    return fabric_ucx_open_as(rank, size, net, !net_has_rdma(net->devices), out, why);
 }
 
-int fabric_ucx_open_as(int rank, int size, const char *devices, bool at_once, struct fabric **out, struct why *why) {
+static ucs_status_t open_net(struct ucx_rank *u, const char *devices) {
+    ucs_status_t status = UCS_ERR_IO_ERROR;
+    if (getrandom(&u->host.nonce, sizeof u->host.nonce, 0) == sizeof u->host.nonce)
+        status = net_open(&u->host.net, devices, u->host.at_once);
+    if (status == UCS_OK) status = net_on(&u->host.net, LINK_FRAME, on_frame, u);
+    if (status == UCS_OK) status = net_on(&u->host.net, LINK_NOTICE, on_notice, u);
+    return status;
+}
+
+static void take_secret(struct ucx_rank *u, const uint8_t *secret, const void *address, size_t bytes) {
+    if (secret) u->secret = memcpy(u->secret_bytes, secret, sizeof u->secret_bytes);
+    u->key = proof_key(u->secret, address, bytes);
+}
+
+int fabric_ucx_open_as(int rank, int size, const struct fabric_net *net, bool at_once, struct fabric **out, struct why *why) {
+    unsigned char address[FABRIC_ADDRESS_BYTES];
     if (size < 1 || size > FABRIC_MAX_RANKS || rank < 0 || rank >= size)
         return fail(why, ERR_INVALID, "fabric ucx: rank %d of %d; there may be 1 to %d ranks", rank, size, FABRIC_MAX_RANKS);
     struct ucx_rank *u = calloc(1, sizeof *u);
     if (!u) return fail(why, ERR_NOMEM, "fabric ucx: out of memory for a handle");
     u->base = (struct fabric){.ops = &ucx_ops, .rank = rank, .size = size, .fd = -1};
-    u->host.rank = rank;
-    u->host.at_once = at_once;
-    u->host.net.fd = -1;
-    ucs_status_t status = getrandom(&u->nonce, sizeof u->nonce, 0) == sizeof u->nonce ? UCS_OK : UCS_ERR_IO_ERROR;
-    if (status == UCS_OK) status = net_open(&u->host.net, devices, at_once);
-    if (status == UCS_OK) status = net_on(&u->host.net, LINK_FRAME, on_frame, u);
-    if (status == UCS_OK) status = net_on(&u->host.net, LINK_NOTICE, on_notice, u);
+    u->host = (struct link_host){.rank = rank, .at_once = at_once, .net.fd = -1};
+    ucs_status_t status = open_net(u, net->devices);
     u->base.fd = u->host.net.fd;
+    size_t bytes = status == UCS_OK ? ucx_address(&u->base, address) : 0;
     int rc = 0;
     if (status != UCS_OK)
         rc = fail(why, ERR_IO, "fabric ucx: cannot use network devices %s: %s (`ucx_info -d` lists them)",
-                  devices && *devices ? devices : "of this host", ucs_status_string(status));
-    else if (sizeof(struct link_address) + u->host.net.own_bytes > FABRIC_ADDRESS_BYTES)
+                  net->devices && *net->devices ? net->devices : "of this host", ucs_status_string(status));
+    else if (!bytes)
         rc = fail(why, ERR_TOO_LARGE, "fabric ucx: an address of %zu bytes; name fewer network devices", u->host.net.own_bytes);
-    if (rc < 0) ucx_close(&u->base);
-    else *out = &u->base;
-    return rc;
+    if (rc < 0) {
+        ucx_close(&u->base);
+        return rc;
+    }
+    take_secret(u, net->secret, address, bytes);
+    *out = &u->base;
+    return 0;
 }

@@ -101,7 +101,7 @@ void link_free(struct link *l) {
 /* ---- sending ---- */
 
 static void header_fill(struct link *l, struct link_header *h, uint64_t number, unsigned flags) {
-    *h = (struct link_header){.nonce = l->peer.nonce,
+    *h = (struct link_header){.nonce = l->host->nonce,
                               .incarnation = l->host->incarnation,
                               .rank = (uint16_t)l->host->rank,
                               .flags = (uint16_t)flags,
@@ -142,7 +142,7 @@ static void on_told(void *request, ucs_status_t status, void *arg) {
 }
 
 /* 1: UCX is done with it; 0: not yet, a callback will come; ERR_AGAIN: it was not taken. */
-static int send_message(struct link *l, unsigned id, const struct link_header *h, const void *data, size_t bytes,
+static int send_message(struct link *l, unsigned id, struct link_header *h, const void *data, size_t bytes,
                         ucp_send_nbx_callback_t done, void *arg) {
     ucp_request_param_t p = {.op_attr_mask = UCP_OP_ATTR_FIELD_MEMORY_TYPE, .memory_type = UCS_MEMORY_TYPE_HOST};
     if (l->host->at_once) {
@@ -152,6 +152,7 @@ static int send_message(struct link *l, unsigned id, const struct link_header *h
         p.cb.send = done;
         p.user_data = arg;
     }
+    link_header_seal(h, &l->peer.key);
     ucs_status_ptr_t r = ucp_am_send_nbx(l->ep, id, h, sizeof *h, data, bytes, &p);
     if (!UCS_PTR_IS_ERR(r)) l->host->unflushed |= UINT64_C(1) << l->peer.rank;
     if (!r) return 1;

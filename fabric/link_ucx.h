@@ -11,6 +11,10 @@
  * own protocols out of it (rendezvous, fragments, the exchange of endpoint ids): in 1.13 a peer that dies in the middle of one
  * can take the process along. Where there is RDMA a frame goes as one message, by whichever protocol UCX finds best.
  *
+ * Every header is proven (proof.h) under the key of whom it is for, and names the nonce of whom it is from: the greeting, which
+ * is a notice, as well as each part of a frame. So both ends show that they have the secret before a byte is believed, and
+ * what one life of a process was told is no proof to another. The rows themselves are neither hidden nor proven.
+ *
  * Each attachment is a session, numbered by whoever attaches. A message names the sender's session and the receiver's as far
  * as the sender knows it. Who hears of a new session says so by a notice, and frames go only to a peer that has named this
  * session; so the frames between two sessions begin at 0 at both ends, whichever end attached last, or again.
@@ -21,6 +25,7 @@
  * Owner: whoever owns the handle. */
 #pragma once
 #include "fabric/fabric.h"
+#include "fabric/link_header.h"
 #include "fabric/net_ucx.h"
 
 enum { LINK_FRAME = 1, LINK_NOTICE = 2 }; /* active message ids */
@@ -31,25 +36,10 @@ enum {                    /* flags of a header */
        LINK_BYE_HEARD = 2 /* the answer: they are all there */
 };
 
-struct link_address { /* what fabric_address gives; followed by UCX's own address of the worker */
-    uint32_t magic, rank;
-    uint64_t nonce; /* drawn at open */
-    uint64_t check; /* over all of it with check = 0: UCX trusts what it is given */
-};
-
-struct link_header {        /* of every message; in the sender's byte order: one cluster runs one kind of CPU */
-    uint64_t nonce;         /* of the process it is for: nobody else's messages get in */
-    uint32_t incarnation;   /* the sender's: tells lives of one rank apart */
-    uint16_t rank, flags;   /* the sender's rank */
-    uint32_t session, you;  /* the sender's session; the receiver's, 0 = not known yet */
-    uint64_t number;        /* of a frame: its place in the stream, from 0 */
-    uint64_t total, offset; /* of a frame: its size, and where in it this part of it begins */
-    uint64_t given;         /* frames of the other direction that were given back */
-};
-
 struct link_host { /* what links of one handle share */
     struct net net;
     int rank;
+    uint64_t nonce;
     uint32_t incarnation;
     bool at_once;       /* sending leaves nothing with UCX: TCP */
     uint64_t stuck;     /* ranks for whom something waits that UCX did not take */
@@ -68,6 +58,7 @@ struct link_peer { /* whom a link is for */
     int rank;
     uint32_t incarnation;
     uint64_t nonce;
+    struct proof_key key;
     void *address; /* UCX's, of its worker; the link's own copy */
     size_t address_bytes;
 };
@@ -149,4 +140,4 @@ bool link_arrive(struct link *l, const struct link_header *h, void *data, size_t
 void link_break(struct link *l, const char *doing, int ucs_status);
 
 /* fabric_ucx_open with the choice made: at_once as in link_host. */
-int fabric_ucx_open_as(int rank, int size, const char *devices, bool at_once, struct fabric **out, struct why *why);
+int fabric_ucx_open_as(int rank, int size, const struct fabric_net *net, bool at_once, struct fabric **out, struct why *why);

@@ -4,9 +4,11 @@
 
 #include "base/log.h"
 #include "kernels/kernels.h"
+#include "kernels/quant.h"
 
 static const char *const names[FMT_COUNT + 1] = {
-    [FMT_F32] = "f32", [FMT_BF16] = "bf16", [FMT_FP8] = "fp8", [FMT_MXFP4] = "mxfp4", [FMT_STORED] = "stored"};
+    [FMT_F32] = "f32", [FMT_BF16] = "bf16", [FMT_FP8] = "fp8", [FMT_MXFP4] = "mxfp4",
+    [FMT_Q8] = "q8",   [FMT_Q4] = "q4",     [FMT_STORED] = "stored"};
 
 size_t fmt_bytes(enum fmt f) {
     if (!fmt_plain(f)) BUG("bytes per element of format %d, which has none", (int)f);
@@ -17,7 +19,7 @@ const char *fmt_name(enum fmt f) { return f >= 0 && f <= FMT_STORED ? names[f] :
 
 int fmt_parse(const char *name) {
     for (int f = 0; f <= FMT_STORED; f++) {
-        if ((fmt_plain((enum fmt)f) || f == FMT_STORED) && !strcmp(name, names[f])) return f;
+        if (fmt_wish((enum fmt)f) && !strcmp(name, names[f])) return f;
     }
     return ERR_INVALID;
 }
@@ -26,13 +28,17 @@ static size_t blocks(int n, int block) { return ((size_t)n + (size_t)block - 1) 
 
 size_t mat_row_bytes(enum fmt f, int cols) {
     if (f == FMT_MXFP4) return (size_t)cols / 2;
+    if (fmt_quant(f)) return blocks(cols, QUANT_GROUP) * QUANT_GROUP / (f == FMT_Q4 ? 2 : 1);
     return (size_t)cols * (f == FMT_FP8 ? 1 : fmt_bytes(f));
 }
 
-size_t mat_bytes(enum fmt f, int rows, int cols) { return (size_t)rows * mat_row_bytes(f, cols); }
+size_t mat_bytes(enum fmt f, int rows, int cols) {
+    return (fmt_quant(f) ? blocks(rows, QUANT_PANEL) * QUANT_PANEL : (size_t)rows) * mat_row_bytes(f, cols);
+}
 
 size_t mat_scale_bytes(enum fmt f, int rows, int cols, int block) {
     if (f == FMT_FP8) return blocks(rows, block) * blocks(cols, block) * sizeof(float);
+    if (fmt_quant(f)) return blocks(rows, QUANT_PANEL) * blocks(cols, QUANT_GROUP) * quant_scale_bytes(f);
     return f == FMT_MXFP4 ? (size_t)rows * ((size_t)cols / MXFP4_BLOCK) : 0;
 }
 

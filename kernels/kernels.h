@@ -20,19 +20,23 @@
 
 #include "base/status.h"
 
-/* Number formats. f32 and bf16 ("plain") hold anything. The others hold weight matrices alone: a weight is a small number times
- * the scale of its block, the product rounded to f32, whoever computes it; so they give the bits that their expansion to f32
- * gives.
+/* Number formats. f32 and bf16 ("plain") hold anything. The others hold weight matrices alone.
+ * Block formats, as checkpoints have them: a weight is a small number times the scale of its block, the product rounded to f32,
+ * whoever computes it; so they give the bits that their expansion to f32 gives.
  *   fp8    e4m3 (1-4-3, bias 7, NaN but no infinity); one f32 per block x block square, those at the edges cut off
- *   mxfp4  e2m1, two to a byte, low nibble first; one e8m0 byte s, 2^(s-127), per 32 of a row (OCP Microscaling 1.0) */
-enum fmt { FMT_F32, FMT_BF16, FMT_FP8, FMT_MXFP4, FMT_COUNT, FMT_PLAIN = FMT_FP8, FMT_STORED = FMT_COUNT };
+ *   mxfp4  e2m1, two to a byte, low nibble first; one e8m0 byte s, 2^(s-127), per 32 of a row (OCP Microscaling 1.0)
+ * Quantised formats, q8 and q4, made from others as a model is loaded (kernels/quant.h): products are taken in integers, with
+ * the activations rounded to int8 too. */
+enum fmt { FMT_F32, FMT_BF16, FMT_FP8, FMT_MXFP4, FMT_Q8, FMT_Q4, FMT_COUNT,
+           FMT_PLAIN = FMT_FP8, FMT_QUANT = FMT_Q8, FMT_STORED = FMT_COUNT };
 enum { MXFP4_BLOCK = 32 };
 /* FMT_STORED is a wish, not a format: each tensor as the checkpoint has it (model_format). */
 static inline bool fmt_plain(enum fmt f) { return f < FMT_PLAIN; }
-static inline bool fmt_wish(enum fmt f) { return fmt_plain(f) || f == FMT_STORED; } /* what --weights may say */
+static inline bool fmt_quant(enum fmt f) { return f == FMT_Q8 || f == FMT_Q4; }
+static inline bool fmt_wish(enum fmt f) { return fmt_plain(f) || fmt_quant(f) || f == FMT_STORED; } /* what --weights may say */
 size_t      fmt_bytes(enum fmt f);           /* per element of a plain format; BUG else */
 const char *fmt_name(enum fmt f);            /* "f32" */
-int         fmt_parse(const char *name);     /* a plain enum fmt, or FMT_STORED, or ERR_INVALID */
+int         fmt_parse(const char *name);     /* what fmt_wish takes, or ERR_INVALID */
 float       bf16_to_f32(uint16_t b);
 uint16_t    bf16_from_f32(float f);          /* round to nearest even; NaN stays NaN */
 
@@ -40,16 +44,17 @@ float       e4m3_to_f32(uint8_t b);          /* one number of fp8 */
 float       e2m1_to_f32(unsigned nibble);    /* one number of mxfp4, of the low four bits */
 float       e8m0_to_f32(uint8_t s);          /* its scale; 255 is NaN */
 
-/* A weight matrix as nn.Linear stores it: [rows = N outputs, cols = K inputs], row-major, rows contiguous. Borrowed. */
+/* A weight matrix as nn.Linear stores it: [rows = N outputs, cols = K inputs], row-major, rows contiguous; or, of a quantised
+ * format, in panels (kernels/quant.h). Borrowed. */
 struct mat {
     const void *data;   /* device memory */
     enum fmt fmt;
     int rows, cols;     /* mxfp4: cols % 32 == 0 */
     const void *scales; /* device memory; NULL for plain formats. fp8: f32 [ceil(rows / block), ceil(cols / block)], 4-byte
-                         * aligned; mxfp4: u8 [rows, cols / 32] */
+                         * aligned; mxfp4: u8 [rows, cols / 32]; q8, q4: kernels/quant.h */
     int block;          /* fp8: a multiple of 16 */
 };
-size_t mat_row_bytes(enum fmt f, int cols);
+size_t mat_row_bytes(enum fmt f, int cols); /* from row to row; quantised: a sixteenth of from panel to panel */
 size_t mat_bytes(enum fmt f, int rows, int cols);                   /* of data */
 size_t mat_scale_bytes(enum fmt f, int rows, int cols, int block);  /* of scales */
 /* A matrix held in one piece: data, then at the next multiple of 64 its scales. */
@@ -168,7 +173,7 @@ struct ops {
      * NULL function: never. The memory stays the caller's and must stay readable. */
     const void *(*adopt)(struct backend *b, const void *host, size_t bytes);
 
-    /* out[t] = table[ids[t]] as f32. table [V,H], plain; ids [T] in 0..V-1, host-visible. */
+    /* out[t] = table[ids[t]] as f32. table [V,H], plain or quantised; ids [T] in 0..V-1, host-visible. */
     void (*embed)(struct backend *b, float *out, struct mat table, const int32_t *ids, int T);
     /* out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight; rows of N, x and out with their own row strides (elements).
      * out may be x. weight f32 [N]. */
@@ -227,7 +232,7 @@ struct ops {
 };
 
 struct backend_options {
-    const char *isa; /* "auto", "ref", "avx2", "avx512" */
+    const char *isa; /* "auto", "ref", "avx2", "avx512", "avx512bw" */
     int threads;     /* size of the team, >= 1; the caller is one of them */
 };
 /* The table every caller goes through: ops of the chosen implementation. */
@@ -251,8 +256,9 @@ struct backend {
     uint64_t allocated; /* bytes ever asked of alloc: what a start takes is the difference before and after it */
 };
 
-/* "auto" takes the best implementation this processor can run and "avx2"/"avx512" give the same bits as each other; "ref" uses
- * one thread whatever is asked. ERR_INVALID: unknown name or threads < 1; ERR_UNSUPPORTED: this processor or build lacks it. */
+/* "auto" takes the best implementation this processor can run and all but "ref" give the same bits as each other, of quantised
+ * linear also those of "ref". "avx512" takes VNNI where there is one, "avx512bw" never (for tests). "ref" uses one thread
+ * whatever is asked. ERR_INVALID: unknown name or threads < 1; ERR_UNSUPPORTED: this processor or build lacks it. */
 int  backend_open(const struct backend_options *o, struct backend **out, struct why *why);
 /* A device that has no memory and computes nothing: alloc, release, copies, sync and adopt alone exist; device memory must not
  * be touched, copies move nothing. Whoever allocates from it learns from `allocated` what it would take. */

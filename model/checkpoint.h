@@ -2,8 +2,8 @@
  *
  * checkpoint_open verifies that every tensor the config asks for exists with the wanted shape and a dtype that can be read,
  * naming tensor, wanted and found; nothing downstream checks again. Extra tensors are reported by a single log line. Reading
- * converts: F32, F16, BF16, and fp8 and mxfp4 with their scales, to f32 or bf16, round to nearest even; or keeps fp8 and mxfp4
- * as they are. Any thread after open. */
+ * converts: F32, F16, BF16, and fp8 and mxfp4 with their scales, to f32 or bf16, round to nearest even, or from there to q8 and
+ * q4; or keeps fp8 and mxfp4 as they are. Any thread after open. */
 #pragma once
 #include "model/config.h"
 #include "model/safetensors.h"
@@ -18,11 +18,12 @@ struct checkpoint {
 int  checkpoint_open(const char *dir, struct checkpoint *out, struct why *why);
 void checkpoint_close(struct checkpoint *c);
 
-/* The format in which to hold a tensor where `wish` is asked for: that, or for FMT_STORED the one it has on disk, or
+/* The format in which to hold a tensor where `wish` is asked for: model_format's, or for FMT_STORED the one it has on disk, or
  * where that cannot be computed from (F16, kv_b in fp8) f32, which holds the same numbers. */
 enum fmt checkpoint_format(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt wish);
-/* Copies a tensor to dst, rows contiguous: to a plain format converted; as fp8 or mxfp4 only if checkpoint_format says that it
- * is one, with its scales, as mat_held_bytes has them (dst then aligned to 4). The tensor is known to exist (BUG otherwise). */
+/* Copies a tensor to dst, rows contiguous: to a plain or quantised format converted; as fp8 or mxfp4 only if
+ * checkpoint_format says that it is one, with its scales. Of what is not plain dst has mat_held_bytes and is aligned to 4. The
+ * tensor is known to exist (BUG otherwise). */
 void checkpoint_read(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt, void *dst);
 /* The tensor's own bytes if they already are `fmt` and 2- or 4-byte aligned for it, else NULL: then checkpoint_read. Valid
  * until close. */

@@ -41,8 +41,7 @@ static enum fmt on_disk(const struct tensor_want *w, const struct st_tensor *t) 
 
 enum fmt checkpoint_format(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt wish) {
     struct tensor_want w;
-    if (wish != FMT_STORED) return wish;
-    if (tensor_in_blob(role)) return model_format(&c->config, role, wish);
+    if (wish != FMT_STORED || tensor_in_blob(role)) return model_format(&c->config, role, wish);
     const struct st_tensor *t = find(c, role, layer, expert, &w);
     const enum fmt f = on_disk(&w, t);
     return f == FMT_FP8 && role == T_KV_B ? FMT_F32 : f; /* the latent products read it by head, from plain formats */
@@ -51,14 +50,14 @@ enum fmt checkpoint_format(const struct checkpoint *c, enum tensor_role role, in
 static bool whole_rows(const struct tensor_want *w) { return w->col_step == 1 && w->row_step == (w->cols ? w->cols : 1); }
 
 /* Rows and columns that lie apart, tile by tile so that neither side jumps through memory for long. */
-static void read_apart(const struct tensor_want *w, const struct st_tensor *t, enum fmt fmt, char *dst) {
+static void read_apart(const struct tensor_want *w, const struct st_tensor *t, enum fmt fmt, char *dst, int first, int rows) {
     const int cols = w->cols ? w->cols : 1, size = st_dtype_bytes(t->dtype);
     char line[TILE * 8];
-    for (int r0 = 0; r0 < w->rows; r0 += TILE) {
+    for (int r0 = 0; r0 < rows; r0 += TILE) {
         for (int c0 = 0; c0 < cols; c0 += TILE) {
             const int n = cols - c0 < TILE ? cols - c0 : TILE;
-            for (int r = r0; r < w->rows && r < r0 + TILE; r++) {
-                const char *from = (const char *)t->data + (w->first + r * w->row_step + c0 * w->col_step) * size;
+            for (int r = r0; r < rows && r < r0 + TILE; r++) {
+                const char *from = (const char *)t->data + (w->first + (first + r) * w->row_step + c0 * w->col_step) * size;
                 for (int i = 0; i < n; i++) memcpy(line + i * size, from + i * w->col_step * size, (size_t)size);
                 convert(dst + ((size_t)r * (size_t)cols + (size_t)c0) * fmt_bytes(fmt), fmt, line, t->dtype, (size_t)n);
             }
@@ -88,36 +87,54 @@ static void put(char *dst, enum fmt fmt, size_t i, float v) {
     else memcpy(dst + i * sizeof half, &half, sizeof half);
 }
 
-static void expand_fp8(const struct checkpoint *c, const struct tensor_want *w, const struct st_tensor *t, enum fmt fmt,
-                       char *dst) {
-    const int block = c->config.quant_block, across = (w->cols + block - 1) / block;
-    float number[256], *scales = fp8_scales(c, w, NULL);
+static void expand_fp8(const struct tensor_source *s, enum fmt fmt, char *dst, int first, int rows) {
+    const struct tensor_want *w = &s->want;
+    const int block = s->checkpoint->config.quant_block, across = (w->cols + block - 1) / block;
+    float number[256];
     for (int i = 0; i < 256; i++) number[i] = e4m3_to_f32((uint8_t)i);
-    for (int r = 0; r < w->rows; r++) {
-        const uint8_t *row = (const uint8_t *)t->data + (size_t)r * (size_t)w->cols;
-        const float *scale = scales + (size_t)(r / block) * (size_t)across;
+    for (int r = 0; r < rows; r++) {
+        const uint8_t *row = (const uint8_t *)s->tensor->data + (size_t)(first + r) * (size_t)w->cols;
+        const float *scale = s->scales + (size_t)((first + r) / block) * (size_t)across;
         for (int k = 0; k < w->cols; k++)
             put(dst, fmt, (size_t)r * (size_t)w->cols + (size_t)k, number[row[k]] * scale[k / block]);
     }
-    free(scales);
 }
 
-static void expand_mxfp4(const struct checkpoint *c, const struct tensor_want *w, const struct st_tensor *t, enum fmt fmt,
-                         char *dst) {
-    const struct st_tensor *scales = need_scales(c, w);
+static void expand_mxfp4(const struct tensor_source *s, enum fmt fmt, char *dst, int first, int rows) {
+    const struct tensor_want *w = &s->want;
+    const struct st_tensor *scales = need_scales(s->checkpoint, w);
     float number[16];
     for (unsigned i = 0; i < 16; i++) number[i] = e2m1_to_f32(i);
-    for (int r = 0; r < w->rows; r++) {
-        const uint8_t *row = mxfp4_row(w, t, r), *scale = mxfp4_scales(w, scales, r);
+    for (int r = 0; r < rows; r++) {
+        const uint8_t *row = mxfp4_row(w, s->tensor, first + r), *scale = mxfp4_scales(w, scales, first + r);
         for (int k = 0; k < w->cols; k += MXFP4_BLOCK) {
-            const float s = e8m0_to_f32(scale[k / MXFP4_BLOCK]);
+            const float of = e8m0_to_f32(scale[k / MXFP4_BLOCK]);
             for (int i = k; i < k + MXFP4_BLOCK; i += 2) {
                 const size_t at = (size_t)r * (size_t)w->cols + (size_t)i;
-                put(dst, fmt, at, number[row[i / 2] & 15] * s);
-                put(dst, fmt, at + 1, number[row[i / 2] >> 4] * s);
+                put(dst, fmt, at, number[row[i / 2] & 15] * of);
+                put(dst, fmt, at + 1, number[row[i / 2] >> 4] * of);
             }
         }
     }
+}
+
+static struct tensor_source open_source(const struct checkpoint *c, enum tensor_role role, int layer, int expert) {
+    struct tensor_source s = {.checkpoint = c};
+    s.tensor = find(c, role, layer, expert, &s.want);
+    if (on_disk(&s.want, s.tensor) == FMT_FP8) s.scales = fp8_scales(c, &s.want, NULL);
+    return s;
+}
+
+void tensor_read_rows(const struct tensor_source *s, enum fmt fmt, void *dst, int first, int rows) {
+    const struct tensor_want *w = &s->want;
+    const struct st_tensor *t = s->tensor;
+    const enum fmt held = on_disk(w, t);
+    if (held == FMT_FP8) expand_fp8(s, fmt, dst, first, rows);
+    else if (held == FMT_MXFP4) expand_mxfp4(s, fmt, dst, first, rows);
+    else if (!whole_rows(w)) read_apart(w, t, fmt, dst, first, rows);
+    else
+        convert(dst, fmt, (const char *)t->data + (w->first + first * w->row_step) * st_dtype_bytes(t->dtype), t->dtype,
+                (size_t)rows * (size_t)(w->cols ? w->cols : 1));
 }
 
 /* The same bytes, rows together, then the scales: kernels.h's piece. */
@@ -138,18 +155,14 @@ static void copy_blocks(const struct checkpoint *c, const struct tensor_want *w,
 }
 
 void checkpoint_read(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt, void *dst) {
-    struct tensor_want w;
     if (c->headers_only) return;
-    const struct st_tensor *t = find(c, role, layer, expert, &w);
-    const enum fmt held = on_disk(&w, t);
-    if (!fmt_plain(fmt) && fmt != held) BUG("checkpoint: %s as %s, which it is not", w.name, fmt_name(fmt));
-    if (!fmt_plain(fmt)) copy_blocks(c, &w, t, fmt, dst);
-    else if (held == FMT_FP8) expand_fp8(c, &w, t, fmt, dst);
-    else if (held == FMT_MXFP4) expand_mxfp4(c, &w, t, fmt, dst);
-    else if (!whole_rows(&w)) read_apart(&w, t, fmt, dst);
-    else
-        convert(dst, fmt, (const char *)t->data + w.first * st_dtype_bytes(t->dtype), t->dtype,
-                (size_t)w.rows * (size_t)(w.cols ? w.cols : 1));
+    struct tensor_source s = open_source(c, role, layer, expert);
+    const enum fmt held = on_disk(&s.want, s.tensor);
+    if (fmt_quant(fmt)) tensor_quantise(&s, fmt, dst);
+    else if (fmt_plain(fmt)) tensor_read_rows(&s, fmt, dst, 0, s.want.rows);
+    else if (fmt != held) BUG("checkpoint: %s as %s, which it is not", s.want.name, fmt_name(fmt));
+    else copy_blocks(c, &s.want, s.tensor, fmt, dst);
+    free(s.scales);
 }
 
 const void *checkpoint_map(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt) {

@@ -119,8 +119,9 @@ int model_tensor_count(const struct model_config *c, enum tensor_role role);
 static inline bool tensor_in_blob(enum tensor_role r) {
     return r >= T_EXPERT_GATE && r <= T_COMMON_DOWN;
 }
-/* The format in which a tensor is held where `wish` is asked for. FMT_STORED: for an expert's matrix what quantization_config
- * says, else config.stored; matrices outside of blobs need the checkpoint (checkpoint_format). */
+/* The format in which a tensor is held where `wish` is asked for. q8 and q4: the matrices of attention and of all FFNs in
+ * it; the embedding and the output's matrix q8, kv_b bf16, all else f32. FMT_STORED: for an expert's matrix what
+ * quantization_config says, else config.stored; matrices outside of blobs need the checkpoint (checkpoint_format). */
 enum fmt model_format(const struct model_config *c, enum tensor_role role, enum fmt wish);
 bool model_may_be_fp8(enum tensor_role role); /* matrices that published fp8 checkpoints have in that format */
 int model_levels(const struct model_config *c);                 /* of experts; 0 for a dense model */

@@ -1,6 +1,7 @@
-/* convert.h - float formats on disk to float formats in memory, in bulk. Internal to model/. */
+/* convert.h - formats on disk to formats in memory, in bulk. Internal to model/. */
 #pragma once
 #include "kernels/kernels.h"
+#include "model/checkpoint.h"
 #include "model/config.h"
 #include "model/safetensors.h"
 
@@ -13,3 +14,15 @@ int convert_same(enum st_dtype from);
 /* dst[n] of `to` from src[n] of `from`; src may be unaligned, dst is aligned for its format. Widening is exact, narrowing
  * rounds to nearest even, NaN stays NaN. BUG when !convert_knows(from). */
 void convert(void *dst, enum fmt to, const void *src, enum st_dtype from, size_t n);
+
+/* A tensor that is being read. */
+struct tensor_source {
+    const struct checkpoint *checkpoint;
+    struct tensor_want want;
+    const struct st_tensor *tensor;
+    float *scales; /* of one in fp8, else NULL */
+};
+/* Rows [first, first + rows) to a plain format. Any thread. */
+void tensor_read_rows(const struct tensor_source *s, enum fmt fmt, void *dst, int first, int rows);
+/* The whole matrix to q8 or q4, into a piece of mat_held_bytes, by all processors that this process may use. */
+void tensor_quantise(const struct tensor_source *s, enum fmt fmt, void *piece);

@@ -352,7 +352,16 @@ bool model_may_be_fp8(enum tensor_role r) {
            (r >= T_SHARED_GATE && r <= T_SHARED_DOWN);
 }
 
+/* Routing, norms and what weighs outputs decide too much for what they weigh; kv_b is read by head, from plain formats; the
+ * embedding and the output's matrix are the most sensitive of the large ones. */
+static enum fmt quantised_as(enum tensor_role r, enum fmt wish) {
+    if (r == T_EMBED || r == T_LM_HEAD) return FMT_Q8;
+    if (r == T_KV_B) return FMT_BF16;
+    return model_may_be_fp8(r) && r != T_EXPERT_CONF ? wish : FMT_F32;
+}
+
 enum fmt model_format(const struct model_config *c, enum tensor_role role, enum fmt wish) {
+    if (fmt_quant(wish)) return quantised_as(role, wish);
     if (wish != FMT_STORED) return wish;
     return c->quant != FMT_COUNT && tensor_in_blob(role) && role != T_EXPERT_CONF ? c->quant : c->stored;
 }

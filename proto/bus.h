@@ -22,10 +22,11 @@ struct bus_msg {                  /* valid until the next bus_recv or bus_close 
     size_t head_len, body_len;
 };
 
-struct bus_link { /* a client's connection; of a server only `refused` */
+struct bus_link { /* a client's connection; of a server only `lost` and `refused` */
     bool up;
     bool unwelcome;   /* the last attempt ended before it was let in: the other side wants a key, another one, or none */
-    uint64_t lost;    /* how often it broke; it comes back by itself, but to the server as a new peer */
+    uint64_t lost;    /* how often it broke; it comes back by itself, but to the server as a new peer. Server: connections that
+                       * ended; whose, a send to each peer tells */
     uint64_t refused; /* attempts to connect that failed; it is tried again by itself. Server: strangers that were not let in */
 };
 

@@ -39,7 +39,7 @@ struct bus_zmq {
     void *socket;
     bool server;
     int fd;
-    void *monitor; /* tells about connections: a DEALER's own, and those that a ROUTER refused */
+    void *monitor; /* tells about connections: a DEALER's own; those that a ROUTER refused, and that some peer is gone */
     struct bus_link link;
     uint64_t noise;
     char endpoint[256];
@@ -189,8 +189,8 @@ static void get_link(struct bus *b, struct bus_link *out) {
 static int open_monitor(struct bus_context *c, struct bus_zmq *z) {
     char address[64];
     snprintf(address, sizeof address, "inproc://monitor-%p", (void *)z);
-    int events =
-        UNWELCOME | (z->server ? 0 : ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_CONNECT_RETRIED);
+    int events = UNWELCOME | ZMQ_EVENT_DISCONNECTED;
+    if (!z->server) events |= ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_CONNECT_RETRIED;
     if (zmq_socket_monitor(z->socket, address, events) < 0) return -1;
     z->monitor = zmq_socket(c->zmq, ZMQ_PAIR);
     int unbounded = 0; /* or ZeroMQ's own thread would wait for us, and strangers could stop it; recv_from reads it empty */

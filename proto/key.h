@@ -13,6 +13,7 @@
  * Empty lines and those that begin with '#' are skipped. Any thread. */
 #pragma once
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "base/status.h"
 
@@ -32,3 +33,5 @@ int key_write(const struct key *k, bool for_clients, const char *path, struct wh
 /* ERR_DENIED when others than its owner may read it, ERR_INVALID when it is no such file: the line is named, never what is in
  * it. */
 int key_read(const char *path, struct key *out, struct why *why);
+/* What all workers have and nobody else: KEY_BYTES. ERR_DENIED when this is a client's key. */
+int key_worker_secret(const struct key *k, uint8_t *out, struct why *why);

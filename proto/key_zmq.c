@@ -120,3 +120,10 @@ int key_read(const char *path, struct key *out, struct why *why) {
     if (rc < 0) *out = (struct key){0};
     return rc;
 }
+
+int key_worker_secret(const struct key *k, uint8_t *out, struct why *why) {
+    if (!k->worker.secret[0])
+        return fail(why, ERR_DENIED, "this key is a client's: a worker needs the cluster's own");
+    zmq_z85_decode(out, k->worker.secret);
+    return 0;
+}

@@ -117,6 +117,11 @@ uint64_t engine_progress(const struct engine *e, bool *busy) {
     return atomic_load_explicit(&e->progress, memory_order_relaxed);
 }
 
+uint64_t engine_strangers(const struct engine *e) {
+    struct fabric *f = e->options.fabric;
+    return f ? atomic_load_explicit(&f->refused, memory_order_relaxed) : 0;
+}
+
 void engine_load_state(const struct engine *e, uint64_t *done_bytes, uint64_t *total_bytes) {
     *done_bytes = atomic_load_explicit(&e->loaded_bytes, memory_order_relaxed);
     *total_bytes = atomic_load_explicit(&e->total_bytes, memory_order_relaxed);

@@ -41,4 +41,5 @@ void engine_report_done(struct engine *e, struct step_report *r); /* gives a rep
 int engine_event_fd(struct engine *e); /* readable when events wait; then engine_event_clear, then pop all */
 void engine_event_clear(struct engine *e);
 uint64_t engine_progress(const struct engine *e, bool *busy); /* any thread */
+uint64_t engine_strangers(const struct engine *e); /* messages the fabric refused; any thread */
 void engine_load_state(const struct engine *e, uint64_t *done_bytes, uint64_t *total_bytes);

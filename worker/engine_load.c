@@ -18,7 +18,7 @@ static void payload_name(const struct worker_setup *s, char *buf, size_t cap) {
 }
 
 static void numeric_class(const struct engine *e, char *buf, size_t cap) {
-    const enum fmt w = e->setup.weights, kv = w == FMT_STORED ? e->checkpoint.config.stored : w;
+    const enum fmt w = e->setup.weights, kv = kv_format(&e->checkpoint.config, w);
     char payload[32];
     payload_name(&e->setup, payload, sizeof payload);
     snprintf(buf, cap, "cpu/%s weights=%s activations=f32 payload=%s kv=%s kernels=1%s", e->backend->ops->name, fmt_name(w),

@@ -3,9 +3,13 @@
 
 #include <stdlib.h>
 
+enum fmt kv_format(const struct model_config *c, enum fmt weights) {
+    return fmt_quant(weights) ? FMT_BF16 : weights == FMT_STORED ? c->stored : weights;
+}
+
 int kv_open(struct kv *kv, struct backend *b, const struct model_config *c, enum fmt fmt, int pages, int page_tokens,
             struct why *why) {
-    if (fmt == FMT_STORED) fmt = c->stored;
+    fmt = kv_format(c, fmt);
     *kv = (struct kv){.backend = b, .layers = c->layers, .pages = pages};
     kv->layer = calloc((size_t)c->layers, sizeof *kv->layer);
     const struct kv_layer shape = {.fmt = fmt,

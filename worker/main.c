@@ -5,6 +5,8 @@
 #include "base/log.h"
 #include "fabric/boot.h"
 #include "fabric/host.h"
+#include "fabric/proof.h"
+#include "proto/key.h"
 #include "worker/seat.h"
 #include "worker/worker.h"
 
@@ -15,6 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#define LOOPBACK "lo" /* the device of the machine itself */
 
 struct options {
     char *connect, *key, *fabric, *net_devices, *model, *isa, *log_level;
@@ -30,7 +34,7 @@ static const struct conf_option table[] = {
     {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|shm|ucx|auto|mpi|mpi-alltoallv",
      .help = "how workers exchange tokens (see below)"},
     {"net-devices", CONF_STRING, AT(net_devices), .arg = "LIST",
-     .help = "ucx, auto: network devices to use, as UCX names them (eth0,mlx5_0:1); default: all"},
+     .help = "ucx, auto: network devices to use, as UCX names them (eth0,mlx5_0:1); default: all with a key, lo without"},
     {"workers", CONF_INT, AT(workers), .def = "1", .min = 1, .max = FABRIC_MAX_RANKS, .arg = "N",
      .help = "mem: run this many workers in this process"},
     {"rank", CONF_INT, AT(rank), .min = 0, .max = FABRIC_MAX_RANKS - 1, .arg = "N",
@@ -67,7 +71,7 @@ static const struct conf_command command = {
         "  mpirun -np 4 --bind-to none --mca mpi_yield_when_idle 1 cadre-worker --connect tcp://head:5771 --key cadre.key "
         "--fabric mpi\n\n"
         "Rank and size, where they are not given, are those of PMIx, Open MPI, Slurm or PMI, in this order.\n"
-        "Exit status: 0 after the coordinator ended the cluster in order, 1 otherwise.",
+        "Exit status: 0 after the coordinator ended the cluster in order, 3 refused or no coordinator, 1 otherwise.",
     .options = table};
 
 static void name_log(int rank) {
@@ -171,6 +175,26 @@ static int run_mem(const struct options *o) {
 
 static bool is_mpi(const struct options *o) { return !strncmp(o->fabric, "mpi", 3); } /* in either form */
 
+/* What other hosts may reach takes nothing from who has not the key; without one no other host may reach us. */
+static int read_net(const struct options *o, uint8_t *secret, struct fabric_net *net, struct why *why) {
+    struct key key;
+    _Static_assert((int)KEY_BYTES == (int)PROOF_SECRET_BYTES, "the secret of the fabric is the workers' own");
+    *net = (struct fabric_net){.devices = o->net_devices};
+    if (o->key) {
+        int rc = key_read(o->key, &key, why);
+        if (rc == 0) rc = key_worker_secret(&key, secret, why);
+        net->secret = secret;
+        return rc;
+    }
+    if (net->devices && strcmp(net->devices, LOOPBACK))
+        return fail(why, ERR_DENIED,
+                    "--net-devices %s: others could reach this worker, and there is no key; make one (`cadre keygen`) and give "
+                    "it to all with --key",
+                    net->devices);
+    net->devices = LOOPBACK;
+    return 0;
+}
+
 /* One worker alone needs no fabric. Of an MPI world only MPI knows who is who. */
 static int open_fabric(const struct options *o, struct bus *bus, struct boot_id *id, struct fabric **out, struct why *why) {
     *out = NULL;
@@ -185,9 +209,16 @@ static int open_fabric(const struct options *o, struct bus *bus, struct boot_id 
     name_log(id->rank);
     if (id->size == 1) return 0;
     if (!strcmp(o->fabric, "shm")) return fabric_shm_open(id->rank, id->size, out, why);
-    if (!strcmp(o->fabric, "ucx")) return fabric_ucx_open(id->rank, id->size, o->net_devices, out, why);
-    return fabric_auto_open(id->rank, id->size, o->net_devices, out, why);
+    uint8_t secret[PROOF_SECRET_BYTES];
+    struct fabric_net net;
+    rc = read_net(o, secret, &net, why);
+    if (rc < 0) return rc;
+    if (!strcmp(o->fabric, "ucx")) return fabric_ucx_open(id->rank, id->size, &net, out, why);
+    return fabric_auto_open(id->rank, id->size, &net, out, why);
 }
+
+/* Who keeps workers going (cli/tend.h) need not try again with one that is refused, or has nowhere to go. */
+static int exit_status(int rc) { return rc == ERR_DENIED || rc == ERR_DEADLINE ? 3 : rc < 0; }
 
 static int run_alone(const struct options *o) {
     struct bus_context *context;
@@ -209,7 +240,7 @@ static int run_alone(const struct options *o) {
     worker_free(w);
     bus_close(bus);
     bus_context_close(context);
-    if (!is_mpi(o)) return rc < 0;
+    if (!is_mpi(o)) return exit_status(rc);
     fabric_mpi_finalize(rc >= 0);
     if (rc < 0) _exit(1); /* a peer may be dead, and MPI's exit handlers would wait for it */
     return 0;

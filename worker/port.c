@@ -198,6 +198,7 @@ static int read_message(const pb_control *m, struct port_message *out, struct pl
         snprintf(out->reason, sizeof out->reason, "%s", m->shutdown->reason);
         return 0;
     case CADRE__CONTROL__V1__CONTROL__KIND_EPOCH: out->kind = PORT_EPOCH; return read_epoch(m->epoch, &out->setup, why);
+    case CADRE__CONTROL__V1__CONTROL__KIND_BEAT: return 0;
     case CADRE__CONTROL__V1__CONTROL__KIND_SWITCH:
         out->kind = PORT_SWITCH;
         out->epoch = m->switch_->number;
@@ -415,10 +416,11 @@ int port_send_links(struct port *p, const struct ep_link *link, int n, const str
     return send(p, &m);
 }
 
-int port_send_beat(struct port *p, uint64_t progress, bool busy) {
+int port_send_beat(struct port *p, uint64_t progress, bool busy, uint64_t strangers) {
     Cadre__Control__V1__Beat beat = CADRE__CONTROL__V1__BEAT__INIT;
     beat.progress = progress;
     beat.busy = busy;
+    beat.strangers = strangers;
     pb_control m = CONTROL_MESSAGE(BEAT, beat, &beat);
     return send(p, &m);
 }

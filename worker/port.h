@@ -47,5 +47,5 @@ int port_send_tally(struct port *p, int domain, uint64_t tokens, const uint64_t 
 /* link [n] by rank; all since the start */
 int port_send_links(struct port *p, const struct ep_link *link, int n, const struct ep_far *far,
                     const struct backend_tasks *tasks);
-int port_send_beat(struct port *p, uint64_t progress, bool busy);
+int port_send_beat(struct port *p, uint64_t progress, bool busy, uint64_t strangers);
 int port_send_trouble(struct port *p, const char *reason, const struct trouble *t);

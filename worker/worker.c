@@ -130,7 +130,7 @@ static int rejoin(struct worker *w, struct worker_setup *s, struct why *why) {
     if (other || s->epoch <= w->epoch) {
         uint32_t epoch = s->epoch;
         worker_setup_clear(s);
-        if (other) return fail(why, ERR_DENIED, "the coordinator that came wants %s; start this worker again", other);
+        if (other) return fail(why, ERR_CANCELLED, "the coordinator that came wants %s; start this worker again", other);
         return fail(why, ERR_PROTOCOL, "the coordinator that came begins with epoch %u; this worker has heard of %u", epoch,
                     w->epoch);
     }
@@ -181,7 +181,9 @@ static int on_plan(struct worker *w, struct plan *plan, struct why *why) {
 static int on_message(struct worker *w, struct port_message *m, struct plan *plan, struct why *why) {
     switch (m->kind) {
     case PORT_WELCOME: return on_welcome(w, &m->setup, why);
-    case PORT_REFUSE: return fail(why, ERR_DENIED, "the coordinator refuses this worker: %s", m->reason);
+    case PORT_REFUSE: /* one that had joined may come again, as another process */
+        return fail(why, w->state == JOINING ? ERR_DENIED : ERR_CANCELLED, "the coordinator refuses this worker: %s",
+                    m->reason);
     case PORT_PLAN: return on_plan(w, plan, why);
     case PORT_EPOCH: return on_epoch(w, &m->setup, why);
     case PORT_SWITCH:
@@ -350,8 +352,8 @@ static int beat(struct worker *w, int64_t now_us, struct why *why) {
     if (w->state == SERVING) report_tally(w), report_links(w, now_us);
     bool busy;
     uint64_t progress = engine_progress(w->engine, &busy);
-    if (w->state != JOINING && w->state != HOLDING)
-        port_send_beat(w->port, progress, busy); /* a lost beat is what leases are for */
+    if (w->state != JOINING && w->state != HOLDING) /* a lost beat is what leases are for */
+        port_send_beat(w->port, progress, busy, engine_strangers(w->engine));
     return 0;
 }
 

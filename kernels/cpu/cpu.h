@@ -41,6 +41,9 @@ void cpu_embed(struct backend *b, float *out, struct mat table, const int32_t *i
 void cpu_rmsnorm(struct backend *b, float *out, int64_t out_stride, const float *x, int64_t x_stride, const float *weight,
                  float eps, int T, int N);
 void cpu_linear(struct backend *b, float *y, const float *x, struct mat w, const float *bias, bool add, int T);
+/* Of quantised matrices (kernels/quant.h): cpu_linear and cpu_ffn come here for those. */
+void cpu_quant_linear(struct cpu *c, float *y, const float *x, struct mat w, const float *bias, bool add, int T);
+void cpu_quant_ffn(struct cpu *c, float *y, const float *x, const struct ffn_group *groups, int n_groups, int H);
 void cpu_linear_blocks(struct backend *b, float *y, const float *x, struct mat w, int n, const int32_t *row,
                        const int32_t *block, int P);
 void cpu_rope(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, bool interleaved, int T, int heads,

@@ -94,8 +94,7 @@ static void plan_piece(const struct cpu *c, struct piece *p, int tasks[2], int H
     }
 }
 
-void cpu_ffn(struct backend *b, float *y, const float *x, const struct ffn_group *groups, int n_groups, int H) {
-    struct cpu *c = cpu_of(b);
+static void plain_ffn(struct cpu *c, float *y, const float *x, const struct ffn_group *groups, int n_groups, int H) {
     struct piece *pieces = (struct piece *)c->scratch;
     float *act = (float *)(c->scratch + (sizeof *pieces * MAX_PIECES + 63) / 64 * 64);
     float *end = (float *)(c->scratch + CPU_SCRATCH_BYTES);
@@ -120,5 +119,14 @@ void cpu_ffn(struct backend *b, float *y, const float *x, const struct ffn_group
             done = 0;
         }
         for (j.phase = 0; j.phase < 2; j.phase++) team_run(c->team, ffn_task, &j, tasks[j.phase]);
+    }
+}
+
+/* Groups of one kind at a time; a model's experts are of one. */
+void cpu_ffn(struct backend *b, float *y, const float *x, const struct ffn_group *groups, int n_groups, int H) {
+    for (int from = 0, to; from < n_groups; from = to) {
+        const bool quant = fmt_quant(groups[from].weights->gate.fmt);
+        for (to = from + 1; to < n_groups && fmt_quant(groups[to].weights->gate.fmt) == quant;) to++;
+        (quant ? cpu_quant_ffn : plain_ffn)(cpu_of(b), y, x, groups + from, to - from, H);
     }
 }

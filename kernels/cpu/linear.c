@@ -56,6 +56,10 @@ static void spread(struct cpu *c, struct products *p) {
 void cpu_linear(struct backend *b, float *y, const float *x, struct mat w, const float *bias, bool add, int T) {
     struct cpu *c = cpu_of(b);
     if (T <= 0 || w.rows <= 0) return;
+    if (fmt_quant(w.fmt)) {
+        cpu_quant_linear(c, y, x, w, bias, add, T);
+        return;
+    }
     int fit = imax(64 * 1024 / imax(w.cols, 1), 1) / 6 * 6; /* rows of x in 256 KB */
     struct linear_job j = {.vec = c->vec, .whole = products_of(w, 0, w.rows, x, T)};
     j.whole.out = y;

@@ -15,6 +15,10 @@ static void embed_rows(void *arg, int first, int count) {
     const struct embed_job *j = arg;
     int64_t H = j->table.cols;
     for (int t = first; t < first + count; t++) {
+        if (fmt_quant(j->table.fmt)) {
+            for (int i = 0; i < H; i++) j->out[t * H + i] = quant_weight(j->table, j->ids[t], i);
+            continue;
+        }
         const char *row = (const char *)j->table.data + (size_t)(j->ids[t] * H) * fmt_bytes(j->table.fmt);
         j->vec->widen(j->out + t * H, row, j->table.fmt, H);
     }

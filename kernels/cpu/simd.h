@@ -15,6 +15,13 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* What VNNI makes faster exists once more under a name of its own; all else of such a processor is AVX-512's. */
+#ifdef KERNELS_VNNI
+#define INT8(name) name##_avx512vnni
+#else
+#define INT8(name) ISA(name)
+#endif
+
 #ifdef KERNELS_AVX512
 #define ISA(name) name##_avx512
 struct v16 {

@@ -2,8 +2,10 @@
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/vec_list.h"
 
-const struct vec ISA(vec) = {
+const struct vec INT8(vec) = {
     .products = ISA(products),
+    .quant_products = INT8(quant_products),
+    .quantise = ISA(quantise),
     .transposed = ISA(transposed),
     .attend = ISA(attend),
     .silu_mul = ISA(silu_mul),

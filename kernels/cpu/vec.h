@@ -5,6 +5,7 @@
  * change nothing. Rows are at element alignment only (weights may be mapped from a file). No routine reads outside its rows. */
 #pragma once
 #include "kernels/kernels.h"
+#include "kernels/quant.h"
 
 /* out[i, j] = x[i] . w[j] (+ bias[j]) (+ out[i, j] when add), i < rows, j < cols.
  * The dot product: 16 partial sums, lane l takes k = l, l+16, ... with one fused step each, then the tree of simd.h. */
@@ -28,6 +29,27 @@ static inline struct products products_of(struct mat w, int first, int cols, con
     return (struct products){.x = x, .x_stride = w.cols, .w = rows_of_w,
                              .w_stride = w.cols, .fmt = w.fmt, .rows = rows, .cols = cols, .K = w.cols,
                              .scales = w.scales, .first = first, .block = w.block};
+}
+
+/* The same with quantised weights, as kernels/quant.h has it: weight rows [0, cols) of panels that begin at w and scales. */
+struct quant_products {
+    float *out;         /* rows out_stride elements apart */
+    const int8_t *x;    /* [rows, groups * 32] */
+    const struct quant_group *x_groups; /* [rows, groups] */
+    const uint8_t *w, *scales;
+    const float *bias;  /* [cols] or NULL */
+    int64_t out_stride;
+    enum fmt fmt;
+    int rows, cols, groups;
+    bool add;
+};
+/* Weight rows [first, first + cols); first % QUANT_PANEL == 0. */
+static inline struct quant_products quant_products_of(struct mat w, int first, int cols) {
+    const int groups = quant_groups(w.cols);
+    const size_t panel = (size_t)first / QUANT_PANEL * (size_t)groups;
+    return (struct quant_products){.w = (const uint8_t *)w.data + (size_t)first * mat_row_bytes(w.fmt, w.cols),
+                                   .scales = (const uint8_t *)w.scales + panel * quant_scale_bytes(w.fmt),
+                                   .fmt = w.fmt, .cols = cols, .groups = groups};
 }
 
 /* Softmax(q k) v for some query heads that read one key/value head. Queries of one row are adjacent. */
@@ -59,6 +81,8 @@ struct transposed {
 
 struct vec {
     void (*products)(const struct products *p);
+    void (*quant_products)(const struct quant_products *p);
+    void (*quantise)(int8_t *q, struct quant_group *groups, const float *x, int n); /* q padded to whole groups */
     void (*transposed)(const struct transposed *p);
     void (*attend)(const struct attend *a);
     void (*silu_mul)(float *gate, const float *up, int64_t n);                  /* gate = silu(gate) * up */
@@ -77,4 +101,4 @@ struct vec {
     float (*sum_exp)(const float *x, float max, int n);                        /* of exp(x - max) */
 };
 
-extern const struct vec vec_avx2, vec_avx512;
+extern const struct vec vec_avx2, vec_avx512, vec_avx512vnni;

@@ -3,6 +3,8 @@
 #include "kernels/cpu/vec.h"
 
 void  ISA(products)(const struct products *p);
+void  INT8(quant_products)(const struct quant_products *p);
+void  ISA(quantise)(int8_t *q, struct quant_group *groups, const float *x, int n);
 void  ISA(transposed)(const struct transposed *p);
 void  ISA(attend)(const struct attend *a);
 void  ISA(silu_mul)(float *gate, const float *up, int64_t n);

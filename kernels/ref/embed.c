@@ -7,7 +7,7 @@ void ref_embed(struct backend *b, float *out, struct mat table, const int32_t *i
     (void)b;
     int H = table.cols;
     for (int t = 0; t < T; t++) {
-        for (int i = 0; i < H; i++) out[(int64_t)t * H + i] = ref_get(table.data, table.fmt, (int64_t)ids[t] * H + i);
+        for (int i = 0; i < H; i++) out[(int64_t)t * H + i] = ref_weight(table, ids[t], i);
     }
 }
 

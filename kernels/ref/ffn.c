@@ -11,16 +11,22 @@ static double dot_row(struct mat w, int row, const float *x, const float *bias) 
     return sum;
 }
 
+double ref_swiglu(struct swiglu act, double g, double u) {
+    if (!(act.limit > 0)) return g / (1 + exp(-g)) * u;
+    g = fmin(g, act.limit);
+    return g / (1 + exp(-act.alpha * g)) * (fmax(fmin(u, act.limit), -act.limit) + act.shift);
+}
+
 static double activation(const struct ffn *f, int neuron, const float *x) {
     double g = dot_row(f->gate, neuron, x, f->gate_bias);
-    if (!f->up.data) return g;
-    double u = dot_row(f->up, neuron, x, f->up_bias);
-    if (!(f->act.limit > 0)) return g / (1 + exp(-g)) * u;
-    g = fmin(g, f->act.limit);
-    return g / (1 + exp(-f->act.alpha * g)) * (fmax(fmin(u, f->act.limit), -f->act.limit) + f->act.shift);
+    return f->up.data ? ref_swiglu(f->act, g, dot_row(f->up, neuron, x, f->up_bias)) : g;
 }
 
 static void one_row(const struct ffn *f, float *y, const float *x, int H, bool add) {
+    if (fmt_quant(f->gate.fmt)) {
+        ref_quant_ffn(f, y, x, H, add);
+        return;
+    }
     for (int h = 0; h < H; h++) y[h] = (add ? y[h] : 0) + (f->down_bias ? f->down_bias[h] : 0);
     for (int i = 0; i < f->gate.rows; i++) {
         double act = activation(f, i, x);

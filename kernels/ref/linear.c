@@ -4,6 +4,10 @@
 void ref_linear(struct backend *b, float *y, const float *x, struct mat w, const float *bias, bool add, int T) {
     (void)b;
     int N = w.rows, K = w.cols;
+    if (fmt_quant(w.fmt)) {
+        ref_quant_linear(y, x, w, bias, add, T);
+        return;
+    }
     for (int t = 0; t < T; t++, y += N, x += K) {
         for (int n = 0; n < N; n++) {
             double sum = 0;

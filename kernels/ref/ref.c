@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "kernels/host_mem.h"
+#include "kernels/quant.h"
 
 static void ref_close(struct backend *b) {
     free(b);
@@ -55,6 +56,7 @@ float ref_get(const void *data, enum fmt fmt, int64_t i) {
 float ref_weight(struct mat w, int row, int col) {
     int64_t i = (int64_t)row * w.cols + col;
     const uint8_t *bytes = w.data;
+    if (fmt_quant(w.fmt)) return quant_weight(w, row, col);
     if (w.fmt == FMT_FP8) {
         int64_t across = (w.cols + w.block - 1) / w.block, square = row / w.block * across + col / w.block;
         return e4m3_to_f32(bytes[i]) * ((const float *)w.scales)[square];

@@ -11,6 +11,10 @@ int ref_open(struct backend **out, struct why *why);
 /* The number at element i of an array of format fmt; any address of natural element alignment. */
 float ref_get(const void *data, enum fmt fmt, int64_t i); /* plain formats */
 float ref_weight(struct mat w, int row, int col);         /* every format */
+double ref_swiglu(struct swiglu act, double g, double u); /* what joins gate and up */
+/* Of quantised matrices: in f32 and in the order that kernels/quant.h prescribes. One row through an FFN. */
+void ref_quant_linear(float *y, const float *x, struct mat w, const float *bias, bool add, int T);
+void ref_quant_ffn(const struct ffn *f, float *y, const float *x, int H, bool add);
 
 void ref_embed(struct backend *b, float *out, struct mat table, const int32_t *ids, int T);
 void ref_rmsnorm(struct backend *b, float *out, int64_t out_stride, const float *x, int64_t x_stride, const float *weight,

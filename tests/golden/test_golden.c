@@ -7,6 +7,7 @@
  * usage: test_golden DATA_DIR [NAME]      all checkpoints of DATA_DIR, or one */
 #include "tests/golden/mutation.h"
 #include "tests/golden/names.h"
+#include "tests/golden/reference.h"
 
 #include "base/log.h"
 
@@ -17,66 +18,6 @@
 #include <string.h>
 
 static const double TOLERANCE = 1e-4;
-enum { PROMPTS = 3 };
-
-struct reference { /* of one checkpoint */
-    struct st_set *set;
-    int T[PROMPTS], V;
-    const int32_t *ids[PROMPTS]; /* aligned copies */
-    float *logits[PROMPTS];
-    double std[PROMPTS];
-};
-
-static void *aligned_copy(const struct st_tensor *t) {
-    void *p = malloc(t->bytes);
-    return p ? memcpy(p, t->data, t->bytes) : NULL;
-}
-
-static double standard_deviation(const float *x, size_t n) {
-    double sum = 0, squares = 0;
-    for (size_t i = 0; i < n; i++) sum += (double)x[i];
-    for (size_t i = 0; i < n; i++) squares += ((double)x[i] - sum / (double)n) * ((double)x[i] - sum / (double)n);
-    return sqrt(squares / (double)n);
-}
-
-/* The logits file has the safetensors format under another name, so it is read whole and parsed from memory. */
-static void read_reference(const char *dir, struct reference *r, void **file) {
-    char path[1100];
-    snprintf(path, sizeof path, "%s/logits.safetensors", dir);
-    FILE *f = fopen(path, "rb");
-    if (!f) die("%s is missing", path);
-    fseek(f, 0, SEEK_END);
-    size_t bytes = (size_t)ftell(f);
-    rewind(f);
-    *file = malloc(bytes);
-    struct why why;
-    if (!*file || fread(*file, 1, bytes, f) != bytes || st_open_memory(*file, bytes, &r->set, &why) < 0)
-        die("%s cannot be read", path);
-    fclose(f);
-    for (int p = 0; p < PROMPTS; p++) {
-        char name[32];
-        snprintf(name, sizeof name, "ids.%d", p);
-        const struct st_tensor *ids = st_find(r->set, name);
-        snprintf(name, sizeof name, "logits.%d", p);
-        const struct st_tensor *logits = st_find(r->set, name);
-        if (!ids || !logits) die("%s lacks prompt %d", path, p);
-        r->T[p] = (int)ids->shape[0];
-        r->V = (int)logits->shape[1];
-        r->ids[p] = aligned_copy(ids);
-        r->logits[p] = aligned_copy(logits);
-        r->std[p] = standard_deviation(r->logits[p], (size_t)r->T[p] * (size_t)r->V);
-    }
-}
-
-static void free_reference(struct reference *r, void *file) {
-    for (int p = 0; p < PROMPTS; p++) {
-        free((void *)r->ids[p]);
-        free(r->logits[p]);
-    }
-    st_close(r->set);
-    free(file);
-}
-
 static int argmax(const float *x, int n) {
     int best = 0;
     for (int i = 1; i < n; i++)

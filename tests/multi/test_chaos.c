@@ -464,10 +464,10 @@ static void run(int faults, bool strict) {
 }
 
 static int open_ucx(int rank, int size, struct fabric **out, struct why *why) {
-    return fabric_ucx_open(rank, size, t.lab_name ? "eth0" : "lo", out, why);
+    return fabric_ucx_open(rank, size, &(struct fabric_net){.devices = t.lab_name ? "eth0" : "lo"}, out, why);
 }
 static int open_auto(int rank, int size, struct fabric **out, struct why *why) {
-    return fabric_auto_open(rank, size, t.lab_name ? "eth0" : "lo", out, why);
+    return fabric_auto_open(rank, size, &(struct fabric_net){.devices = t.lab_name ? "eth0" : "lo"}, out, why);
 }
 
 int main(int argc, char **argv) {

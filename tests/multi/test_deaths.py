@@ -10,7 +10,7 @@ import signal
 import time
 
 from cases import case, main, note
-from cluster import Cluster, Process, check, run, same
+from cluster import Cluster, Process, check, mpirun, run, same, until
 
 WORKERS = 4
 LOAD = ["--count", "192", "--at-once", "32", "--prompt", "60", "--tokens", "190"]
@@ -115,6 +115,63 @@ def all_of_them(p):
     with serve(p, "shm") as c:
         one_disturbed_run(c, range(WORKERS), undisturbed(c), "shm, all workers")
         same(c.stop().status, 0, "serve")
+
+
+def kill_all_at_once(c):
+    """Who launched the workers."""
+    os.kill(next(iter(c.process.named("orterun") + c.process.named("mpirun") + c.process.named("prterun"))), signal.SIGKILL)
+
+
+@case
+def those_that_stand_and_fall_together(p):
+    """A world of MPI, threads of a process: all are started again, and every answer goes on."""
+    for fabric, victims in {"mpi": [2], "mem": [0], "mpi-alltoallv": [1]}.items() if p.soak else {"mpi": [2], "mem": [0]}.items():
+        with serve(p, fabric) as c:
+            wanted = undisturbed(c)
+            one_disturbed_run(c, victims, wanted, f"{fabric}, worker {victims[0]}")
+            if fabric == "mpi":
+                before = pids(c.status())
+                kill_all_at_once(c)
+                c.until_status(lambda s: whole(s) and not set(before) & set(pids(s)), "another mpirun", 30 * p.slow)
+                same(undisturbed(c), wanted, "the answers")
+            same(c.stop().status, 0, "serve")
+
+
+@case
+def ranks_of_a_launcher(p):
+    """By `cadre serve --launcher mpirun`, and as ranks: only the worker is lost, and its supervisor starts another."""
+    from_outside = {"job": mpirun(WORKERS), "env": p.mpi_env()}
+    for how, options in {"by mpirun": {"workers": WORKERS, "launcher": "mpirun"}, "as ranks": from_outside}.items():
+        with Cluster(p, p.golden("mixtral"), fabric="shm", **options) as c:
+            one_disturbed_run(c, [2], undisturbed(c), how)
+            same(c.process.err().count("another is started"), 1, f"{how}: supervisors that say so")
+            same(c.stop(signal.SIGUSR1).status, 0, how)
+
+
+@case
+def while_it_loads(p):
+    """One dies before there is anything to serve with: another comes, and the cluster with it."""
+    with Process([p.cadre, "serve", p.golden("mixtral"), "--workers", "3", "--fabric", "shm", "--threads", "1", "--listen", "tcp://127.0.0.1:*"]) as c:
+        victims = until(lambda: len(w := c.named("cadre-worker")) == 3 and w, "three workers")
+        os.kill(victims[1], signal.SIGKILL)
+        until(lambda: "\n  clients" in c.out(), f"it serves all the same {c.err()[-900:]}")
+        c.send(signal.SIGTERM)
+        same(c.wait().status, 0, f"serve {c.err()[-900:]}")
+
+
+@case
+def while_it_drains(p):
+    """Others finish what it had; where they cannot, what is cut is said."""
+    for fabric, status in {"shm": 0, "mem": 1}.items():
+        with serve(p, fabric) as c, Process([p.load, "--connect", c.endpoint, *LOAD, "--whole"]) as asked:
+            s = c.until_status(lambda s: s["running"] and s["running"] + s["waiting"] + s["finished"] >= 32, "requests inside")
+            c.process.send(signal.SIGTERM)
+            until(lambda: "draining: " in c.process.err(), "it drains")
+            os.kill(pids(s)[1], signal.SIGKILL)
+            ended = c.process.wait()
+            same(ended.status, status, f"{fabric}: serve {ended.err[-900:]}")
+            check(status == 0 or re.search(r"\d+ requests are cut", ended.err), f"{fabric}: what was cut {ended.err[-900:]}")
+            asked.wait()
 
 
 @case

@@ -32,9 +32,9 @@ def check_clients(asked, what):
     note(f"{what}: clients knew {time.monotonic() - started:.1f} s after the end: {(r.err.splitlines() or ['nothing'])[0]}")
 
 
-def check_death(p, fabric, victim_of, wanted):
+def check_death(p, fabric, victim_of, wanted, **options):
     with ExitStack() as stack:
-        c = stack.enter_context(Cluster(p, p.golden("mixtral"), workers=3, fabric=fabric))
+        c = stack.enter_context(Cluster(p, p.golden("mixtral"), workers=3, fabric=fabric, **options))
         asked = under_load(p, c, stack)
         pid = victim_of(c)
         os.kill(pid, signal.SIGKILL)
@@ -54,17 +54,10 @@ def worker_of(rank):
 
 
 @case
-def a_rank_of_a_world_dies_under_load(p):
-    """Elsewhere the others go on: test_deaths."""
-    for rank in (0, 2):
-        check_death(
-            p, "mpi", worker_of(rank), lambda pid, rank=rank: rf"worker rank {rank} \(pid {pid}\) was killed by signal 9"
-        )
-
-
-@case
-def the_mem_process_dies_under_load(p):
-    check_death(p, "mem", worker_of(0), lambda pid: rf"the worker process \(pid {pid}\) was killed by signal 9")
+def told_to_end_with_a_worker(p):
+    """--on-death end. Otherwise another is started: test_deaths."""
+    check_death(p, "mpi", worker_of(2), lambda pid: rf"worker 2 \(\S+ pid {pid}\) is dead", on_death="end")
+    check_death(p, "mem", worker_of(0), lambda pid: rf"the worker process \(pid {pid}\) was killed by signal 9", on_death="end")
 
 
 @case
@@ -76,25 +69,6 @@ def the_coordinator_dies_under_load(p):
             lambda c: c.process.named("cadre-coordinator")[0],
             lambda pid: rf"the coordinator \(pid {pid}\) was killed by signal 9",
         )
-
-
-@case
-def mpirun_dies_under_load(p):
-    check_death(
-        p,
-        "mpi",
-        lambda c: next(iter(c.process.named("orterun") + c.process.named("mpirun") + c.process.named("prterun"))),
-        lambda pid: rf"mpirun \(pid {pid}\) was killed by signal 9",
-    )
-
-
-@case
-def an_idle_rank_dies(p):
-    with Cluster(p, p.golden("mixtral"), workers=2, fabric="mpi") as c:
-        os.kill(c.status()["workers"][1]["pid"], signal.SIGKILL)
-        ended = c.process.wait(5 * p.slow)
-        check(ended.status == 1 and "worker rank 1" in ended.err, f"{ended.status} {ended.err[-300:]!r}")
-        c.process.gone("after a death")
 
 
 @case
@@ -111,18 +85,6 @@ def workers_by_hand_end_with_their_coordinator(p):
                     r.status == 1 and f"the connection to the coordinator at {control} was lost" in r.err,
                     f"{r.status} {r.err!r}",
                 )
-
-
-@case
-def a_stopped_rank_is_noticed(p):
-    with ExitStack() as stack:
-        c = stack.enter_context(Cluster(p, p.golden("mixtral"), workers=2, fabric="mpi"))
-        asked = under_load(p, c, stack)
-        os.kill(c.status()["workers"][1]["pid"], signal.SIGSTOP)
-        ended = c.process.wait(30 * p.slow)
-        check(ended.status == 1 and re.search(r"worker 1|rank 1", ended.err), f"serve: {ended.status} {ended.err[-600:]!r}")
-        c.process.gone("after a worker stopped")
-        check_clients(asked, "mpi, a stopped worker")
 
 
 @case

@@ -62,10 +62,35 @@ def by_hand(p):
             same(os.listdir(folder), [], "files")
 
 
+def serves_with(c, ranks):
+    def alive():
+        s = c.status()
+        return s["state"] == "serving" and [w["rank"] for w in s["workers"] if w["state"] == "ready"] == ranks
+
+    until(alive, f"serving with workers {ranks}")
+
+
 @case
-def a_rank_dies(p):
+def a_supervisor_dies(p):
+    """Its worker goes with it; by hand and with mpirun --enable-recovery the others go on. A worker's death: test_deaths."""
+    job = mpirun(3)
+    job[1:1] = ["--enable-recovery"]
+    with Cluster(p, p.golden("mixtral"), job=job, env=p.mpi_env(), fabric="shm") as c:
+        wanted = c.generate(**ASKED)
+        worker = c.status()["workers"][2]["pid"]
+        os.kill(int(Path(f"/proc/{worker}/stat").read_text().rsplit(")", 1)[1].split()[1]), signal.SIGKILL)
+        serves_with(c, [0, 1])
+        same(c.generate(**ASKED), wanted, "the answer of two")
+        check(worker not in c.process.family(), "the worker of the dead supervisor")
+        c.process.send(signal.SIGUSR1)
+        c.process.wait(20 * p.slow)
+        c.process.gone("after a drain")
+
+
+@case
+def a_rank_of_a_world_dies(p):
     """The launcher ends all; nothing is left."""
-    with Cluster(p, p.golden("mixtral"), job=mpirun(2), env=p.mpi_env(), fabric="shm") as c:
+    with Cluster(p, p.golden("mixtral"), job=mpirun(2), env=p.mpi_env(), fabric="mpi") as c:
         os.kill(c.process.named("cadre-worker")[0], signal.SIGKILL)
         ended = c.process.wait(20 * p.slow)
         check(ended.status, f"exit status of mpirun {ended.err[-600:]!r}")

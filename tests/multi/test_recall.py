@@ -156,7 +156,7 @@ def workers_do_not_wait_for_ever(p):
         c.send(signal.SIGKILL)
         c.wait(20)
         r = short.wait(30)
-        check(r.status == 1 and "no coordinator came back" in r.err, f"a worker that waited: {r.status} {r.err[-300:]!r}")
+        check(r.status == 3 and "no coordinator came back" in r.err, f"a worker that waited: {r.status} {r.err[-300:]!r}")
         place.journal = Path(folder) / "another"
         stack.enter_context(place.coordinator("recover"))
         r = long.wait(30)

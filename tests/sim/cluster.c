@@ -6,22 +6,25 @@
 #include "worker/worker.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 struct member {
     struct cluster *cluster;
     struct worker *worker;
-    struct bus *bus;
+    struct mortal *mortal;
     pthread_t thread;
     int rank, rc;
-    bool killed;
+    atomic_bool killed, silent, ended;
+    bool dead, buried;
     struct why why;
     char host[16]; /* its worker's host_id */
 };
 
-enum { LONG_LEASE_US = 20000000 };
+enum { LONG_LEASE_US = 20000000, END_S = 60 };
 
 struct cluster {
     struct cluster_options options;
@@ -51,11 +54,15 @@ static void *member_main(void *arg) {
     snprintf(name, sizeof name, "worker %d", m->rank);
     log_set_name(name);
     m->rc = worker_run(m->worker, &m->why);
+    if (!atomic_load(&m->silent)) mortal_hang_up(m->mortal);
+    atomic_store(&m->ended, true);
     return NULL;
 }
 
 static void start_member(struct cluster *c, int rank) {
     struct member *m = &c->member[rank];
+    struct bus *bus;
+    struct fabric *fabric = NULL;
     *m = (struct member){.cluster = c, .rank = rank};
     snprintf(m->host, sizeof m->host, "host %d", c->options.hosts ? rank % c->options.hosts : 0);
     struct worker_options o = {.host_id = m->host,
@@ -65,9 +72,11 @@ static void start_member(struct cluster *c, int rank) {
                                           .fabric_name = "mem"},
                                .join_timeout_us = 30000000};
     struct why why;
-    if (c->hub && fabric_mem_open(c->hub, rank, &o.engine.fabric, &why) < 0) die("%s", why.text);
-    if (bus_mem_connect(c->bus_hub, "control", &m->bus, &why) < 0) die("%s", why.text);
-    if (worker_new(&o, m->bus, &m->worker) < 0) die("out of memory for a worker");
+    if (c->hub && fabric_mem_open(c->hub, rank, &fabric, &why) < 0) die("%s", why.text);
+    if (bus_mem_connect(c->bus_hub, "control", &bus, &why) < 0) die("%s", why.text);
+    if (mortal_new(bus, fabric, &m->mortal) < 0) die("out of memory for a worker");
+    o.engine.fabric = mortal_fabric(m->mortal);
+    if (worker_new(&o, mortal_bus(m->mortal), &m->worker) < 0) die("out of memory for a worker");
     if (pthread_create(&m->thread, NULL, member_main, m)) die("cannot start a worker's thread");
 }
 
@@ -115,22 +124,47 @@ int cluster_start(const struct cluster_options *o, struct cluster **out, struct 
 
 const char *cluster_endpoint(const struct cluster *c) { return c->endpoint; }
 
-void cluster_kill_worker(struct cluster *c, int rank) {
-    c->member[rank].killed = true;
-    worker_kill(c->member[rank].worker);
+struct mortal *cluster_mortal(struct cluster *c, int rank) { return c->member[rank].mortal; }
+
+/* Muted last: a worker that stands still ends now. */
+static void end_worker(struct cluster *c, int rank, bool silent) {
+    struct member *m = &c->member[rank];
+    atomic_store(&m->silent, silent);
+    atomic_store(&m->killed, true);
+    worker_kill(m->worker);
     if (c->hub) fabric_hub_kill(c->hub, rank);
+    mortal_mute(m->mortal);
 }
 
-static void bury(struct member *m) {
-    pthread_join(m->thread, NULL);
+void cluster_kill_worker(struct cluster *c, int rank) { end_worker(c, rank, false); }
+void cluster_vanish_worker(struct cluster *c, int rank) { end_worker(c, rank, true); }
+
+void cluster_cut(struct cluster *c, int from, int to, bool cut) { fabric_hub_cut(c->hub, from, to, cut); }
+
+static bool bury(struct member *m, int seconds) {
+    struct timespec until;
+    if (m->buried) return true;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += seconds;
+    if (pthread_timedjoin_np(m->thread, NULL, &until)) return false;
     worker_free(m->worker);
-    bus_close(m->bus); /* by which the coordinator sees that it left */
+    mortal_free(m->mortal); /* if it was silent, the coordinator sees only now that it left */
+    return m->buried = true;
 }
+
+bool cluster_bury_worker(struct cluster *c, int rank, int seconds) {
+    c->member[rank].dead = true;
+    return bury(&c->member[rank], seconds);
+}
+
+bool cluster_worker_ended(struct cluster *c, int rank) { return atomic_load(&c->member[rank].ended); }
 
 void cluster_restart_worker(struct cluster *c, int rank) {
-    bury(&c->member[rank]);
+    if (!cluster_bury_worker(c, rank, END_S)) die("worker %d is dead and does not end", rank);
     start_member(c, rank);
 }
+
+void cluster_drain(struct cluster *c) { coordinator_stop(c->coordinator, true); }
 
 int cluster_stop(struct cluster *c) {
     int bad = 0;
@@ -138,8 +172,8 @@ int cluster_stop(struct cluster *c) {
     coordinator_stop(c->coordinator, true);
     for (int i = 0; i < c->options.coordinator.workers; i++) {
         struct member *m = &c->member[i];
-        bury(m);
-        if (m->rc < 0 && !m->killed) {
+        if (!bury(m, END_S)) die("worker %d does not end", i);
+        if (m->rc < 0 && !m->dead && !atomic_load(&m->killed)) {
             printf("# worker %d: %s\n", i, m->why.text);
             bad++;
         }

@@ -4,6 +4,7 @@
 #include "client/cadre.h"
 #include "coordinator/coordinator.h"
 #include "fabric/fabric.h"
+#include "tests/sim/mortal.h"
 
 struct cluster_options {
     struct coordinator_options coordinator; /* model_dir, workers, weights ...; fabric and end_on_death are set for you, and
@@ -17,11 +18,23 @@ struct cluster;
 /* Returns when it is serving, or with why when it cannot. */
 int cluster_start(const struct cluster_options *o, struct cluster **out, struct why *why);
 const char *cluster_endpoint(const struct cluster *c);
-/* This worker stops dead, without a word: its threads, its frames, its beats. */
+/* --- what may befall a worker. From one thread, but kill and vanish also from the worker's own (mortal_trip) --- */
+
+/* It is gone, as by kill -9: its threads, its frames, its beats; and its connection closes. */
 void cluster_kill_worker(struct cluster *c, int rank);
-/* Another process in the place of one that was killed. */
+/* The same, and nobody sees a connection close: its host is gone. */
+void cluster_vanish_worker(struct cluster *c, int rank);
+struct mortal *cluster_mortal(struct cluster *c, int rank); /* of this life: until it is buried */
+/* While cut, frames from one to the other vanish. */
+void cluster_cut(struct cluster *c, int from, int to, bool cut);
+/* Waits for the end of one that was killed or is taken for dead; harmless when it was. False: it does not end. */
+bool cluster_bury_worker(struct cluster *c, int rank, int seconds);
+bool cluster_worker_ended(struct cluster *c, int rank); /* by itself or by force: its process is gone */
+/* Another process in the place of one that is dead. */
 void cluster_restart_worker(struct cluster *c, int rank);
-/* Drains and ends. The number of parts that did not end in order; killed workers do not count. Frees c. */
+
+void cluster_drain(struct cluster *c); /* finish what was admitted, then end; cluster_stop waits for it. Any thread */
+/* Drains and ends. The number of parts that did not end in order; dead workers do not count. Frees c. */
 int cluster_stop(struct cluster *c);
 
 /* --- asking it things --- */

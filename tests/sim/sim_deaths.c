@@ -1,26 +1,25 @@
-/* sim_deaths.c - workers die under load, and every request ends with the bits of an undisturbed run.
+/* sim_deaths.c - workers die, stand still, or are cut off under load: every request ends with the bits of an undisturbed run.
  *
- * A seed draws a cluster, whom of it to kill, and after how many tokens; some of the dead come back and serve again, some die
- * while the others recover. Workers are the real ones, on the memory fabric. A failing seed is printed and replays its draws.
+ * A seed draws a cluster and what befalls it (fate.h); reaper.h lets it happen. Workers are the real ones, on the memory
+ * fabric. A failing seed is printed and replays its draws; what else the threads do is theirs.
  *
- * usage: sim_deaths CHECKPOINT [--seeds N] [--seed S] */
+ * usage: sim_deaths CHECKPOINT [--seeds N] [--seed S] [--jobs J]: so many processes share the seeds */
 #include "tests/sim/cluster.h"
+#include "tests/sim/fate.h"
+#include "tests/sim/reaper.h"
 
 #include "base/hash.h"
 #include "base/log.h"
+#include "worker/measure.h"
 
 #include <inttypes.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
-enum { STREAMS = 32, PROMPT_MAX = 48, VOCAB = 250, KILLS = 3, WAIT_S = 120 };
-
-static uint64_t rng;
-static uint64_t draw(void) { return hash_u64(rng += 0x9e3779b97f4a7c15u); }
-static int range(int lo, int hi) { return lo + (int)(draw() % (uint64_t)(hi - lo + 1)); }
+enum { STREAMS = 32, FEW = 8, PROMPT_MAX = 48, VOCAB = 250, CONTEXT = 128, WAIT_S = 120 };
 
 static int32_t prompts[STREAMS][PROMPT_MAX];
 static struct cadre_request requests[STREAMS];
@@ -41,55 +40,8 @@ static void make_requests(void) {
     }
 }
 
-struct kill {
-    uint64_t tokens; /* when so many have been generated */
-    int rank;
-    bool at_once; /* with the next one, before anybody has recovered */
-};
-struct plan {
-    int workers, n;
-    bool comes_back; /* all the dead, when the cluster has gone on without them */
-    struct kill kill[KILLS];
-};
-struct killer {
-    const struct plan *plan;
-    struct cluster *cluster;
-    atomic_bool over; /* nobody asks any more */
-    int killed;
-};
-
-static bool await_tokens(struct killer *k, struct cadre_client *client, uint64_t tokens) {
-    while (!atomic_load(&k->over)) {
-        struct cadre_cluster *s;
-        if (cadre_status(client, 2000, &s) != CADRE_OK) continue;
-        bool enough = s->generated_tokens >= tokens;
-        cadre_cluster_free(s);
-        if (enough) return true;
-    }
-    return false;
-}
-
-static void *kill_them(void *arg) {
-    struct killer *k = arg;
-    struct cadre_client *client;
-    if (cadre_open(cluster_endpoint(k->cluster), NULL, &client)) die("%s", cadre_error(client));
-    for (int i = 0; i < k->plan->n; i++) {
-        if (!(i && k->plan->kill[i - 1].at_once) && !await_tokens(k, client, k->plan->kill[i].tokens)) break;
-        cluster_kill_worker(k->cluster, k->plan->kill[i].rank);
-        k->killed++;
-    }
-    cadre_close(client);
-    return NULL;
-}
-
-static bool is_serving_with(const struct cadre_cluster *s, void *ctx) {
-    int ready = 0;
-    for (size_t i = 0; i < s->n_workers; i++) ready += !strcmp(s->workers[i].state, "ready");
-    return !strcmp(s->state, "serving") && ready == *(int *)ctx;
-}
-
-static bool compare(const struct answer *got, const struct answer *want, const char *what) {
-    for (int i = 0; i < STREAMS; i++) {
+static bool compare_some(const struct answer *got, const struct answer *want, int n, const char *what) {
+    for (int i = 0; i < n; i++) {
         char where[300];
         if (answer_equal(&got[i], &want[i], where, sizeof where)) continue;
         printf("# %s, request %d: %s\n", what, i, where);
@@ -98,34 +50,62 @@ static bool compare(const struct answer *got, const struct answer *want, const c
     return true;
 }
 
-static bool disturb(const char *dir, const struct plan *p, const struct answer *want, int *killed) {
+static bool compare(const struct answer *got, const struct answer *want, const char *what) {
+    return compare_some(got, want, STREAMS, what);
+}
+
+/* What the fullest of so many workers takes: with one fewer somebody takes more. */
+static uint64_t tight_memory(const char *dir, int workers) {
+    struct checkpoint model;
+    struct measure m = {.checkpoint = &model, .weights = FMT_F32, .workers = workers};
+    struct measure_wish wish = {.max_context = CONTEXT};
+    uint64_t most = 0;
+    struct why why;
+    if (checkpoint_open(dir, &model, &why) < 0 || measure_limits(&m, &wish, &why) < 0) die("%s", why.text);
+    for (int w = 0; w < workers; w++) {
+        struct worker_bytes b;
+        if (measure_worker(&m, w, &b, &why) < 0) die("%s", why.text);
+        if (worker_bytes_total(&b) > most) most = worker_bytes_total(&b);
+    }
+    checkpoint_close(&model);
+    return most;
+}
+
+static bool says_whether_it_fits(const struct cadre_cluster *s, void *ctx) {
+    return s->recovery && (s->recovery->without_one[0] != 0) == *(bool *)ctx;
+}
+
+static bool disturb(const char *dir, const struct fate *f, const struct answer *want, int *strikes) {
     static struct answer got[STREAMS];
-    struct cluster_options o = {.coordinator = {.model_dir = dir,
-                                                .workers = p->workers,
+    struct fabric_faults faults = {.seed = (uint64_t)f->n,
+                                   .delay_percent = f->fault_percent,
+                                   .reorder_percent = f->fault_percent,
+                                   .duplicate_percent = f->fault_percent};
+    struct cluster_options o = {.hosts = f->hosts,
+                                .faults = f->fault_percent ? &faults : NULL,
+                                .coordinator = {.model_dir = dir,
+                                                .workers = f->workers,
                                                 .weights = "f32",
                                                 .ids_only = true,
                                                 .survive = true,
-                                                .lease_us = 1000000,
-                                                .max_context = 128}};
+                                                .hops = f->hops,
+                                                .microbatches = f->microbatches,
+                                                .memory = f->tight ? tight_memory(dir, f->workers) : 0,
+                                                .lease_us = 600000,
+                                                .patience_us = 500000,
+                                                .max_context = CONTEXT}};
     struct cluster *c;
     struct why why;
+    bool tight = f->tight;
     if (cluster_start(&o, &c, &why) < 0) die("%s", why.text);
-    struct killer k = {.plan = p, .cluster = c};
-    pthread_t thread;
-    if (pthread_create(&thread, NULL, kill_them, &k)) die("cannot start a thread");
-    bool ok = cluster_ask(c, requests, STREAMS, got, WAIT_S);
-    if (!ok) printf("# not answered in time\n");
-    atomic_store(&k.over, true);
-    pthread_join(thread, NULL);
-    *killed += k.killed;
-    ok = ok && compare(got, want, "under deaths");
-    int left = p->workers - k.killed;
-    if (ok && p->comes_back) {
-        for (int i = 0; i < k.killed; i++) cluster_restart_worker(c, p->kill[i].rank);
-        left = p->workers;
-    }
-    ok = ok && (cluster_await(c, is_serving_with, &left, 30) || (printf("# not serving with %d workers\n", left), false));
-    ok = ok && cluster_ask(c, requests, STREAMS, got, WAIT_S) && compare(got, want, "afterwards");
+    bool ok = cluster_await(c, says_whether_it_fits, &tight, 1);
+    if (!ok) printf("# the cluster does not say that it could%s go on without one worker\n", tight ? " not" : "");
+    struct reaper *r = reaper_start(c, f, STREAMS);
+    bool all = cluster_ask(c, requests, STREAMS, got, WAIT_S);
+    if (!all) printf("# not answered in time\n");
+    bool still = reaper_join(r, strikes);
+    ok = ok && all && compare(got, want, "under deaths") && still;
+    if (ok && !f->drains) ok = cluster_ask(c, requests, FEW, got, WAIT_S) && compare_some(got, want, FEW, "afterwards");
     return !cluster_stop(c) && ok;
 }
 
@@ -141,49 +121,53 @@ static void ask_undisturbed(const char *dir, struct answer *want) {
     if (cluster_stop(c)) die("the undisturbed cluster did not end in order");
 }
 
-static struct plan draw_plan(void) {
-    struct plan p = {.workers = range(2, 4), .comes_back = range(0, 1)};
-    int order[4] = {0, 1, 2, 3};
-    p.n = range(1, p.workers - 1);
-    for (int i = 0; i < p.n; i++) {
-        int j = range(i, p.workers - 1), rank = order[j];
-        order[j] = order[i];
-        order[i] = rank;
-        p.kill[i] = (struct kill){(uint64_t)range(1, 900), rank, range(0, 2) == 0};
-        if (i && p.kill[i].tokens < p.kill[i - 1].tokens) p.kill[i].tokens = p.kill[i - 1].tokens;
+/* Seeds first + job, first + job + jobs, ...: most of a seed is waiting, for leases above all. */
+static int run_seeds(const char *dir, uint64_t first, uint64_t seeds, uint64_t job, uint64_t jobs) {
+    static struct answer want[STREAMS];
+    int failed = 0, strikes = 0;
+    uint64_t tokens = 0;
+    ask_undisturbed(dir, want);
+    for (int i = 0; i < STREAMS; i++) tokens += (uint64_t)want[i].n;
+    for (uint64_t s = first + job; s < first + seeds; s += jobs) {
+        struct fate f;
+        char text[600];
+        fate_draw(&f, s, tokens);
+        fate_say(&f, text, sizeof text);
+        if (seeds == 1) printf("# seed %" PRIu64 ": %s\n", s, text);
+        bool ok = disturb(dir, &f, want, &strikes);
+        if (!ok && seeds > 1) printf("# seed %" PRIu64 ": %s\n", s, text);
+        printf("%s %" PRIu64 " - seed %" PRIu64 "\n", ok ? "ok" : "not ok", s - first + 1, s);
+        failed += !ok;
     }
-    return p;
+    if (!strikes && seeds > 1) printf("# job %" PRIu64 " struck nobody\n", job);
+    return failed > 0 || !strikes;
 }
 
-static void say_plan(uint64_t seed, const struct plan *p) {
-    printf("# seed %" PRIu64 ": %d workers", seed, p->workers);
-    for (int i = 0; i < p->n; i++)
-        printf(", %d dies %s %" PRIu64 " tokens", p->kill[i].rank, i && p->kill[i - 1].at_once ? "at once, not" : "after",
-               p->kill[i].tokens);
-    printf("%s\n", p->comes_back ? ", and they come back" : "");
+static int run_jobs(const char *dir, uint64_t first, uint64_t seeds, uint64_t jobs) {
+    int failed = 0, status;
+    for (uint64_t j = 0; j < jobs; j++) {
+        pid_t pid = fork();
+        if (pid < 0) die("cannot start a process");
+        if (!pid) exit(run_seeds(dir, first, seeds, j, jobs));
+    }
+    while (wait(&status) > 0) failed += status != 0;
+    return failed;
 }
 
 int main(int argc, char **argv) {
-    static struct answer want[STREAMS];
-    uint64_t seeds = 4, first = 1;
-    int failed = 0, killed = 0;
+    uint64_t seeds = 6, first = 1, jobs = 6;
     for (int i = 2; i + 1 < argc; i += 2) {
         if (!strcmp(argv[i], "--seeds")) seeds = strtoull(argv[i + 1], NULL, 10);
         else if (!strcmp(argv[i], "--seed")) first = strtoull(argv[i + 1], NULL, 10), seeds = 1;
+        else if (!strcmp(argv[i], "--jobs")) jobs = strtoull(argv[i + 1], NULL, 10);
     }
-    if (argc < 2) die("usage: sim_deaths CHECKPOINT [--seeds N] [--seed S]");
+    if (argc < 2) die("usage: sim_deaths CHECKPOINT [--seeds N] [--seed S] [--jobs J]");
+    setvbuf(stdout, NULL, _IOLBF, 0);
     log_set_level(seeds == 1 ? LOG_INFO : LOG_ERROR);
     make_requests();
-    ask_undisturbed(argv[1], want);
-    for (uint64_t s = first; s < first + seeds; s++) {
-        rng = hash_u64(s + 1);
-        struct plan p = draw_plan();
-        bool ok = disturb(argv[1], &p, want, &killed);
-        if (!ok || seeds == 1) say_plan(s, &p);
-        printf("%s %" PRIu64 " - seed %" PRIu64 "\n", ok ? "ok" : "not ok", s - first + 1, s);
-        fflush(stdout);
-        failed += !ok;
-    }
-    printf("1..%" PRIu64 "\n# %d workers killed, %d seeds failed\n", seeds, killed, failed);
-    return failed > 0 || !killed;
+    if (jobs > seeds) jobs = seeds;
+    printf("1..%" PRIu64 "\n", seeds);
+    fflush(stdout);
+    int failed = jobs <= 1 ? run_seeds(argv[1], first, seeds, 0, 1) : run_jobs(argv[1], first, seeds, jobs);
+    return failed > 0;
 }

@@ -226,6 +226,10 @@ int main(int argc, char **argv) {
         test_checkpoint(argv[1], name, "f32", false, all || full);
         if (all || full || full_bf16) test_checkpoint(argv[1], name, "bf16", false, all || full_bf16);
         if (all || strstr(name, "fp8") || strstr(name, "mxfp4")) test_checkpoint(argv[1], name, "stored", false, all);
+        if (all || full_bf16) {
+            test_checkpoint(argv[1], name, "q8", false, all || full_bf16);
+            test_checkpoint(argv[1], name, "q4", false, all);
+        }
         if (full) {
             test_setting(argv[1], name, (struct setting){.weights = "f32", .payload = "bf16", .fused = true}, true);
             test_setting(argv[1], name, (struct setting){.weights = "f32", .payload = "int8", .combine_payload = "bf16"}, all);

@@ -287,7 +287,7 @@ static void turn_worker(struct fake *f, int rank) {
     if (!(w->ready || w->faults.loads) || now - w->beat_us < BEAT_US) return;
     w->beat_us = now;
     w->beats++;
-    port_send_beat(w->port, w->faults.stuck ? 1 : w->progress++, w->faults.stuck);
+    port_send_beat(w->port, w->faults.stuck ? 1 : w->progress++, w->faults.stuck, 0);
 }
 
 struct fake_faults *fake_faults(struct fake *f, int rank) {

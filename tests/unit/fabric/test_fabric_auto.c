@@ -24,7 +24,7 @@ static int move_to_host(int host, struct why *why) {
 
 static int open_on_host(int host, int rank, struct fabric **f, struct why *why) {
     int rc = move_to_host(host, why);
-    return rc < 0 ? rc : fabric_auto_open(rank, ranks, "lo", f, why);
+    return rc < 0 ? rc : fabric_auto_open(rank, ranks, &(struct fabric_net){.devices = "lo"}, f, why);
 }
 
 static void run(procs_main run_rank) {
@@ -125,7 +125,7 @@ static int alone_main(struct board *b, int rank, uint32_t incarnation, struct wh
     struct fabric *f = NULL, *far = NULL;
     const int *frame = NULL;
     (void)b;
-    int rc = fabric_auto_open(rank, ranks, "lo", &f, why);
+    int rc = fabric_auto_open(rank, ranks, &(struct fabric_net){.devices = "lo"}, &f, why);
     if (rc == 0) rc = fabric_prepare(f, FRAME_BYTES, incarnation, why);
     int before = procs_fds();
     if (rc == 0) rc = open_on_host(1, 1, &far, why);
@@ -158,8 +158,8 @@ START_TEST(refusals) {
     struct fabric *f = NULL;
     struct why why;
     unsigned char address[FABRIC_ADDRESS_BYTES];
-    ck_assert_int_eq(fabric_auto_open(2, 2, NULL, &f, &why), ERR_INVALID);
-    ck_assert_int_eq(fabric_auto_open(0, 2, NULL, &f, &why), 0);
+    ck_assert_int_eq(fabric_auto_open(2, 2, &(struct fabric_net){0}, &f, &why), ERR_INVALID);
+    ck_assert_int_eq(fabric_auto_open(0, 2, &(struct fabric_net){0}, &f, &why), 0);
     ck_assert_int_eq(fabric_prepare(f, 64, 1, &why), 0);
     size_t bytes = fabric_address(f, address);
     ck_assert_int_eq(fabric_attach(f, 1, 2, address, 3, &why), ERR_PROTOCOL);
@@ -176,7 +176,7 @@ END_TEST
 static int probe_main(struct board *b, int rank, uint32_t incarnation, struct why *why) {
     struct fabric *f = NULL;
     (void)b, (void)incarnation;
-    int rc = fabric_ucx_open(rank, 1, "lo", &f, why);
+    int rc = fabric_ucx_open(rank, 1, &(struct fabric_net){.devices = "lo"}, &f, why);
     fabric_close(f);
     return rc < 0 ? rc : move_to_host(1, why);
 }

@@ -21,7 +21,7 @@ static size_t frame_bytes;
 
 static int contract_main(struct board *b, int rank, uint32_t incarnation, struct why *why) {
     struct fabric *f = NULL;
-    int rc = fabric_ucx_open_as(rank, ranks, "lo", at_once, &f, why);
+    int rc = fabric_ucx_open_as(rank, ranks, &(struct fabric_net){.devices = "lo"}, at_once, &f, why);
     if (rc == 0) rc = procs_meet(b, f, frame_bytes, incarnation, why);
     if (rc == 0) rc = fabric_case_run(f, 7, frames, false, PATIENCE_US, why);
     fabric_close(f);
@@ -55,10 +55,12 @@ END_TEST
 
 enum { FRAME_BYTES = 20000, HANDLES = 2 };
 static struct fabric *handles[HANDLES];
+static const uint8_t *secrets[HANDLES];
 
 static void open_rank(int rank, uint32_t incarnation) {
     struct why why;
-    ck_assert_msg(fabric_ucx_open(rank, HANDLES, "lo", &handles[rank], &why) == 0, "%s", why.text);
+    struct fabric_net net = {.devices = "lo", .secret = secrets[rank]};
+    ck_assert_msg(fabric_ucx_open(rank, HANDLES, &net, &handles[rank], &why) == 0, "%s", why.text);
     ck_assert_msg(fabric_prepare(handles[rank], FRAME_BYTES, incarnation, &why) == 0, "%s", why.text);
 }
 
@@ -284,9 +286,9 @@ START_TEST(refusals) {
     struct fabric *f = NULL;
     struct why why;
     unsigned char address[FABRIC_ADDRESS_BYTES];
-    ck_assert_int_eq(fabric_ucx_open(2, 2, NULL, &f, &why), ERR_INVALID);
-    ck_assert_int_eq(fabric_ucx_open(0, FABRIC_MAX_RANKS + 1, NULL, &f, &why), ERR_INVALID);
-    ck_assert_int_eq(fabric_ucx_open(0, 2, "no_such_device", &f, &why), ERR_IO);
+    ck_assert_int_eq(fabric_ucx_open(2, 2, &(struct fabric_net){0}, &f, &why), ERR_INVALID);
+    ck_assert_int_eq(fabric_ucx_open(0, FABRIC_MAX_RANKS + 1, &(struct fabric_net){0}, &f, &why), ERR_INVALID);
+    ck_assert_int_eq(fabric_ucx_open(0, 2, &(struct fabric_net){.devices = "no_such_device"}, &f, &why), ERR_IO);
     ck_assert_ptr_nonnull(strstr(why.text, "no_such_device"));
     open_rank(0, 1);
     open_rank(1, 2);
@@ -338,6 +340,7 @@ struct liar { /* somebody who knows an address */
     ucp_worker_h worker;
     ucp_ep_h ep;
     struct link_header header; /* as an attached peer's would be */
+    struct proof_key key;      /* of the rank that is lied to */
     unsigned char data[2 * FRAME_BYTES];
 };
 
@@ -347,7 +350,7 @@ static void liar_open(struct liar *l, int to) {
     ucp_config_t *config;
     ucp_params_t p = {.field_mask = UCP_PARAM_FIELD_FEATURES, .features = UCP_FEATURE_AM};
     ucp_worker_params_t w = {0};
-    fabric_address(handles[to], address);
+    l->key = proof_key(NULL, address, fabric_address(handles[to], address));
     memcpy(&head, address, sizeof head);
     ck_assert_int_eq(ucp_config_read(NULL, NULL, &config), UCS_OK);
     ck_assert_int_eq(ucp_config_modify(config, "TLS", "tcp"), UCS_OK);
@@ -357,6 +360,8 @@ static void liar_open(struct liar *l, int to) {
     ucp_ep_params_t e = {.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS,
                          .address = (const ucp_address_t *)(address + sizeof head)};
     ck_assert_int_eq(ucp_ep_create(l->worker, &e, &l->ep), UCS_OK);
+    fabric_address(handles[!to], address);
+    memcpy(&head, address, sizeof head);
     l->header = (struct link_header){.nonce = head.nonce, .incarnation = 2, .rank = 1, .session = 1, .you = 1};
 }
 
@@ -401,6 +406,7 @@ START_TEST(lies) {
         }
         if (h.rank == 1 && draw % 9 == 2) h.rank = 0xffff;
         h.given = draw;
+        link_header_seal(&h, &l.key); /* a member of the cluster that went mad */
         unsigned id = bytes <= FRAME_BYTES && draw >> 10 & 1 ? LINK_NOTICE : LINK_FRAME;
         liar_say(&l, id, &h, header_bytes, bytes, draw >> 11 & 1 ? UCP_AM_SEND_FLAG_RNDV : UCP_AM_SEND_FLAG_EAGER);
     }
@@ -412,6 +418,66 @@ START_TEST(lies) {
         expect(1, -i);
     }
     close_two();
+}
+END_TEST
+
+/* ---- strangers ---- */
+
+static const uint8_t secret[PROOF_SECRET_BYTES] = {1, 2, 3}, another[PROOF_SECRET_BYTES] = {1, 2, 4};
+
+static void still_talking(void) {
+    for (int i = 0; i < 20; i++) {
+        send_value(1, i);
+        send_value(0, -i);
+        expect(0, i);
+        expect(1, -i);
+    }
+}
+
+/* Somebody of UCX who knows the address, and all that an eavesdropper could, but not the secret: what a member would say,
+ * under keys of their own. Each message is refused, and counted once. */
+START_TEST(strangers) {
+    static struct liar l;
+    enum { MESSAGES = 1000 };
+    secrets[0] = secrets[1] = secret;
+    open_two();
+    still_talking();
+    ck_assert_uint_eq(handles[0]->refused, 0);
+    liar_open(&l, 0);
+    for (int i = 0; i < MESSAGES; i++) {
+        struct link_header h = l.header;
+        uint64_t draw = hash_u64((uint64_t)i);
+        size_t bytes = draw & 1 ? FRAME_BYTES : draw & 2 ? sizeof l.data : 0;
+        h.number = 20 + (draw >> 8 & 3); /* the next of the stream */
+        h.total = bytes;
+        h.session = draw >> 12 & 1 ? 1 : 2;
+        h.flags = draw >> 13 & 3;
+        h.proof = hash_u64(draw);
+        if (draw >> 15 & 1) link_header_seal(&h, &l.key);
+        liar_say(&l, draw & 4 ? LINK_NOTICE : LINK_FRAME, &h, sizeof h, bytes,
+                 draw & 8 ? UCP_AM_SEND_FLAG_RNDV : UCP_AM_SEND_FLAG_EAGER);
+    }
+    for (int64_t deadline_us = 0; handles[0]->refused < MESSAGES; turn(&deadline_us)) ucp_worker_progress(l.worker);
+    ck_assert_uint_eq(handles[0]->refused, MESSAGES);
+    still_talking();
+    liar_close(&l);
+    still_talking();
+    close_two();
+    secrets[0] = secrets[1] = NULL;
+}
+END_TEST
+
+/* A worker of another cluster, or one without a key, that was given the true address: neither end takes anything. */
+START_TEST(another_secret) {
+    secrets[0] = secret;
+    secrets[1] = _i ? another : NULL;
+    open_two();
+    for (int64_t deadline_us = 0; !handles[0]->refused || !handles[1]->refused; turn(&deadline_us)) {
+        ck_assert_ptr_null(fabric_reserve(handles[0], 1, 8));
+        ck_assert_ptr_null(fabric_reserve(handles[1], 0, 8));
+    }
+    close_two();
+    secrets[0] = secrets[1] = NULL;
 }
 END_TEST
 
@@ -434,6 +500,8 @@ int main(void) {
     tcase_add_test(t, nothing_to_flush);
     tcase_add_test(t, deadlines);
     tcase_add_test(t, lies);
+    tcase_add_test(t, strangers);
+    tcase_add_loop_test(t, another_secret, 0, 2);
     suite_add_tcase(s, t);
     return run_suite(s);
 }

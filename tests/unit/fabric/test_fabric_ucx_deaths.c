@@ -70,7 +70,7 @@ static int flow_move(struct fabric *f, struct flow *w, struct why *why) {
 static int victim_main(struct board *b, int rank, uint32_t incarnation, struct why *why) {
     struct fabric *f = NULL;
     struct flow flows[SURVIVORS] = {{.peer = 0}, {.peer = 1}};
-    int rc = fabric_ucx_open(rank, SURVIVORS + 1, "lo", &f, why);
+    int rc = fabric_ucx_open(rank, SURVIVORS + 1, &(struct fabric_net){.devices = "lo"}, &f, why);
     if (rc == 0) rc = procs_meet(b, f, FRAME_BYTES, incarnation, why);
     while (rc >= 0) {
         int moved = 0;
@@ -112,7 +112,7 @@ static int survivor_loop(struct board *b, struct fabric *f, struct why *why) {
 
 static int survivor_main(struct board *b, int rank, uint32_t incarnation, struct why *why) {
     struct fabric *f = NULL;
-    int rc = fabric_ucx_open(rank, SURVIVORS + 1, "lo", &f, why);
+    int rc = fabric_ucx_open(rank, SURVIVORS + 1, &(struct fabric_net){.devices = "lo"}, &f, why);
     if (rc == 0) rc = fabric_prepare(f, FRAME_BYTES, incarnation, why);
     if (rc == 0) board_publish(b, f, incarnation);
     if (rc == 0) rc = procs_attach(b, f, !rank, 0, why);
@@ -182,7 +182,7 @@ enum { READY, FULL, RESUMED };
 static int sender_main(struct board *b, int rank, uint32_t incarnation, struct why *why) {
     struct fabric *f = NULL;
     struct flow w = {.peer = 1};
-    int rc = fabric_ucx_open(rank, 2, "lo", &f, why);
+    int rc = fabric_ucx_open(rank, 2, &(struct fabric_net){.devices = "lo"}, &f, why);
     if (rc == 0) rc = procs_meet(b, f, FRAME_BYTES, incarnation, why);
     if (rc == 0) rc = procs_await(&b->rank[1].value[READY], 1, f);
     atomic_store(&b->rank[0].value[READY], 1);
@@ -206,7 +206,7 @@ static int sender_main(struct board *b, int rank, uint32_t incarnation, struct w
 static int reader_main(struct board *b, int rank, uint32_t incarnation, struct why *why) {
     struct fabric *f = NULL;
     struct flow w = {.peer = 0};
-    int rc = fabric_ucx_open(rank, 2, "lo", &f, why);
+    int rc = fabric_ucx_open(rank, 2, &(struct fabric_net){.devices = "lo"}, &f, why);
     if (rc == 0) rc = procs_meet(b, f, FRAME_BYTES, incarnation, why);
     atomic_store(&b->rank[1].value[READY], 1);
     for (int64_t deadline_us = clk_now_us() + PATIENCE_US; w.got < 200 && rc >= 0;)

@@ -13,10 +13,11 @@
 #include <unistd.h>
 
 #include "kernels/kernels.h"
+#include "kernels/quant.h"
 
 #include <check.h> /* last: it has a macro called fail */
 
-enum { KIT_ROOMS = 64, KIT_FRONT = 64 };
+enum { KIT_ROOMS = 128, KIT_FRONT = 64 };
 
 struct kit_room {
     char *map, *data;
@@ -69,6 +70,21 @@ static inline float *kit_random_floats(int64_t n, float scale) {
     for (int64_t i = 0; i < n; i++) p[i] = kit_uniform(-scale, scale);
     return p;
 }
+/* Each part in a room of its own; rows * cols may be 0. */
+static inline struct mat kit_quantised(enum fmt fmt, int rows, int cols, float scale) {
+    struct mat m = {.fmt = fmt, .rows = rows, .cols = cols};
+    size_t n = mat_bytes(fmt, rows, cols), n_scales = mat_scale_bytes(fmt, rows, cols, 0);
+    float *x = malloc(sizeof *x * ((size_t)rows * (size_t)cols + 1));
+    char *piece = malloc(mat_held_bytes(fmt, rows, cols, 0) + 1);
+    ck_assert(x && piece);
+    for (int64_t i = 0; i < (int64_t)rows * cols; i++) x[i] = kit_uniform(-scale, scale);
+    quant_pack(piece, fmt, rows, cols, 0, rows, x);
+    m.data = memcpy(kit_bytes(n), piece, n);
+    m.scales = memcpy(kit_bytes(n_scales), piece + mat_scales_at(fmt, rows, cols), n_scales);
+    free(x);
+    free(piece);
+    return m;
+}
 static inline struct mat kit_matrix(enum fmt fmt, int rows, int cols, float scale) {
     int64_t n = (int64_t)rows * cols;
     struct mat m = {.fmt = fmt, .rows = rows, .cols = cols};
@@ -82,6 +98,7 @@ static inline struct mat kit_matrix(enum fmt fmt, int rows, int cols, float scal
         m.data = p;
         return m;
     }
+    if (fmt_quant(fmt)) return kit_quantised(fmt, rows, cols, scale);
     m.block = 32;
     size_t n_scales = mat_scale_bytes(fmt, rows, cols, m.block);
     uint8_t *p = kit_bytes(mat_bytes(fmt, rows, cols)), *scales = kit_bytes(n_scales);
@@ -112,9 +129,9 @@ static inline double kit_weight(struct mat m, int row, int col) {
     return m.fmt == FMT_F32 ? ((const float *)m.data)[i] : bf16_to_f32(((const uint16_t *)m.data)[i]);
 }
 
-/* The fast backends that this processor can run; NULL for those it cannot. */
-static const char *const kit_isas[] = {"avx2", "avx512"};
-enum { KIT_ISAS = 2 };
+/* The fast backends that this processor can run; NULL for those it cannot. The last differs where weights are quantised. */
+static const char *const kit_isas[] = {"avx2", "avx512", "avx512bw"};
+enum { KIT_ISAS = 2, KIT_QUANT_ISAS = 3 };
 static inline struct backend *kit_open(const char *isa, int threads) {
     struct why why;
     struct backend *b = NULL;

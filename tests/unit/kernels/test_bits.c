@@ -28,7 +28,7 @@ typedef void case_fn(struct backend *b, const int *order, int n, float *out); /*
 /* The data of all cases, the same for every backend. */
 enum { H = 96, N = 45, I = 37, EXPERTS = 5, V = 5000, E = 60, K = 7 };
 static struct mat weights[FMT_COUNT];
-static struct ffn experts[EXPERTS];
+static struct ffn experts[EXPERTS], quantised[EXPERTS];
 static float *x, *bias, *norm, *logits, *gate_logits, *table;
 
 static void make_data(void) {
@@ -38,7 +38,12 @@ static void make_data(void) {
         enum fmt f = e % 2 ? FMT_F32 : FMT_BF16;
         experts[e] = (struct ffn){kit_matrix(f, I, H, 1), kit_matrix(f, I, H, 1), kit_matrix(f, H, I, 1)};
     }
-    experts[3].up = (struct mat){0}; /* low-rank */
+    for (int e = 0; e < EXPERTS; e++) {
+        enum fmt f = e % 2 ? FMT_Q4 : FMT_Q8;
+        quantised[e] = (struct ffn){kit_matrix(f, I, H, 1), kit_matrix(f, I, H, 1), kit_matrix(f, H, I, 1)};
+    }
+    experts[3].up = quantised[3].up = (struct mat){0}; /* low-rank */
+    quantised[4].act = (struct swiglu){1.5f, 1.702f, 1};
     x = kit_random_floats(ROWS * H, 1);
     bias = kit_random_floats(N, 1);
     norm = kit_random_floats(H, 1);
@@ -57,6 +62,8 @@ static void linear_f32(struct backend *b, const int *order, int n, float *out) {
 static void linear_bf16(struct backend *b, const int *order, int n, float *out) { linear_of(b, order, n, out, FMT_BF16); }
 static void linear_fp8(struct backend *b, const int *order, int n, float *out) { linear_of(b, order, n, out, FMT_FP8); }
 static void linear_mxfp4(struct backend *b, const int *order, int n, float *out) { linear_of(b, order, n, out, FMT_MXFP4); }
+static void linear_q8(struct backend *b, const int *order, int n, float *out) { linear_of(b, order, n, out, FMT_Q8); }
+static void linear_q4(struct backend *b, const int *order, int n, float *out) { linear_of(b, order, n, out, FMT_Q4); }
 
 static void rmsnorm(struct backend *b, const int *order, int n, float *out) {
     float *in = permuted(x, order, n, H);
@@ -80,21 +87,23 @@ static void add_gated(struct backend *b, const int *order, int n, float *out) {
 }
 
 /* Each row goes through one expert; rows of an expert that follow one another are a group. */
-static void ffn(struct backend *b, const int *order, int n, float *out) {
+static void ffn_of(struct backend *b, const int *order, int n, float *out, const struct ffn *of) {
     float *in = permuted(x, order, n, H), *y = kit_floats((int64_t)n * H);
     struct ffn_group groups[ROWS];
     int count = 0;
     for (int i = 0; i < n; i++) {
-        const struct ffn *f = &experts[order[i] % 4 == 3 ? order[i] % EXPERTS : 0];
+        const struct ffn *f = &of[order[i] % 4 == 3 ? order[i] % EXPERTS : 0];
         if (count && groups[count - 1].weights == f) groups[count - 1].count++;
         else groups[count++] = (struct ffn_group){f, i, 1};
     }
-    struct ffn_group shared = {&experts[1], 0, n}; /* what all have in common, then each its own */
+    struct ffn_group shared = {&of[1], 0, n}; /* what all have in common, then each its own */
     b->ops->ffn(b, y, in, &shared, 1, H);
     for (int g = 0; g < count; g++) groups[g].add = true;
     b->ops->ffn(b, y, in, groups, count, H);
     put_back(out, y, order, n, H);
 }
+static void ffn(struct backend *b, const int *order, int n, float *out) { ffn_of(b, order, n, out, experts); }
+static void ffn_quant(struct backend *b, const int *order, int n, float *out) { ffn_of(b, order, n, out, quantised); }
 
 static void dots(struct backend *b, const int *order, int n, float *out) {
     float *in = permuted(x, order, n, H), *both = kit_floats(n * 2);
@@ -208,11 +217,14 @@ static const struct {
     {"linear bf16", linear_bf16, N},
     {"linear fp8", linear_fp8, N},
     {"linear mxfp4", linear_mxfp4, N},
+    {"linear quantised, q8", linear_q8, N},
+    {"linear quantised, q4", linear_q4, N},
     {"rmsnorm", rmsnorm, H},
     {"rope", rope, H},
     {"rope_pairs", rope_pairs, H},
     {"add", add_gated, H},
     {"ffn", ffn, H},
+    {"ffn quantised", ffn_quant, H},
     {"dots", dots, 2},
     {"fuse", fuse, K},
     {"gate_select", gate_select, 2 * K},
@@ -257,7 +269,8 @@ START_TEST(same_bits) {
     float *want = NULL;
     for (int i = 0; i < ROWS; i++) alone.order[i] = i;
     make_data();
-    for (int isa = 0; isa < KIT_ISAS; isa++) {
+    const bool third = strstr(cases[_i].name, "quantised");
+    for (int isa = 0; isa < (third ? (int)KIT_QUANT_ISAS : (int)KIT_ISAS); isa++) {
         for (int threads = 1; threads <= 4; threads++) {
             struct backend *b = kit_open(kit_isas[isa], threads);
             if (!b) continue;

@@ -52,7 +52,7 @@ START_TEST(linear) {
     open_isa(_i);
     static const int Ts[] = {0, 1, 2, 3, 4, 5, 6, 7, 13}, Ns[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 17, 33},
                      Ks[] = {1, 2, 8, 15, 16, 17, 31, 32, 72, 96, 97};
-    for (int f = 0; fast && f < FMT_COUNT; f++) {
+    for (int f = 0; fast && f < FMT_QUANT; f++) {
         for (unsigned t = 0; t < sizeof Ts / sizeof *Ts; t++) {
             for (unsigned n = 0; n < sizeof Ns / sizeof *Ns; n++) {
                 for (unsigned k = 0; k < sizeof Ks / sizeof *Ks; k++) {
@@ -289,7 +289,7 @@ START_TEST(ffn) {
     open_isa(_i);
     static const int shapes[][2] = {/* H I */ {1, 1}, {16, 16}, {17, 5}, {40, 72}, {64, 33}, {96, 130}, {64, 96}};
     for (unsigned s = 0; fast && s < sizeof shapes / sizeof *shapes; s++) {
-        for (int f = 0; f < FMT_COUNT; f++) {
+        for (int f = 0; f < FMT_QUANT; f++) {
             if (f == FMT_MXFP4 && (shapes[s][0] % MXFP4_BLOCK || shapes[s][1] % MXFP4_BLOCK)) continue;
             enum { GROUPS = 5, ROWS = 90, MAX_I = 130 };
             int keep = kit_n_rooms, H = shapes[s][0], I = shapes[s][1];
