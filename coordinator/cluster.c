@@ -301,6 +301,16 @@ static void on_ready(struct coordinator *c, int rank, const struct worker_ready 
 }
 
 /* ---- steps ---- */
+/* That of the plans that are out; what earlier ones gave was for themselves. */
+static void follow_patience(struct coordinator *c) {
+    int64_t us = 0;
+    for (uint64_t step = c->scheduler.committed + 1; step <= c->scheduler.planned; step++) {
+        int64_t given_us = c->step_patience_us[step % SCHEDULER_MAX_AHEAD];
+        if (given_us > us) us = given_us;
+    }
+    member_patience(&c->members, us);
+}
+
 static void commit_steps(struct coordinator *c) {
     const struct commit *commit;
     struct why why;
@@ -312,6 +322,7 @@ static void commit_steps(struct coordinator *c) {
         telemetry_tokens(&c->telemetry, c->now_us, 0, tokens);
         service_committed(c, commit);
     }
+    follow_patience(c);
     prove_committed(c);
     if (rc < 0) condemn(c, c->scheduler.faulty, rc, &why);
 }
@@ -330,8 +341,9 @@ static void on_step_done(struct coordinator *c, int rank, const struct worker_st
     member_done(&c->members, rank, c->now_us);
     if (c->state == CORE_FAILED || c->state == CORE_LEAVING) return;
     int rc = scheduler_done(&c->scheduler, rank, d, &why);
-    if (rc >= 0 && c->state != CORE_PROVING)
-        rc = telemetry_step(&c->telemetry, rank, d, c->step_rows[d->step % SCHEDULER_MAX_AHEAD], &why);
+    int rows = c->step_rows[d->step % SCHEDULER_MAX_AHEAD];
+    if (rc >= 0 && c->state == CORE_PROVING) telemetry_pace(&c->telemetry, d->step_us, rows);
+    else if (rc >= 0) rc = telemetry_step(&c->telemetry, rank, d, rows, &why);
     if (rc < 0) return condemn(c, rank, rc, &why);
     links_step(&c->links, rank, d, c->now_us);
     learn_overlap(c, d);
@@ -344,14 +356,6 @@ static int fullest(const struct plan *p) {
     for (int w = 0; w < p->workers; w++)
         if (p->worker[w].tokens > rows) rows = p->worker[w].tokens;
     return rows;
-}
-
-/* Of the plans that may be out. */
-static int64_t longest_patience(const struct coordinator *c) {
-    int64_t us = 0;
-    for (int i = 0; i < SCHEDULER_MAX_AHEAD; i++)
-        if (c->step_patience_us[i] > us) us = c->step_patience_us[i];
-    return us;
 }
 
 void cluster_plan(struct coordinator *c) {
@@ -374,7 +378,7 @@ void cluster_plan(struct coordinator *c) {
         c->step_rows[at] = rows;
         c->step_patience_us[at] = around.patience_us;
         c->step_microbatches[at] = around.microbatches;
-        member_patience(&c->members, longest_patience(c));
+        follow_patience(c);
         c->moved = true;
         for (int w = 0; w < p->workers; w++) {
             if (!(c->scheduler.members >> w & 1)) continue;

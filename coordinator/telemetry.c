@@ -34,11 +34,14 @@ int telemetry_step(struct telemetry *t, int worker, const struct worker_step_don
     for (int i = 0; i < d->n_wait; i++) t->wait_us[worker] += d->wait_us[i];
     t->busy_us[worker] += d->step_us;
     t->tokens += d->tokens;
-    if (step_rows > 0) {
-        double per_row = (double)d->step_us / step_rows;
-        t->row_us = t->row_us > 0 ? 0.9 * t->row_us + 0.1 * per_row : per_row;
-    }
+    telemetry_pace(t, d->step_us, step_rows);
     return 0;
+}
+
+void telemetry_pace(struct telemetry *t, uint64_t step_us, int step_rows) {
+    if (step_rows < 1) return;
+    double per_row = (double)step_us / step_rows;
+    t->row_us = t->row_us > 0 ? 0.9 * t->row_us + 0.1 * per_row : per_row;
 }
 
 void telemetry_tokens(struct telemetry *t, int64_t now_us, uint64_t prompt, uint64_t tokens) {

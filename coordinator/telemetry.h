@@ -24,6 +24,8 @@ void telemetry_clear(struct telemetry *t);
 /* Adds a worker's report of a step; step_rows = the largest number of rows a worker had in it. ERR_PROTOCOL when the counts
  * do not fit the placement. */
 int telemetry_step(struct telemetry *t, int worker, const struct worker_step_done *d, int step_rows, struct why *why);
+/* The time alone, of a step that is not to be counted. */
+void telemetry_pace(struct telemetry *t, uint64_t step_us, int step_rows);
 void telemetry_tokens(struct telemetry *t, int64_t now_us, uint64_t prompt, uint64_t tokens);
 void telemetry_rate(const struct telemetry *t, int64_t now_us, double *prompt_per_s, double *tokens_per_s);
 /* How long a worker shall wait for a peer inside a step of that many rows: ten times what it should take, at least min_us. */

@@ -24,7 +24,7 @@ struct reaper {
     uint64_t mortal; /* strikes that somebody should die of */
     bool drained, ok;
     uint64_t stopped, deaths; /* of the last look; of a drained cluster there is none any more */
-    uint64_t dead, alive, steady;
+    uint64_t dead, alive, steady, ever_dead;
     uint64_t fresh; /* started again, and the coordinator may still mean the one before */
     uint64_t tokens, known;
     bool serving;
@@ -54,6 +54,7 @@ static bool look(struct reaper *r) {
         if (!dead || cluster_worker_ended(r->cluster, (int)i)) r->fresh &= ~bit((int)i);
     }
     r->dead &= ~r->fresh;
+    r->ever_dead |= r->dead;
     r->tokens = s->generated_tokens;
     r->known = s->running + s->waiting + s->finished;
     r->deaths = s->recovery ? s->recovery->deaths : 0;
@@ -231,9 +232,10 @@ static bool settle(struct reaper *r) {
 /* A drained cluster has nobody to ask; whoever was taken for dead before is told to go as well. */
 static bool end_struck(struct reaper *r) {
     bool ok = r->drained || failed(r, "it was not drained in time", -1);
-    for (int i = 0; i < r->fate->n && ok; i++)
-        if (!cluster_bury_worker(r->cluster, r->fate->blow[i].rank, END_S))
-            ok = failed(r, "it does not end when the cluster does", r->fate->blow[i].rank);
+    for (int i = 0; i < r->fate->n; i++) r->ever_dead |= bit(r->fate->blow[i].rank);
+    for (int w = 0; w < r->fate->workers && ok; w++)
+        if (r->ever_dead >> w & 1 && !cluster_bury_worker(r->cluster, w, END_S))
+            ok = failed(r, "it does not end when the cluster does", w);
     return ok;
 }
 

@@ -88,6 +88,7 @@ static bool disturb(const char *dir, const struct fate *f, const struct answer *
                                                 .weights = "f32",
                                                 .ids_only = true,
                                                 .survive = true,
+                                                .prove = true,
                                                 .hops = f->hops,
                                                 .microbatches = f->microbatches,
                                                 .memory = f->tight ? tight_memory(dir, f->workers) : 0,

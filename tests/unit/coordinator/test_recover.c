@@ -123,6 +123,26 @@ START_TEST(who_says_what_cannot_be_goes) {
 }
 END_TEST
 
+/* The first steps were given much time, since nobody knew how long a step takes; those that are out now were not. */
+START_TEST(time_given_to_earlier_steps_is_no_excuse) {
+    serve(2);
+    struct fake_call *first = fake_generate(f, &(struct fake_ask){.prompt = 100, .max_tokens = 2});
+    fake_run(f, first->ended);
+    for (int w = 0; w < 2; w++) fake_faults(f, w)->hold = fake_faults(f, w)->stuck = true;
+    for (int i = 0; i < CROWD; i++) crowd[i] = fake_generate(f, &(struct fake_ask){.prompt = 1, .max_tokens = 30});
+    int plans = fake_steps(f, 0), beats = fake_beats(f, 0);
+    bool abort;
+    fake_run(f, fake_steps(f, 0) > plans && fake_beats(f, 0) > beats + 3);
+    fake_trouble(f, 0, "peers are late", 2, 1);
+    fake_run(f, fake_told_to_leave(f, 1, &abort));
+    ck_assert(abort);
+    fake_crash(f, 1);
+    fake_faults(f, 0)->stuck = false;
+    let_go();
+    all_end_well();
+}
+END_TEST
+
 START_TEST(a_successor_that_does_not_load) {
     struct coordinator_options o = options(2);
     o.start_timeout_us = 1000000;
@@ -263,6 +283,7 @@ int main(int argc, char **argv) {
     tcase_add_test(t, another_dies_while_the_rest_prepare);
     tcase_add_test(t, who_prepares_nothing_goes_too);
     tcase_add_loop_test(t, who_says_what_cannot_be_goes, 0, 3);
+    tcase_add_test(t, time_given_to_earlier_steps_is_no_excuse);
     tcase_add_test(t, a_successor_that_does_not_load);
     tcase_add_test(t, a_successor);
     tcase_add_test(t, a_successor_that_comes_before_the_death_is_known);
