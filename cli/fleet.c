@@ -122,6 +122,7 @@ static void add_worker(struct argv *a, const struct fleet_options *o, enum fleet
     argv_add_text(a, "--connect", o->control);
     argv_add_text(a, "--key", o->key);
     argv_add_text(a, "--net-devices", o->net_devices);
+    argv_add(a, "--hold=0"); /* we end with our coordinator */
     if (kind == FLEET_THREADS) argv_add_number(a, "--workers", o->workers);
     argv_add_number(a, "--threads", threads_per_worker(o, kind));
     argv_add_text(a, "--log-level", o->log_level);
@@ -154,7 +155,7 @@ int fleet_keep(const struct fleet_options *o) {
     find_worker(program, sizeof program);
     describe_own(&a, o, program);
     snprintf(name, sizeof name, "worker rank %d", o->rank->id.rank);
-    if (!fleet_is_world(o)) return tend_run(name, a.words);
+    if (!fleet_is_world(o)) return tend_run(name, o->control, a.words);
     child_deafen();
     execvp(program, a.words);
     fprintf(stderr, "cadre serve: cannot start %s: %s: %s\n", name, program, strerror(errno));
@@ -200,7 +201,9 @@ static int start_launcher(const struct fleet_options *o, enum fleet_kind kind, s
     child_self(self, sizeof self);
     if (mpirun) add_mpirun(&a, o, strchr(program, '/') != NULL);
     else add_srun(&a, o);
-    if (mpirun || !fleet_is_world(o)) argv_add(&a, self), argv_add(&a, fleet_is_world(o) ? "with-parent" : "tend");
+    bool world = fleet_is_world(o);
+    if (mpirun || !world) argv_add(&a, self), argv_add(&a, world ? "with-parent" : "tend");
+    if (!world) argv_add(&a, o->control);
     add_worker(&a, o, kind, program);
     snprintf(child->name, sizeof child->name, "%s", mpirun ? "mpirun" : "srun");
     return child_start(child, a.words, SIGTERM, -1, why);

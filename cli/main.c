@@ -60,7 +60,7 @@ int main(int argc, char **argv) {
         child_with_parent(argv + 2);
         return fprintf(stderr, "cadre: cannot run %s\n", argv[2]), EXIT_FAILED;
     }
-    if (!strcmp(name, "tend") && argc > 2) return child_follow_parent(), tend_run("the worker", argv + 2);
+    if (!strcmp(name, "tend") && argc > 3) return child_follow_parent(), tend_run("the worker", argv[2], argv + 3);
     const struct cli_verb *verb = find_verb(help ? argv[2] : name);
     if (!verb) return unknown_verb(help ? argv[2] : name);
     if (!help) return verb->run(argc - 1, argv + 1);

@@ -87,6 +87,13 @@ static void first_host(const char *list, char *out, size_t cap) {
     snprintf(out, cap, "%.*s%.*s%.*s", (int)n, list, (int)in, list + n + 1, (int)after, close ? close + 1 : "");
 }
 
+static bool is_loopback(const char *control) {
+    static const char *const here[] = {"tcp://127.", "tcp://localhost:", "tcp://[::1]:"};
+    bool is = false;
+    for (size_t i = 0; i < sizeof here / sizeof *here; i++) is |= !strncmp(control, here[i], strlen(here[i]));
+    return is;
+}
+
 /* tcp://HOST:PORT with a host that others can go to and a port that is known before anybody listens. */
 static bool is_fixed(const char *control) {
     const char *port = control ? strrchr(control, ':') : NULL;
@@ -103,6 +110,11 @@ static void address_on(const char *host, const char *control, struct rank *r) {
 static int find_place(const struct rank_options *o, struct rank *r, boot_lookup *lookup, void *ctx, struct why *why) {
     const char *folder = lookup(ctx, "PMIX_SERVER_TMPDIR"), *nodes = lookup(ctx, "SLURM_STEP_NODELIST");
     char host[256];
+    if (o->control && is_loopback(o->control) && r->here && !r->one_host)
+        return fail(why, ERR_INVALID,
+                    "--control %.100s: only ranks of its own host can go there, and the %d ranks are on several; give a host's "
+                    "name or address, or tcp://*:PORT",
+                    o->control, r->id.size);
     if (o->endpoint_file) {
         snprintf(r->file, sizeof r->file, "%s", o->endpoint_file);
     } else if (is_fixed(o->control)) {

@@ -269,7 +269,9 @@ static bool drain(struct supervisor *s) {
     child_signal(&s->children[COORDINATOR], SIGTERM);
     wait_for(s, COORDINATOR, s->o->drain * 1000000);
     if (s->children[COORDINATOR].ended) wait_for_all(s, FOLLOW_US);
-    if (s->crew.revived && child_good(&s->children[COORDINATOR]) && !all_ended(s)) end_all(s); /* it never took them in */
+    bool launcher = s->kind == FLEET_MPIRUN || s->kind == FLEET_SRUN; /* it waits for hosts that are lost */
+    bool newcomers = s->crew.revived;                                /* whom the coordinator never took in */
+    if (s->recover && (launcher || newcomers) && child_good(&s->children[COORDINATOR]) && !all_ended(s)) end_all(s);
     if (!all_ended(s)) {
         bool told = s->stops > 1;
         fprintf(stderr, "cadre serve: %s; stopping what is left\n",

@@ -2,39 +2,82 @@
 #include "cli/tend.h"
 
 #include <errno.h>
+#include <netdb.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/clk.h"
 #include "cli/cli.h"
 #include "cli/revive.h"
 
+enum { LOOK_MS = 1000, SETTLED_MS = 500 };
+
+static bool refused_at(const struct addrinfo *a) {
+    int fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), e = 0;
+    socklen_t len = sizeof e;
+    if (fd < 0) return false;
+    if (connect(fd, a->ai_addr, a->ai_addrlen) < 0) e = errno;
+    struct pollfd p = {.fd = fd, .events = POLLOUT};
+    if (e == EINPROGRESS && (poll(&p, 1, LOOK_MS) <= 0 || getsockopt(fd, SOL_SOCKET, SO_ERROR, &e, &len) < 0)) e = 0;
+    close(fd);
+    return e == ECONNREFUSED;
+}
+
+/* Its host lives and nobody listens there. Whatever else keeps us from it may pass. */
+static bool is_gone(const char *control) {
+    char host[256];
+    const char *at = strstr(control, "://"), *port = strrchr(control, ':');
+    struct addrinfo *found, hints = {.ai_socktype = SOCK_STREAM};
+    if (!at || port <= at) return false;
+    at += at[3] == '[' ? 4 : 3;
+    snprintf(host, sizeof host, "%.*s", (int)(port - at) - (port[-1] == ']'), at);
+    if (getaddrinfo(host, port + 1, &hints, &found)) return false;
+    bool gone = refused_at(found);
+    freeaddrinfo(found);
+    return gone;
+}
+
+/* Still, after so long. */
+static bool lives(pid_t pid, int ms) {
+    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    bool ended = fd >= 0 && poll(&p, 1, ms) > 0;
+    if (fd >= 0) close(fd);
+    return !ended;
+}
+
 static bool no_use(const struct child *c) { return WIFEXITED(c->status) && WEXITSTATUS(c->status) == TEND_NO_USE; }
 
 /* How long to wait before another is started; negative: none is. */
-static int64_t lay_out(const struct child *c, struct revive *r) {
+static int64_t lay_out(const struct child *c, const char *control, struct revive *r) {
     char fate[96], then[128];
-    int64_t wait = no_use(c) ? -1 : revive_after(r, clk_now_us());
-    if (no_use(c)) snprintf(then, sizeof then, "it is not started again");
+    bool gone = is_gone(control), end = gone || no_use(c);
+    int64_t wait = end ? -1 : revive_after(r, clk_now_us());
+    if (end) snprintf(then, sizeof then, "%sit is not started again", gone ? "its coordinator is gone, so " : "");
     else revive_say(wait, then, sizeof then);
     fprintf(stderr, "cadre serve: %s (pid %d) %s; %s\n", c->name, (int)c->pid, child_fate(c, fate, sizeof fate), then);
     return wait;
 }
 
-int tend_run(const char *name, char *const argv[]) {
+int tend_run(const char *name, const char *control, char *const argv[]) {
     struct child c = {.deaf = true};
     struct revive revive = {.n = 0};
     struct why why;
     snprintf(c.name, sizeof c.name, "%s", name);
     child_deafen();
-    for (int64_t wait = 0; wait >= 0; wait = lay_out(&c, &revive)) {
+    for (int64_t wait = 0; wait >= 0; wait = lay_out(&c, control, &revive)) {
         poll(NULL, 0, (int)(wait / 1000));
         if (child_start(&c, argv, SIGKILL, -1, &why) < 0) {
             fprintf(stderr, "cadre serve: %s\n", why.text);
             return EXIT_FAILED;
         }
+        if (revive.n && lives(c.pid, SETTLED_MS) && is_gone(control)) child_signal(&c, SIGKILL); /* it went with the last one */
         while (waitpid(c.pid, &c.status, 0) < 0 && errno == EINTR) continue;
         c.ended = true;
         if (child_good(&c)) return EXIT_DONE;

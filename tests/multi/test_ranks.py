@@ -111,6 +111,7 @@ def ranks_that_cannot_be(p):
             (["--rank", "1", "--size", "2", "--endpoint-file", f.name], {}, "no file of endpoints", 1),
             (["--coordinator-node", "h1"], {}, "--coordinator-node", 2),
             ([], far, "rank 1 of 3 (by Open MPI) cannot know where rank 0 runs", 2),
+            (["--control", "tcp://127.0.0.1:5771"], far, "the 3 ranks are on several", 2),
             (["--fabric", "shm", "--endpoint-file", f.name], far, "--fabric shm stays on one host", 2),
         ):
             r = run([p.cadre, "serve", p.golden("mixtral"), *words], env=env)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """test_slurm.py - `cadre serve` as the tasks of a Slurm step, and deploy/slurm/cadre.sbatch, on a real Slurm of three nodes."""
 
+import contextlib
 import os
 import signal
 import tempfile
@@ -73,30 +74,44 @@ def crowd(p, hosts, front):
     return Process([*hosts.on("h1"), *words])
 
 
+def lose_a_node(p, hosts, c, front, wanted):
+    """Its daemon and tasks are killed: long before Slurm knows, the others go on."""
+    with crowd(p, hosts, front) as asked:
+        front.until_status(lambda s: s["running"], "requests inside")
+        for pid in hosts.pids("h2"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        same(asked.wait().out.count(" OK length "), CROWD, f"requests over the loss of a node {c.process.err()[-900:]}")
+    same([w["state"] for w in front.status()["workers"]], ["ready", "ready", "dead"], "workers")
+    same(front.generate(**ASKED), wanted, "by two nodes of three")
+
+
 @case
 def tasks_of_a_step(p):
     """srun without MPI, where the step's first node is where to go; with PMIx and an MPI world, where a file says it."""
     wanted = alone(p)
     with lab(3) as hosts, slurm(hosts, 3) as env, tempfile.TemporaryDirectory() as folder:
-        for mpi, options in (("none", {}), ("pmix", {"fabric": "mpi", "endpoint_file": Path(folder, "endpoint")})):
+        for mpi, options in (("pmix", {"fabric": "mpi", "endpoint_file": Path(folder, "endpoint")}), ("none", {})):
             job = ["srun", f"--mpi={mpi}", "-N3", "-n3", "--kill-on-bad-exit=1"]
             there = {"within": hosts.on("h0"), "job": job, "env": {**REACH, **ROOT, **env}}
             with Cluster(p, p.golden("mixtral"), listen="tcp://*:*", **there, **options) as c:
                 front = Front(p, f"tcp://h0:{c.endpoint.rsplit(':', 1)[1]}", hosts.on("h1"), c.key)
                 same(front.generate(**ASKED), wanted, f"by srun --mpi={mpi}")
                 same([w["host"] for w in front.status()["workers"]], ["h0", "h1", "h2"], "where the workers are")
+                if mpi == "none":
+                    return lose_a_node(p, hosts, c, front, wanted)
                 c.process.send(signal.SIGUSR1)
                 same(c.process.wait().status, 0, f"srun {c.process.err()[-900:]!r}")
 
 
-def kill_a_worker(hosts, host):
+def kill_one(hosts, host, program):
     programs = {pid: os.path.basename(os.readlink(f"/proc/{pid}/exe")) for pid in hosts.pids(host)}
-    os.kill(next(pid for pid, name in programs.items() if name == "cadre-worker"), signal.SIGKILL)
+    os.kill(next(pid for pid, name in programs.items() if name == program), signal.SIGKILL)
 
 
 @case
 def a_batch_job(p):
-    """A worker is killed: the cluster is started again in the job. The time is almost up, says Slurm: the job is queued again.
+    """A worker is killed: its task starts another. The coordinator is: the cluster is started again in the job. The time is almost up, says Slurm: the job is queued again.
     It is cancelled: what is inside is answered. Whoever waits for an answer has it, over all of that."""
     wanted = alone(p)
     with lab(3) as hosts, slurm(hosts, 3) as env, tempfile.TemporaryDirectory() as folder:
@@ -104,8 +119,10 @@ def a_batch_job(p):
         front = job.serving()
         with crowd(p, hosts, front) as asked:
             front.until_status(lambda s: s["running"], "requests inside")
-            kill_a_worker(hosts, "h2")
-            same(asked.wait().out.count(" OK length "), CROWD, f"requests over a death {job.log()[-1900:]}")
+            kill_one(hosts, "h2", "cadre-worker")
+            until(lambda: "another is started" in job.log(), "another worker")
+            kill_one(hosts, "h0", "cadre-coordinator")
+            same(asked.wait().out.count(" OK length "), CROWD, f"requests over deaths {job.log()[-1900:]}")
         same(job.serving().generate(**ASKED), wanted, "started again")
         job.slurm("scancel", "--batch", "--signal=USR1", job.id)
         until(lambda: job.info("JobState") == "PENDING", f"the job queued again {job.log()[-900:]}")
