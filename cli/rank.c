@@ -101,10 +101,17 @@ static bool is_fixed(const char *control) {
            strncmp(control, "tcp://0.0.0.0:", 14) && strncmp(control, "tcp://[::]:", 11);
 }
 
-static void address_on(const char *host, const char *control, struct rank *r) {
+static int port_of(const char *control, const struct rank *r, boot_lookup *lookup, void *ctx) {
     const char *port = control ? strrchr(control, ':') : NULL;
-    bool known = port && port[1] >= '0' && port[1] <= '9' && strcmp(port, ":0");
-    snprintf(r->address, sizeof r->address, "tcp://%.255s:%.5s", host, known ? port + 1 : strrchr(RANK_CONTROL, ':') + 1);
+    int64_t given = port ? strtoll(port + 1, NULL, 10) : 0;
+    int64_t job = count(lookup, ctx, "SLURM_JOB_ID"), step = count(lookup, ctx, "SLURM_STEP_ID");
+    if (given > 0 && given < 65536) return (int)given;
+    return job < 0 || !is_task(&r->id, lookup, ctx) ? RANK_PORT : RANK_JOB_PORTS + (int)((job * 8 + step + 1) % 20000);
+}
+
+static void address_on(const char *host, int port, struct rank *r) {
+    snprintf(r->address, sizeof r->address, "tcp://%.255s:%d", host, port);
+    snprintf(r->listen, sizeof r->listen, "tcp://%s:%d", r->one_host ? "127.0.0.1" : "*", port);
 }
 
 static int find_place(const struct rank_options *o, struct rank *r, boot_lookup *lookup, void *ctx, struct why *why) {
@@ -122,10 +129,10 @@ static int find_place(const struct rank_options *o, struct rank *r, boot_lookup 
     } else if (r->one_host && folder && by_pmix_or_mpi(&r->id)) {
         snprintf(r->file, sizeof r->file, "%s/cadre-endpoints", folder);
     } else if (o->coordinator_node) {
-        address_on(o->coordinator_node, o->control, r);
+        address_on(o->coordinator_node, port_of(o->control, r, lookup, ctx), r);
     } else if (nodes && *nodes && is_task(&r->id, lookup, ctx)) {
         first_host(nodes, host, sizeof host);
-        address_on(r->one_host ? "127.0.0.1" : host, o->control, r);
+        address_on(r->one_host ? "127.0.0.1" : host, port_of(o->control, r, lookup, ctx), r);
     } else {
         return fail(why, ERR_INVALID,
                     "rank %d of %d (by %s) cannot know where rank 0 runs the coordinator: give all ranks --endpoint-file FILE "

@@ -5,8 +5,9 @@
  *
  *   a file     --endpoint-file, on storage that all hosts share; or, all ranks being on one host, in the folder that the
  *              launcher made there for this launch (PMIX_SERVER_TMPDIR)
- *   an address said by --control with a host and a port; or made of the port of --control (5771) and a host: the one of
- *              --coordinator-node, or the first of the Slurm step, where its task 0 is
+ *   an address said by --control with a host and a port; or made of the port of --control and a host: the one of
+ *              --coordinator-node, or the first of the Slurm step, where its task 0 is; without a port it is 5771, or
+ *              one that follows from the numbers of Slurm's job and step: several may share a host
  *
  * The file carries a name of the launch, where its launcher gives it one, so that one left by an earlier launch is not taken
  * for this one's. Owner: the only thread of `cadre serve`. */
@@ -17,10 +18,7 @@
 #include "base/status.h"
 #include "fabric/boot.h"
 
-enum { RANK_TEXT = 600, RANK_PATH = 4096 };
-/* Where the coordinator listens when all know its address without --control: ranks of this host, and of several. */
-#define RANK_CONTROL_HERE "tcp://127.0.0.1:5771"
-#define RANK_CONTROL "tcp://*:5771"
+enum { RANK_TEXT = 600, RANK_PATH = 4096, RANK_PORT = 5771, RANK_JOB_PORTS = 10000 /* and 20000 from there */ };
 struct rank_options {
     int64_t rank, size;                            /* of the command line; -1: not given */
     const char *launcher, *endpoint_file;          /* as given */
@@ -33,6 +31,7 @@ struct rank {
     char launch[RANK_TEXT];  /* name of the launch; one word */
     char file[RANK_PATH];    /* where the endpoints are told; "": `address` is known to all */
     char address[RANK_TEXT]; /* control endpoint; "": it is in the file */
+    char listen[32];         /* where the head's coordinator listens, where all know its address; "": as --control says, or anywhere */
     bool tells;              /* the head writes the file: it was asked to, or the others need it */
 };
 /* True when this process is one of several that a launcher started, or is told so: neither one alone nor a batch script. */

@@ -70,7 +70,7 @@ static void set_state(struct supervisor *s, enum state to) {
 /* ---- starting ---- */
 static const char *where_workers_come(const struct supervisor *s) {
     if (s->o->control) return s->o->control;
-    if (s->rank.address[0]) return s->rank.one_host ? RANK_CONTROL_HERE : RANK_CONTROL;
+    if (s->rank.listen[0]) return s->rank.listen;
     return s->far ? "tcp://*:*" : "tcp://127.0.0.1:*";
 }
 

@@ -272,6 +272,46 @@ START_TEST(nobody_is_left) { /* for a while */
 }
 END_TEST
 
+START_TEST(those_that_stand_and_fall_together) {
+    struct coordinator_options o = options(3);
+    bool abort = false;
+    o.world = true;
+    begin(&o);
+    stop_in_the_middle(3);
+    fake_crash(f, 1);
+    for (int w = 0; w < 3; w += 2) {
+        fake_run(f, fake_told_to_leave(f, w, &abort));
+        ck_assert(abort);
+        fake_crash(f, w);
+    }
+    fake_run(f, is("recovering"));
+    struct fake_call *late = fake_generate(f, &(struct fake_ask){.prompt = 4, .max_tokens = 3});
+    for (int w = 2; w >= 0; w--) {
+        ck_assert(is("recovering")); /* until all are there */
+        fake_join(f, w);
+    }
+    all_end_well();
+    fake_run(f, late->ended);
+    ck_assert_int_eq(late->n_tokens, 3);
+}
+END_TEST
+
+START_TEST(one_dies_while_all_load) {
+    struct coordinator_options o = options(3);
+    o.prove = _i;
+    f = fake_new(&o);
+    fake_faults(f, 1)->loads = true;
+    for (int w = 0; w < 3; w++) fake_join(f, w);
+    fake_run(f, fake_told_of(f, 0) && fake_told_of(f, 1) && fake_told_of(f, 2)); /* all know each other */
+    fake_crash(f, 1);
+    fake_join(f, 1);
+    fake_run(f, is("serving") && fake_epoch(f, 1) == fake_epoch(f, 0) && fake_epoch(f, 2) == fake_epoch(f, 0));
+    ck_assert_uint_gt(fake_epoch(f, 0), 1); /* the others have heard who it is */
+    stop_in_the_middle(0);
+    all_end_well();
+}
+END_TEST
+
 int main(int argc, char **argv) {
     if (argc < 2) return 2;
     model = argv[1];
@@ -291,6 +331,8 @@ int main(int argc, char **argv) {
     tcase_add_test(t, too_little_memory_alone);
     tcase_add_test(t, drains_after_a_death);
     tcase_add_test(t, nobody_is_left);
+    tcase_add_test(t, those_that_stand_and_fall_together);
+    tcase_add_loop_test(t, one_dies_while_all_load, 0, 2);
     suite_add_tcase(s, t);
     return run_suite_here(s);
 }
