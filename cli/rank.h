@@ -31,7 +31,7 @@ struct rank {
     char launch[RANK_TEXT];  /* name of the launch; one word */
     char file[RANK_PATH];    /* where the endpoints are told; "": `address` is known to all */
     char address[RANK_TEXT]; /* control endpoint; "": it is in the file */
-    char listen[32];         /* where the head's coordinator listens, where all know its address; "": as --control says, or anywhere */
+    char listen[32];         /* where the head's coordinator listens; "": as --control says, or anywhere */
     bool tells;              /* the head writes the file: it was asked to, or the others need it */
 };
 /* True when this process is one of several that a launcher started, or is told so: neither one alone nor a batch script. */
