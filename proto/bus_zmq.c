@@ -7,6 +7,7 @@
  * heartbeats, a lost host by them too. A DEALER reconnects by itself and queues meanwhile; its new connection is a new peer
  * id to the server.
  * Closing lets queued messages go out for LINGER_MS, so that a last reply is not lost; bus_context_close waits for that. */
+#include "base/clk.h"
 #include "base/log.h"
 #include "proto/gate_zmq.h"
 
@@ -23,6 +24,8 @@ enum {
     BEAT_TIMEOUT_MS = 2500, /* a stopped peer is gone after about 3 s */
     QUEUE_MESSAGES = 1000,  /* per peer and direction */
     HANDSHAKE_MS = 5000,
+    LOOK_US = 500000,
+    LOOKS = 12, /* they span more than HANDSHAKE_MS */
     UNHEARD_MS = 15000, /* what was sent and nobody confirmed for so long breaks the connection: the host is gone */
 };
 
@@ -39,8 +42,13 @@ struct bus_zmq {
     void *socket;
     bool server;
     int fd;
-    void *monitor; /* tells about connections: a DEALER's own; those that a ROUTER refused, and that some peer is gone */
+    void *monitor; /* tells about connections: a DEALER's own, and those to a ROUTER */
     struct bus_link link;
+    struct { /* of a ROUTER: connections */
+        uint64_t came, let_in, missing[LOOKS];
+        unsigned looks;
+        int64_t next_look_us;
+    } door;
     uint64_t noise;
     char endpoint[256];
     bool holds; /* head and body hold the last message given out */
@@ -144,6 +152,19 @@ static int recv_one(struct bus_zmq *z, struct bus_msg *out) {
     return 0;
 }
 
+/* Not every stranger fails in a way that ZeroMQ tells of. But those who came are let in within the time there is for that, or
+ * never: so many as were missing at every look during that time, at least, are strangers. */
+static void count_strangers(struct bus_zmq *z) {
+    int64_t now_us = clk_now_us();
+    if (now_us < z->door.next_look_us) return;
+    z->door.missing[z->door.looks++ % LOOKS] = z->door.came - z->door.let_in;
+    z->door.next_look_us = now_us + LOOK_US;
+    uint64_t least = z->door.missing[0];
+    for (int i = 1; i < LOOKS; i++)
+        if (z->door.missing[i] < least) least = z->door.missing[i];
+    if (least > z->link.refused) z->link.refused = least;
+}
+
 /* A monitor event is two parts: 16 bits of number and 32 of value, then an address. */
 static void read_monitor(struct bus_zmq *z) {
     zmq_msg_t m;
@@ -153,6 +174,9 @@ static void read_monitor(struct bus_zmq *z) {
         if (!zmq_msg_more(&m) || zmq_msg_size(&m) < sizeof event) continue;
         memcpy(&event, zmq_msg_data(&m), sizeof event);
         bool stranger = event & UNWELCOME;
+        z->door.came += event == ZMQ_EVENT_ACCEPTED;
+        z->door.let_in += event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
+        if (event == ZMQ_EVENT_ACCEPTED) continue;
         if (stranger || event == ZMQ_EVENT_CONNECT_RETRIED) {
             z->link.refused++;
             z->link.unwelcome |= stranger;
@@ -163,6 +187,7 @@ static void read_monitor(struct bus_zmq *z) {
         if (event == ZMQ_EVENT_DISCONNECTED) z->link.lost++;
     }
     zmq_msg_close(&m);
+    if (z->server) count_strangers(z);
 }
 
 static int recv_from(struct bus *b, struct bus_msg *out) {
@@ -189,8 +214,8 @@ static void get_link(struct bus *b, struct bus_link *out) {
 static int open_monitor(struct bus_context *c, struct bus_zmq *z) {
     char address[64];
     snprintf(address, sizeof address, "inproc://monitor-%p", (void *)z);
-    int events = UNWELCOME | ZMQ_EVENT_DISCONNECTED;
-    if (!z->server) events |= ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_CONNECT_RETRIED;
+    int events = UNWELCOME | ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED |
+                 (z->server ? ZMQ_EVENT_ACCEPTED : ZMQ_EVENT_CONNECT_RETRIED);
     if (zmq_socket_monitor(z->socket, address, events) < 0) return -1;
     z->monitor = zmq_socket(c->zmq, ZMQ_PAIR);
     int unbounded = 0; /* or ZeroMQ's own thread would wait for us, and strangers could stop it; recv_from reads it empty */

@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""test_strangers.py - somebody who can reach every port of a cluster and has not its key: whatever they send or keep open,
+no process ends or grows, and requests are answered as before."""
+
+import os
+import random
+import socket
+import struct
+from pathlib import Path
+
+from cases import case, main, note
+from cluster import Cluster, Keys, check, same, until
+
+ROUNDS, SOAK_ROUNDS, KEPT = 4, 1000, 200
+GROWTH_KIB = 16 << 10
+
+
+def ports(pid):
+    """Where a process listens."""
+    links = []
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            links.append(os.readlink(fd))
+        except OSError:
+            continue
+    found = []
+    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A" and f"socket:[{fields[9]}]" in links:
+            found.append(int(fields[1].split(":")[1], 16))
+    return found
+
+
+def resident_kib(pid):
+    return next(int(line.split()[1]) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
+
+
+def sayings(r):
+    """Noise, other protocols, and the beginnings of those spoken here."""
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + b"\0" + bytes(31)
+    hello = b"\x04\xc8\x05HELLO\x01\x00" + r.randbytes(192)
+    bent = bytearray(greeting + hello)
+    for _ in range(r.randrange(1, 9)):
+        bent[r.randrange(len(bent))] = r.randrange(256)
+    return [
+        b"",
+        r.randbytes(r.randrange(1, 70000)),
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        greeting.replace(b"CURVE", b"NULL\0") + b"\x04\x05\x05READY",
+        greeting + hello[: r.randrange(len(hello))],
+        bytes(bent),
+        greeting + struct.pack(">BQ", 6, 1 << 62) + r.randbytes(100),
+        struct.pack("<Q", 0xCAFEBABE12345678)[: r.randrange(1, 8)],
+    ]
+
+
+def harass(port, r, kept):
+    """How often it came in contact with the port."""
+    n = 0
+    for words in sayings(r):
+        s = socket.create_connection(("127.0.0.1", port), 10)
+        s.settimeout(0.005)
+        n += 1
+        try:
+            s.sendall(words)
+            s.recv(4096)
+        except OSError:
+            pass
+        if len(kept) < KEPT and r.random() < 0.3:
+            kept.append(s)
+        else:
+            s.close()
+    return n
+
+
+@case
+def noise_at_every_port(p):
+    keys, r, kept = Keys(p), random.Random(1), []
+    ucx = "ucx" if (p.build / "tests/unit/fabric/test_fabric_ucx").exists() else "shm"
+    with Cluster(p, p.golden("mixtral"), fabric=ucx, workers=2, key=keys.cluster, net_devices="lo") as c:
+        asked = {"prompt": "the sea", "max_tokens": 12}
+        wanted = c.generate(**asked)
+        family = sorted(c.process.family())
+        before = {pid: resident_kib(pid) for pid in family}
+        doors = {pid: ports(pid) for pid in family}
+        knocks = {pid: 0 for pid in family}
+        check(sum(map(len, doors.values())) >= (4 if ucx == "ucx" else 2), f"ports of all: {doors}")
+        for n in range(SOAK_ROUNDS if p.soak else ROUNDS):
+            for pid in family:
+                knocks[pid] += sum(harass(port, r, kept) for port in doors[pid])
+            if n % 100 == 1:
+                same(c.generate(**asked), wanted, "the answer among strangers")
+        same(c.generate(**asked), wanted, "the answer after strangers")
+        for s in kept:
+            s.close()
+        same(sorted(c.process.family()), family, "the processes")
+        for pid in family:
+            grown = resident_kib(pid) - before[pid]
+            check(p.sanitized or grown < GROWTH_KIB, f"process {pid} grew by {grown} KiB")
+        refused = knocks[c.process.named("cadre-coordinator")[0]]
+        until(lambda: c.status()["strangers"] >= refused, f"all {refused} connections counted")
+        note(f"{sum(knocks.values())} connections to {doors}, {refused} of them to the coordinator")
+
+
+if __name__ == "__main__":
+    main()
