@@ -4,6 +4,8 @@
 /* Fused multiply-adds on registers alone, all threads at once; isa "avx2" or "avx512". The loop is written in machine
  * instructions, so the compiler cannot make it slower. */
 double ceiling_gflops(const char *isa, int threads);
+/* The same for products of int8, two operations each: VNNI where "avx512" has it, else multiply, widen and add. */
+double ceiling_gops(const char *isa, int threads);
 /* Memory read by all threads at once, four streams each with prefetch, over 256 MiB. Best of some rounds. */
 double ceiling_read_gbs(int threads);
 
