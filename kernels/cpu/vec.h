@@ -38,6 +38,7 @@ struct quant_products {
     const struct quant_group *x_groups; /* [rows, groups] */
     const uint8_t *w, *scales;
     const float *bias;  /* [cols] or NULL */
+    const uint8_t *then; /* weights that will be wanted next; NULL: those that follow */
     int64_t out_stride;
     enum fmt fmt;
     int rows, cols, groups;

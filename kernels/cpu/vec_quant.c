@@ -76,7 +76,7 @@ INLINE struct i16 i16_dot(struct i16 sum, struct i16 w, int32_t x) {
 }
 #endif
 
-enum { AHEAD = 1536, VECTORS = QUANT_GROUP / 4 };
+enum { AHEAD = 4096, SCALES_AHEAD = 512, VECTORS = QUANT_GROUP / 4 };
 
 INLINE int group_bytes(const enum fmt f) { return QUANT_PANEL * QUANT_GROUP / (f == FMT_Q4 ? 2 : 1); }
 
@@ -88,9 +88,9 @@ INLINE void finish(const struct quant_products *p, int row, int col, struct v16 
     v16_store_first(out, n, sum);
 }
 
-/* f, R, C and first are constants at every call. */
-INLINE void tile(const struct quant_products *p, int row, int col, const enum fmt f, const int R, const int C,
-                 const bool first) {
+/* f, R, C and first are constants at every call. The first pass over weights prefetches, and when they end goes on at `then`. */
+INLINE void tile(const struct quant_products *p, int row, int col, const enum fmt f, const int R, const int C, const bool first,
+                 const uint8_t *then) {
     struct v16 acc[TILE_PANELS][TILE_ROWS], scale[TILE_PANELS];
     struct i16 sum[TILE_PANELS][TILE_ROWS], w[TILE_PANELS], pair[TILE_PANELS];
     const int64_t K = (int64_t)p->groups * QUANT_GROUP, panel = (int64_t)p->groups * group_bytes(f),
@@ -103,12 +103,14 @@ INLINE void tile(const struct quant_products *p, int row, int col, const enum fm
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) acc[c][r] = v16_zero();
     }
+    const int64_t jump = first ? (int64_t)((uintptr_t)then - (uintptr_t)(wp + panel)) : 0; /* from a panel to its successor */
     for (int g = 0; g < p->groups; g++) {
+        const int64_t ahead = AHEAD + (g + AHEAD / group_bytes(f) < p->groups ? 0 : jump);
 #pragma GCC unroll 8
         for (int c = 0; c < C; c++) {
             const uint8_t *s = sp + c * scales_panel;
             struct i16 zero = f == FMT_Q4 ? i16_widen_u8(s + 2 * QUANT_PANEL) : i16_set(0);
-            if (first) __builtin_prefetch(s + AHEAD / 8, 0, 2);
+            if (first) __builtin_prefetch(s + SCALES_AHEAD, 0, 2);
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++) {
                 const struct quant_group *of = xg + (int64_t)r * p->groups;
@@ -120,7 +122,7 @@ INLINE void tile(const struct quant_products *p, int row, int col, const enum fm
 #pragma GCC unroll 8
             for (int c = 0; c < C; c++) {
                 const uint8_t *at = wp + c * panel + (f == FMT_Q4 ? v / 2 : v) * 64;
-                if (first && (f == FMT_Q8 || v % 2 == 0)) __builtin_prefetch(at + AHEAD, 0, 2);
+                if (first && (f == FMT_Q8 || v % 2 == 0)) __builtin_prefetch(at + ahead, 0, 2);
                 if (f == FMT_Q8) w[c] = i16_load(at);
                 else if (v % 2 == 0) w[c] = i16_low_nibbles(pair[c] = i16_load(at));
                 else w[c] = i16_high_nibbles(pair[c]);
@@ -155,8 +157,9 @@ INLINE void tile(const struct quant_products *p, int row, int col, const enum fm
 }
 
 INLINE void rows_tile(const struct quant_products *p, int row, int col, const enum fmt f, const int R, const int C) {
-    if (row == 0) tile(p, row, col, f, R, C, true);
-    else tile(p, row, col, f, R, C, false);
+    const int64_t next = (int64_t)(col / QUANT_PANEL + C) * p->groups * group_bytes(f);
+    if (row > 0) tile(p, row, col, f, R, C, false, NULL);
+    else tile(p, row, col, f, R, C, true, p->then && col + C * QUANT_PANEL >= p->cols ? p->then : p->w + next);
 }
 
 INLINE void panels(const struct quant_products *p, int col, const enum fmt f, const int C) {

@@ -1,6 +1,7 @@
 /* test_quant.c - quantised weights: what packing makes of numbers, and that every backend gives the bits of ref. */
 #include "tests/unit/kernels/kit.h"
 
+#include "kernels/quant_make.h"
 #include "tests/unit/run.h"
 
 static struct backend *ref;
@@ -68,6 +69,31 @@ START_TEST(packs) {
     ck_assert_uint_eq(mat_held_bytes(FMT_Q4, 2048, 1024, 0) * 8, (size_t)2048 * 1024 * 475 / 100);
     ck_assert_uint_eq(mat_held_bytes(FMT_Q8, 2048, 1024, 0) * 8, (size_t)2048 * 1024 * 85 / 10);
     close_all();
+}
+END_TEST
+
+/* The builds of quant_make.c for different processors. */
+START_TEST(same_numbers) {
+    quant_make_fn *const builds[] = {__builtin_cpu_supports("avx2") ? quant_make_avx2 : quant_make_plain,
+                                     __builtin_cpu_supports("avx512vl") ? quant_make_avx512 : quant_make_plain};
+    for (int i = 0; i < 4000; i++) {
+        struct quant_making in = {.n = 1 + i % QUANT_GROUP}, want, got;
+        const float low = kit_uniform(-2, 1), high = low + kit_uniform(0, 2), unit = ldexpf(1, i % 60 - 30);
+        for (int k = 0; k < QUANT_GROUP * QUANT_PANEL; k++)
+            in.x[k / QUANT_PANEL][k % QUANT_PANEL] = i % 7 || k % 3 ? kit_uniform(low, high) * unit : 0;
+        if (i % 50 == 0) in.x[0][i % 16] = i % 100 ? NAN : INFINITY;
+        want = in;
+        quant_make_plain(&want, i % 2 ? FMT_Q8 : FMT_Q4);
+        for (int b = 0; b < 2; b++) {
+            got = in;
+            builds[b](&got, i % 2 ? FMT_Q8 : FMT_Q4);
+            for (int r = 0; r < QUANT_PANEL; r++) {
+                if (bf16_from_f32(got.scale[r]) != bf16_from_f32(want.scale[r]) || (i % 2 == 0 && got.zero[r] != want.zero[r]))
+                    ck_abort_msg("group %d: row %d has scale %.9g, %.9g in plain C", i, r, got.scale[r], want.scale[r]);
+            }
+            ck_assert(!memcmp(got.code, want.code, sizeof got.code));
+        }
+    }
 }
 END_TEST
 
@@ -246,6 +272,7 @@ int main(void) {
     TCase *c = tcase_create("quant");
     tcase_set_timeout(c, 60);
     tcase_add_test(c, packs);
+    tcase_add_test(c, same_numbers);
     tcase_add_test(c, errors);
     tcase_add_loop_test(c, linear, 0, KIT_QUANT_ISAS);
     tcase_add_loop_test(c, not_finite, 0, KIT_QUANT_ISAS);
