@@ -1,7 +1,7 @@
 /* quant_make.c - the numbers of q8 and q4: sixteen rows side by side, a lane each.
  *
- * Every number depends on one row's group alone, so it does not matter who packs what, or how many at once. Compiled for several
- * instruction sets (kernels/meson.build); lanes never meet and nothing is contracted, so all give the same bits. */
+ * Every number depends on one row's group alone, so it does not matter who packs what, or how many at once. Compiled for
+ * several instruction sets (kernels/meson.build); lanes never meet and nothing is contracted, so all give the same bits. */
 #include "kernels/quant_make.h"
 
 #include <math.h>

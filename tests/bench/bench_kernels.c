@@ -211,7 +211,8 @@ struct cost {
 };
 
 static struct cost cost_of(const struct test *t, enum fmt f, int T) {
-    double size = (double)(mat_bytes(f, 256, 256) + mat_scale_bytes(f, 256, 256, 128)) / (256 * 256), n = T, a = t->a, b = t->b, c = t->c, d = t->d;
+    double size = (double)(mat_bytes(f, 256, 256) + mat_scale_bytes(f, 256, 256, 128)) / (256 * 256); /* of a weight */
+    double n = T, a = t->a, b = t->b, c = t->c, d = t->d;
     double seen = t->op == PREFILL ? n * a - n * (n - 1) / 2 : n * a; /* (row, key) pairs */
     switch (t->op) {
     case LINEAR: return (struct cost){a * b * size, 2 * n * a * b};
@@ -299,8 +300,10 @@ static int bench_isa(const char *isa, const struct settings *s, struct data *d, 
     if (backend_open(&plain, &ref, &why) < 0) die("%s", why.text);
     *gbs = fmax(*gbs, ceiling_read_gbs((int)s->threads));
     struct machine m = {*gbs, ceiling_gflops(isa, (int)s->threads), ceiling_gops(isa, (int)s->threads)};
-    printf("\n%s, %d thread%s: %.0f GFLOP/s, %.0f GOP/s, %.1f GB/s\n%-32s %-5s %-6s %10s %7s %8s  %-21s %7s %6s\n", isa, (int)s->threads,
-           s->threads > 1 ? "s" : "", m.gflops, m.gops, m.gbs, "case", "fmt", "isa", "us", "GB/s", "GFLOP/s", "roof", "x ref", "task");
+    printf("\n%s, %d thread%s: %.0f GFLOP/s, %.0f GOP/s, %.1f GB/s\n", isa, (int)s->threads, s->threads > 1 ? "s" : "",
+           m.gflops, m.gops, m.gbs);
+    printf("%-32s %-5s %-6s %10s %7s %8s  %-21s %7s %6s\n", "case", "fmt", "isa", "us", "GB/s", "GFLOP/s", "roof", "x ref",
+           "task");
     int below = 0;
     for (int i = 0; i < TESTS; i++) {
         if (s->only && !strstr(tests[i].name, s->only)) continue;
