@@ -22,6 +22,12 @@ static void lay_out(struct crew *c, int i, int64_t now) {
     w->pid = 0;
 }
 
+/* Sent home by the coordinator, which goes on: it was asked to leave. */
+static void let_go(struct child *w) {
+    fprintf(stderr, "cadre serve: %s (pid %d) has left\n", w->name, (int)w->pid);
+    w->pid = 0;
+}
+
 static int give_up(const struct child *w, struct why *why) {
     char fate[96];
     return fail(why, ERR_GONE, "%s (pid %d) %s", w->name, (int)w->pid, child_fate(w, fate, sizeof fate));
@@ -32,6 +38,7 @@ int crew_tend(struct crew *c, const struct fleet_options *f, bool loading, int64
     for (int i = 0; i < c->n; i++) {
         struct child *w = &c->workers[i];
         if (w->pid && w->ended && loading && !was_killed(w)) return give_up(w, why);
+        if (w->pid && w->ended && child_good(w)) let_go(w);
         if (w->pid && w->ended) lay_out(c, i, now_us);
         if (c->again[i].awaited && now_us >= c->again[i].due_us) {
             int rc = fleet_start_one(f, c->kind, i, w, why);

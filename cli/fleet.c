@@ -168,7 +168,7 @@ static int start_local(const struct fleet_options *o, int rank, struct child *ch
     find_worker(program, sizeof program);
     add_worker(&a, o, FLEET_LOCAL, program);
     argv_add_number(&a, "--rank", rank);
-    argv_add_number(&a, "--size", o->workers);
+    argv_add_number(&a, "--size", o->ranks);
     snprintf(child->name, sizeof child->name, "worker rank %d", rank);
     return child_start(child, a.words, SIGKILL, -1, why);
 }

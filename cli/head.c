@@ -18,7 +18,8 @@ static int start(struct head *h, const struct head_options *ho, int endpoint_fd,
     argv_add(&a, program);
     argv_add(&a, ho->model);
     argv_add_number(&a, "--workers", o->workers);
-    argv_add_text(&a, "--listen", o->listen);
+    argv_add_number(&a, "--max-workers", o->max_workers);
+    argv_add_text(&a, "--listen", ho->listen);
     argv_add_text(&a, "--control", ho->control);
     if (ho->rank) argv_add(&a, "--supervised");
     h->child->deaf = ho->rank; /* beyond those that it looks at */

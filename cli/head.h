@@ -6,7 +6,7 @@
 
 struct head_options {
     const struct serve_options *o;
-    const char *model, *control; /* control: where workers shall come */
+    const char *model, *listen, *control; /* where clients and workers shall come */
     bool rank, recover;          /* rank: signals of a launcher are not for it; recover: of a worker's death it shall */
 };
 struct head {

@@ -6,7 +6,8 @@
  *
  * Workers may die: the coordinator goes on with the others, or waits for all to come again where they stand and fall together
  * (an MPI world, threads of one process), and another is started, unless they die again and again (cli/crew.h). One that ends
- * by itself while it loads has said why, and would again.
+ * by itself while it loads has said why, and would again. With a journal the coordinator may die as well: workers wait for the
+ * next one, which comes to the same endpoints.
  *
  * It talks to the coordinator like any other client. Settings of the model go to the coordinator only, which hands them to the
  * workers; this machine's (threads) go to the workers. Everything waits in one place: a poll on the signals, the coordinator's
@@ -55,7 +56,9 @@ struct supervisor {
     struct cadre_client *client;
     struct head head;
     char workers_go_to[600];
-    bool recover;   /* of a worker's death */
+    bool recover;   /* of a worker's death; with a journal, of the coordinator's as well */
+    struct revive revive; /* of the coordinator */
+    int64_t head_due_us;  /* another is started then; 0: it runs */
     int signals;    /* signalfd */
     int stops;      /* SIGINT and SIGTERM so far */
     int64_t started_us, asked_us;
@@ -92,6 +95,7 @@ static struct fleet_options describe_fleet(const struct supervisor *s) {
                                   .net_devices = o->net_devices,
                                   .log_level = o->log_level,
                                   .workers = o->workers,
+                                  .ranks = o->max_workers > 0 ? o->max_workers : o->workers,
                                   .threads = o->threads,
                                   .rank = s->kind == FLEET_RANK ? &s->rank : NULL,
                                   .nodes = fleet_slurm_nodes()};
@@ -194,11 +198,45 @@ static const struct child *dead_child(const struct supervisor *s) {
     return dead;
 }
 
+static int start_head(struct supervisor *s, const char *listen, const char *control) {
+    struct head_options ho = {.o = s->o,
+                              .model = s->model,
+                              .listen = listen,
+                              .control = control,
+                              .rank = s->kind == FLEET_RANK,
+                              .recover = s->recover};
+    return head_open(&s->head, &s->children[COORDINATOR], &ho, &s->why);
+}
+
+static int tend_head(struct supervisor *s, int64_t now) {
+    struct child *c = &s->children[COORDINATOR];
+    char fate[96], then[128], listen[sizeof s->head.listen], control[sizeof s->head.control];
+    if (c->pid && c->ended) {
+        bool here = s->kind == FLEET_LOCAL || s->kind == FLEET_THREADS;
+        if (!s->o->journal || !here || s->state != SERVING) return tell_dead_child(s, c);
+        int64_t wait = revive_after(&s->revive, now);
+        if (wait < 0) return tell_dead_child(s, c);
+        fprintf(stderr, "cadre serve: %s (pid %d) %s; %s\n", c->name, (int)c->pid, child_fate(c, fate, sizeof fate),
+                revive_say(wait, then, sizeof then));
+        c->pid = 0;
+        s->head_due_us = now + wait;
+    }
+    head_told(&s->head);
+    if (!s->head_due_us || now < s->head_due_us) return 0;
+    s->head_due_us = 0;
+    memcpy(listen, s->head.listen, sizeof listen);
+    memcpy(control, s->head.control, sizeof control);
+    head_close(&s->head);
+    int rc = start_head(s, listen, control);
+    if (rc >= 0) memcpy(s->head.listen, listen, sizeof listen), memcpy(s->head.control, control, sizeof control);
+    return rc;
+}
+
 static int check_children(struct supervisor *s, int64_t now) {
     child_collect(s->children, s->n_children);
-    const struct child *coordinator = &s->children[COORDINATOR];
-    if (s->recover && coordinator->ended) return tell_dead_child(s, coordinator);
     if (s->recover && s->state > STARTING) {
+        int rc = tend_head(s, now);
+        if (rc < 0) return rc;
         struct fleet_options f = describe_fleet(s);
         return crew_tend(&s->crew, &f, s->state < SERVING, now, &s->why);
     }
@@ -309,13 +347,8 @@ static int open_all(struct supervisor *s) {
     s->signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
     if (s->signals < 0) return fail(&s->why, ERR_IO, "cannot watch signals: %s", strerror(errno));
     child_adopt();
-    struct head_options ho = {.o = s->o,
-                              .model = s->model,
-                              .control = where_workers_come(s),
-                              .rank = s->kind == FLEET_RANK,
-                              .recover = s->recover};
     s->n_children = 1;
-    return head_open(&s->head, &s->children[COORDINATOR], &ho, &s->why);
+    return start_head(s, s->o->listen, where_workers_come(s));
 }
 
 /* One of several ranks, or the only one: what was not said follows from that. */
@@ -352,6 +385,11 @@ static int run(struct serve_options *o, const char *model) {
     int rc = take_role(&s, o);
     struct fleet_options f = describe_fleet(&s);
     if (rc >= 0) rc = fleet_kind(&f, &s.kind, &s.why);
+    if (rc >= 0 && o->max_workers > 0 && (o->max_workers < o->workers || s.kind != FLEET_LOCAL))
+        rc = fail(&s.why, ERR_INVALID,
+                  "--max-workers %lld: no fewer than --workers, and with a fabric that others can join (shm, ucx, auto) and no "
+                  "launcher",
+                  (long long)o->max_workers);
     if (rc < 0) {
         fprintf(stderr, "cadre serve: %s\n", s.why.text);
         return EXIT_USAGE;
@@ -373,7 +411,7 @@ static int run(struct serve_options *o, const char *model) {
 
 int serve_main(int argc, char **argv) {
     struct serve_options o = {.workers = -1, .rank = -1, .size = -1, .threads = -1, .max_batch = -1, .max_context = -1,
-                        .step_tokens = -1, .kv_tokens = -1, .memory = -1};
+                        .step_tokens = -1, .kv_tokens = -1, .memory = -1, .max_workers = -1};
     struct conf_args args;
     int status;
     if (cli_parse(&serve_command, &o, argc, argv, &args, &status)) status = run(&o, args.items[0]);

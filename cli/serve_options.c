@@ -11,6 +11,8 @@ static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Cluster"},
     {"workers", CONF_INT, AT(workers), .min = 1, .max = BANNER_WORKERS, .arg = "N",
      .help = "how many workers share the experts; default: 1, or the ranks that there are"},
+    {"max-workers", CONF_INT, AT(max_workers), .min = 1, .max = BANNER_WORKERS, .arg = "N",
+     .help = "how many there may be one day: cadre-worker joins while it serves; default: no more"},
     {"fabric", CONF_CHOICE, AT(fabric), .choices = "mem|shm|ucx|auto|mpi|mpi-alltoallv",
      .help = "how workers exchange tokens (see below); default: mem, or auto as ranks"},
     {"hosts", CONF_STRING, AT(hosts), .arg = "LIST", .help = "run the workers there: h1:4,h2:4; fabrics auto, ucx, mpi"},

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from cases import case, main, note
-from cluster import Front, Process, check, run, same, until
+from cluster import Cluster, Front, Process, check, run, same, until
 
 COUNT = 400
 
@@ -96,6 +96,21 @@ def nobody_may_leave(p):
         r = c.front.cadre("drain", "1")
         check(r.status == 1 and "no other" in r.err, f"the last one: {r.status} {r.err!r}")
         check(c.front.generate(prompt="still", max_tokens=4)["text"] is not None, "it goes on")
+
+
+@case
+def under_serve(p):
+    """What joins is nobody's child; what was asked to leave is not started again."""
+    with Cluster(p, p.golden("mixtral"), workers=2, max_workers=3, fabric="shm") as c:
+        wanted = c.generate(prompt="once", max_tokens=8)
+        with Process([p.worker, "--fabric", "shm", "--threads", "1", "--connect", c.status()["control"]]) as third:
+            c.until_status(lambda s: sum(w["state"] == "ready" and w["experts"] > 0 for w in s["workers"]) == 3, "three workers")
+            c.cadre("drain", "0").good("drain")
+            until(lambda: "has left" in c.process.err(), "serve says that it has left")
+            same(c.generate(prompt="once", max_tokens=8), wanted, "the answer of other workers")
+            same([w["state"] for w in c.status()["workers"]], ["left", "ready", "ready"], "who is there")
+            same(c.stop().status, 0, "an orderly end")
+            same(third.wait(30).status, 0, "exit status of the one that joined")
 
 
 if __name__ == "__main__":

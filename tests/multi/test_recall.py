@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from cases import case, main, note
-from cluster import Front, Process, check, run, same, until
+from cluster import Cluster, Front, Process, check, run, same, until
 
 COUNT = 384
 
@@ -143,6 +143,29 @@ def workers_outlive_the_coordinator(p):
         c.send(signal.SIGTERM)
         for process in (c, *workers):
             same(process.wait(60).status, 0, f"{process.argv[0]}: {process.err()[-300:]}")
+
+
+@case
+def serve_starts_its_coordinator_again(p):
+    """At the same endpoints, though their ports were the system's choice; its workers have not moved."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Place(p, folder)
+        with Cluster(p, p.golden("mixtral"), workers=2, fabric="shm", journal=place.journal) as c:
+            place.listen = c.endpoint
+            wanted = run(load_words(p, place), 150).good("undisturbed").out
+            workers = c.process.named("cadre-worker")
+            with Process(load_words(p, place)) as asked:
+                for _ in range(2):
+                    c.until_status(lambda s: s["finished"] >= 10 or not s["running"] + s["waiting"], "some have finished")
+                    [before] = c.process.named("cadre-coordinator")
+                    os.kill(before, signal.SIGKILL)
+                    until(lambda: c.process.named("cadre-coordinator") not in ([], [before]), "another coordinator")
+                    c.until_status(lambda s: s["state"] == "serving", "it serves")
+                r = asked.wait(150)
+                check(r.status == 0, f"every request finishes: {r.status} {r.err[-400:]!r}")
+                same(r.out.splitlines(), wanted.splitlines(), "the answers of undisturbed runs")
+            same(c.process.named("cadre-worker"), workers, "the same workers")
+            same(c.stop().status, 0, "an orderly end")
 
 
 @case
