@@ -85,6 +85,11 @@ static void endpoint_at(const char *host, const char *listen, char *out, size_t 
         if (!strncmp(listen, any[i], strlen(any[i]))) snprintf(out, cap, "tcp://%s:%s", host, listen + strlen(any[i]));
 }
 
+/* The journal is what a coordinator comes back with; ranks of a launcher end with theirs. */
+static bool head_returns(const struct supervisor *s) {
+    return s->recover && s->o->journal && (s->kind == FLEET_LOCAL || s->kind == FLEET_THREADS);
+}
+
 static struct fleet_options describe_fleet(const struct supervisor *s) {
     const struct serve_options *o = s->o;
     return (struct fleet_options){.fabric = o->fabric,
@@ -95,6 +100,7 @@ static struct fleet_options describe_fleet(const struct supervisor *s) {
                                   .net_devices = o->net_devices,
                                   .log_level = o->log_level,
                                   .workers = o->workers,
+                                  .returns = head_returns(s),
                                   .ranks = o->max_workers > 0 ? o->max_workers : o->workers,
                                   .threads = o->threads,
                                   .rank = s->kind == FLEET_RANK ? &s->rank : NULL,
@@ -212,8 +218,7 @@ static int tend_head(struct supervisor *s, int64_t now) {
     struct child *c = &s->children[COORDINATOR];
     char fate[96], then[128], listen[sizeof s->head.listen], control[sizeof s->head.control];
     if (c->pid && c->ended) {
-        bool here = s->kind == FLEET_LOCAL || s->kind == FLEET_THREADS;
-        if (!s->o->journal || !here || s->state != SERVING) return tell_dead_child(s, c);
+        if (!head_returns(s) || s->state != SERVING) return tell_dead_child(s, c);
         int64_t wait = revive_after(&s->revive, now);
         if (wait < 0) return tell_dead_child(s, c);
         fprintf(stderr, "cadre serve: %s (pid %d) %s; %s\n", c->name, (int)c->pid, child_fate(c, fate, sizeof fate),
