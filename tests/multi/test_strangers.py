@@ -4,14 +4,17 @@ no process ends or grows, and requests are answered as before."""
 
 import os
 import random
+import resource
 import socket
 import struct
+from contextlib import contextmanager
 from pathlib import Path
 
 from cases import case, main, note
 from cluster import Cluster, Keys, check, same, until
 
 ROUNDS, SOAK_ROUNDS, KEPT = 4, 1000, 200
+FILES = 128  # a process may have, so that connections run out
 GROWTH_KIB = 16 << 10
 
 
@@ -73,12 +76,55 @@ def harass(port, r, kept):
     return n
 
 
+def network(p):
+    return "ucx" if (p.build / "tests/unit/fabric/test_fabric_ucx").exists() else "shm"
+
+
+def cluster(p):
+    keys = Keys(p)
+    return Cluster(p, p.golden("mixtral"), fabric=network(p), workers=2, key=keys.cluster, net_devices="lo"), keys
+
+
+asked = {"prompt": "the sea", "max_tokens": 12}
+
+
+@contextmanager
+def few_files():
+    """For what is started inside."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 16 * FILES)), hard))
+
+
+@case
+def more_connections_than_files(p):
+    with few_files():
+        c, keys = cluster(p)
+    with c:
+        wanted = c.generate(**asked)
+        family = sorted(c.process.family())
+        doors = [port for pid in family for port in ports(pid)]
+        kept = [socket.socket() for _ in range(FILES * len(doors))]
+        for n, s in enumerate(kept):
+            s.setblocking(False)
+            s.connect_ex(("127.0.0.1", doors[n % len(doors)]))
+        c.cadre("status")  # whether it gets in or not, it ends
+        for s in kept:
+            s.close()
+        until(lambda: c.cadre("status").status == 0, "the door free again")
+        same(c.generate(**asked), wanted, "the answer afterwards")
+        same(sorted(c.process.family()), family, "the processes")
+
+
 @case
 def noise_at_every_port(p):
-    keys, r, kept = Keys(p), random.Random(1), []
-    ucx = "ucx" if (p.build / "tests/unit/fabric/test_fabric_ucx").exists() else "shm"
-    with Cluster(p, p.golden("mixtral"), fabric=ucx, workers=2, key=keys.cluster, net_devices="lo") as c:
-        asked = {"prompt": "the sea", "max_tokens": 12}
+    r, kept = random.Random(1), []
+    ucx = network(p)
+    c, keys = cluster(p)
+    with c:
         wanted = c.generate(**asked)
         family = sorted(c.process.family())
         before = {pid: resident_kib(pid) for pid in family}
