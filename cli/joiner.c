@@ -6,14 +6,24 @@
 
 #include "base/clk.h"
 #include "cli/cli.h"
+#include "cli/reach.h"
 
 enum { LOOK_EVERY_MS = 50, PATIENCE_S = 60 }; /* launchers start all ranks within seconds, and a coordinator listens at once */
+
+/* One that an earlier launch left, when that was killed, says where nobody is any more. */
+static int look(struct rank *r, struct why *why) {
+    bool known = r->address[0]; /* without a file: the coordinator may not have begun */
+    int rc = rank_look(r, why);
+    if (rc <= 0 || known || !reach_refused(r->address)) return rc;
+    r->address[0] = 0;
+    return 0;
+}
 
 /* Files on shared storage tell nobody that they have come. */
 static int wait_for_address(struct rank *r, struct why *why) {
     int64_t until = clk_now_us() + PATIENCE_S * 1000000LL;
     int rc;
-    while (!(rc = rank_look(r, why)) && clk_now_us() < until) poll(NULL, 0, LOOK_EVERY_MS);
+    while (!(rc = look(r, why)) && clk_now_us() < until) poll(NULL, 0, LOOK_EVERY_MS);
     if (rc) return rc < 0 ? rc : 0;
     return fail(
         why, ERR_DEADLINE,

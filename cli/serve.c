@@ -36,6 +36,7 @@ enum {
     STATUS_EVERY_US = 200000,
     STATUS_MS = 1000,    /* how long the coordinator may take to answer */
     TELL_US = 2000000,   /* for the coordinator to notice a death */
+    ALONE_US = 5000000,  /* a launcher, when its last worker has gone */
     END_US = 2000000,    /* from asking a child to end to killing it */
     FOLLOW_US = 5000000, /* workers, after the coordinator drained */
 };
@@ -59,6 +60,8 @@ struct supervisor {
     bool recover;   /* of a worker's death; with a journal, of the coordinator's as well */
     struct revive revive; /* of the coordinator */
     int64_t head_due_us;  /* another is started then; 0: it runs */
+    pid_t seen;       /* a launcher whose workers have come */
+    int64_t alone_us; /* when somebody of it was there last */
     int signals;    /* signalfd */
     int stops;      /* SIGINT and SIGTERM so far */
     int64_t started_us, asked_us;
@@ -164,6 +167,33 @@ static int ask_status(struct supervisor *s, int64_t now) {
     return rc;
 }
 
+static bool is_launcher(const struct supervisor *s) { return s->kind == FLEET_MPIRUN || s->kind == FLEET_SRUN; }
+
+static bool has_worker(const struct cadre_cluster *c) {
+    static const char *const alive[] = {"connected", "loading", "ready", "suspect"};
+    for (size_t i = 0; i < c->n_workers; i++)
+        for (size_t j = 0; j < sizeof alive / sizeof *alive; j++)
+            if (!strcmp(c->workers[i].state, alive[j])) return true;
+    return false;
+}
+
+/* mpirun waits for ever for a host that it cannot reach any more, while none of its workers is left. */
+static void watch_launcher(struct supervisor *s, int64_t now) {
+    struct child *launcher = &s->children[FLEET];
+    struct cadre_cluster *c;
+    if (s->state != SERVING || !s->recover || !is_launcher(s) || !launcher->pid) return;
+    if (now - s->asked_us < ALONE_US / 5 || cadre_status(s->client, STATUS_MS, &c)) return;
+    bool has = has_worker(c);
+    cadre_cluster_free(c);
+    s->asked_us = now;
+    if (has) s->seen = launcher->pid;
+    if (has || s->seen != launcher->pid) s->alone_us = now;
+    if (now - s->alone_us < ALONE_US) return;
+    fprintf(stderr, "cadre serve: %s (pid %d) has no workers any more and does not end\n", launcher->name, (int)launcher->pid);
+    child_signal(launcher, SIGKILL);
+    s->alone_us = now;
+}
+
 static void take_signals(struct supervisor *s) {
     struct signalfd_siginfo info;
     while (read(s->signals, &info, sizeof info) == sizeof info)
@@ -257,6 +287,7 @@ static int watch(struct supervisor *s) {
         int rc = s->stops ? 0 : check_children(s, now);
         if (rc >= 0 && s->state == STARTING && head_told(&s->head)) rc = begin_loading(s);
         if (rc >= 0 && s->state == LOADING && !s->stops) rc = ask_status(s, now);
+        if (rc >= 0 && !s->stops) watch_launcher(s, now);
         if (rc < 0) return rc;
         if (s->state < SERVING && now - s->started_us > s->o->startup * 1000000)
             return fail(&s->why, ERR_DEADLINE, "not serving after %lld s; --startup gives it longer", (long long)s->o->startup);
@@ -312,9 +343,8 @@ static bool drain(struct supervisor *s) {
     child_signal(&s->children[COORDINATOR], SIGTERM);
     wait_for(s, COORDINATOR, s->o->drain * 1000000);
     if (s->children[COORDINATOR].ended) wait_for_all(s, FOLLOW_US);
-    bool launcher = s->kind == FLEET_MPIRUN || s->kind == FLEET_SRUN; /* it waits for hosts that are lost */
-    bool newcomers = s->crew.revived;                                /* whom the coordinator never took in */
-    if (s->recover && (launcher || newcomers) && child_good(&s->children[COORDINATOR]) && !all_ended(s)) end_all(s);
+    bool newcomers = s->crew.revived; /* whom the coordinator never took in */
+    if (s->recover && (is_launcher(s) || newcomers) && child_good(&s->children[COORDINATOR]) && !all_ended(s)) end_all(s);
     if (!all_ended(s)) {
         bool told = s->stops > 1;
         fprintf(stderr, "cadre serve: %s; stopping what is left\n",

@@ -2,46 +2,19 @@
 #include "cli/tend.h"
 
 #include <errno.h>
-#include <netdb.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
-#include <string.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clk.h"
 #include "cli/cli.h"
+#include "cli/reach.h"
 #include "cli/revive.h"
 
-enum { LOOK_MS = 1000, SETTLED_MS = 500 };
-
-static bool refused_at(const struct addrinfo *a) {
-    int fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), e = 0;
-    socklen_t len = sizeof e;
-    if (fd < 0) return false;
-    if (connect(fd, a->ai_addr, a->ai_addrlen) < 0) e = errno;
-    struct pollfd p = {.fd = fd, .events = POLLOUT};
-    if (e == EINPROGRESS && (poll(&p, 1, LOOK_MS) <= 0 || getsockopt(fd, SOL_SOCKET, SO_ERROR, &e, &len) < 0)) e = 0;
-    close(fd);
-    return e == ECONNREFUSED;
-}
-
-/* Its host lives and nobody listens there. Whatever else keeps us from it may pass. */
-static bool is_gone(const char *control) {
-    char host[256];
-    const char *at = strstr(control, "://"), *port = strrchr(control, ':');
-    struct addrinfo *found, hints = {.ai_socktype = SOCK_STREAM};
-    if (!at || port <= at) return false;
-    at += at[3] == '[' ? 4 : 3;
-    snprintf(host, sizeof host, "%.*s", (int)(port - at) - (port[-1] == ']'), at);
-    if (getaddrinfo(host, port + 1, &hints, &found)) return false;
-    bool gone = refused_at(found);
-    freeaddrinfo(found);
-    return gone;
-}
+enum { SETTLED_MS = 500 };
 
 /* Still, after so long. */
 static bool lives(pid_t pid, int ms) {
@@ -57,7 +30,7 @@ static bool no_use(const struct child *c) { return WIFEXITED(c->status) && WEXIT
 /* How long to wait before another is started; negative: none is. */
 static int64_t lay_out(const struct child *c, const char *control, struct revive *r) {
     char fate[96], then[128];
-    bool gone = is_gone(control), end = gone || no_use(c);
+    bool gone = reach_refused(control), end = gone || no_use(c);
     int64_t wait = end ? -1 : revive_after(r, clk_now_us());
     if (end) snprintf(then, sizeof then, "%sit is not started again", gone ? "its coordinator is gone, so " : "");
     else revive_say(wait, then, sizeof then);
@@ -77,7 +50,8 @@ int tend_run(const char *name, const char *control, char *const argv[]) {
             fprintf(stderr, "cadre serve: %s\n", why.text);
             return EXIT_FAILED;
         }
-        if (revive.n && lives(c.pid, SETTLED_MS) && is_gone(control)) child_signal(&c, SIGKILL); /* it went with the last one */
+        /* It may have gone with the last one. */
+        if (revive.n && lives(c.pid, SETTLED_MS) && reach_refused(control)) child_signal(&c, SIGKILL);
         while (waitpid(c.pid, &c.status, 0) < 0 && errno == EINTR) continue;
         c.ended = true;
         if (child_good(&c)) return EXIT_DONE;

@@ -236,6 +236,7 @@ static void begin_epoch(struct coordinator *c) {
     r->stepped = false;
     r->begun_us = clk_now_us();
     r->stepped_us = 0;
+    for (int w = 0; w < c->options.workers; w++) c->watches.counted_at[w] = c->scheduler.committed; /* void */
     core_set_state(c, c->proof.left ? CORE_PROVING : CORE_SERVING);
     say_members(c);
     for (int w = 0; w < c->options.workers; w++) {

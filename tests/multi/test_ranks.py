@@ -48,11 +48,12 @@ def under_mpirun(p):
 
 @case
 def by_hand(p):
-    """Ranks come in any order, and no file is left."""
+    """Ranks come in any order, a file of before is not believed, and none is left."""
     wanted = alone(p)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "endpoints")
         words = [p.cadre, "serve", p.golden("mixtral"), "--threads", "1", "--size", "2", "--endpoint-file", file, "--rank", "1"]
+        file.write_text("listen tcp://127.0.0.1:1\ncontrol tcp://127.0.0.1:1\nlaunch -\n")  # of one that was killed
         with Process(words) as other:
             with Cluster(p, p.golden("mixtral"), rank=0, size=2, endpoint_file=file, control="tcp://127.0.0.1:*") as c:
                 same(file.read_text().split()[1], c.endpoint, "where clients come, by the file")
