@@ -90,6 +90,10 @@ struct measure cluster_measure(const struct coordinator *c, const struct schedul
                             .hosts = c->hosts};
 }
 
+static uint64_t memory_of(const struct coordinator *c, int rank) {
+    return c->members.m[rank].memory ? c->members.m[rank].memory : c->options.memory;
+}
+
 int cluster_check_fit(const struct coordinator *c, const struct scheduler_limits *l, const uint64_t *hosts, uint64_t members,
                       uint64_t available, struct why *why) {
     struct worker_bytes bytes[MSG_MAX_WORKERS] = {0};
@@ -99,7 +103,32 @@ int cluster_check_fit(const struct coordinator *c, const struct scheduler_limits
         int rc = members >> w & 1 ? measure_worker(&m, w, &bytes[w], why) : 0;
         if (rc < 0) return rc;
     }
-    return fit_check(bytes, c->options.workers, c->weights, c->options.memory, available, why);
+    uint64_t memory[MSG_MAX_WORKERS];
+    for (int w = 0; w < c->options.workers; w++) memory[w] = memory_of(c, w);
+    return fit_check(bytes, c->options.workers, c->weights, memory, available, why);
+}
+
+int cluster_find_room(struct coordinator *c, struct why *why) {
+    uint64_t *everything = NULL, n = (uint64_t)c->shape.layers * (uint64_t)c->shape.experts, limits = 0;
+    struct worker_bytes b = {0};
+    struct measure m = cluster_measure(c, &c->scheduler.limits);
+    for (int w = 0; w < c->options.workers; w++) limits |= c->members.m[w].memory;
+    c->shape.room = NULL;
+    if (!limits || !n) return 0;
+    m.hosts = everything = malloc(sizeof *everything * n);
+    if (!everything) return fail(why, ERR_NOMEM, "out of memory for a placement");
+    for (uint64_t i = 0; i < n; i++) everything[i] = 1;
+    int rc = measure_worker(&m, 0, &b, why);
+    free(everything);
+    if (rc < 0) return rc;
+    uint64_t each = (b.experts + n - 1) / n, others = worker_bytes_total(&b) - b.experts;
+    for (int w = 0; w < c->options.workers; w++) {
+        uint64_t memory = memory_of(c, w);
+        c->recovery.room[w] = !memory || memory > others + b.experts ? n : memory > others ? (memory - others) / each : 0;
+        if (!c->recovery.room[w]) c->recovery.room[w] = 1; /* what does not fit is said by who checks that */
+    }
+    c->shape.room = c->recovery.room;
+    return 0;
 }
 
 static void refuse(struct coordinator *c, const struct bus_id *id, const char *reason) {
@@ -165,13 +194,27 @@ static void release_held(struct coordinator *c) {
     }
 }
 
+/* Workers have said how much memory they have: whoever has more holds more. A placement file says all itself. */
+static int place_by_room(struct coordinator *c, struct why *why) {
+    int rc = cluster_find_room(c, why);
+    if (rc < 0 || !c->shape.room || c->options.placement_file) return rc;
+    uint32_t version = c->placement.version;
+    planner_contiguous(&c->shape, c->options.first, c->hosts);
+    memcpy(c->recovery.first, c->hosts, sizeof *c->hosts * (size_t)c->shape.layers * (size_t)c->shape.experts);
+    placement_clear(&c->placement);
+    rc = placement_partial(&c->placement, c->shape.workers, c->shape.layers, c->shape.experts, c->hosts, why);
+    c->placement.version = version;
+    return rc;
+}
+
 static void welcome_all(struct coordinator *c) {
     struct why why;
     bool first = c->state == CORE_LOADING;
     int held = count_held(c);
     if (held && held < c->options.first) return release_held(c);
     if (first) c->recovery.available = all_local(c) && !held ? memory_available() : 0; /* they have what they need already */
-    int rc = first ? cluster_check_fit(c, &c->scheduler.limits, c->hosts, core_first(c), c->recovery.available, &why) : 0;
+    int rc = first ? place_by_room(c, &why) : 0;
+    if (rc >= 0 && first) rc = cluster_check_fit(c, &c->scheduler.limits, c->hosts, core_first(c), c->recovery.available, &why);
     if (rc < 0) return core_fail(c, rc, &why);
     struct worker_peer peers[MSG_MAX_WORKERS];
     for (int i = 0; i < c->options.first; i++) {
@@ -188,7 +231,11 @@ static void welcome_all(struct coordinator *c) {
 static void welcome_newcomer(struct coordinator *c, int rank) {
     struct worker_peer peers[MSG_MAX_WORKERS];
     uint64_t *hosts = malloc(sizeof *hosts * ((size_t)c->shape.layers * (size_t)c->shape.experts + 1));
-    if (!hosts) return cluster_unreachable(c, rank, ERR_NOMEM);
+    struct why why;
+    if (!hosts || cluster_find_room(c, &why) < 0) {
+        free(hosts);
+        return cluster_unreachable(c, rank, ERR_NOMEM);
+    }
     if (c->state == CORE_LOADING) memcpy(hosts, c->hosts, sizeof *hosts * (size_t)c->shape.layers * (size_t)c->shape.experts);
     else recover_share(c, rank, hosts);
     cluster_peers(c, UINT64_C(1) << rank, peers);

@@ -159,6 +159,8 @@ void cluster_tick(struct coordinator *c);    /* deadlines, missing workers, leav
  * host they share. */
 int cluster_check_fit(const struct coordinator *c, const struct scheduler_limits *l, const uint64_t *hosts, uint64_t members,
                       uint64_t available, struct why *why);
+/* c->shape.room, by what members said of their memory. */
+int cluster_find_room(struct coordinator *c, struct why *why);
 struct measure cluster_measure(const struct coordinator *c, const struct scheduler_limits *l);
 /* peers[workers], those outside the mask without incarnation. */
 void cluster_peers(const struct coordinator *c, uint64_t mask, struct worker_peer *peers);

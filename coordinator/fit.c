@@ -28,7 +28,7 @@ static int does_not_fit(const char *who, const struct worker_bytes *b, uint64_t 
         size_of(have).text, advice);
 }
 
-int fit_check(const struct worker_bytes *b, int workers, enum fmt weights, uint64_t memory, uint64_t available,
+int fit_check(const struct worker_bytes *b, int workers, enum fmt weights, const uint64_t *memory, uint64_t available,
               struct why *why) {
     uint64_t sum = 0, shared = 0;
     int worst = 0;
@@ -37,10 +37,10 @@ int fit_check(const struct worker_bytes *b, int workers, enum fmt weights, uint6
         if (total > worker_bytes_total(&b[worst])) worst = w;
         if (b[w].mapped > shared) shared = b[w].mapped;
         sum += total - b[w].mapped;
-        if (memory && total > memory) {
+        if (memory[w] && total > memory[w]) {
             char who[32];
             snprintf(who, sizeof who, "worker %d", w);
-            return does_not_fit(who, &b[w], total, memory, weights, why);
+            return does_not_fit(who, &b[w], total, memory[w], weights, why);
         }
     }
     sum += shared;

@@ -75,6 +75,7 @@ int member_hello(struct members *ms, const struct worker_hello *h, int64_t now_u
     memcpy(m->host, h->host, sizeof m->host);
     memcpy(m->host_id, h->host_id, sizeof m->host_id);
     m->pid = h->pid;
+    m->memory = h->memory;
     ms->seat[h->rank].until_us = 0;
     m->held = h->held_incarnation != 0;
     m->incarnation = m->held ? h->held_incarnation : ++ms->incarnations;

@@ -38,6 +38,7 @@ struct member {
     char host[MSG_HOST_BYTES], host_id[MSG_HOST_BYTES];
     uint64_t pid;
     uint32_t incarnation;               /* of this process: given to it alone; 0: none yet */
+    uint64_t memory;                    /* bytes it may use; 0: not said */
     bool leaving;                       /* it shall, when the others can do without it (recover_drain) */
     bool held;                          /* it outlived a coordinator, and has its incarnation of that */
     uint8_t address[MSG_ADDRESS_BYTES]; /* of its fabric */

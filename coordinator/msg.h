@@ -61,6 +61,7 @@ struct worker_hello {
     uint64_t pid;
     const uint8_t *address; /* of its fabric */
     size_t address_bytes;
+    uint64_t memory; /* bytes it may use; 0: not said */
     uint32_t held_incarnation, held_epoch; /* of a coordinator that is gone; 0: it is new */
     uint64_t held_step;
 };

@@ -9,16 +9,42 @@
 
 enum { FILE_LIMIT = 4 << 20 };
 
+static uint64_t room_of(const struct planner_shape *s, int worker) { return s->room ? s->room[worker] : 1; }
+
 void planner_contiguous(const struct planner_shape *s, int first, uint64_t *hosts) {
-    for (int l = 0; l < s->layers; l++)
-        for (int e = 0; e < s->experts; e++) hosts[l * s->experts + e] = UINT64_C(1) << (e * first / s->experts);
+    uint64_t all = 0, before = 0;
+    for (int w = 0; w < first; w++) all += room_of(s, w);
+    for (int e = 0, w = 0; e < s->experts; e++) { /* whose part of the room begins at or before this one's of the experts */
+        while (w < first - 1 && (uint64_t)e * all >= (before + room_of(s, w)) * (uint64_t)s->experts) before += room_of(s, w++);
+        for (int l = 0; l < s->layers; l++) hosts[l * s->experts + e] = UINT64_C(1) << w;
+    }
 }
 
-static int least_loaded(int workers, uint64_t members, const int *in_layer, const int *in_all) {
+struct load { /* [workers] slots in the layer at hand, and in those before it */
+    int in_layer[64], before[64];
+};
+
+static bool is_full(const struct planner_shape *s, const struct load *t, int w) {
+    return s->room && (uint64_t)(t->before[w] + t->in_layer[w]) >= s->room[w];
+}
+
+/* Below 0: a is less loaded than b. */
+static int compare(const struct planner_shape *s, const struct load *t, int a, int b) {
+    uint64_t one = (uint64_t)t->in_layer[a] * room_of(s, b), other = (uint64_t)t->in_layer[b] * room_of(s, a);
+    if (one == other) {
+        one = (uint64_t)t->before[a] * room_of(s, b);
+        other = (uint64_t)t->before[b] * room_of(s, a);
+    }
+    return one < other ? -1 : one > other;
+}
+
+static int least_loaded(const struct planner_shape *s, uint64_t members, const struct load *t) {
     int best = -1;
-    for (int w = 0; w < workers; w++) {
+    for (int w = 0; w < s->workers; w++) {
         if (!(members >> w & 1)) continue;
-        if (best < 0 || in_layer[w] < in_layer[best] || (in_layer[w] == in_layer[best] && in_all[w] < in_all[best])) best = w;
+        if (best < 0 || is_full(s, t, w) < is_full(s, t, best) ||
+            (is_full(s, t, w) == is_full(s, t, best) && compare(s, t, w, best) < 0))
+            best = w;
     }
     return best;
 }
@@ -31,48 +57,47 @@ static uint64_t later(const struct planner_shape *s, const uint64_t *first, uint
     return members;
 }
 
-static int most_loaded(int workers, uint64_t members, const int *in_layer) {
+static int most_loaded(const struct planner_shape *s, uint64_t members, const struct load *t) {
     int most = -1;
-    for (int w = 0; w < workers; w++)
-        if (members >> w & 1 && (most < 0 || in_layer[w] > in_layer[most])) most = w;
+    for (int w = 0; w < s->workers; w++)
+        if (members >> w & 1 && (most < 0 || compare(s, t, w, most) > 0)) most = w;
     return most;
 }
 
-static void balance(const struct planner_shape *s, int layer, uint64_t members, int *in_layer, const int *in_all,
-                    uint64_t *to) {
+static void balance(const struct planner_shape *s, int layer, uint64_t members, struct load *t, uint64_t *to) {
     for (;;) {
-        int from = most_loaded(s->workers, members, in_layer), dest = least_loaded(s->workers, members, in_layer, in_all);
+        int from = most_loaded(s, members, t), dest = least_loaded(s, members, t);
         int i = (layer + 1) * s->experts - 1;
-        if (in_layer[from] - in_layer[dest] < 2) return;
+        if ((uint64_t)(t->in_layer[dest] + 1) * room_of(s, from) >= (uint64_t)t->in_layer[from] * room_of(s, dest)) return;
         while (i >= layer * s->experts && to[i] != bit(from)) i--;
         if (i < layer * s->experts) return; /* all it has are replicas */
         to[i] = bit(dest);
-        in_layer[from]--;
-        in_layer[dest]++;
+        t->in_layer[from]--;
+        t->in_layer[dest]++;
     }
 }
 
 void planner_members(const struct planner_shape *s, const uint64_t *first, const uint64_t *now, uint64_t members,
                      uint64_t *to) {
-    int all[64] = {0};
+    struct load t = {.before = {0}};
     uint64_t came = later(s, first, members);
     for (int l = 0; l < s->layers; l++) {
-        int slots[64] = {0};
+        memset(t.in_layer, 0, sizeof t.in_layer);
         for (int i = l * s->experts; i < (l + 1) * s->experts; i++) {
             to[i] = !first[i]            ? 0
                     : now[i] & came      ? now[i] & members
                     : first[i] & members ? first[i] & members
                                          : now[i] & members;
-            for (int w = 0; w < s->workers; w++) slots[w] += (int)(to[i] >> w & 1);
+            for (int w = 0; w < s->workers; w++) t.in_layer[w] += (int)(to[i] >> w & 1);
         }
         for (int i = l * s->experts; i < (l + 1) * s->experts; i++) {
             if (to[i] || !first[i]) continue;
-            int w = least_loaded(s->workers, members, slots, all);
+            int w = least_loaded(s, members, &t);
             to[i] = UINT64_C(1) << w;
-            slots[w]++;
+            t.in_layer[w]++;
         }
-        if (came) balance(s, l, members, slots, all, to);
-        for (int w = 0; w < s->workers; w++) all[w] += slots[w];
+        if (came) balance(s, l, members, &t, to);
+        for (int w = 0; w < s->workers; w++) t.before[w] += t.in_layer[w];
     }
 }
 

@@ -132,8 +132,10 @@ static int place(struct coordinator *c, uint64_t members, struct why *why) {
     uint32_t version = r->next.version > c->placement.version ? r->next.version : c->placement.version;
     if (!members) return fail(why, ERR_GONE, "nobody is left; the last one: %s", r->why.text);
     if (needs_all(c) && members != everybody(c)) return fail(why, ERR_GONE, "all workers must be there");
+    int rc = cluster_find_room(c, why);
+    if (rc < 0) return rc;
     planner_members(s, r->first, c->hosts, members, r->next_hosts);
-    int rc = check_fit(c, r->next_hosts, members, why);
+    rc = check_fit(c, r->next_hosts, members, why);
     if (rc < 0) return rc;
     placement_clear(&r->next);
     rc = placement_partial(&r->next, s->workers, s->layers, s->experts, r->next_hosts, why);

@@ -20,6 +20,7 @@
 struct coordinator;
 struct recovery {
     struct epochs epochs;
+    uint64_t room[MSG_MAX_WORKERS]; /* planner.h, where somebody's memory is limited */
     uint64_t *first, *next_hosts; /* [layers * experts] the map of the start; of epochs.next */
     struct placement next;        /* the same as next_hosts */
     uint8_t host[MSG_MAX_WORKERS]; /* index by rank: what all were told at the start stays true */

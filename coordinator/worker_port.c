@@ -136,6 +136,7 @@ static void read_hello(const Cadre__Control__V1__Hello *m, struct worker_hello *
     snprintf(h->host, sizeof h->host, "%s", m->host);
     snprintf(h->host_id, sizeof h->host_id, "%s", m->host_id);
     snprintf(h->fabric, sizeof h->fabric, "%s", m->fabric);
+    h->memory = m->memory;
     if (!m->held) return;
     h->held_incarnation = m->held->incarnation;
     h->held_epoch = m->held->epoch;

@@ -22,7 +22,7 @@
 
 struct options {
     char *connect, *key, *fabric, *net_devices, *model, *isa, *log_level;
-    int64_t rank, size, workers, threads, join_timeout, hold;
+    int64_t rank, size, workers, threads, join_timeout, hold, memory;
 };
 
 #define AT(field) offsetof(struct options, field)
@@ -46,6 +46,8 @@ static const struct conf_option table[] = {
      .help = "keep everything for so long when the coordinator is gone, for it to come back; 0: end"},
     {"", CONF_FLAG, 0, .help = "This host"},
     {"threads", CONF_INT, AT(threads), .def = "1", .min = 1, .max = 1024, .arg = "N", .help = "compute threads per worker"},
+    {"memory", CONF_SIZE, AT(memory), .arg = "SIZE",
+     .help = "bytes this worker may use: it holds experts in proportion; default: as the coordinator says"},
     {"model", CONF_STRING, AT(model), .arg = "DIR",
      .help = "where the model is on this host, if not where the coordinator has it"},
     {"isa", CONF_CHOICE, AT(isa), .choices = "auto|avx512|avx2|ref",
@@ -105,6 +107,7 @@ static struct worker_options describe(const struct options *o, int rank, int siz
         .host_id = host_id,
         .model_dir = o->model,
         .isa = o->isa,
+        .memory = (uint64_t)o->memory,
         .join_timeout_us = o->join_timeout * 1000000,
         .hold_us = o->hold * 1000000};
 }

@@ -251,6 +251,7 @@ int port_send_hello(struct port *p, const struct port_hello *h) {
     hello.fabric = (char *)h->fabric;
     hello.pid = h->pid;
     hello.host_id = (char *)h->host_id;
+    hello.memory = h->memory;
     hello.address = (ProtobufCBinaryData){h->address_bytes, (uint8_t *)h->address};
     Cadre__Control__V1__Held held = CADRE__CONTROL__V1__HELD__INIT;
     held.incarnation = h->held.incarnation;

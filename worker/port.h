@@ -31,6 +31,7 @@ struct port_hello {
     uint64_t pid;
     const uint8_t *address; /* fabric_address */
     size_t address_bytes;
+    uint64_t memory; /* bytes it may use; 0: not said */
     struct { /* of a coordinator that is gone; incarnation 0: there was none */
         uint32_t incarnation, epoch;
         uint64_t step;

@@ -85,6 +85,7 @@ static int say_hello(struct worker *w) {
                            .pid = (uint64_t)getpid(),
                            .address = address,
                            .address_bytes = e->fabric ? fabric_address(e->fabric, address) : 0,
+                           .memory = w->options.memory,
                            .held = {w->first.incarnation, w->epoch, w->step}};
     return port_send_hello(w->port, &h);
 }

@@ -18,6 +18,7 @@ struct worker_options {
     const char *host_id;     /* equal for workers that can share memory; NULL: the host's name */
     const char *model_dir;   /* NULL: where the coordinator says */
     const char *isa;         /* NULL: what the coordinator says */
+    uint64_t memory;         /* bytes it may use; 0: as the coordinator says */
     int64_t join_timeout_us; /* how long to wait for a Welcome */
     int64_t hold_us;         /* how long to wait for another coordinator when this one is gone; 0: not at all */
 };

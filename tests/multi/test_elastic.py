@@ -14,7 +14,7 @@ COUNT = 400
 class Growing:
     """A coordinator for up to six workers that begins with two, which it gives their ranks."""
 
-    def __init__(self, p, stack, fabric, folder):
+    def __init__(self, p, stack, fabric, folder, memory=(0, 0), fits=True):
         self.p, self.stack, self.fabric = p, stack, fabric
         told = Path(folder, "endpoints")
         words = ["--workers", "2", "--max-workers", "6", "--fabric", fabric, "--kv-tokens", "4096", "--endpoint-file", told]
@@ -24,12 +24,15 @@ class Growing:
         until(told.exists, "the endpoints")
         _, listen, _, self.control = told.read_text().split()
         self.workers = {}
-        self.join(2)
+        for bytes in memory:
+            self.join(1, "--memory", str(bytes))
+        if not fits:
+            return
         self.front = Front(p, listen)
         self.front.cadre("status", "-q", "--wait", "60").good(f"status --wait: {self.coordinator.err()[-600:]}")
 
-    def join(self, n):
-        words = ["--fabric", self.fabric, "--threads", "1", "--connect", self.control]
+    def join(self, n, *words):
+        words = ["--fabric", self.fabric, "--threads", "1", "--connect", self.control, *words]
         for _ in range(n):
             process = self.stack.enter_context(Process([self.p.worker, *words]))
             self.workers[process.pid] = process
@@ -96,6 +99,24 @@ def nobody_may_leave(p):
         r = c.front.cadre("drain", "1")
         check(r.status == 1 and "no other" in r.err, f"the last one: {r.status} {r.err!r}")
         check(c.front.generate(prompt="still", max_tokens=4)["text"] is not None, "it goes on")
+
+
+@case
+def unequal_memory(p):
+    """Who may use more holds more; the answer is the same."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        c = Growing(p, stack, "shm", folder)
+        wanted, workers = c.front.generate(prompt="once", max_tokens=8), c.front.status()["workers"]
+        experts = sum(w["weight_bytes"] for w in workers)
+        others = max(sum(w[f"{part}_bytes"] for part in ("resident", "kv", "buffer", "exchange")) for w in workers)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        c = Growing(p, stack, "shm", folder, [others + experts * 3 // 10, others + experts + 4096])
+        same(sorted(w["experts"] for w in c.front.status()["workers"]), [4, 12], "experts of both, over two layers")
+        same(c.front.generate(prompt="once", max_tokens=8), wanted, "the answer")
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        c = Growing(p, stack, "shm", folder, [others // 2, others + experts + 4096], fits=False)
+        r = c.coordinator.wait(30)
+        check(r.status == 1 and "does not fit" in r.err, f"too little: {r.status} {r.err[-300:]!r}")
 
 
 @case

@@ -144,5 +144,27 @@ START_TEST(newcomers_take_a_part) {
 }
 END_TEST
 
+/* Who has more room holds more, and nobody more than fits while another has room. */
+START_TEST(by_room) {
+    static const int two[2] = {0, 1};
+    static const uint64_t room[4] = {4, 16, 8, 32};
+    const struct planner_shape s = {.workers = 4, .layers = 2, .experts = 16, .model_layer = two, .room = room};
+    uint64_t first[32], now[32];
+    static const uint64_t members[] = {7, 15, 5, 11, 1};
+    planner_contiguous(&s, 3, first);
+    memcpy(now, first, sizeof now);
+    for (size_t step = 0; step < sizeof members / sizeof *members; step++) {
+        uint64_t slots[4] = {0}, all = 0;
+        planner_members(&s, first, now, members[step], now);
+        for (int i = 0; i < 32; i++) slots[__builtin_ctzll(now[i])]++;
+        for (int w = 0; w < 4; w++) all += members[step] >> w & 1 ? room[w] : 0;
+        for (int w = 0; w < 4 && all >= 32; w++) ck_assert_uint_le(slots[w], room[w] + 1);
+        if (members[step] == 15) ck_assert(slots[3] > slots[1] && slots[1] > slots[0]);
+    }
+    planner_members(&s, first, first, 7, now);
+    ck_assert(!memcmp(now, first, sizeof now));
+}
+END_TEST
+
 RUN("planner", NULL, NULL, contiguous, expresses_any_map, missing_on_purpose, refusals, describes, over_members,
-    lost_experts_are_spread, newcomers_take_a_part)
+    lost_experts_are_spread, newcomers_take_a_part, by_room)
