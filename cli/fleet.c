@@ -122,7 +122,7 @@ static void add_worker(struct argv *a, const struct fleet_options *o, enum fleet
     argv_add_text(a, "--connect", o->control);
     argv_add_text(a, "--key", o->key);
     argv_add_text(a, "--net-devices", o->net_devices);
-    if (!o->returns) argv_add(a, "--hold=0"); /* we end with our coordinator */
+    argv_add_number(a, "--hold", o->hold);
     if (kind == FLEET_THREADS) argv_add_number(a, "--workers", o->workers);
     argv_add_number(a, "--threads", threads_per_worker(o, kind));
     argv_add_text(a, "--log-level", o->log_level);

@@ -21,7 +21,7 @@ struct fleet_options {
     const char *fabric, *launcher, *hosts; /* launcher: "auto", "local", "mpirun", "srun"; hosts: as mpirun's --host, or NULL */
     const char *control, *key, *net_devices, *log_level; /* control: where they find the coordinator */
     int64_t workers, threads;
-    bool returns;  /* a coordinator that dies comes back: workers wait for it */
+    int64_t hold;  /* seconds that workers wait for a coordinator that died to come back; 0: they end with it */
     int64_t ranks; /* as many workers as there may be one day */
     int nodes; /* of the Slurm allocation that we run in: fleet_slurm_nodes */
     const struct rank *rank; /* which one we are; NULL: none of several */

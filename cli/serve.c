@@ -103,7 +103,7 @@ static struct fleet_options describe_fleet(const struct supervisor *s) {
                                   .net_devices = o->net_devices,
                                   .log_level = o->log_level,
                                   .workers = o->workers,
-                                  .returns = head_returns(s),
+                                  .hold = head_returns(s) ? o->hold : 0,
                                   .ranks = o->max_workers > 0 ? o->max_workers : o->workers,
                                   .threads = o->threads,
                                   .rank = s->kind == FLEET_RANK ? &s->rank : NULL,

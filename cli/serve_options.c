@@ -77,6 +77,8 @@ static const struct conf_option table[] = {
      .help = "how long a request in the journal waits for its client to come back; default: 30"},
     {"startup", CONF_INT, AT(startup), .def = "600", .min = 1, .max = 86400, .arg = "SECONDS",
      .help = "give up when loading takes longer"},
+    {"hold", CONF_INT, AT(hold), .def = "60", .min = 0, .max = 86400, .arg = "SECONDS",
+     .help = "with a journal: workers keep what they have for so long when the coordinator dies"},
     {"drain", CONF_INT, AT(drain), .def = "30", .min = 0, .max = 86400, .arg = "SECONDS",
      .help = "time for running requests after SIGINT or SIGTERM"},
     {"log-level", CONF_CHOICE, AT(log_level), .def = "info", .choices = "error|warn|info|debug",

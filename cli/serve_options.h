@@ -9,6 +9,7 @@ struct serve_options {
     bool journal_repair;
     char *payload, *combine_payload, *combine, *microbatches, *dispatch;
     char *log_level;
-    int64_t workers, max_workers, rank, size, threads, max_batch, max_context, step_tokens, kv_tokens, memory, startup, drain;
+    int64_t workers, max_workers, rank, size, threads, max_batch, max_context, step_tokens, kv_tokens, memory;
+    int64_t startup, hold, drain;
 };
 extern const struct conf_command serve_command; /* fills a struct serve_options; numbers not given stay as they were */

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define LAST_EPOCH (UINT32_MAX / 2) /* what a worker says it has heard of, and numbers still go on from */
+#define LAST_STEP (UINT64_MAX / 2)
 enum {
     STALL_US = 250 * 1000, /* ticks further apart than this: the caller stood still */
     /* A lease is what a worker's peers and clients are promised, from its last sign of life to the verdict being out: so the
@@ -71,6 +73,9 @@ int member_hello(struct members *ms, const struct worker_hello *h, int64_t now_u
                     m->host, m->pid, worker_state_name(m->state), h->host, h->pid);
     if (h->held_incarnation && !is_ours(ms, h))
         return fail(why, ERR_DENIED, "it is of a cluster of which nothing is known here (--journal); start it again");
+    if (h->held_incarnation && (h->held_epoch >= LAST_EPOCH || h->held_step >= LAST_STEP))
+        return fail(why, ERR_DENIED, "it has heard of epoch %" PRIu32 " and step %" PRIu64 ", which no cluster reaches",
+                    h->held_epoch, h->held_step);
     set_state(ms, (int)h->rank, WORKER_CONNECTED);
     memcpy(m->host, h->host, sizeof m->host);
     memcpy(m->host_id, h->host_id, sizeof m->host_id);

@@ -147,7 +147,7 @@ def workers_outlive_the_coordinator(p):
 
 @case
 def serve_starts_its_coordinator_again(p):
-    """At the same endpoints, though their ports were the system's choice; its workers have not moved."""
+    """At the same endpoints, though their ports were the system's choice; its workers have not moved. Then one dies with it."""
     with tempfile.TemporaryDirectory() as folder:
         place = Place(p, folder)
         with Cluster(p, p.golden("mixtral"), workers=2, fabric="shm", journal=place.journal) as c:
@@ -155,16 +155,17 @@ def serve_starts_its_coordinator_again(p):
             wanted = run(load_words(p, place), 150).good("undisturbed").out
             workers = c.process.named("cadre-worker")
             with Process(load_words(p, place)) as asked:
-                for _ in range(2):
+                for victims in ((), workers[:1]):
                     c.until_status(lambda s: s["finished"] >= 10 or not s["running"] + s["waiting"], "some have finished")
+                    same(c.process.named("cadre-worker"), workers, "the same workers")
                     [before] = c.process.named("cadre-coordinator")
-                    os.kill(before, signal.SIGKILL)
+                    for pid in (before, *victims):
+                        os.kill(pid, signal.SIGKILL)
                     until(lambda: c.process.named("cadre-coordinator") not in ([], [before]), "another coordinator")
                     c.until_status(lambda s: s["state"] == "serving", "it serves")
                 r = asked.wait(150)
                 check(r.status == 0, f"every request finishes: {r.status} {r.err[-400:]!r}")
                 same(r.out.splitlines(), wanted.splitlines(), "the answers of undisturbed runs")
-            same(c.process.named("cadre-worker"), workers, "the same workers")
             same(c.stop().status, 0, "an orderly end")
 
 

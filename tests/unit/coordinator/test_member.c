@@ -109,6 +109,31 @@ START_TEST(refusals) {
 }
 END_TEST
 
+/* Whoever outlived a coordinator goes on where the next one knows of it, and says no number after which none is left. */
+START_TEST(outlives) {
+    const struct {
+        uint32_t incarnation, epoch;
+        uint64_t step;
+        const char *says; /* NULL: it is taken */
+    } cases[] = {{8, 3, 100, "of a cluster of which nothing is known here"},
+                 {7, UINT32_MAX, 100, "has heard of epoch 4294967295"},
+                 {7, 3, UINT64_MAX, "and step 18446744073709551615"},
+                 {7, 3, 100, NULL}};
+    ms.earlier = 7;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct worker_hello h = hello(0);
+        h.held_incarnation = cases[i].incarnation, h.held_epoch = cases[i].epoch, h.held_step = cases[i].step;
+        ck_assert_int_eq(member_hello(&ms, &h, now, &why), cases[i].says ? ERR_DENIED : 0);
+        ck_assert_msg(!cases[i].says || strstr(why.text, cases[i].says), "%s", why.text);
+        ck_assert_int_eq(member_count(&ms, WORKER_CONNECTED), !cases[i].says);
+    }
+    ck_assert_uint_eq(ms.m[0].incarnation, 7);
+    struct worker_hello twin = hello(1);
+    twin.held_incarnation = 7;
+    ck_assert_int_eq(member_hello(&ms, &twin, now, &why), ERR_DENIED); /* two cannot be one */
+}
+END_TEST
+
 /* What peers are told of each other: a number that no process before had, the host, the address. */
 START_TEST(who_they_are) {
     static const uint8_t address[MSG_ADDRESS_BYTES + 1] = {7, 8, 9};
@@ -530,7 +555,8 @@ START_TEST(leaving) {
 END_TEST
 
 RUN("member", begin, NULL, seats, refusals, both_values, lease, a_verdict_keeps_the_lease, own_stall_blames_nobody,
-    loading_is_given_time, who_goes_before_the_welcome_frees_its_rank, who_they_are, absurd_progress, progress, unaccused,
-    late_but_moving, a_plan_that_is_never_begun, a_long_prefill_evicts_nobody, the_end_of_a_long_step, idle_owes_nothing,
-    one_way_partition, a_bystander_with_most_accusers, a_relay_with_most_accusers, one_end_has_done_all, accused_while_idle,
-    who_began_to_wait_later_is_heard, ring_of_accusations, the_dead_accuse_nobody, a_restarted_process_may_come, leaving)
+    loading_is_given_time, who_goes_before_the_welcome_frees_its_rank, who_they_are, outlives, absurd_progress, progress,
+    unaccused, late_but_moving, a_plan_that_is_never_begun, a_long_prefill_evicts_nobody, the_end_of_a_long_step,
+    idle_owes_nothing, one_way_partition, a_bystander_with_most_accusers, a_relay_with_most_accusers, one_end_has_done_all,
+    accused_while_idle, who_began_to_wait_later_is_heard, ring_of_accusations, the_dead_accuse_nobody,
+    a_restarted_process_may_come, leaving)
