@@ -245,7 +245,7 @@ def in_a_slurm_job(p):
 
 
 def check_loss(p, fabric, fault, *mend):
-    """Whatever mpirun does: all workers are there again, and so are the answers."""
+    """The answers stay. Workers of the host come back with mpirun, if that ended everybody; else the others go on."""
     with lab(3) as hosts, six(p, hosts, fabric) as c:
         front = from_afar(p, hosts, c, "h0")
         wanted = front.generate(prompt="x", max_tokens=4)
@@ -255,13 +255,13 @@ def check_loss(p, fabric, fault, *mend):
         if mend:
             hosts.fault(*mend)
 
-        def whole():
+        def serves():
             check(c.process.running(), f"serve goes on {c.process.err()[-900:]}")
             s = front.status()
-            workers = s["workers"]
-            return s["state"] == "serving" and all(w["state"] == "ready" for w in workers) and not before & {w["pid"] for w in workers}
+            ready = {w["pid"] for w in s["workers"] if w["state"] == "ready"}
+            return s["state"] == "serving" and len(ready) >= 4 and not before & ready
 
-        until(whole, f"{fabric}: all workers again", 60 * p.slow)
+        until(serves, f"{fabric}: it serves without the lost", 60 * p.slow)
         same(front.generate(prompt="x", max_tokens=4), wanted, f"{fabric}: the answer")
 
 
@@ -277,7 +277,7 @@ def nothing_survives_the_supervisor(p):
 
 @case
 def a_host_dies(p):
-    """It is back at once."""
+    """And could be used again at once."""
     for fabric in ("mpi", "auto"):
         check_loss(p, fabric, ("h2", "kill"))
 
