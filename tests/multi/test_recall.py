@@ -145,9 +145,25 @@ def workers_outlive_the_coordinator(p):
             same(process.wait(60).status, 0, f"{process.argv[0]}: {process.err()[-300:]}")
 
 
+def alone(serve, coordinator):
+    os.kill(coordinator, signal.SIGKILL)
+
+
+def with_a_worker(serve, coordinator):
+    for pid in (coordinator, serve.named("cadre-worker")[0]):
+        os.kill(pid, signal.SIGKILL)
+
+
+def while_a_worker_comes(serve, coordinator):
+    workers = serve.named("cadre-worker")
+    os.kill(workers[0], signal.SIGKILL)
+    until(lambda: set(serve.named("cadre-worker")) - set(workers), "another worker")
+    os.kill(coordinator, signal.SIGKILL)
+
+
 @case
 def serve_starts_its_coordinator_again(p):
-    """At the same endpoints, though their ports were the system's choice; its workers have not moved. Then one dies with it."""
+    """At the same endpoints, though their ports were the system's choice; its workers have not moved, if they live."""
     with tempfile.TemporaryDirectory() as folder:
         place = Place(p, folder)
         with Cluster(p, p.golden("mixtral"), workers=2, fabric="shm", journal=place.journal) as c:
@@ -155,14 +171,14 @@ def serve_starts_its_coordinator_again(p):
             wanted = run(load_words(p, place), 150).good("undisturbed").out
             workers = c.process.named("cadre-worker")
             with Process(load_words(p, place)) as asked:
-                for victims in ((), workers[:1]):
+                for strike in (alone, with_a_worker, while_a_worker_comes):
                     c.until_status(lambda s: s["finished"] >= 10 or not s["running"] + s["waiting"], "some have finished")
-                    same(c.process.named("cadre-worker"), workers, "the same workers")
                     [before] = c.process.named("cadre-coordinator")
-                    for pid in (before, *victims):
-                        os.kill(pid, signal.SIGKILL)
+                    strike(c.process, before)
                     until(lambda: c.process.named("cadre-coordinator") not in ([], [before]), "another coordinator")
                     c.until_status(lambda s: s["state"] == "serving", "it serves")
+                    if strike == alone:
+                        same(c.process.named("cadre-worker"), workers, "the same workers")
                 r = asked.wait(150)
                 check(r.status == 0, f"every request finishes: {r.status} {r.err[-400:]!r}")
                 same(r.out.splitlines(), wanted.splitlines(), "the answers of undisturbed runs")
