@@ -23,6 +23,7 @@ static int submit(struct coordinator *c, int worker, struct why *why) {
                               .home = worker};
     int rc = scheduler_submit(s, &ask, c->now_us, &q, why);
     if (rc < 0) return rc;
+    c->proof.last = q->number;
     c->proof.left++;
     c->proof.sequences++;
     c->proof.prompts += ask.prompt;
@@ -49,7 +50,7 @@ bool prove_token(struct coordinator *c, const struct commit_token *t) {
 static void forget(struct coordinator *c) {
     struct scheduler *s = &c->scheduler;
     scheduler_settle(s); /* before a number means another sequence */
-    s->numbers -= (uint64_t)c->proof.sequences;
+    if (s->numbers == c->proof.last) s->numbers -= (uint64_t)c->proof.sequences; /* nobody came meanwhile */
     s->counts.submitted -= (uint64_t)c->proof.sequences;
     s->counts.ended -= (uint64_t)c->proof.sequences;
     s->counts.prompt_tokens -= (uint64_t)c->proof.prompts;

@@ -12,6 +12,7 @@ struct coordinator;
 struct proof { /* zeroed: none under way */
     int left;  /* workers whose sequence has not ended */
     int sequences, tokens, prompts;
+    uint64_t last; /* number of its last sequence */
 };
 
 /* LOADING -> PROVING. ERR_NOMEM */

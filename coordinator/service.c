@@ -156,8 +156,14 @@ static void end_early(struct coordinator *c, enum request_kind kind, struct call
     call_end(c->calls, call, status, message);
 }
 
+/* It served before, and clients say again what its earlier life had not yet accepted: that waits with what it had. */
+static bool is_coming_back(const struct coordinator *c) {
+    return c->members.earlier && !atomic_load(&c->stop) && (c->state <= CORE_PROVING || c->state == CORE_RECOVERING);
+}
+
 static bool open_for_requests(struct coordinator *c, enum request_kind kind, struct call *call) {
     char text[640];
+    if (is_coming_back(c)) return true;
     switch (c->state) {
     case CORE_SERVING: return true;
     case CORE_RECOVERING:

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import signal
+import tempfile
 import time
 
 from cases import case, main, note
@@ -208,6 +209,49 @@ def ranks_of_a_launcher(p):
             one_disturbed_run(c, killed(2), undisturbed(p), how)
             same(c.process.err().count("another is started"), 1, f"{how}: supervisors that say so")
             same(c.stop(signal.SIGUSR1).status, 0, how)
+
+
+def another_coordinator(c, before):
+    until(lambda: c.process.named("cadre-coordinator") not in ([], [before]), "another coordinator")
+
+
+def strike_with_coordinator(c, order, pid, victim):
+    """A worker and the coordinator, in one of the ORDERS."""
+    [coordinator] = c.process.named("cadre-coordinator")
+    if order == "a worker first":
+        os.kill(pid, signal.SIGKILL)
+        c.until_status(lambda s: s["workers"][victim]["state"] != "ready" or s["workers"][victim]["pid"] != pid, "it is missed")
+    os.kill(coordinator, signal.SIGKILL)
+    if order == "a worker that holds on":
+        another_coordinator(c, coordinator)
+    if order == "a worker that was kept":
+        another_coordinator(c, coordinator)
+        c.until_status(lambda s: s["state"] == "serving", "it serves again")
+    if order != "a worker first":
+        os.kill(pid, signal.SIGKILL)
+
+
+ORDERS = ["both at once", "a worker that holds on", "a worker first", "a worker that was kept"]
+
+
+@case
+def with_the_coordinator(p):
+    """It is killed as well, before, after or with a worker; serve starts both again, and nothing is lost."""
+    for seed in range(24 if p.soak else 2):
+        draw, order, fabric = random.Random(seed), ORDERS[seed % len(ORDERS)], fabrics(p)[seed // len(ORDERS) % 3]
+        victim, what = draw.randrange(WORKERS), f"seed {seed}: {fabric}, the coordinator and {order}"
+        with tempfile.TemporaryDirectory() as folder, serve(p, fabric, journal=f"{folder}/journal") as c:
+            tokens, pid = draw.randrange(50, TOKENS), pids(c.status())[victim]
+            with Process([p.load, "--connect", c.endpoint, *LOAD]) as asked:
+                c.until_status(lambda s: s["generated_tokens"] >= tokens or not asked.running(), "some tokens")
+                caught = asked.running()
+                strike_with_coordinator(c, order, pid, victim)
+                r = asked.wait(120)
+            check(r.status == 0, f"{what}: every request finishes: {r.status} {r.err[-400:]!r}")
+            same(r.out.splitlines(), undisturbed(p).splitlines(), f"{what}: the answers of an undisturbed run")
+            c.until_status(lambda s: whole(s) and pid not in pids(s), f"{what}: a successor serves", 30 * p.slow)
+            note(f"{what}, worker {victim}{'' if caught else ' (too late)'}")
+            same(c.stop().status, 0, "serve")
 
 
 @case

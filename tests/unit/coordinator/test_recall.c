@@ -144,6 +144,36 @@ START_TEST(dies_at_any_moment) {
 }
 END_TEST
 
+/* Said to a coordinator that was killed before it heard of them, and again to the next one, which has no workers yet. */
+static void wait_for_workers(bool prove) {
+    struct coordinator_options o = options(prove);
+    o.prove = prove;
+    serve_with(&o);
+    stop();
+    f = fake_new(&o);
+    struct fake_call *c[CROWD];
+    for (int i = 0; i < CROWD; i++) {
+        struct fake_ask a = ask_of(i);
+        c[i] = fake_generate(f, &a);
+    }
+    fake_run(f, fake_status(f).waiting == CROWD);
+    fake_join_all(f);
+    for (int i = 0; i < CROWD; i++) {
+        fake_run(f, c[i]->ended);
+        ck_assert_msg(c[i]->status == CALL_OK, "request %d: %s", i, c[i]->message);
+        for (int t = 0; t < c[i]->n_tokens; t++) ck_assert_int_eq(c[i]->tokens[t], 10 + (c[i]->prompt_tokens + t) % 80);
+    }
+    ck_assert_str_eq(fake_status(f).state, "serving");
+    fake_run(f, !fake_status(f).pages_used);
+    ck_assert_uint_eq(fake_status(f).finished, CROWD);
+    stop();
+}
+START_TEST(requests_wait_for_the_workers_of_a_new_life) {
+    wait_for_workers(false);
+    wait_for_workers(true);
+}
+END_TEST
+
 START_TEST(connection_breaks) {
     serve(0);
     struct fake_ask a = {.text = "hello", .max_tokens = 60, .resumable = true};
@@ -333,7 +363,8 @@ END_TEST
 
 int main(int argc, char **argv) {
     const TTest *const tests[] = {
-        dies_at_any_moment, connection_breaks, another_call_goes_on, nobody_comes_back, full_disk, ends, other_numbers};
+        dies_at_any_moment, requests_wait_for_the_workers_of_a_new_life, connection_breaks, another_call_goes_on,
+        nobody_comes_back,  full_disk, ends, other_numbers};
     if (argc < 2) return 2;
     model = argv[1];
     return run_tests("recall", tests, (int)(sizeof tests / sizeof *tests), make_root, end);
