@@ -152,14 +152,16 @@ static void look_for_silence(struct cadre_client *c) {
 }
 
 /* To the server a new connection is a new client: it gives up what it did for the old one, but for answers that it keeps for
- * us. Requests nobody has answered yet may still wait on our side and travel over the new one. */
+ * us. Of what nobody has answered yet nobody knows whether it still waits on our side, and travels over the new one, or went
+ * down with the old: a Generate is said again, which is harmless where it came twice. */
 static void connection_lost(struct cadre_client *c) {
     struct list *i, *tmp;
     char text[400];
     snprintf(text, sizeof text, "the connection to the server at %s was lost", c->endpoint);
     list_for(i, tmp, &c->streams) {
         struct cadre_stream *s = list_entry(i, struct cadre_stream, node);
-        if (s->ended || (!s->heard_us && !s->lost)) continue;
+        bool unheard = !s->heard_us && !s->lost;
+        if (s->ended || (unheard && (!s->generate || s->cancelled))) continue;
         enum resume_verdict verdict = resume_lost(s);
         if (verdict == RESUME_COMPLETE) end(s, CADRE_OK, "");
         else if (verdict == RESUME_NOT) abandon(s, CADRE_UNAVAILABLE, text);

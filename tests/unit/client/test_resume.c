@@ -248,6 +248,20 @@ START_TEST(said_again) {
 }
 END_TEST
 
+/* It had come to the server that died, and the client had not heard so much as a Ping. */
+START_TEST(said_again_unheard) {
+    start();
+    struct cadre_stream *s = ask();
+    struct pollfd p = {.fd = report_fd, .events = POLLIN};
+    ck_assert_int_eq(poll(&p, 1, 30000), 1);
+    ck_assert_str_eq(kill_it(), "G");
+    script.say = -1;
+    start();
+    ck_assert_int_eq(finish(s, false, 0), CADRE_OK);
+    ck_assert_str_eq(kill_it(), "G");
+}
+END_TEST
+
 /* Who has not lost it is told at once: whether to try again is for the caller to say. */
 START_TEST(refused_at_first) {
     script.later = 1;
@@ -315,6 +329,7 @@ int main(int argc, char **argv) {
     tcase_set_timeout(t, 60);
     tcase_add_checked_fixture(t, set_up, tear_down);
     tcase_add_loop_test(t, said_again, 0, 3);
+    tcase_add_test(t, said_again_unheard);
     tcase_add_test(t, refused_at_first);
     tcase_add_loop_test(t, taken_up, 0, 4);
     tcase_add_test(t, not_known_any_more);
