@@ -171,6 +171,7 @@ def serve_starts_its_coordinator_again(p):
             wanted = run(load_words(p, place), 150).good("undisturbed").out
             workers = c.process.named("cadre-worker")
             with Process(load_words(p, place)) as asked:
+                c.until_status(lambda s: s["waiting"] + s["running"] + s["finished"] >= 2 * COUNT, "all are accepted")
                 for strike in (alone, with_a_worker, while_a_worker_comes):
                     c.until_status(lambda s: s["finished"] >= 10 or not s["running"] + s["waiting"], "some have finished")
                     [before] = c.process.named("cadre-coordinator")
