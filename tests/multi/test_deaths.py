@@ -100,6 +100,11 @@ def serve(p, fabric, **options):
     return Cluster(p, p.golden("mixtral"), fabric=fabric, **{"workers": WORKERS, **options})
 
 
+def first_victim(seed, workers):
+    """Every rank in turn, for each of the six kinds of cluster."""
+    return (seed + seed // 6) % workers
+
+
 def draw_strikes(draw, first, workers):
     """One worker or two, killed or stopped."""
     victims = [first, *draw.sample([w for w in range(workers) if w != first], draw.randrange(2))]
@@ -123,10 +128,10 @@ def by_seed(p):
             with serve(p, fabric, workers=workers) as c:
                 for seed in few:
                     draw = random.Random(seed)
-                    how = draw_strikes(draw, seed % workers, workers)
+                    how = draw_strikes(draw, first_victim(seed, workers), workers)
                     said = ", ".join(f"{v} {'killed' if n == signal.SIGKILL else 'stopped'}" for v, n in how.items())
                     one_disturbed_run(c, how, undisturbed(p), f"seed {seed}: {fabric}, {workers} workers, {said}", draw)
-                events_tell(c, few[0] % workers)
+                events_tell(c, first_victim(few[0], workers))
                 if p.soak and p.slow == 1:
                     events_tell_how_long(c, 6)
                 same(c.stop().status, 0, "serve")
