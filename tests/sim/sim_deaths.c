@@ -122,6 +122,7 @@ static void ask_undisturbed(const char *dir, struct answer *want) {
     if (cluster_stop(c)) die("the undisturbed cluster did not end in order");
 }
 
+enum { FAILED = 1, IDLE = 2 /* nobody was struck */ };
 /* Seeds first + job, first + job + jobs, ...: most of a seed is waiting, for leases above all. */
 static int run_seeds(const char *dir, uint64_t first, uint64_t seeds, uint64_t job, uint64_t jobs) {
     static struct answer want[STREAMS];
@@ -141,18 +142,22 @@ static int run_seeds(const char *dir, uint64_t first, uint64_t seeds, uint64_t j
         failed += !ok;
     }
     if (!strikes && seeds > 1) printf("# job %" PRIu64 " struck nobody\n", job);
-    return failed > 0 || !strikes;
+    return failed ? FAILED : strikes ? 0 : IDLE;
 }
 
 static int run_jobs(const char *dir, uint64_t first, uint64_t seeds, uint64_t jobs) {
-    int failed = 0, status;
+    int failed = 0, idle = 0, status;
     for (uint64_t j = 0; j < jobs; j++) {
         pid_t pid = fork();
         if (pid < 0) die("cannot start a process");
         if (!pid) exit(run_seeds(dir, first, seeds, j, jobs));
     }
-    while (wait(&status) > 0) failed += status != 0;
-    return failed;
+    while (wait(&status) > 0) {
+        bool struck_nobody = WIFEXITED(status) && WEXITSTATUS(status) == IDLE;
+        idle += struck_nobody; /* on a busy machine requests may end before their time has come */
+        failed += status && !struck_nobody;
+    }
+    return failed || idle > (int)jobs / 2;
 }
 
 int main(int argc, char **argv) {
@@ -169,6 +174,5 @@ int main(int argc, char **argv) {
     if (jobs > seeds) jobs = seeds;
     printf("1..%" PRIu64 "\n", seeds);
     fflush(stdout);
-    int failed = jobs <= 1 ? run_seeds(argv[1], first, seeds, 0, 1) : run_jobs(argv[1], first, seeds, jobs);
-    return failed > 0;
+    return (jobs <= 1 ? run_seeds(argv[1], first, seeds, 0, 1) : run_jobs(argv[1], first, seeds, jobs)) != 0;
 }
