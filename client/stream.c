@@ -115,13 +115,13 @@ static void handle(struct cadre_client *c, const struct bus_msg *m) {
 static void give_up(struct cadre_stream *s, uint32_t ms) {
     const struct cadre_client *c = s->client;
     char text[700];
-    if (s->lost)
+    if (!s->heard_us && c->link.unwelcome)
+        snprintf(text, sizeof text, "the server at %s does not let us in: it wants a key, another one, or none (--key)",
+                 c->endpoint);
+    else if (s->lost)
         snprintf(text, sizeof text,
                  "the connection to the server at %s was lost, and could not be taken up again for %.3g s%s%s", c->endpoint,
                  ms / 1e3, s->message ? "; it said last: " : "", s->message ? s->message : "");
-    else if (!s->heard_us && c->link.unwelcome)
-        snprintf(text, sizeof text, "the server at %s does not let us in: it wants a key, another one, or none (--key)",
-                 c->endpoint);
     else if (!s->heard_us && !c->link.up)
         snprintf(text, sizeof text, "no server answers at %s (is `cadre serve` running?)", c->endpoint);
     else

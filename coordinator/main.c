@@ -38,7 +38,7 @@ static const struct conf_option table[] = {
     {"fabric", CONF_CHOICE, AT(fabric), .choices = "mem|shm|ucx|auto|mpi|mpi-alltoallv",
      .help = "refuse workers with another fabric"},
     {"on-death", CONF_CHOICE, AT(on_death), .choices = "recover|end",
-     .help = "of a worker: go on with the others, and take in another, or end; default: recover, if fabric is given"},
+     .help = "of a worker: go on with the others, or end; default: recover, if fabric is given"},
     {"placement", CONF_STRING, AT(placement), .arg = "FILE",
      .help = "which expert lives where; default: evenly, in order (see below)"},
     {"start-timeout", CONF_INT, AT(start_timeout), .def = "120", .min = 1, .max = 86400, .arg = "SECONDS",

@@ -38,7 +38,7 @@ static const struct conf_option table[] = {
     {"workers", CONF_INT, AT(workers), .def = "1", .min = 1, .max = FABRIC_MAX_RANKS, .arg = "N",
      .help = "mem: run this many workers in this process"},
     {"rank", CONF_INT, AT(rank), .min = 0, .max = FABRIC_MAX_RANKS - 1, .arg = "N",
-     .help = "shm, ucx, auto: which worker this is; default: what mpirun or srun says, else the coordinator"},
+     .help = "shm, ucx, auto: which worker this is; default: as mpirun, srun or the coordinator says"},
     {"size", CONF_INT, AT(size), .min = 1, .max = FABRIC_MAX_RANKS, .arg = "N", .help = "of how many; default: the same"},
     {"join-timeout", CONF_INT, AT(join_timeout), .def = "30", .min = 1, .max = 86400, .arg = "SECONDS",
      .help = "give up when no coordinator answers"},

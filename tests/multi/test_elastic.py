@@ -111,7 +111,8 @@ def unequal_memory(p):
         others = max(sum(w[f"{part}_bytes"] for part in ("resident", "kv", "buffer", "exchange")) for w in workers)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         c = Growing(p, stack, "shm", folder, [others + experts * 3 // 10, others + experts + 4096])
-        same(sorted(w["experts"] for w in c.front.status()["workers"]), [4, 12], "experts of both, over two layers")
+        held = sorted(w["experts"] for w in c.front.status()["workers"])
+        check(held in ([2, 14], [4, 12]), f"experts of both, over two layers, by who has which rank: {held}")
         same(c.front.generate(prompt="once", max_tokens=8), wanted, "the answer")
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         c = Growing(p, stack, "shm", folder, [others // 2, others + experts + 4096], fits=False)

@@ -13,7 +13,7 @@ from cluster import Cluster, Front, Process, check, mpirun, run, same, until
 
 STATUS_KEYS = """state reason model family version numeric_class fabric listen control uptime_us epoch placement_version steps
 waiting running finished cancelled expired failed preemptions prompt_tokens generated_tokens max_context max_batch layers experts topk
-missing_experts workers health strangers""".split()
+missing_experts workers health strangers recovery""".split()
 WORKER_KEYS = (
     """rank host pid state load_percent placement experts weight_bytes resident_bytes kv_bytes kv_pages kv_pages_used sequences
 mapped_bytes buffer_bytes exchange_bytes rows busy_us wait_us beat_age_us""".split()

@@ -380,7 +380,13 @@ class Stage:
         if self.process:
             self.out.close()
             self.err.close()
-        shutil.rmtree(self.folder)
+        for left in range(50, -1, -1):
+            try:
+                return shutil.rmtree(self.folder)
+            except OSError:  # one that was killed may have written its pid just now
+                if not left:
+                    raise
+                time.sleep(0.1)
 
 
 def alive(pid):
