@@ -34,7 +34,7 @@ static const struct conf_option table[] = {
     {"fabric", CONF_CHOICE, AT(fabric), .def = "mem", .choices = "mem|shm|ucx|auto|mpi|mpi-alltoallv",
      .help = "how workers exchange tokens (see below)"},
     {"net-devices", CONF_STRING, AT(net_devices), .arg = "LIST",
-     .help = "ucx, auto: network devices, as UCX names them (eth0,mlx5_0:1); default: all with a key, lo without"},
+     .help = "ucx, auto: network devices, as UCX names them; default: all with a key, lo without"},
     {"workers", CONF_INT, AT(workers), .def = "1", .min = 1, .max = FABRIC_MAX_RANKS, .arg = "N",
      .help = "mem: run this many workers in this process"},
     {"rank", CONF_INT, AT(rank), .min = 0, .max = FABRIC_MAX_RANKS - 1, .arg = "N",
