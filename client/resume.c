@@ -60,7 +60,8 @@ enum resume_verdict resume_lost(struct cadre_stream *s) {
     if (s->got_data && !p.resumable) return RESUME_NOT;
     set_lost(s);
     int rc = s->got_data ? ask_for_rest(s, &p) : stream_reopen(s, "Generate", s->id, s->payload, s->payload_len);
-    return rc ? RESUME_NOT : RESUME_ASKED;
+    if (rc) s->again_us = clk_now_us() + AGAIN_US; /* the queue is full of what was said to servers that died */
+    return RESUME_ASKED;
 }
 
 /* A server that ends, or has lost its workers, says UNAVAILABLE and remembers what it keeps: the next one goes on with it. A

@@ -23,11 +23,11 @@ enum { TOKENS = 20, ID = 16 };
 
 /* What a server does; told before it is started. */
 static struct {
-    int say;        /* events of an answer before it stops: 0 nothing at all, 1 Started, n + 1 also n tokens, -1 all of it */
-    bool keeps;     /* Started says that the answer can be resumed */
-    int later;      /* calls that get UNAVAILABLE first */
-    bool knows;     /* of a request to be resumed; else NOT_FOUND */
-    char how[256];  /* what it was asked: "G" Generate, "Rn" Resume from token n; in a pipe's other end */
+    int say;       /* events of an answer before it stops: 0 nothing at all, 1 Started, n + 1 also n tokens, -1 all of it */
+    bool keeps;    /* Started says that the answer can be resumed */
+    int later;     /* calls that get UNAVAILABLE first */
+    bool knows;    /* of a request to be resumed; else NOT_FOUND */
+    char how[256]; /* what it was asked: "G" Generate, "Rn" Resume from token n; in a pipe's other end */
 } script;
 
 struct server {
@@ -262,6 +262,25 @@ START_TEST(said_again_unheard) {
 }
 END_TEST
 
+/* Nothing can be sent at the moment the connection breaks: it is said again when something can. */
+START_TEST(said_again_when_there_is_room) {
+    struct cadre_request r = {.ids = (const int32_t[]){1}, .n_ids = 1};
+    struct cadre_stream *s, *more;
+    int full = 0;
+    start();
+    s = ask();
+    until_heard(s);
+    kill_it();
+    for (int i = 0; i < 5000 && !full; i++)
+        if (cadre_generate(client, &r, &more)) full++;
+        else cadre_stream_close(more);
+    ck_assert_msg(full, "the queue has no end");
+    script.say = -1;
+    start();
+    ck_assert_int_eq(finish(s, false, 0), CADRE_OK);
+}
+END_TEST
+
 /* Who has not lost it is told at once: whether to try again is for the caller to say. */
 START_TEST(refused_at_first) {
     script.later = 1;
@@ -330,6 +349,7 @@ int main(int argc, char **argv) {
     tcase_add_checked_fixture(t, set_up, tear_down);
     tcase_add_loop_test(t, said_again, 0, 3);
     tcase_add_test(t, said_again_unheard);
+    tcase_add_test(t, said_again_when_there_is_room);
     tcase_add_test(t, refused_at_first);
     tcase_add_loop_test(t, taken_up, 0, 4);
     tcase_add_test(t, not_known_any_more);
