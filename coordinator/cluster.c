@@ -62,8 +62,8 @@ void cluster_unreachable(struct coordinator *c, int rank, int rc) {
 static bool all_local(const struct coordinator *c) {
     char host[MSG_HOST_BYTES] = "";
     gethostname(host, sizeof host - 1);
-    for (int w = 0; w < c->options.first; w++)
-        if (strcmp(c->members.m[w].host, host)) return false;
+    for (int w = 0; w < c->options.workers; w++)
+        if (c->members.awaited >> w & 1 && strcmp(c->members.m[w].host, host)) return false;
     return true;
 }
 
@@ -176,55 +176,50 @@ static void welcome(struct coordinator *c, int rank, const struct worker_peer *p
     c->moved = true;
 }
 
-static int count_held(const struct coordinator *c) {
-    int n = 0;
-    for (int w = 0; w < c->options.workers; w++) n += c->members.m[w].held;
-    return n;
-}
-
-/* They hold a fabric together in which newcomers have no place: all begin anew. */
-static void release_held(struct coordinator *c) {
-    const char *reason = "others that it worked with are gone, and all begin anew; start it again";
-    for (int w = 0; w < c->options.workers; w++) {
-        if (!c->members.m[w].held) continue;
-        log_warn("worker %d cannot go on as it was: %s", w, reason);
-        refuse(c, &c->worker_id[w], reason);
-        member_gone(&c->members, w, false);
-        member_forget(&c->members, w);
-    }
-}
-
-/* Workers have said how much memory they have: whoever has more holds more. A placement file says all itself. */
-static int place_by_room(struct coordinator *c, struct why *why) {
+/* Workers have said how much memory they have: whoever has more holds more; a placement file says all itself. And it may be
+ * others that begin than the first ones of another life. */
+static int place_awaited(struct coordinator *c, struct why *why) {
     int rc = cluster_find_room(c, why);
-    if (rc < 0 || !c->shape.room || c->options.placement_file) return rc;
+    bool by_room = c->shape.room && !c->options.placement_file, others = c->members.awaited != core_first(c);
+    if (rc < 0 || (!by_room && !others)) return rc;
     uint32_t version = c->placement.version;
-    planner_contiguous(&c->shape, c->options.first, c->hosts);
+    if (by_room) planner_contiguous(&c->shape, c->options.first, c->hosts);
     memcpy(c->recovery.first, c->hosts, sizeof *c->hosts * (size_t)c->shape.layers * (size_t)c->shape.experts);
+    if (others) planner_members(&c->shape, c->recovery.first, c->hosts, c->members.awaited, c->hosts);
     placement_clear(&c->placement);
     rc = placement_partial(&c->placement, c->shape.workers, c->shape.layers, c->shape.experts, c->hosts, why);
     c->placement.version = version;
     return rc;
 }
 
-static void welcome_all(struct coordinator *c) {
+static bool all_connected(const struct coordinator *c) {
+    for (uint64_t left = c->members.awaited; left; left &= left - 1)
+        if (c->members.m[__builtin_ctzll(left)].state != WORKER_CONNECTED) return false;
+    return true;
+}
+
+void cluster_begin(struct coordinator *c) {
     struct why why;
+    uint64_t awaited = c->members.awaited;
     bool first = c->state == CORE_LOADING;
-    int held = count_held(c);
-    if (held && held < c->options.first) return release_held(c);
+    int held = held_count(c);
     if (first) c->recovery.available = all_local(c) && !held ? memory_available() : 0; /* they have what they need already */
-    int rc = first ? place_by_room(c, &why) : 0;
-    if (rc >= 0 && first) rc = cluster_check_fit(c, &c->scheduler.limits, c->hosts, core_first(c), c->recovery.available, &why);
+    int rc = first ? place_awaited(c, &why) : 0;
+    if (rc >= 0 && first) rc = cluster_check_fit(c, &c->scheduler.limits, c->hosts, awaited, c->recovery.available, &why);
     if (rc < 0) return core_fail(c, rc, &why);
     struct worker_peer peers[MSG_MAX_WORKERS];
-    for (int i = 0; i < c->options.first; i++) {
-        c->recovery.host[i] = (uint8_t)member_host(&c->members, i);
-        if (c->recovery.host[i] >= c->hops.hosts) c->hops.hosts = c->recovery.host[i] + 1;
+    for (uint64_t left = awaited; left; left &= left - 1) {
+        int w = __builtin_ctzll(left);
+        c->recovery.host[w] = (uint8_t)member_host(&c->members, w);
+        if (c->recovery.host[w] >= c->hops.hosts) c->hops.hosts = c->recovery.host[w] + 1;
     }
-    cluster_peers(c, core_first(c), peers);
-    log_info("all %d workers are here%s, loading %s as %s", c->options.first, held ? " again" : "", c->model_name,
+    cluster_peers(c, awaited, peers);
+    log_info("all %d workers are here%s, loading %s as %s", __builtin_popcountll(awaited), held ? " again" : "", c->model_name,
              fmt_name(c->weights));
-    for (int i = 0; i < c->options.first && c->members.m[i].state == WORKER_CONNECTED; i++) welcome(c, i, peers, c->hosts);
+    for (uint64_t left = awaited; left; left &= left - 1) {
+        int w = __builtin_ctzll(left);
+        if (c->members.m[w].state == WORKER_CONNECTED) welcome(c, w, peers, c->hosts);
+    }
 }
 
 /* In the place of one that died; the others hear of it when it is ready. */
@@ -252,7 +247,10 @@ static void probe(struct coordinator *c, int rank) {
 static int admit(struct coordinator *c, const struct worker_hello *h, struct why *why) {
     bool known = h->rank < (uint32_t)c->options.workers;
     if (known && member_alive(&c->members, (int)h->rank)) probe(c, (int)h->rank); /* it may come in the place of a dead one */
-    if (c->state <= CORE_PROVING && known && h->rank >= (uint32_t)c->options.first)
+    bool later = known && !h->held_incarnation && !(c->members.awaited >> h->rank & 1);
+    int rc = c->state == CORE_LOADING && known ? held_admit(c, h, why) : 0;
+    if (rc < 0) return rc;
+    if (c->state <= CORE_PROVING && later)
         return fail(why, ERR_AGAIN, "rank %u is one of those that come when the first %d work", h->rank, c->options.first);
     if (c->state == CORE_LOADING) return member_hello(&c->members, h, c->now_us, why);
     if (h->held_incarnation) return fail(why, ERR_DENIED, "this worker was taken for dead; start it again");
@@ -281,12 +279,11 @@ static void on_hello(struct coordinator *c, const struct bus_id *id, const struc
         return refuse(c, id, why.text);
     }
     c->worker_id[h->rank] = *id;
-    if (h->held_epoch >= c->epoch) c->epoch = h->held_epoch + 1;
-    if (h->held_step > c->scheduler.planned) c->scheduler.planned = c->scheduler.committed = h->held_step;
+    held_came(c, h);
     log_info("worker %u is here (%s pid %" PRIu64 ")", h->rank, h->host, h->pid);
     event_figure(core_event(c, EVENT_WORKER_HERE, (int)h->rank, "%s", h->host), "pid", (int64_t)h->pid);
     bool begins = c->state == CORE_LOADING || c->options.world;
-    if (begins && member_count(&c->members, WORKER_CONNECTED) == c->options.first) welcome_all(c);
+    if (begins && all_connected(c)) cluster_begin(c);
     else if (!c->options.world && (c->state != CORE_LOADING || c->recovery.replaced >> h->rank & 1))
         welcome_newcomer(c, (int)h->rank);
 }
@@ -306,21 +303,6 @@ static void on_seat(struct coordinator *c, const struct bus_id *id, const struct
     refuse(c, id, reason);
 }
 
-/* Sequences of the journal whose keys and values are still there go on there. */
-static void adopt(struct coordinator *c, int rank, const struct worker_ready *r) {
-    int sequences = 0, rows = 0;
-    for (int i = 0; i < r->n_held; i++) {
-        int kept = scheduler_adopt(&c->scheduler, rank, &r->held[i]);
-        sequences += kept > 0;
-        rows += kept;
-    }
-    struct event *e = core_event(c, EVENT_WORKER_KEPT, rank, "%s", c->members.m[rank].host);
-    event_figure(e, "held", r->n_held);
-    event_figure(e, "sequences", sequences);
-    event_figure(e, "positions", rows);
-    log_info("worker %d kept its weights, and %d positions of %d sequences", rank, rows, sequences);
-}
-
 static void on_ready(struct coordinator *c, int rank, const struct worker_ready *r) {
     struct why why;
     int rc = member_ready(&c->members, rank, r, c->now_us, &why);
@@ -335,12 +317,12 @@ static void on_ready(struct coordinator *c, int rank, const struct worker_ready 
     log_debug("worker %d is ready", rank);
     event_figure(core_event(c, EVENT_WORKER_READY, rank, "%s", c->members.m[rank].host), "weight_bytes",
                  (int64_t)r->weight_bytes);
-    if (c->state == CORE_LOADING && c->members.m[rank].held) adopt(c, rank, r);
+    if (c->state == CORE_LOADING && c->members.m[rank].held) held_adopt(c, rank, r);
     if (c->state != CORE_LOADING || !member_all_ready(&c->members)) return;
     rc = recall_class(c, &why);
     if (rc < 0) return core_fail(c, rc, &why);
     recover_start(c);
-    bool proven = !c->options.prove || count_held(c); /* those that were kept work already */
+    bool proven = !c->options.prove || held_count(c); /* those that were kept work already */
     rc = proven ? 0 : prove_start(c, &why);
     if (rc < 0) return core_fail(c, rc, &why);
     if (proven) core_serve(c);
@@ -532,7 +514,7 @@ static void say_missing(struct coordinator *c) {
     c->missing_said_us = c->now_us;
     member_list(&c->members, WORKER_EXPECTED, ranks, sizeof ranks);
     if (ranks[0]) {
-        log_info("waiting for workers: rank %s of %d missing; they join at %s", ranks, c->options.first,
+        log_info("waiting for workers: rank %s of %d missing; they join at %s", ranks, __builtin_popcountll(c->members.awaited),
                  bus_endpoint(c->worker_bus));
     } else {
         member_list(&c->members, WORKER_LOADING, ranks, sizeof ranks);
@@ -542,9 +524,9 @@ static void say_missing(struct coordinator *c) {
 
 /* All must come in time; how long they load is their disks' business, as long as it goes on. */
 static int late_rank(const struct coordinator *c, enum worker_state state) {
-    int last = state == WORKER_LOADING ? c->options.workers : c->options.first;
-    for (int w = 0; w < last; w++) {
+    for (int w = 0; w < c->options.workers; w++) {
         const struct member *m = &c->members.m[w];
+        if (state == WORKER_EXPECTED && !(c->members.awaited >> w & 1)) continue;
         int64_t since = state == WORKER_LOADING ? m->moved_us : c->started_us;
         if (m->state == state && c->now_us - since >= c->options.start_timeout_us) return w;
     }
@@ -634,6 +616,7 @@ void cluster_tick(struct coordinator *c) {
     while (member_release(&c->members, c->now_us, &why) >= 0) log_warn("%s", why.text);
     probe_all(c);
     say_suspects(c);
+    held_tick(c);
     say_missing(c);
     check_start(c);
     recover_tick(c);

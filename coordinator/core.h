@@ -8,6 +8,7 @@
 #include "coordinator/events.h"
 #include "coordinator/journal.h"
 #include "coordinator/health.h"
+#include "coordinator/held.h"
 #include "coordinator/hops.h"
 #include "coordinator/links.h"
 #include "coordinator/member.h"
@@ -114,6 +115,7 @@ struct coordinator {
     uint32_t epoch; /* in which steps run, or ran last */
     struct recovery recovery;
     struct proof proof;
+    struct held held;
     int64_t missing_said_us, shutdown_said_us, busy_said_us, leave_by_us, swept_us;
     uint64_t suspects; /* mask, as last logged */
     uint64_t broken;   /* connections of workers' bus that have ended; below: until when we look whose it was */
@@ -167,6 +169,7 @@ void cluster_peers(const struct coordinator *c, uint64_t mask, struct worker_pee
 void cluster_lose(struct coordinator *c, int rank, const struct why *why); /* it is dead */
 /* Sending to it failed: it is gone, or takes nothing any more, which for a worker is the same. */
 void cluster_unreachable(struct coordinator *c, int rank, int rc);
+void cluster_begin(struct coordinator *c); /* those that are awaited are here: they are told what to load */
 void cluster_plan(struct coordinator *c); /* sends what the scheduler wants to run */
 void cluster_shutdown(struct coordinator *c, bool abort, const char *reason);
 

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #define LAST_EPOCH (UINT32_MAX / 2) /* what a worker says it has heard of, and numbers still go on from */
-#define LAST_STEP (UINT64_MAX / 2)
+#define LAST_STEP  (UINT64_MAX / 2)
 enum {
     STALL_US = 250 * 1000, /* ticks further apart than this: the caller stood still */
     /* A lease is what a worker's peers and clients are promised, from its last sign of life to the verdict being out: so the
@@ -41,7 +41,7 @@ static void set_state(struct members *ms, int rank, enum worker_state to) {
 
 void member_init(struct members *ms, const struct member_limits *l) {
     *ms = (struct members){.limits = *l, .patience_us = l->patience_us};
-    if (!l->first) ms->limits.first = l->workers;
+    ms->awaited = UINT64_MAX >> (64 - (l->first ? l->first : l->workers));
 }
 
 /* Its incarnation was given in an earlier life of this cluster, and nobody else has it. */
@@ -461,14 +461,15 @@ int member_count(const struct members *ms, enum worker_state s) {
 }
 
 bool member_all_ready(const struct members *ms) {
-    for (int i = 0; i < ms->limits.first; i++)
-        if (!member_serves(ms, i)) return false;
+    for (int i = 0; i < ms->limits.workers; i++)
+        if (ms->awaited >> i & 1 && !member_serves(ms, i)) return false;
     return true;
 }
 
 void member_list(const struct members *ms, enum worker_state s, char *buf, size_t cap) {
     size_t len = 0;
     buf[0] = 0;
-    for (int i = 0; i < ms->limits.first && len < cap; i++)
-        if (ms->m[i].state == s) len += (size_t)snprintf(buf + len, cap - len, "%s%d", len ? ", " : "", i);
+    for (int i = 0; i < ms->limits.workers && len < cap; i++)
+        if (ms->awaited >> i & 1 && ms->m[i].state == s)
+            len += (size_t)snprintf(buf + len, cap - len, "%s%d", len ? ", " : "", i);
 }

@@ -55,7 +55,7 @@ struct member {
     uint64_t at;        /* where it stands, it said then */
 };
 struct member_limits {
-    int workers, first;   /* ranks there may be; 0 .. first - 1 must come before anything begins */
+    int workers, first;   /* ranks there may be; 0 .. first - 1 are awaited before anything begins */
     const char *fabric;   /* what every worker must say; borrowed */
     uint64_t fingerprint; /* of the coordinator's own view of the model */
     int64_t lease_us, loading_us, progress_us;
@@ -64,6 +64,7 @@ struct member_limits {
 struct members {
     struct member_limits limits;
     struct member m[MSG_MAX_WORKERS];
+    uint64_t awaited;      /* mask of the ranks that must come before anything begins */
     uint32_t incarnations; /* given so far */
     uint32_t earlier;      /* of these, in earlier lives of this cluster; 0: it has none */
     struct {

@@ -63,7 +63,7 @@ struct worker_hello {
     size_t address_bytes;
     uint64_t memory; /* bytes it may use; 0: not said */
     uint32_t held_incarnation, held_epoch; /* of a coordinator that is gone; 0: it is new */
-    uint64_t held_step;
+    uint64_t held_step, held_members; /* members: mask of ranks, of that epoch */
 };
 struct held_seq { /* what a worker still has of a sequence: rows of positions 0 .. rows - 1 */
     uint64_t seq;

@@ -33,7 +33,7 @@ static int submit(struct coordinator *c, int worker, struct why *why) {
 
 int prove_start(struct coordinator *c, struct why *why) {
     core_set_state(c, CORE_PROVING);
-    for (int w = 0; w < c->options.first; w++) {
+    for (int w = 0; w < c->options.first; w++) { /* those that outlived a coordinator need not (held.h) */
         int rc = submit(c, w, why);
         if (rc < 0) return fail_in(why, rc, "a first token at worker %d", w);
     }

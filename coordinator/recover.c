@@ -21,7 +21,7 @@ static uint64_t serving(const struct coordinator *c) {
     return mask;
 }
 
-static uint64_t everybody(const struct coordinator *c) { return core_first(c); }
+static uint64_t everybody(const struct coordinator *c) { return c->members.awaited; }
 
 int recover_init(struct coordinator *c) {
     struct recovery *r = &c->recovery;

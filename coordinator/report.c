@@ -219,7 +219,8 @@ static void report_dispatch(const struct coordinator *c) {
 void report_serving(struct coordinator *c) {
     char placement[256];
     report_dispatch(c);
-    for (int w = 0; w < c->options.first; w++) {
+    for (int w = 0; w < c->options.workers; w++) {
+        if (!member_serves(&c->members, w)) continue;
         const struct worker_ready *r = &c->members.m[w].ready;
         planner_describe(&c->shape, c->hosts, w, placement, sizeof placement);
         log_info("worker %d: experts %s; %.1f MiB experts, %.1f MiB other weights, %.1f MiB KV", w,

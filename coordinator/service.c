@@ -172,7 +172,7 @@ static bool open_for_requests(struct coordinator *c, enum request_kind kind, str
         break;
     case CORE_LOADING:
         snprintf(text, sizeof text, "the cluster is loading: %d of %d workers are ready",
-                 member_count(&c->members, WORKER_READY), c->options.first);
+                 member_count(&c->members, WORKER_READY), __builtin_popcountll(c->members.awaited));
         break;
     case CORE_PROVING: snprintf(text, sizeof text, "the cluster is loading: it tries a first token"); break;
     case CORE_FAILED: snprintf(text, sizeof text, "the cluster has failed: %s", c->why.text); break;

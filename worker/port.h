@@ -34,7 +34,7 @@ struct port_hello {
     uint64_t memory; /* bytes it may use; 0: not said */
     struct { /* of a coordinator that is gone; incarnation 0: there was none */
         uint32_t incarnation, epoch;
-        uint64_t step;
+        uint64_t step, members;
     } held;
 };
 int port_send_hello(struct port *p, const struct port_hello *h);

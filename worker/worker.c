@@ -39,6 +39,7 @@ struct worker {
     struct worker_setup first; /* as it was loaded; placement and peers are the engine's */
     struct ready_report ready; /* the same */
     uint32_t epoch;            /* the latest it was told of */
+    uint64_t members;          /* mask of those in it */
     uint64_t step;             /* the last it was given */
     int64_t hold_until_us;     /* HOLDING */
     int result;                /* of worker_run once LEAVING */
@@ -86,7 +87,7 @@ static int say_hello(struct worker *w) {
                            .address = address,
                            .address_bytes = e->fabric ? fabric_address(e->fabric, address) : 0,
                            .memory = w->options.memory,
-                           .held = {w->first.incarnation, w->epoch, w->step}};
+                           .held = {w->first.incarnation, w->epoch, w->step, w->members}};
     return port_send_hello(w->port, &h);
 }
 
@@ -95,6 +96,12 @@ static struct plan *take_plan(void *ctx) { return engine_plan_take(((struct work
 static void leave(struct worker *w, int result) {
     w->state = LEAVING;
     w->result = result;
+}
+
+static uint64_t members_of(const struct worker_setup *s) {
+    uint64_t mask = 0;
+    for (int w = 0; w < s->n_peers; w++) mask |= (uint64_t)(s->peers[w].incarnation != 0) << w;
+    return mask;
 }
 
 /* ---- a coordinator that is gone ---- */
@@ -138,6 +145,7 @@ static int rejoin(struct worker *w, struct worker_setup *s, struct why *why) {
     w->state = REJOINING;
     w->preparing = s->rejoins = true;
     w->epoch = s->epoch;
+    w->members = members_of(s);
     memset(w->tally_sent, 0, sizeof w->tally_sent); /* what the old one knew, this one does not */
     int rc = engine_prepare(w->engine, s);
     return rc < 0 ? fail(why, rc, "cannot prepare epoch %u: %s", w->epoch, status_text(rc)) : 0;
@@ -156,6 +164,7 @@ static int on_welcome(struct worker *w, struct worker_setup *setup, struct why *
     w->first.placement = (struct placement){0};
     w->first.peers = NULL;
     w->epoch = setup->epoch;
+    w->members = members_of(setup);
     int rc = engine_start(w->engine, setup);
     return rc < 0 ? fail(why, rc, "cannot start the engine thread: %s", status_text(rc)) : 0;
 }
@@ -168,6 +177,7 @@ static int on_epoch(struct worker *w, struct worker_setup *s, struct why *why) {
     }
     w->preparing = true;
     w->epoch = epoch;
+    w->members = members_of(s);
     int rc = engine_prepare(w->engine, s);
     return rc < 0 ? fail(why, rc, "cannot prepare epoch %u: %s", epoch, status_text(rc)) : 0;
 }

@@ -162,6 +162,56 @@ def while_a_worker_comes(serve, coordinator):
 
 
 @case
+def who_is_gone_is_not_waited_for(p):
+    """One dies with the coordinator: the other keeps what it has, and a successor comes while it serves."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        place = Place(p, folder)
+        c = stack.enter_context(place.coordinator("recover"))
+        workers = [stack.enter_context(place.worker(rank)) for rank in range(2)]
+        front = place.front(c)
+        wanted = run(load_words(p, place), 150).good("undisturbed").out
+        asked = stack.enter_context(Process(load_words(p, place)))
+        front.until_status(lambda s: s["waiting"] + s["running"] + s["finished"] >= 2 * COUNT, "all are accepted")
+        for process in (c, workers[1]):
+            process.send(signal.SIGKILL)
+            process.wait(20)
+        successor = stack.enter_context(place.worker(1))
+        c = stack.enter_context(place.coordinator("recover"))
+        front = place.front(c)
+        same([e["rank"] for e in events(front, "worker-kept")], [0], "who was kept")
+        front.until_status(lambda s: s["state"] == "serving" and s["workers"][1]["pid"] == successor.pid, "its successor", 60)
+        r = asked.wait(150)
+        check(r.status == 0, f"every request finishes: {r.status} {r.err[-400:]!r}")
+        same(r.out.splitlines(), wanted.splitlines(), "the answers of undisturbed runs")
+        c.send(signal.SIGTERM)
+        for process in (c, workers[0], successor):
+            same(process.wait(60).status, 0, f"{process.argv[0]}: {process.err()[-300:]}")
+
+
+@case
+def others_than_at_first(p):
+    """Of a cluster that grew and shrank: those that are there now come back, not those that it began with."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        place = Place(p, folder, "--max-workers", "3")
+        c = stack.enter_context(place.coordinator("recover"))
+        words = [p.worker, "--fabric", "shm", "--threads", "1", "--connect", place.control]
+        workers = [stack.enter_context(Process(words)) for _ in range(3)]
+        front = place.front(c)
+        wanted = front.generate(prompt="once", max_tokens=8)
+        front.until_status(lambda s: sum(w["state"] == "ready" and w["experts"] > 0 for w in s["workers"]) == 3, "three workers")
+        front.cadre("drain", "0").good("drain")
+        stay = sorted(w["pid"] for w in front.status()["workers"] if w["state"] == "ready")
+        for _ in range(2):
+            kill_coordinator(front, c)
+            c.wait(20)
+            c = stack.enter_context(place.coordinator("recover"))
+            front = place.front(c)
+            same(sorted(e["rank"] for e in events(front, "worker-kept")), [1, 2], "who was kept")
+            same(sorted(w["pid"] for w in front.status()["workers"] if w["state"] == "ready"), stay, "the same processes")
+            same(front.generate(prompt="once", max_tokens=8), wanted, "the same answer")
+
+
+@case
 def serve_starts_its_coordinator_again(p):
     """At the same endpoints, though their ports were the system's choice; its workers have not moved, if they live."""
     with tempfile.TemporaryDirectory() as folder:

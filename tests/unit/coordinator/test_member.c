@@ -38,7 +38,8 @@ static void begin(void) {
 }
 static void begin_with(int workers) {
     begin();
-    ms.limits.workers = ms.limits.first = workers;
+    ms.limits.workers = workers;
+    ms.awaited = UINT64_MAX >> (64 - workers);
 }
 static void join_all(void) {
     for (int i = 0; i < ms.limits.workers; i++) {
