@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <stdbool.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +26,7 @@ enum {
     QUEUE_MESSAGES = 1000,  /* per peer and direction */
     HANDSHAKE_MS = 5000,
     LOOK_US = 500000,
-    LOOKS = 12, /* they span more than HANDSHAKE_MS */
+    LOOKS = 12,         /* they span more than HANDSHAKE_MS */
     UNHEARD_MS = 15000, /* what was sent and nobody confirmed for so long breaks the connection: the host is gone */
 };
 
@@ -33,7 +34,8 @@ struct bus_context {
     void *zmq;
     bool keyed;
     struct key key;
-    struct gate *gate; /* NULL until somebody listens */
+    struct gate *gate;    /* NULL until somebody listens */
+    atomic_uint monitors; /* ever made: each has a name of its own */
 };
 #define UNWELCOME (ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH)
 
@@ -213,7 +215,7 @@ static void get_link(struct bus *b, struct bus_link *out) {
 
 static int open_monitor(struct bus_context *c, struct bus_zmq *z) {
     char address[64];
-    snprintf(address, sizeof address, "inproc://monitor-%p", (void *)z);
+    snprintf(address, sizeof address, "inproc://monitor-%u", atomic_fetch_add(&c->monitors, 1)); /* closed ones go later */
     int events = UNWELCOME | ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED |
                  (z->server ? ZMQ_EVENT_ACCEPTED : ZMQ_EVENT_CONNECT_RETRIED);
     if (zmq_socket_monitor(z->socket, address, events) < 0) return -1;

@@ -45,6 +45,7 @@ static void drop_order(struct order *o) {
 void engine_free(struct engine *e) {
     if (!e) return;
     worker_setup_clear(&e->setup); /* of an engine whose thread did not start */
+    ep_free(e->ep); /* not with the thread: engine_prepare tells it of epochs until the end */
     fabric_close(e->options.fabric);
     for (struct order o; e->order_in.data && ring_pop(&e->order_in, &o);) drop_order(&o);
     for (int i = 0; i < PLANS; i++) arena_clear(&e->plans[i].arena);

@@ -153,7 +153,6 @@ int engine_load(struct engine *e, struct why *why) {
 void engine_unload(struct engine *e) {
     forward_clear(&e->forward);
     moe_clear(&e->moe);
-    ep_free(e->ep);
     sampler_clear(&e->sampler);
     seq_table_clear(&e->seqs);
     kv_close(&e->kv);
