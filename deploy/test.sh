@@ -76,7 +76,7 @@ if [ -z "$quick" ]; then
 fi
 
 python3 - "$failed_builds" "${logs[@]}" <<'PY'
-import json, sys
+import json, re, sys
 passed = failed = skipped = 0
 failed += int(sys.argv[1])
 for name in sys.argv[2:]:
@@ -90,6 +90,8 @@ for name in sys.argv[2:]:
         else:
             failed += 1
             print(f"FAILED: {row['name']} ({row['result']})")
+            bad = [line for line in row.get("stdout", "").splitlines() if re.match("not ok|---|.*:[FE]:", line)]
+            for line in bad[:5] + row.get("stderr", "").splitlines()[:5]: print(f"  {line[:300]}")
 print(f"{passed} passed, {failed} failed, {skipped} skipped")
 sys.exit(1 if failed or not passed else 0)
 PY

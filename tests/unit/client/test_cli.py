@@ -3,7 +3,6 @@
 
 usage: test_cli.py CADRE FAKE_SERVER HELLO [NAME...]
 """
-import fcntl
 import json
 import os
 import pty
@@ -17,9 +16,9 @@ import struct
 import subprocess
 import sys
 import tempfile
-import termios
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 LIMIT = 30  # seconds for any one thing
@@ -221,8 +220,7 @@ def test_chat_pipe(server):
 
 def test_chat_terminal(server):
     main, side = pty.openpty()
-    p = subprocess.Popen([CADRE, "chat", "--connect", server.endpoint], stdin=side, stdout=side, stderr=side, start_new_session=True,
-                         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+    p = subprocess.Popen(["setsid", "--ctty", CADRE, "chat", "--connect", server.endpoint], stdin=side, stdout=side, stderr=side)
     os.close(side)
     t = Terminal(main)
     t.until(b"> ")
@@ -552,30 +550,39 @@ def test_serve_killed():
             wait_for("the end of all processes", lambda: not any(alive(p) for p in s.pids()))
 
 
-def main():
-    global CADRE, FAKE, HELLO
-    CADRE, FAKE, HELLO = sys.argv[1:4]
-    failed = passed = 0
+def run(name, test):
+    """What to say of it, and whether it was good."""
+    before = time.monotonic()
+    try:
+        if test.__code__.co_argcount:
+            with Server() as server:
+                test(server)
+        else:
+            test()
+    except Exception:  # whatever it was, the other tests shall run
+        return f"--- {name}\n{traceback.format_exc()}", False
+    return f"{time.monotonic() - before:5.1f} s  {name}", True
+
+
+def chosen(names):
     for name, test in sorted(globals().items()):
-        if not name.startswith("test_") or (sys.argv[4:] and name not in sys.argv[4:]):
+        if not name.startswith("test_") or (names and name not in names):
             continue
         if "mpi" in test.__code__.co_names + test.__code__.co_consts and not shutil.which("mpirun"):
             continue
-        before = time.monotonic()
-        try:
-            if test.__code__.co_argcount:
-                with Server() as server:
-                    test(server)
-            else:
-                test()
-            passed += 1
-            print(f"{time.monotonic() - before:5.1f} s  {name}")
-        except Exception:  # whatever it was, the other tests shall run
-            failed += 1
-            print(f"--- {name}")
-            traceback.print_exc(file=sys.stdout)
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed else 0
+        yield name, test
+
+
+def main():
+    global CADRE, FAKE, HELLO
+    CADRE, FAKE, HELLO = sys.argv[1:4]
+    with ThreadPoolExecutor(3) as at_once:  # most of it is waiting
+        results = []
+        for said, good in at_once.map(lambda one: run(*one), chosen(sys.argv[4:])):
+            print(said, flush=True)
+            results.append(good)
+    print(f"{sum(results)} passed, {len(results) - sum(results)} failed")
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":
