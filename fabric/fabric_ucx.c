@@ -21,6 +21,7 @@
 #include "fabric/slots.h"
 
 enum {
+    UNHEARD_US = 200000, /* a connection that takes longer was not answered */
     TELL_AFTER = 32,    /* polls without news after which peers are told what was given back */
     FLUSH_SPINS = 100,
     FLUSH_YIELDS = 100,
@@ -34,6 +35,7 @@ struct ucx_rank {
     const uint8_t *secret; /* NULL: none; otherwise secret_bytes */
     uint8_t secret_bytes[PROOF_SECRET_BYTES];
     struct proof_key key; /* of what is for us */
+    struct guard guard;   /* shut only where there is a secret */
     struct link *links[FABRIC_MAX_RANKS];
     struct {
         uint32_t incarnation, session; /* of the latest attachment */
@@ -127,8 +129,11 @@ static int join(struct ucx_rank *u, const struct link_peer *peer, uint32_t sessi
     return 0;
 }
 
+/* Whether a peer's door was shut to us when we came (guard.h): TCP would try again, but less and less often. */
+static bool unheard(const struct link *l) { return !l->spoke && clk_now_us() - l->opened_us > UNHEARD_US; }
+
 /* Takes up new sessions of peers. One that replaces another means that the peer attached again: so begin again with it. And so
- * where our connection to it broke: whoever greets may be reached by now. */
+ * where our connection to it broke or never came about: whoever greets may be reached by now. */
 static void answer_greetings(struct ucx_rank *u) {
     struct why why;
     u->host.greetings = false;
@@ -137,7 +142,7 @@ static void answer_greetings(struct ucx_rank *u) {
         if (!l || !link_outdated(l)) continue;
         uint32_t theirs = l->heard;
         bool named = l->named;
-        if (l->theirs || l->broken) {
+        if (l->theirs || l->broken || unheard(l)) {
             retire(u, p);
             if (join(u, &l->peer, l->session, &why) < 0) log_error("%s; it counts as silent", why.text);
         }
@@ -280,7 +285,7 @@ static void ucx_give(struct fabric *f, int peer, const void *frame) {
 
 static size_t ucx_address(struct fabric *f, void *out) {
     struct ucx_rank *u = ucx_of(f);
-    return link_address_write(out, f->rank, u->host.nonce, u->host.net.own, u->host.net.own_bytes);
+    return link_address_write(out, f->rank, u->host.nonce, &u->guard.own, u->host.net.own, u->host.net.own_bytes);
 }
 
 static int ucx_prepare(struct fabric *f, size_t frame_bytes, uint32_t incarnation, struct why *why) {
@@ -303,6 +308,7 @@ static int ucx_attach(struct fabric *f, int peer, uint32_t incarnation, const vo
     int rc = link_address_read(address, bytes, peer, &a, why);
     if (rc < 0) return rc;
     if (l && l->peer.incarnation == incarnation && !l->broken) return 0;
+    guard_admit(&u->guard, &a.sources);
     ucx_detach(f, peer);
     if (u->latest[peer].incarnation != incarnation) u->latest[peer].session = 0;
     u->latest[peer].incarnation = incarnation;
@@ -388,6 +394,7 @@ int fabric_ucx_open(int rank, int size, const struct fabric_net *net, struct fab
 
 static ucs_status_t open_net(struct ucx_rank *u, const char *devices) {
     ucs_status_t status = UCS_ERR_IO_ERROR;
+    guard_begin(&u->guard);
     if (getrandom(&u->host.nonce, sizeof u->host.nonce, 0) == sizeof u->host.nonce)
         status = net_open(&u->host.net, devices, u->host.at_once);
     if (status == UCS_OK) status = net_on(&u->host.net, LINK_FRAME, on_frame, u);
@@ -396,7 +403,10 @@ static ucs_status_t open_net(struct ucx_rank *u, const char *devices) {
 }
 
 static void take_secret(struct ucx_rank *u, const uint8_t *secret, const void *address, size_t bytes) {
-    if (secret) u->secret = memcpy(u->secret_bytes, secret, sizeof u->secret_bytes);
+    if (secret) {
+        u->secret = memcpy(u->secret_bytes, secret, sizeof u->secret_bytes);
+        guard_shut(&u->guard);
+    }
     u->key = proof_key(u->secret, address, bytes);
 }
 

@@ -9,8 +9,9 @@
 
 enum { MAGIC = 0x32584355 /* "UCX2" */ };
 
-size_t link_address_write(void *out, int rank, uint64_t nonce, const void *ucx, size_t ucx_bytes) {
-    struct link_address a = {.magic = MAGIC, .rank = (uint32_t)rank, .nonce = nonce};
+size_t link_address_write(void *out, int rank, uint64_t nonce, const struct guard_sources *sources, const void *ucx,
+                          size_t ucx_bytes) {
+    struct link_address a = {.magic = MAGIC, .rank = (uint32_t)rank, .nonce = nonce, .sources = *sources};
     unsigned char *p = out;
     if (ucx_bytes > FABRIC_ADDRESS_BYTES - sizeof a) return 0;
     memcpy(p, &a, sizeof a);

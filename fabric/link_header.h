@@ -4,12 +4,15 @@
 #include <stdbool.h>
 
 #include "base/status.h"
+#include "fabric/guard.h"
 #include "fabric/proof.h"
 
 struct link_address { /* what fabric_address gives; followed by UCX's own address of the worker */
     uint32_t magic, rank;
     uint64_t nonce; /* drawn at open */
     uint64_t check; /* over all of it with check = 0: UCX trusts what it is given */
+    struct guard_sources sources; /* where its connections may come from */
+    uint32_t unused; /* 0; there are no gaps that check would have to skip */
 };
 
 struct link_header {        /* of every message; in the sender's byte order: one cluster runs one kind of CPU */
@@ -24,7 +27,8 @@ struct link_header {        /* of every message; in the sender's byte order: one
 };
 
 /* Writes an address; out has FABRIC_ADDRESS_BYTES. Returns its size, 0 when UCX's own is too long. */
-size_t link_address_write(void *out, int rank, uint64_t nonce, const void *ucx, size_t ucx_bytes);
+size_t link_address_write(void *out, int rank, uint64_t nonce, const struct guard_sources *sources, const void *ucx,
+                          size_t ucx_bytes);
 /* ERR_PROTOCOL or ERR_CORRUPT when it is not a whole address of this rank. UCX's own begins after sizeof *out. */
 int link_address_read(const void *address, size_t bytes, int rank, struct link_address *out, struct why *why);
 

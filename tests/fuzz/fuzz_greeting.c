@@ -15,7 +15,7 @@ static const uint8_t secret[PROOF_SECRET_BYTES] = "what only the cluster's own k
 static size_t write_address(uint8_t *out, int rank, uint64_t nonce) {
     uint8_t ucx[UCX_BYTES];
     memset(ucx, 0x5a, sizeof ucx);
-    return link_address_write(out, rank, nonce, ucx, sizeof ucx);
+    return link_address_write(out, rank, nonce, &(struct guard_sources){.n = 1}, ucx, sizeof ucx);
 }
 
 static struct proof_key own_key(const uint8_t *by) {

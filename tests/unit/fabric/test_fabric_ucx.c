@@ -1,8 +1,11 @@
 /* test_fabric_ucx.c - the fabric's contract over UCX on loopback: between processes, and between handles of one process for
  * what needs a certain order of events. Deaths are in test_fabric_ucx_deaths.c. */
+#include <netinet/in.h>
 #include <stddef.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <ucp/api/ucp.h>
+#include <unistd.h>
 
 #include "base/hash.h"
 #include "fabric/link_ucx.h"
@@ -481,6 +484,41 @@ START_TEST(another_secret) {
 }
 END_TEST
 
+/* How many of the sockets that listen in this process take a connection from 127.0.0.`from`. */
+static int doors_open(int from) {
+    struct sockaddr_in me = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK - 1 + (unsigned)from)}, door;
+    struct timeval patience = {.tv_usec = 20000}; /* over loopback it is let in at once or never */
+    int n = 0;
+    for (int fd = 0; fd < 1024; fd++) {
+        int listens = 0;
+        socklen_t size = sizeof listens, len = sizeof door;
+        if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) < 0 || !listens) continue;
+        ck_assert_int_eq(getsockname(fd, (struct sockaddr *)&door, &len), 0);
+        int s = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        ck_assert_int_eq(setsockopt(s, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience), 0);
+        ck_assert_int_eq(bind(s, (struct sockaddr *)&me, sizeof me), 0);
+        n += connect(s, (struct sockaddr *)&door, sizeof door) == 0;
+        close(s);
+    }
+    return n;
+}
+
+/* UCX is not made for strangers: the kernel keeps those away that are on no member's host. */
+START_TEST(hosts_of_strangers) {
+    secrets[0] = secrets[1] = secret;
+    open_rank(0, 1);
+    open_rank(1, 2);
+    ck_assert_int_eq(doors_open(1) + doors_open(2), 0);
+    attach(0, 2);
+    attach(1, 1);
+    ck_assert_int_eq(doors_open(1), 4); /* two handles, each with a worker for either direction */
+    ck_assert_int_eq(doors_open(2), 0);
+    still_talking();
+    close_two();
+    secrets[0] = secrets[1] = NULL;
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("fabric_ucx");
     TCase *t = tcase_create("fabric_ucx");
@@ -502,6 +540,7 @@ int main(void) {
     tcase_add_test(t, lies);
     tcase_add_test(t, strangers);
     tcase_add_loop_test(t, another_secret, 0, 2);
+    tcase_add_test(t, hosts_of_strangers);
     suite_add_tcase(s, t);
     return run_suite(s);
 }

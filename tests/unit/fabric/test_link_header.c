@@ -8,11 +8,12 @@
 #include "tests/unit/run.h"
 
 enum { SIZE = 4 };
+static const struct guard_sources sources = {.n = 2, .from = {1, 2}};
 static const uint8_t secret[PROOF_SECRET_BYTES] = {1, 2, 3}, another[PROOF_SECRET_BYTES] = {1, 2, 4};
 
 static struct proof_key key_of(const uint8_t *by, int rank, uint64_t nonce, uint8_t ucx) {
     unsigned char address[FABRIC_ADDRESS_BYTES], own[100] = {ucx};
-    return proof_key(by, address, link_address_write(address, rank, nonce, own, sizeof own));
+    return proof_key(by, address, link_address_write(address, rank, nonce, &sources, own, sizeof own));
 }
 
 static struct link_header message(void) {
@@ -81,13 +82,13 @@ START_TEST(addresses) {
     unsigned char a[FABRIC_ADDRESS_BYTES], own[FABRIC_ADDRESS_BYTES] = {3};
     struct link_address read;
     struct why why;
-    size_t n = link_address_write(a, 1, 77, own, 100);
+    size_t n = link_address_write(a, 1, 77, &sources, own, 100);
     ck_assert_int_eq(link_address_read(a, n, 1, &read, &why), 0);
     ck_assert_uint_eq(read.nonce, 77);
     ck_assert_int_eq(link_address_read(a, n, 2, &read, &why), ERR_PROTOCOL);
     ck_assert_int_eq(link_address_read(a, sizeof read, 1, &read, &why), ERR_PROTOCOL);
     ck_assert_int_eq(link_address_read(a, sizeof a + 1, 1, &read, &why), ERR_PROTOCOL);
-    ck_assert_uint_eq(link_address_write(a, 1, 77, own, sizeof own), 0); /* too long for an address */
+    ck_assert_uint_eq(link_address_write(a, 1, 77, &sources, own, sizeof own), 0); /* too long for an address */
 }
 END_TEST
 
