@@ -21,7 +21,6 @@
 #include "fabric/slots.h"
 
 enum {
-    UNHEARD_US = 200000, /* a connection that takes longer was not answered */
     TELL_AFTER = 32,    /* polls without news after which peers are told what was given back */
     FLUSH_SPINS = 100,
     FLUSH_YIELDS = 100,
@@ -129,11 +128,9 @@ static int join(struct ucx_rank *u, const struct link_peer *peer, uint32_t sessi
     return 0;
 }
 
-/* Whether a peer's door was shut to us when we came (guard.h): TCP would try again, but less and less often. */
-static bool unheard(const struct link *l) { return !l->spoke && clk_now_us() - l->opened_us > UNHEARD_US; }
-
 /* Takes up new sessions of peers. One that replaces another means that the peer attached again: so begin again with it. And so
- * where our connection to it broke or never came about: whoever greets may be reached by now. */
+ * where our connection to it broke, or has not come about yet: its door may have been shut when we knocked (guard.h), and TCP
+ * knocks again only after a second. Whoever greets can be reached by now. */
 static void answer_greetings(struct ucx_rank *u) {
     struct why why;
     u->host.greetings = false;
@@ -142,7 +139,7 @@ static void answer_greetings(struct ucx_rank *u) {
         if (!l || !link_outdated(l)) continue;
         uint32_t theirs = l->heard;
         bool named = l->named;
-        if (l->theirs || l->broken || unheard(l)) {
+        if (l->theirs || l->broken || !l->spoke) {
             retire(u, p);
             if (join(u, &l->peer, l->session, &why) < 0) log_error("%s; it counts as silent", why.text);
         }

@@ -1,9 +1,9 @@
 /* guard.h - lets the kernel keep strangers' hosts from the sockets that UCX listens on, before UCX sees a byte: what it reads
  * first is its own protocol, which believes whoever speaks it.
  *
- * A socket filter drops every packet of a connection from an IPv4 address that is none of a peer's. A peer that connects
- * before it is admitted is heard when TCP tries again, a second later; so that happens once per host, as addresses stay
- * admitted. Processes on admitted hosts are not told apart. Owner: whoever owns the handle. */
+ * A socket filter drops every packet of a connection from an IPv4 address that is none of a peer's. A peer that knocks
+ * before it is admitted is not heard; it knocks again when it is greeted from here (answer_greetings), or when TCP tries again,
+ * a second later. Addresses stay admitted. Processes of an admitted host are not told apart. Owner: whoever owns the handle. */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>

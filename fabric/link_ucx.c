@@ -5,7 +5,6 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "base/clk.h"
 #include "base/log.h"
 
 enum {
@@ -37,7 +36,7 @@ int link_new(struct link_host *host, const struct link_peer *peer, uint32_t sess
         if (map != MAP_FAILED) munmap(map, map_bytes);
         return fail(why, ERR_NOMEM, "fabric ucx: no memory for %d buffers of %zu bytes", (int)BUFFERS, slot_bytes);
     }
-    *l = (struct link){.host = host, .peer = *peer, .session = session, .opened_us = clk_now_us(), .reserved = -1, .map = map};
+    *l = (struct link){.host = host, .peer = *peer, .session = session, .reserved = -1, .map = map};
     l->peer.address = memcpy(address, peer->address, peer->address_bytes);
     l->slot_bytes = slot_bytes;
     l->map_bytes = map_bytes;
@@ -121,6 +120,7 @@ static void room(struct link *l) {
 static void ended(struct link *l, void *request, ucs_status_t status, const char *doing) {
     l->pending--;
     if (status != UCS_OK) link_break(l, doing, status);
+    else l->spoke = true;
     ucp_request_free(request);
 }
 
@@ -155,7 +155,7 @@ static int send_message(struct link *l, unsigned id, struct link_header *h, cons
     }
     link_header_seal(h, &l->peer.key);
     ucs_status_ptr_t r = ucp_am_send_nbx(l->ep, id, h, sizeof *h, data, bytes, &p);
-    l->spoke |= !UCS_PTR_IS_ERR(r);
+    l->spoke |= !r;
     if (!UCS_PTR_IS_ERR(r)) l->host->unflushed |= UINT64_C(1) << l->peer.rank;
     if (!r) return 1;
     if (UCS_PTR_IS_PTR(r)) {

@@ -82,8 +82,7 @@ struct link {
     uint32_t session, theirs, heard; /* ours; the peer's, 0 = none yet; the latest it was heard to have */
     bool named;                      /* the session heard last names ours */
     bool broken, bye, bye_heard;     /* bye: the peer's; bye_heard: it heard ours */
-    bool spoke;                      /* UCX took something: there is a connection */
-    int64_t opened_us;
+    bool spoke;                      /* something was sent: there is a connection */
     int pending;                     /* requests UCX has not ended */
 
     unsigned char *map; /* FABRIC_DEPTH buffers to send from, FABRIC_DEPTH to receive into */
