@@ -200,6 +200,22 @@ def options_of(options):
     return words
 
 
+def ports(pid):
+    """Where a process listens."""
+    links = []
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            links.append(os.readlink(fd))
+        except OSError:
+            continue
+    found = []
+    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A" and f"socket:[{fields[9]}]" in links:
+            found.append(int(fields[1].split(":")[1], 16))
+    return found
+
+
 class Keys:
     """A new cluster's key and its clients', gone with this object."""
 

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from cases import case, main, note
-from cluster import Cluster, Failed, Front, Process, check, run, same, until
+from cluster import Cluster, Failed, Front, Process, check, ports, run, same, until
 from lab import REACH, lab
 from slurm import slurm
 
@@ -36,11 +36,29 @@ def from_afar(p, hosts, cluster, host):
     return Front(p, f"tcp://h0:{cluster.endpoint.rsplit(':', 1)[1]}", hosts.on(host), cluster.key)
 
 
+def let_in(hosts, source, doors):
+    """How many of the doors of h1 open for somebody on source."""
+    knock = ["python3", str(Path(__file__).with_name("knock.py")), "h1"]
+    return int(run([*hosts.on(source), *knock, *map(str, doors)]).good("knocking").out)
+
+
+def check_doors(hosts, fabric, c):
+    """Where UCX listens, who comes from no member's host is not heard, whatever it says; with auto nor who is on the same host."""
+    workers = [pid for pid in hosts.pids("h1") if pid in c.process.named("cadre-worker")]
+    doors = [port for pid in workers for port in ports(pid)]
+    check(len(doors) >= 2 * len(workers), f"ports of workers {workers}: {doors}")
+    strangers = ["h3"] + ["h1"] * (fabric == "auto")
+    same([let_in(hosts, host, doors) for host in strangers], [0] * len(strangers), f"strangers from {strangers} who came in")
+    same([pid for pid in hosts.pids("h1") if pid in c.process.named("cadre-worker")], workers, "the workers afterwards")
+
+
 def check_bits(p, fabric):
     with Cluster(p, p.golden("mixtral"), workers=1) as alone:
         wanted = answers(alone)
-    with lab(3) as hosts:
+    with lab(4) as hosts:
         with six(p, hosts, fabric) as c:
+            if fabric != "mpi":
+                check_doors(hosts, fabric, c)
             for host in ("h0", "h2"):
                 got = answers(from_afar(p, hosts, c, host))
                 for g, w in zip(got, wanted):

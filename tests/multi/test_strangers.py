@@ -11,27 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cases import case, main, note
-from cluster import Cluster, Keys, check, same, until
+from cluster import Cluster, Keys, check, ports, same, until
 
 ROUNDS, SOAK_ROUNDS, KEPT = 4, 1000, 200
 FILES = 128  # a process may have, so that connections run out
 GROWTH_KIB = 16 << 10
-
-
-def ports(pid):
-    """Where a process listens."""
-    links = []
-    for fd in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            links.append(os.readlink(fd))
-        except OSError:
-            continue
-    found = []
-    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[3] == "0A" and f"socket:[{fields[9]}]" in links:
-            found.append(int(fields[1].split(":")[1], 16))
-    return found
 
 
 def resident_kib(pid):
