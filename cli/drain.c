@@ -17,7 +17,7 @@ static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Options"},
     {"connect", CONF_STRING, AT(connect), .def = CADRE_DEFAULT_ENDPOINT, .arg = "ENDPOINT",
      .help = "where the cluster listens"},
-    {"key", CONF_STRING, AT(key), .arg = "FILE", .help = "the key of a cluster that has one"},
+    {"key", CONF_STRING, AT(key), .arg = "FILE", .help = "the key of a cluster that has one: its own, not its clients'"},
     {"wait", CONF_INT, AT(wait), .def = "60", .min = 0, .max = 86400, .arg = "SECONDS",
      .help = "for it to have left; 0: do not wait"},
     {NULL}};
@@ -30,7 +30,7 @@ static const struct conf_command command = {
         "its experts, and then it ends with status 0. No request fails, no answer changes. Another may join in its place:\n"
         "cadre-worker --connect ENDPOINT --fabric FABRIC",
     .options = table,
-    .footer = "Refused when the others cannot hold the model. To end the whole cluster send SIGTERM to cadre serve.\n\n"
+    .footer = "Refused when the others cannot hold the model, and with a client's key. To end the whole cluster send SIGTERM to cadre serve.\n\n"
               "Exit status: 0 it has left (or began to, with --wait 0), 1 refused or not in time, 2 wrong usage.",
     .min_args = 1,
     .max_args = 1};

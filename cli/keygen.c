@@ -14,7 +14,7 @@ static const struct conf_option table[] = {{"", CONF_FLAG, 0, .help = "Options"}
                                            {"output", CONF_STRING, AT(output), .def = "cadre.key", .arg = "FILE", .letter = 'o',
                                             .help = "the cluster's key, for coordinator, workers and operators"},
                                            {"client-output", CONF_STRING, AT(client_output), .def = "cadre-client.key",
-                                            .arg = "FILE", .help = "its part for clients, who may not join with it"},
+                                            .arg = "FILE", .help = "its part for clients, who may neither join nor drain with it"},
                                            {NULL}};
 static const struct conf_command command = {
     .name = "cadre keygen",
@@ -41,7 +41,7 @@ int keygen_main(int argc, char **argv) {
         if (rc >= 0 && (rc = key_write(&key, true, o.client_output, &why)) < 0) unlink(o.output);
         explicit_bzero(&key, sizeof key);
         if (rc < 0) fprintf(stderr, "cadre keygen: %s\n", why.text);
-        else printf("%s: for the coordinator and its workers\n%s: for clients\n", o.output, o.client_output);
+        else printf("%s: for the coordinator, its workers and operators\n%s: for clients\n", o.output, o.client_output);
         status = rc < 0 ? EXIT_FAILED : EXIT_DONE;
     }
     conf_clear(&command, &o, &args);

@@ -206,7 +206,7 @@ struct cadre_cluster {
     uint64_t uptime_us, steps, finished, cancelled, expired, failed, preemptions, prompt_tokens, generated_tokens;
     uint32_t epoch, placement_version, waiting, running, max_context, max_batch;
     uint32_t layers, experts, topk; /* MoE layers, experts in each, experts per token */
-    uint64_t strangers; /* connections, and messages between workers, that were not let in: no key, or another */
+    uint64_t strangers; /* not let in, without the key that it takes: connections, messages between workers, clients' Drain */
     /* (layer, expert) pairs that are on no worker: requests that do not allow degraded answers wait */
     uint32_t missing_experts;
     const char *missing;      /* the first of them, for people; "" when there is none */

@@ -244,7 +244,7 @@ struct status_report {
     const char *model, *family, *state, *reason, *numeric_class, *listen, *control, *fabric;
     uint64_t uptime_us, steps, finished, cancelled, expired, failed, preemptions, prompt_tokens, generated_tokens;
     uint32_t epoch, placement_version, waiting, running, max_context, max_batch, layers, experts, topk;
-    uint64_t strangers;       /* connections and messages that were not let in */
+    uint64_t strangers;       /* connections, messages and calls that were not let in */
     uint32_t missing_experts; /* pairs on no worker; `missing` names the first */
     const char *missing;
     const struct journal_report *journal; /* NULL: none */

@@ -71,7 +71,8 @@ const uint8_t *report_status(struct coordinator *c, size_t *len) {
                               .finished = c->counts.finished,
                               .cancelled = c->counts.cancelled,
                               .expired = c->counts.expired,
-                              .strangers = clients_door.refused + workers_door.refused + c->strangers,
+                              .strangers = clients_door.refused + workers_door.refused + c->strangers +
+                                           call_server_stats(c->calls)->denied,
                               .failed = c->counts.failed,
                               .preemptions = s->counts.preemptions,
                               .prompt_tokens = s->counts.prompt_tokens,

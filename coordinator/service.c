@@ -398,7 +398,7 @@ const struct call_method service_methods[] = {
     {"Status", open_status, NULL, on_gone},
     {"Experts", open_experts, NULL, on_gone},
     {"Links", open_links, NULL, on_gone},
-    {"Drain", open_drain, NULL, on_gone},
+    {"Drain", open_drain, NULL, on_gone, .for_operators = true},
     {"Tokenize", open_tokenize, NULL, on_gone},
     {"Trace", trace_service_open, trace_service_credit, trace_service_gone},
     {"Resume", recall_resume, on_credit, on_gone},

@@ -42,7 +42,7 @@ struct bus_context {
 struct bus_zmq {
     struct bus bus;
     void *socket;
-    bool server;
+    bool server, keyed;
     int fd;
     void *monitor; /* tells about connections: a DEALER's own, and those to a ROUTER */
     struct bus_link link;
@@ -107,6 +107,11 @@ static int send_to(struct bus *b, const struct bus_id *to, const void *head, siz
 
 static bool more_parts(zmq_msg_t *m) { return zmq_msg_more(m) != 0; }
 
+static bool from_operator(const struct bus_zmq *z, const zmq_msg_t *head) {
+    const char *who = z->keyed ? zmq_msg_gets(head, "User-Id") : GATE_OPERATOR;
+    return who && !strcmp(who, GATE_OPERATOR);
+}
+
 static int recv_part(struct bus_zmq *z, zmq_msg_t *m) {
     int rc;
     do rc = zmq_msg_recv(m, z->socket, ZMQ_DONTWAIT);
@@ -144,7 +149,10 @@ static int recv_one(struct bus_zmq *z, struct bus_msg *out) {
         memcpy(from.bytes, zmq_msg_data(&z->head), len);
     }
     if (recv_part(z, &z->head) < 0) return -1;
-    *out = (struct bus_msg){.from = from, .head = zmq_msg_data(&z->head), .head_len = zmq_msg_size(&z->head)};
+    *out = (struct bus_msg){.from = from,
+                            .operator = from_operator(z, &z->head),
+                            .head = zmq_msg_data(&z->head),
+                            .head_len = zmq_msg_size(&z->head)};
     if (!more_parts(&z->head)) return 1;
     if (recv_part(z, &z->body) < 0) return -1;
     out->body = zmq_msg_data(&z->body);
@@ -276,8 +284,10 @@ static int check_key(const struct bus_context *c, bool server, enum bus_door doo
                     "make one with `cadre keygen` and give it by --key, or listen on tcp://127.0.0.1",
                     endpoint);
     if (!c->keyed) return 0;
-    if (server && (!c->key.coordinator.secret[0] || !c->key.worker.open[0]))
-        return fail(why, ERR_DENIED, "this key is a client's: a coordinator needs the cluster's own");
+    if (server && (!c->key.coordinator.secret[0] || !c->key.worker.open[0] || !c->key.operator.open[0]))
+        return fail(why, ERR_DENIED,
+                    "this key is a client's, or older than operators' keys: a coordinator needs the cluster's own, which "
+                    "`cadre keygen` makes");
     if (!server && door == BUS_WORKERS && !c->key.worker.secret[0])
         return fail(why, ERR_DENIED, "this key is a client's: a worker needs the cluster's own");
     return 0;
@@ -285,7 +295,9 @@ static int check_key(const struct bus_context *c, bool server, enum bus_door doo
 
 static int set_key(struct bus_context *c, struct bus_zmq *z, enum bus_door door, struct why *why) {
     if (!c->keyed) return 0;
-    const struct key_pair *own = door == BUS_WORKERS ? &c->key.worker : &c->key.client;
+    const struct key_pair *own = door == BUS_WORKERS           ? &c->key.worker
+                                 : c->key.operator.secret[0] ? &c->key.operator
+                                                             : &c->key.client;
     int one = 1, rc;
     if (z->server) {
         rc = c->gate ? 0 : gate_open(c->zmq, &c->key, &c->gate, why);
@@ -331,6 +343,7 @@ static int open_bus(struct bus_context *c, bool server, enum bus_door door, cons
     if (!z) return fail(why, ERR_NOMEM, "cannot %s %s: out of memory", what, endpoint);
     z->bus.ops = &zmq_ops;
     z->server = server;
+    z->keyed = c->keyed;
     z->socket = zmq_socket(c->zmq, server ? ZMQ_ROUTER : ZMQ_DEALER);
     if (!z->socket) return open_failed(z, what, endpoint, why);
     set_options(z, endpoint);

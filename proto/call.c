@@ -206,6 +206,12 @@ static int admit_open(struct call_server *s, const struct bus_msg *m, const stru
     }
     int method = method_index(s, f->method);
     if (method < 0) return refuse_method(s, m, f), ERR_UNSUPPORTED;
+    if (s->methods[method].for_operators && !m->operator) {
+        s->stats.denied++;
+        snprintf(text, sizeof text, "%s is for operators: it wants the cluster's own key (cadre.key), this is a client's",
+                 f->method);
+        return refuse(s, m, f, CALL_PERMISSION_DENIED, text), ERR_DENIED;
+    }
     if (s->table.n >= s->limits.calls) {
         snprintf(text, sizeof text, "the server is at its limit of %d open calls; try again later", s->limits.calls);
         return refuse(s, m, f, CALL_RESOURCE_EXHAUSTED, text), ERR_EXHAUSTED;

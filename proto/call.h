@@ -31,6 +31,7 @@ struct call_method {
     void (*on_open)(void *ctx, struct call *c, const uint8_t *payload, size_t len);
     void (*on_credit)(void *ctx, struct call *c);           /* may be NULL */
     void (*on_gone)(void *ctx, struct call *c, int status); /* may be NULL for methods that end inside on_open */
+    bool for_operators;                                     /* others get PERMISSION_DENIED (bus.h says who is one) */
 };
 struct call_limits {
     size_t payload_bytes; /* soft limit, answered with a status */
@@ -41,6 +42,7 @@ struct call_stats {
     uint64_t opened, ended; /* ended: by call_end */
     uint64_t cancelled, deadline, client_gone;
     uint64_t refused;       /* Ends sent to frames that were not let in */
+    uint64_t denied;        /* of them, those by somebody who is no operator */
     uint64_t noise;         /* messages dropped without an answer */
 };
 

@@ -17,7 +17,7 @@ struct part {
 struct gate {
     void *socket;
     pthread_t thread;
-    uint8_t key[2][KEY_BYTES]; /* by door: the one that may come in */
+    uint8_t key[2][KEY_BYTES], operator[KEY_BYTES]; /* by door: the one that may come in; an operator's, for the clients' */
 };
 
 const char *gate_domain(enum bus_door door) { return door == BUS_WORKERS ? "workers" : "clients"; }
@@ -41,18 +41,25 @@ static int take_question(struct gate *g, struct part *parts) {
     }
 }
 
-static bool may_enter(const struct gate *g, const struct part *parts, int n) {
-    if (n != PARTS || !part_is(&parts[VERSION], "1.0") || !part_is(&parts[MECHANISM], "CURVE")) return false;
-    if (parts[CREDENTIALS].len != KEY_BYTES) return false;
-    for (int door = 0; door < 2; door++) {
-        if (!part_is(&parts[DOMAIN], gate_domain((enum bus_door)door))) continue;
-        return !memcmp(parts[CREDENTIALS].bytes, g->key[door], KEY_BYTES); /* public keys: no secret to guess by time */
-    }
-    return false;
+static bool shows(const struct part *parts, const uint8_t *key) {
+    return !memcmp(parts[CREDENTIALS].bytes, key, KEY_BYTES); /* public keys: no secret to guess by time */
 }
 
-static int answer(struct gate *g, const struct part *parts, int n, bool yes) {
-    const char *text[] = {"1.0", NULL, yes ? "200" : "400", yes ? "OK" : "this key may not come in here", "", ""};
+/* As whom, NULL: not at all. */
+static const char *may_enter(const struct gate *g, const struct part *parts, int n) {
+    if (n != PARTS || !part_is(&parts[VERSION], "1.0") || !part_is(&parts[MECHANISM], "CURVE")) return NULL;
+    if (parts[CREDENTIALS].len != KEY_BYTES) return NULL;
+    for (int door = 0; door < 2; door++) {
+        const char *name = gate_domain((enum bus_door)door);
+        if (!part_is(&parts[DOMAIN], name)) continue;
+        if (shows(parts, g->key[door])) return name;
+        return door == BUS_CLIENTS && shows(parts, g->operator) ? GATE_OPERATOR : NULL;
+    }
+    return NULL;
+}
+
+static int answer(struct gate *g, const struct part *parts, int n, const char *as) {
+    const char *text[] = {"1.0", NULL, as ? "200" : "400", as ? "OK" : "this key may not come in here", as ? as : "", ""};
     for (int i = 0; i < 6; i++) {
         const void *bytes = text[i];
         size_t len = i == ID ? (n > ID ? parts[ID].len : 0) : strlen(text[i]);
@@ -81,6 +88,7 @@ int gate_open(void *zmq, const struct key *key, struct gate **out, struct why *w
     if (!g) return fail(why, ERR_NOMEM, "out of memory");
     zmq_z85_decode(g->key[BUS_CLIENTS], key->client.open);
     zmq_z85_decode(g->key[BUS_WORKERS], key->worker.open);
+    zmq_z85_decode(g->operator, key->operator.open);
     g->socket = zmq_socket(zmq, ZMQ_REP);
     if (!g->socket || zmq_bind(g->socket, "inproc://zeromq.zap.01") < 0) {
         int e = errno;

@@ -8,5 +8,7 @@ struct gate;
  * then gate_close. */
 int gate_open(void *zmq, const struct key *key, struct gate **out, struct why *why);
 void gate_close(struct gate *g);
+/* How the gate calls an operator, as the property "User-Id" of what one sends; others have another. */
+#define GATE_OPERATOR "operator"
 /* The name by which the gate knows a door, for ZMQ_ZAP_DOMAIN. */
 const char *gate_domain(enum bus_door door);

@@ -22,6 +22,8 @@ static const struct field {
     {"coordinator-secret", offsetof(struct key, coordinator.secret), false},
     {"worker-public", offsetof(struct key, worker.open), false},
     {"worker-secret", offsetof(struct key, worker.secret), false},
+    {"operator-public", offsetof(struct key, operator.open), false},
+    {"operator-secret", offsetof(struct key, operator.secret), false},
     {"client-public", offsetof(struct key, client.open), true},
     {"client-secret", offsetof(struct key, client.secret), true},
 };
@@ -30,8 +32,8 @@ enum { FIELDS = sizeof fields / sizeof *fields };
 static char *text_of(struct key *k, const struct field *f) { return (char *)k + f->at; }
 
 int key_make(struct key *out, struct why *why) {
-    struct key_pair *pair[] = {&out->coordinator, &out->worker, &out->client};
-    for (int i = 0; i < 3; i++)
+    struct key_pair *pair[] = {&out->coordinator, &out->worker, &out->operator, &out->client};
+    for (size_t i = 0; i < sizeof pair / sizeof *pair; i++)
         if (zmq_curve_keypair(pair[i]->open, pair[i]->secret) < 0)
             return fail(why, ERR_UNSUPPORTED, "cannot make keys: %s", zmq_strerror(errno));
     return 0;
@@ -42,7 +44,7 @@ static int write_text(int fd, const struct key *k, bool for_clients) {
     if (!f) return close(fd), -1;
     fprintf(f, "cadre-key 1\n# %s\n",
             for_clients ? "For clients of a Cadre cluster: whoever reads this may send requests."
-                        : "Of a Cadre cluster: whoever reads this may join it as a worker, and pretend to be it.");
+                        : "Of a Cadre cluster: whoever reads this may join it as a worker, change it, and pretend to be it.");
     for (int i = 0; i < FIELDS; i++)
         if (!for_clients || fields[i].for_clients) fprintf(f, "%s %s\n", fields[i].name, text_of((struct key *)k, &fields[i]));
     int bad = fflush(f) != 0 || fsync(fd) != 0;

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cases import case, main, note
-from cluster import Cluster, Keys, check, ports, same, until
+from cluster import Cluster, Front, Keys, check, ports, same, until
 
 ROUNDS, SOAK_ROUNDS, KEPT = 4, 1000, 200
 FILES = 128  # a process may have, so that connections run out
@@ -103,6 +103,24 @@ def more_connections_than_files(p):
         same(sorted(c.process.family()), family, "the processes")
 
 
+def drains_with(key, p, c):
+    """What is said to somebody who asks that a worker leave which is not there."""
+    r = Front(p, c.endpoint, key=key).cadre("drain", "7")
+    same(r.status, 1, f"drain {r.err!r}")
+    return r.err
+
+
+def check_operators(p, c, keys):
+    """With a client's key one asks, with the cluster's one changes it."""
+    before = c.status()["strangers"]
+    told = drains_with(keys.client, p, c)
+    check("PERMISSION_DENIED" in told and "cadre.key" in told, told)
+    same(c.status()["strangers"], before + 1, "strangers")
+    told = drains_with(keys.cluster, p, c)
+    check("no worker 7" in told, told)
+    same(c.status()["strangers"], before + 1, "strangers, with an operator's key")
+
+
 @case
 def noise_at_every_port(p):
     r, kept = random.Random(1), []
@@ -111,6 +129,7 @@ def noise_at_every_port(p):
     with c:
         wanted = c.generate(**asked)
         family = sorted(c.process.family())
+        check_operators(p, c, keys)
         before = {pid: resident_kib(pid) for pid in family}
         doors = {pid: ports(pid) for pid in family}
         knocks = {pid: 0 for pid in family}

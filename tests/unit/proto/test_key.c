@@ -60,6 +60,7 @@ START_TEST(a_file_says_what_was_made) {
     ck_assert_str_eq(some.client.secret, k.client.secret);
     ck_assert_str_eq(some.coordinator.open, k.coordinator.open);
     ck_assert(!some.coordinator.secret[0] && !some.worker.open[0] && !some.worker.secret[0]);
+    ck_assert(!some.operator.open[0] && !some.operator.secret[0]);
     unlink(path);
 }
 END_TEST
@@ -119,6 +120,8 @@ static void close_pair(struct pair *p) {
     bus_context_close(p->there);
 }
 
+static bool operates; /* who came in last */
+
 static bool comes_in(enum bus_door door, const char *key, enum bus_door as) {
     struct pair p;
     struct bus_msg m;
@@ -137,20 +140,22 @@ static bool comes_in(enum bus_door door, const char *key, enum bus_door as) {
                       mine.unwelcome);
     } while (rc < 0 && (!link.refused || !mine.unwelcome));
     ck_assert(rc < 0 || m.head_len == 9);
+    operates = rc == 0 && m.operator;
     close_pair(&p);
     return rc == 0;
 }
 
 START_TEST(each_key_opens_its_door) {
-    ck_assert(comes_in(BUS_CLIENTS, client, BUS_CLIENTS));
-    ck_assert(comes_in(BUS_CLIENTS, full, BUS_CLIENTS));
-    ck_assert(comes_in(BUS_WORKERS, full, BUS_WORKERS));
+    ck_assert(comes_in(BUS_CLIENTS, client, BUS_CLIENTS) && !operates);
+    ck_assert(comes_in(BUS_CLIENTS, full, BUS_CLIENTS) && operates);
+    ck_assert(comes_in(BUS_WORKERS, full, BUS_WORKERS) && !operates);
 }
 END_TEST
 
 START_TEST(and_no_other) {
     ck_assert(!comes_in(BUS_WORKERS, client, BUS_CLIENTS));
     ck_assert(!comes_in(BUS_CLIENTS, full, BUS_WORKERS));
+    ck_assert(!comes_in(BUS_WORKERS, full, BUS_CLIENTS));
     ck_assert(!comes_in(BUS_CLIENTS, NULL, BUS_CLIENTS));
     ck_assert(!comes_in(BUS_WORKERS, NULL, BUS_WORKERS));
     ck_assert(!comes_in(BUS_CLIENTS, other, BUS_CLIENTS));
