@@ -30,7 +30,8 @@ static const struct conf_command command = {
         "its experts, and then it ends with status 0. No request fails, no answer changes. Another may join in its place:\n"
         "cadre-worker --connect ENDPOINT --fabric FABRIC",
     .options = table,
-    .footer = "Refused when the others cannot hold the model, and with a client's key. To end the whole cluster send SIGTERM to cadre serve.\n\n"
+    .footer = "Refused when the others cannot hold the model, and with a client's key.\n"
+              "To end the whole cluster send SIGTERM to cadre serve.\n\n"
               "Exit status: 0 it has left (or began to, with --wait 0), 1 refused or not in time, 2 wrong usage.",
     .min_args = 1,
     .max_args = 1};

@@ -14,7 +14,8 @@ static const struct conf_option table[] = {{"", CONF_FLAG, 0, .help = "Options"}
                                            {"output", CONF_STRING, AT(output), .def = "cadre.key", .arg = "FILE", .letter = 'o',
                                             .help = "the cluster's key, for coordinator, workers and operators"},
                                            {"client-output", CONF_STRING, AT(client_output), .def = "cadre-client.key",
-                                            .arg = "FILE", .help = "its part for clients, who may neither join nor drain with it"},
+                                            .arg = "FILE",
+                                            .help = "its part for clients, who may neither join nor drain with it"},
                                            {NULL}};
 static const struct conf_command command = {
     .name = "cadre keygen",
