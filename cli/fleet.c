@@ -46,13 +46,31 @@ int fleet_kind(const struct fleet_options *o, enum fleet_kind *out, struct why *
     if (o->rank && shm_apart(o))
         return fail(why, ERR_INVALID, "--fabric shm stays on one host, and not all of the %d ranks are on this one; use auto",
                     o->rank->id.size);
-    if (o->rank) *out = FLEET_RANK;
+    if (o->rank) *out = mpi && o->rank->inner && o->rank->file[0] && o->nodes < 2 ? FLEET_MPIRUN : FLEET_RANK;
     else if (mem) *out = FLEET_THREADS;
     else if (srun) *out = FLEET_SRUN;
     else if (mpi || mpirun || o->hosts) *out = FLEET_MPIRUN;
     else if (!shm && !local && o->nodes > 1) *out = FLEET_SRUN;
     else *out = FLEET_LOCAL;
     return 0;
+}
+
+static bool is_said_by_mpirun(const char *name) {
+    static const char *const begin[] = {"PMIX_",        "PMI_",          "OMPI_MCA_orte_",
+                                        "OMPI_MCA_ess", "OMPI_MCA_pmix", "OMPI_MCA_initial_wdir="};
+    for (size_t i = 0; i < sizeof begin / sizeof *begin; i++)
+        if (!strncmp(name, begin[i], strlen(begin[i]))) return true;
+    return !strncmp(name, "OMPI_", 5) && strncmp(name, "OMPI_MCA_", 9); /* the rest of those are the site's settings */
+}
+
+void fleet_leave_launch(void) {
+    char **to = environ;
+    for (char **e = environ; e && *e; e++)
+        if (!is_said_by_mpirun(*e)) *to++ = *e;
+    if (to) *to = NULL;
+    cpu_set_t all;
+    memset(&all, 0xff, sizeof all);
+    if (sched_setaffinity(0, sizeof all, &all) < 0) log_warn("cannot use more cores than mpirun gave to this rank: %m");
 }
 
 bool fleet_is_far(const struct fleet_options *o, enum fleet_kind kind) {

@@ -6,6 +6,9 @@
  *   FLEET_SRUN     one process each, by srun, in the Slurm allocation that we run in
  *   FLEET_RANK     the one of this rank: all ranks of a launcher are `cadre serve` (cli/rank.h)
  *
+ * Ranks of one mpirun on one host that shall be an MPI world are FLEET_MPIRUN as well: their head starts another mpirun, which
+ * it can do again, and the others wait for its end. Elsewhere they are the world themselves, and end with any of them.
+ *
  * A worker finds out its rank from the launcher, or is told. What mpirun and srun start is a supervisor of each worker
  * (cli/tend.h), unless the workers are an MPI world, which ends with any of them. */
 #pragma once
@@ -29,6 +32,8 @@ struct fleet_options {
 int fleet_slurm_nodes(void); /* 0: not in one */
 /* ERR_INVALID when fabric, launcher and hosts do not go together. */
 int fleet_kind(const struct fleet_options *o, enum fleet_kind *out, struct why *why);
+/* What a launcher said to this process is nothing to those that we start, nor are the cores it was given: ours are all. */
+void fleet_leave_launch(void);
 /* Some workers may be on other hosts. */
 bool fleet_is_far(const struct fleet_options *o, enum fleet_kind kind);
 /* Workers of an MPI world: none can come again alone. */

@@ -3,6 +3,8 @@
 
 #include <poll.h>
 #include <stdio.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/clk.h"
 #include "cli/cli.h"
@@ -39,4 +41,17 @@ int joiner_run(struct rank *r, struct fleet_options *f) {
     if (rc >= 0) return fleet_keep(f);
     fprintf(stderr, "cadre serve: %s\n", why.text);
     return EXIT_FAILED;
+}
+
+int joiner_wait(struct rank *r) {
+    struct why why;
+    child_deafen();
+    if (wait_for_address(r, &why) < 0) {
+        fprintf(stderr, "cadre serve: %s\n", why.text);
+        return EXIT_FAILED;
+    }
+    struct pollfd head = {.fd = (int)syscall(SYS_pidfd_open, (pid_t)r->head_pid, 0), .events = POLLIN};
+    while (head.fd >= 0 && poll(&head, 1, -1) < 1) continue;
+    if (head.fd >= 0) close(head.fd);
+    return EXIT_DONE; /* how it ended the head itself has told its launcher */
 }

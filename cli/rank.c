@@ -124,7 +124,7 @@ static int find_place(const struct rank_options *o, struct rank *r, boot_lookup 
                     o->control, r->id.size);
     if (o->endpoint_file) {
         snprintf(r->file, sizeof r->file, "%s", o->endpoint_file);
-    } else if (is_fixed(o->control)) {
+    } else if (is_fixed(o->control) && !(r->inner && folder)) {
         snprintf(r->address, sizeof r->address, "%s", o->control);
     } else if (r->one_host && folder && by_pmix_or_mpi(&r->id)) {
         snprintf(r->file, sizeof r->file, "%s/cadre-endpoints", folder);
@@ -151,6 +151,7 @@ int rank_find(const struct rank_options *o, boot_lookup *lookup, void *ctx, stru
     find_locals(out, lookup, ctx, &local_rank, &here);
     out->here = here > 0 ? (int)here : 0;
     out->one_host = here == out->id.size;
+    out->inner = out->one_host && count(lookup, ctx, "OMPI_COMM_WORLD_SIZE") == out->id.size;
     name_launch(out, lookup, ctx);
     rc = find_head(o, out, local_rank, why);
     return rc < 0 ? rc : find_place(o, out, lookup, ctx, why);
@@ -172,7 +173,7 @@ int rank_tell(const struct rank *r, const char *listen, const char *control, str
     snprintf(tmp, sizeof tmp, "%s.new", r->file);
     FILE *f = fopen(tmp, "we");
     if (!f) return fail(why, ERR_IO, "cannot write the endpoints to %s: %s", tmp, strerror(errno));
-    bool good = fprintf(f, "listen %s\ncontrol %s\nlaunch %s\n", listen, control, r->launch) > 0;
+    bool good = fprintf(f, "listen %s\ncontrol %s\nlaunch %s\nhead %d\n", listen, control, r->launch, (int)getpid()) > 0;
     if (fclose(f) || !good || rename(tmp, r->file))
         return fail(why, ERR_IO, "cannot write the endpoints to %s: %s", r->file, strerror(errno));
     return 0;
@@ -183,12 +184,13 @@ int rank_look(struct rank *r, struct why *why) {
     if (r->address[0]) return 1;
     FILE *f = fopen(r->file, "re");
     if (!f) return 0; /* also when a folder is not there yet, or a server of files stands still: the caller has a deadline */
-    int n = fscanf(f, "listen %*599s control %599s launch %599s", control, launch);
+    int pid = 0, n = fscanf(f, "listen %*599s control %599s launch %599s head %d", control, launch, &pid);
     fclose(f);
-    if (n != 2)
+    if (n < 2)
         return fail(why, ERR_INVALID,
                     "%s is no file of endpoints; wanted lines listen, control, launch as cadre serve writes them", r->file);
     if (strcmp(launch, r->launch)) return 0;
     snprintf(r->address, sizeof r->address, "%s", control);
+    r->head_pid = pid;
     return 1;
 }

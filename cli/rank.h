@@ -4,7 +4,7 @@
  * is possible:
  *
  *   a file     --endpoint-file, on storage that all hosts share; or, all ranks being on one host, in the folder that the
- *              launcher made there for this launch (PMIX_SERVER_TMPDIR)
+ *              launcher made there for this launch (PMIX_SERVER_TMPDIR); of mpirun's ranks also when --control says where
  *   an address said by --control with a host and a port; or made of the port of --control and a host: the one of
  *              --coordinator-node, or the first of the Slurm step, where its task 0 is; without a port it is 5771, or
  *              one that follows from the numbers of Slurm's job and step: several may share a host
@@ -27,12 +27,14 @@ struct rank_options {
 struct rank {
     struct boot_id id;
     bool head, one_host;     /* one_host: all ranks are here, as far as the launcher tells */
+    bool inner;              /* all are here and one mpirun's, so another mpirun can have its workers in their place */
     int here;                /* ranks on this host; 0: not known */
     char launch[RANK_TEXT];  /* name of the launch; one word */
     char file[RANK_PATH];    /* where the endpoints are told; "": `address` is known to all */
     char address[RANK_TEXT]; /* control endpoint; "": it is in the file */
     char listen[32];         /* where the head's coordinator listens; "": as --control says, or anywhere */
     bool tells;              /* the head writes the file: it was asked to, or the others need it */
+    int64_t head_pid;        /* as the file says it; 0: not yet */
 };
 /* True when this process is one of several that a launcher started, or is told so: neither one alone nor a batch script. */
 bool rank_is(const struct rank_options *o, boot_lookup *lookup, void *ctx);

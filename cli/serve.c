@@ -239,7 +239,7 @@ static int start_head(struct supervisor *s, const char *listen, const char *cont
                               .model = s->model,
                               .listen = listen,
                               .control = control,
-                              .rank = s->kind == FLEET_RANK,
+                              .rank = s->rank.id.size > 1,
                               .recover = s->recover};
     return head_open(&s->head, &s->children[COORDINATOR], &ho, &s->why);
 }
@@ -429,7 +429,8 @@ static int run(struct serve_options *o, const char *model) {
         fprintf(stderr, "cadre serve: %s\n", s.why.text);
         return EXIT_USAGE;
     }
-    if (s.kind == FLEET_RANK && !s.rank.head) return joiner_run(&s.rank, &f);
+    if (!s.rank.head) return s.kind == FLEET_RANK ? joiner_run(&s.rank, &f) : joiner_wait(&s.rank);
+    if (s.rank.id.size > 1 && s.kind != FLEET_RANK) fleet_leave_launch();
     s.far = fleet_is_far(&f, s.kind);
     s.recover = !strcmp(o->on_death, "recover") && !(s.kind == FLEET_RANK && fleet_is_world(&f));
     rank_forget(&s.rank);

@@ -63,6 +63,10 @@ def by_hand(p):
             same(os.listdir(folder), [], "files")
 
 
+def parent(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
 def serves_with(c, ranks):
     def alive():
         s = c.status()
@@ -79,7 +83,7 @@ def a_supervisor_dies(p):
     with Cluster(p, p.golden("mixtral"), job=job, env=p.mpi_env(), fabric="shm") as c:
         wanted = c.generate(**ASKED)
         worker = c.status()["workers"][2]["pid"]
-        os.kill(int(Path(f"/proc/{worker}/stat").read_text().rsplit(")", 1)[1].split()[1]), signal.SIGKILL)
+        os.kill(parent(worker), signal.SIGKILL)
         serves_with(c, [0, 1])
         same(c.generate(**ASKED), wanted, "the answer of two")
         check(worker not in c.process.family(), "the worker of the dead supervisor")
@@ -90,12 +94,18 @@ def a_supervisor_dies(p):
 
 @case
 def a_rank_of_a_world_dies(p):
-    """The launcher ends all; nothing is left."""
+    """The world is started again inside the launch, as often as it dies; when the head does, nothing is left."""
     with Cluster(p, p.golden("mixtral"), job=mpirun(2), env=p.mpi_env(), fabric="mpi") as c:
-        os.kill(c.process.named("cadre-worker")[0], signal.SIGKILL)
+        wanted = c.generate(**ASKED)
+        for victim in (0, 1):
+            before = {w["pid"] for w in c.status()["workers"]}
+            os.kill(c.status()["workers"][victim]["pid"], signal.SIGKILL)
+            same(c.generate(**ASKED), wanted, "the answer across a death")
+            check(not before & {w["pid"] for w in c.status()["workers"]}, "the whole world is another")
+        os.kill(parent(c.process.named("cadre-coordinator")[0]), signal.SIGKILL)
         ended = c.process.wait(20 * p.slow)
         check(ended.status, f"exit status of mpirun {ended.err[-600:]!r}")
-        c.process.gone("after a rank died")
+        c.process.gone("after the head died")
 
 
 @case

@@ -44,6 +44,13 @@ static const struct row {
      YES,
      OTHER,
      "/tmp/o/cadre-endpoints"},
+    {"mpirun here, told where",
+     {-1, -1, "auto", NULL, "tcp://127.0.0.1:7000"},
+     ENV(MPI, "PMIX_SERVER_TMPDIR"),
+     AS("1", "1", "2", "1", "2", "/tmp/o"),
+     YES,
+     OTHER,
+     "/tmp/o/cadre-endpoints"},
     {"mpirun over hosts",
      {-1, -1, "auto"},
      ENV(MPI, "PMIX_SERVER_TMPDIR"),
@@ -177,6 +184,8 @@ START_TEST(roles) {
     }
     ck_assert_msg(got.head == (r->role == HEAD), "%s: head", r->what);
     ck_assert_msg(!strcmp(got.file[0] ? got.file : got.address, r->place), "%s: %s%s", r->what, got.file, got.address);
+    const char *all = lookup(&env, "OMPI_COMM_WORLD_SIZE"), *here = lookup(&env, "OMPI_COMM_WORLD_LOCAL_SIZE");
+    ck_assert_msg(got.inner == (all && here && !strcmp(all, here)), "%s: room for another mpirun", r->what);
     ck_assert_msg(got.tells == (got.head && got.file[0]), "%s: tells", r->what);
 }
 END_TEST
