@@ -139,12 +139,22 @@ static void refuse(struct coordinator *c, const struct bus_id *id, const char *r
 void cluster_peers(const struct coordinator *c, uint64_t mask, struct worker_peer *peers) {
     for (int w = 0; w < c->options.workers; w++) {
         const struct member *m = &c->members.m[w];
-        peers[w] = (struct worker_peer){.host = c->recovery.host[w]};
+        peers[w] = (struct worker_peer){.host = c->recovery.host[w], .door = member_serves(&c->members, w) ? m->door : ""};
         if (!(mask >> w & 1)) continue;
         peers[w].incarnation = m->incarnation;
         peers[w].address = m->address;
         peers[w].address_bytes = m->address_bytes;
     }
+}
+
+const uint64_t *cluster_holders(struct coordinator *c) {
+    size_t n = (size_t)c->shape.layers * (size_t)c->shape.experts;
+    uint64_t doors = 0;
+    for (int w = 0; w < c->options.workers; w++)
+        if (member_serves(&c->members, w) && c->members.m[w].door[0]) doors |= UINT64_C(1) << w;
+    if (c->state == CORE_LOADING || !doors) return NULL;
+    for (size_t i = 0; i < n; i++) c->recovery.held_by[i] = c->hosts[i] & doors;
+    return c->recovery.held_by;
 }
 
 static void welcome(struct coordinator *c, int rank, const struct worker_peer *peers, const uint64_t *hosts) {
@@ -169,7 +179,8 @@ static void welcome(struct coordinator *c, int rank, const struct worker_peer *p
                                              .experts = (uint32_t)c->shape.experts,
                                              .hosts = hosts},
                                .workers = (uint32_t)c->options.workers,
-                               .peers = peers};
+                               .peers = peers,
+                               .held_by = cluster_holders(c)};
     int rc = worker_port_welcome(c->worker_port, &c->worker_id[rank], &w);
     if (rc < 0) cluster_unreachable(c, rank, rc);
     else member_welcomed(&c->members, rank, c->now_us);
@@ -315,8 +326,9 @@ static void on_ready(struct coordinator *c, int rank, const struct worker_ready 
     if (c->options.inside.bytes_per_us <= 0) c->hops.inside = hops_slower(c->hops.inside, r->inside);
     if (c->options.between.bytes_per_us <= 0) c->hops.between = hops_slower(c->hops.between, r->between);
     log_debug("worker %d is ready", rank);
-    event_figure(core_event(c, EVENT_WORKER_READY, rank, "%s", c->members.m[rank].host), "weight_bytes",
-                 (int64_t)r->weight_bytes);
+    struct event *e = core_event(c, EVENT_WORKER_READY, rank, "%s", c->members.m[rank].host);
+    event_figure(e, "weight_bytes", (int64_t)r->weight_bytes);
+    recover_tell_blobs(e, r->blobs);
     if (c->state == CORE_LOADING && c->members.m[rank].held) held_adopt(c, rank, r);
     if (c->state != CORE_LOADING || !member_all_ready(&c->members)) return;
     rc = recall_class(c, &why);
@@ -457,6 +469,7 @@ static void on_beat(struct coordinator *c, int rank, const struct worker_msg *m)
     uint64_t now = m->beat.strangers, *before = &c->strangers_of[rank];
     c->strangers += now < *before ? now : now - *before;
     *before = now;
+    c->members.m[rank].moved = m->beat.moved;
     member_beat(&c->members, rank, m->beat.progress, m->beat.busy, c->now_us);
 }
 
@@ -471,7 +484,7 @@ static void on_message(struct coordinator *c, int rank, const struct worker_msg 
     case WORKER_TRACE:
     case WORKER_TALLY:
     case WORKER_LINKS: on_record(c, rank, m); return;
-    case WORKER_PREPARED: recover_prepared(c, rank, m->prepared.number, m->prepared.weight_bytes); return;
+    case WORKER_PREPARED: recover_prepared(c, rank, m); return;
     case WORKER_SEAT:
     case WORKER_HELLO: member_seen(&c->members, rank, c->now_us); return; /* repeated: it still waits */
     }

@@ -70,7 +70,7 @@ struct core_counts {                               /* of Generate calls; every o
 };
 
 struct core_watches { /* health_check.c */
-    struct health_watch scheduler, tokenizer, telemetry[MSG_MAX_WORKERS];
+    struct health_watch scheduler, tokenizer, telemetry[MSG_MAX_WORKERS], mover[MSG_MAX_WORKERS];
     uint64_t prompts, prompts_done;         /* given to the tokeniser; back from it */
     uint64_t counts[MSG_MAX_WORKERS];       /* messages of a worker with its counts */
     uint64_t counted_at[MSG_MAX_WORKERS];   /* steps committed when the last one came */
@@ -166,6 +166,8 @@ int cluster_find_room(struct coordinator *c, struct why *why);
 struct measure cluster_measure(const struct coordinator *c, const struct scheduler_limits *l);
 /* peers[workers], those outside the mask without incarnation. */
 void cluster_peers(const struct coordinator *c, uint64_t mask, struct worker_peer *peers);
+/* Who has what and may be asked for a copy, as workers are told; NULL: nobody. Until the next call. */
+const uint64_t *cluster_holders(struct coordinator *c);
 void cluster_lose(struct coordinator *c, int rank, const struct why *why); /* it is dead */
 /* Sending to it failed: it is gone, or takes nothing any more, which for a worker is the same. */
 void cluster_unreachable(struct coordinator *c, int rank, int rc);

@@ -1,5 +1,5 @@
-/* health_check.c - the coordinator's parts and their deadlines: each worker's engine, each link, the scheduler, the tokeniser,
- * the journal, telemetry. Who misses one for long is dealt with elsewhere (member.h, journal.h); here it is said. */
+/* health_check.c - the coordinator's parts and their deadlines: each worker's engine and mover, each link, the scheduler, the
+ * tokeniser, the journal, telemetry. Who misses one for long is dealt with elsewhere (member.h, journal.h); here it is said. */
 #include <stdio.h>
 #include <string.h>
 
@@ -53,6 +53,16 @@ static void judge_telemetry(struct coordinator *c, int w, int64_t gap_us, struct
     if (owes) health_late(h, part, "no counts came", still, TELEMETRY_US + c->members.limits.progress_us);
 }
 
+/* It turns even when nobody wants anything. */
+static void judge_mover(struct coordinator *c, int w, int64_t gap_us, struct health *h) {
+    const struct member *m = &c->members.m[w];
+    bool owes = m->moved && member_serves(&c->members, w);
+    int64_t still = health_watch(&c->watches.mover[w], owes, m->moved, c->now_us, gap_us);
+    char part[32];
+    snprintf(part, sizeof part, "mover of worker %d", w);
+    if (owes) health_late(h, part, "it has not moved", still, c->members.limits.progress_us);
+}
+
 static void judge_scheduler(struct coordinator *c, int64_t gap_us, struct health *h) {
     const struct scheduler *s = &c->scheduler;
     int may_start = s->n_waiting - (s->missing ? s->n_whole : 0) - c->n_held;
@@ -99,7 +109,7 @@ void health_check(struct coordinator *c) {
     judge_scheduler(c, gap, &h);
     judge_tokenizer(c, gap, &h);
     judge_journal(c, &h);
-    for (int w = 0; w < c->options.workers; w++) judge_telemetry(c, w, gap, &h);
+    for (int w = 0; w < c->options.workers; w++) judge_telemetry(c, w, gap, &h), judge_mover(c, w, gap, &h);
     c->health = h;
     tell(c, &was);
 }

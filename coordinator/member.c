@@ -86,6 +86,8 @@ int member_hello(struct members *ms, const struct worker_hello *h, int64_t now_u
     m->incarnation = m->held ? h->held_incarnation : ++ms->incarnations;
     m->address_bytes = h->address_bytes;
     if (h->address_bytes) memcpy(m->address, h->address, h->address_bytes);
+    memcpy(m->door, h->door, sizeof m->door);
+    m->moved = 0;
     m->seen_us = m->moved_us = now_us;
     return 0;
 }

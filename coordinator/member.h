@@ -43,6 +43,8 @@ struct member {
     bool held;                          /* it outlived a coordinator, and has its incarnation of that */
     uint8_t address[MSG_ADDRESS_BYTES]; /* of its fabric */
     size_t address_bytes;
+    char door[MSG_DOOR_BYTES];          /* of its mover; "": none */
+    uint64_t moved;                     /* its mover's counter */
     uint64_t done_bytes, total_bytes; /* loading */
     struct worker_ready ready;
     int64_t seen_us;    /* last message */

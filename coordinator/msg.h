@@ -15,6 +15,7 @@ enum {
     MSG_HOST_BYTES = 64,
     MSG_WAIT_BUCKETS = 32,    /* of a histogram of waits: 0 under 1 us, b under 2^b us */
     MSG_ADDRESS_BYTES = 4096, /* of a worker's fabric */
+    MSG_DOOR_BYTES = 256,     /* of a worker's mover */
     MSG_CLASS_BYTES = 160
 };
 
@@ -61,6 +62,7 @@ struct worker_hello {
     uint64_t pid;
     const uint8_t *address; /* of its fabric */
     size_t address_bytes;
+    char door[MSG_DOOR_BYTES]; /* where others fetch blobs from it; "": nowhere */
     uint64_t memory; /* bytes it may use; 0: not said */
     uint32_t held_incarnation, held_epoch; /* of a coordinator that is gone; 0: it is new */
     uint64_t held_step, held_members; /* members: mask of ranks, of that epoch */
@@ -70,6 +72,10 @@ struct held_seq { /* what a worker still has of a sequence: rows of positions 0 
     int rows, n_pages;
     const uint32_t *pages;
 };
+struct blob_count { /* what a worker loaded from one kind of place, and how long that took */
+    uint64_t blobs, bytes, us, failed;
+};
+enum { BLOBS_OF_PEERS, BLOBS_OF_DISK, BLOB_PLACES };
 struct worker_ready {
     uint64_t fingerprint;
     char numeric_class[MSG_CLASS_BYTES];
@@ -78,6 +84,7 @@ struct worker_ready {
     struct hops_link inside, between; /* as it measured them; bytes_per_us 0: not */
     const struct held_seq *held;      /* valid as long as the message */
     int n_held;
+    struct blob_count blobs[BLOB_PLACES];
 };
 struct worker_step_done {
     uint32_t epoch;
@@ -113,12 +120,13 @@ struct worker_msg {
         struct worker_ready ready;
         struct worker_step_done done;
         struct {
-            uint64_t progress, strangers;
+            uint64_t progress, strangers, moved; /* moved: of its mover; 0: it has none */
             bool busy;
         } beat;
         struct {
             uint32_t number;
             uint64_t weight_bytes;
+            struct blob_count blobs[BLOB_PLACES];
         } prepared;
         struct {
             uint64_t step, late_mask;
@@ -149,6 +157,7 @@ struct worker_peer {
     uint32_t incarnation, host; /* host: index, equal for workers of one host */
     const uint8_t *address;
     size_t address_bytes;
+    const char *door; /* "": none, or it has nothing to give */
 };
 struct worker_placement {
     uint32_t version, workers, layers, experts;
@@ -162,12 +171,14 @@ struct worker_welcome {
     struct worker_placement placement;
     uint32_t workers;
     const struct worker_peer *peers; /* [workers]; incarnation 0: told of later, with an epoch */
+    const uint64_t *held_by;         /* [layers * experts] masks of workers with doors; NULL: nobody has anything */
 };
 
 struct worker_epoch {
     uint32_t number, workers;
     struct worker_placement placement;
     const struct worker_peer *peers; /* [workers]; incarnation 0: not in it */
+    const uint64_t *held_by;         /* as above */
 };
 
 /* ---- from clients ---- */

@@ -28,7 +28,8 @@ int recover_init(struct coordinator *c) {
     size_t bytes = sizeof *r->first * pairs(c);
     r->first = malloc(bytes + 1);
     r->next_hosts = malloc(bytes + 1);
-    if (!r->first || !r->next_hosts) return ERR_NOMEM;
+    r->held_by = malloc(bytes + 1);
+    if (!r->first || !r->next_hosts || !r->held_by) return ERR_NOMEM;
     memcpy(r->first, c->hosts, bytes);
     return 0;
 }
@@ -36,6 +37,7 @@ int recover_init(struct coordinator *c) {
 void recover_clear(struct coordinator *c) {
     free(c->recovery.first);
     free(c->recovery.next_hosts);
+    free(c->recovery.held_by);
     placement_clear(&c->recovery.next);
 }
 
@@ -109,6 +111,7 @@ static int tell_epoch(struct coordinator *c) {
     struct worker_epoch m = {.number = e->number,
                              .workers = (uint32_t)c->options.workers,
                              .peers = peers,
+                             .held_by = cluster_holders(c),
                              .placement = {.version = c->recovery.next.version,
                                            .workers = (uint32_t)c->options.workers,
                                            .layers = (uint32_t)c->shape.layers,
@@ -174,9 +177,21 @@ static void open_epoch(struct coordinator *c) {
     }
     epoch_open(&r->epochs, members, incarnation, c->now_us);
     r->opened_us = clk_now_us();
+    memset(r->blobs, 0, sizeof r->blobs);
     struct event *e = core_event(c, EVENT_EPOCH_OPENED, -1, "epoch %u is prepared", r->epochs.next.number);
     event_figure(e, "workers", __builtin_popcountll(members));
     tell_epoch(c);
+}
+
+void recover_tell_blobs(struct event *e, const struct blob_count *blobs) {
+    static const char *const names[BLOB_PLACES][3] = {[BLOBS_OF_PEERS] = {"peer_blobs", "peer_bytes", "peer_us"},
+                                                      [BLOBS_OF_DISK] = {"disk_blobs", "disk_bytes", "disk_us"}};
+    for (int k = 0; k < BLOB_PLACES; k++) {
+        event_figure(e, names[k][0], (int64_t)blobs[k].blobs);
+        event_figure(e, names[k][1], (int64_t)blobs[k].bytes);
+        event_figure(e, names[k][2], (int64_t)blobs[k].us);
+    }
+    event_figure(e, "peer_failures", (int64_t)blobs[BLOBS_OF_PEERS].failed);
 }
 
 static void say_members(struct coordinator *c) {
@@ -189,6 +204,7 @@ static void say_members(struct coordinator *c) {
     struct event *e =
         core_event(c, EVENT_EPOCH_BEGUN, -1, "epoch %u: workers %s of %d", r->epochs.now.number, ranks, c->options.workers);
     event_figure(e, "placement", c->placement.version);
+    recover_tell_blobs(e, r->blobs);
 }
 
 /* All answers go on. */
@@ -331,12 +347,22 @@ bool recover_lost(struct coordinator *c, int rank, const struct why *why) {
     return true;
 }
 
-void recover_prepared(struct coordinator *c, int rank, uint32_t number, uint64_t weight_bytes) {
+static void add_blobs(struct blob_count *sum, const struct blob_count *one) {
+    for (int k = 0; k < BLOB_PLACES; k++) {
+        sum[k].blobs += one[k].blobs;
+        sum[k].bytes += one[k].bytes;
+        sum[k].failed += one[k].failed;
+        if (one[k].us > sum[k].us) sum[k].us = one[k].us;
+    }
+}
+
+void recover_prepared(struct coordinator *c, int rank, const struct worker_msg *said) {
     struct member *m = &c->members.m[rank];
     member_seen(&c->members, rank, c->now_us);
-    m->ready.weight_bytes = weight_bytes;
+    m->ready.weight_bytes = said->prepared.weight_bytes;
     if (c->state != CORE_RECOVERING || c->recovery.due) return;
-    if (epoch_ack(&c->recovery.epochs, rank, m->incarnation, number) == 1) begin_epoch(c);
+    if (said->prepared.number == c->recovery.epochs.next.number) add_blobs(c->recovery.blobs, said->prepared.blobs);
+    if (epoch_ack(&c->recovery.epochs, rank, m->incarnation, said->prepared.number) == 1) begin_epoch(c);
 }
 
 void recover_committed(struct coordinator *c) {

@@ -18,10 +18,13 @@
 #include "router/placement.h"
 
 struct coordinator;
+struct event;
 struct recovery {
     struct epochs epochs;
     uint64_t room[MSG_MAX_WORKERS]; /* planner.h, where somebody's memory is limited */
     uint64_t *first, *next_hosts; /* [layers * experts] the map of the start; of epochs.next */
+    uint64_t *held_by;            /* the same: what is told of who could give a copy */
+    struct blob_count blobs[BLOB_PLACES]; /* loaded for epochs.next so far: the sums, and the longest time */
     struct placement next;        /* the same as next_hosts */
     uint8_t host[MSG_MAX_WORKERS]; /* index by rank: what all were told at the start stays true */
     uint64_t available;           /* bytes on the one host of all workers before they loaded; 0: not known */
@@ -44,7 +47,9 @@ void recover_replaced(struct coordinator *c); /* and begins another, if some cam
 /* A worker died or left, members say so already. While the cluster loads another may come in its place, until the start's time
  * is up. False: there is no going on. */
 bool recover_lost(struct coordinator *c, int rank, const struct why *why);
-void recover_prepared(struct coordinator *c, int rank, uint32_t number, uint64_t weight_bytes);
+void recover_prepared(struct coordinator *c, int rank, const struct worker_msg *m);
+/* Where what was loaded came from, as figures. */
+void recover_tell_blobs(struct event *e, const struct blob_count *blobs);
 void recover_committed(struct coordinator *c); /* a step did */
 void recover_tick(struct coordinator *c);
 

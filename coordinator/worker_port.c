@@ -111,6 +111,11 @@ static int read_held(struct worker_port *p, const Cadre__Control__V1__Ready *m, 
     return 0;
 }
 
+static void read_blobs(Cadre__Control__V1__Source *const *from, size_t n, struct blob_count *out) {
+    for (size_t i = 0; i < n && i < BLOB_PLACES; i++)
+        out[i] = (struct blob_count){from[i]->blobs, from[i]->bytes, from[i]->us, from[i]->failed};
+}
+
 static int read_ready(struct worker_port *p, const Cadre__Control__V1__Ready *m, struct worker_ready *r, struct why *why) {
     *r = (struct worker_ready){.fingerprint = m->model_fingerprint,
                                .weight_bytes = m->weight_bytes,
@@ -123,6 +128,7 @@ static int read_ready(struct worker_port *p, const Cadre__Control__V1__Ready *m,
                                .inside = read_figure(m->inside),
                                .between = read_figure(m->between)};
     snprintf(r->numeric_class, sizeof r->numeric_class, "%s", m->numeric_class);
+    read_blobs(m->source, m->n_source, r->blobs);
     return read_held(p, m, r, why);
 }
 
@@ -137,6 +143,7 @@ static void read_hello(const Cadre__Control__V1__Hello *m, struct worker_hello *
     snprintf(h->host_id, sizeof h->host_id, "%s", m->host_id);
     snprintf(h->fabric, sizeof h->fabric, "%s", m->fabric);
     h->memory = m->memory;
+    snprintf(h->door, sizeof h->door, "%s", m->door);
     if (!m->held) return;
     h->held_incarnation = m->held->incarnation;
     h->held_epoch = m->held->epoch;
@@ -171,6 +178,7 @@ static int read_message(struct worker_port *p, const pb_control *m, struct worke
         out->beat.progress = m->beat->progress;
         out->beat.busy = m->beat->busy;
         out->beat.strangers = m->beat->strangers;
+        out->beat.moved = m->beat->moved;
         return 0;
     case CADRE__CONTROL__V1__CONTROL__KIND_TROUBLE:
         out->kind = WORKER_TROUBLE;
@@ -200,7 +208,9 @@ static int read_message(struct worker_port *p, const pb_control *m, struct worke
     case CADRE__CONTROL__V1__CONTROL__KIND_PREPARED:
         out->kind = WORKER_PREPARED;
         out->prepared.number = m->prepared->number;
+        memset(out->prepared.blobs, 0, sizeof out->prepared.blobs);
         out->prepared.weight_bytes = m->prepared->weight_bytes;
+        read_blobs(m->prepared->source, m->prepared->n_source, out->prepared.blobs);
         return 0;
     default:
         return fail(why, ERR_PROTOCOL, "a control message of kind %d, which a coordinator does not take", (int)m->kind_case);
@@ -231,6 +241,7 @@ static Cadre__Control__V1__Peer **pack_peers(struct worker_port *p, const struct
         peers[i].incarnation = from[i].incarnation;
         peers[i].host = from[i].host;
         peers[i].address = (ProtobufCBinaryData){from[i].address_bytes, (uint8_t *)from[i].address};
+        peers[i].door = (char *)from[i].door;
         list[i] = &peers[i];
     }
     return list;
@@ -264,6 +275,8 @@ int worker_port_welcome(struct worker_port *p, const struct bus_id *to, const st
     welcome.page_tokens = w->page_tokens;
     welcome.kv_pages = w->kv_pages;
     welcome.placement = &placement;
+    welcome.held_by = (uint64_t *)w->held_by;
+    welcome.n_held_by = w->held_by ? placement.n_hosts : 0;
     welcome.incarnation = w->incarnation;
     welcome.peers = pack_peers(p, w->peers, w->workers);
     if (!welcome.peers) {
@@ -281,6 +294,8 @@ int worker_port_epoch(struct worker_port *p, const struct bus_id *to, const stru
     pack_placement(&e->placement, &placement);
     epoch.number = e->number;
     epoch.placement = &placement;
+    epoch.held_by = (uint64_t *)e->held_by;
+    epoch.n_held_by = e->held_by ? placement.n_hosts : 0;
     epoch.peers = pack_peers(p, e->peers, e->workers);
     if (!epoch.peers) {
         pb_arena_reset_out(&p->control.pb);

@@ -13,6 +13,7 @@
 #include "kernels/kernels.h"
 #include "worker/measure.h"
 #include "worker/setup.h"
+#include "worker/source.h"
 
 struct sampling {
     float temperature, top_p, min_p; /* off at 0; top_p also at 1 */
@@ -93,6 +94,7 @@ struct ready_report {
     uint64_t fingerprint;
     char numeric_class[96];
     struct worker_bytes bytes;
+    struct source_count source[SOURCES]; /* of the experts */
     struct probe links; /* all zero where nothing was measured */
     int slots;
 };
@@ -105,6 +107,7 @@ struct held_seq { /* its keys and values are here, whether or not it is known an
 struct prepared_report { /* for an epoch */
     uint32_t epoch;
     uint64_t expert_bytes;
+    struct source_count source[SOURCES]; /* of what was loaded for it */
     int slots;
     const struct held_seq *held; /* when it was asked for; the engine's, until the next plan */
     int n_held;

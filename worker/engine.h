@@ -11,10 +11,12 @@
 struct engine_options {
     int rank, workers, threads;
     const char *fabric_name; /* part of nothing but messages */
+    struct mover *mover;     /* borrowed; NULL: blobs go nowhere and come from the checkpoint */
     struct fabric *fabric;   /* this rank's, open and not prepared; engine_free closes it. NULL when workers == 1 */
 };
 
 struct engine;
+struct mover;
 struct tally;
 struct trace_block;
 /* No thread yet. Takes the fabric unless it fails. */

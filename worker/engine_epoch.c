@@ -2,6 +2,8 @@
 #include "worker/engine_parts.h"
 #include "worker/join.h"
 
+#include <string.h>
+
 static int check_epoch(const struct engine *e, const struct worker_setup *s, struct why *why) {
     const struct placement *was = &e->setup.placement, *is = &s->placement;
     if (is->layers == was->layers && is->experts == was->experts && is->workers == was->workers && is->missing == was->missing)
@@ -13,7 +15,8 @@ static int check_epoch(const struct engine *e, const struct worker_setup *s, str
 }
 
 static int change_experts(struct engine *e, struct worker_setup *s, struct why *why) {
-    int rc = expert_store_change(&e->store, &e->checkpoint, e->setup.weights, &e->setup.placement, &s->placement,
+    engine_find_sources(e, s);
+    int rc = expert_store_change(&e->store, &e->checkpoint, &e->sources, e->setup.weights, &e->setup.placement, &s->placement,
                                  e->options.rank, &e->loaded_bytes, &e->total_bytes, why);
     e->bytes.experts = e->store.held;
     st_forget(e->checkpoint.tensors);
@@ -62,6 +65,7 @@ int engine_prepare_epoch(struct engine *e, struct worker_setup *s, struct why *w
                                            .slots = e->store.first ? e->store.first[e->store.layers] : 0,
                                            .held = e->held,
                                            .n_held = held};
+    memcpy(ev.prepared.source, e->sources.count, sizeof ev.prepared.source);
     engine_emit(e, &ev);
     return 0;
 }

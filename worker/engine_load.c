@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static void on_late(void *ctx, uint64_t late, int layer) {
     struct engine *e = ctx;
@@ -107,6 +108,13 @@ static int open_model(struct engine *e, struct why *why) {
     return e->counted ? backend_open_count(&e->backend, why) : backend_open(&bo, &e->backend, why);
 }
 
+void engine_find_sources(struct engine *e, const struct worker_setup *s) {
+    e->peers = (struct peers){
+        .mover = e->options.mover, .setup = s, .config = &e->checkpoint.config, .rank = e->options.rank};
+    e->sources = (struct blob_sources){0};
+    e->sources.before_disk[SOURCE_PEER] = peers_source(&e->peers);
+}
+
 /* What was taken from the device since the last call. */
 static uint64_t taken(const struct engine *e, uint64_t *before) {
     uint64_t now = e->backend->allocated, bytes = now - *before;
@@ -122,13 +130,15 @@ int engine_load(struct engine *e, struct why *why) {
     rc = join_exchange(e, why);
     if (rc < 0) return rc;
     uint64_t before = e->backend->allocated;
+    engine_find_sources(e, s);
     if (!e->counted) atomic_store(&e->total_bytes, bytes_to_load(e));
     rc = weights_open(&e->weights, e->backend, &e->checkpoint, s->weights, s->max_context, &e->loaded_bytes, why);
     e->bytes.mapped = e->weights.mapped_bytes;
     e->bytes.resident = taken(e, &before) + e->bytes.mapped;
     if (rc >= 0)
-        rc = expert_store_open(&e->store, e->backend, &e->checkpoint, s->weights, &s->placement, e->options.rank,
+        rc = expert_store_open(&e->store, e->backend, &e->checkpoint, &e->sources, s->weights, &s->placement, e->options.rank,
                                &e->loaded_bytes, why);
+    if (rc >= 0 && !e->counted) mover_show(e->options.mover, &e->store);
     e->bytes.experts = taken(e, &before);
     if (rc >= 0) rc = kv_open(&e->kv, e->backend, c, s->weights, s->kv_pages, s->page_tokens, why);
     e->bytes.kv = taken(e, &before);
@@ -151,6 +161,7 @@ int engine_load(struct engine *e, struct why *why) {
 }
 
 void engine_unload(struct engine *e) {
+    if (!e->counted) mover_show(e->options.mover, NULL);
     forward_clear(&e->forward);
     moe_clear(&e->moe);
     sampler_clear(&e->sampler);
@@ -170,6 +181,7 @@ void engine_take_setup(struct engine *e, struct worker_setup *setup) {
     e->setup = *setup;
     setup->placement = (struct placement){0};
     setup->peers = NULL;
+    setup->held_by = NULL;
     setup->n_peers = 0;
 }
 
@@ -200,6 +212,7 @@ void engine_report_ready(struct engine *e) {
                                      .bytes = e->bytes,
                                      .links = e->links,
                                      .slots = e->store.first ? e->store.first[e->store.layers] : 0};
+    memcpy(ev.ready.source, e->sources.count, sizeof ev.ready.source);
     numeric_class(e, ev.ready.numeric_class, sizeof ev.ready.numeric_class);
     engine_emit(e, &ev);
 }

@@ -6,6 +6,7 @@
 
 #include "fabric/roster.h"
 #include "worker/forward.h"
+#include "worker/peers.h"
 #include "worker/sampler.h"
 #include "worker/seq.h"
 
@@ -38,6 +39,8 @@ struct engine {
     struct backend *backend;
     struct weights weights;
     struct expert_store store;
+    struct peers peers;
+    struct blob_sources sources;
     struct kv kv;
     struct ep_limits limits;
     struct probe links;
@@ -64,6 +67,8 @@ void engine_emit(struct engine *e, const struct event *ev);
 
 void engine_take_setup(struct engine *e, struct worker_setup *setup); /* takes what it owns */
 int engine_load(struct engine *e, struct why *why);                   /* all that a step needs */
+/* Where experts come from that the epoch of s brings: empties the counts. s must outlive the loading. */
+void engine_find_sources(struct engine *e, const struct worker_setup *s);
 void engine_unload(struct engine *e);                                 /* also after a failure to load */
 void engine_report_ready(struct engine *e);
 

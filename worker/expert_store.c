@@ -1,6 +1,8 @@
 /* expert_store.c - composes each blob in a host staging buffer from the checkpoint, checksums it, uploads it whole. */
 #include "worker/expert_store.h"
 
+#include "base/clk.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -8,6 +10,7 @@
 struct loader {
     struct expert_store *s;
     const struct checkpoint *c;
+    struct blob_sources *from;
     enum fmt fmt;
     unsigned char *staging, *next; /* host, of the largest blob; device, where the next blob goes */
     atomic_ullong *progress;
@@ -89,11 +92,10 @@ static struct ffn ffn_of(const struct model_config *c, const struct blob *b) {
                         .act = c->act};
 }
 
-static void load_blob(struct loader *ld, struct blob *b, const struct blob_ref *ref) {
-    struct blob_header *h = &b->header;
-    size_t bytes = blob_describe(h, &ld->c->config, ld->fmt, ref->kind, ref->layer, ref->expert);
-    if (!bytes) return;
-    memset(ld->staging, 0, bytes);
+/* From the checkpoint, whatever form it has there. */
+static void compose(const struct loader *ld, struct blob_header *h, const struct blob_ref *ref) {
+    int64_t start_us = clk_now_us();
+    memset(ld->staging, 0, sizeof *h + h->payload_bytes);
     for (uint32_t i = 0; i < h->n_parts; i++) {
         const struct blob_part *p = &h->part[i];
         enum tensor_role role = blob_role(ref->kind, (enum blob_tensor)p->tensor);
@@ -101,6 +103,15 @@ static void load_blob(struct loader *ld, struct blob *b, const struct blob_ref *
     }
     h->checksum = XXH3_64bits(ld->staging + sizeof *h, h->payload_bytes);
     memcpy(ld->staging, h, sizeof *h);
+    if (ld->from) blob_sources_count(ld->from, SOURCE_DISK, h, start_us);
+}
+
+static void load_blob(struct loader *ld, struct blob *b, const struct blob_ref *ref) {
+    struct blob_header *h = &b->header;
+    size_t bytes = blob_describe(h, &ld->c->config, ld->fmt, ref->kind, ref->layer, ref->expert);
+    if (!bytes) return;
+    if (ld->from && blob_sources_fetch(ld->from, h, ld->staging)) memcpy(h, ld->staging, sizeof *h);
+    else compose(ld, h, ref);
     b->data = ld->next;
     ld->next += bytes;
     ld->s->backend->ops->upload(ld->s->backend, b->data, ld->staging, bytes);
@@ -125,8 +136,8 @@ static void load_one(void *ctx, const struct blob_ref *ref) {
     e->conf = vector(&e->blob, BLOB_CONF);
 }
 
-int expert_store_open(struct expert_store *s, struct backend *b, const struct checkpoint *c, enum fmt fmt,
-                      const struct placement *p, int worker, atomic_ullong *progress, struct why *why) {
+int expert_store_open(struct expert_store *s, struct backend *b, const struct checkpoint *c, struct blob_sources *from,
+                      enum fmt fmt, const struct placement *p, int worker, atomic_ullong *progress, struct why *why) {
     *s = (struct expert_store){.backend = b, .layers = p->layers, .levels = model_levels(&c->config)};
     s->first = calloc((size_t)p->layers + 1, sizeof *s->first);
     if (!s->first) return fail(why, ERR_NOMEM, "out of memory for the slot table");
@@ -139,7 +150,8 @@ int expert_store_open(struct expert_store *s, struct backend *b, const struct ch
     s->slots = calloc(n, sizeof *s->slots);
     s->common = calloc((size_t)p->layers * (size_t)s->levels, sizeof *s->common);
     s->memory = b->ops->alloc(b, s->bytes, MEM_DEVICE);
-    struct loader ld = {.s = s, .c = c, .fmt = fmt, .staging = malloc(m.largest), .next = s->memory, .progress = progress};
+    struct loader ld = {
+        .s = s, .c = c, .from = from, .fmt = fmt, .staging = malloc(m.largest), .next = s->memory, .progress = progress};
     if (!s->slots || !s->common || !s->memory || !ld.staging) {
         free(ld.staging);
         expert_store_close(s);
@@ -209,8 +221,7 @@ static void take_one(void *ctx, const struct blob_ref *ref) {
     const struct blob *b = find_blob(ch, ref);
     if (!b) return load_one(&ch->ld, ref);
     if (ref->kind == BLOB_COMMON) {
-        s->common[ref->moe_layer * s->levels + ref->expert] =
-            ch->was->common[ref->moe_layer * s->levels + ref->expert];
+        s->common[ref->moe_layer * s->levels + ref->expert] = ch->was->common[ref->moe_layer * s->levels + ref->expert];
         return;
     }
     struct expert_slot *e = &s->slots[ref->slot];
@@ -242,44 +253,71 @@ static int make_room(struct change *ch, const struct placement *now, struct expe
     return 0;
 }
 
-int expert_store_change(struct expert_store *s, const struct checkpoint *c, enum fmt fmt, const struct placement *was,
-                        const struct placement *now, int worker, atomic_ullong *done, atomic_ullong *total, struct why *why) {
+static void lock(const struct expert_store *s) {
+    if (s->lock) pthread_mutex_lock(s->lock);
+}
+
+static void unlock(const struct expert_store *s) {
+    if (s->lock) pthread_mutex_unlock(s->lock);
+}
+
+static void free_tables(struct expert_store *s) {
+    free(s->slots);
+    free(s->common);
+    free(s->first);
+}
+
+int expert_store_change(struct expert_store *s, const struct checkpoint *c, struct blob_sources *from, enum fmt fmt,
+                        const struct placement *was, const struct placement *now, int worker, atomic_ullong *done,
+                        atomic_ullong *total, struct why *why) {
     struct expert_store to = {.backend = s->backend,
                               .layers = s->layers,
                               .levels = s->levels,
+                              .lock = s->lock,
                               .memory = s->memory,
                               .held = s->held,
                               .chunks = s->chunks};
     struct change ch = {
-        .ld = {.s = &to, .c = c, .fmt = fmt, .progress = done}, .was = s, .p = was, .worker = worker};
+        .ld = {.s = &to, .c = c, .from = from, .fmt = fmt, .progress = done}, .was = s, .p = was, .worker = worker};
     each_blob(&c->config, now, worker, measure_new, &ch);
     atomic_store(done, 0);
     atomic_store(total, ch.bytes);
     int rc = make_room(&ch, now, &to);
     if (rc >= 0) each_blob(&c->config, now, worker, take_one, &ch);
     free(ch.ld.staging);
-    struct expert_store *drop = rc < 0 ? &to : s;
-    free(drop->slots);
-    free(drop->common);
-    free(drop->first);
-    if (rc < 0) return fail(why, rc, "out of memory: %zu MiB more of experts", ch.bytes >> 20);
+    if (rc < 0) {
+        free_tables(&to);
+        return fail(why, rc, "out of memory: %zu MiB more of experts", ch.bytes >> 20);
+    }
     struct measure m = measure(&c->config, fmt, now, worker);
     to.bytes = m.bytes;
     to.common_bytes = m.common_bytes;
+    lock(s);
+    free_tables(s);
     *s = to;
     for (struct expert_chunk **at = &s->chunks; *at;) {
         if (is_used(s, *at)) at = &(*at)->next;
         else drop_chunk(s, at);
     }
+    unlock(s);
     return 0;
+}
+
+const struct blob *expert_store_find(const struct expert_store *s, enum blob_kind kind, uint32_t layer, uint32_t expert) {
+    bool common = kind == BLOB_COMMON;
+    if (!s->slots) return NULL;
+    int n = common ? s->layers * s->levels : s->first[s->layers];
+    for (int i = 0; i < n; i++) {
+        const struct blob *b = common ? &s->common[i].blob : &s->slots[i].blob;
+        if (b->data && b->header.kind == (uint32_t)kind && b->header.layer == layer && b->header.expert == expert) return b;
+    }
+    return NULL;
 }
 
 void expert_store_close(struct expert_store *s) {
     if (s->backend) s->backend->ops->release(s->backend, s->memory);
     while (s->chunks) drop_chunk(s, &s->chunks);
-    free(s->slots);
-    free(s->common);
-    free(s->first);
+    free_tables(s);
     *s = (struct expert_store){0};
 }
 

@@ -3,11 +3,12 @@
  * All blobs are in one allocation: a common blob for each level of each layer that has a member here, then the experts' own.
  * An expert is computed as common rows, then its own added to them (moe.c). Owner: the engine thread. */
 #pragma once
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "model/checkpoint.h"
 #include "router/placement.h"
-#include "worker/blob.h"
+#include "worker/source.h"
 
 struct blob {                  /* resident */
     struct blob_header header; /* host copy */
@@ -40,20 +41,25 @@ struct expert_store {
     void *memory;                 /* device: the blobs that were loaded first */
     struct expert_chunk *chunks;  /* those that came later, one for each change that brought some */
     size_t bytes, common_bytes;   /* all blobs in use; the common ones among them */
+    pthread_mutex_t *lock;        /* held while tables change, for who looks from another thread (mover.h); NULL: nobody does */
     size_t held;                  /* memory and chunks, with room in them that no blob uses any more */
 };
 
-/* Loads this worker's experts as the placement says. progress counts bytes as they arrive (atomic: others read it). */
-int expert_store_open(struct expert_store *s, struct backend *b, const struct checkpoint *c, enum fmt fmt,
-                      const struct placement *p, int worker, atomic_ullong *progress, struct why *why);
+/* Loads this worker's experts as the placement says, from the checkpoint where no other source has them (NULL: there is no
+ * other). progress counts bytes as they arrive (atomic: others read it). */
+int expert_store_open(struct expert_store *s, struct backend *b, const struct checkpoint *c, struct blob_sources *from,
+                      enum fmt fmt, const struct placement *p, int worker, atomic_ullong *progress, struct why *why);
 void expert_store_close(struct expert_store *s);
 /* What expert_store_open will take: every blob of a worker, before anything is loaded. */
 size_t expert_store_bytes(const struct model_config *c, enum fmt fmt, const struct placement *p, int worker);
 /* From placement `was`, which it has, to `now`: blobs that are in both stay where they are, the others are loaded, and memory
  * in which no blob is used any more is given back (that of the start never is). Slots are numbered anew; counts stay with
  * their experts. *done and *total: as progress above, of what is loaded now. On failure it is as before. ERR_NOMEM */
-int expert_store_change(struct expert_store *s, const struct checkpoint *c, enum fmt fmt, const struct placement *was,
-                        const struct placement *now, int worker, atomic_ullong *done, atomic_ullong *total, struct why *why);
+int expert_store_change(struct expert_store *s, const struct checkpoint *c, struct blob_sources *from, enum fmt fmt,
+                        const struct placement *was, const struct placement *now, int worker, atomic_ullong *done,
+                        atomic_ullong *total, struct why *why);
 /* Recomputes checksums from device memory: of a slot and of what it shares. 0 or ERR_CORRUPT naming layer and expert. */
 int expert_store_verify(const struct expert_store *s, int slot, struct why *why);
+/* The blob of a layer of the model and an expert, or a level; NULL: not here. From another thread with the lock held. */
+const struct blob *expert_store_find(const struct expert_store *s, enum blob_kind kind, uint32_t layer, uint32_t expert);
 static inline struct expert_slot *expert_slots(struct expert_store *s, int layer) { return s->slots + s->first[layer]; }

@@ -7,6 +7,7 @@
 #include "fabric/host.h"
 #include "fabric/proof.h"
 #include "proto/key.h"
+#include "worker/door.h"
 #include "worker/seat.h"
 #include "worker/worker.h"
 
@@ -220,6 +221,22 @@ static int open_fabric(const struct options *o, struct bus *bus, struct boot_id 
     return fabric_auto_open(id->rank, id->size, &net, out, why);
 }
 
+/* Where others fetch experts from this worker, and it from them. It can do without. */
+static int reach_door(void *ctx, const char *door, struct bus **out, struct why *why) {
+    return bus_zmq_connect(ctx, BUS_WORKERS, door, out, why);
+}
+
+static void open_door(const struct options *o, struct bus_context *context, int size, struct worker_options *wo) {
+    char address[64];
+    struct why why;
+    if (size == 1 || is_mpi(o)) return; /* nobody else; all begin at once */
+    wo->reach = reach_door;
+    wo->reach_ctx = context;
+    int rc = door_address(o->connect, o->key != NULL, address, sizeof address, &why);
+    if (rc >= 0) rc = bus_zmq_bind(context, BUS_WORKERS, address, &wo->door, &why);
+    if (rc < 0) log_warn("no other worker can fetch experts from this one: %s", why.text);
+}
+
 /* Who keeps workers going (cli/tend.h) need not try again with one that is refused, or has nowhere to go. */
 static int exit_status(int rc) { return rc == ERR_DENIED || rc == ERR_DEADLINE ? 3 : rc < 0; }
 
@@ -237,6 +254,7 @@ static int run_alone(const struct options *o) {
     name_log(id.rank);
     fabric_host_id(host_id);
     struct worker_options wo = describe(o, id.rank, id.size, f, host_id);
+    open_door(o, context, id.size, &wo);
     if (worker_new(&wo, bus, &w) < 0) die("out of memory");
     int rc = worker_run(w, &why);
     if (rc < 0) log_error("%s", why.text);

@@ -59,15 +59,28 @@ static int read_peers(Cadre__Control__V1__Peer *const *from, size_t n, struct wo
             return fail(why, ERR_PROTOCOL, "peer %zu is rank %u on host %u with an address of %zu bytes", i, p->rank, p->host,
                         p->address.len);
         peers[i] = (struct peer){
-            .incarnation = p->incarnation, .host = (int)p->host, .address = p->address.data, .address_bytes = p->address.len};
+            .incarnation = p->incarnation, .host = (int)p->host, .address = p->address.data, .address_bytes = p->address.len,
+            .door = p->door};
     }
     return worker_setup_peers(s, peers, (int)n) < 0 ? fail(why, ERR_NOMEM, "out of memory for peers") : 0;
+}
+
+/* After placement and peers. */
+static int read_holders(const uint64_t *held_by, size_t n, struct worker_setup *s, struct why *why) {
+    if (!n) return 0;
+    size_t pairs = (size_t)s->placement.layers * (size_t)s->placement.experts;
+    if (n != pairs) return fail(why, ERR_PROTOCOL, "the coordinator names who holds %zu experts of %zu", n, pairs);
+    s->held_by = malloc(n * sizeof *held_by);
+    if (!s->held_by) return fail(why, ERR_NOMEM, "out of memory for who holds what");
+    memcpy(s->held_by, held_by, n * sizeof *held_by);
+    return 0;
 }
 
 static int read_epoch(const Cadre__Control__V1__Epoch *m, struct worker_setup *s, struct why *why) {
     *s = (struct worker_setup){.epoch = m->number};
     int rc = read_placement(m->placement, &s->placement, why);
     if (rc >= 0) rc = read_peers(m->peers, m->n_peers, s, why);
+    if (rc >= 0) rc = read_holders(m->held_by, m->n_held_by, s, why);
     if (rc < 0) worker_setup_clear(s);
     return rc;
 }
@@ -103,6 +116,7 @@ static int read_welcome(const pb_welcome *m, struct worker_setup *s, struct why 
                     m->step_tokens, m->max_seqs, m->max_context, m->kv_pages, m->page_tokens);
     int rc = read_placement(m->placement, &s->placement, why);
     if (rc >= 0) rc = read_peers(m->peers, m->n_peers, s, why);
+    if (rc >= 0) rc = read_holders(m->held_by, m->n_held_by, s, why);
     if (rc < 0) worker_setup_clear(s);
     return rc;
 }
@@ -252,6 +266,7 @@ int port_send_hello(struct port *p, const struct port_hello *h) {
     hello.pid = h->pid;
     hello.host_id = (char *)h->host_id;
     hello.memory = h->memory;
+    hello.door = (char *)h->door;
     hello.address = (ProtobufCBinaryData){h->address_bytes, (uint8_t *)h->address};
     Cadre__Control__V1__Held held = CADRE__CONTROL__V1__HELD__INIT;
     held.incarnation = h->held.incarnation;
@@ -295,6 +310,21 @@ static bool pack_held(struct port *p, const struct held_seq *held, int n, Cadre_
     return true;
 }
 
+static bool pack_sources(struct port *p, const struct source_count *from, size_t *n, Cadre__Control__V1__Source ***out) {
+    *out = arena_array(&p->control.pb.out, Cadre__Control__V1__Source *, SOURCES);
+    Cadre__Control__V1__Source *list = arena_array(&p->control.pb.out, Cadre__Control__V1__Source, SOURCES);
+    if (!*out || !list) return false;
+    for (int k = 0; k < SOURCES; k++) {
+        cadre__control__v1__source__init(&list[k]);
+        list[k].blobs = from[k].blobs;
+        list[k].bytes = from[k].bytes;
+        list[k].us = from[k].us;
+        list[k].failed = from[k].failed;
+        (*out)[(*n)++] = &list[k];
+    }
+    return true;
+}
+
 int port_send_ready(struct port *p, const struct ready_report *r, const struct held_seq *held, int n_held) {
     Cadre__Control__V1__Ready ready = CADRE__CONTROL__V1__READY__INIT;
     Cadre__Control__V1__LinkFigure inside, between;
@@ -309,7 +339,7 @@ int port_send_ready(struct port *p, const struct ready_report *r, const struct h
     ready.buffer_bytes = r->bytes.buffers;
     ready.exchange_bytes = r->bytes.exchange;
     ready.slots = (uint32_t)r->slots;
-    if (!pack_held(p, held, n_held, &ready)) return ERR_NOMEM;
+    if (!pack_held(p, held, n_held, &ready) || !pack_sources(p, r->source, &ready.n_source, &ready.source)) return ERR_NOMEM;
     pb_control m = CONTROL_MESSAGE(READY, ready, &ready);
     return send(p, &m);
 }
@@ -319,6 +349,7 @@ int port_send_prepared(struct port *p, const struct prepared_report *r) {
     prepared.number = r->epoch;
     prepared.weight_bytes = r->expert_bytes;
     prepared.slots = (uint32_t)r->slots;
+    if (!pack_sources(p, r->source, &prepared.n_source, &prepared.source)) return ERR_NOMEM;
     pb_control m = CONTROL_MESSAGE(PREPARED, prepared, &prepared);
     return send(p, &m);
 }
@@ -418,10 +449,11 @@ int port_send_links(struct port *p, const struct ep_link *link, int n, const str
     return send(p, &m);
 }
 
-int port_send_beat(struct port *p, uint64_t progress, bool busy, uint64_t strangers) {
+int port_send_beat(struct port *p, uint64_t progress, bool busy, uint64_t moved, uint64_t strangers) {
     Cadre__Control__V1__Beat beat = CADRE__CONTROL__V1__BEAT__INIT;
     beat.progress = progress;
     beat.busy = busy;
+    beat.moved = moved;
     beat.strangers = strangers;
     pb_control m = CONTROL_MESSAGE(BEAT, beat, &beat);
     return send(p, &m);

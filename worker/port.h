@@ -31,6 +31,7 @@ struct port_hello {
     uint64_t pid;
     const uint8_t *address; /* fabric_address */
     size_t address_bytes;
+    const char *door; /* of its mover; "": none */
     uint64_t memory; /* bytes it may use; 0: not said */
     struct { /* of a coordinator that is gone; incarnation 0: there was none */
         uint32_t incarnation, epoch;
@@ -48,5 +49,6 @@ int port_send_tally(struct port *p, int domain, uint64_t tokens, const uint64_t 
 /* link [n] by rank; all since the start */
 int port_send_links(struct port *p, const struct ep_link *link, int n, const struct ep_far *far,
                     const struct backend_tasks *tasks);
-int port_send_beat(struct port *p, uint64_t progress, bool busy, uint64_t strangers);
+/* moved: the mover's progress; 0: there is none */
+int port_send_beat(struct port *p, uint64_t progress, bool busy, uint64_t moved, uint64_t strangers);
 int port_send_trouble(struct port *p, const char *reason, const struct trouble *t);

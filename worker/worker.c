@@ -3,6 +3,7 @@
 
 #include "base/clk.h"
 #include "base/log.h"
+#include "worker/mover.h"
 #include "worker/port.h"
 #include "worker/tally.h"
 #include "worker/trace.h"
@@ -21,6 +22,7 @@ struct worker {
     struct bus *bus;
     struct port *port;
     struct engine *engine;
+    struct mover *mover; /* NULL: blobs neither go nor come */
     struct bell kill_bell;
     atomic_bool killed;
     enum state state;
@@ -51,7 +53,10 @@ int worker_new(const struct worker_options *o, struct bus *bus, struct worker **
     w->options = *o;
     w->bus = bus;
     w->kill_bell.fd = -1;
-    if (bell_open(&w->kill_bell) < 0 || port_new(bus, &w->port) < 0 || engine_new(&o->engine, &w->engine) < 0) {
+    struct mover_options mo = {.door = o->door, .reach = o->reach, .ctx = o->reach_ctx, .rank = o->engine.rank};
+    if (o->reach && mover_open(&mo, &w->mover) >= 0) w->options.engine.mover = w->mover;
+    if ((o->reach && !w->mover) || bell_open(&w->kill_bell) < 0 || port_new(bus, &w->port) < 0 ||
+        engine_new(&w->options.engine, &w->engine) < 0) {
         worker_free(w);
         return ERR_NOMEM;
     }
@@ -62,6 +67,7 @@ int worker_new(const struct worker_options *o, struct bus *bus, struct worker **
 void worker_free(struct worker *w) {
     if (!w) return;
     engine_free(w->engine);
+    mover_close(w->mover); /* the engine lets go of it first */
     port_free(w->port);
     bell_close(&w->kill_bell);
     free(w);
@@ -86,6 +92,7 @@ static int say_hello(struct worker *w) {
                            .pid = (uint64_t)getpid(),
                            .address = address,
                            .address_bytes = e->fabric ? fabric_address(e->fabric, address) : 0,
+                           .door = w->mover ? mover_door(w->mover) : "",
                            .memory = w->options.memory,
                            .held = {w->first.incarnation, w->epoch, w->step, w->members}};
     return port_send_hello(w->port, &h);
@@ -163,6 +170,7 @@ static int on_welcome(struct worker *w, struct worker_setup *setup, struct why *
     w->first = *setup;
     w->first.placement = (struct placement){0};
     w->first.peers = NULL;
+    w->first.held_by = NULL;
     w->epoch = setup->epoch;
     w->members = members_of(setup);
     int rc = engine_start(w->engine, setup);
@@ -364,7 +372,7 @@ static int beat(struct worker *w, int64_t now_us, struct why *why) {
     bool busy;
     uint64_t progress = engine_progress(w->engine, &busy);
     if (w->state != JOINING && w->state != HOLDING) /* a lost beat is what leases are for */
-        port_send_beat(w->port, progress, busy, engine_strangers(w->engine));
+        port_send_beat(w->port, progress, busy, w->mover ? mover_progress(w->mover) : 0, engine_strangers(w->engine));
     return 0;
 }
 

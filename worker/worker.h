@@ -19,12 +19,16 @@ struct worker_options {
     const char *model_dir;   /* NULL: where the coordinator says */
     const char *isa;         /* NULL: what the coordinator says */
     uint64_t memory;         /* bytes it may use; 0: as the coordinator says */
+    /* Copies of experts (mover.h): where others fetch ours, taken; and how to reach where they give theirs; NULL: not at all */
+    struct bus *door;
+    int (*reach)(void *ctx, const char *door, struct bus **out, struct why *why);
+    void *reach_ctx;
     int64_t join_timeout_us; /* how long to wait for a Welcome */
     int64_t hold_us;         /* how long to wait for another coordinator when this one is gone; 0: not at all */
 };
 
 struct worker;
-/* The bus is borrowed, the engine's fabric taken unless this fails. */
+/* The bus is borrowed, the engine's fabric taken unless this fails, the door in any case. */
 int worker_new(const struct worker_options *o, struct bus *bus, struct worker **out);
 void worker_free(struct worker *w);
 /* Runs until told to leave. 0 after an orderly Shutdown; else a negative code with the reason. */

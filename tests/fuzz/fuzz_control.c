@@ -50,7 +50,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (bus_mem_bind(hub, "control", &server, &why) < 0 || bus_mem_connect(hub, "control", &client, &why) < 0 ||
         port_new(client, &port) < 0)
         abort();
-    port_send_beat(port, 1, true, 3); /* so that the server knows whom to answer */
+    port_send_beat(port, 1, true, 2, 3); /* so that the server knows whom to answer */
     if (bus_recv(server, &hello) < 0) abort();
     struct bus_id worker = hello.from;
     FUZZ_CHECK(bus_send(server, &worker, data, size, NULL, 0) == 0);

@@ -57,7 +57,8 @@ int runner_open(struct runner *r, const char *dir, const struct runner_options *
     r->backend->ops = &r->ops;
     rc = place(r, o, why);
     if (rc >= 0) rc = weights_open(&r->weights, r->backend, &r->checkpoint, o->weights, RUNNER_MAX_TOKENS + 1, &loaded, why);
-    if (rc >= 0) rc = expert_store_open(&r->store, r->backend, &r->checkpoint, o->weights, &r->placement, 0, &loaded, why);
+    if (rc >= 0)
+        rc = expert_store_open(&r->store, r->backend, &r->checkpoint, NULL, o->weights, &r->placement, 0, &loaded, why);
     if (rc >= 0 && o->mutate_weights) o->mutate_weights(&r->weights, &r->store);
     int pages = (RUNNER_MAX_TOKENS + RUNNER_PAGE_TOKENS - 1) / RUNNER_PAGE_TOKENS;
     if (rc >= 0)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """test_elastic.py - workers join a cluster that serves, and leave it: no request fails, and every answer has the same bits."""
 
+import json
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -46,6 +47,24 @@ class Growing:
         same(process.wait(30).status, 0, f"exit status of worker {rank}: {process.err()[-300:]}")
 
 
+def figures(front, kind):
+    told = [json.loads(line) for line in front.cadre("events", "--json").good("events").out.splitlines()]
+    return [e["figures"] for e in told if e["kind"] == kind]
+
+
+def from_peers(c, fabric):
+    """Who comes has its experts from those who serve; what a leaving one had goes to the others from it. (Of several that come at
+    once one may ask for what was given to another meanwhile; that is on disk.)"""
+    came, begun = figures(c.front, "worker-ready"), figures(c.front, "epoch-begun")
+    check(all(f["peer_blobs"] == 0 and f["disk_blobs"] > 0 for f in came[:2]), f"the first two load from disk: {came}")
+    check(came[2]["peer_blobs"] > 0 and came[2]["disk_blobs"] == 0, f"the first newcomer, from the others: {came}")
+    check(sum(f["peer_blobs"] - f["disk_blobs"] for f in came[2:6]) > 0, f"most of all newcomers' from the others: {came}")
+    check(not any(f["peer_failures"] for f in came + begun), f"nobody failed to give: {came} {begun}")
+    moved, loaded = (sum(f[k] for f in begun) for k in ("peer_blobs", "disk_blobs"))
+    check(moved > 0, f"of what those had that left: {begun}")
+    note(f"{fabric}: {sum(f['peer_blobs'] for f in came)} blobs for newcomers, {moved} of {moved + loaded} when some left")
+
+
 def grows_and_shrinks(p, fabric):
     words = ["--count", str(COUNT), "--at-once", "24", "--prompt", "20", "--tokens", "100"]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -69,6 +88,7 @@ def grows_and_shrinks(p, fabric):
         check(r.status == 0, f"every request finishes: {r.status} {r.err[-400:]!r}")
         same(r.out.splitlines(), wanted.splitlines(), "the answers of two undisturbed workers")
         check(under_load, "the load was over too early to matter")
+        from_peers(c, fabric)
         c.join(1)
         c.front.until_status(c.serving(4), "another in a place that is free again")
         for words, told in (("7", "no worker 7"), ("0", "no worker 0") if s["workers"][0]["state"] != "left" else ("9", "no worker 9")):

@@ -30,6 +30,7 @@ struct cluster {
     struct cluster_options options;
     struct bus_context *context;
     struct bus_hub *bus_hub;
+    atomic_uint doors; /* made: each has a name of its own */
     struct bus *clients, *workers;
     struct coordinator *coordinator;
     pthread_t thread;
@@ -59,6 +60,10 @@ static void *member_main(void *arg) {
     return NULL;
 }
 
+static int reach_door(void *ctx, const char *door, struct bus **out, struct why *why) {
+    return bus_mem_connect(ctx, door, out, why);
+}
+
 static void start_member(struct cluster *c, int rank) {
     struct member *m = &c->member[rank];
     struct bus *bus;
@@ -70,10 +75,15 @@ static void start_member(struct cluster *c, int rank) {
                                           .workers = c->options.coordinator.workers,
                                           .threads = c->options.threads ? c->options.threads : 1,
                                           .fabric_name = "mem"},
+                               .reach = reach_door,
+                               .reach_ctx = c->bus_hub,
                                .join_timeout_us = 30000000};
     struct why why;
+    char door[32];
     if (c->hub && fabric_mem_open(c->hub, rank, &fabric, &why) < 0) die("%s", why.text);
     if (bus_mem_connect(c->bus_hub, "control", &bus, &why) < 0) die("%s", why.text);
+    snprintf(door, sizeof door, "door %u", atomic_fetch_add(&c->doors, 1));
+    if (bus_mem_bind(c->bus_hub, door, &o.door, &why) < 0) die("%s", why.text);
     if (mortal_new(bus, fabric, &m->mortal) < 0) die("out of memory for a worker");
     o.engine.fabric = mortal_fabric(m->mortal);
     if (worker_new(&o, mortal_bus(m->mortal), &m->worker) < 0) die("out of memory for a worker");

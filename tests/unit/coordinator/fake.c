@@ -125,7 +125,8 @@ void fake_join(struct fake *f, int rank) {
                            .fabric = "mem",
                            .pid = 1000 + (uint64_t)rank,
                            .address = (const uint8_t[]){7, 8, (uint8_t)rank},
-                           .address_bytes = 3};
+                           .address_bytes = 3,
+                           .door = ""};
     ck_assert_int_ge(port_send_hello(w->port, &h), 0);
 }
 
@@ -287,7 +288,8 @@ static void turn_worker(struct fake *f, int rank) {
     if (!(w->ready || w->faults.loads) || now - w->beat_us < BEAT_US) return;
     w->beat_us = now;
     w->beats++;
-    port_send_beat(w->port, w->faults.stuck ? 1 : w->progress++, w->faults.stuck, 0);
+    uint64_t moved = w->faults.unmoved ? 1 : (uint64_t)w->beats;
+    port_send_beat(w->port, w->faults.stuck ? 1 : w->progress++, w->faults.stuck, moved, 0);
 }
 
 struct fake_faults *fake_faults(struct fake *f, int rank) {

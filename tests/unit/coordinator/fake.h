@@ -47,6 +47,7 @@ struct fake_faults {
     int size_off;
     bool silent, hold; /* says nothing at all; beats, but answers no plan */
     bool stuck;        /* with hold: beats as busy, without progress */
+    bool unmoved;      /* its mover */
     bool wrong_token, no_token, wrong_rows;
     bool slow;  /* prepares no epoch */
     bool loads; /* for ever: beats, but says neither Progress nor Ready */

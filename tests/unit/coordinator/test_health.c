@@ -98,6 +98,18 @@ START_TEST(an_engine) {
 }
 END_TEST
 
+/* It turns no more; the worker's engine is well. */
+START_TEST(a_mover) {
+    struct coordinator_options o = options();
+    o.progress_us = 500000;
+    serve(&o);
+    fake_faults(f, 1)->unmoved = true;
+    fake_run(f, is(HEALTH_AMBER, "mover of worker 1"));
+    fake_faults(f, 1)->unmoved = false;
+    fake_run(f, is(HEALTH_GREEN, ""));
+}
+END_TEST
+
 START_TEST(a_silent_worker) {
     struct coordinator_options o = options();
     o.lease_us = 4000000;
@@ -180,7 +192,8 @@ START_TEST(the_journal) {
 END_TEST
 
 int main(int argc, char **argv) {
-    const TTest *const tests[] = {verdicts, well, an_engine, a_silent_worker, a_link, the_scheduler, telemetry, the_journal};
+    const TTest *const tests[] = {verdicts, well,          an_engine, a_mover,    a_silent_worker,
+                                  a_link,   the_scheduler, telemetry, the_journal};
     if (argc < 2) return 2;
     model = argv[1];
     return run_tests("health", tests, (int)(sizeof tests / sizeof *tests), NULL, end);

@@ -24,7 +24,7 @@ START_TEST(blobs) {
     ck_assert_msg(checkpoint_open(dir, &c, &why) >= 0, "%s", why.text);
     ck_assert_int_eq(backend_open(&(struct backend_options){.isa = "ref", .threads = 1}, &b, &why), 0);
     ck_assert_int_eq(placement_contiguous(&p, 2, c.config.moe_layers, c.config.gate.experts, &why), 0);
-    ck_assert_msg(expert_store_open(&s, b, &c, fmt, &p, 1, &progress, &why) >= 0, "%s", why.text);
+    ck_assert_msg(expert_store_open(&s, b, &c, NULL, fmt, &p, 1, &progress, &why) >= 0, "%s", why.text);
     int n = s.first[s.layers];
     ck_assert_int_eq(n, c.config.moe_layers * (c.config.gate.experts - c.config.gate.experts / 2));
     ck_assert_uint_eq(progress, s.bytes);
@@ -74,7 +74,7 @@ START_TEST(shared_rows) {
         for (int w = 0; w < workers; w++) {
             struct expert_store s;
             atomic_ullong progress = 0;
-            ck_assert_msg(expert_store_open(&s, b, &c, fmt, &p, w, &progress, &why) >= 0, "%s", why.text);
+            ck_assert_msg(expert_store_open(&s, b, &c, NULL, fmt, &p, w, &progress, &why) >= 0, "%s", why.text);
             size_t n = (size_t)s.first[layers], held = n ? (size_t)layers : 0;
             size_t common = blob_bytes(&c.config, fmt, BLOB_COMMON, 0, 0), own = blob_bytes(&c.config, fmt, BLOB_EXPERT, 0, 0);
             ck_assert_uint_eq(s.bytes, n * own + held * common);
@@ -123,7 +123,7 @@ START_TEST(block_formats) {
     ck_assert_msg(checkpoint_open(dir, &c, &why) >= 0, "%s", why.text);
     ck_assert_int_eq(backend_open(&(struct backend_options){.isa = "ref", .threads = 1}, &b, &why), 0);
     ck_assert_int_eq(placement_contiguous(&p, 1, c.config.moe_layers, c.config.gate.experts, &why), 0);
-    ck_assert_msg(expert_store_open(&s, b, &c, FMT_STORED, &p, 0, &progress, &why) >= 0, "%s", why.text);
+    ck_assert_msg(expert_store_open(&s, b, &c, NULL, FMT_STORED, &p, 0, &progress, &why) >= 0, "%s", why.text);
     ck_assert_uint_lt(s.bytes, expert_store_bytes(&c.config, FMT_BF16, &p, 0));
     const struct expert_slot *e = &s.slots[s.first[s.layers] - 1];
     const struct mat m = e->ffn.down;
@@ -198,13 +198,13 @@ START_TEST(changes) {
     ck_assert_int_le(c.config.moe_layers, 8);
     ck_assert_int_eq(backend_open(&(struct backend_options){.isa = "ref", .threads = 1}, &b, &why), 0);
     struct placement was = share(&c, road[0]);
-    ck_assert_msg(expert_store_open(&s, b, &c, FMT_F32, &was, 0, &done, &why) >= 0, "%s", why.text);
+    ck_assert_msg(expert_store_open(&s, b, &c, NULL, FMT_F32, &was, 0, &done, &why) >= 0, "%s", why.text);
     size_t opened = s.held;
     const unsigned char *stays = s.slots[0].blob.data;
     s.slots[0].rows = 77;
     for (int i = 1; i < STEPS; i++) {
         struct placement now = share(&c, road[i]);
-        ck_assert_msg(expert_store_change(&s, &c, FMT_F32, &was, &now, 0, &done, &total, &why) >= 0, "%s", why.text);
+        ck_assert_msg(expert_store_change(&s, &c, NULL, FMT_F32, &was, &now, 0, &done, &total, &why) >= 0, "%s", why.text);
         ck_assert_uint_eq(done, total);
         ck_assert_uint_ge(s.held, s.bytes);
         check_store(&s, &c, &now);
@@ -234,12 +234,12 @@ START_TEST(change_without_room) {
     ck_assert_msg(checkpoint_open(dir, &c, &why) >= 0, "%s", why.text);
     ck_assert_int_eq(backend_open(&(struct backend_options){.isa = "ref", .threads = 1}, &b, &why), 0);
     struct placement was = share(&c, one), now = share(&c, three);
-    ck_assert_msg(expert_store_open(&s, b, &c, FMT_F32, &was, 0, &done, &why) >= 0, "%s", why.text);
+    ck_assert_msg(expert_store_open(&s, b, &c, NULL, FMT_F32, &was, 0, &done, &why) >= 0, "%s", why.text);
     const struct ops *real = b->ops;
     struct ops poor = *real;
     poor.alloc = no_memory;
     b->ops = &poor;
-    ck_assert_int_eq(expert_store_change(&s, &c, FMT_F32, &was, &now, 0, &done, &total, &why), ERR_NOMEM);
+    ck_assert_int_eq(expert_store_change(&s, &c, NULL, FMT_F32, &was, &now, 0, &done, &total, &why), ERR_NOMEM);
     ck_assert_ptr_nonnull(strstr(why.text, "MiB more of experts"));
     b->ops = real;
     check_store(&s, &c, &was);
@@ -273,7 +273,7 @@ START_TEST(out_of_memory) { /* the operator is told how much was wanted */
     struct ops poor = *real;
     poor.alloc = no_memory;
     b->ops = &poor;
-    ck_assert_int_eq(expert_store_open(&s, b, &c, FMT_F32, &p, 0, &progress, &why), ERR_NOMEM);
+    ck_assert_int_eq(expert_store_open(&s, b, &c, NULL, FMT_F32, &p, 0, &progress, &why), ERR_NOMEM);
     size_t n = (size_t)(c.config.moe_layers * c.config.gate.experts);
     size_t mib = n * blob_bytes(&c.config, FMT_F32, BLOB_EXPERT, 0, 0) >> 20;
     snprintf(wanted, sizeof wanted, "%zu experts need %zu MiB", n, mib);
