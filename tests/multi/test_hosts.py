@@ -231,7 +231,8 @@ def a_slow_network_is_crossed_once(p):
             hosts.fault(host, "rate", "8mbit")
         with six(p, hosts, "auto", model="olmoe") as c:
             h = hops(c)
-            check(h["between_rate"] < 1.3e6, "a million bytes per second between hosts, and what a bucket of tokens lets through")
+            # a million bytes per second, and what a bucket of tokens lets through when the machine stood still; unlimited: 200 million
+            check(h["between_rate"] < 2e7, f"as slow as it is between hosts: {h}")
             known = h["between_rate"] and h["inside_rate"]
             if known and h["inside_rate"] > 10 * h["between_rate"] and h["inside_latency_ns"] < 2e6:
                 check(h["two_from"], f"two hops on such links: {h}")
