@@ -64,9 +64,11 @@ static void hang_filter(struct guard *g) {
     }
     code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, g->open ? (uint32_t)ALL : 0);
     struct sock_fprog filter = {.len = n, .filter = code};
-    for (int i = 0; i < g->n_doors; i++)
-        if (setsockopt(g->doors[i], SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter) < 0)
-            log_error("fabric ucx: cannot keep strangers' hosts away: %m; a firewall has to");
+    for (int i = 0; i < g->n_doors; i++) {
+        if (!setsockopt(g->doors[i], SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter)) continue;
+        log_error("fabric ucx: cannot keep strangers' hosts away: %m; a firewall has to");
+        (void)setsockopt(g->doors[i], SOL_SOCKET, SO_DETACH_FILTER, &(int){0}, sizeof(int)); /* members come first */
+    }
 }
 
 void guard_begin(struct guard *g) {
@@ -77,6 +79,8 @@ void guard_begin(struct guard *g) {
 
 void guard_shut(struct guard *g) {
     g->n_doors = find(g->before, g->n_before, g->doors);
+    if (g->n_doors == GUARD_DOORS)
+        log_error("fabric ucx: strangers' hosts are kept away from %d ports only; name fewer --net-devices", g->n_doors);
     hang_filter(g);
 }
 
@@ -97,5 +101,9 @@ void guard_admit(struct guard *g, const struct guard_sources *peer) {
         if (g->n_from < GUARD_HOSTS) g->from[g->n_from++] = peer->from[i];
         else g->open = true;
     }
+    if (g->open)
+        log_error("fabric ucx: strangers' hosts are not kept away: those of this cluster have too many addresses, more than %d "
+                  "each or %d in all; a firewall has to",
+                  GUARD_SOURCES, GUARD_HOSTS);
     if (news) hang_filter(g);
 }
