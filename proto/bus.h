@@ -18,7 +18,7 @@ struct bus_id {
 };
 struct bus_msg {                  /* valid until the next bus_recv or bus_close on this bus */
     struct bus_id from;
-    bool operator;                /* from who may change the cluster; without keys everybody who gets here is one */
+    bool from_operator;           /* from who may change the cluster; without keys everybody who gets here is one */
     const uint8_t *head, *body;   /* body NULL when the message has one part */
     size_t head_len, body_len;
 };

@@ -80,7 +80,7 @@ static void inbox_put(struct inbox *q, struct parcel *p) {
 static struct parcel *parcel_new(uint64_t from, const void *head, size_t head_len, const void *body, size_t body_len) {
     struct parcel *p = malloc(sizeof *p + head_len + body_len);
     if (!p) return NULL;
-    p->msg = (struct bus_msg){.from.len = sizeof from, .operator = true, .head = p->bytes, .head_len = head_len};
+    p->msg = (struct bus_msg){.from.len = sizeof from, .from_operator = true, .head = p->bytes, .head_len = head_len};
     memcpy(p->msg.from.bytes, &from, sizeof from);
     if (head_len) memcpy(p->bytes, head, head_len);
     if (body) {

@@ -107,7 +107,7 @@ static int send_to(struct bus *b, const struct bus_id *to, const void *head, siz
 
 static bool more_parts(zmq_msg_t *m) { return zmq_msg_more(m) != 0; }
 
-static bool from_operator(const struct bus_zmq *z, const zmq_msg_t *head) {
+static bool is_operator(const struct bus_zmq *z, const zmq_msg_t *head) {
     const char *who = z->keyed ? zmq_msg_gets(head, "User-Id") : GATE_OPERATOR;
     return who && !strcmp(who, GATE_OPERATOR);
 }
@@ -150,7 +150,7 @@ static int recv_one(struct bus_zmq *z, struct bus_msg *out) {
     }
     if (recv_part(z, &z->head) < 0) return -1;
     *out = (struct bus_msg){.from = from,
-                            .operator = from_operator(z, &z->head),
+                            .from_operator = is_operator(z, &z->head),
                             .head = zmq_msg_data(&z->head),
                             .head_len = zmq_msg_size(&z->head)};
     if (!more_parts(&z->head)) return 1;
@@ -284,7 +284,7 @@ static int check_key(const struct bus_context *c, bool server, enum bus_door doo
                     "make one with `cadre keygen` and give it by --key, or listen on tcp://127.0.0.1",
                     endpoint);
     if (!c->keyed) return 0;
-    if (server && (!c->key.coordinator.secret[0] || !c->key.worker.open[0] || !c->key.operator.open[0]))
+    if (server && (!c->key.coordinator.secret[0] || !c->key.worker.open[0] || !c->key.operators.open[0]))
         return fail(why, ERR_DENIED,
                     "this key is a client's, or older than operators' keys: a coordinator needs the cluster's own, which "
                     "`cadre keygen` makes");
@@ -295,9 +295,8 @@ static int check_key(const struct bus_context *c, bool server, enum bus_door doo
 
 static int set_key(struct bus_context *c, struct bus_zmq *z, enum bus_door door, struct why *why) {
     if (!c->keyed) return 0;
-    const struct key_pair *own = door == BUS_WORKERS           ? &c->key.worker
-                                 : c->key.operator.secret[0] ? &c->key.operator
-                                                             : &c->key.client;
+    const struct key_pair *asking = c->key.operators.secret[0] ? &c->key.operators : &c->key.client;
+    const struct key_pair *own = door == BUS_WORKERS ? &c->key.worker : asking;
     int one = 1, rc;
     if (z->server) {
         rc = c->gate ? 0 : gate_open(c->zmq, &c->key, &c->gate, why);

@@ -206,7 +206,7 @@ static int admit_open(struct call_server *s, const struct bus_msg *m, const stru
     }
     int method = method_index(s, f->method);
     if (method < 0) return refuse_method(s, m, f), ERR_UNSUPPORTED;
-    if (s->methods[method].for_operators && !m->operator) {
+    if (s->methods[method].for_operators && !m->from_operator) {
         s->stats.denied++;
         snprintf(text, sizeof text, "%s is for operators: it wants the cluster's own key (cadre.key), this is a client's",
                  f->method);

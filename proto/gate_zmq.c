@@ -17,7 +17,7 @@ struct part {
 struct gate {
     void *socket;
     pthread_t thread;
-    uint8_t key[2][KEY_BYTES], operator[KEY_BYTES]; /* by door: the one that may come in; an operator's, for the clients' */
+    uint8_t key[2][KEY_BYTES], operators[KEY_BYTES]; /* by door: the one that may come in; an operator's, for the clients' */
 };
 
 const char *gate_domain(enum bus_door door) { return door == BUS_WORKERS ? "workers" : "clients"; }
@@ -53,7 +53,7 @@ static const char *may_enter(const struct gate *g, const struct part *parts, int
         const char *name = gate_domain((enum bus_door)door);
         if (!part_is(&parts[DOMAIN], name)) continue;
         if (shows(parts, g->key[door])) return name;
-        return door == BUS_CLIENTS && shows(parts, g->operator) ? GATE_OPERATOR : NULL;
+        return door == BUS_CLIENTS && shows(parts, g->operators) ? GATE_OPERATOR : NULL;
     }
     return NULL;
 }
@@ -88,7 +88,7 @@ int gate_open(void *zmq, const struct key *key, struct gate **out, struct why *w
     if (!g) return fail(why, ERR_NOMEM, "out of memory");
     zmq_z85_decode(g->key[BUS_CLIENTS], key->client.open);
     zmq_z85_decode(g->key[BUS_WORKERS], key->worker.open);
-    zmq_z85_decode(g->operator, key->operator.open);
+    zmq_z85_decode(g->operators, key->operators.open);
     g->socket = zmq_socket(zmq, ZMQ_REP);
     if (!g->socket || zmq_bind(g->socket, "inproc://zeromq.zap.01") < 0) {
         int e = errno;

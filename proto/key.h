@@ -25,7 +25,7 @@ struct key_pair {
     char open[KEY_TEXT], secret[KEY_TEXT]; /* "": this file does not say */
 };
 struct key {
-    struct key_pair coordinator, worker, operator, client;
+    struct key_pair coordinator, worker, operators, client;
 };
 
 /* Four new pairs. ERR_UNSUPPORTED when this libzmq has no CURVE. */

@@ -22,8 +22,8 @@ static const struct field {
     {"coordinator-secret", offsetof(struct key, coordinator.secret), false},
     {"worker-public", offsetof(struct key, worker.open), false},
     {"worker-secret", offsetof(struct key, worker.secret), false},
-    {"operator-public", offsetof(struct key, operator.open), false},
-    {"operator-secret", offsetof(struct key, operator.secret), false},
+    {"operator-public", offsetof(struct key, operators.open), false},
+    {"operator-secret", offsetof(struct key, operators.secret), false},
     {"client-public", offsetof(struct key, client.open), true},
     {"client-secret", offsetof(struct key, client.secret), true},
 };
@@ -32,7 +32,7 @@ enum { FIELDS = sizeof fields / sizeof *fields };
 static char *text_of(struct key *k, const struct field *f) { return (char *)k + f->at; }
 
 int key_make(struct key *out, struct why *why) {
-    struct key_pair *pair[] = {&out->coordinator, &out->worker, &out->operator, &out->client};
+    struct key_pair *pair[] = {&out->coordinator, &out->worker, &out->operators, &out->client};
     for (size_t i = 0; i < sizeof pair / sizeof *pair; i++)
         if (zmq_curve_keypair(pair[i]->open, pair[i]->secret) < 0)
             return fail(why, ERR_UNSUPPORTED, "cannot make keys: %s", zmq_strerror(errno));

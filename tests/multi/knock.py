@@ -7,7 +7,7 @@ import struct
 import sys
 import time
 
-PATIENCE = 0.5  # seconds; whoever listens answers at once
+PATIENCE = 0.25  # seconds; whoever listens answers at once
 MAGIC = 0xCAFEBABE12345678  # TCP connections of UCX begin with it
 CONNECTION_REQUEST = struct.pack("<BI", 32, 60) + struct.pack("<I", 1) + bytes(56)
 

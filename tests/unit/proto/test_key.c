@@ -60,7 +60,7 @@ START_TEST(a_file_says_what_was_made) {
     ck_assert_str_eq(some.client.secret, k.client.secret);
     ck_assert_str_eq(some.coordinator.open, k.coordinator.open);
     ck_assert(!some.coordinator.secret[0] && !some.worker.open[0] && !some.worker.secret[0]);
-    ck_assert(!some.operator.open[0] && !some.operator.secret[0]);
+    ck_assert(!some.operators.open[0] && !some.operators.secret[0]);
     unlink(path);
 }
 END_TEST
@@ -140,7 +140,7 @@ static bool comes_in(enum bus_door door, const char *key, enum bus_door as) {
                       mine.unwelcome);
     } while (rc < 0 && (!link.refused || !mine.unwelcome));
     ck_assert(rc < 0 || m.head_len == 9);
-    operates = rc == 0 && m.operator;
+    operates = rc == 0 && m.from_operator;
     close_pair(&p);
     return rc == 0;
 }
