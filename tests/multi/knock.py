@@ -13,24 +13,26 @@ PATIENCE = 0.25  # seconds; whoever listens answers at once
 MAGIC = 0xCAFEBABE12345678  # TCP connections of UCX begin with it
 CONNECTION_REQUEST = struct.pack("<BI", 32, 60) + struct.pack("<I", 1) + bytes(56)
 
-selector, let_in, greeted = selectors.DefaultSelector(), 0, 0
-for port in sys.argv[2:]:
-    s = socket.socket()
+
+def ready(sockets, event):
+    """Those of which that is true while patience lasts."""
+    end, found = time.monotonic() + PATIENCE, []
+    with selectors.DefaultSelector() as selector:
+        for s in sockets:
+            selector.register(s, event)
+        while selector.get_map() and (left := end - time.monotonic()) > 0:
+            for key, _ in selector.select(left):
+                selector.unregister(key.fileobj)
+                found.append(key.fileobj)
+    return found
+
+
+sockets = [socket.socket() for _ in sys.argv[2:]]
+for s, port in zip(sockets, sys.argv[2:]):
     s.setblocking(False)
     s.connect_ex((sys.argv[1], int(port)))
-    selector.register(s, selectors.EVENT_WRITE)
-end = time.monotonic() + PATIENCE
-while selector.get_map() and (left := end - time.monotonic()) > 0:
-    for key, ready in selector.select(left):
-        if ready & selectors.EVENT_READ:
-            try:
-                greeted += key.fileobj.recv(1) == GREETING
-            except ConnectionError:
-                pass
-        elif not key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            key.fileobj.sendall(struct.pack("<Q", MAGIC) + CONNECTION_REQUEST)
-            let_in += 1
-            selector.modify(key.fileobj, selectors.EVENT_READ)
-            continue
-        selector.unregister(key.fileobj)
-print(let_in, greeted)
+let_in = [s for s in ready(sockets, selectors.EVENT_WRITE) if not s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)]
+greeted = [s for s in ready(let_in, selectors.EVENT_READ) if s.recv(1) == GREETING]
+for s in let_in:
+    s.sendall(struct.pack("<Q", MAGIC) + CONNECTION_REQUEST)
+print(len(let_in), len(greeted))
