@@ -48,15 +48,15 @@ static void print_worker(const struct cadre_worker *w) {
            (unsigned long long)w->pid, w->host);
 }
 
-void banner_serving(const struct cadre_cluster *c, const char *weights) {
+void banner_serving(const struct cadre_cluster *c) {
     uint64_t pages = 0, kv = 0;
     for (size_t i = 0; i < c->n_workers; i++) {
         pages += c->workers[i].kv_pages;
         kv += c->workers[i].kv_bytes;
     }
     printf("\ncadre %s serves %s\n", c->version, c->model);
-    printf("  model      %s, %u MoE layers of %u experts, %u per token; weights %s, class %s\n", c->family, c->layers,
-           c->experts, c->topk, weights, c->numeric_class);
+    printf("  model      %s, %u MoE layers of %u experts, %u per token; class %s\n", c->family, c->layers, c->experts,
+           c->topk, c->numeric_class);
     printf("  cluster    %zu workers over %s, up to %u sequences at once of up to %u tokens\n", c->n_workers, c->fabric,
            c->max_batch, c->max_context);
     printf("  KV         %llu pages, %s\n", (unsigned long long)pages, cli_bytes((double)kv));

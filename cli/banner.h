@@ -11,4 +11,4 @@ struct banner {
 void banner_progress(struct banner *b, const struct cadre_cluster *c);
 /* Ends a progress line, before anything else is printed. */
 void banner_break(struct banner *b);
-void banner_serving(const struct cadre_cluster *c, const char *weights);
+void banner_serving(const struct cadre_cluster *c);

@@ -22,6 +22,7 @@ int trace_main(int argc, char **argv);
 int drain_main(int argc, char **argv);
 int events_main(int argc, char **argv);
 int keygen_main(int argc, char **argv);
+int pack_main(int argc, char **argv);
 int journal_main(int argc, char **argv);
 int serve_main(int argc, char **argv);
 

@@ -24,8 +24,8 @@ static const struct conf_option table[] = {
      .help = "tokens of a sequence (32k); default: the model's, at most 4096"},
     {"batch", CONF_INT, AT(batch), .def = "32", .min = 1, .max = 65536, .arg = "N",
      .help = "sequences at once, in the whole cluster"},
-    {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32|q8|q4|stored",
-     .help = "format of weights and KV in memory; stored: as on disk"},
+    {"weights", CONF_CHOICE, AT(weights), .def = "auto", .choices = "auto|bf16|f32|q8|q4|stored",
+     .help = "format of weights and KV in memory; stored: as on disk; auto: bf16, or the pack's"},
     {"step-tokens", CONF_INT, AT(step_tokens), .min = 1, .max = 1 << 20, .arg = "N",
      .help = "rows one worker brings to a step; default as `cadre serve`"},
     {"kv-tokens", CONF_INT, AT(kv_tokens), .min = 1, .max = 1e11, .arg = "N",
@@ -81,7 +81,7 @@ static int weigh(struct inspection *i, enum fmt fmt, uint64_t *weights, struct w
 
 static int weigh_all(struct inspection *i, struct why *why) {
     for (int f = 0; f <= FMT_STORED; f++) {
-        if (!fmt_wish((enum fmt)f)) continue;
+        if (!fmt_wish((enum fmt)f) || (i->checkpoint.pack && f != (int)i->plan.weights)) continue;
         int rc = weigh(i, (enum fmt)f, &i->weight_bytes[f], why);
         if (rc < 0) return rc;
     }
@@ -149,12 +149,14 @@ static bool alike(const struct model_config *c, int workers, int w) {
 }
 
 static int measure_all(const struct options *o, struct inspection *i, struct why *why) {
-    i->plan = (struct measure){.checkpoint = &i->checkpoint, .weights = (enum fmt)fmt_parse(o->weights)};
+    i->plan = (struct measure){.checkpoint = &i->checkpoint};
+    int rc = checkpoint_weights(&i->checkpoint, o->weights, &i->plan.weights, why);
+    if (rc < 0) return rc;
     i->max_batch = (int)o->batch;
     model_sizes(&i->checkpoint.config, &i->sizes);
     add_stored(i);
     describe_router(i);
-    int rc = weigh_all(i, why);
+    rc = weigh_all(i, why);
     if (rc >= 0) rc = size_cluster(o, &i->plan, (int)o->workers, why);
     for (int w = 0; w < o->workers && rc >= 0; w++) {
         bool again = w && alike(&i->checkpoint.config, (int)o->workers, w);

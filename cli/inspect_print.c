@@ -39,8 +39,10 @@ static void print_experts(const struct model_config *c) {
 static void print_model(const struct inspection *i) {
     const struct model_config *c = &i->checkpoint.config;
     char name[256], total[32], active[32];
-    printf("model       %s (%s), %d file%s\n", name_of(i->dir, name, sizeof name), c->family,
-           st_file_count(i->checkpoint.tensors), st_file_count(i->checkpoint.tensors) == 1 ? "" : "s");
+    int files = st_file_count(i->checkpoint.tensors);
+    printf("model       %s (%s), ", name_of(i->dir, name, sizeof name), c->family);
+    if (i->checkpoint.pack) printf("a pack\n");
+    else printf("%d file%s\n", files, files == 1 ? "" : "s");
     printf("parameters  %s in all, %s active per token (%llu, %llu)\n", count_text(i->sizes.params_total, total, sizeof total),
            count_text(i->sizes.params_active, active, sizeof active), (unsigned long long)i->sizes.params_total,
            (unsigned long long)i->sizes.params_active);
@@ -52,7 +54,7 @@ static void print_model(const struct inspection *i) {
 
 static void print_weights(const struct inspection *i) {
     const char *comma = "";
-    printf("stored as   ");
+    printf("stored as   %s", i->checkpoint.pack ? "in memory" : "");
     for (int t = 0; t < ST_DTYPE_COUNT; t++) {
         if (!i->stored_bytes[t]) continue;
         printf("%s%s ", comma, st_dtype_name((enum st_dtype)t));
@@ -62,7 +64,7 @@ static void print_weights(const struct inspection *i) {
     printf("\nin memory   ");
     comma = "";
     for (int f = 0; f <= FMT_STORED; f++) {
-        if (!fmt_wish((enum fmt)f)) continue;
+        if (!fmt_wish((enum fmt)f) || !i->weight_bytes[f]) continue;
         printf("%s%s ", comma, fmt_name((enum fmt)f));
         print_size("", i->weight_bytes[f]);
         comma = ", ";

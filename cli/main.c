@@ -17,6 +17,7 @@ static const struct cli_verb verbs[] = {
     {"trace", "record where a running cluster sends its tokens", trace_main},
     {"keygen", "make the key without which nobody may join or ask", keygen_main},
     {"journal", "what a coordinator has written down", journal_main},
+    {"pack", "make a model into files that workers map instead of loading", pack_main},
     {"inspect", "what a checkpoint is and what it takes to serve it", inspect_main},
     {"tokenize", "show the token ids of a text", tokenize_main},
 };

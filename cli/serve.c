@@ -150,7 +150,7 @@ static int look_at(struct supervisor *s, const struct cadre_cluster *c) {
     if (strcmp(c->state, "serving")) return 0;
     banner_progress(&s->banner, c);
     banner_break(&s->banner);
-    banner_serving(c, s->o->weights);
+    banner_serving(c);
     set_state(s, SERVING);
     return 0;
 }

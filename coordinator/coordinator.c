@@ -130,10 +130,8 @@ static int open_model(struct coordinator *c, struct why *why) {
     name = name && name + 1 < dir + end ? name + 1 : dir;
     c->model_name = strndup(name, (size_t)(dir + end - name));
     if (!c->model_name) return fail(why, ERR_NOMEM, "out of memory");
-    int fmt = fmt_parse(c->options.weights);
-    if (fmt < 0) return fail(why, ERR_INVALID, "weights '%s': wanted bf16, f32, q8, q4 or stored", c->options.weights);
-    c->weights = (enum fmt)fmt;
-    return open_tokenizer(c, why);
+    rc = checkpoint_weights(&c->checkpoint, c->options.weights, &c->weights, why);
+    return rc < 0 ? rc : open_tokenizer(c, why);
 }
 
 static void name_missing(struct coordinator *c) {
@@ -216,7 +214,7 @@ static int open_doors(struct coordinator *c, struct why *why) {
 static void default_options(struct coordinator_options *o) {
     if (!o->fabric) o->fabric = "";
     if (!o->first) o->first = o->workers;
-    if (!o->weights) o->weights = "bf16";
+    if (!o->weights) o->weights = "auto";
     if (!o->isa) o->isa = "auto";
     if (!o->start_timeout_us) o->start_timeout_us = 120 * 1000000;
     if (!o->patience_us) o->patience_us = 2 * 1000000;

@@ -13,7 +13,7 @@
 #include <stdarg.h>
 #include <stdint.h>
 
-enum { EVENTS_KEPT = 1024, EVENT_TEXT_BYTES = 512, EVENT_FIGURES = 8 };
+enum { EVENTS_KEPT = 1024, EVENT_TEXT_BYTES = 512, EVENT_FIGURES = 11 };
 
 #define EVENT_KINDS(X)                                                                                                         \
     X(STARTED, "started")                                                                                                      \

@@ -75,7 +75,7 @@ struct held_seq { /* what a worker still has of a sequence: rows of positions 0 
 struct blob_count { /* what a worker loaded from one kind of place, and how long that took */
     uint64_t blobs, bytes, us, failed;
 };
-enum { BLOBS_OF_PEERS, BLOBS_OF_DISK, BLOB_PLACES };
+enum { BLOBS_OF_PACK, BLOBS_OF_PEERS, BLOBS_OF_DISK, BLOB_PLACES };
 struct worker_ready {
     uint64_t fingerprint;
     char numeric_class[MSG_CLASS_BYTES];

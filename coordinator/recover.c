@@ -184,14 +184,15 @@ static void open_epoch(struct coordinator *c) {
 }
 
 void recover_tell_blobs(struct event *e, const struct blob_count *blobs) {
-    static const char *const names[BLOB_PLACES][3] = {[BLOBS_OF_PEERS] = {"peer_blobs", "peer_bytes", "peer_us"},
+    static const char *const names[BLOB_PLACES][3] = {[BLOBS_OF_PACK] = {"pack_blobs", "pack_bytes", "pack_us"},
+                                                      [BLOBS_OF_PEERS] = {"peer_blobs", "peer_bytes", "peer_us"},
                                                       [BLOBS_OF_DISK] = {"disk_blobs", "disk_bytes", "disk_us"}};
     for (int k = 0; k < BLOB_PLACES; k++) {
         event_figure(e, names[k][0], (int64_t)blobs[k].blobs);
         event_figure(e, names[k][1], (int64_t)blobs[k].bytes);
         event_figure(e, names[k][2], (int64_t)blobs[k].us);
     }
-    event_figure(e, "peer_failures", (int64_t)blobs[BLOBS_OF_PEERS].failed);
+    event_figure(e, "source_failures", (int64_t)(blobs[BLOBS_OF_PACK].failed + blobs[BLOBS_OF_PEERS].failed));
 }
 
 static void say_members(struct coordinator *c) {

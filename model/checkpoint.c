@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "model/config_parts.h"
 #include "model/convert.h"
+#include "model/pack.h"
 
 static bool same_shape(const int64_t *want, int dims, const struct st_tensor *t) {
     bool same = t->dims == dims;
@@ -43,8 +44,9 @@ static int check_scales(const struct checkpoint *c, const struct tensor_want *w,
                         struct why *why) {
     const struct st_tensor *s = checkpoint_scales(c->tensors, w);
     const int block = c->config.quant_block;
-    if (!s) return fail(why, ERR_NOT_FOUND, "tensor %s is %s in %s, but has no scales beside it (%s)", t->name,
-                        st_dtype_name(t->dtype), t->file, w->packed ? "_scales" : "_scale_inv");
+    if (!s)
+        return fail(why, ERR_NOT_FOUND, "tensor %s is %s in %s, but has no scales beside it (%s)", t->name,
+                    st_dtype_name(t->dtype), t->file, w->packed ? "_scales" : "_scale_inv");
     const int64_t squares[2] = {w->packed ? 0 : (w->rows + block - 1) / block, w->packed ? 0 : (w->cols + block - 1) / block};
     if (!same_shape(w->packed ? w->shape : squares, w->packed ? 3 : 2, s))
         return wrong_shape("config.json and the tensor beside it", w->packed ? w->shape : squares, w->packed ? 3 : 2, s, why);
@@ -161,7 +163,10 @@ struct texts {
     size_t config_len, generation_len;
 };
 
-static int fingerprint(const struct texts *t, const struct st_set *s, uint64_t *out, struct why *why) {
+static void add_bytes(void *ctx, const void *bytes, size_t n) { XXH3_64bits_update(ctx, bytes, n); }
+
+static int fingerprint(const struct texts *t, const struct checkpoint *c, uint64_t *out, struct why *why) {
+    const struct st_set *s = c->tensors;
     const uint64_t lens[2] = {t->config_len, t->generation_len};
     XXH3_state_t *state = XXH3_createState();
     if (!state) return fail(why, ERR_NOMEM, "out of memory");
@@ -180,6 +185,7 @@ static int fingerprint(const struct texts *t, const struct st_set *s, uint64_t *
         const uint64_t bytes = st_file_bytes(s, i);
         XXH3_64bits_update(state, &bytes, sizeof bytes);
     }
+    if (c->pack) pack_identify(c->pack, add_bytes, state);
     *out = XXH3_64bits_digest(state);
     XXH3_freeState(state);
     return 0;
@@ -209,12 +215,15 @@ static void note_stored(struct checkpoint *c) {
 static int open_checked(const char *dir, const struct texts *t, struct checkpoint *c, struct why *why) {
     int rc = model_config_parse(t->config, t->config_len, t->generation, t->generation_len, &c->config, why);
     if (rc < 0) return fail_in(why, rc, "%s", dir);
+    rc = pack_open(dir, &c->config, &c->pack, why);
+    if (rc >= 0) return fingerprint(t, c, &c->fingerprint, why);
+    if (rc != ERR_NOT_FOUND) return rc;
     rc = st_open(dir, &c->tensors, why);
     if (rc < 0) return rc;
     rc = check_tensors(c, dir, why);
     if (rc < 0) return fail_in(why, rc, "%s", dir);
     note_stored(c);
-    return fingerprint(t, c->tensors, &c->fingerprint, why);
+    return fingerprint(t, c, &c->fingerprint, why);
 }
 
 int checkpoint_open(const char *dir, struct checkpoint *out, struct why *why) {
@@ -232,5 +241,19 @@ int checkpoint_open(const char *dir, struct checkpoint *out, struct why *why) {
 void checkpoint_close(struct checkpoint *c) {
     if (!c) return;
     st_close(c->tensors);
+    pack_close(c->pack);
     c->tensors = NULL;
+    c->pack = NULL;
+}
+
+int checkpoint_weights(const struct checkpoint *c, const char *said, enum fmt *out, struct why *why) {
+    const enum fmt own = c->pack ? (enum fmt)pack_header(c->pack)->weights : FMT_BF16;
+    const int fmt = strcmp(said, "auto") ? fmt_parse(said) : (int)own;
+    if (fmt < 0) return fail(why, ERR_INVALID, "weights '%s': wanted auto, bf16, f32, q8, q4 or stored", said);
+    if (c->pack && fmt != (int)own)
+        return fail(why, ERR_INVALID,
+                    "weights %s: the model is a pack, which holds %s; leave --weights out, or serve what it was made of", said,
+                    fmt_name(own));
+    *out = (enum fmt)fmt;
+    return 0;
 }

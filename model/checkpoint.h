@@ -5,22 +5,29 @@
  * converts: F32, F16, BF16, and fp8 and mxfp4 with their scales, to f32 or bf16, round to nearest even, or from there to q8 and
  * q4; or keeps fp8 and mxfp4 as they are. Any thread after open. */
 #pragma once
+#include "model/blob.h"
 #include "model/config.h"
 #include "model/safetensors.h"
 
+struct pack;
 struct checkpoint {
     struct model_config config;
-    struct st_set *tensors;
+    struct st_set *tensors; /* NULL, which is the empty set, of a pack */
+    struct pack *pack;      /* NULL: tensors as others wrote them */
     bool headers_only;          /* of a copy made to ask for sizes: checkpoint_read reads nothing, loaders convert nothing */
     /* XXH3 of both config files, all tensors' names, dtypes and shapes, and file sizes: two workers must agree */
     uint64_t fingerprint;
 };
 int  checkpoint_open(const char *dir, struct checkpoint *out, struct why *why);
 void checkpoint_close(struct checkpoint *c);
+/* The format of weights that is meant: "auto" is the pack's own, or else bf16. ERR_INVALID: no format, or a pack of another. */
+int checkpoint_weights(const struct checkpoint *c, const char *said, enum fmt *out, struct why *why);
 
 /* The format in which to hold a tensor where `wish` is asked for: model_format's, or for FMT_STORED the one it has on disk, or
  * where that cannot be computed from (F16, kv_b in fp8) f32, which holds the same numbers. */
 enum fmt checkpoint_format(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt wish);
+/* The same for a matrix outside of experts as it is held, which for some is f32 whatever is asked for (model_keeps_f32). */
+enum fmt checkpoint_held(const struct checkpoint *c, enum tensor_role role, int layer, enum fmt wish);
 /* Copies a tensor to dst, rows contiguous: to a plain or quantised format converted; as fp8 or mxfp4 only if
  * checkpoint_format says that it is one, with its scales. Of what is not plain dst has mat_held_bytes and is aligned to 4. The
  * tensor is known to exist (BUG otherwise). */
@@ -28,6 +35,11 @@ void checkpoint_read(const struct checkpoint *c, enum tensor_role role, int laye
 /* The tensor's own bytes if they already are `fmt` and 2- or 4-byte aligned for it, else NULL: then checkpoint_read. Valid
  * until close. */
 const void *checkpoint_map(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt);
+/* A whole blob into out, from h as blob.h describes it: every part, the sum, the header. Not of a pack. */
+void checkpoint_compose(const struct checkpoint *c, struct blob_header *h, void *out);
+/* A whole blob as a pack has it, mapped and page-aligned; NULL: this is no pack, or it has none such. Its sum has not been
+ * checked (pack_check). */
+const struct blob_header *checkpoint_blob(const struct checkpoint *c, enum blob_kind kind, int layer, int expert);
 
 /* Sizes, from the config alone. */
 struct model_sizes {

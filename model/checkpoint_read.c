@@ -5,9 +5,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "base/log.h"
 #include "model/convert.h"
+#include "model/pack.h"
 
 enum { TILE = 32 };
 
@@ -39,8 +41,32 @@ static enum fmt on_disk(const struct tensor_want *w, const struct st_tensor *t) 
     return t->dtype == ST_F8_E4M3 ? FMT_FP8 : t->dtype == ST_BF16 ? FMT_BF16 : FMT_F32; /* F16 widens exactly */
 }
 
+/* Of a pack: the part of a blob that is this tensor. */
+static const struct blob_part *packed(const struct checkpoint *c, enum tensor_role role, int layer, int expert,
+                                      const struct blob_header **blob) {
+    static const enum blob_kind kinds[] = {BLOB_EXPERT, BLOB_COMMON};
+    *blob = pack_blob(c->pack, BLOB_TENSOR, layer, (int)role);
+    if (*blob) return &(*blob)->part[0];
+    for (int k = 0; k < 2; k++) {
+        *blob = pack_blob(c->pack, kinds[k], layer, expert);
+        for (uint32_t i = 0; *blob && i < (*blob)->n_parts; i++)
+            if (blob_role(kinds[k], (enum blob_tensor)(*blob)->part[i].tensor) == role) return &(*blob)->part[i];
+    }
+    BUG("pack: no tensor of role %d, layer %d, expert %d", (int)role, layer, expert);
+}
+
+const struct blob_header *checkpoint_blob(const struct checkpoint *c, enum blob_kind kind, int layer, int expert) {
+    return c->pack ? pack_blob(c->pack, kind, layer, expert) : NULL;
+}
+
+enum fmt checkpoint_held(const struct checkpoint *c, enum tensor_role role, int layer, enum fmt wish) {
+    return checkpoint_format(c, role, layer, 0, model_keeps_f32(role) ? FMT_F32 : wish);
+}
+
 enum fmt checkpoint_format(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt wish) {
     struct tensor_want w;
+    const struct blob_header *blob;
+    if (c->pack) return (enum fmt)packed(c, role, layer, expert, &blob)->format;
     if (wish != FMT_STORED || tensor_in_blob(role)) return model_format(&c->config, role, wish);
     const struct st_tensor *t = find(c, role, layer, expert, &w);
     const enum fmt f = on_disk(&w, t);
@@ -156,6 +182,13 @@ static void copy_blocks(const struct checkpoint *c, const struct tensor_want *w,
 
 void checkpoint_read(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt, void *dst) {
     if (c->headers_only) return;
+    if (c->pack) {
+        const struct blob_header *blob;
+        const struct blob_part *p = packed(c, role, layer, expert, &blob);
+        if (p->format != (uint32_t)fmt) BUG("pack: role %d as %s, which it is not", (int)role, fmt_name(fmt));
+        memcpy(dst, (const char *)blob + p->at, p->bytes);
+        return;
+    }
     struct tensor_source s = open_source(c, role, layer, expert);
     const enum fmt held = on_disk(&s.want, s.tensor);
     if (fmt_quant(fmt)) tensor_quantise(&s, fmt, dst);
@@ -165,8 +198,26 @@ void checkpoint_read(const struct checkpoint *c, enum tensor_role role, int laye
     free(s.scales);
 }
 
+void checkpoint_compose(const struct checkpoint *c, struct blob_header *h, void *out) {
+    memset(out, 0, sizeof *h + h->payload_bytes);
+    for (uint32_t i = 0; i < h->n_parts; i++) {
+        const struct blob_part *p = &h->part[i];
+        bool alone = h->kind == BLOB_TENSOR;
+        enum tensor_role role =
+            alone ? (enum tensor_role)h->expert : blob_role((enum blob_kind)h->kind, (enum blob_tensor)p->tensor);
+        checkpoint_read(c, role, (int)h->layer, alone ? 0 : (int)h->expert, (enum fmt)p->format, (char *)out + p->at);
+    }
+    h->checksum = XXH3_64bits((char *)out + sizeof *h, h->payload_bytes);
+    memcpy(out, h, sizeof *h);
+}
+
 const void *checkpoint_map(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt) {
     struct tensor_want w;
+    if (c->pack) {
+        const struct blob_header *blob;
+        const struct blob_part *p = packed(c, role, layer, expert, &blob);
+        return p->format == (uint32_t)fmt ? (const char *)blob + p->at : NULL;
+    }
     const struct st_tensor *t = find(c, role, layer, expert, &w);
     if (!fmt_plain(fmt) || w.packed || !whole_rows(&w) || convert_same(t->dtype) != (int)fmt) return NULL;
     const char *data = (const char *)t->data + w.first * st_dtype_bytes(t->dtype);

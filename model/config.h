@@ -123,6 +123,7 @@ static inline bool tensor_in_blob(enum tensor_role r) {
  * it; the embedding and the output's matrix q8, kv_b bf16, all else f32. FMT_STORED: for an expert's matrix what
  * quantization_config says, else config.stored; matrices outside of blobs need the checkpoint (checkpoint_format). */
 enum fmt model_format(const struct model_config *c, enum tensor_role role, enum fmt wish);
+bool model_keeps_f32(enum tensor_role role); /* outside of blobs: what routes or weighs, whatever format is asked for */
 bool model_may_be_fp8(enum tensor_role role); /* matrices that published fp8 checkpoints have in that format */
 int model_levels(const struct model_config *c);                 /* of experts; 0 for a dense model */
 int model_expert_level(const struct model_config *c, int expert);

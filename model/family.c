@@ -360,6 +360,11 @@ static enum fmt quantised_as(enum tensor_role r, enum fmt wish) {
     return model_may_be_fp8(r) && r != T_EXPERT_CONF ? wish : FMT_F32;
 }
 
+bool model_keeps_f32(enum tensor_role r) {
+    return (r >= T_ROUTER && r <= T_ROUTER_HISTORY) || (r >= T_GRU_IN && r <= T_GRU_HH_BIAS) || r == T_FUSION_Q ||
+           r == T_FUSION_K || r == T_SHARED_SCALE;
+}
+
 enum fmt model_format(const struct model_config *c, enum tensor_role role, enum fmt wish) {
     if (fmt_quant(wish)) return quantised_as(role, wish);
     if (wish != FMT_STORED) return wish;

@@ -231,16 +231,16 @@ void st_close(struct st_set *s) {
 
 const struct st_tensor *st_find(const struct st_set *s, const char *name) {
     struct st_tensor key = {.name = name};
-    return s->n ? bsearch(&key, s->tensors, (size_t)s->n, sizeof key, by_name) : NULL;
+    return s && s->n ? bsearch(&key, s->tensors, (size_t)s->n, sizeof key, by_name) : NULL;
 }
 
 void st_forget(const struct st_set *s) {
-    for (int i = 0; i < s->n_files; i++)
+    for (int i = 0; s && i < s->n_files; i++)
         if (s->files[i].data) madvise(s->files[i].data, s->files[i].bytes, MADV_DONTNEED); /* clean pages of a shared mapping */
 }
 
-int st_count(const struct st_set *s) { return s->n; }
+int st_count(const struct st_set *s) { return s ? s->n : 0; }
 const struct st_tensor *st_at(const struct st_set *s, int i) { return &s->tensors[i]; }
-uint64_t st_total_bytes(const struct st_set *s) { return s->total_bytes; }
-int st_file_count(const struct st_set *s) { return s->n_files; }
+uint64_t st_total_bytes(const struct st_set *s) { return s ? s->total_bytes : 0; }
+int st_file_count(const struct st_set *s) { return s ? s->n_files : 0; }
 uint64_t st_file_bytes(const struct st_set *s, int i) { return s->files[i].bytes; }

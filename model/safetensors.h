@@ -42,7 +42,7 @@ struct st_tensor {
     size_t bytes;
 };
 
-struct st_set;
+struct st_set; /* NULL is the empty set */
 int  st_open(const char *dir, struct st_set **out, struct why *why); /* finds the single file, else the index */
 int st_open_memory(const void *file, size_t bytes, struct st_set **out,
                    struct why *why); /* one file's bytes, borrowed: fuzzing */

@@ -1,4 +1,4 @@
-/* piece.h - how workers ask each other for blobs (worker/blob.h) and get them, in pieces: one head, and behind it the bytes.
+/* piece.h - how workers ask each other for blobs (model/blob.h) and get them, in pieces: one head, and behind it the bytes.
  *
  *   WANT   bytes [at, at + n) of a blob                  ->
  *                                                        <-  PIECE  the same head, and n bytes in the body

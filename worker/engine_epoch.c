@@ -18,7 +18,7 @@ static int change_experts(struct engine *e, struct worker_setup *s, struct why *
     engine_find_sources(e, s);
     int rc = expert_store_change(&e->store, &e->checkpoint, &e->sources, e->setup.weights, &e->setup.placement, &s->placement,
                                  e->options.rank, &e->loaded_bytes, &e->total_bytes, why);
-    e->bytes.experts = e->store.held;
+    e->bytes.experts = e->store.held + e->store.mapped;
     st_forget(e->checkpoint.tensors);
     if (rc < 0) return rc;
     struct placement was = e->setup.placement;

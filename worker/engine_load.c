@@ -1,4 +1,5 @@
 /* engine_load.c - what the placement gives this worker, from joining the fabric to the buffers of the largest step. */
+#include "model/pack.h"
 #include "worker/engine_parts.h"
 #include "worker/join.h"
 
@@ -41,6 +42,9 @@ static int check_setup(const struct engine *e, struct why *why) {
             "the placement is for %d layers of %d experts on %d workers; this model has %d of %d, this cluster %d workers",
             s->placement.layers, s->placement.experts, s->placement.workers, c->moe_layers, c->gate.experts,
             e->options.workers);
+    if (e->checkpoint.pack && pack_header(e->checkpoint.pack)->weights != (uint32_t)s->weights)
+        return fail(why, ERR_INVALID, "the cluster holds %s weights; the pack here holds %s", fmt_name(s->weights),
+                    fmt_name((enum fmt)pack_header(e->checkpoint.pack)->weights));
     if (e->options.fabric && s->n_peers != e->options.workers)
         return fail(why, ERR_PROTOCOL, "the coordinator names %d peers of a cluster of %d workers", s->n_peers,
                     e->options.workers);
@@ -139,7 +143,7 @@ int engine_load(struct engine *e, struct why *why) {
         rc = expert_store_open(&e->store, e->backend, &e->checkpoint, &e->sources, s->weights, &s->placement, e->options.rank,
                                &e->loaded_bytes, why);
     if (rc >= 0 && !e->counted) mover_show(e->options.mover, &e->store);
-    e->bytes.experts = taken(e, &before);
+    e->bytes.experts = taken(e, &before) + e->store.mapped;
     if (rc >= 0) rc = kv_open(&e->kv, e->backend, c, s->weights, s->kv_pages, s->page_tokens, why);
     e->bytes.kv = taken(e, &before);
     if (rc >= 0) rc = seq_table_init(&e->seqs, s, why);

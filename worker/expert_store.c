@@ -2,6 +2,8 @@
 #include "worker/expert_store.h"
 
 #include "base/clk.h"
+#include "base/log.h"
+#include "model/pack.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +16,11 @@ struct loader {
     enum fmt fmt;
     unsigned char *staging, *next; /* host, of the largest blob; device, where the next blob goes */
     atomic_ullong *progress;
+    const struct blob_header **mapped; /* of what is to be loaded, in order: the pack's blob, or NULL */
+    int n_mapped, next_mapped;
+    size_t bytes, own, largest; /* to load; of these not mapped; the largest of those */
+    int rc;
+    struct why why;
 };
 
 static int model_layer(const struct model_config *c, int moe_layer) {
@@ -51,7 +58,7 @@ static void each_blob(const struct model_config *c, const struct placement *p, i
 struct measure {
     const struct model_config *c;
     enum fmt fmt;
-    size_t bytes, common_bytes, largest;
+    size_t bytes, common_bytes;
 };
 
 static void measure_blob(void *ctx, const struct blob_ref *ref) {
@@ -59,7 +66,6 @@ static void measure_blob(void *ctx, const struct blob_ref *ref) {
     size_t n = blob_bytes(m->c, m->fmt, ref->kind, ref->layer, ref->expert);
     m->bytes += n;
     if (ref->kind == BLOB_COMMON) m->common_bytes += n;
-    if (n > m->largest) m->largest = n;
 }
 
 static struct measure measure(const struct model_config *c, enum fmt fmt, const struct placement *p, int worker) {
@@ -93,25 +99,61 @@ static struct ffn ffn_of(const struct model_config *c, const struct blob *b) {
 }
 
 /* From the checkpoint, whatever form it has there. */
-static void compose(const struct loader *ld, struct blob_header *h, const struct blob_ref *ref) {
+static void compose(const struct loader *ld, struct blob_header *h) {
     int64_t start_us = clk_now_us();
-    memset(ld->staging, 0, sizeof *h + h->payload_bytes);
-    for (uint32_t i = 0; i < h->n_parts; i++) {
-        const struct blob_part *p = &h->part[i];
-        enum tensor_role role = blob_role(ref->kind, (enum blob_tensor)p->tensor);
-        checkpoint_read(ld->c, role, ref->layer, ref->expert, (enum fmt)p->format, ld->staging + p->at);
-    }
-    h->checksum = XXH3_64bits(ld->staging + sizeof *h, h->payload_bytes);
-    memcpy(ld->staging, h, sizeof *h);
+    checkpoint_compose(ld->c, h, ld->staging);
     if (ld->from) blob_sources_count(ld->from, SOURCE_DISK, h, start_us);
+}
+
+/* The pack's blob if it is what its sum says. */
+static const struct blob_header *in_pack(struct loader *ld, const struct blob_ref *ref) {
+    const struct blob_header *h = checkpoint_blob(ld->c, ref->kind, ref->layer, ref->expert);
+    int64_t start_us = clk_now_us();
+    if (!h || ld->c->headers_only) return h;
+    if (pack_check(ld->c->pack, h, &ld->why) >= 0) {
+        if (ld->from) blob_sources_count(ld->from, SOURCE_PACK, h, start_us);
+        return h;
+    }
+    log_warn("%s", ld->why.text);
+    if (ld->from) ld->from->count[SOURCE_PACK].failed++;
+    return NULL;
+}
+
+/* Before it is loaded: where it is, and what it takes. */
+static void plan_blob(struct loader *ld, const struct blob_ref *ref) {
+    size_t n = blob_bytes(&ld->c->config, ld->fmt, ref->kind, ref->layer, ref->expert);
+    const struct blob_header *h = in_pack(ld, ref);
+    bool adopted = h && ld->s->backend->ops->adopt && ld->s->backend->ops->adopt(ld->s->backend, h, n);
+    ld->mapped[ld->n_mapped++] = h;
+    ld->bytes += n;
+    if (adopted) return;
+    ld->own += n;
+    if (n > ld->largest) ld->largest = n;
+}
+
+/* Into the staging memory, from the first that has it. */
+static void fetch(struct loader *ld, struct blob_header *h, const struct blob_header *mapped) {
+    if (mapped) memcpy(ld->staging, mapped, sizeof *h + h->payload_bytes);
+    else if (ld->from && blob_sources_fetch(ld->from, h, ld->staging)) memcpy(h, ld->staging, sizeof *h);
+    else if (!ld->c->pack) compose(ld, h);
+    else ld->rc = ERR_CORRUPT; /* said when it was looked at */
+    if (ld->rc >= 0) memcpy(h, ld->staging, sizeof *h);
 }
 
 static void load_blob(struct loader *ld, struct blob *b, const struct blob_ref *ref) {
     struct blob_header *h = &b->header;
     size_t bytes = blob_describe(h, &ld->c->config, ld->fmt, ref->kind, ref->layer, ref->expert);
-    if (!bytes) return;
-    if (ld->from && blob_sources_fetch(ld->from, h, ld->staging)) memcpy(h, ld->staging, sizeof *h);
-    else compose(ld, h, ref);
+    const struct blob_header *mapped = ld->mapped[ld->next_mapped++];
+    const struct ops *ops = ld->s->backend->ops;
+    const void *adopted = mapped && ops->adopt ? ops->adopt(ld->s->backend, mapped, bytes) : NULL;
+    if (!bytes || ld->rc < 0) return;
+    if (adopted) {
+        *b = (struct blob){.header = *mapped, .data = (unsigned char *)(uintptr_t)adopted, .mapped = true};
+        atomic_fetch_add(ld->progress, bytes);
+        return;
+    }
+    fetch(ld, h, mapped);
+    if (ld->rc < 0) return;
     b->data = ld->next;
     ld->next += bytes;
     ld->s->backend->ops->upload(ld->s->backend, b->data, ld->staging, bytes);
@@ -136,31 +178,59 @@ static void load_one(void *ctx, const struct blob_ref *ref) {
     e->conf = vector(&e->blob, BLOB_CONF);
 }
 
+static void plan_one(void *ctx, const struct blob_ref *ref) { plan_blob(ctx, ref); }
+
+/* How many blobs a worker may have to load, at most. */
+static size_t most_blobs(const struct expert_store *s) {
+    return (size_t)s->first[s->layers] + (size_t)s->layers * (size_t)s->levels;
+}
+
+static void count_mapped(struct expert_store *s) {
+    s->mapped = 0;
+    for (int i = 0; s->slots && i < s->first[s->layers] + s->layers * s->levels; i++) {
+        int slots = s->first[s->layers];
+        const struct blob *b = i < slots ? &s->slots[i].blob : &s->common[i - slots].blob;
+        if (b->mapped) s->mapped += sizeof b->header + b->header.payload_bytes;
+    }
+}
+
+static int load_all(struct loader *ld, const struct placement *p, int worker, struct why *why) {
+    struct expert_store *s = ld->s;
+    size_t n = (size_t)s->first[p->layers];
+    s->slots = calloc(n, sizeof *s->slots);
+    s->common = calloc((size_t)p->layers * (size_t)s->levels, sizeof *s->common);
+    ld->mapped = calloc(most_blobs(s), sizeof *ld->mapped);
+    if (!s->slots || !s->common || !ld->mapped) return fail(why, ERR_NOMEM, "out of memory for %zu experts", n);
+    each_blob(&ld->c->config, p, worker, plan_one, ld);
+    s->held = ld->own;
+    s->mapped = ld->bytes - ld->own;
+    s->memory = ld->own ? s->backend->ops->alloc(s->backend, ld->own, MEM_DEVICE) : NULL;
+    ld->next = s->memory;
+    ld->staging = malloc(ld->largest + 1);
+    if ((ld->own && !s->memory) || !ld->staging)
+        return fail(why, ERR_NOMEM, "out of memory: %zu experts need %zu MiB; use more workers or --weights bf16", n,
+                    ld->own >> 20);
+    if (!ld->c->headers_only) each_blob(&ld->c->config, p, worker, load_one, ld);
+    if (ld->rc < 0) *why = ld->why;
+    return ld->rc;
+}
+
 int expert_store_open(struct expert_store *s, struct backend *b, const struct checkpoint *c, struct blob_sources *from,
                       enum fmt fmt, const struct placement *p, int worker, atomic_ullong *progress, struct why *why) {
     *s = (struct expert_store){.backend = b, .layers = p->layers, .levels = model_levels(&c->config)};
     s->first = calloc((size_t)p->layers + 1, sizeof *s->first);
     if (!s->first) return fail(why, ERR_NOMEM, "out of memory for the slot table");
     for (int l = 0; l < p->layers; l++) s->first[l + 1] = s->first[l] + placement_slots(p, worker, l);
-    size_t n = (size_t)s->first[p->layers];
     struct measure m = measure(&c->config, fmt, p, worker);
-    s->bytes = s->held = m.bytes;
+    s->bytes = m.bytes;
     s->common_bytes = m.common_bytes;
-    if (!n) return 0;
-    s->slots = calloc(n, sizeof *s->slots);
-    s->common = calloc((size_t)p->layers * (size_t)s->levels, sizeof *s->common);
-    s->memory = b->ops->alloc(b, s->bytes, MEM_DEVICE);
-    struct loader ld = {
-        .s = s, .c = c, .from = from, .fmt = fmt, .staging = malloc(m.largest), .next = s->memory, .progress = progress};
-    if (!s->slots || !s->common || !s->memory || !ld.staging) {
-        free(ld.staging);
-        expert_store_close(s);
-        return fail(why, ERR_NOMEM, "out of memory: %zu experts need %zu MiB; use more workers or --weights bf16", n,
-                    m.bytes >> 20);
-    }
-    if (!c->headers_only) each_blob(&c->config, p, worker, load_one, &ld);
+    if (!s->first[p->layers]) return 0;
+    struct loader ld = {.s = s, .c = c, .from = from, .fmt = fmt, .progress = progress};
+    int rc = load_all(&ld, p, worker, why);
     free(ld.staging);
-    return 0;
+    free(ld.mapped);
+    if (rc < 0) expert_store_close(s);
+    return rc < 0 ? rc : 0;
 }
 
 /* ---- change ---- */
@@ -190,7 +260,6 @@ struct change { /* from one table of slots to another */
     const struct expert_store *was;
     const struct placement *p; /* that it had */
     int worker;
-    size_t bytes, largest; /* of what must be loaded */
 };
 
 /* The blob where it is already, or NULL. */
@@ -209,10 +278,7 @@ static const struct blob *find_blob(const struct change *ch, const struct blob_r
 
 static void measure_new(void *ctx, const struct blob_ref *ref) {
     struct change *ch = ctx;
-    if (find_blob(ch, ref)) return;
-    size_t n = blob_bytes(&ch->ld.c->config, ch->ld.fmt, ref->kind, ref->layer, ref->expert);
-    ch->bytes += n;
-    if (n > ch->largest) ch->largest = n;
+    if (!find_blob(ch, ref)) plan_blob(&ch->ld, ref);
 }
 
 static void take_one(void *ctx, const struct blob_ref *ref) {
@@ -236,16 +302,18 @@ static int make_room(struct change *ch, const struct placement *now, struct expe
     for (int l = 0; l < now->layers; l++) s->first[l + 1] = s->first[l] + placement_slots(now, ch->worker, l);
     s->slots = calloc((size_t)s->first[now->layers] + 1, sizeof *s->slots);
     s->common = calloc((size_t)now->layers * (size_t)s->levels + 1, sizeof *s->common);
-    if (!s->slots || !s->common) return ERR_NOMEM;
-    if (!ch->bytes) return 0;
+    ch->ld.mapped = calloc(most_blobs(s) + 1, sizeof *ch->ld.mapped);
+    if (!s->slots || !s->common || !ch->ld.mapped) return ERR_NOMEM;
+    each_blob(&ch->ld.c->config, now, ch->worker, measure_new, ch);
+    if (!ch->ld.own) return 0;
     struct expert_chunk *chunk = calloc(1, sizeof *chunk);
-    ch->ld.staging = malloc(ch->largest);
-    if (chunk) chunk->memory = s->backend->ops->alloc(s->backend, ch->bytes, MEM_DEVICE);
+    ch->ld.staging = malloc(ch->ld.largest);
+    if (chunk) chunk->memory = s->backend->ops->alloc(s->backend, ch->ld.own, MEM_DEVICE);
     if (!chunk || !chunk->memory || !ch->ld.staging) {
         free(chunk);
         return ERR_NOMEM;
     }
-    chunk->bytes = ch->bytes;
+    chunk->bytes = ch->ld.own;
     chunk->next = s->chunks;
     s->chunks = chunk;
     s->held += chunk->bytes;
@@ -279,19 +347,24 @@ int expert_store_change(struct expert_store *s, const struct checkpoint *c, stru
                               .chunks = s->chunks};
     struct change ch = {
         .ld = {.s = &to, .c = c, .from = from, .fmt = fmt, .progress = done}, .was = s, .p = was, .worker = worker};
-    each_blob(&c->config, now, worker, measure_new, &ch);
-    atomic_store(done, 0);
-    atomic_store(total, ch.bytes);
     int rc = make_room(&ch, now, &to);
+    if (rc < 0) fail(&ch.ld.why, rc, "out of memory: %zu MiB more of experts", ch.ld.own >> 20);
+    atomic_store(done, 0);
+    atomic_store(total, ch.ld.bytes);
     if (rc >= 0) each_blob(&c->config, now, worker, take_one, &ch);
+    if (rc >= 0) rc = ch.ld.rc;
     free(ch.ld.staging);
+    free(ch.ld.mapped);
     if (rc < 0) {
+        if (to.chunks != s->chunks) drop_chunk(&to, &to.chunks);
         free_tables(&to);
-        return fail(why, rc, "out of memory: %zu MiB more of experts", ch.bytes >> 20);
+        *why = ch.ld.why;
+        return rc;
     }
     struct measure m = measure(&c->config, fmt, now, worker);
     to.bytes = m.bytes;
     to.common_bytes = m.common_bytes;
+    count_mapped(&to);
     lock(s);
     free_tables(s);
     *s = to;

@@ -13,6 +13,7 @@
 struct blob {                  /* resident */
     struct blob_header header; /* host copy */
     unsigned char *data;       /* device: header and payload; NULL: not here */
+    bool mapped;               /* it is the pack's, used where it is */
 };
 struct expert_common {
     struct blob blob;
@@ -42,11 +43,13 @@ struct expert_store {
     struct expert_chunk *chunks;  /* those that came later, one for each change that brought some */
     size_t bytes, common_bytes;   /* all blobs in use; the common ones among them */
     pthread_mutex_t *lock;        /* held while tables change, for who looks from another thread (mover.h); NULL: nobody does */
+    size_t mapped;                /* of bytes: in the pack's file, whose pages the workers of a host share */
     size_t held;                  /* memory and chunks, with room in them that no blob uses any more */
 };
 
-/* Loads this worker's experts as the placement says, from the checkpoint where no other source has them (NULL: there is no
- * other). progress counts bytes as they arrive (atomic: others read it). */
+/* Loads this worker's experts as the placement says: mapped where there is a pack (its sums are checked), else from the other
+ * sources (NULL: there are none), else from the checkpoint. ERR_CORRUPT: a pack's blob is, and nobody else has it.
+ * progress counts bytes as they arrive (atomic: others read it). */
 int expert_store_open(struct expert_store *s, struct backend *b, const struct checkpoint *c, struct blob_sources *from,
                       enum fmt fmt, const struct placement *p, int worker, atomic_ullong *progress, struct why *why);
 void expert_store_close(struct expert_store *s);

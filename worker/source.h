@@ -1,10 +1,10 @@
-/* source.h - where a blob that is not here comes from: another worker's copy (peers.h), or else the checkpoint, which always
- * has it. One that should have it and gives none, or a bad one, is said and counted, and the next is asked.
- * Owner: the engine thread. */
+/* source.h - where a blob that is not here comes from: the pack, mapped (expert_store.c does that itself), another worker's
+ * copy (peers.h), or else the checkpoint, which always has it. One that should have it and gives none, or a bad one, is said
+ * and counted, and the next is asked. Owner: the engine thread. */
 #pragma once
-#include "worker/blob.h"
+#include "model/blob.h"
 
-enum source_kind { SOURCE_PEER, SOURCE_DISK, SOURCES };
+enum source_kind { SOURCE_PACK, SOURCE_PEER, SOURCE_DISK, SOURCES };
 
 struct source_count { /* of one kind, since it was emptied */
     uint64_t blobs, bytes, us;

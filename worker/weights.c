@@ -55,10 +55,10 @@ static const float *load_vector(struct loader *ld, enum tensor_role role, int la
     return load(ld, role, layer, FMT_F32, &want);
 }
 
-static struct mat load_matrix(struct loader *ld, enum tensor_role role, int layer, enum fmt fmt) {
+static struct mat load_matrix(struct loader *ld, enum tensor_role role, int layer) {
     struct tensor_want want = {0};
     if (!model_tensor(&ld->c->config, role, layer, 0, &want)) return (struct mat){.fmt = FMT_F32};
-    fmt = checkpoint_format(ld->c, role, layer, 0, fmt);
+    enum fmt fmt = checkpoint_held(ld->c, role, layer, ld->fmt);
     const void *data = load(ld, role, layer, fmt, &want);
     return data ? mat_held(data, fmt, want.rows, want.cols, ld->c->config.quant_block) : (struct mat){.fmt = fmt};
 }
@@ -67,42 +67,42 @@ static void load_layer(struct loader *ld, int i) {
     *(ld->w->layer + i) = (struct layer_weights){
         .attn_norm = load_vector(ld, T_ATTN_NORM, i),
         .ffn_norm = load_vector(ld, T_FFN_NORM, i),
-        .q = load_matrix(ld, T_Q, i, ld->fmt),
-        .k = load_matrix(ld, T_K, i, ld->fmt),
-        .v = load_matrix(ld, T_V, i, ld->fmt),
-        .o = load_matrix(ld, T_O, i, ld->fmt),
+        .q = load_matrix(ld, T_Q, i),
+        .k = load_matrix(ld, T_K, i),
+        .v = load_matrix(ld, T_V, i),
+        .o = load_matrix(ld, T_O, i),
         .q_bias = load_vector(ld, T_Q_BIAS, i),
         .k_bias = load_vector(ld, T_K_BIAS, i),
         .v_bias = load_vector(ld, T_V_BIAS, i),
         .o_bias = load_vector(ld, T_O_BIAS, i),
         .q_norm = load_vector(ld, T_Q_NORM, i),
         .k_norm = load_vector(ld, T_K_NORM, i),
-        .q_a = load_matrix(ld, T_Q_A, i, ld->fmt),
-        .q_b = load_matrix(ld, T_Q_B, i, ld->fmt),
-        .kv_a = load_matrix(ld, T_KV_A, i, ld->fmt),
-        .kv_b = load_matrix(ld, T_KV_B, i, ld->fmt),
+        .q_a = load_matrix(ld, T_Q_A, i),
+        .q_b = load_matrix(ld, T_Q_B, i),
+        .kv_a = load_matrix(ld, T_KV_A, i),
+        .kv_b = load_matrix(ld, T_KV_B, i),
         .q_a_bias = load_vector(ld, T_Q_A_BIAS, i),
         .kv_a_bias = load_vector(ld, T_KV_A_BIAS, i),
         .q_a_norm = load_vector(ld, T_Q_A_NORM, i),
         .kv_a_norm = load_vector(ld, T_KV_A_NORM, i),
         .sinks = load_vector(ld, T_SINKS, i),
-        .dense = {.gate = load_matrix(ld, T_DENSE_GATE, i, ld->fmt),
-                  .up = load_matrix(ld, T_DENSE_UP, i, ld->fmt),
-                  .down = load_matrix(ld, T_DENSE_DOWN, i, ld->fmt),
+        .dense = {.gate = load_matrix(ld, T_DENSE_GATE, i),
+                  .up = load_matrix(ld, T_DENSE_UP, i),
+                  .down = load_matrix(ld, T_DENSE_DOWN, i),
                   .act = ld->c->config.act},
-        .router = load_matrix(ld, T_ROUTER, i, FMT_F32),
-        .router_inner = {load_matrix(ld, T_ROUTER_L1, i, FMT_F32), load_matrix(ld, T_ROUTER_L2, i, FMT_F32)},
-        .router_history = load_matrix(ld, T_ROUTER_HISTORY, i, FMT_F32),
+        .router = load_matrix(ld, T_ROUTER, i),
+        .router_inner = {load_matrix(ld, T_ROUTER_L1, i), load_matrix(ld, T_ROUTER_L2, i)},
+        .router_history = load_matrix(ld, T_ROUTER_HISTORY, i),
         .gru = ld->w->gru.in.data ? &ld->w->gru : NULL,
         .router_bias = load_vector(ld, T_ROUTER_BIAS, i),
         .router_sel_bias = load_vector(ld, T_ROUTER_SEL_BIAS, i),
-        .shared = {.gate = load_matrix(ld, T_SHARED_GATE, i, ld->fmt),
-                   .up = load_matrix(ld, T_SHARED_UP, i, ld->fmt),
-                   .down = load_matrix(ld, T_SHARED_DOWN, i, ld->fmt),
+        .shared = {.gate = load_matrix(ld, T_SHARED_GATE, i),
+                   .up = load_matrix(ld, T_SHARED_UP, i),
+                   .down = load_matrix(ld, T_SHARED_DOWN, i),
                    .act = ld->c->config.act},
-        .shared_scale = load_matrix(ld, T_SHARED_SCALE, i, FMT_F32),
-        .fusion_q = load_matrix(ld, T_FUSION_Q, i, FMT_F32),
-        .fusion_k = load_matrix(ld, T_FUSION_K, i, FMT_F32),
+        .shared_scale = load_matrix(ld, T_SHARED_SCALE, i),
+        .fusion_q = load_matrix(ld, T_FUSION_Q, i),
+        .fusion_k = load_matrix(ld, T_FUSION_K, i),
     };
 }
 
@@ -127,7 +127,7 @@ size_t weights_bytes(const struct checkpoint *c, enum fmt fmt) {
             struct tensor_want w;
             if (tensor_in_blob((enum tensor_role)role) || !model_tensor(&c->config, (enum tensor_role)role, layer, 0, &w))
                 continue;
-            enum fmt f = w.cols ? checkpoint_format(c, (enum tensor_role)role, layer, 0, fmt) : FMT_F32;
+            enum fmt f = w.cols ? checkpoint_held(c, (enum tensor_role)role, layer, fmt) : FMT_F32;
             sum += mat_held_bytes(f, w.rows, w.cols ? w.cols : 1, c->config.quant_block);
         }
     }
@@ -140,11 +140,11 @@ int weights_open(struct weights *w, struct backend *b, const struct checkpoint *
     struct loader ld = {.w = w, .c = c, .fmt = fmt, .progress = progress};
     w->layer = calloc((size_t)c->config.layers, sizeof *w->layer);
     ld.out_of_memory = !w->layer;
-    w->embed = load_matrix(&ld, T_EMBED, 0, fmt);
-    w->lm_head = c->config.tied_embeddings ? w->embed : load_matrix(&ld, T_LM_HEAD, 0, fmt);
+    w->embed = load_matrix(&ld, T_EMBED, 0);
+    w->lm_head = c->config.tied_embeddings ? w->embed : load_matrix(&ld, T_LM_HEAD, 0);
     w->final_norm = load_vector(&ld, T_FINAL_NORM, 0);
-    w->gru = (struct router_gru){load_matrix(&ld, T_GRU_IN, 0, FMT_F32), load_matrix(&ld, T_GRU_IH, 0, FMT_F32),
-                                 load_matrix(&ld, T_GRU_HH, 0, FMT_F32), load_vector(&ld, T_GRU_IH_BIAS, 0),
+    w->gru = (struct router_gru){load_matrix(&ld, T_GRU_IN, 0), load_matrix(&ld, T_GRU_IH, 0),
+                                 load_matrix(&ld, T_GRU_HH, 0), load_vector(&ld, T_GRU_IH_BIAS, 0),
                                  load_vector(&ld, T_GRU_HH_BIAS, 0)};
     for (int i = 0; i < c->config.layers && !ld.out_of_memory; i++) load_layer(&ld, i);
     w->rope = make_rope(&ld, max_context);

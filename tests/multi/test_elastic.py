@@ -2,6 +2,8 @@
 """test_elastic.py - workers join a cluster that serves, and leave it: no request fails, and every answer has the same bits."""
 
 import json
+import os
+import signal
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -59,7 +61,7 @@ def from_peers(c, fabric):
     check(all(f["peer_blobs"] == 0 and f["disk_blobs"] > 0 for f in came[:2]), f"the first two load from disk: {came}")
     check(came[2]["peer_blobs"] > 0 and came[2]["disk_blobs"] == 0, f"the first newcomer, from the others: {came}")
     check(sum(f["peer_blobs"] - f["disk_blobs"] for f in came[2:6]) > 0, f"most of all newcomers' from the others: {came}")
-    check(not any(f["peer_failures"] for f in came + begun), f"nobody failed to give: {came} {begun}")
+    check(not any(f["source_failures"] for f in came + begun), f"nobody failed to give: {came} {begun}")
     moved, loaded = (sum(f[k] for f in begun) for k in ("peer_blobs", "disk_blobs"))
     check(moved > 0, f"of what those had that left: {begun}")
     note(f"{fabric}: {sum(f['peer_blobs'] for f in came)} blobs for newcomers, {moved} of {moved + loaded} when some left")
@@ -153,6 +155,38 @@ def under_serve(p):
             same([w["state"] for w in c.status()["workers"]], ["left", "ready", "ready"], "who is there")
             same(c.stop().status, 0, "an orderly end")
             same(third.wait(30).status, 0, "exit status of the one that joined")
+
+
+@case
+def from_a_pack(p):
+    """What a dead worker held is mapped by the others; the answers are those of the model it was made of, in that format. And
+    who holds it corrupt has it from another."""
+    with Cluster(p, p.golden("mixtral"), workers=2, fabric="shm", weights="q4") as c:
+        wanted = c.generate(prompt="once", max_tokens=8)
+    with tempfile.TemporaryDirectory() as folder:
+        pack = str(Path(folder, "mixtral"))
+        run([p.cadre, "pack", p.golden("mixtral"), "-o", pack, "--weights", "q4"]).good("pack")
+        with Cluster(p, pack, workers=3, fabric="shm") as c:
+            same(c.generate(prompt="once", max_tokens=8), wanted, "the answer, from a pack")
+            victim = c.status()["workers"][1]["pid"]
+            os.kill(victim, signal.SIGKILL)
+            c.until_status(lambda s: s["state"] == "serving" and s["workers"][1]["pid"] not in (0, victim), "a successor", 30 * p.slow)
+            same(c.generate(prompt="once", max_tokens=8), wanted, "the answer after a death")
+            for kind in ("worker-ready", "epoch-begun"):
+                told = figures(c, kind)
+                check(sum(f["pack_blobs"] for f in told) > 0, f"mapped: {told}")
+                same([f["disk_blobs"] + f["peer_blobs"] for f in told], [0] * len(told), "blobs from elsewhere")
+            same(c.stop().status, 0, "serve")
+        r = run([p.cadre, "serve", pack, "--workers", "1", "--weights", "bf16"])
+        check(r.status == 1 and "holds q4" in r.err, f"in another format: {r.status} {r.err!r}")
+        weights = bytearray(Path(pack, "weights.pack").read_bytes())
+        weights[weights.rindex(b"CDXB") + 500] ^= 1  # in the last expert's payload
+        Path(pack, "weights.pack").write_bytes(weights)
+        r = run([p.cadre, "pack", "--verify", pack])
+        check(r.status == 1 and "layer 1, expert 7" in r.err, f"verify: {r.status} {r.err!r}")
+        with Process([p.cadre, "serve", pack, "--workers", "2", "--fabric", "shm", "--listen", "tcp://127.0.0.1:*"]) as c:
+            ended = c.wait(60 * p.slow)
+            check(ended.status == 1 and "layer 1, expert 7" in ended.err, f"nobody has it: {ended.status} {ended.err[-400:]!r}")
 
 
 if __name__ == "__main__":

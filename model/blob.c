@@ -1,5 +1,5 @@
 /* blob.c - parts one after another: whichever of the tensors this model has. */
-#include "worker/blob.h"
+#include "model/blob.h"
 
 #include "base/log.h"
 
@@ -21,30 +21,53 @@ static const struct {
 enum { TENSORS = sizeof tensors / sizeof *tensors };
 _Static_assert((int)TENSORS <= (int)BLOB_PARTS, "every tensor has a place in the header");
 
+static void add_part(struct blob_header *h, const struct model_config *c, const struct tensor_want *w, enum fmt f,
+                     uint16_t tensor, size_t *at) {
+    int block = f == FMT_FP8 ? c->quant_block : 0;
+    size_t bytes = mat_held_bytes(f, w->rows, w->cols ? w->cols : 1, block);
+    h->part[h->n_parts++] = (struct blob_part){.tensor = tensor,
+                                               .block = (uint16_t)block,
+                                               .format = (uint32_t)f,
+                                               .rows = (uint32_t)w->rows,
+                                               .cols = (uint32_t)w->cols,
+                                               .at = *at,
+                                               .bytes = bytes};
+    *at += round64(bytes);
+    h->payload_bytes = *at - sizeof *h;
+}
+
+static struct blob_header begin(const struct model_config *c, enum blob_kind kind, int layer, int expert) {
+    return (struct blob_header){.magic = BLOB_MAGIC,
+                                .version = BLOB_VERSION,
+                                .kind = (uint32_t)kind,
+                                .layer = (uint32_t)layer,
+                                .expert = (uint32_t)expert,
+                                .layout = BLOB_LAYOUT,
+                                .hidden = (uint32_t)c->hidden,
+                                .content_version = 1};
+}
+
+size_t blob_describe_tensor(struct blob_header *h, const struct model_config *c, enum fmt fmt, enum tensor_role role,
+                            int layer) {
+    struct tensor_want want;
+    size_t at = sizeof *h;
+    *h = begin(c, BLOB_TENSOR, layer, (int)role);
+    if (!model_tensor(c, role, layer, 0, &want)) return 0;
+    add_part(h, c, &want, fmt, 0, &at);
+    return at;
+}
+
 size_t blob_describe(struct blob_header *h, const struct model_config *c, enum fmt fmt, enum blob_kind kind, int layer,
                      int expert) {
-    *h = (struct blob_header){.magic = BLOB_MAGIC,
-                              .version = BLOB_VERSION,
-                              .kind = (uint32_t)kind,
-                              .layer = (uint32_t)layer,
-                              .expert = (uint32_t)expert,
-                              .layout = BLOB_LAYOUT_ROWS,
-                              .hidden = (uint32_t)c->hidden,
-                              .content_version = 1};
+    *h = begin(c, kind, layer, expert);
     size_t at = sizeof *h;
     for (int i = 0; i < TENSORS; i++) {
         struct tensor_want want;
         enum tensor_role role = tensors[i].role[kind];
         if (!role || !model_tensor(c, role, layer, expert, &want)) continue;
         enum fmt f = tensors[i].vector ? FMT_F32 : model_format(c, role, fmt);
-        int block = f == FMT_FP8 ? c->quant_block : 0;
-        size_t bytes = mat_held_bytes(f, want.rows, want.cols ? want.cols : 1, block);
-        h->part[h->n_parts++] = (struct blob_part){.tensor = (uint16_t)tensors[i].tensor, .block = (uint16_t)block,
-                                                   .format = (uint32_t)f, .rows = (uint32_t)want.rows,
-                                                   .cols = (uint32_t)want.cols, .at = at, .bytes = bytes};
-        at += round64(bytes);
+        add_part(h, c, &want, f, (uint16_t)tensors[i].tensor, &at);
     }
-    h->payload_bytes = at - sizeof *h;
     return h->n_parts ? at : 0;
 }
 

@@ -1,0 +1,102 @@
+/* pack.c - `cadre pack`: makes a model into files that workers map instead of loading, or checks one. */
+#include "cli/cli.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clk.h"
+#include "model/pack.h"
+
+enum { SAY_US = 500000 };
+
+struct options {
+    char *output, *weights;
+    bool verify, quiet;
+};
+#define AT(member) offsetof(struct options, member)
+static const struct conf_option table[] = {
+    {"", CONF_FLAG, 0, .help = "Options"},
+    {"output", CONF_STRING, AT(output), .arg = "DIR", .letter = 'o',
+     .help = "the folder to make; it becomes a model directory"},
+    {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32|q8|q4|stored",
+     .help = "the format to hold them in, as --weights of `cadre serve`"},
+    {"verify", CONF_FLAG, AT(verify), .def = "no", .help = "check every blob of the pack MODEL instead of making one"},
+    {"quiet", CONF_FLAG, AT(quiet), .def = "no", .letter = 'q', .help = "no progress"},
+    {NULL}};
+static const struct conf_command command = {
+    .name = "cadre pack",
+    .usage = "MODEL -o DIR [options] | --verify DIR",
+    .about = "Writes a model as workers hold it in memory: one blob per expert and per other tensor, in the layout that the\n"
+             "kernels read, checksummed. A worker maps a pack and loads nothing, and those of one host share its pages.",
+    .options = table,
+    .footer = "Interrupted, it goes on where it was when it is started again. The answers have the bits of MODEL served with "
+              "the same\n"
+              "--weights. Numbers that are q8 or q4 are rounded once, here.\n\n"
+              "Examples:\n  cadre pack ~/models/olmoe -o ~/models/olmoe-q4 --weights q4\n"
+              "  cadre serve ~/models/olmoe-q4 --workers 4 --fabric shm\n"
+              "  cadre pack --verify ~/models/olmoe-q4\n\n"
+              "Exit status: 0 made or whole, 1 failed or corrupt, 2 wrong usage.",
+    .min_args = 1,
+    .max_args = 1};
+
+struct progress {
+    int64_t started_us, next_us;
+    bool quiet, terminal;
+    uint64_t kept;
+};
+
+static void say(void *ctx, uint64_t done, uint64_t all, uint64_t kept) {
+    struct progress *p = ctx;
+    int64_t now_us = clk_now_us();
+    p->kept = kept;
+    if (p->quiet || (now_us < p->next_us && done < all)) return;
+    p->next_us = now_us + SAY_US;
+    fprintf(stderr, "%s%3.0f%%, %.1f of %.1f MiB%s", p->terminal ? "\r" : "", 100.0 * (double)done / (double)all,
+            (double)done / (1 << 20), (double)all / (1 << 20), p->terminal && done < all ? "" : "\n");
+}
+
+static void say_checked(void *ctx, uint64_t done, uint64_t all) { say(ctx, done, all, 0); }
+
+static int verify(const char *dir, struct progress *p, struct why *why) {
+    struct checkpoint c;
+    int rc = checkpoint_open(dir, &c, why);
+    if (rc < 0) return rc;
+    if (!c.pack) rc = fail(why, ERR_INVALID, "%s is no pack: there is no %s", dir, PACK_FILE);
+    else rc = pack_check_all(c.pack, say_checked, p, why);
+    if (rc >= 0)
+        printf("%s: %llu blobs of %s weights, all match their checksums\n", dir, (unsigned long long)pack_header(c.pack)->blobs,
+               fmt_name((enum fmt)pack_header(c.pack)->weights));
+    checkpoint_close(&c);
+    return rc;
+}
+
+static int make(const char *model, const struct options *o, struct progress *p, struct why *why) {
+    const struct pack_progress progress = {say, p};
+    int rc = pack_write(model, o->output, (enum fmt)fmt_parse(o->weights), &progress, why);
+    if (rc < 0) return rc;
+    printf("%s: a pack of %s weights, made in %.1f s", o->output, o->weights, (double)(clk_now_us() - p->started_us) / 1e6);
+    if (p->kept) printf("; %.1f MiB were there already", (double)p->kept / (1 << 20));
+    putchar('\n');
+    return 0;
+}
+
+int pack_main(int argc, char **argv) {
+    struct options o = {0};
+    struct conf_args args;
+    struct why why;
+    int status;
+    if (cli_parse(&command, &o, argc, argv, &args, &status)) {
+        struct progress p = {.started_us = clk_now_us(), .quiet = o.quiet, .terminal = isatty(STDERR_FILENO)};
+        if (!o.verify == !o.output) {
+            fprintf(stderr, "cadre pack: wanted either -o DIR or --verify; see --help\n");
+            status = EXIT_USAGE;
+        } else {
+            int rc = o.verify ? verify(args.items[0], &p, &why) : make(args.items[0], &o, &p, &why);
+            if (rc < 0) fprintf(stderr, "cadre pack: %s\n", why.text);
+            status = rc < 0 ? EXIT_FAILED : EXIT_DONE;
+        }
+    }
+    conf_clear(&command, &o, &args);
+    return status;
+}

@@ -1,0 +1,240 @@
+/* pack_write.c - see pack.h: the writer. Blobs go to weights.pack.part in order; the file gets its name when all is there and
+ * on the disk, so whoever finds it has all of it. An interrupted run left whole blobs and perhaps a torn one: what matches its
+ * own checksum stays, the first that does not and all behind it are written again. */
+#include "model/pack.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#define PART_FILE PACK_FILE ".part"
+enum { PATH_BYTES = 4096 };
+static const off_t MOST_BESIDE = (off_t)256 << 20; /* a larger file beside the weights is none of a tokenizer */
+
+struct writing {
+    const struct checkpoint *c;
+    enum fmt weights;
+    const struct pack_progress *progress;
+    char path[PATH_BYTES];
+    int fd;
+    uint64_t at, size, kept; /* where the next blob goes; of the file as it was found; how much of it is kept */
+    bool fresh;              /* from here on nothing of an earlier run is trusted */
+    size_t largest;
+    unsigned char *staging;
+    struct pack_header header;
+    struct why *why;
+};
+
+static uint64_t round_page(uint64_t n) { return (n + PACK_PAGE - 1) / PACK_PAGE * PACK_PAGE; }
+
+static int io_failed(struct writing *w, const char *what) {
+    return fail(w->why, ERR_IO, "cannot %s %s: %s", what, w->path, strerror(errno));
+}
+
+static int put(struct writing *w, const void *data, size_t n, uint64_t at) {
+    for (const char *from = data; n;) {
+        ssize_t done = pwrite(w->fd, from, n, (off_t)at);
+        if (done < 0 && errno == EINTR) continue;
+        if (done < 0) return io_failed(w, "write");
+        from += done;
+        n -= (size_t)done;
+        at += (uint64_t)done;
+    }
+    return 0;
+}
+
+static bool get(struct writing *w, void *data, size_t n, uint64_t at) {
+    for (char *to = data; n;) {
+        ssize_t done = pread(w->fd, to, n, (off_t)at);
+        if (done < 0 && errno == EINTR) continue;
+        if (done <= 0) return false;
+        to += done;
+        n -= (size_t)done;
+        at += (uint64_t)done;
+    }
+    return true;
+}
+
+static size_t describe(const struct writing *w, const struct pack_entry *e, struct blob_header *h) {
+    const struct model_config *c = &w->c->config;
+    struct tensor_want want;
+    enum tensor_role role = (enum tensor_role)e->expert;
+    if (e->kind != BLOB_TENSOR) return blob_describe(h, c, w->weights, e->kind, e->layer, e->expert);
+    model_tensor(c, role, e->layer, 0, &want);
+    return blob_describe_tensor(h, c, want.cols ? checkpoint_held(w->c, role, e->layer, w->weights) : FMT_F32, role, e->layer);
+}
+
+static int lay_out(void *ctx, const struct pack_entry *e) {
+    struct writing *w = ctx;
+    struct blob_header h;
+    size_t bytes = describe(w, e, &h);
+    if (bytes > w->largest) w->largest = bytes;
+    w->header.bytes = round_page(w->header.bytes + bytes);
+    w->header.blobs++;
+    return 0;
+}
+
+/* An earlier run wrote this blob, whole. */
+static bool is_there(struct writing *w, const struct blob_header *want, size_t bytes) {
+    struct blob_header found;
+    if (w->fresh || w->size < w->at + bytes || !get(w, w->staging, bytes, w->at)) return false;
+    memcpy(&found, w->staging, sizeof found);
+    uint64_t sum = found.checksum;
+    found.checksum = want->checksum;
+    return !memcmp(&found, want, sizeof found) && XXH3_64bits(w->staging + sizeof found, want->payload_bytes) == sum;
+}
+
+static int write_blob(void *ctx, const struct pack_entry *e) {
+    struct writing *w = ctx;
+    struct blob_header h;
+    size_t bytes = describe(w, e, &h);
+    int rc = 0;
+    if (is_there(w, &h, bytes)) {
+        w->kept += bytes;
+    } else {
+        w->fresh = true;
+        checkpoint_compose(w->c, &h, w->staging);
+        rc = put(w, w->staging, bytes, w->at);
+    }
+    w->at += round_page(bytes);
+    if (w->progress->say) w->progress->say(w->progress->ctx, w->at, w->header.bytes, w->kept);
+    return rc;
+}
+
+/* ---- the files beside the weights ---- */
+
+static bool ends(const char *name, const char *tail) {
+    size_t n = strlen(name), m = strlen(tail);
+    return n >= m && !strcmp(name + n - m, tail);
+}
+
+static bool is_beside(const char *name, const struct stat *st) {
+    static const char *const weights[] = {
+        ".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".onnx", ".pack",
+        ".part"};
+    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
+        if (ends(name, weights[i])) return false;
+    return name[0] != '.' && S_ISREG(st->st_mode) && st->st_size <= MOST_BESIDE;
+}
+
+static int copy_bytes(int from, struct writing *to) {
+    char buf[65536];
+    uint64_t at = 0;
+    for (ssize_t n; (n = read(from, buf, sizeof buf)) != 0; at += (uint64_t)n) {
+        if (n < 0) return io_failed(to, "copy to");
+        int rc = put(to, buf, (size_t)n, at);
+        if (rc < 0) return rc;
+    }
+    return fsync(to->fd) < 0 ? io_failed(to, "sync") : 0;
+}
+
+static int copy_file(int from_dir, int to_dir, const char *name, struct why *why) {
+    struct writing to = {.why = why};
+    snprintf(to.path, sizeof to.path, "%s", name);
+    int from = openat(from_dir, name, O_RDONLY | O_CLOEXEC);
+    to.fd = openat(to_dir, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    int rc = from < 0 || to.fd < 0 ? io_failed(&to, "copy") : copy_bytes(from, &to);
+    if (from >= 0) close(from);
+    if (to.fd >= 0) close(to.fd);
+    return rc;
+}
+
+static int copy_beside(const char *from, int to_dir, struct why *why) {
+    DIR *d = opendir(from);
+    if (!d) return fail(why, ERR_IO, "cannot read %s: %s", from, strerror(errno));
+    int rc = 0;
+    for (struct dirent *e; rc >= 0 && (e = readdir(d));) {
+        struct stat st;
+        if (fstatat(dirfd(d), e->d_name, &st, 0) < 0 || !is_beside(e->d_name, &st)) continue;
+        rc = copy_file(dirfd(d), to_dir, e->d_name, why);
+    }
+    closedir(d);
+    return rc;
+}
+
+/* ---- the whole ---- */
+
+/* What is there already: nothing, a part of ours, or what is not ours to touch. 1: all is done. */
+static int look(struct writing *w, const char *dir, int dir_fd) {
+    struct pack_header found;
+    int fd = openat(dir_fd, PACK_FILE, O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        bool same = read(fd, &found, sizeof found) == (ssize_t)sizeof found && !memcmp(&found, &w->header, sizeof found);
+        close(fd);
+        if (same) return 1;
+        return fail(w->why, ERR_EXISTS, "%s/%s is there, of another model or in another format; take another folder", dir,
+                    PACK_FILE);
+    }
+    w->fd = openat(dir_fd, PART_FILE, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    struct stat st;
+    if (w->fd < 0 || fstat(w->fd, &st) < 0) return io_failed(w, "open");
+    if (flock(w->fd, LOCK_EX | LOCK_NB) < 0) return fail(w->why, ERR_EXISTS, "%s: another process writes it", w->path);
+    w->size = (uint64_t)st.st_size;
+    w->fresh = w->size < PACK_PAGE; /* not even the header is whole */
+    if (w->fresh || (get(w, &found, sizeof found, 0) && !memcmp(&found, &w->header, sizeof found))) return 0;
+    return fail(w->why, ERR_EXISTS,
+                "%s is there, begun of another model or in another format; remove it, or take another folder", w->path);
+}
+
+static int write_all(struct writing *w) {
+    unsigned char page[PACK_PAGE] = {0};
+    memcpy(page, &w->header, sizeof w->header);
+    w->at = PACK_PAGE;
+    int rc = put(w, page, sizeof page, 0);
+    if (rc >= 0) rc = pack_walk(&w->c->config, write_blob, w);
+    if (rc >= 0 && ftruncate(w->fd, (off_t)w->header.bytes) < 0) rc = io_failed(w, "write");
+    if (rc >= 0 && fsync(w->fd) < 0) rc = io_failed(w, "sync");
+    return rc;
+}
+
+static int give_name(struct writing *w, int dir_fd) {
+    if (renameat(dir_fd, PART_FILE, dir_fd, PACK_FILE) < 0) return io_failed(w, "rename");
+    return fsync(dir_fd) < 0 ? io_failed(w, "sync the folder of") : 0;
+}
+
+static void make_header(struct writing *w) {
+    w->header = (struct pack_header){.version = PACK_VERSION,
+                                     .weights = (uint32_t)w->weights,
+                                     .stored = (uint32_t)w->c->config.stored,
+                                     .roles = T_ROLE_COUNT,
+                                     .source = w->c->fingerprint,
+                                     .bytes = PACK_PAGE};
+    memcpy(w->header.magic, "CADREPAK", sizeof w->header.magic);
+    pack_walk(&w->c->config, lay_out, w);
+    w->header.checksum = XXH3_64bits(&w->header, offsetof(struct pack_header, checksum));
+}
+
+static int write_into(struct writing *w, const char *from, const char *dir) {
+    if (mkdir(dir, 0755) < 0 && errno != EEXIST) return fail(w->why, ERR_IO, "cannot make %s: %s", dir, strerror(errno));
+    int dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir_fd < 0) return fail(w->why, ERR_IO, "cannot open %s: %s", dir, strerror(errno));
+    make_header(w);
+    w->staging = malloc(w->largest);
+    int rc = w->staging ? look(w, dir, dir_fd) : fail(w->why, ERR_NOMEM, "out of memory for a blob of %zu bytes", w->largest);
+    if (rc == 0) rc = write_all(w);
+    if (rc == 0) rc = copy_beside(from, dir_fd, w->why);
+    if (rc == 0) rc = give_name(w, dir_fd);
+    if (w->fd >= 0) close(w->fd);
+    free(w->staging);
+    close(dir_fd);
+    return rc < 0 ? rc : 0;
+}
+
+int pack_write(const char *from, const char *dir, enum fmt weights, const struct pack_progress *progress, struct why *why) {
+    struct checkpoint c;
+    int rc = checkpoint_open(from, &c, why);
+    if (rc < 0) return rc;
+    struct writing w = {.c = &c, .weights = weights, .progress = progress, .fd = -1, .why = why};
+    snprintf(w.path, sizeof w.path, "%s/%s", dir, PART_FILE);
+    rc =
+        c.pack ? fail(why, ERR_INVALID, "%s is a pack itself; give the model it was made of", from) : write_into(&w, from, dir);
+    checkpoint_close(&c);
+    return rc;
+}

@@ -1,0 +1,251 @@
+/* test_pack.c - a pack is written whole or gone on with, and what is wrong in one is found and named. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "model/pack.h"
+#include "tests/unit/model/tiny.h"
+
+#include "tests/unit/run.h"
+
+static const char *const models[] = {"mixtral", "gpt_oss_mxfp4", "cadre_moe_rows"};
+static const struct pack_progress quiet;
+static struct scratch dir;
+static char out[1024], pack[1100], part[1100];
+static unsigned char *whole; /* the file as it should be */
+static size_t bytes;
+
+static const char *model(int i) {
+    static char path[1024];
+    snprintf(path, sizeof path, "%s/%s", GOLDEN_DATA, models[i]);
+    return path;
+}
+
+static unsigned char *read_file(const char *path, size_t *n) {
+    FILE *f = fopen(path, "rb");
+    ck_assert_msg(f, "%s: %s", path, strerror(errno));
+    fseek(f, 0, SEEK_END);
+    *n = (size_t)ftell(f);
+    rewind(f);
+    unsigned char *data = aligned_alloc(PACK_PAGE, (*n + PACK_PAGE) / PACK_PAGE * PACK_PAGE);
+    ck_assert_uint_eq(fread(data, 1, *n, f), *n);
+    fclose(f);
+    return data;
+}
+
+static void write_file(const char *path, const void *data, size_t n) {
+    FILE *f = fopen(path, "wb");
+    ck_assert_uint_eq(fwrite(data, 1, n, f), n);
+    fclose(f);
+}
+
+static void make(const char *from, enum fmt weights) {
+    struct why why = {""};
+    ck_assert_msg(pack_write(from, out, weights, &quiet, &why) == 0, "%s", why.text);
+}
+
+static void setup(void) {
+    scratch_open(&dir);
+    snprintf(out, sizeof out, "%s/pack", dir.dir);
+    snprintf(pack, sizeof pack, "%s/%s", out, PACK_FILE);
+    snprintf(part, sizeof part, "%s.part", pack);
+}
+
+static void teardown(void) {
+    char path[2048];
+    DIR *d = opendir(out);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        snprintf(path, sizeof path, "%s/%s", out, e->d_name);
+        unlink(path);
+    }
+    if (d) closedir(d);
+    rmdir(out);
+    free(whole);
+    whole = NULL;
+    scratch_remove(&dir);
+}
+
+static int open_and_check(struct why *why) {
+    struct checkpoint c;
+    int rc = checkpoint_open(out, &c, why);
+    if (rc < 0) return rc;
+    ck_assert_ptr_nonnull(c.pack);
+    rc = pack_check_all(c.pack, NULL, NULL, why);
+    checkpoint_close(&c);
+    return rc;
+}
+
+/* Written to any length and stopped there: the next run makes the same file, and reads what it keeps. */
+START_TEST(goes_on) {
+    struct why why = {""};
+    size_t n;
+    make(model(_i), _i == 1 ? FMT_STORED : FMT_Q4);
+    whole = read_file(pack, &bytes);
+    ck_assert_msg(open_and_check(&why) == 0, "%s", why.text);
+    for (size_t cut = 0; cut <= bytes; cut += cut < 8192 ? 2027 : 17001) {
+        ck_assert_int_eq(unlink(pack), 0);
+        write_file(part, whole, cut);
+        make(model(_i), _i == 1 ? FMT_STORED : FMT_Q4);
+        unsigned char *again = read_file(pack, &n);
+        ck_assert_uint_eq(n, bytes);
+        ck_assert_mem_eq(again, whole, bytes);
+        free(again);
+    }
+    unlink(pack);
+    whole[bytes / 2] ^= 1; /* a torn write may have left anything */
+    write_file(part, whole, bytes);
+    whole[bytes / 2] ^= 1;
+    make(model(_i), _i == 1 ? FMT_STORED : FMT_Q4);
+    ck_assert_msg(open_and_check(&why) == 0, "%s", why.text);
+}
+END_TEST
+
+START_TEST(not_over_another) {
+    struct why why = {""};
+    make(model(0), FMT_BF16);
+    make(model(0), FMT_BF16); /* it is there: done */
+    ck_assert_int_eq(pack_write(model(0), out, FMT_Q8, &quiet, &why), ERR_EXISTS);
+    ck_assert_int_eq(pack_write(model(2), out, FMT_BF16, &quiet, &why), ERR_EXISTS);
+    ck_assert_int_eq(pack_write(out, dir.dir, FMT_BF16, &quiet, &why), ERR_INVALID); /* of a pack */
+    ck_assert_int_eq(rename(pack, part), 0);
+    ck_assert_int_eq(pack_write(model(0), out, FMT_Q8, &quiet, &why), ERR_EXISTS);
+    ck_assert_ptr_nonnull(strstr(why.text, "remove it"));
+    make(model(0), FMT_BF16);
+}
+END_TEST
+
+START_TEST(no_room) {
+    struct why why = {""};
+    struct rlimit limit, was;
+    ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &was), 0);
+    limit = was;
+    limit.rlim_cur = 50000;
+    signal(SIGXFSZ, SIG_IGN);
+    ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    int rc = pack_write(model(0), out, FMT_F32, &quiet, &why);
+    ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &was), 0);
+    ck_assert_int_eq(rc, ERR_IO);
+    ck_assert_msg(strstr(why.text, part) && strstr(why.text, strerror(EFBIG)), "%s", why.text);
+    make(model(0), FMT_F32);
+    ck_assert_msg(open_and_check(&why) == 0, "%s", why.text);
+}
+END_TEST
+
+START_TEST(cut_off) {
+    struct why why = {""};
+    make(model(_i), FMT_BF16);
+    whole = read_file(pack, &bytes);
+    for (size_t n = 0; n < bytes; n += 1 + bytes / 150) {
+        ck_assert_int_eq(truncate(pack, (off_t)n), 0);
+        int rc = open_and_check(&why);
+        ck_assert_msg(rc == ERR_CORRUPT || (!n && rc == ERR_IO), "cut at %zu: %s", n, why.text);
+        ck_assert_msg(strstr(why.text, PACK_FILE), "%s", why.text);
+        write_file(pack, whole, bytes);
+    }
+    write_file(pack, whole, bytes);
+    ck_assert_int_eq(truncate(pack, (off_t)bytes + 1), 0);
+    ck_assert_int_eq(open_and_check(&why), ERR_CORRUPT);
+}
+END_TEST
+
+/* Nothing that is changed is taken for what it was: but in the gaps nothing is. */
+START_TEST(changed) {
+    struct why why = {""};
+    unsigned seed = 5;
+    struct model_config config;
+    make(model(_i), _i == 1 ? FMT_STORED : FMT_Q8);
+    whole = read_file(pack, &bytes);
+    int found = 0, gaps = 0;
+    for (int i = 0; i < 4000; i++) {
+        struct pack *p;
+        struct model_config c;
+        ck_assert_int_eq(model_config_read(out, &config, &why), 0);
+        c = config;
+        size_t page = (size_t)rand_r(&seed) % (bytes / PACK_PAGE) * PACK_PAGE;
+        size_t at = i % 2 ? (size_t)rand_r(&seed) % bytes : page + (size_t)rand_r(&seed) % 400; /* headers are at pages */
+        unsigned char was = whole[at];
+        whole[at] ^= (unsigned char)(1 << rand_r(&seed) % 8);
+        if (at < PACK_PAGE && i % 3) { /* a file header that says so of itself */
+            struct pack_header *h = (struct pack_header *)whole;
+            h->checksum = XXH3_64bits(h, offsetof(struct pack_header, checksum));
+        }
+        int rc = pack_open_memory(whole, bytes, &c, &p, &why);
+        if (rc >= 0) {
+            rc = pack_check_all(p, NULL, NULL, &why);
+            pack_close(p);
+        }
+        found += rc < 0;
+        bool source = at >= offsetof(struct pack_header, source) && at < sizeof(struct pack_header);
+        ck_assert_msg(rc < 0 || !was || source, "byte %zu was %u, and nobody sees that it is %u", at, was, whole[at]);
+        gaps += rc >= 0;
+        whole[at] = was;
+        struct pack_header *h = (struct pack_header *)whole;
+        h->checksum = XXH3_64bits(h, offsetof(struct pack_header, checksum));
+    }
+    ck_assert_int_gt(found, 1500);
+    ck_assert_int_gt(gaps, 0);
+}
+END_TEST
+
+/* Which blob, and where. */
+START_TEST(named) {
+    struct why why = {""};
+    struct checkpoint c;
+    char where[64];
+    make(model(0), FMT_BF16);
+    whole = read_file(pack, &bytes);
+    ck_assert_int_eq(checkpoint_open(out, &c, &why), 0);
+    const struct blob_header *first = checkpoint_blob(&c, BLOB_TENSOR, 0, T_EMBED), *b = checkpoint_blob(&c, BLOB_EXPERT, 1, 3);
+    size_t at = PACK_PAGE + (size_t)((const char *)b - (const char *)first);
+    checkpoint_close(&c);
+    whole[at + 1000] ^= 4;
+    write_file(pack, whole, bytes);
+    ck_assert_int_eq(open_and_check(&why), ERR_CORRUPT);
+    snprintf(where, sizeof where, "layer 1, expert 3 (byte %zu", at);
+    ck_assert_msg(strstr(why.text, where) && strstr(why.text, pack), "'%s' does not say '%s'", why.text, where);
+}
+END_TEST
+
+START_TEST(weights_that_are_meant) {
+    struct why why = {""};
+    struct checkpoint c;
+    enum fmt fmt;
+    make(model(0), FMT_Q8);
+    ck_assert_int_eq(checkpoint_open(out, &c, &why), 0);
+    ck_assert_int_eq(checkpoint_weights(&c, "auto", &fmt, &why), 0);
+    ck_assert_int_eq(fmt, FMT_Q8);
+    ck_assert_int_eq(checkpoint_weights(&c, "q8", &fmt, &why), 0);
+    ck_assert_int_eq(checkpoint_weights(&c, "bf16", &fmt, &why), ERR_INVALID);
+    ck_assert_ptr_nonnull(strstr(why.text, "q8"));
+    checkpoint_close(&c);
+    ck_assert_int_eq(checkpoint_open(model(0), &c, &why), 0);
+    ck_assert_int_eq(checkpoint_weights(&c, "auto", &fmt, &why), 0);
+    ck_assert_int_eq(fmt, FMT_BF16);
+    ck_assert_int_eq(checkpoint_weights(&c, "q5", &fmt, &why), ERR_INVALID);
+    checkpoint_close(&c);
+}
+END_TEST
+
+int main(void) {
+    Suite *s = suite_create("pack");
+    TCase *t = tcase_create("pack");
+    tcase_set_timeout(t, 100);
+    tcase_add_checked_fixture(t, setup, teardown);
+    tcase_add_loop_test(t, goes_on, 0, 3);
+    tcase_add_test(t, not_over_another);
+    tcase_add_test(t, no_room);
+    tcase_add_loop_test(t, cut_off, 0, 3);
+    tcase_add_loop_test(t, changed, 0, 3);
+    tcase_add_test(t, named);
+    tcase_add_test(t, weights_that_are_meant);
+    suite_add_tcase(s, t);
+    return run_suite_here(s);
+}
