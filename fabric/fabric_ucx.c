@@ -25,6 +25,7 @@ enum {
     FLUSH_SPINS = 100,
     FLUSH_YIELDS = 100,
     CLOSE_US = 1000000, /* how long close waits for peers to have received what was sent, and for its connections to end */
+    KNOCK_US = 50000,   /* a connection to a door that is open comes about sooner */
     CLOSE_SLICE_US = 10000 /* how long it sleeps at once, should something come without waking it */
 };
 
@@ -128,18 +129,26 @@ static int join(struct ucx_rank *u, const struct link_peer *peer, uint32_t sessi
     return 0;
 }
 
+/* Its door may have been shut when we knocked (guard.h), and TCP knocks again only after a second. Not at once: a connection
+ * that is coming about is left alone. */
+static bool knocked_in_vain(struct ucx_rank *u, const struct link *l) {
+    if (!u->guard.n_doors || !l->heard || l->spoke) return false;
+    u->host.greetings = true; /* look again */
+    return clk_now_us() - l->knocked_us > KNOCK_US;
+}
+
 /* Takes up new sessions of peers. One that replaces another means that the peer attached again: so begin again with it. And so
- * where our connection to it broke, or has not come about yet: its door may have been shut when we knocked (guard.h), and TCP
- * knocks again only after a second. Whoever greets can be reached by now. */
+ * where our connection to it broke, or does not come about: whoever greets can be reached by now. */
 static void answer_greetings(struct ucx_rank *u) {
     struct why why;
     u->host.greetings = false;
     for (int p = 0; p < u->base.size; p++) {
         struct link *l = u->links[p];
-        if (!l || !link_outdated(l)) continue;
+        bool vain = l && !l->broken && knocked_in_vain(u, l);
+        if (!l || (!link_outdated(l) && !vain)) continue;
         uint32_t theirs = l->heard;
         bool named = l->named;
-        if (l->theirs || l->broken || !l->spoke) {
+        if ((l->theirs && link_outdated(l)) || l->broken || vain) {
             retire(u, p);
             if (join(u, &l->peer, l->session, &why) < 0) log_error("%s; it counts as silent", why.text);
         }

@@ -2,8 +2,9 @@
  * first is its own protocol, which believes whoever speaks it.
  *
  * A socket filter drops every packet of a connection from an IPv4 address that is none of a peer's. A peer that knocks
- * before it is admitted is not heard; it knocks again when it is greeted from here (answer_greetings), or when TCP tries again,
- * a second later. Addresses stay admitted. Processes of an admitted host are not told apart. Owner: whoever owns the handle. */
+ * before it is admitted is not heard; it knocks again a moment after it was greeted from here (knocked_in_vain), or when TCP
+ * tries again, a second later. Addresses stay admitted. Processes of an admitted host are not told apart. Owner: whoever owns
+ * the handle. */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>

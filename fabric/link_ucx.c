@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/clk.h"
 #include "base/log.h"
 
 enum {
@@ -51,6 +52,7 @@ static void on_error(void *arg, ucp_ep_h ep, ucs_status_t status) {
 }
 
 void link_connect(struct link *l) {
+    l->knocked_us = clk_now_us();
     ucp_ep_params_t p = {.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
                                        UCP_EP_PARAM_FIELD_ERR_HANDLER,
                          .address = l->peer.address,

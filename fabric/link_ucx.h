@@ -83,6 +83,7 @@ struct link {
     bool named;                      /* the session heard last names ours */
     bool broken, bye, bye_heard;     /* bye: the peer's; bye_heard: it heard ours */
     bool spoke;                      /* something was sent: there is a connection */
+    int64_t knocked_us;              /* when it was asked for */
     int pending;                     /* requests UCX has not ended */
 
     unsigned char *map; /* FABRIC_DEPTH buffers to send from, FABRIC_DEPTH to receive into */

@@ -225,7 +225,8 @@ def two_hops(p):
 @case
 def a_slow_network_is_crossed_once(p):
     """Nobody said how to dispatch: the links did, at the start, and what follows from the figures is done. A machine that is
-    busy then may hide how fast a host's inside is, or leave no time to learn of the links: then nothing is claimed of it."""
+    busy then may hide how fast a host's inside is, or leave no time to learn of the links: then nothing is claimed of it; nor
+    where all that the measurement sent fitted the bucket of tokens by which the lab makes a link slow."""
     with Cluster(p, p.golden("olmoe"), workers=1) as alone:
         wanted = answers(alone)
     with lab(3) as hosts:
@@ -233,8 +234,6 @@ def a_slow_network_is_crossed_once(p):
             hosts.fault(host, "rate", "8mbit")
         with six(p, hosts, "auto", model="olmoe") as c:
             h = hops(c)
-            # a million bytes per second, and what a bucket of tokens lets through when the machine stood still; unlimited: 200 million
-            check(h["between_rate"] < 2e7, f"as slow as it is between hosts: {h}")
             known = h["between_rate"] and h["inside_rate"]
             if known and h["inside_rate"] > 10 * h["between_rate"] and h["inside_latency_ns"] < 2e6:
                 check(h["two_from"], f"two hops on such links: {h}")
