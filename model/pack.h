@@ -50,6 +50,7 @@ struct pack_progress {
     void (*say)(void *ctx, uint64_t done, uint64_t all, uint64_t kept); /* bytes; kept: of an interrupted run */
     void *ctx;
 };
-/* Makes or finishes `dir` of the model in `from`. What an interrupted run has written whole is kept. ERR_EXISTS: another
- * model's pack, or one in another format, is there. ERR_IO with the system's reason: a full disk, for one. */
+/* Makes or finishes `dir` of the model in `from`. What an interrupted run has written whole is kept. ERR_EXISTS: a pack of
+ * another model or format is there, or files that would be overwritten: another model's. ERR_INVALID: `dir` is `from`, or
+ * `from` is a pack. ERR_IO with the system's reason: a full disk, for one. */
 int pack_write(const char *from, const char *dir, enum fmt weights, const struct pack_progress *progress, struct why *why);

@@ -159,11 +159,37 @@ static int copy_beside(const char *from, int to_dir, struct why *why) {
     return rc;
 }
 
+/* The files beside the weights replace those of their names, so a folder where a pack is begun has none of them: it may be
+ * another model, or this one itself. Before anything is written. */
+static int check_begin(const char *from, const char *dir, int dir_fd, struct why *why) {
+    DIR *d = opendir(from);
+    if (!d) return fail(why, ERR_IO, "cannot read %s: %s", from, strerror(errno));
+    int rc = 0;
+    for (struct dirent *e; rc >= 0 && (e = readdir(d));) {
+        struct stat st;
+        if (fstatat(dirfd(d), e->d_name, &st, 0) < 0 || !is_beside(e->d_name, &st)) continue;
+        if (!fstatat(dir_fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW))
+            rc = fail(why, ERR_EXISTS, "%s/%s would be overwritten: the folder is not empty; take another", dir,
+                      e->d_name);
+    }
+    closedir(d);
+    return rc;
+}
+
+/* Also where a pack has been begun. */
+static int check_not_itself(const char *from, const char *dir, int dir_fd, struct why *why) {
+    struct stat a, b;
+    if (stat(from, &a) < 0 || fstat(dir_fd, &b) < 0) return fail(why, ERR_IO, "cannot look at %s: %s", dir, strerror(errno));
+    if (a.st_dev != b.st_dev || a.st_ino != b.st_ino) return 0;
+    return fail(why, ERR_INVALID, "%s is the model itself; a pack is a folder of its own: take another", dir);
+}
+
 /* ---- the whole ---- */
 
 /* What is there already: nothing, a part of ours, or what is not ours to touch. 1: all is done. */
-static int look(struct writing *w, const char *dir, int dir_fd) {
+static int look(struct writing *w, const char *from, const char *dir, int dir_fd) {
     struct pack_header found;
+    struct stat st;
     int fd = openat(dir_fd, PACK_FILE, O_RDONLY | O_CLOEXEC);
     if (fd >= 0) {
         bool same = read(fd, &found, sizeof found) == (ssize_t)sizeof found && !memcmp(&found, &w->header, sizeof found);
@@ -172,8 +198,11 @@ static int look(struct writing *w, const char *dir, int dir_fd) {
         return fail(w->why, ERR_EXISTS, "%s/%s is there, of another model or in another format; take another folder", dir,
                     PACK_FILE);
     }
+    if (fstatat(dir_fd, PART_FILE, &st, 0) < 0) {
+        int rc = check_begin(from, dir, dir_fd, w->why);
+        if (rc < 0) return rc;
+    }
     w->fd = openat(dir_fd, PART_FILE, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    struct stat st;
     if (w->fd < 0 || fstat(w->fd, &st) < 0) return io_failed(w, "open");
     if (flock(w->fd, LOCK_EX | LOCK_NB) < 0) return fail(w->why, ERR_EXISTS, "%s: another process writes it", w->path);
     w->size = (uint64_t)st.st_size;
@@ -217,7 +246,10 @@ static int write_into(struct writing *w, const char *from, const char *dir) {
     if (dir_fd < 0) return fail(w->why, ERR_IO, "cannot open %s: %s", dir, strerror(errno));
     make_header(w);
     w->staging = malloc(w->largest);
-    int rc = w->staging ? look(w, dir, dir_fd) : fail(w->why, ERR_NOMEM, "out of memory for a blob of %zu bytes", w->largest);
+    int rc = check_not_itself(from, dir, dir_fd, w->why);
+    if (rc == 0)
+        rc = w->staging ? look(w, from, dir, dir_fd)
+                        : fail(w->why, ERR_NOMEM, "out of memory for a blob of %zu bytes", w->largest);
     if (rc == 0) rc = write_all(w);
     if (rc == 0) rc = copy_beside(from, dir_fd, w->why);
     if (rc == 0) rc = give_name(w, dir_fd);

@@ -4,12 +4,16 @@
 
 #include <stdlib.h>
 
+#include "model/pack.h"
+
 struct loader {
     struct weights *w;
     const struct checkpoint *c;
     enum fmt fmt;
     atomic_ullong *progress;
     bool out_of_memory;
+    int rc; /* ERR_CORRUPT: a pack's tensor is not what its sum says; `why` names it */
+    struct why why;
 };
 
 static void *own(struct loader *ld, size_t bytes) {
@@ -27,9 +31,17 @@ static void *own(struct loader *ld, size_t bytes) {
     return p;
 }
 
+/* A pack's tensor is what its sum says: nobody else has it, so what is not right is not used. */
+static bool is_right(struct loader *ld, enum tensor_role role, int layer) {
+    const struct blob_header *h = ld->c->headers_only ? NULL : checkpoint_blob(ld->c, BLOB_TENSOR, layer, (int)role);
+    if (h) ld->rc = pack_check(ld->c->pack, h, &ld->why);
+    return ld->rc >= 0;
+}
+
 /* The tensor as `fmt` in device memory: in place when possible, else converted. NULL when the model has none. */
 static const void *load(struct loader *ld, enum tensor_role role, int layer, enum fmt fmt, struct tensor_want *want) {
-    if (ld->out_of_memory || !model_tensor(&ld->c->config, role, layer, 0, want)) return NULL;
+    if (ld->out_of_memory || ld->rc < 0 || !model_tensor(&ld->c->config, role, layer, 0, want)) return NULL;
+    if (!is_right(ld, role, layer)) return NULL;
     struct backend *b = ld->w->backend;
     size_t bytes = mat_held_bytes(fmt, want->rows, want->cols ? want->cols : 1, ld->c->config.quant_block);
     ld->w->bytes += bytes;
@@ -146,11 +158,15 @@ int weights_open(struct weights *w, struct backend *b, const struct checkpoint *
     w->gru = (struct router_gru){load_matrix(&ld, T_GRU_IN, 0), load_matrix(&ld, T_GRU_IH, 0),
                                  load_matrix(&ld, T_GRU_HH, 0), load_vector(&ld, T_GRU_IH_BIAS, 0),
                                  load_vector(&ld, T_GRU_HH_BIAS, 0)};
-    for (int i = 0; i < c->config.layers && !ld.out_of_memory; i++) load_layer(&ld, i);
+    for (int i = 0; i < c->config.layers && !ld.out_of_memory && ld.rc >= 0; i++) load_layer(&ld, i);
     w->rope = make_rope(&ld, max_context);
-    if (!ld.out_of_memory) return 0;
+    if (!ld.out_of_memory && ld.rc >= 0) return 0;
     size_t mib = w->bytes >> 20;
     weights_close(w);
+    if (ld.rc < 0) {
+        *why = ld.why;
+        return ld.rc;
+    }
     return fail(why, ERR_NOMEM, "out of memory after %zu MiB of attention and embedding weights", mib);
 }
 

@@ -48,7 +48,7 @@ struct weights {
     size_t mapped_bytes; /* used where they are on disk: workers of one host share these pages */
 };
 
-/* `c` must outlive the weights (mapped tensors). */
+/* `c` must outlive the weights (mapped tensors). ERR_CORRUPT: a pack's tensor does not match its sum, and is named. */
 int weights_open(struct weights *w, struct backend *b, const struct checkpoint *c, enum fmt fmt, int max_context,
                  atomic_ullong *progress, struct why *why);
 /* About what weights_open counts into progress: gates are f32 whatever fmt is. */

@@ -122,6 +122,46 @@ START_TEST(not_over_another) {
 }
 END_TEST
 
+static void copy_model(const char *from, const char *to) {
+    char path[2048];
+    DIR *d = opendir(from);
+    ck_assert_ptr_nonnull(d);
+    ck_assert_int_eq(mkdir(to, 0755), 0);
+    for (struct dirent *e; (e = readdir(d));) {
+        if (e->d_name[0] == '.') continue;
+        size_t n;
+        snprintf(path, sizeof path, "%s/%s", from, e->d_name);
+        unsigned char *data = read_file(path, &n);
+        snprintf(path, sizeof path, "%s/%s", to, e->d_name);
+        write_file(path, data, n);
+        free(data);
+    }
+    closedir(d);
+}
+
+/* A folder that is a model's already, this one's or another's, is left as it is; so is one that a part has been put into. */
+START_TEST(not_into_a_model) {
+    struct why why = {""};
+    struct stat st;
+    char config[1100];
+    size_t n;
+    copy_model(model(0), out);
+    snprintf(config, sizeof config, "%s/config.json", out);
+    whole = read_file(config, &bytes);
+    for (int i = 0; i < 3; i++) {
+        if (i == 2) write_file(part, "", 0);
+        ck_assert_int_eq(pack_write(i ? out : model(2), out, FMT_BF16, &quiet, &why), i ? ERR_INVALID : ERR_EXISTS);
+        ck_assert_msg(strstr(why.text, out), "%s", why.text);
+        ck_assert_int_eq(stat(pack, &st), -1);
+        ck_assert_int_eq(stat(part, &st), i == 2 ? 0 : -1);
+        unsigned char *now = read_file(config, &n);
+        ck_assert_uint_eq(n, bytes);
+        ck_assert_mem_eq(now, whole, n);
+        free(now);
+    }
+}
+END_TEST
+
 START_TEST(no_room) {
     struct why why = {""};
     struct rlimit limit, was;
@@ -241,6 +281,7 @@ int main(void) {
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_loop_test(t, goes_on, 0, 3);
     tcase_add_test(t, not_over_another);
+    tcase_add_test(t, not_into_a_model);
     tcase_add_test(t, no_room);
     tcase_add_loop_test(t, cut_off, 0, 3);
     tcase_add_loop_test(t, changed, 0, 3);
