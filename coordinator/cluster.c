@@ -139,12 +139,19 @@ static void refuse(struct coordinator *c, const struct bus_id *id, const char *r
 void cluster_peers(const struct coordinator *c, uint64_t mask, struct worker_peer *peers) {
     for (int w = 0; w < c->options.workers; w++) {
         const struct member *m = &c->members.m[w];
-        peers[w] = (struct worker_peer){.host = c->recovery.host[w], .door = member_serves(&c->members, w) ? m->door : ""};
+        peers[w] = (struct worker_peer){.host = (uint32_t)member_host(&c->members, w),
+                                        .door = member_serves(&c->members, w) ? m->door : ""};
         if (!(mask >> w & 1)) continue;
         peers[w].incarnation = m->incarnation;
         peers[w].address = m->address;
         peers[w].address_bytes = m->address_bytes;
     }
+}
+
+void cluster_count_hosts(struct coordinator *c, uint64_t mask) {
+    uint64_t hosts = 0;
+    for (uint64_t left = mask; left; left &= left - 1) hosts |= UINT64_C(1) << member_host(&c->members, __builtin_ctzll(left));
+    c->hops.hosts = __builtin_popcountll(hosts);
 }
 
 const uint64_t *cluster_holders(struct coordinator *c) {
@@ -219,11 +226,7 @@ void cluster_begin(struct coordinator *c) {
     if (rc >= 0 && first) rc = cluster_check_fit(c, &c->scheduler.limits, c->hosts, awaited, c->recovery.available, &why);
     if (rc < 0) return core_fail(c, rc, &why);
     struct worker_peer peers[MSG_MAX_WORKERS];
-    for (uint64_t left = awaited; left; left &= left - 1) {
-        int w = __builtin_ctzll(left);
-        c->recovery.host[w] = (uint8_t)member_host(&c->members, w);
-        if (c->recovery.host[w] >= c->hops.hosts) c->hops.hosts = c->recovery.host[w] + 1;
-    }
+    cluster_count_hosts(c, awaited);
     cluster_peers(c, awaited, peers);
     log_info("all %d workers are here%s, loading %s as %s", __builtin_popcountll(awaited), held ? " again" : "", c->model_name,
              fmt_name(c->weights));

@@ -166,6 +166,7 @@ int cluster_find_room(struct coordinator *c, struct why *why);
 struct measure cluster_measure(const struct coordinator *c, const struct scheduler_limits *l);
 /* peers[workers], those outside the mask without incarnation. */
 void cluster_peers(const struct coordinator *c, uint64_t mask, struct worker_peer *peers);
+void cluster_count_hosts(struct coordinator *c, uint64_t mask); /* of these workers: whether there is anything to hop over */
 /* Who has what and may be asked for a copy, as workers are told; NULL: nobody. Until the next call. */
 const uint64_t *cluster_holders(struct coordinator *c);
 void cluster_lose(struct coordinator *c, int rank, const struct why *why); /* it is dead */

@@ -32,6 +32,7 @@ void held_came(struct coordinator *c, const struct worker_hello *h) {
     }
     if (h->held_epoch >= c->epoch) c->epoch = h->held_epoch + 1;
     if (h->held_step > s->planned) s->planned = s->committed = h->held_step;
+    if (h->held_row_ns) telemetry_pace(&c->telemetry, h->held_row_ns, 1000);
 }
 
 void held_tick(struct coordinator *c) {

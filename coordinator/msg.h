@@ -66,6 +66,7 @@ struct worker_hello {
     uint64_t memory; /* bytes it may use; 0: not said */
     uint32_t held_incarnation, held_epoch; /* of a coordinator that is gone; 0: it is new */
     uint64_t held_step, held_members; /* members: mask of ranks, of that epoch */
+    uint64_t held_row_ns;             /* what a row took in its steps; 0: not known */
 };
 struct held_seq { /* what a worker still has of a sequence: rows of positions 0 .. rows - 1 */
     uint64_t seq;

@@ -252,6 +252,7 @@ static void begin_epoch(struct coordinator *c) {
     r->next = (struct placement){0};
     placement_clear(&was);
     c->epoch = r->epochs.now.number;
+    cluster_count_hosts(c, r->epochs.now.members);
     r->stepped = false;
     r->begun_us = clk_now_us();
     r->stepped_us = 0;
@@ -342,7 +343,8 @@ bool recover_lost(struct coordinator *c, int rank, const struct why *why) {
     r->report.deaths++;
     if (!r->lost_us) {
         r->lost_us = clk_now_us();
-        r->silent_us = c->members.m[rank].seen_us;
+        bool owed = c->scheduler.planned != c->scheduler.committed && r->committed_us; /* it may have said that it lives */
+        r->silent_us = owed && r->committed_us < c->members.m[rank].seen_us ? r->committed_us : c->members.m[rank].seen_us;
     }
     ask_for_epoch(c);
     return true;
@@ -369,6 +371,7 @@ void recover_prepared(struct coordinator *c, int rank, const struct worker_msg *
 void recover_committed(struct coordinator *c) {
     struct recovery *r = &c->recovery;
     r->stepped = true;
+    r->committed_us = c->now_us;
     if (!r->lost_us) return;
     if (!r->stepped_us) r->stepped_us = clk_now_us();
     if (!scheduler_is_behind(&c->scheduler, r->void_step)) tell_times(c);

@@ -26,7 +26,6 @@ struct recovery {
     uint64_t *held_by;            /* the same: what is told of who could give a copy */
     struct blob_count blobs[BLOB_PLACES]; /* loaded for epochs.next so far: the sums, and the longest time */
     struct placement next;        /* the same as next_hosts */
-    uint8_t host[MSG_MAX_WORKERS]; /* index by rank: what all were told at the start stays true */
     uint64_t available;           /* bytes on the one host of all workers before they loaded; 0: not known */
     bool due;                     /* an epoch is to be opened in this pass */
     bool stepped;                 /* a step of this epoch has committed */
@@ -34,6 +33,7 @@ struct recovery {
     struct why why;               /* who died last, or why they cannot */
     int64_t silent_us, lost_us, opened_us, begun_us, stepped_us; /* of the first death since all answers went on; 0: none */
     uint64_t replaced;            /* who died while the cluster loaded: the others know the dead, not who came instead */
+    int64_t committed_us;         /* when a step did last; 0: none has */
     uint64_t void_step;           /* the last one that was */
     struct recovery_report report;
     char without_one[sizeof(struct why)];

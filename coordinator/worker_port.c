@@ -149,6 +149,7 @@ static void read_hello(const Cadre__Control__V1__Hello *m, struct worker_hello *
     h->held_epoch = m->held->epoch;
     h->held_step = m->held->step;
     h->held_members = m->held->members;
+    h->held_row_ns = m->held->row_ns;
 }
 
 static int read_message(struct worker_port *p, const pb_control *m, struct worker_msg *out, struct why *why) {

@@ -61,6 +61,14 @@ void ep_tell_epoch(struct ep *ep, uint32_t epoch) {
 }
 
 void ep_set_two_hop(struct ep *ep, bool on) { ep->two_hop = on; }
+void ep_set_hosts(struct ep *ep, const uint8_t *host) {
+    memset(ep->host_mask, 0, sizeof ep->host_mask);
+    for (int w = 0; w < ep->size; w++) {
+        ep->lim.host[w] = host[w];
+        ep->host_mask[host[w]] |= ep_bit(w);
+    }
+}
+
 void ep_set_members(struct ep *ep, uint64_t members) { ep->members = members | ep_bit(ep->rank); }
 
 /* ---- between the phases ---- */

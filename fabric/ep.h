@@ -105,6 +105,8 @@ void ep_free(struct ep *ep);
 
 /* Who takes part from the next step on: a mask of ranks, this one's set. At first everyone. */
 void ep_set_members(struct ep *ep, uint64_t members);
+/* Where all are from the next step on: host[R] as in the limits. All workers alike. */
+void ep_set_hosts(struct ep *ep, const uint8_t *host);
 /* From the next step on: tokens for workers of another host go there once, to a relay that passes them on (ep_relay.c). All
  * workers alike. Results do not depend on it. */
 void ep_set_two_hop(struct ep *ep, bool on);

@@ -150,7 +150,7 @@ int ep_new(struct fabric *f, const struct ep_limits *l, struct ep **out, struct 
     ep->rank = f ? f->rank : 0;
     ep->size = f ? f->size : 1;
     ep->members = ep->size == 64 ? UINT64_MAX : ep_bit(ep->size) - 1;
-    for (int w = 0; w < ep->size; w++) ep->host_mask[l->host[w]] |= ep_bit(w);
+    ep_set_hosts(ep, l->host);
     ep->wire = wire_of(l);
     if (ep_wire_init(&ep->wire, ep_frame_bytes(l, ep->size)) < 0) {
         ep_free(ep);

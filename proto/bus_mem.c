@@ -1,5 +1,6 @@
 /* bus_mem.c - the bus inside one process, for tests and the simulator. Behaves like the ZeroMQ one: bounded queues per peer,
- * a vanished peer answers ERR_GONE, clients may connect before anyone listens.
+ * a vanished peer answers ERR_GONE, clients may connect before anyone listens, and whoever listens next at a place where
+ * somebody did has them all, as new peers.
  *
  * A hub holds named places. A place has one inbox (what clients sent to whoever listens there) and its clients, each with an
  * inbox of its own. One mutex per hub guards all queues; messages are copied in and handed out without a further copy. A bell
@@ -45,6 +46,7 @@ struct bus_mem {
     struct list node; /* in the place's clients */
     uint64_t id;
     int queued;          /* mine, in the place's inbox */
+    uint64_t lost;       /* how often whoever listened went */
     struct inbox inbox;  /* clients only */
     struct parcel *held; /* given out by the last recv */
 };
@@ -77,11 +79,11 @@ static void inbox_put(struct inbox *q, struct parcel *p) {
     if (q->count++ == 0) bell_ring(&q->bell);
 }
 
-static struct parcel *parcel_new(uint64_t from, const void *head, size_t head_len, const void *body, size_t body_len) {
+static struct parcel *parcel_new(const void *head, size_t head_len, const void *body, size_t body_len) {
     struct parcel *p = malloc(sizeof *p + head_len + body_len);
     if (!p) return NULL;
-    p->msg = (struct bus_msg){.from.len = sizeof from, .from_operator = true, .head = p->bytes, .head_len = head_len};
-    memcpy(p->msg.from.bytes, &from, sizeof from);
+    p->msg = (struct bus_msg){
+        .from.len = sizeof(uint64_t), .from_operator = true, .head = p->bytes, .head_len = head_len};
     if (head_len) memcpy(p->bytes, head, head_len);
     if (body) {
         p->msg.body = p->bytes + head_len;
@@ -121,9 +123,10 @@ static int deliver(struct bus_mem *m, const struct bus_id *to, struct parcel *p)
 static int send_to(struct bus *b, const struct bus_id *to, const void *head, size_t head_len, const void *body,
                    size_t body_len) {
     struct bus_mem *m = mem_of(b);
-    struct parcel *p = parcel_new(m->id, head, head_len, body, body_len);
+    struct parcel *p = parcel_new(head, head_len, body, body_len);
     if (!p) return ERR_NOMEM;
     pthread_mutex_lock(&m->hub->lock);
+    memcpy(p->msg.from.bytes, &m->id, sizeof m->id);
     int rc = deliver(m, to, p);
     pthread_mutex_unlock(&m->hub->lock);
     if (rc < 0) free(p);
@@ -169,7 +172,13 @@ static void close_bus(struct bus *b) {
         m->place->bound = false;
         inbox_empty(&m->place->inbox);
         struct list *i, *tmp;
-        list_for(i, tmp, &m->place->clients) list_entry(i, struct bus_mem, node)->queued = 0;
+        list_for(i, tmp, &m->place->clients) {
+            struct bus_mem *client = list_entry(i, struct bus_mem, node);
+            client->queued = 0;
+            client->lost++;
+            client->id = ++m->hub->next_client;
+            bell_ring(&client->inbox.bell);
+        }
     } else {
         list_remove(&m->node);
         inbox_close(&m->inbox);
@@ -179,7 +188,14 @@ static void close_bus(struct bus *b) {
     free(m);
 }
 
-static const struct bus_ops mem_ops = {send_to, recv_from, fd_of, endpoint_of, close_bus, NULL, NULL};
+static void link_of(struct bus *b, struct bus_link *out) {
+    struct bus_mem *m = mem_of(b);
+    pthread_mutex_lock(&m->hub->lock);
+    *out = (struct bus_link){.up = m->server || m->place->bound || !m->lost, .lost = m->lost};
+    pthread_mutex_unlock(&m->hub->lock);
+}
+
+static const struct bus_ops mem_ops = {send_to, recv_from, fd_of, endpoint_of, close_bus, NULL, link_of};
 
 struct bus_hub *bus_hub_new(void) {
     struct bus_hub *h = calloc(1, sizeof *h);

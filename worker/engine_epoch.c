@@ -51,6 +51,8 @@ int engine_prepare_epoch(struct engine *e, struct worker_setup *s, struct why *w
         rc = roster_prepare(&e->roster, e->options.fabric, s->epoch, list, why);
         if (rc < 0) return rc;
         ep_set_members(e->ep, e->roster.members);
+        join_hosts(s, e->limits.host);
+        ep_set_hosts(e->ep, e->limits.host);
     }
     rc = change_experts(e, s, why);
     if (rc < 0) return fail_in(why, rc, "epoch %u", s->epoch);

@@ -14,8 +14,12 @@ struct ep_limits join_limits(const struct worker_setup *s, const struct model_co
                           .combine = s->combine_payload,
                           .fused = s->fused};
     if (c->gate.experts > 1) l.max_slots = c->gate.experts; /* it may be alone with them one day */
-    for (int w = 0; w < s->n_peers; w++) l.host[w] = (uint8_t)s->peers[w].host;
+    join_hosts(s, l.host);
     return l;
+}
+
+void join_hosts(const struct worker_setup *s, uint8_t *host) {
+    for (int w = 0; w < s->n_peers; w++) host[w] = (uint8_t)s->peers[w].host;
 }
 
 void join_list(const struct worker_setup *s, struct roster_member *list) {

@@ -12,5 +12,7 @@ struct ep_limits join_limits(const struct worker_setup *s, const struct model_co
  * What attaching says, with the worker it is about. Owner: the engine thread. */
 int join_fabric(struct fabric *f, const struct worker_setup *s, const struct ep_limits *l, struct roster *roster,
                 struct probe *links, struct why *why);
+/* Where they are: host[size of the fabric]. */
+void join_hosts(const struct worker_setup *s, uint8_t *host);
 /* The peers of an epoch, as a roster wants them: list[size of the fabric], borrowing from s. */
 void join_list(const struct worker_setup *s, struct roster_member *list);

@@ -273,6 +273,7 @@ int port_send_hello(struct port *p, const struct port_hello *h) {
     held.epoch = h->held.epoch;
     held.step = h->held.step;
     held.members = h->held.members;
+    held.row_ns = h->held.row_ns;
     if (h->held.incarnation) hello.held = &held;
     pb_control m = CONTROL_MESSAGE(HELLO, hello, &hello);
     return send(p, &m);

@@ -36,6 +36,7 @@ struct port_hello {
     struct { /* of a coordinator that is gone; incarnation 0: there was none */
         uint32_t incarnation, epoch;
         uint64_t step, members;
+        uint64_t row_ns; /* of its steps; 0: it had none */
     } held;
 };
 int port_send_hello(struct port *p, const struct port_hello *h);

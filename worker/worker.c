@@ -43,6 +43,8 @@ struct worker {
     uint32_t epoch;            /* the latest it was told of */
     uint64_t members;          /* mask of those in it */
     uint64_t step;             /* the last it was given */
+    int rows;                  /* of its fullest worker */
+    double row_ns;             /* what a row has taken lately; 0: not known */
     int64_t hold_until_us;     /* HOLDING */
     int result;                /* of worker_run once LEAVING */
 };
@@ -94,7 +96,7 @@ static int say_hello(struct worker *w) {
                            .address_bytes = e->fabric ? fabric_address(e->fabric, address) : 0,
                            .door = w->mover ? mover_door(w->mover) : "",
                            .memory = w->options.memory,
-                           .held = {w->first.incarnation, w->epoch, w->step, w->members}};
+                           .held = {w->first.incarnation, w->epoch, w->step, w->members, (uint64_t)w->row_ns}};
     return port_send_hello(w->port, &h);
 }
 
@@ -193,6 +195,9 @@ static int on_epoch(struct worker *w, struct worker_setup *s, struct why *why) {
 static int on_plan(struct worker *w, struct plan *plan, struct why *why) {
     if (w->state != SERVING) return fail(why, ERR_PROTOCOL, "a plan came before this worker was ready");
     if (plan->step > w->step) w->step = plan->step;
+    w->rows = 0;
+    for (int i = 0; i < plan->workers; i++)
+        if (plan->tokens[i] > w->rows) w->rows = plan->tokens[i];
     engine_plan_push(w->engine, plan);
     return 0;
 }
@@ -274,6 +279,13 @@ static void drop_event(struct worker *w, const struct event *ev) {
     if (ev->kind == EVENT_STEP) engine_report_done(w->engine, ev->step);
 }
 
+/* For a coordinator that comes back and knows of no step. Of two plans that are out it is the later one's rows: near enough. */
+static void learn_pace(struct worker *w, const struct step_report *r) {
+    if (!w->rows) return;
+    double ns = 1000.0 * (double)r->step_us / w->rows;
+    w->row_ns = w->row_ns > 0 ? 0.9 * w->row_ns + 0.1 * ns : ns;
+}
+
 static int on_event(struct worker *w, const struct event *ev, struct why *why) {
     int rc;
     bool unheard = w->state == HOLDING || w->state == REJOINING;
@@ -285,6 +297,7 @@ static int on_event(struct worker *w, const struct event *ev, struct why *why) {
         return sent(port_send_ready(w->port, &ev->ready, NULL, 0), "what was loaded", why);
     case EVENT_TRACE: send_trace(w, ev->trace); return 0;
     case EVENT_STEP:
+        learn_pace(w, ev->step);
         ev->step->trace_lost += w->trace_lost; /* its own record came before it */
         w->trace_lost = 0;
         memcpy(w->link, ev->step->link, sizeof w->link);

@@ -3,13 +3,18 @@
 
 #include "base/clk.h"
 #include "base/log.h"
+#include "tests/sim/leash.h"
 #include "worker/worker.h"
 
+#include <dirent.h>
+#include <ftw.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 struct member {
@@ -24,7 +29,7 @@ struct member {
     char host[16]; /* its worker's host_id */
 };
 
-enum { LONG_LEASE_US = 20000000, END_S = 60 };
+enum { LONG_LEASE_US = 20000000, END_S = 60, BIND_US = 5000000 };
 
 struct cluster {
     struct cluster_options options;
@@ -32,6 +37,9 @@ struct cluster {
     struct bus_hub *bus_hub;
     atomic_uint doors; /* made: each has a name of its own */
     struct bus *clients, *workers;
+    struct leash *leash[2];       /* of these: what the coordinator gets */
+    char folder[64], journal[80]; /* of its journals; of the one in use; "": there is none */
+    int lives;                    /* coordinators so far */
     struct coordinator *coordinator;
     pthread_t thread;
     int rc;
@@ -77,7 +85,8 @@ static void start_member(struct cluster *c, int rank) {
                                           .fabric_name = "mem"},
                                .reach = reach_door,
                                .reach_ctx = c->bus_hub,
-                               .join_timeout_us = 30000000};
+                               .join_timeout_us = 30000000,
+                               .hold_us = c->folder[0] ? 60000000 : 0};
     struct why why;
     char door[32];
     if (c->hub && fabric_mem_open(c->hub, rank, &fabric, &why) < 0) die("%s", why.text);
@@ -96,6 +105,48 @@ static bool is_settled(const struct cadre_cluster *s, void *ctx) {
     return !strcmp(s->state, "failed") || !strcmp(s->state, "serving");
 }
 
+static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *f) {
+    (void)st, (void)flag, (void)f;
+    return remove(path);
+}
+
+static void remove_folder(const char *folder) {
+    if (folder[0]) nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+static void make_folder(struct cluster *c) {
+    snprintf(c->folder, sizeof c->folder, "/tmp/sim_cluster.XXXXXX");
+    if (!mkdtemp(c->folder)) die("no folder for journals");
+    snprintf(c->journal, sizeof c->journal, "%s/0", c->folder);
+    c->options.coordinator.journal_dir = c->journal;
+}
+
+/* A killed one's port may be free a moment later only. */
+static int bind_clients(struct cluster *c, const char *endpoint, struct why *why) {
+    int rc;
+    for (int64_t until = clk_now_us() + BIND_US;
+         (rc = bus_zmq_bind(c->context, BUS_CLIENTS, endpoint, &c->clients, why)) < 0;) {
+        if (clk_now_us() > until) return rc;
+        poll(NULL, 0, 5);
+    }
+    return 0;
+}
+
+static void close_buses(struct cluster *c) {
+    for (int i = 0; i < 2; i++) leash_free(c->leash[i]);
+    bus_close(c->clients);
+    bus_close(c->workers);
+}
+
+static int start_coordinator(struct cluster *c, const char *endpoint, struct why *why) {
+    if (bind_clients(c, endpoint, why) < 0 || bus_mem_bind(c->bus_hub, "control", &c->workers, why) < 0) die("%s", why->text);
+    if (leash_new(c->clients, &c->leash[0]) < 0 || leash_new(c->workers, &c->leash[1]) < 0) die("out of memory");
+    int rc = coordinator_new(&c->options.coordinator, leash_bus(c->leash[0]), leash_bus(c->leash[1]), &c->coordinator, why);
+    if (rc < 0) return close_buses(c), rc;
+    if (pthread_create(&c->thread, NULL, coordinator_main, c)) die("cannot start the coordinator's thread");
+    return 0;
+}
+
 int cluster_start(const struct cluster_options *o, struct cluster **out, struct why *why) {
     struct cluster *c = calloc(1, sizeof *c);
     char reason[300] = "";
@@ -104,22 +155,18 @@ int cluster_start(const struct cluster_options *o, struct cluster **out, struct 
     c->options.coordinator.fabric = "mem";
     if (!o->coordinator.lease_us) c->options.coordinator.lease_us = LONG_LEASE_US;
     c->bus_hub = bus_hub_new();
-    if (bus_context_open(&c->context, NULL, why) < 0 ||
-        bus_zmq_bind(c->context, BUS_CLIENTS, "tcp://127.0.0.1:*", &c->clients, why) < 0 ||
-        bus_mem_bind(c->bus_hub, "control", &c->workers, why) < 0)
-        die("%s", why->text);
-    int rc = coordinator_new(&c->options.coordinator, c->clients, c->workers, &c->coordinator, why);
+    if (o->coordinator.journal_dir) make_folder(c);
+    if (bus_context_open(&c->context, NULL, why) < 0) die("%s", why->text);
+    int rc = start_coordinator(c, "tcp://127.0.0.1:*", why);
     if (rc < 0) {
-        bus_close(c->clients);
-        bus_close(c->workers);
         bus_hub_free(c->bus_hub);
         bus_context_close(c->context);
+        remove_folder(c->folder);
         free(c);
         return rc;
     }
     if (o->coordinator.workers > 1 && fabric_hub_new(o->coordinator.workers, o->faults, &c->hub, why) < 0) die("%s", why->text);
     snprintf(c->endpoint, sizeof c->endpoint, "%s", bus_endpoint(c->clients));
-    if (pthread_create(&c->thread, NULL, coordinator_main, c)) die("cannot start the coordinator's thread");
     for (int i = 0; i < o->coordinator.workers; i++) start_member(c, i);
     if (cadre_open(c->endpoint, NULL, &c->client)) die("%s", cadre_error(c->client));
     bool settled = cluster_await(c, is_settled, reason, 120);
@@ -134,7 +181,9 @@ int cluster_start(const struct cluster_options *o, struct cluster **out, struct 
 
 const char *cluster_endpoint(const struct cluster *c) { return c->endpoint; }
 
-struct mortal *cluster_mortal(struct cluster *c, int rank) { return c->member[rank].mortal; }
+struct mortal *cluster_mortal(struct cluster *c, int rank) {
+    return c->member[rank].mortal;
+}
 
 /* Muted last: a worker that stands still ends now. */
 static void end_worker(struct cluster *c, int rank, bool silent) {
@@ -174,6 +223,57 @@ void cluster_restart_worker(struct cluster *c, int rank) {
     start_member(c, rank);
 }
 
+static size_t read_segment(const char *path, char **data) {
+    size_t n = 0, cap = 1 << 20;
+    FILE *f = fopen(path, "rb");
+    if (!f || !(*data = malloc(cap))) die("cannot read %s", path);
+    for (size_t got; (got = fread(*data + n, 1, cap - n, f)) > 0;) {
+        n += got;
+        if (n == cap && !(*data = realloc(*data, cap *= 2))) die("out of memory");
+    }
+    fclose(f);
+    return n;
+}
+
+/* The journal as a killed process leaves it: a copy. */
+static void keep_journal(struct cluster *c, int torn) {
+    struct dirent **entries;
+    char from[80], path[400], *data;
+    snprintf(from, sizeof from, "%s", c->journal);
+    snprintf(c->journal, sizeof c->journal, "%s/%d", c->folder, c->lives);
+    int n = scandir(from, &entries, NULL, alphasort), last = -1;
+    if (n < 0 || mkdir(c->journal, 0700)) die("cannot copy %s", from);
+    for (int i = 0; i < n; i++)
+        if (strstr(entries[i]->d_name, ".journal")) last = i;
+    for (int i = 0; i < n; i++) {
+        if (i == last) { /* the highest number is the journal */
+            snprintf(path, sizeof path, "%s/%s", from, entries[i]->d_name);
+            size_t bytes = read_segment(path, &data), kept = bytes > (size_t)torn ? bytes - (size_t)torn : 0;
+            snprintf(path, sizeof path, "%s/%s", c->journal, entries[i]->d_name);
+            FILE *f = fopen(path, "wb");
+            if (!f || fwrite(data, 1, kept, f) != kept || fclose(f)) die("cannot write %s", path);
+            free(data);
+        }
+        free(entries[i]);
+    }
+    free(entries);
+}
+
+void cluster_kill_coordinator(struct cluster *c, int torn) {
+    for (int i = 0; i < 2; i++) leash_cut(c->leash[i]);
+    c->lives++;
+    keep_journal(c, torn);
+    coordinator_stop(c->coordinator, false);
+    pthread_join(c->thread, NULL);
+    coordinator_free(c->coordinator);
+    close_buses(c);
+}
+
+void cluster_restart_coordinator(struct cluster *c) {
+    struct why why;
+    if (start_coordinator(c, c->endpoint, &why) < 0) die("%s", why.text);
+}
+
 void cluster_drain(struct cluster *c) { coordinator_stop(c->coordinator, true); }
 
 int cluster_stop(struct cluster *c) {
@@ -193,10 +293,10 @@ int cluster_stop(struct cluster *c) {
     bad += c->rc < 0;
     coordinator_free(c->coordinator);
     fabric_hub_free(c->hub);
-    bus_close(c->clients);
-    bus_close(c->workers);
+    close_buses(c);
     bus_hub_free(c->bus_hub);
     bus_context_close(c->context);
+    remove_folder(c->folder);
     free(c);
     return bad;
 }

@@ -33,6 +33,13 @@ bool cluster_worker_ended(struct cluster *c, int rank); /* by itself or by force
 /* Another process in the place of one that is dead. */
 void cluster_restart_worker(struct cluster *c, int rank);
 
+/* --- and the coordinator, where coordinator.journal_dir was given as "" (a folder of its own) --- */
+
+/* It is gone, as by kill -9: what its journal has is what it had written, less `torn` bytes. Then another at the same place,
+ * with that journal; workers and clients come to it by themselves. Nobody may use the cluster otherwise in between. */
+void cluster_kill_coordinator(struct cluster *c, int torn);
+void cluster_restart_coordinator(struct cluster *c);
+
 void cluster_drain(struct cluster *c); /* finish what was admitted, then end; cluster_stop waits for it. Any thread */
 /* Drains and ends. The number of parts that did not end in order; dead workers do not count. Frees c. */
 int cluster_stop(struct cluster *c);

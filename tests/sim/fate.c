@@ -56,6 +56,11 @@ void fate_draw(struct fate *f, uint64_t seed, uint64_t tokens) {
     f->drain_tokens = draw(&rng) % (tokens / 2);
     f->newcomer = range(&rng, 0, 2) ? NEWCOMER_LIVES : (enum newcomer)range(&rng, 1, 2);
     draw_blows(f, &rng, tokens * 3 / 4);
+    if (f->tight || f->drains || range(&rng, 0, 2)) return;
+    f->restart = (enum restart)range(&rng, 1, RESTARTS - 1);
+    f->restart_tokens = draw(&rng) % (tokens / 2);
+    f->torn = range(&rng, 0, 1) * range(&rng, 1, 60);
+    f->away_ms = range(&rng, 0, 400);
 }
 
 struct text {
@@ -73,8 +78,8 @@ static void say(struct text *t, const char *fmt, ...) {
 
 void fate_say(const struct fate *f, char *buf, size_t cap) {
     static const char *const how[] = {"is killed", "vanishes", "is stopped", "pauses", "is cut off", "is deaf", "is mute"};
-    static const char *const when[] = {"", "at once", "as it prepares", "when it has prepared", "as it switches",
-                                       "at its first plan"};
+    static const char *const when[] = {
+        "", "at once", "as it prepares", "when it has prepared", "as it switches", "at its first plan"};
     static const char *const newcomer[] = {"", " (the first dies while loading)", " (the first dies when ready)"};
     struct text t = {buf, cap, 0};
     say(&t, "%d workers on %d hosts, %d hops, microbatches %d, faults %d %%", f->workers, f->hosts, f->hops, f->microbatches,
@@ -83,6 +88,11 @@ void fate_say(const struct fate *f, char *buf, size_t cap) {
         const struct blow *b = &f->blow[i];
         if (b->when == BLOW_AFTER_TOKENS) say(&t, "; after %" PRIu64 " tokens %d %s", b->tokens, b->rank, how[b->how]);
         else say(&t, "; %s %d %s", when[b->when], b->rank, how[b->how]);
+    }
+    if (f->restart) {
+        if (f->restart == RESTART_APART) say(&t, "; after %" PRIu64 " tokens", f->restart_tokens);
+        else say(&t, "; %s the first blow", f->restart == RESTART_WITH ? "at" : "right after");
+        say(&t, " the coordinator is killed, %d bytes torn, %d ms away", f->torn, f->away_ms);
     }
     if (f->late_us) say(&t, "; one takes %d ms to prepare", f->late_us / 1000);
     if (f->tight) say(&t, "; one fewer cannot hold the model");

@@ -33,6 +33,13 @@ struct blow {
     uint64_t tokens;
     int rank;
 };
+enum restart { /* of the coordinator, killed once */
+    RESTART_NONE,
+    RESTART_APART, /* at some tokens, whatever befalls the workers */
+    RESTART_WITH,  /* the first blow strikes while there is none */
+    RESTART_AFTER, /* right after the first blow */
+    RESTARTS
+};
 enum newcomer { NEWCOMER_LIVES, NEWCOMER_DIES_LOADING, NEWCOMER_DIES_READY };
 struct fate {
     int workers, hosts, hops, microbatches;
@@ -43,6 +50,10 @@ struct fate {
     bool drains;       /* once drain_tokens are there */
     uint64_t drain_tokens;
     enum newcomer newcomer; /* the first one */
+    enum restart restart;
+    uint64_t restart_tokens;
+    int torn;    /* bytes of its journal's end that are lost */
+    int away_ms; /* until another comes */
     int n;
     struct blow blow[FATE_BLOWS];
 };

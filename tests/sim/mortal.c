@@ -125,7 +125,9 @@ static int bus_fd_of(struct bus *b) { return bus_fd(of_bus(b)->inner_bus); }
 static const char *bus_endpoint_of(struct bus *b) { return bus_endpoint(of_bus(b)->inner_bus); }
 static void bus_close_it(struct bus *b) { (void)b; } /* mortal_free does */
 
-static const struct bus_ops bus_ops = {bus_send_to, bus_recv_from, bus_fd_of, bus_endpoint_of, bus_close_it, NULL, NULL};
+static void bus_link_of(struct bus *b, struct bus_link *out) { bus_get_link(of_bus(b)->inner_bus, out); }
+
+static const struct bus_ops bus_ops = {bus_send_to, bus_recv_from, bus_fd_of, bus_endpoint_of, bus_close_it, NULL, bus_link_of};
 
 /* ---- the fabric ---- */
 

@@ -27,6 +27,9 @@ struct reaper {
     uint64_t dead, alive, steady, ever_dead;
     uint64_t fresh; /* started again, and the coordinator may still mean the one before */
     uint64_t tokens, known;
+    uint64_t before; /* tokens of coordinators that are gone */
+    uint64_t ghosts; /* struck while there was none: whoever comes next never sees them */
+    bool restarted;
     bool serving;
     struct blow *laid; /* the blow that waits for its message */
 };
@@ -47,7 +50,8 @@ static bool look(struct reaper *r) {
     r->dead = r->alive = r->steady = 0;
     for (size_t i = 0; i < s->n_workers; i++) {
         const char *state = s->workers[i].state;
-        bool dead = !strcmp(state, "dead") || !strcmp(state, "left");
+        bool dead = !strcmp(state, "dead") || !strcmp(state, "left") ||
+                    (r->ghosts >> i & 1 && !strcmp(state, "expected") && cluster_worker_ended(r->cluster, (int)i));
         if (dead) r->dead |= bit((int)i);
         else if (strcmp(state, "expected") != 0) r->alive |= bit((int)i);
         if (dead || !strcmp(state, "ready")) r->steady |= bit((int)i);
@@ -55,7 +59,7 @@ static bool look(struct reaper *r) {
     }
     r->dead &= ~r->fresh;
     r->ever_dead |= r->dead;
-    r->tokens = s->generated_tokens;
+    r->tokens = r->before + s->generated_tokens;
     r->known = s->running + s->waiting + s->finished;
     r->deaths = s->recovery ? s->recovery->deaths : 0;
     r->serving = !strcmp(s->state, "serving");
@@ -65,6 +69,22 @@ static bool look(struct reaper *r) {
         cluster_drain(r->cluster);
     }
     return true;
+}
+
+/* ---- the coordinator ---- */
+
+static void strike(struct reaper *r, const struct blow *b);
+
+static void restart(struct reaper *r, const struct blow *meanwhile) {
+    const struct fate *f = r->fate;
+    if (r->restarted) return;
+    r->restarted = true;
+    cluster_kill_coordinator(r->cluster, f->torn);
+    if (meanwhile) strike(r, meanwhile);
+    poll(NULL, 0, f->away_ms);
+    cluster_restart_coordinator(r->cluster);
+    r->before = r->tokens;
+    for (int i = 0; i < f->n; i++) r->ghosts |= bit(f->blow[i].rank);
 }
 
 /* ---- striking ---- */
@@ -155,8 +175,10 @@ static void await_trip(struct reaper *r, const struct blow *b, int tripped) {
 
 /* Where the others cannot hold the model there are no more of them before the dead are back. */
 static void await_tokens(struct reaper *r, uint64_t tokens) {
-    while (!atomic_load(&r->over) && r->ok && r->tokens < tokens)
+    while (!atomic_load(&r->over) && r->ok && r->tokens < tokens) {
+        if (r->fate->restart == RESTART_APART && r->tokens >= r->fate->restart_tokens) restart(r, NULL);
         if (look(r) && !r->drained && (r->fate->tight || !r->alive)) revive(r);
+    }
 }
 
 static void strike_all(struct reaper *r) {
@@ -172,7 +194,9 @@ static void strike_all(struct reaper *r) {
         }
         tripped = atomic_load(&r->tripped);
         if (i + 1 < f->n) lay(r, &f->blow[i + 1]);
-        if (b->when < BLOW_AT_EPOCH) strike(r, b);
+        if (!i && f->restart == RESTART_WITH) restart(r, b);
+        else if (b->when < BLOW_AT_EPOCH) strike(r, b);
+        if (!i && f->restart == RESTART_AFTER) restart(r, NULL);
     }
 }
 

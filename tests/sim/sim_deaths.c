@@ -89,6 +89,7 @@ static bool disturb(const char *dir, const struct fate *f, const struct answer *
                                                 .ids_only = true,
                                                 .survive = true,
                                                 .prove = true,
+                                                .journal_dir = f->restart ? "" : NULL,
                                                 .hops = f->hops,
                                                 .microbatches = f->microbatches,
                                                 .memory = f->tight ? tight_memory(dir, f->workers) : 0,
