@@ -158,6 +158,29 @@ def under_serve(p):
 
 
 @case
+def waits_for_another(p):
+    """Where one alone cannot hold the model that is said at the start, and of two that serve one dies: what was asked waits for
+    whoever comes, and its answers are the same."""
+    words = ["--count", "64", "--at-once", "16", "--prompt", "20", "--tokens", "100"]
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        c = Growing(p, stack, "shm", folder)
+        wanted, workers = run([p.load, "--connect", c.front.endpoint, *words], 120).good("undisturbed").out, c.front.status()["workers"]
+        room = max(sum(w[f"{part}_bytes"] for part in ("weight", "resident", "kv", "buffer", "exchange")) for w in workers) + 4096
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        c = Growing(p, stack, "shm", folder, [room, room])
+        check(c.front.status()["recovery"]["without_one"], f"one alone could not: {c.front.status()['recovery']}")
+        asked = stack.enter_context(Process([p.load, "--connect", c.front.endpoint, *words]))
+        s = c.front.until_status(lambda s: s["generated_tokens"] > 200, "some tokens")
+        c.workers[s["workers"][1]["pid"]].send(signal.SIGKILL)
+        s = c.front.until_status(lambda s: s["workers"][1]["state"] == "dead" and s["state"] == "recovering", "requests wait")
+        check(s["running"] + s["waiting"] > 0 and not s["failed"] and asked.running(), f"none has failed: {s['failed']}")
+        c.join(1, "--memory", str(room))
+        same(asked.wait(120).good("what waited").out.splitlines(), wanted.splitlines(), "the answers of an undisturbed run")
+        c.coordinator.send(signal.SIGTERM)
+        same(c.coordinator.wait(60).status, 0, "an orderly end")
+
+
+@case
 def from_a_pack(p):
     """What a dead worker held is mapped by the others; the answers are those of the model it was made of, in that format. And
     who holds it corrupt has it from another."""
