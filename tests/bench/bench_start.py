@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""bench_start.py - how long a cluster takes to serve from a pack, and how much memory its workers have for themselves; beside the
+"""bench_start.py - how long a cluster takes to serve from a pack, and how much memory its workers take; beside the
 same from the checkpoint it was made of, which every worker converts and copies.
 
 Both have their files in the page cache. The answers to one prompt must be the same ids. A reading of the pack's bytes from the
@@ -32,10 +32,10 @@ def arguments():
 
 
 def own_mib(pid):
-    """Resident pages, those of files shared out among who maps them; and of these the process's own alone."""
+    """Resident pages, those of files shared out among who maps them; and of these what the process has written."""
     rows = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
     kib = {k: int(v.split()[0]) for k, v in rows.items()}
-    return kib["Pss"] / 1024, (kib["Private_Clean"] + kib["Private_Dirty"]) / 1024
+    return kib["Pss"] / 1024, kib["Private_Dirty"] / 1024
 
 
 def start(p, model, o, **options):
@@ -72,7 +72,7 @@ def main():
     equal = all(a[1] == b[1] for a, b in rounds)
     pss, own = ([max(m[i] for m in rounds[-1][k][2]) for k in (0, 1)] for i in (0, 1))
     print(f"{Path(o.model).name} as {o.weights}: {gib:.2f} GiB, packed in {made:.1f} s; {o.workers} workers, files in the page cache")
-    print(f"{'from':<12} {'serves after s':>15} {'MiB per worker':>15} {'of these its own':>17}")
+    print(f"{'from':<12} {'serves after s':>15} {'MiB per worker':>15} {'of these written':>17}")
     for k, name in enumerate(("the pack", "checkpoint")):
         print(f"{name:<12} {times[k]:15.2f} {pss[k]:15.0f} {own[k]:17.0f}")
     print(f"reading the pack once takes {reading:.2f} s ({gib / reading:.1f} GiB/s); answers {'equal' if equal else 'DIFFER'}")
