@@ -8,7 +8,7 @@ usage() {
   cat <<'TEXT'
 Usage: deploy/test.sh [--soak] [--quick]
 
-  --soak     full seed counts and longer fuzzing (two hours) instead of the reduced ones (25 minutes)
+  --soak     full seed counts and longer fuzzing (two hours) instead of the reduced ones (20 minutes)
   --quick    only the ordinary build, no sanitizers
   --help     show this text
 
