@@ -163,7 +163,8 @@ def an_interrupted_client_cancels_in_the_cluster(p):
             a.send(signal.SIGINT)
         ended = [a.wait(10) for a in asked]
         stopped = [r for r in ended if r.status == 130]
-        check(all(r.status in (0, 130) for r in ended), f"exit statuses {[r.status for r in ended]}")
+        # One that the signal ends outright (-SIGINT) had yet to begin: it watches for signals before it asks anything.
+        check(all(r.status in (0, 130, -signal.SIGINT) for r in ended), f"exit statuses {[r.status for r in ended]}")
         check(len(stopped) >= 6, f"only {len(stopped)} of {len(ended)} were interrupted in time")
         check(all("cancelled after" in r.err for r in stopped), "what an interrupted client says")
         same(c.status()["cancelled"], len(stopped), "cancelled in the cluster")
