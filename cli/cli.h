@@ -23,6 +23,7 @@ int drain_main(int argc, char **argv);
 int events_main(int argc, char **argv);
 int keygen_main(int argc, char **argv);
 int pack_main(int argc, char **argv);
+int eval_main(int argc, char **argv);
 int journal_main(int argc, char **argv);
 int serve_main(int argc, char **argv);
 

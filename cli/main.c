@@ -18,6 +18,7 @@ static const struct cli_verb verbs[] = {
     {"keygen", "make the key without which nobody may join or ask", keygen_main},
     {"journal", "what a coordinator has written down", journal_main},
     {"pack", "make a model into files that workers map instead of loading", pack_main},
+    {"eval", "score how well a model predicts a text", eval_main},
     {"inspect", "what a checkpoint is and what it takes to serve it", inspect_main},
     {"tokenize", "show the token ids of a text", tokenize_main},
 };

@@ -1,8 +1,8 @@
-/* runner.h - one worker's forward pass without a cluster: what the golden tests drive. */
+/* runner.h - a solo worker with mistakes planted in it: what the golden tests drive. */
 #pragma once
-#include "worker/forward.h"
+#include "worker/solo.h"
 
-enum { RUNNER_PAGE_TOKENS = 16, RUNNER_MAX_TOKENS = 128 };
+enum { RUNNER_MAX_TOKENS = 128 };
 
 struct runner_options {
     const char *isa;
@@ -18,25 +18,12 @@ struct runner_options {
 };
 
 struct runner {
-    struct checkpoint checkpoint;
-    struct backend *backend;
+    struct solo solo;
     const struct ops *real_ops;
     struct ops ops; /* the table in use, perhaps mutated */
-    struct placement placement;
-    struct weights weights;
-    struct expert_store store;
-    struct kv kv;
-    struct ep *ep;
-    struct moe moe;
-    struct forward forward;
-    atomic_ullong progress;
-    atomic_bool stop;
 };
 
 int runner_open(struct runner *r, const char *dir, const struct runner_options *o, struct why *why);
 void runner_close(struct runner *r);
-/* Runs positions first .. first + count - 1 of the one sequence; ids[0] is position 0. Logits of all of them are in
- * r->forward.logits. */
-int runner_chunk(struct runner *r, const int32_t *ids, int first, int count);
 /* Runs ids[T] in chunks of `chunk` rows (0: all at once) and writes logits [T,V]. T <= RUNNER_MAX_TOKENS. */
 int runner_logits(struct runner *r, const int32_t *ids, int T, int chunk, float *logits);

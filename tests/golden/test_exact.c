@@ -28,11 +28,11 @@ static int read_ids(const json_t *array, int32_t *ids) {
 /* Feeds back our own tokens, not the expected ones, so one wrong token spoils the rest as it would in use. Returns the
  * number of leading tokens that agree. */
 static int generate(struct runner *r, int32_t *ids, int n_prompt, const int32_t *want, int n_want) {
-    int V = r->checkpoint.config.vocab;
+    int V = r->solo.checkpoint.config.vocab;
     for (int i = 0, first = 0; i < n_want; i++) {
         int n = n_prompt + i;
-        if (runner_chunk(r, ids, first, n - first) < 0) die("the forward pass failed");
-        ids[n] = argmax(r->forward.logits + (size_t)(n - first - 1) * (size_t)V, V);
+        if (solo_chunk(&r->solo, ids, first, n - first) < 0) die("the forward pass failed");
+        ids[n] = argmax(r->solo.forward.logits + (size_t)(n - first - 1) * (size_t)V, V);
         if (ids[n] != want[i]) return i;
         first = n;
     }

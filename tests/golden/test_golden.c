@@ -542,14 +542,14 @@ static void test_path(const char *name, const char *dir, const struct reference 
         report(d <= TOLERANCE, "%s %s%s chunks of %d: %.2e standard deviations", name, isa, form, chunks[i], d);
         if (chunks[i]) report(same, "%s %s%s chunks of %d: the same bits as in one go", name, isa, form, chunks[i]);
     }
-    r.forward.microbatches = 2;
+    r.solo.forward.microbatches = 2;
     static const int halved[] = {6, RUNNER_MAX_TOKENS};
     for (size_t i = 0; i < (brief ? 1 : sizeof halved / sizeof *halved); i++) {
         bool same = true;
         run_all(&r, ref, halved[i], whole, &same);
         report(same, "%s %s%s in two microbatches, chunks of at most %d: the same bits", name, isa, form, halved[i]);
     }
-    if (r.checkpoint.config.quant != FMT_COUNT && !naive) test_stored(name, dir, ref, isa, whole);
+    if (r.solo.checkpoint.config.quant != FMT_COUNT && !naive) test_stored(name, dir, ref, isa, whole);
     for (int p = 0; p < PROMPTS; p++) free(whole[p]);
     runner_close(&r);
 }
@@ -582,7 +582,7 @@ static void test_mutations(const char *name, const char *dir, const struct refer
     struct runner plain;
     struct why why;
     if (runner_open(&plain, dir, &(struct runner_options){.isa = "ref", .threads = 1}, &why) < 0) die("%s: %s", dir, why.text);
-    struct model_config config = plain.checkpoint.config;
+    struct model_config config = plain.solo.checkpoint.config;
     real = plain.real_ops;
     for (int i = 0; i < MUTATIONS; i++)
         if (mutations[i].applies(&config)) test_mutation(name, dir, ref, &mutations[i]);

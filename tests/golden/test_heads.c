@@ -28,8 +28,8 @@ static void run(const char *dir, const char *isa, int chunk, const int32_t *ids,
         die("%s", why.text);
     for (int first = 0, n; first < T; first += n) {
         n = chunk && chunk < T - first ? chunk : T - first;
-        if (runner_chunk(&r, ids, first, n) < 0) die("%s: the forward pass failed", dir);
-        memcpy(out + first, r.moe.lane[0].gating.confidence, (size_t)n * sizeof *out);
+        if (solo_chunk(&r.solo, ids, first, n) < 0) die("%s: the forward pass failed", dir);
+        memcpy(out + first, r.solo.moe.lane[0].gating.confidence, (size_t)n * sizeof *out);
     }
     runner_close(&r);
 }

@@ -51,7 +51,7 @@ static void test_format(const char *name, const char *dir, const struct referenc
     logits(dir, ref, fmt, plain, &r);
     runner_close(&r);
     logits(folder, ref, fmt, packed, &r);
-    report(r.store.mapped == r.store.bytes && !r.store.held && r.weights.mapped_bytes == r.weights.bytes, name, fmt,
+    report(r.solo.store.mapped == r.solo.store.bytes && !r.solo.store.held && r.solo.weights.mapped_bytes == r.solo.weights.bytes, name, fmt,
            "all is mapped");
     runner_close(&r);
     remove_pack(folder, dir);
