@@ -235,6 +235,20 @@ static size_t read_segment(const char *path, char **data) {
     return n;
 }
 
+/* What of a segment a dead process leaves for certain: all but tokens, which nobody waits for, has been answered for (in the
+ * promise of docs/JOURNAL.md the kernel has it). Tokens behind that may be half written. */
+static size_t promised(const char *data, size_t bytes) {
+    enum { HEADER = 64, RECORD = 16, TOKENS = 4 }; /* docs/JOURNAL.md */
+    size_t end = HEADER;
+    for (size_t at = HEADER; at + RECORD <= bytes;) {
+        uint32_t head[2]; /* length of what follows, kind */
+        memcpy(head, data + at, sizeof head);
+        at += RECORD + head[0];
+        if (at <= bytes && head[1] != TOKENS) end = at;
+    }
+    return end < bytes ? end : bytes;
+}
+
 /* The journal as a killed process leaves it: a copy. */
 static void keep_journal(struct cluster *c, int torn) {
     struct dirent **entries;
@@ -248,7 +262,8 @@ static void keep_journal(struct cluster *c, int torn) {
     for (int i = 0; i < n; i++) {
         if (i == last) { /* the highest number is the journal */
             snprintf(path, sizeof path, "%s/%s", from, entries[i]->d_name);
-            size_t bytes = read_segment(path, &data), kept = bytes > (size_t)torn ? bytes - (size_t)torn : 0;
+            size_t bytes = read_segment(path, &data), kept = promised(data, bytes);
+            if (bytes > kept + (size_t)torn) kept = bytes - (size_t)torn;
             snprintf(path, sizeof path, "%s/%s", c->journal, entries[i]->d_name);
             FILE *f = fopen(path, "wb");
             if (!f || fwrite(data, 1, kept, f) != kept || fclose(f)) die("cannot write %s", path);
