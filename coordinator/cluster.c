@@ -267,7 +267,7 @@ static int admit(struct coordinator *c, const struct worker_hello *h, struct why
     if (c->state <= CORE_PROVING && later)
         return fail(why, ERR_AGAIN, "rank %u is one of those that come when the first %d work", h->rank, c->options.first);
     if (c->state == CORE_LOADING) return member_hello(&c->members, h, c->now_us, why);
-    if (h->held_incarnation) return fail(why, ERR_DENIED, "this worker was taken for dead; start it again");
+    if (h->held_members) return fail(why, ERR_DENIED, "this worker was taken for dead; start it again");
     if (!c->options.survive || c->state < CORE_PROVING || c->state > CORE_RECOVERING)
         return fail(why, ERR_DENIED, "this cluster is complete and takes no more workers");
     if (!known) return member_hello(&c->members, h, c->now_us, why);
@@ -623,6 +623,13 @@ static void probe_all(struct coordinator *c) {
         if (member_alive(&c->members, w)) probe(c, w);
 }
 
+/* Whoever came while others began without it: it held on to a coordinator before, and had no part in the last epoch. */
+static void welcome_left_over(struct coordinator *c) {
+    if (c->options.world || c->state < CORE_PROVING || c->state > CORE_RECOVERING) return;
+    for (int w = 0; w < c->options.workers; w++)
+        if (c->members.m[w].state == WORKER_CONNECTED) welcome_newcomer(c, w);
+}
+
 void cluster_tick(struct coordinator *c) {
     struct why why;
     int rank;
@@ -633,6 +640,7 @@ void cluster_tick(struct coordinator *c) {
     probe_all(c);
     say_suspects(c);
     held_tick(c);
+    welcome_left_over(c);
     say_missing(c);
     check_start(c);
     recover_tick(c);

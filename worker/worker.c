@@ -41,7 +41,7 @@ struct worker {
     struct worker_setup first; /* as it was loaded; placement and peers are the engine's */
     struct ready_report ready; /* the same */
     uint32_t epoch;            /* the latest it was told of */
-    uint64_t members;          /* mask of those in it */
+    uint64_t members;          /* mask of those in it; 0: it has not been told */
     uint64_t step;             /* the last it was given */
     int rows;                  /* of its fullest worker */
     double row_ns;             /* what a row has taken lately; 0: not known */
@@ -113,6 +113,13 @@ static uint64_t members_of(const struct worker_setup *s) {
     return mask;
 }
 
+/* Who is welcomed alone may be to join others who go on: it is of no epoch before it is told of one. (Where it is alone indeed,
+ * nothing hangs on that: there is nobody else to begin with.) */
+static uint64_t begun_with(const struct worker_setup *s) {
+    const uint64_t members = members_of(s);
+    return members & (members - 1) ? members : 0;
+}
+
 /* ---- a coordinator that is gone ---- */
 
 static int hold(struct worker *w, struct why *why) {
@@ -154,7 +161,7 @@ static int rejoin(struct worker *w, struct worker_setup *s, struct why *why) {
     w->state = REJOINING;
     w->preparing = s->rejoins = true;
     w->epoch = s->epoch;
-    w->members = members_of(s);
+    w->members = begun_with(s);
     memset(w->tally_sent, 0, sizeof w->tally_sent); /* what the old one knew, this one does not */
     int rc = engine_prepare(w->engine, s);
     return rc < 0 ? fail(why, rc, "cannot prepare epoch %u: %s", w->epoch, status_text(rc)) : 0;
@@ -174,7 +181,7 @@ static int on_welcome(struct worker *w, struct worker_setup *setup, struct why *
     w->first.peers = NULL;
     w->first.held_by = NULL;
     w->epoch = setup->epoch;
-    w->members = members_of(setup);
+    w->members = begun_with(setup);
     int rc = engine_start(w->engine, setup);
     return rc < 0 ? fail(why, rc, "cannot start the engine thread: %s", status_text(rc)) : 0;
 }

@@ -39,6 +39,8 @@ struct fake;
 struct fake *fake_new(const struct coordinator_options *o); /* fails the test when the coordinator cannot be made */
 void fake_free(struct fake *f);                             /* ends the coordinator now */
 void fake_join(struct fake *f, int rank);                   /* Hello; from then on it does what it is told */
+/* The same of one that outlived another coordinator, by which it was in that epoch, with those members; 0: in none yet. */
+void fake_rejoin(struct fake *f, int rank, uint32_t epoch, uint64_t members);
 void fake_join_all(struct fake *f);                         /* and waits until all are ready */
 /* What a worker does wrong; set before or after it joined. */
 struct fake_faults {

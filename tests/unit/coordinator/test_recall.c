@@ -174,6 +174,31 @@ START_TEST(requests_wait_for_the_workers_of_a_new_life) {
 }
 END_TEST
 
+/* The coordinator died when 0 had come in the place of a dead one, and the others had gone on without it. In whatever order they
+ * come: those two begin, as they have what they need, and 0 joins them. */
+START_TEST(a_successor_outlives_the_coordinator) {
+    struct coordinator_options o = options(0);
+    o.workers = 3, o.survive = true;
+    serve_with(&o);
+    for (int first = 0; first < 3; first++) {
+        const uint32_t epoch = fake_epoch(f, 1);
+        stop();
+        f = fake_new(&o);
+        for (int i = 0; i < 3; i++) {
+            const int w = (first + i) % 3;
+            fake_rejoin(f, w, epoch + 1, w ? 6 : 0);
+            fake_status(f); /* answered, so what was said before has been heard */
+        }
+        fake_run(f, fake_epoch(f, 0) && fake_epoch(f, 0) == fake_epoch(f, 1) && fake_epoch(f, 1) == fake_epoch(f, 2));
+        fake_run(f, !strcmp(fake_status(f).state, "serving"));
+        ck_assert_uint_gt(fake_epoch(f, 1), epoch + 2); /* they had begun before it came to them */
+        struct fake_call *c = fake_generate(f, &(struct fake_ask){.prompt = 3, .max_tokens = 9});
+        fake_run(f, c->ended);
+        right_tokens(c, 9);
+    }
+}
+END_TEST
+
 START_TEST(connection_breaks) {
     serve(0);
     struct fake_ask a = {.text = "hello", .max_tokens = 60, .resumable = true};
@@ -363,8 +388,8 @@ END_TEST
 
 int main(int argc, char **argv) {
     const TTest *const tests[] = {
-        dies_at_any_moment, requests_wait_for_the_workers_of_a_new_life, connection_breaks, another_call_goes_on,
-        nobody_comes_back,  full_disk, ends, other_numbers};
+        dies_at_any_moment, requests_wait_for_the_workers_of_a_new_life, a_successor_outlives_the_coordinator, connection_breaks,
+        another_call_goes_on, nobody_comes_back, full_disk, ends, other_numbers};
     if (argc < 2) return 2;
     model = argv[1];
     return run_tests("recall", tests, (int)(sizeof tests / sizeof *tests), make_root, end);
