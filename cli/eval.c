@@ -37,11 +37,11 @@ static const struct conf_option table[] = {
 static const struct conf_command command = {
     .name = "cadre eval",
     .usage = "MODEL... --text FILE [options]",
-    .about = "Scores how well models predict a text: perplexity, right guesses of the next token, and bytes per weight. Needs no\n"
+    .about = "Scores how well models predict a text: perplexity, right guesses of the next token, bits per weight. Needs no\n"
              "cluster. The first MODEL in the first format is what the others are compared with.",
     .options = table,
-    .footer = "All of them are in memory at once, and must have the same tokenizer. A model whose tokenizer begins a text with a\n"
-              "token sees that at the start of each window.\n\n"
+    .footer = "All of them are in memory at once, and must have the same tokenizer. A model whose tokenizer begins a text\n"
+              "with a token sees that at the start of each window.\n\n"
               "Examples:\n  cadre eval ~/models/olmoe --text held-out.txt --weights f32,bf16,q8,q4\n"
               "  cadre eval ~/models/olmoe ~/models/olmoe-pruned --text held-out.txt\n\n"
               "Exit status: 0 scored, 1 failed, 2 wrong usage.",
@@ -147,8 +147,8 @@ static int score_all(struct scoring *s, const struct options *o, struct why *why
 }
 
 struct figures {
-    double perplexity, error;   /* one standard error of the mean, as perplexity */
-    double ratio, ratio_error;  /* to the first's; of the paired differences */
+    double perplexity, error;  /* one standard error of the mean, as perplexity */
+    double ratio, ratio_error; /* to the first's; of the paired differences */
     double right, agreed, divergence, bits, expert_bits, mib, rate;
 };
 
@@ -183,10 +183,13 @@ static void print_table(const struct scoring *s) {
     for (int i = 0; i < s->n; i++) {
         const struct figures f = figures_of(s->e[i]);
         if (!i || s->dir[i] != s->dir[i - 1]) printf("%s\n", s->dir[i]);
-        printf("%-7s %8.1f %9.2f %10.4f +- %-6.3f %11.5f +- %-7.5f %7.2f%% %10.2f%% %10.5f %8.0f\n", eval_weights(s->e[i]), f.mib,
-               f.bits, f.perplexity, f.error, f.ratio, f.ratio_error, 100 * f.right, 100 * f.agreed, f.divergence, f.rate);
+        printf("%-7s %8.1f %9.2f %10.4f +- %-6.3f %11.5f +- %-7.5f", eval_weights(s->e[i]), f.mib, f.bits, f.perplexity,
+               f.error, f.ratio, f.ratio_error);
+        printf(" %7.2f%% %10.2f%% %10.5f %8.0f\n", 100 * f.right, 100 * f.agreed, f.divergence, f.rate);
     }
-    printf("\nbits each: of all weights, scales included. right: the likeliest next token was the text's. same guess, KL: as the first's.\n");
+    printf(
+        "\nbits each: of all weights, scales included. right: the likeliest next token was the text's. same guess, KL: as the "
+        "first's.\n");
 }
 
 static void print_json(const struct scoring *s) {
@@ -195,11 +198,13 @@ static void print_json(const struct scoring *s) {
         const struct figures f = figures_of(s->e[i]);
         printf("%s{\"model\":", i ? "," : "");
         cli_json_string(stdout, s->dir[i], strlen(s->dir[i]));
-        printf(",\"weights\":\"%s\",\"tokens\":%llu,\"bytes\":%.0f,\"bits_per_weight\":%.4f,\"expert_bits_per_weight\":%.4f,",
-               eval_weights(s->e[i]), (unsigned long long)eval_score(s->e[i])->tokens, f.mib * (1 << 20), f.bits, f.expert_bits);
-        printf("\"perplexity\":%.6f,\"perplexity_error\":%.6f,\"ratio\":%.7f,\"ratio_error\":%.7f,\"top1\":%.6f,\"agreement\":%.6f,"
-               "\"kl\":%.8f,\"tokens_per_second\":%.1f}",
-               f.perplexity, f.error, f.ratio, f.ratio_error, f.right, f.agreed, f.divergence, f.rate);
+        printf(",\"weights\":\"%s\",\"tokens\":%llu,\"bytes\":%.0f,", eval_weights(s->e[i]),
+               (unsigned long long)eval_score(s->e[i])->tokens, f.mib * (1 << 20));
+        printf("\"bits_per_weight\":%.4f,\"expert_bits_per_weight\":%.4f,", f.bits, f.expert_bits);
+        printf("\"perplexity\":%.6f,\"perplexity_error\":%.6f,\"ratio\":%.7f,\"ratio_error\":%.7f,", f.perplexity, f.error,
+               f.ratio, f.ratio_error);
+        printf("\"top1\":%.6f,\"agreement\":%.6f,\"kl\":%.8f,\"tokens_per_second\":%.1f}", f.right, f.agreed, f.divergence,
+               f.rate);
     }
     printf("]}\n");
 }

@@ -15,13 +15,13 @@ struct eval_options {
 };
 
 struct eval_score {
-    uint64_t tokens, right; /* predicted; those whose likeliest was the text's */
+    uint64_t tokens, right;  /* predicted; those whose likeliest was the text's */
     double nll, nll_squares; /* sums over tokens of -ln p(token), and of its square */
     /* against the first model; for that one as for any other */
-    uint64_t agreed;           /* tokens for which both have the same likeliest */
+    uint64_t agreed;             /* tokens for which both have the same likeliest */
     double apart, apart_squares; /* sums of the difference of -ln p(token) */
-    double divergence;         /* sum of KL(first || this) over whole distributions, in nats */
-    int64_t us;                /* in the forward pass */
+    double divergence;           /* sum of KL(first || this) over whole distributions, in nats */
+    int64_t us;                  /* in the forward pass */
 };
 
 struct eval_size {

@@ -1,5 +1,5 @@
-/* solo.h - a model in one worker that belongs to no cluster, and one sequence in it: what scores texts and what the golden tests
- * drive. The worker's own parts, wired as its engine wires them.
+/* solo.h - a model in one worker that belongs to no cluster, and one sequence in it: what scores texts, and what the golden
+ * tests drive. The worker's own parts, wired as its engine wires them.
  *
  * Opened in three pieces, so that a test can plant its mistakes between them. One thread owns it; it stays where it is. */
 #pragma once

@@ -51,7 +51,8 @@ static void test_format(const char *name, const char *dir, const struct referenc
     logits(dir, ref, fmt, plain, &r);
     runner_close(&r);
     logits(folder, ref, fmt, packed, &r);
-    report(r.solo.store.mapped == r.solo.store.bytes && !r.solo.store.held && r.solo.weights.mapped_bytes == r.solo.weights.bytes, name, fmt,
+    const struct solo *s = &r.solo;
+    report(s->store.mapped == s->store.bytes && !s->store.held && s->weights.mapped_bytes == s->weights.bytes, name, fmt,
            "all is mapped");
     runner_close(&r);
     remove_pack(folder, dir);

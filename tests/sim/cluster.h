@@ -36,7 +36,8 @@ void cluster_restart_worker(struct cluster *c, int rank);
 /* --- and the coordinator, where coordinator.journal_dir was given as "" (a folder of its own) --- */
 
 /* It is gone, as by kill -9: what its journal has is what it had written, less `torn` bytes of the last tokens. Then another at
- * the same place, with that journal; workers and clients come to it by themselves. Nobody may use the cluster otherwise in between. */
+ * the same place, with that journal; workers and clients come to it by themselves. Nobody may use the cluster otherwise in
+ * between. */
 void cluster_kill_coordinator(struct cluster *c, int torn);
 void cluster_restart_coordinator(struct cluster *c);
 

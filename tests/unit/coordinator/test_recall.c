@@ -174,8 +174,8 @@ START_TEST(requests_wait_for_the_workers_of_a_new_life) {
 }
 END_TEST
 
-/* The coordinator died when 0 had come in the place of a dead one, and the others had gone on without it. In whatever order they
- * come: those two begin, as they have what they need, and 0 joins them. */
+/* The coordinator died when 0 had come in the place of a dead one, and the others had gone on without it. In whatever order
+ * they come: those two begin, as they have what they need, and 0 joins them. */
 START_TEST(a_successor_outlives_the_coordinator) {
     struct coordinator_options o = options(0);
     o.workers = 3, o.survive = true;
@@ -388,8 +388,8 @@ END_TEST
 
 int main(int argc, char **argv) {
     const TTest *const tests[] = {
-        dies_at_any_moment, requests_wait_for_the_workers_of_a_new_life, a_successor_outlives_the_coordinator, connection_breaks,
-        another_call_goes_on, nobody_comes_back, full_disk, ends, other_numbers};
+        dies_at_any_moment, requests_wait_for_the_workers_of_a_new_life, a_successor_outlives_the_coordinator,
+        connection_breaks, another_call_goes_on, nobody_comes_back, full_disk, ends, other_numbers};
     if (argc < 2) return 2;
     model = argv[1];
     return run_tests("recall", tests, (int)(sizeof tests / sizeof *tests), make_root, end);
