@@ -86,13 +86,13 @@ static void print_workers(const struct inspection *i) {
         while (last + 1 < m->workers && !memcmp(&i->worker[last + 1], b, sizeof *b)) last++;
         snprintf(rank, sizeof rank, last > w ? "%d-%d" : "%d", w, last);
         printf("%6s %11s %11s ", rank, cli_bytes((double)b->experts), cli_bytes((double)b->resident));
-        printf("%11s %11s ", cli_bytes((double)b->mapped), cli_bytes((double)b->kv));
+        printf("%11s %11s ", cli_bytes((double)worker_bytes_mapped(b)), cli_bytes((double)b->kv));
         printf("%11s %11s ", cli_bytes((double)b->buffers), cli_bytes((double)b->exchange));
         printf("%11s\n", cli_bytes((double)worker_bytes_total(b)));
     }
 }
 
-/* Of all workers on one host, once their KV is in use. */
+/* Of all workers on one host, once their KV is in use. Each expert has one holder here, so its pages are no one else's. */
 static uint64_t expected_resident(const struct inspection *i) {
     uint64_t sum = 0, mapped = 0;
     for (int w = 0; w < i->plan.workers; w++) {
@@ -155,7 +155,7 @@ static void json_workers(const struct inspection *i) {
         printf("%s{\"rank\":%d,", w ? "," : "", w);
         json_bytes("weight_bytes", b->experts);
         json_bytes("resident_bytes", b->resident);
-        json_bytes("mapped_bytes", b->mapped);
+        json_bytes("mapped_bytes", worker_bytes_mapped(b));
         json_bytes("kv_bytes", b->kv);
         json_bytes("buffer_bytes", b->buffers);
         json_bytes("exchange_bytes", b->exchange);

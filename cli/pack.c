@@ -75,6 +75,11 @@ static int make(const char *model, const struct options *o, struct progress *p, 
     const struct pack_progress progress = {say, p};
     int rc = pack_write(model, o->output, (enum fmt)fmt_parse(o->weights), &progress, why);
     if (rc < 0) return rc;
+    if (rc) {
+        printf("%s: the pack of %s weights was there already; nothing was written, and --verify checks it\n", o->output,
+               o->weights);
+        return 0;
+    }
     printf("%s: a pack of %s weights, made in %.1f s", o->output, o->weights, (double)(clk_now_us() - p->started_us) / 1e6);
     if (p->kept) printf("; %.1f MiB were there already", (double)p->kept / (1 << 20));
     putchar('\n');

@@ -175,7 +175,7 @@ struct cadre_worker {
     uint32_t experts;        /* slots over all layers */
     uint64_t rows;           /* expert rows executed */
     uint64_t beat_age_us, wait_us, busy_us;
-    uint64_t mapped_bytes;   /* of resident_bytes: pages of the checkpoint's files, shared by workers of one host */
+    uint64_t mapped_bytes;   /* of these two: pages of the checkpoint's files, one copy for all workers of a host */
     uint64_t buffer_bytes;   /* activations and logits of the largest step */
     uint64_t exchange_bytes; /* rows for the experts of the largest step; address space until rows come */
     const char *placement;   /* "0-3": experts held, the same in every layer; else how many */

@@ -126,7 +126,7 @@ struct worker_msg {
         } beat;
         struct {
             uint32_t number;
-            uint64_t weight_bytes;
+            uint64_t weight_bytes, mapped_bytes;
             struct blob_count blobs[BLOB_PLACES];
         } prepared;
         struct {

@@ -363,6 +363,7 @@ void recover_prepared(struct coordinator *c, int rank, const struct worker_msg *
     struct member *m = &c->members.m[rank];
     member_seen(&c->members, rank, c->now_us);
     m->ready.weight_bytes = said->prepared.weight_bytes;
+    m->ready.mapped_bytes = said->prepared.mapped_bytes;
     if (c->state != CORE_RECOVERING || c->recovery.due) return;
     if (said->prepared.number == c->recovery.epochs.next.number) add_blobs(c->recovery.blobs, said->prepared.blobs);
     if (epoch_ack(&c->recovery.epochs, rank, m->incarnation, said->prepared.number) == 1) begin_epoch(c);

@@ -211,6 +211,7 @@ static int read_message(struct worker_port *p, const pb_control *m, struct worke
         out->prepared.number = m->prepared->number;
         memset(out->prepared.blobs, 0, sizeof out->prepared.blobs);
         out->prepared.weight_bytes = m->prepared->weight_bytes;
+        out->prepared.mapped_bytes = m->prepared->mapped_bytes;
         read_blobs(m->prepared->source, m->prepared->n_source, out->prepared.blobs);
         return 0;
     default:

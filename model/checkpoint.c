@@ -231,6 +231,8 @@ int checkpoint_open(const char *dir, struct checkpoint *out, struct why *why) {
     struct checkpoint c = {0};
     int rc = model_config_texts(dir, &t.config, &t.config_len, &t.generation, &t.generation_len, why);
     if (rc >= 0) rc = open_checked(dir, &t, &c, why);
+    if (rc < 0 && pack_unfinished(dir))
+        rc = fail(why, ERR_CORRUPT, "%s is an unfinished pack: run cadre pack again to finish it", dir);
     if (rc >= 0) *out = c;
     else checkpoint_close(&c);
     free(t.config);

@@ -166,6 +166,14 @@ static int read_all(struct pack *p, struct model_config *c, struct why *why) {
     return rc;
 }
 
+bool pack_unfinished(const char *dir) {
+    char whole[4096], part[4096];
+    struct stat st;
+    if (snprintf(whole, sizeof whole, "%s/%s", dir, PACK_FILE) >= (int)sizeof whole) return false;
+    if (snprintf(part, sizeof part, "%s/%s", dir, PACK_PART_FILE) >= (int)sizeof part) return false;
+    return stat(whole, &st) < 0 && !stat(part, &st) && S_ISREG(st.st_mode);
+}
+
 static int map(struct pack *p, struct why *why) {
     struct stat st;
     int fd = open(p->path, O_RDONLY | O_CLOEXEC);

@@ -10,6 +10,7 @@
 #include "model/checkpoint.h"
 
 #define PACK_FILE "weights.pack"
+#define PACK_PART_FILE PACK_FILE ".part" /* while it is written */
 enum { PACK_VERSION = 1, PACK_PAGE = 4096 };
 struct pack_header { /* little endian; 64 bytes, the rest of the page is zero */
     char magic[8];   /* "CADREPAK" */
@@ -27,6 +28,8 @@ int pack_open(const char *dir, struct model_config *c, struct pack **out, struct
 /* The same of bytes in memory, borrowed and page-aligned: fuzzing. */
 int pack_open_memory(const void *bytes, size_t n, struct model_config *c, struct pack **out, struct why *why);
 void pack_close(struct pack *p);
+/* A pack was begun here and has not been finished. */
+bool pack_unfinished(const char *dir);
 const struct pack_header *pack_header(const struct pack *p);
 /* layer of the model; `expert` as in the blob's header. NULL: there is none such. */
 const struct blob_header *pack_blob(const struct pack *p, enum blob_kind kind, int layer, int expert);
@@ -52,5 +55,5 @@ struct pack_progress {
 };
 /* Makes or finishes `dir` of the model in `from`. What an interrupted run has written whole is kept. ERR_EXISTS: a pack of
  * another model or format is there, or files that would be overwritten: another model's. ERR_INVALID: `dir` is `from`, or
- * `from` is a pack. ERR_IO with the system's reason: a full disk, for one. */
+ * `from` is a pack. ERR_IO with the system's reason: a full disk, for one. 0: it was made; 1: it was there, whole. */
 int pack_write(const char *from, const char *dir, enum fmt weights, const struct pack_progress *progress, struct why *why);

@@ -14,7 +14,6 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-#define PART_FILE PACK_FILE ".part"
 enum { PATH_BYTES = 4096 };
 static const off_t MOST_BESIDE = (off_t)256 << 20; /* a larger file beside the weights is none of a tokenizer */
 
@@ -193,16 +192,20 @@ static int look(struct writing *w, const char *from, const char *dir, int dir_fd
     int fd = openat(dir_fd, PACK_FILE, O_RDONLY | O_CLOEXEC);
     if (fd >= 0) {
         bool same = read(fd, &found, sizeof found) == (ssize_t)sizeof found && !memcmp(&found, &w->header, sizeof found);
+        bool whole = !fstat(fd, &st) && (uint64_t)st.st_size == w->header.bytes;
         close(fd);
-        if (same) return 1;
+        if (same && whole) return 1;
+        if (same)
+            return fail(w->why, ERR_EXISTS, "%s/%s is damaged: not %llu bytes long; remove it, or take another folder", dir,
+                        PACK_FILE, (unsigned long long)w->header.bytes);
         return fail(w->why, ERR_EXISTS, "%s/%s is there, of another model or in another format; take another folder", dir,
                     PACK_FILE);
     }
-    if (fstatat(dir_fd, PART_FILE, &st, 0) < 0) {
+    if (fstatat(dir_fd, PACK_PART_FILE, &st, 0) < 0) {
         int rc = check_begin(from, dir, dir_fd, w->why);
         if (rc < 0) return rc;
     }
-    w->fd = openat(dir_fd, PART_FILE, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    w->fd = openat(dir_fd, PACK_PART_FILE, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (w->fd < 0 || fstat(w->fd, &st) < 0) return io_failed(w, "open");
     if (flock(w->fd, LOCK_EX | LOCK_NB) < 0) return fail(w->why, ERR_EXISTS, "%s: another process writes it", w->path);
     w->size = (uint64_t)st.st_size;
@@ -224,7 +227,7 @@ static int write_all(struct writing *w) {
 }
 
 static int give_name(struct writing *w, int dir_fd) {
-    if (renameat(dir_fd, PART_FILE, dir_fd, PACK_FILE) < 0) return io_failed(w, "rename");
+    if (renameat(dir_fd, PACK_PART_FILE, dir_fd, PACK_FILE) < 0) return io_failed(w, "rename");
     return fsync(dir_fd) < 0 ? io_failed(w, "sync the folder of") : 0;
 }
 
@@ -256,7 +259,7 @@ static int write_into(struct writing *w, const char *from, const char *dir) {
     if (w->fd >= 0) close(w->fd);
     free(w->staging);
     close(dir_fd);
-    return rc < 0 ? rc : 0;
+    return rc;
 }
 
 int pack_write(const char *from, const char *dir, enum fmt weights, const struct pack_progress *progress, struct why *why) {
@@ -264,7 +267,7 @@ int pack_write(const char *from, const char *dir, enum fmt weights, const struct
     int rc = checkpoint_open(from, &c, why);
     if (rc < 0) return rc;
     struct writing w = {.c = &c, .weights = weights, .progress = progress, .fd = -1, .why = why};
-    snprintf(w.path, sizeof w.path, "%s/%s", dir, PART_FILE);
+    snprintf(w.path, sizeof w.path, "%s/%s", dir, PACK_PART_FILE);
     rc =
         c.pack ? fail(why, ERR_INVALID, "%s is a pack itself; give the model it was made of", from) : write_into(&w, from, dir);
     checkpoint_close(&c);

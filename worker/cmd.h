@@ -106,7 +106,7 @@ struct held_seq { /* its keys and values are here, whether or not it is known an
 };
 struct prepared_report { /* for an epoch */
     uint32_t epoch;
-    uint64_t expert_bytes;
+    struct worker_bytes bytes;   /* with the experts of now */
     struct source_count source[SOURCES]; /* of what was loaded for it */
     int slots;
     const struct held_seq *held; /* when it was asked for; the engine's, until the next plan */

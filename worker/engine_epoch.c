@@ -18,6 +18,7 @@ static int change_experts(struct engine *e, struct worker_setup *s, struct why *
     engine_find_sources(e, s);
     int rc = expert_store_change(&e->store, &e->checkpoint, &e->sources, e->setup.weights, &e->setup.placement, &s->placement,
                                  e->options.rank, &e->loaded_bytes, &e->total_bytes, why);
+    e->bytes.mapped_experts = e->store.mapped;
     e->bytes.experts = e->store.held + e->store.mapped;
     st_forget(e->checkpoint.tensors);
     if (rc < 0) return rc;
@@ -63,7 +64,7 @@ int engine_prepare_epoch(struct engine *e, struct worker_setup *s, struct why *w
     }
     struct event ev = {.kind = EVENT_PREPARED};
     ev.prepared = (struct prepared_report){.epoch = s->epoch,
-                                           .expert_bytes = e->bytes.experts,
+                                           .bytes = e->bytes,
                                            .slots = e->store.first ? e->store.first[e->store.layers] : 0,
                                            .held = e->held,
                                            .n_held = held};

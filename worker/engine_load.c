@@ -143,6 +143,7 @@ int engine_load(struct engine *e, struct why *why) {
         rc = expert_store_open(&e->store, e->backend, &e->checkpoint, &e->sources, s->weights, &s->placement, e->options.rank,
                                &e->loaded_bytes, why);
     if (rc >= 0 && !e->counted) mover_show(e->options.mover, &e->store);
+    e->bytes.mapped_experts = e->store.mapped;
     e->bytes.experts = taken(e, &before) + e->store.mapped;
     if (rc >= 0) rc = kv_open(&e->kv, e->backend, c, s->weights, s->kv_pages, s->page_tokens, why);
     e->bytes.kv = taken(e, &before);

@@ -10,6 +10,8 @@ uint64_t worker_bytes_total(const struct worker_bytes *b) {
     return b->experts + b->resident + b->kv + b->buffers + b->exchange;
 }
 
+uint64_t worker_bytes_mapped(const struct worker_bytes *b) { return b->mapped + b->mapped_experts; }
+
 uint64_t measure_scratch(int threads) { return CPU_SCRATCH_BYTES + (uint64_t)threads * CPU_THREAD_BYTES; }
 
 int measure_limits(struct measure *m, const struct measure_wish *wish, struct why *why) {

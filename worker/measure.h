@@ -9,11 +9,13 @@ struct worker_bytes {
     uint64_t experts;  /* blobs of routed experts */
     uint64_t resident; /* all other weights, rope tables */
     uint64_t mapped;   /* of `resident`: pages of the checkpoint's files, which workers of one host share */
+    uint64_t mapped_experts; /* of `experts`: a pack's pages; shared by those of a host that hold the same ones */
     uint64_t kv;       /* attention state of all pages */
     uint64_t buffers;  /* activations and logits of the largest step */
     uint64_t exchange; /* rows for the experts of the largest step; address space until rows come */
 };
 uint64_t worker_bytes_total(const struct worker_bytes *b);
+uint64_t worker_bytes_mapped(const struct worker_bytes *b); /* of all */
 
 /* What the kernels of one worker take for themselves, whatever the model: not in the counters above. */
 uint64_t measure_scratch(int threads);

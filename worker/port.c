@@ -336,7 +336,7 @@ int port_send_ready(struct port *p, const struct ready_report *r, const struct h
     ready.weight_bytes = r->bytes.experts;
     ready.resident_bytes = r->bytes.resident;
     ready.kv_bytes = r->bytes.kv;
-    ready.mapped_bytes = r->bytes.mapped;
+    ready.mapped_bytes = worker_bytes_mapped(&r->bytes);
     ready.buffer_bytes = r->bytes.buffers;
     ready.exchange_bytes = r->bytes.exchange;
     ready.slots = (uint32_t)r->slots;
@@ -348,7 +348,8 @@ int port_send_ready(struct port *p, const struct ready_report *r, const struct h
 int port_send_prepared(struct port *p, const struct prepared_report *r) {
     Cadre__Control__V1__Prepared prepared = CADRE__CONTROL__V1__PREPARED__INIT;
     prepared.number = r->epoch;
-    prepared.weight_bytes = r->expert_bytes;
+    prepared.weight_bytes = r->bytes.experts;
+    prepared.mapped_bytes = worker_bytes_mapped(&r->bytes);
     prepared.slots = (uint32_t)r->slots;
     if (!pack_sources(p, r->source, &prepared.n_source, &prepared.source)) return ERR_NOMEM;
     pb_control m = CONTROL_MESSAGE(PREPARED, prepared, &prepared);

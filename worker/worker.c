@@ -275,7 +275,7 @@ static int on_prepared(struct worker *w, const struct prepared_report *r, struct
     if (w->state == SERVING) return sent(port_send_prepared(w->port, r), "that an epoch is prepared", why);
     if (w->state != REJOINING || r->epoch != w->epoch) return 0; /* of a coordinator that is gone */
     w->state = SERVING;
-    w->ready.bytes.experts = r->expert_bytes;
+    w->ready.bytes = r->bytes;
     w->ready.slots = r->slots;
     return sent(port_send_ready(w->port, &w->ready, r->held, r->n_held), "what was kept", why);
 }

@@ -188,12 +188,20 @@ def from_a_pack(p):
         wanted = c.generate(prompt="once", max_tokens=8)
     with tempfile.TemporaryDirectory() as folder:
         pack = str(Path(folder, "mixtral"))
-        run([p.cadre, "pack", p.golden("mixtral"), "-o", pack, "--weights", "q4"]).good("pack")
+        for said in ("made in", "was there already"):
+            made = run([p.cadre, "pack", p.golden("mixtral"), "-o", pack, "--weights", "q4"]).good("pack")
+            check(said in made.out, f"pack: {made.out!r}")
         with Cluster(p, pack, workers=3, fabric="shm") as c:
             same(c.generate(prompt="once", max_tokens=8), wanted, "the answer, from a pack")
-            victim = c.status()["workers"][1]["pid"]
+            before = c.status()["workers"]
+            for w in before:
+                check(w["mapped_bytes"] > w["weight_bytes"] > 0, f"all experts are mapped, and other weights: {w}")
+            told = run([p.cadre, "inspect", pack, "--json", "--workers", "3"]).good("inspect").json()["workers"]
+            same([w["mapped_bytes"] for w in before], [w["mapped_bytes"] for w in told], "bytes mapped, as told before")
+            victim = before[1]["pid"]
             os.kill(victim, signal.SIGKILL)
-            c.until_status(lambda s: s["state"] == "serving" and s["workers"][1]["pid"] not in (0, victim), "a successor", 30 * p.slow)
+            after = c.until_status(lambda s: s["state"] == "serving" and s["workers"][1]["pid"] not in (0, victim), "a successor", 30 * p.slow)
+            same([w["mapped_bytes"] for w in after["workers"]], [w["mapped_bytes"] for w in before], "bytes mapped, as before")
             same(c.generate(prompt="once", max_tokens=8), wanted, "the answer after a death")
             for kind in ("worker-ready", "epoch-begun"):
                 told = figures(c, kind)

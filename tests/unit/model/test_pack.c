@@ -111,7 +111,7 @@ END_TEST
 START_TEST(not_over_another) {
     struct why why = {""};
     make(model(0), FMT_BF16);
-    make(model(0), FMT_BF16); /* it is there: done */
+    ck_assert_int_eq(pack_write(model(0), out, FMT_BF16, &quiet, &why), 1); /* it is there: done */
     ck_assert_int_eq(pack_write(model(0), out, FMT_Q8, &quiet, &why), ERR_EXISTS);
     ck_assert_int_eq(pack_write(model(2), out, FMT_BF16, &quiet, &why), ERR_EXISTS);
     ck_assert_int_eq(pack_write(out, dir.dir, FMT_BF16, &quiet, &why), ERR_INVALID); /* of a pack */
@@ -119,6 +119,27 @@ START_TEST(not_over_another) {
     ck_assert_int_eq(pack_write(model(0), out, FMT_Q8, &quiet, &why), ERR_EXISTS);
     ck_assert_ptr_nonnull(strstr(why.text, "remove it"));
     make(model(0), FMT_BF16);
+    whole = read_file(pack, &bytes);
+    write_file(pack, whole, bytes - 1); /* its name says that it is whole */
+    ck_assert_int_eq(pack_write(model(0), out, FMT_BF16, &quiet, &why), ERR_EXISTS);
+    ck_assert_ptr_nonnull(strstr(why.text, "damaged"));
+}
+END_TEST
+
+/* A folder in which a pack was begun says so, whatever else is or is not there yet. */
+START_TEST(unfinished) {
+    struct why why = {""};
+    char config[1100];
+    make(model(0), FMT_BF16);
+    snprintf(config, sizeof config, "%s/config.json", out);
+    ck_assert_int_eq(rename(pack, part), 0);
+    for (int i = 0; i < 2; i++) {
+        ck_assert_int_eq(open_and_check(&why), ERR_CORRUPT);
+        ck_assert_msg(strstr(why.text, "is an unfinished pack: run cadre pack again"), "%s", why.text);
+        unlink(config);
+    }
+    make(model(0), FMT_BF16);
+    ck_assert_int_eq(open_and_check(&why), 0);
 }
 END_TEST
 
@@ -281,6 +302,7 @@ int main(void) {
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_loop_test(t, goes_on, 0, 3);
     tcase_add_test(t, not_over_another);
+    tcase_add_test(t, unfinished);
     tcase_add_test(t, not_into_a_model);
     tcase_add_test(t, no_room);
     tcase_add_loop_test(t, cut_off, 0, 3);

@@ -243,7 +243,7 @@ START_TEST(another_epoch) {
     ck_assert_msg(ev.kind == EVENT_PREPARED, "%s", ev.kind == EVENT_FAILED ? ev.failed.text : "not prepared");
     ck_assert_uint_eq(ev.prepared.epoch, 3);
     ck_assert_int_eq(ev.prepared.slots, moe_layers * experts);
-    ck_assert_uint_gt(ev.prepared.expert_bytes, 0);
+    ck_assert_uint_gt(ev.prepared.bytes.experts, 0);
     plan_of_epoch(1, 2);
     ck_assert_int_eq(engine_switch(engine, 2), 0); /* of the one before */
     ck_assert_int_eq(engine_switch(engine, 3), 0);
