@@ -102,10 +102,10 @@ static int check_exchange(struct coordinator *c, struct why *why) {
         return fail(why, ERR_INVALID, "--microbatches 2: this model's router follows the traffic step by step; use 1");
     if (o->first < o->workers && o->hops == 2)
         return fail(why, ERR_INVALID, "two hops want all hosts to be known from the start: no --max-workers beyond --workers");
-    c->overlap.forced = m->router.bias_update.serve ? 1 : o->microbatches;
+    c->steps.overlap.forced = m->router.bias_update.serve ? 1 : o->microbatches;
     int payload = o->payload ? ep_format_parse(o->payload) : EP_F32;
     if (payload < 0) return fail(why, ERR_INVALID, "--payload %s: wanted f32, bf16, int8 or fp8", o->payload);
-    c->hops = (struct hops){.forced = o->first < o->workers ? 1 : o->hops,
+    c->steps.hops = (struct hops){.forced = o->first < o->workers ? 1 : o->hops,
                             .workers = o->workers,
                             .experts = m->moe_layers ? m->gate.experts : 0,
                             .topk = m->gate.k,
@@ -186,7 +186,7 @@ static int open_scheduler(struct coordinator *c, struct why *why) {
                                  .max_queue = o->max_queue ? o->max_queue : DEFAULT_QUEUE,
                                  .vocab = c->checkpoint.config.vocab,
                                  .ahead = 2};
-    if (o->memory) rc = cluster_check_fit(c, &l, c->hosts, core_first(c), 0, why); /* rather than when all have come */
+    if (o->memory) rc = room_check(c, &l, c->hosts, core_first(c), 0, why); /* rather than when all have come */
     return rc < 0 ? rc : scheduler_init(&c->scheduler, &l, why);
 }
 
@@ -351,7 +351,7 @@ static int64_t pass(struct coordinator *c) {
     int64_t next = call_server_poll(c->calls, c->now_us);
     service_tick(c);
     cluster_tick(c);
-    cluster_plan(c);
+    steps_plan(c);
     recall_flush(c);
     health_check(c);
     events_service_flush(c);

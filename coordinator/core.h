@@ -1,5 +1,6 @@
-/* core.h - the coordinator's inside, shared by its own files only: coordinator.c (life and loop), cluster.c (the workers'
- * side), service.c (the clients' side), report.c (Status, Experts and Links). Everything belongs to the loop's thread. */
+/* core.h - the coordinator's inside, shared by its own files only: coordinator.c (life and loop), cluster.c, welcome.c, room.c
+ * and steps.c (the workers' side), service.c (the clients' side), report.c (Status, Experts and Links). Everything belongs to
+ * the loop's thread. */
 #pragma once
 #include <stdatomic.h>
 
@@ -57,10 +58,10 @@ struct request {
     /* recall.h. kept: the journal has it, so it may be without a call; its stream has all of the answer then */
     bool kept, ended; /* ended: its end was told once, and counted */
     uint8_t id[JOURNAL_ID_BYTES];
-    uint64_t accept_record;            /* not yet written; 0: it is */
-    int64_t detached_us, deadline_us;  /* deadline 0: none */
-    bool started;  /* Started was sent */
-    bool finished; /* no token follows; `end` holds what Finished says */
+    uint64_t accept_record;           /* not yet written; 0: it is */
+    int64_t detached_us, deadline_us; /* deadline 0: none */
+    bool started;                     /* Started was sent */
+    bool finished;                    /* no token follows; `end` holds what Finished says */
     int64_t finished_us;
     struct generate_finished end;
 };
@@ -71,10 +72,21 @@ struct core_counts {                               /* of Generate calls; every o
 
 struct core_watches { /* health_check.c */
     struct health_watch scheduler, tokenizer, telemetry[MSG_MAX_WORKERS], mover[MSG_MAX_WORKERS];
-    uint64_t prompts, prompts_done;         /* given to the tokeniser; back from it */
-    uint64_t counts[MSG_MAX_WORKERS];       /* messages of a worker with its counts */
-    uint64_t counted_at[MSG_MAX_WORKERS];   /* steps committed when the last one came */
+    uint64_t prompts, prompts_done;       /* given to the tokeniser; back from it */
+    uint64_t counts[MSG_MAX_WORKERS];     /* messages of a worker with its counts */
+    uint64_t counted_at[MSG_MAX_WORKERS]; /* steps committed when the last one came */
     int64_t looked_us;
+};
+
+struct steps { /* steps.c */
+    struct overlap overlap;
+    struct hops hops;
+    uint64_t sent[2]; /* plans that count, of one and of two hops */
+    struct step_given {
+        int rows; /* of the fullest worker */
+        int microbatches;
+        int64_t patience_us;
+    } given[SCHEDULER_MAX_AHEAD]; /* by step, modulo: of plans that may be out */
 };
 
 struct coordinator {
@@ -103,24 +115,19 @@ struct coordinator {
     struct bus_id worker_id[MSG_MAX_WORKERS];
     struct scheduler scheduler;
     struct telemetry telemetry;
-    struct overlap overlap;
-    struct hops hops;
-    uint64_t steps_of[2]; /* plans sent, of one and of two hops */
+    struct steps steps;
     struct links links;
     struct domains domains;
     struct tracing tracing;
-    int step_rows[SCHEDULER_MAX_AHEAD];            /* rows of the fullest worker, by step */
-    int64_t step_patience_us[SCHEDULER_MAX_AHEAD]; /* the same index */
-    int step_microbatches[SCHEDULER_MAX_AHEAD];
     uint32_t epoch; /* in which steps run, or ran last */
     struct recovery recovery;
     struct proof proof;
     struct held held;
     int64_t missing_said_us, shutdown_said_us, busy_said_us, leave_by_us, swept_us;
-    uint64_t suspects; /* mask, as last logged */
-    uint64_t broken;   /* connections of workers' bus that have ended; below: until when we look whose it was */
+    uint64_t suspects;                /* mask, as last logged */
+    uint64_t broken;                  /* connections of workers' bus that have ended; below: until when we look whose it was */
     int64_t probe_us, probe_until_us; /* the next look */
-    uint64_t noise;    /* messages from nobody we know */
+    uint64_t noise;                   /* messages from nobody we know */
     uint64_t strangers, strangers_of[MSG_MAX_WORKERS]; /* messages their fabrics refused: in all; as each said last */
 
     /* clients */
@@ -137,7 +144,7 @@ struct coordinator {
     int n_readers;
     bool journal_failed; /* as told by the last event */
     struct core_counts counts;
-    struct journal *journal; /* NULL: none */
+    struct journal *journal;              /* NULL: none */
     struct why journal_fault;             /* as told by the last Status */
     char recalled_class[MSG_CLASS_BYTES]; /* of the tokens that were found in it */
     int64_t recalled_us;                  /* when their clients may be expected back */
@@ -151,30 +158,43 @@ struct coordinator {
 /* Mask of the ranks it begins with. */
 static inline uint64_t core_first(const struct coordinator *c) { return UINT64_MAX >> (64 - c->options.first); }
 void core_set_state(struct coordinator *c, enum core_state to);         /* the only place where it changes */
-void core_serve(struct coordinator *c);                         /* -> SERVING, for the first time */
+void core_serve(struct coordinator *c);                                 /* -> SERVING, for the first time */
 void core_fail(struct coordinator *c, int code, const struct why *why); /* -> FAILED, once; everybody is told */
 
 /* cluster.c */
 void cluster_receive(struct coordinator *c); /* all messages of workers, committed tokens to their streams */
 void cluster_tick(struct coordinator *c);    /* deadlines, missing workers, leaving */
-/* What the members will need with experts placed so, against options.memory and, unless 0, against what is available on the one
- * host they share. */
-int cluster_check_fit(const struct coordinator *c, const struct scheduler_limits *l, const uint64_t *hosts, uint64_t members,
-                      uint64_t available, struct why *why);
-/* c->shape.room, by what members said of their memory. */
-int cluster_find_room(struct coordinator *c, struct why *why);
-struct measure cluster_measure(const struct coordinator *c, const struct scheduler_limits *l);
 /* peers[workers], those outside the mask without incarnation. */
 void cluster_peers(const struct coordinator *c, uint64_t mask, struct worker_peer *peers);
 void cluster_count_hosts(struct coordinator *c, uint64_t mask); /* of these workers: whether there is anything to hop over */
 /* Who has what and may be asked for a copy, as workers are told; NULL: nobody. Until the next call. */
 const uint64_t *cluster_holders(struct coordinator *c);
 void cluster_lose(struct coordinator *c, int rank, const struct why *why); /* it is dead */
+/* It is dead, or said what cannot be: none of it is believed any more, and it is told so when it is heard of again. */
+void cluster_condemn(struct coordinator *c, int rank, int rc, const struct why *why);
 /* Sending to it failed: it is gone, or takes nothing any more, which for a worker is the same. */
 void cluster_unreachable(struct coordinator *c, int rank, int rc);
-void cluster_begin(struct coordinator *c); /* those that are awaited are here: they are told what to load */
-void cluster_plan(struct coordinator *c); /* sends what the scheduler wants to run */
+void cluster_probe(struct coordinator *c, int rank); /* is its connection still there? */
 void cluster_shutdown(struct coordinator *c, bool abort, const char *reason);
+
+/* welcome.c */
+void welcome_hello(struct coordinator *c, const struct bus_id *id, const struct worker_hello *h);
+void welcome_seat(struct coordinator *c, const struct bus_id *id, const struct worker_hello *h);
+void welcome_ready(struct coordinator *c, int rank, const struct worker_ready *r);
+void welcome_all(struct coordinator *c);  /* those that are awaited are here: they are told what to load */
+void welcome_tick(struct coordinator *c); /* who is missing, or late */
+
+/* room.c */
+/* What the members will need with experts placed so, against options.memory and, unless 0, against what is available on the one
+ * host they share. */
+int room_check(const struct coordinator *c, const struct scheduler_limits *l, const uint64_t *hosts, uint64_t members,
+               uint64_t available, struct why *why);
+int room_find(struct coordinator *c, struct why *why); /* c->shape.room, by what members said of their memory */
+uint64_t room_available(const struct coordinator *c);  /* bytes on the one host of those awaited; 0: several, or unknown */
+
+/* steps.c */
+void steps_plan(struct coordinator *c);                                             /* sends what the scheduler wants to run */
+void steps_done(struct coordinator *c, int rank, const struct worker_step_done *d); /* a report; may commit steps */
 
 /* service.c */
 extern const struct call_method service_methods[];

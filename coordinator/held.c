@@ -42,7 +42,7 @@ void held_tick(struct coordinator *c) {
     if (!here || here == c->members.awaited) return;
     log_warn("%d of the workers that this cluster had are here; it goes on without the others", __builtin_popcountll(here));
     c->members.awaited = here;
-    cluster_begin(c);
+    welcome_all(c);
 }
 
 void held_adopt(struct coordinator *c, int rank, const struct worker_ready *r) {

@@ -69,7 +69,7 @@ void recover_start(struct coordinator *c) {
 /* ---- who could hold what ---- */
 
 static int check_fit(const struct coordinator *c, const uint64_t *hosts, uint64_t members, struct why *why) {
-    return cluster_check_fit(c, &c->scheduler.limits, hosts, members, c->recovery.available, why);
+    return room_check(c, &c->scheduler.limits, hosts, members, c->recovery.available, why);
 }
 
 static int count_slots(const struct coordinator *c, int rank) {
@@ -135,7 +135,7 @@ static int place(struct coordinator *c, uint64_t members, struct why *why) {
     uint32_t version = r->next.version > c->placement.version ? r->next.version : c->placement.version;
     if (!members) return fail(why, ERR_GONE, "nobody is left; the last one: %s", r->why.text);
     if (needs_all(c) && members != everybody(c)) return fail(why, ERR_GONE, "all workers must be there");
-    int rc = cluster_find_room(c, why);
+    int rc = room_find(c, why);
     if (rc < 0) return rc;
     planner_members(s, r->first, c->hosts, members, r->next_hosts);
     rc = check_fit(c, r->next_hosts, members, why);

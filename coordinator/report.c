@@ -122,12 +122,12 @@ const uint8_t *report_experts(struct coordinator *c, size_t *len) {
 }
 
 static struct hops_report report_hops(const struct coordinator *c) {
-    const struct hops *h = &c->hops;
+    const struct hops *h = &c->steps.hops;
     struct hops_report r = {.hosts = (uint32_t)h->hosts,
                             .two_from = (uint32_t)hops_two_from(h, c->scheduler.limits.step_tokens),
                             .inside = h->inside,
                             .between = h->between,
-                            .steps = {c->steps_of[0], c->steps_of[1]}};
+                            .steps = {c->steps.sent[0], c->steps.sent[1]}};
     for (int w = 0; w < c->options.workers; w++) {
         const struct far_count *f = &c->links.far[w];
         r.far.rows += f->rows, r.far.direct += f->direct, r.far.answers += f->answers;
@@ -181,8 +181,8 @@ const uint8_t *report_links(struct coordinator *c, size_t *len) {
                              .tasks = tasks,
                              .tasks_long = tasks + n,
                              .tasks_longest_us = tasks + 2 * n,
-                             .steps_whole = c->overlap.steps[0],
-                             .steps_halved = c->overlap.steps[1],
+                             .steps_whole = c->steps.overlap.steps[0],
+                             .steps_halved = c->steps.overlap.steps[1],
                              .slowest = links_slowest(&c->links, &share),
                              .hops = report_hops(c)};
     r.slowest_percent = r.slowest < 0 ? 0 : (uint32_t)(100 * share);
@@ -206,7 +206,7 @@ static void describe_link(const struct hops_link *l, char *buf, size_t cap) {
 
 /* Between hosts there is a choice, so it is said what it rests on. */
 static void report_dispatch(const struct coordinator *c) {
-    const struct hops *h = &c->hops;
+    const struct hops *h = &c->steps.hops;
     char inside[64], between[64];
     int from = hops_two_from(h, c->scheduler.limits.step_tokens);
     if (h->hosts < 2 || !h->experts) return;
