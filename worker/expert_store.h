@@ -55,14 +55,20 @@ int expert_store_open(struct expert_store *s, struct backend *b, const struct ch
 void expert_store_close(struct expert_store *s);
 /* What expert_store_open will take: every blob of a worker, before anything is loaded. */
 size_t expert_store_bytes(const struct model_config *c, enum fmt fmt, const struct placement *p, int worker);
+/* Recomputes checksums from device memory: of a slot and of what it shares. 0 or ERR_CORRUPT naming layer and expert. */
+int expert_store_verify(const struct expert_store *s, int slot, struct why *why);
+/* The blob of a layer of the model and an expert, or a level; NULL: not here. From another thread with the lock held. */
+const struct blob *expert_store_find(const struct expert_store *s, enum blob_kind kind, uint32_t layer, uint32_t expert);
+static inline struct expert_slot *expert_slots(struct expert_store *s, int layer) { return s->slots + s->first[layer]; }
+
+/* ---- expert_change.c ---- */
+
 /* From placement `was`, which it has, to `now`: blobs that are in both stay where they are, the others are loaded, and memory
  * in which no blob is used any more is given back (that of the start never is). Slots are numbered anew; counts stay with
  * their experts. *done and *total: as progress above, of what is loaded now. On failure it is as before. ERR_NOMEM */
 int expert_store_change(struct expert_store *s, const struct checkpoint *c, struct blob_sources *from, enum fmt fmt,
                         const struct placement *was, const struct placement *now, int worker, atomic_ullong *done,
                         atomic_ullong *total, struct why *why);
-/* Recomputes checksums from device memory: of a slot and of what it shares. 0 or ERR_CORRUPT naming layer and expert. */
-int expert_store_verify(const struct expert_store *s, int slot, struct why *why);
-/* The blob of a layer of the model and an expert, or a level; NULL: not here. From another thread with the lock held. */
-const struct blob *expert_store_find(const struct expert_store *s, enum blob_kind kind, uint32_t layer, uint32_t expert);
-static inline struct expert_slot *expert_slots(struct expert_store *s, int layer) { return s->slots + s->first[layer]; }
+/* What both sides of it need: gives a chunk of the list back; frees slots, common and first. */
+void expert_store_drop_chunk(struct expert_store *s, struct expert_chunk **at);
+void expert_store_free_tables(struct expert_store *s);
