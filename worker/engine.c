@@ -15,6 +15,7 @@ int engine_new(const struct engine_options *o, struct engine **out) {
     if (!e) return ERR_NOMEM;
     e->options = *o;
     e->options.fabric = NULL;
+    e->load.stop = &e->stop;
     e->plan_bell.fd = e->event_bell.fd = -1;
     if (ring_init(&e->plan_free, sizeof(void *), PLANS) < 0 ||
         ring_init(&e->order_in, sizeof(struct order), PLANS + ORDERS) < 0 ||
@@ -124,8 +125,8 @@ uint64_t engine_strangers(const struct engine *e) {
 }
 
 void engine_load_state(const struct engine *e, uint64_t *done_bytes, uint64_t *total_bytes) {
-    *done_bytes = atomic_load_explicit(&e->loaded_bytes, memory_order_relaxed);
-    *total_bytes = atomic_load_explicit(&e->total_bytes, memory_order_relaxed);
+    *done_bytes = atomic_load_explicit(&e->load.done, memory_order_relaxed);
+    *total_bytes = atomic_load_explicit(&e->load.total, memory_order_relaxed);
 }
 
 void engine_emit(struct engine *e, const struct event *ev) {
@@ -175,7 +176,7 @@ static void *engine_main(void *arg) {
         rc = serve(e, &failed.failed);
     }
     engine_unload(e);
-    if (rc < 0) engine_emit(e, &failed);
+    if (rc < 0 && !atomic_load(&e->stop)) engine_emit(e, &failed);
     return NULL;
 }
 

@@ -17,7 +17,7 @@ static int check_epoch(const struct engine *e, const struct worker_setup *s, str
 static int change_experts(struct engine *e, struct worker_setup *s, struct why *why) {
     engine_find_sources(e, s);
     int rc = expert_store_change(&e->store, &e->checkpoint, &e->sources, e->setup.weights, &e->setup.placement, &s->placement,
-                                 e->options.rank, &e->loaded_bytes, &e->total_bytes, why);
+                                 e->options.rank, &e->load, why);
     e->bytes.mapped_experts = e->store.mapped;
     e->bytes.experts = e->store.held + e->store.mapped;
     st_forget(e->checkpoint.tensors);

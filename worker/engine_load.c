@@ -135,13 +135,13 @@ int engine_load(struct engine *e, struct why *why) {
     if (rc < 0) return rc;
     uint64_t before = e->backend->allocated;
     engine_find_sources(e, s);
-    if (!e->counted) atomic_store(&e->total_bytes, bytes_to_load(e));
-    rc = weights_open(&e->weights, e->backend, &e->checkpoint, s->weights, s->max_context, &e->loaded_bytes, why);
+    if (!e->counted) atomic_store(&e->load.total, bytes_to_load(e));
+    rc = weights_open(&e->weights, e->backend, &e->checkpoint, s->weights, s->max_context, &e->load, why);
     e->bytes.mapped = e->weights.mapped_bytes;
     e->bytes.resident = taken(e, &before) + e->bytes.mapped;
     if (rc >= 0)
         rc = expert_store_open(&e->store, e->backend, &e->checkpoint, &e->sources, s->weights, &s->placement, e->options.rank,
-                               &e->loaded_bytes, why);
+                               &e->load, why);
     if (rc >= 0 && !e->counted) mover_show(e->options.mover, &e->store);
     e->bytes.mapped_experts = e->store.mapped;
     e->bytes.experts = taken(e, &before) + e->store.mapped;
@@ -161,7 +161,7 @@ int engine_load(struct engine *e, struct why *why) {
     e->forward.mla.naive = s->naive_prefill;
     e->bytes.buffers = taken(e, &before);
     if (!e->counted) st_forget(e->checkpoint.tensors); /* what was copied from the files is not held twice */
-    atomic_store(&e->loaded_bytes, atomic_load(&e->total_bytes));
+    atomic_store(&e->load.done, atomic_load(&e->load.total));
     return rc;
 }
 

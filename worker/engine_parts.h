@@ -6,6 +6,7 @@
 
 #include "fabric/roster.h"
 #include "worker/forward.h"
+#include "worker/load.h"
 #include "worker/peers.h"
 #include "worker/sampler.h"
 #include "worker/seq.h"
@@ -24,7 +25,8 @@ struct engine {
     pthread_t thread;
     bool running;
     atomic_bool stop, busy;
-    atomic_ullong progress, loaded_bytes, total_bytes;
+    atomic_ullong progress;
+    struct load load;
     struct plan plans[PLANS];
     struct step_report reports[REPORTS];
     struct ring plan_free, order_in, report_free, event_out; /* of pointers; order_in, event_out: of struct order, event */

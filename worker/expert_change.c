@@ -65,7 +65,7 @@ static int make_room(struct change *ch, const struct placement *now, struct expe
     ch->ld.mapped = calloc(expert_load_most(s) + 1, sizeof *ch->ld.mapped);
     if (!s->slots || !s->common || !ch->ld.mapped) return ERR_NOMEM;
     expert_list_each(&ch->ld.c->config, now, ch->worker, measure_new, ch);
-    if (!ch->ld.own) return 0;
+    if (ch->ld.rc < 0 || !ch->ld.own) return ch->ld.rc;
     struct expert_chunk *chunk = calloc(1, sizeof *chunk);
     ch->ld.staging = malloc(ch->ld.largest);
     if (chunk) chunk->memory = s->backend->ops->alloc(s->backend, ch->ld.own, MEM_DEVICE);
@@ -100,8 +100,8 @@ static void count_mapped(struct expert_store *s) {
 }
 
 int expert_store_change(struct expert_store *s, const struct checkpoint *c, struct blob_sources *from, enum fmt fmt,
-                        const struct placement *was, const struct placement *now, int worker, atomic_ullong *done,
-                        atomic_ullong *total, struct why *why) {
+                        const struct placement *was, const struct placement *now, int worker, struct load *load,
+                        struct why *why) {
     struct expert_store to = {.backend = s->backend,
                               .layers = s->layers,
                               .levels = s->levels,
@@ -109,12 +109,11 @@ int expert_store_change(struct expert_store *s, const struct checkpoint *c, stru
                               .memory = s->memory,
                               .held = s->held,
                               .chunks = s->chunks};
-    struct change ch = {
-        .ld = {.s = &to, .c = c, .from = from, .fmt = fmt, .progress = done}, .was = s, .p = was, .worker = worker};
+    struct change ch = {.ld = {.s = &to, .c = c, .from = from, .fmt = fmt, .load = load}, .was = s, .p = was, .worker = worker};
     int rc = make_room(&ch, now, &to);
-    if (rc < 0) fail(&ch.ld.why, rc, "out of memory: %zu MiB more of experts", ch.ld.own >> 20);
-    atomic_store(done, 0);
-    atomic_store(total, ch.ld.bytes);
+    if (rc == ERR_NOMEM) fail(&ch.ld.why, rc, "out of memory: %zu MiB more of experts", ch.ld.own >> 20);
+    atomic_store(&load->done, 0);
+    atomic_store(&load->total, ch.ld.bytes);
     if (rc >= 0) expert_list_each(&c->config, now, worker, take_one, &ch);
     if (rc >= 0) rc = ch.ld.rc;
     free(ch.ld.staging);

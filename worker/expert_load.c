@@ -53,6 +53,7 @@ static const struct blob_header *in_pack(struct expert_loader *ld, const struct 
 }
 
 void expert_load_plan(struct expert_loader *ld, const struct expert_ref *ref) {
+    if (ld->rc < 0 || (ld->rc = load_go_on(ld->load, &ld->why)) < 0) return;
     size_t n = blob_bytes(&ld->c->config, ld->fmt, ref->kind, ref->layer, ref->expert);
     const struct blob_header *h = in_pack(ld, ref);
     bool adopted = h && ld->s->backend->ops->adopt && ld->s->backend->ops->adopt(ld->s->backend, h, n);
@@ -78,10 +79,10 @@ static void load_blob(struct expert_loader *ld, struct blob *b, const struct exp
     const struct blob_header *mapped = ld->mapped[ld->next_mapped++];
     const struct ops *ops = ld->s->backend->ops;
     const void *adopted = mapped && ops->adopt ? ops->adopt(ld->s->backend, mapped, bytes) : NULL;
-    if (!bytes || ld->rc < 0) return;
+    if (!bytes) return;
     if (adopted) {
         *b = (struct blob){.header = *mapped, .data = (unsigned char *)(uintptr_t)adopted, .mapped = true};
-        atomic_fetch_add(ld->progress, bytes);
+        load_add(ld->load, bytes);
         return;
     }
     fetch(ld, h, mapped);
@@ -89,14 +90,16 @@ static void load_blob(struct expert_loader *ld, struct blob *b, const struct exp
     b->data = ld->next;
     ld->next += bytes;
     ld->s->backend->ops->upload(ld->s->backend, b->data, ld->staging, bytes);
-    atomic_fetch_add(ld->progress, bytes);
+    load_add(ld->load, bytes);
 }
 
 void expert_load_one(struct expert_loader *ld, const struct expert_ref *ref) {
     struct expert_store *s = ld->s;
+    if (ld->rc < 0 || (ld->rc = load_go_on(ld->load, &ld->why)) < 0) return;
     if (ref->kind == BLOB_COMMON) {
         struct expert_common *common = &s->common[ref->moe_layer * s->levels + ref->expert];
         load_blob(ld, &common->blob, ref);
+        if (ld->rc < 0) return;
         common->ffn = ffn_of(&ld->c->config, &common->blob);
         return;
     }
@@ -104,6 +107,7 @@ void expert_load_one(struct expert_loader *ld, const struct expert_ref *ref) {
     const struct expert_common *common =
         &s->common[ref->moe_layer * s->levels + model_expert_level(&ld->c->config, ref->expert)];
     load_blob(ld, &e->blob, ref);
+    if (ld->rc < 0) return;
     e->ffn = ffn_of(&ld->c->config, &e->blob);
     e->common = common->blob.data ? &common->ffn : NULL;
     e->conf = vector(&e->blob, BLOB_CONF);

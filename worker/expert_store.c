@@ -11,8 +11,8 @@ size_t expert_store_bytes(const struct model_config *c, enum fmt fmt, const stru
     return expert_list_sizes(c, fmt, p, worker).bytes;
 }
 
-static void plan(void *ctx, const struct expert_ref *ref) { expert_load_plan(ctx, ref); }
-static void load(void *ctx, const struct expert_ref *ref) { expert_load_one(ctx, ref); }
+static void plan_one(void *ctx, const struct expert_ref *ref) { expert_load_plan(ctx, ref); }
+static void load_one(void *ctx, const struct expert_ref *ref) { expert_load_one(ctx, ref); }
 
 static int load_all(struct expert_loader *ld, const struct placement *p, int worker, struct why *why) {
     struct expert_store *s = ld->s;
@@ -21,7 +21,8 @@ static int load_all(struct expert_loader *ld, const struct placement *p, int wor
     s->common = calloc((size_t)p->layers * (size_t)s->levels, sizeof *s->common);
     ld->mapped = calloc(expert_load_most(s), sizeof *ld->mapped);
     if (!s->slots || !s->common || !ld->mapped) return fail(why, ERR_NOMEM, "out of memory for %zu experts", n);
-    expert_list_each(&ld->c->config, p, worker, plan, ld);
+    expert_list_each(&ld->c->config, p, worker, plan_one, ld);
+    if (ld->rc < 0) return *why = ld->why, ld->rc;
     s->held = ld->own;
     s->mapped = ld->bytes - ld->own;
     s->memory = ld->own ? s->backend->ops->alloc(s->backend, ld->own, MEM_DEVICE) : NULL;
@@ -30,13 +31,13 @@ static int load_all(struct expert_loader *ld, const struct placement *p, int wor
     if ((ld->own && !s->memory) || !ld->staging)
         return fail(why, ERR_NOMEM, "out of memory: %zu experts need %zu MiB; use more workers or --weights bf16", n,
                     ld->own >> 20);
-    if (!ld->c->headers_only) expert_list_each(&ld->c->config, p, worker, load, ld);
+    if (!ld->c->headers_only) expert_list_each(&ld->c->config, p, worker, load_one, ld);
     if (ld->rc < 0) *why = ld->why;
     return ld->rc;
 }
 
 int expert_store_open(struct expert_store *s, struct backend *b, const struct checkpoint *c, struct blob_sources *from,
-                      enum fmt fmt, const struct placement *p, int worker, atomic_ullong *progress, struct why *why) {
+                      enum fmt fmt, const struct placement *p, int worker, struct load *load, struct why *why) {
     *s = (struct expert_store){.backend = b, .layers = p->layers, .levels = model_levels(&c->config)};
     s->first = calloc((size_t)p->layers + 1, sizeof *s->first);
     if (!s->first) return fail(why, ERR_NOMEM, "out of memory for the slot table");
@@ -45,7 +46,7 @@ int expert_store_open(struct expert_store *s, struct backend *b, const struct ch
     s->bytes = m.bytes;
     s->common_bytes = m.common_bytes;
     if (!s->first[p->layers]) return 0;
-    struct expert_loader ld = {.s = s, .c = c, .from = from, .fmt = fmt, .progress = progress};
+    struct expert_loader ld = {.s = s, .c = c, .from = from, .fmt = fmt, .load = load};
     int rc = load_all(&ld, p, worker, why);
     free(ld.staging);
     free(ld.mapped);

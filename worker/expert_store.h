@@ -4,10 +4,10 @@
  * An expert is computed as common rows, then its own added to them (moe.c). Owner: the engine thread. */
 #pragma once
 #include <pthread.h>
-#include <stdatomic.h>
 
 #include "model/checkpoint.h"
 #include "router/placement.h"
+#include "worker/load.h"
 #include "worker/source.h"
 
 struct blob {                  /* resident */
@@ -49,9 +49,9 @@ struct expert_store {
 
 /* Loads this worker's experts as the placement says: mapped where there is a pack (its sums are checked), else from the other
  * sources (NULL: there are none), else from the checkpoint. ERR_CORRUPT: a pack's blob is, and nobody else has it.
- * progress counts bytes as they arrive (atomic: others read it). */
+ * ERR_CANCELLED: it was stopped. */
 int expert_store_open(struct expert_store *s, struct backend *b, const struct checkpoint *c, struct blob_sources *from,
-                      enum fmt fmt, const struct placement *p, int worker, atomic_ullong *progress, struct why *why);
+                      enum fmt fmt, const struct placement *p, int worker, struct load *load, struct why *why);
 void expert_store_close(struct expert_store *s);
 /* What expert_store_open will take: every blob of a worker, before anything is loaded. */
 size_t expert_store_bytes(const struct model_config *c, enum fmt fmt, const struct placement *p, int worker);
@@ -65,10 +65,10 @@ static inline struct expert_slot *expert_slots(struct expert_store *s, int layer
 
 /* From placement `was`, which it has, to `now`: blobs that are in both stay where they are, the others are loaded, and memory
  * in which no blob is used any more is given back (that of the start never is). Slots are numbered anew; counts stay with
- * their experts. *done and *total: as progress above, of what is loaded now. On failure it is as before. ERR_NOMEM */
+ * their experts. load: begins anew, with what is loaded now. On failure it is as before. ERR_NOMEM, and as above */
 int expert_store_change(struct expert_store *s, const struct checkpoint *c, struct blob_sources *from, enum fmt fmt,
-                        const struct placement *was, const struct placement *now, int worker, atomic_ullong *done,
-                        atomic_ullong *total, struct why *why);
+                        const struct placement *was, const struct placement *now, int worker, struct load *load,
+                        struct why *why);
 /* What both sides of it need: gives a chunk of the list back; frees slots, common and first. */
 void expert_store_drop_chunk(struct expert_store *s, struct expert_chunk **at);
 void expert_store_free_tables(struct expert_store *s);

@@ -34,11 +34,11 @@ static int place(struct solo *s, struct why *why) {
 
 int solo_load(struct solo *s, struct why *why) {
     const enum fmt fmt = s->options.weights;
-    atomic_ullong loaded = 0;
+    struct load load = {0};
     int rc = place(s, why);
-    if (rc >= 0) rc = weights_open(&s->weights, s->backend, &s->checkpoint, fmt, s->options.context + 1, &loaded, why);
+    if (rc >= 0) rc = weights_open(&s->weights, s->backend, &s->checkpoint, fmt, s->options.context + 1, &load, why);
     if (rc < 0) return rc;
-    return expert_store_open(&s->store, s->backend, &s->checkpoint, NULL, fmt, &s->placement, 0, &loaded, why);
+    return expert_store_open(&s->store, s->backend, &s->checkpoint, NULL, fmt, &s->placement, 0, &load, why);
 }
 
 static int open_exchange(struct solo *s, struct why *why) {

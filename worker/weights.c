@@ -10,9 +10,9 @@ struct loader {
     struct weights *w;
     const struct checkpoint *c;
     enum fmt fmt;
-    atomic_ullong *progress;
+    struct load *load;
     bool out_of_memory;
-    int rc; /* ERR_CORRUPT: a pack's tensor is not what its sum says; `why` names it */
+    int rc; /* ERR_CORRUPT: a pack's tensor is not what its sum says, `why` names it; ERR_CANCELLED */
     struct why why;
 };
 
@@ -39,13 +39,14 @@ static bool is_right(struct loader *ld, enum tensor_role role, int layer) {
 }
 
 /* The tensor as `fmt` in device memory: in place when possible, else converted. NULL when the model has none. */
-static const void *load(struct loader *ld, enum tensor_role role, int layer, enum fmt fmt, struct tensor_want *want) {
+static const void *load_tensor(struct loader *ld, enum tensor_role role, int layer, enum fmt fmt, struct tensor_want *want) {
     if (ld->out_of_memory || ld->rc < 0 || !model_tensor(&ld->c->config, role, layer, 0, want)) return NULL;
-    if (!is_right(ld, role, layer)) return NULL;
+    ld->rc = load_go_on(ld->load, &ld->why);
+    if (ld->rc < 0 || !is_right(ld, role, layer)) return NULL;
     struct backend *b = ld->w->backend;
     size_t bytes = mat_held_bytes(fmt, want->rows, want->cols ? want->cols : 1, ld->c->config.quant_block);
     ld->w->bytes += bytes;
-    atomic_fetch_add(ld->progress, bytes);
+    load_add(ld->load, bytes);
     const void *mapped = checkpoint_map(ld->c, role, layer, 0, fmt);
     if (mapped && b->ops->adopt && (mapped = b->ops->adopt(b, mapped, bytes))) {
         ld->w->mapped_bytes += bytes;
@@ -64,14 +65,14 @@ static const void *load(struct loader *ld, enum tensor_role role, int layer, enu
 
 static const float *load_vector(struct loader *ld, enum tensor_role role, int layer) {
     struct tensor_want want;
-    return load(ld, role, layer, FMT_F32, &want);
+    return load_tensor(ld, role, layer, FMT_F32, &want);
 }
 
 static struct mat load_matrix(struct loader *ld, enum tensor_role role, int layer) {
     struct tensor_want want = {0};
     if (!model_tensor(&ld->c->config, role, layer, 0, &want)) return (struct mat){.fmt = FMT_F32};
     enum fmt fmt = checkpoint_held(ld->c, role, layer, ld->fmt);
-    const void *data = load(ld, role, layer, fmt, &want);
+    const void *data = load_tensor(ld, role, layer, fmt, &want);
     return data ? mat_held(data, fmt, want.rows, want.cols, ld->c->config.quant_block) : (struct mat){.fmt = fmt};
 }
 
@@ -147,9 +148,9 @@ size_t weights_bytes(const struct checkpoint *c, enum fmt fmt) {
 }
 
 int weights_open(struct weights *w, struct backend *b, const struct checkpoint *c, enum fmt fmt, int max_context,
-                 atomic_ullong *progress, struct why *why) {
+                 struct load *load, struct why *why) {
     *w = (struct weights){.backend = b};
-    struct loader ld = {.w = w, .c = c, .fmt = fmt, .progress = progress};
+    struct loader ld = {.w = w, .c = c, .fmt = fmt, .load = load};
     w->layer = calloc((size_t)c->config.layers, sizeof *w->layer);
     ld.out_of_memory = !w->layer;
     w->embed = load_matrix(&ld, T_EMBED, 0);

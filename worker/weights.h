@@ -4,10 +4,9 @@
  * so that workers of one host share those pages; everything else is converted into one's own memory. Vectors are f32.
  * Gate matrices are always f32: routing decisions are worth it. Owner: the engine thread; read-only after open. */
 #pragma once
-#include <stdatomic.h>
-
 #include "kernels/kernels.h"
 #include "model/checkpoint.h"
+#include "worker/load.h"
 
 struct layer_weights {
     const float *attn_norm, *ffn_norm;              /* [H] */
@@ -48,9 +47,10 @@ struct weights {
     size_t mapped_bytes; /* used where they are on disk: workers of one host share these pages */
 };
 
-/* `c` must outlive the weights (mapped tensors). ERR_CORRUPT: a pack's tensor does not match its sum, and is named. */
+/* `c` must outlive the weights (mapped tensors). ERR_CORRUPT: a pack's tensor does not match its sum, and is named.
+ * ERR_CANCELLED: it was stopped. */
 int weights_open(struct weights *w, struct backend *b, const struct checkpoint *c, enum fmt fmt, int max_context,
-                 atomic_ullong *progress, struct why *why);
+                 struct load *load, struct why *why);
 /* About what weights_open counts into progress: gates are f32 whatever fmt is. */
 size_t weights_bytes(const struct checkpoint *c, enum fmt fmt);
 void weights_close(struct weights *w);

@@ -35,27 +35,33 @@ static struct event next_event(void) {
     return ev;
 }
 
-static void open_engine(void) {
+/* Up to the engine's thread. */
+static void new_engine(struct worker_setup *s) {
     struct engine_options o = {.workers = 1, .threads = 1, .fabric_name = "mem"};
-    struct worker_setup s = {.epoch = 1,
-                             .weights = FMT_F32,
-                             .isa = "ref",
-                             .step_tokens = STEP_TOKENS,
-                             .max_seqs = MAX_SEQS,
-                             .max_context = MAX_CONTEXT,
-                             .page_tokens = PAGE,
-                             .kv_pages = PAGES};
+    *s = (struct worker_setup){.epoch = 1,
+                               .weights = FMT_F32,
+                               .isa = "ref",
+                               .step_tokens = STEP_TOKENS,
+                               .max_seqs = MAX_SEQS,
+                               .max_context = MAX_CONTEXT,
+                               .page_tokens = PAGE,
+                               .kv_pages = PAGES};
     struct checkpoint c;
     struct why why = {""};
-    snprintf(s.model_dir, sizeof s.model_dir, "%s/qwen3_moe", data_dir);
-    ck_assert_msg(checkpoint_open(s.model_dir, &c, &why) >= 0, "%s", why.text);
+    snprintf(s->model_dir, sizeof s->model_dir, "%s/qwen3_moe", data_dir);
+    ck_assert_msg(checkpoint_open(s->model_dir, &c, &why) >= 0, "%s", why.text);
     vocab = c.config.vocab;
     topk = c.config.gate.k;
     moe_layers = c.config.moe_layers;
     experts = c.config.gate.experts;
-    ck_assert_int_eq(placement_contiguous(&s.placement, 1, moe_layers, c.config.gate.experts, &why), 0);
+    ck_assert_int_eq(placement_contiguous(&s->placement, 1, moe_layers, c.config.gate.experts, &why), 0);
     checkpoint_close(&c);
     ck_assert_int_eq(engine_new(&o, &engine), 0);
+}
+
+static void open_engine(void) {
+    struct worker_setup s;
+    new_engine(&s);
     ck_assert_int_eq(engine_start(engine, &s), 0);
     struct event ev = next_event();
     ck_assert_msg(ev.kind == EVENT_READY, "%s", ev.kind == EVENT_FAILED ? ev.failed.text : "not ready");
@@ -404,6 +410,23 @@ START_TEST(certainty) {
 }
 END_TEST
 
+/* A model may take minutes to load, and whoever is told to end does not wait for that. */
+START_TEST(stopped_while_it_loads) {
+    struct worker_setup s;
+    struct event ev;
+    uint64_t done, total;
+    new_engine(&s);
+    engine_stop(engine);
+    ck_assert_int_eq(engine_start(engine, &s), 0);
+    engine_join(engine);
+    engine_load_state(engine, &done, &total);
+    ck_assert_uint_gt(total, 0);
+    ck_assert_uint_eq(done, 0);
+    ck_assert(!engine_event_pop(engine, &ev));
+    engine_free(engine);
+}
+END_TEST
+
 int main(int argc, char **argv) {
     if (argc != 2) return 2;
     data_dir = argv[1];
@@ -419,6 +442,10 @@ int main(int argc, char **argv) {
     tcase_add_test(t, chunks_equal_one_go);
     tcase_add_test(t, records_never_make_a_step_wait);
     tcase_add_test(t, certainty);
+    suite_add_tcase(s, t);
+    t = tcase_create("loading");
+    tcase_set_timeout(t, 120);
+    tcase_add_test(t, stopped_while_it_loads);
     suite_add_tcase(s, t);
     return run_suite_here(s);
 }

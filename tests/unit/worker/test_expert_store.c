@@ -19,15 +19,15 @@ START_TEST(blobs) {
     struct backend *b;
     struct placement p;
     struct expert_store s;
-    atomic_ullong progress = 0;
+    struct load load = {0};
     snprintf(dir, sizeof dir, "%s/qwen2_moe", data_dir); /* layer 1 is dense */
     ck_assert_msg(checkpoint_open(dir, &c, &why) >= 0, "%s", why.text);
     ck_assert_int_eq(backend_open(&(struct backend_options){.isa = "ref", .threads = 1}, &b, &why), 0);
     ck_assert_int_eq(placement_contiguous(&p, 2, c.config.moe_layers, c.config.gate.experts, &why), 0);
-    ck_assert_msg(expert_store_open(&s, b, &c, NULL, fmt, &p, 1, &progress, &why) >= 0, "%s", why.text);
+    ck_assert_msg(expert_store_open(&s, b, &c, NULL, fmt, &p, 1, &load, &why) >= 0, "%s", why.text);
     int n = s.first[s.layers];
     ck_assert_int_eq(n, c.config.moe_layers * (c.config.gate.experts - c.config.gate.experts / 2));
-    ck_assert_uint_eq(progress, s.bytes);
+    ck_assert_uint_eq(load.done, s.bytes);
     for (int i = 0; i < n; i++) {
         const struct blob_header *h = &s.slots[i].blob.header;
         ck_assert_uint_eq(h->magic, BLOB_MAGIC);
@@ -73,14 +73,14 @@ START_TEST(shared_rows) {
         ck_assert_int_eq(placement_contiguous(&p, workers, layers, experts, &why), 0);
         for (int w = 0; w < workers; w++) {
             struct expert_store s;
-            atomic_ullong progress = 0;
-            ck_assert_msg(expert_store_open(&s, b, &c, NULL, fmt, &p, w, &progress, &why) >= 0, "%s", why.text);
+            struct load load = {0};
+            ck_assert_msg(expert_store_open(&s, b, &c, NULL, fmt, &p, w, &load, &why) >= 0, "%s", why.text);
             size_t n = (size_t)s.first[layers], held = n ? (size_t)layers : 0;
             size_t common = blob_bytes(&c.config, fmt, BLOB_COMMON, 0, 0), own = blob_bytes(&c.config, fmt, BLOB_EXPERT, 0, 0);
             ck_assert_uint_eq(s.bytes, n * own + held * common);
             ck_assert_uint_eq(s.common_bytes, held * common);
             ck_assert_uint_eq(s.bytes, expert_store_bytes(&c.config, fmt, &p, w));
-            ck_assert_uint_eq(s.bytes, progress);
+            ck_assert_uint_eq(s.bytes, load.done);
             size_t without = expert_store_bytes(&plain, fmt, &p, w), rows = (size_t)(3 * C * c.config.hidden) * fmt_bytes(fmt);
             if (n > held) /* up to 63 bytes of padding for each of three tensors of each blob, and one header */
                 ck_assert_uint_ge(without - s.bytes + n * 192 + held * (192 + sizeof(struct blob_header)), (n - held) * rows);
@@ -118,12 +118,12 @@ START_TEST(block_formats) {
     struct backend *b;
     struct placement p;
     struct expert_store s;
-    atomic_ullong progress = 0;
+    struct load load = {0};
     snprintf(dir, sizeof dir, "%s/%s", data_dir, names[_i]);
     ck_assert_msg(checkpoint_open(dir, &c, &why) >= 0, "%s", why.text);
     ck_assert_int_eq(backend_open(&(struct backend_options){.isa = "ref", .threads = 1}, &b, &why), 0);
     ck_assert_int_eq(placement_contiguous(&p, 1, c.config.moe_layers, c.config.gate.experts, &why), 0);
-    ck_assert_msg(expert_store_open(&s, b, &c, NULL, FMT_STORED, &p, 0, &progress, &why) >= 0, "%s", why.text);
+    ck_assert_msg(expert_store_open(&s, b, &c, NULL, FMT_STORED, &p, 0, &load, &why) >= 0, "%s", why.text);
     ck_assert_uint_lt(s.bytes, expert_store_bytes(&c.config, FMT_BF16, &p, 0));
     const struct expert_slot *e = &s.slots[s.first[s.layers] - 1];
     const struct mat m = e->ffn.down;
@@ -189,7 +189,7 @@ START_TEST(changes) {
     struct checkpoint c;
     struct backend *b;
     struct expert_store s;
-    atomic_ullong done = 0, total = 0;
+    struct load load = {0};
     snprintf(dir, sizeof dir, "%s/%s", data_dir, models[_i]);
     ck_assert_msg(checkpoint_open(dir, &c, &why) >= 0, "%s", why.text);
     int all[8], even[8], odd[8];
@@ -198,14 +198,14 @@ START_TEST(changes) {
     ck_assert_int_le(c.config.moe_layers, 8);
     ck_assert_int_eq(backend_open(&(struct backend_options){.isa = "ref", .threads = 1}, &b, &why), 0);
     struct placement was = share(&c, road[0]);
-    ck_assert_msg(expert_store_open(&s, b, &c, NULL, FMT_F32, &was, 0, &done, &why) >= 0, "%s", why.text);
+    ck_assert_msg(expert_store_open(&s, b, &c, NULL, FMT_F32, &was, 0, &load, &why) >= 0, "%s", why.text);
     size_t opened = s.held;
     const unsigned char *stays = s.slots[0].blob.data;
     s.slots[0].rows = 77;
     for (int i = 1; i < STEPS; i++) {
         struct placement now = share(&c, road[i]);
-        ck_assert_msg(expert_store_change(&s, &c, NULL, FMT_F32, &was, &now, 0, &done, &total, &why) >= 0, "%s", why.text);
-        ck_assert_uint_eq(done, total);
+        ck_assert_msg(expert_store_change(&s, &c, NULL, FMT_F32, &was, &now, 0, &load, &why) >= 0, "%s", why.text);
+        ck_assert_uint_eq(load.done, load.total);
         ck_assert_uint_ge(s.held, s.bytes);
         check_store(&s, &c, &now);
         if (road[i] == none) ck_assert_uint_eq(s.held, opened);
@@ -229,17 +229,17 @@ START_TEST(change_without_room) {
     struct checkpoint c;
     struct backend *b;
     struct expert_store s;
-    atomic_ullong done = 0, total = 0;
+    struct load load = {0};
     snprintf(dir, sizeof dir, "%s/cadre_moe_rows", data_dir);
     ck_assert_msg(checkpoint_open(dir, &c, &why) >= 0, "%s", why.text);
     ck_assert_int_eq(backend_open(&(struct backend_options){.isa = "ref", .threads = 1}, &b, &why), 0);
     struct placement was = share(&c, one), now = share(&c, three);
-    ck_assert_msg(expert_store_open(&s, b, &c, NULL, FMT_F32, &was, 0, &done, &why) >= 0, "%s", why.text);
+    ck_assert_msg(expert_store_open(&s, b, &c, NULL, FMT_F32, &was, 0, &load, &why) >= 0, "%s", why.text);
     const struct ops *real = b->ops;
     struct ops poor = *real;
     poor.alloc = no_memory;
     b->ops = &poor;
-    ck_assert_int_eq(expert_store_change(&s, &c, NULL, FMT_F32, &was, &now, 0, &done, &total, &why), ERR_NOMEM);
+    ck_assert_int_eq(expert_store_change(&s, &c, NULL, FMT_F32, &was, &now, 0, &load, &why), ERR_NOMEM);
     ck_assert_ptr_nonnull(strstr(why.text, "MiB more of experts"));
     b->ops = real;
     check_store(&s, &c, &was);
@@ -256,6 +256,36 @@ static void *no_memory(struct backend *b, size_t bytes, enum mem_kind kind) {
     return NULL;
 }
 
+/* Whoever has to go does not load to the end first; what it had is as before. */
+START_TEST(stopped) {
+    static const int one[] = {1, 1, 1, 1, 1, 1, 1, 1}, three[] = {7, 7, 7, 7, 7, 7, 7, 7};
+    char dir[1024];
+    struct why why = {""};
+    struct checkpoint c;
+    struct backend *b;
+    struct expert_store s;
+    atomic_bool stop = true;
+    struct load load = {.stop = &stop};
+    snprintf(dir, sizeof dir, "%s/cadre_moe_rows", data_dir);
+    ck_assert_msg(checkpoint_open(dir, &c, &why) >= 0, "%s", why.text);
+    ck_assert_int_eq(backend_open(&(struct backend_options){.isa = "ref", .threads = 1}, &b, &why), 0);
+    struct placement was = share(&c, one), now = share(&c, three);
+    ck_assert_int_eq(expert_store_open(&s, b, &c, NULL, FMT_F32, &was, 0, &load, &why), ERR_CANCELLED);
+    ck_assert_uint_eq(load.done, 0);
+    stop = false;
+    ck_assert_int_eq(expert_store_open(&s, b, &c, NULL, FMT_F32, &was, 0, &load, &why), 0);
+    stop = true;
+    ck_assert_int_eq(expert_store_change(&s, &c, NULL, FMT_F32, &was, &now, 0, &load, &why), ERR_CANCELLED);
+    ck_assert_uint_eq(load.done, 0);
+    check_store(&s, &c, &was);
+    expert_store_close(&s);
+    placement_clear(&was);
+    placement_clear(&now);
+    backend_close(b);
+    checkpoint_close(&c);
+}
+END_TEST
+
 START_TEST(out_of_memory) { /* the operator is told how much was wanted */
     char dir[1024], wanted[64];
     struct why why = {""};
@@ -263,7 +293,7 @@ START_TEST(out_of_memory) { /* the operator is told how much was wanted */
     struct backend *b;
     struct placement p;
     struct expert_store s;
-    atomic_ullong progress = 0;
+    struct load load = {0};
     snprintf(dir, sizeof dir, "%s/qwen2_moe", data_dir);
     ck_assert_msg(checkpoint_open(dir, &c, &why) >= 0, "%s", why.text);
     ck_assert_int_eq(backend_open(&(struct backend_options){.isa = "ref", .threads = 1}, &b, &why), 0);
@@ -273,7 +303,7 @@ START_TEST(out_of_memory) { /* the operator is told how much was wanted */
     struct ops poor = *real;
     poor.alloc = no_memory;
     b->ops = &poor;
-    ck_assert_int_eq(expert_store_open(&s, b, &c, NULL, FMT_F32, &p, 0, &progress, &why), ERR_NOMEM);
+    ck_assert_int_eq(expert_store_open(&s, b, &c, NULL, FMT_F32, &p, 0, &load, &why), ERR_NOMEM);
     size_t n = (size_t)(c.config.moe_layers * c.config.gate.experts);
     size_t mib = n * blob_bytes(&c.config, FMT_F32, BLOB_EXPERT, 0, 0) >> 20;
     snprintf(wanted, sizeof wanted, "%zu experts need %zu MiB", n, mib);
@@ -295,6 +325,7 @@ int main(int argc, char **argv) {
     tcase_add_loop_test(t, block_formats, 0, 2);
     tcase_add_loop_test(t, changes, 0, 2);
     tcase_add_test(t, change_without_room);
+    tcase_add_test(t, stopped);
     tcase_add_test(t, out_of_memory);
     suite_add_tcase(s, t);
     return run_suite_here(s);

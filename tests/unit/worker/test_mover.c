@@ -317,19 +317,19 @@ START_TEST(while_it_changes) {
     struct checkpoint c;
     struct expert_store s;
     struct placement of[2];
-    atomic_ullong done = 0, total = 0;
+    struct load load = {0};
     pthread_t thread;
     set_up(&p);
     ck_assert_int_eq(checkpoint_open(model_dir, &c, &p.why), 0);
     for (int i = 0; i < 2; i++)
         ck_assert_int_eq(placement_contiguous(&of[i], i + 1, c.config.moe_layers, c.config.gate.experts, &p.why), 0);
     of[0].workers = 2; /* its rank 0 holds all, then half, then all */
-    ck_assert_int_eq(expert_store_open(&s, p.backend, &c, NULL, FMT_F32, &of[0], 0, &done, &p.why), 0);
+    ck_assert_int_eq(expert_store_open(&s, p.backend, &c, NULL, FMT_F32, &of[0], 0, &load, &p.why), 0);
     mover_show(p.giver, &s);
     struct changing ch = {.p = &p, .c = &c};
     pthread_create(&thread, NULL, ask_on, &ch);
     for (int i = 0; i < 60 || !atomic_load(&ch.got); i++)
-        ck_assert_int_eq(expert_store_change(&s, &c, NULL, FMT_F32, &of[i % 2], &of[1 - i % 2], 0, &done, &total, &p.why), 0);
+        ck_assert_int_eq(expert_store_change(&s, &c, NULL, FMT_F32, &of[i % 2], &of[1 - i % 2], 0, &load, &p.why), 0);
     atomic_store(&ch.stop, true);
     pthread_join(thread, NULL);
     ck_assert_msg(atomic_load(&ch.got) > 0, "%s", p.why.text);
