@@ -6,7 +6,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { REST_MS = 5 /* between two looks at frames that a peer does not take */ };
+enum {
+    REST_MS = 5,  /* between two looks at frames that a peer does not take */
+    NEWS_MS = 100 /* at the transport, when it has news of a step to come and so cannot say that there are others */
+};
 
 /* --- the two rings --- */
 
@@ -46,7 +49,7 @@ static void drop_order(struct order *o) {
 void engine_free(struct engine *e) {
     if (!e) return;
     worker_setup_clear(&e->setup); /* of an engine whose thread did not start */
-    ep_free(e->ep); /* not with the thread: engine_prepare tells it of epochs until the end */
+    ep_free(e->ep);                /* not with the thread: engine_prepare tells it of epochs until the end */
     fabric_close(e->options.fabric);
     for (struct order o; e->order_in.data && ring_pop(&e->order_in, &o);) drop_order(&o);
     for (int i = 0; i < PLANS; i++) arena_clear(&e->plans[i].arena);
@@ -137,13 +140,26 @@ void engine_emit(struct engine *e, const struct event *ev) {
 
 /* --- the thread --- */
 
+/* Until there is an order, perhaps. The transport is served meanwhile: what strangers leave at its door, half-made connections
+ * above all, would stay there until the next step. */
+static void idle(struct engine *e) {
+    struct fabric *f = e->options.fabric;
+    struct pollfd fd[2] = {{.fd = e->plan_bell.fd, .events = POLLIN}};
+    int n = 1, ms = moe_idle(&e->moe) ? REST_MS : 1000;
+    if (ms > REST_MS && f && f->fd >= 0) {
+        fabric_poll(f);
+        if (fabric_arm(f)) ms = NEWS_MS; /* of a step to come */
+        else fd[n++] = (struct pollfd){.fd = f->fd, .events = POLLIN};
+    }
+    poll(fd, (nfds_t)n, ms);
+    bell_clear(&e->plan_bell);
+}
+
 static int serve(struct engine *e, struct why *why) {
     while (!atomic_load(&e->stop)) {
         struct order o;
         if (!ring_pop(&e->order_in, &o)) {
-            struct pollfd fd = {.fd = e->plan_bell.fd, .events = POLLIN};
-            poll(&fd, 1, moe_idle(&e->moe) ? REST_MS : 1000);
-            bell_clear(&e->plan_bell);
+            idle(e);
             continue;
         }
         atomic_store(&e->busy, o.plan != NULL);

@@ -22,6 +22,10 @@ def resident_kib(pid):
     return next(int(line.split()[1]) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
 
 
+def files(pid):
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
 def sayings(r):
     """Noise, other protocols, and the beginnings of those spoken here."""
     greeting = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + b"\0" + bytes(31)
@@ -131,6 +135,7 @@ def noise_at_every_port(p):
         family = sorted(c.process.family())
         check_operators(p, c, keys)
         before = {pid: resident_kib(pid) for pid in family}
+        opened = {pid: files(pid) for pid in family}
         doors = {pid: ports(pid) for pid in family}
         knocks = {pid: 0 for pid in family}
         check(sum(map(len, doors.values())) >= (4 if ucx == "ucx" else 2), f"ports of all: {doors}")
@@ -139,9 +144,10 @@ def noise_at_every_port(p):
                 knocks[pid] += sum(harass(port, r, kept) for port in doors[pid])
             if n % 100 == 1:
                 same(c.generate(**asked), wanted, "the answer among strangers")
-        same(c.generate(**asked), wanted, "the answer after strangers")
         for s in kept:
             s.close()
+        until(lambda: all(files(pid) <= opened[pid] + 4 for pid in family), "strangers' connections gone, with nothing to do")
+        same(c.generate(**asked), wanted, "the answer after strangers")
         same(sorted(c.process.family()), family, "the processes")
         for pid in family:
             grown = resident_kib(pid) - before[pid]
