@@ -1,17 +1,16 @@
 /* eval.c - `cadre eval`: how well a model predicts a text, in one format beside others. */
 #include "cli/cli.h"
+#include "cli/windows.h"
 
 #include <math.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/clk.h"
-#include "model/text/tokenizer.h"
 #include "worker/eval.h"
 
-enum { MOST = 16, MOST_TOKENS = 1 << 26, SAY_US = 500000 };
+enum { MOST = 16, SAY_US = 500000 };
 
 struct options {
     char *text, *weights, *isa;
@@ -26,7 +25,7 @@ static const struct conf_option table[] = {
      .help = "formats to hold each MODEL in, as --weights of `cadre serve`: f32,bf16,q8,q4"},
     {"window", CONF_INT, AT(window), .def = "512", .min = 2, .max = 1 << 20, .arg = "N",
      .help = "tokens that attend to each other"},
-    {"max-tokens", CONF_INT, AT(max_tokens), .def = "0", .min = 0, .max = MOST_TOKENS, .arg = "N",
+    {"max-tokens", CONF_INT, AT(max_tokens), .def = "0", .min = 0, .max = INT32_MAX, .arg = "N",
      .help = "no more than these of the text; 0: all"},
     {"threads", CONF_INT, AT(threads), .def = "0", .min = 0, .max = 256, .arg = "N",
      .help = "compute threads; 0: as many as processors"},
@@ -52,45 +51,13 @@ struct scoring {
     struct eval *e[MOST];
     const char *dir[MOST];
     int n;
-    struct token_list ids; /* the text's */
-    int32_t begin;         /* before each window's; -1: nothing */
+    struct windows text;
     int64_t windows;
 };
 
-/* What the tokenizer puts before any text, or -1. */
-static int32_t begins_with(const struct tokenizer *t) {
-    struct token_list with = {0};
-    struct why why;
-    int32_t id = -1;
-    if (tokenizer_encode(t, "a", 1, true, false, 16, &with, &why) >= 0 && with.len > 1 && tokenizer_is_special(t, with.ids[0]))
-        id = with.ids[0];
-    token_list_clear(&with);
-    return id;
-}
-
-static int read_text(struct scoring *s, const struct options *o, const char *dir, struct why *why) {
-    struct tokenizer *t;
-    size_t len = 0;
-    char *text = cli_read_file("eval", o->text, &len);
-    if (!text) return fail(why, ERR_IO, "there is no text to score");
-    int rc = tokenizer_open(dir, &t, why);
-    if (rc >= 0) {
-        rc = tokenizer_encode(t, text, len, false, false, MOST_TOKENS, &s->ids, why);
-        s->begin = begins_with(t);
-        tokenizer_close(t);
-    }
-    free(text);
-    if (rc < 0) return rc;
-    if (o->max_tokens && s->ids.len > o->max_tokens) s->ids.len = (int)o->max_tokens;
-    if (s->ids.len < 2) return fail(why, ERR_INVALID, "%s is %d tokens: nothing to predict", o->text, s->ids.len);
-    return 0;
-}
-
 static int open_one(struct scoring *s, const struct options *o, const char *dir, const char *weights, struct why *why) {
-    cpu_set_t set;
-    int cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
     const struct eval_options eo = {
-        .isa = o->isa, .weights = weights, .threads = o->threads ? (int)o->threads : cores, .window = (int)o->window};
+        .isa = o->isa, .weights = weights, .threads = o->threads ? (int)o->threads : cli_cores(), .window = (int)o->window};
     if (s->n == MOST) return fail(why, ERR_INVALID, "more than %d models and formats", MOST);
     int rc = eval_open(dir, &eo, &s->e[s->n], why);
     if (rc < 0) return rc;
@@ -112,32 +79,33 @@ static int open_all(struct scoring *s, const struct options *o, const struct con
     return 0;
 }
 
-static int32_t check_ids(const struct scoring *s, struct why *why) {
+static int check_ids(const struct scoring *s, struct why *why) {
     const int V = eval_vocab(s->e[0]);
-    for (int i = 0; i < s->ids.len; i++)
-        if (s->ids.ids[i] >= V)
-            return fail(why, ERR_INVALID, "the tokenizer gives token %d, the model has %d", s->ids.ids[i], V);
-    return s->begin < V ? 0 : fail(why, ERR_INVALID, "the tokenizer begins with token %d, the model has %d", s->begin, V);
+    for (int i = 0; i < s->text.ids.len; i++)
+        if (s->text.ids.ids[i] >= V)
+            return fail(why, ERR_INVALID, "the tokenizer gives token %d, the model has %d", s->text.ids.ids[i], V);
+    return s->text.begin < V ? 0
+                             : fail(why, ERR_INVALID, "the tokenizer begins with token %d, the model has %d", s->text.begin, V);
 }
 
 static void say(const struct scoring *s, int done, bool terminal) {
     const struct eval_score *first = eval_score(s->e[0]);
-    fprintf(stderr, "%s%3.0f%%, perplexity %.3f%s", terminal ? "\r" : "", 100.0 * done / s->ids.len,
-            exp(first->nll / (double)first->tokens), terminal && done < s->ids.len ? "" : "\n");
+    fprintf(stderr, "%s%3.0f%%, perplexity %.3f%s", terminal ? "\r" : "", 100.0 * done / s->text.ids.len,
+            exp(first->nll / (double)first->tokens), terminal && done < s->text.ids.len ? "" : "\n");
 }
 
 static int score_all(struct scoring *s, const struct options *o, struct why *why) {
-    const int before = s->begin >= 0, room = (int)o->window - before;
+    const int before = s->text.begin >= 0, room = (int)o->window - before;
     int32_t *window = malloc(sizeof *window * (size_t)o->window);
     int64_t next_us = clk_now_us() + SAY_US;
     int rc = window ? 0 : fail(why, ERR_NOMEM, "out of memory for a window of %lld tokens", (long long)o->window);
-    for (int at = 0, n; rc >= 0 && at < s->ids.len; at += n) {
-        n = s->ids.len - at < room ? s->ids.len - at : room;
-        if (before) window[0] = s->begin;
-        memcpy(window + before, s->ids.ids + at, sizeof *window * (size_t)n);
+    for (int at = 0, n; rc >= 0 && at < s->text.ids.len; at += n) {
+        n = s->text.ids.len - at < room ? s->text.ids.len - at : room;
+        if (before) window[0] = s->text.begin;
+        memcpy(window + before, s->text.ids.ids + at, sizeof *window * (size_t)n);
         rc = eval_window(s->e, s->n, window, n + before, why);
         s->windows++;
-        if (rc >= 0 && !o->quiet && (clk_now_us() >= next_us || at + n == s->ids.len)) {
+        if (rc >= 0 && !o->quiet && (clk_now_us() >= next_us || at + n == s->text.ids.len)) {
             next_us = clk_now_us() + SAY_US;
             say(s, at + n, isatty(STDERR_FILENO));
         }
@@ -210,10 +178,10 @@ static void print_json(const struct scoring *s) {
 }
 
 static int run(const struct options *o, const struct conf_args *args) {
-    struct scoring s = {.begin = -1};
+    struct scoring s = {0};
     struct why why;
     if (!o->text) return fprintf(stderr, "cadre eval: wanted --text FILE; see --help\n"), EXIT_USAGE;
-    int rc = read_text(&s, o, args->items[0], &why);
+    int rc = windows_read(&s.text, "eval", args->items[0], o->text, o->max_tokens, &why);
     if (rc >= 0) rc = open_all(&s, o, args, &why);
     if (rc >= 0) rc = check_ids(&s, &why);
     if (rc >= 0) rc = score_all(&s, o, &why);
@@ -221,7 +189,7 @@ static int run(const struct options *o, const struct conf_args *args) {
     else if (o->json) print_json(&s);
     else print_table(&s);
     for (int i = 0; i < s.n; i++) eval_close(s.e[i]);
-    token_list_clear(&s.ids);
+    windows_clear(&s.text);
     return rc < 0 ? EXIT_FAILED : EXIT_DONE;
 }
 

@@ -6,12 +6,15 @@
 #include <unistd.h>
 
 #include "base/clk.h"
+#include "cli/windows.h"
 #include "model/pack.h"
+#include "worker/calibrate.h"
 
-enum { SAY_US = 500000 };
+enum { SAY_US = 500000, WINDOW = 512 };
 
 struct options {
-    char *output, *weights;
+    char *output, *weights, *calibrate;
+    int64_t calibrate_tokens;
     bool verify, quiet;
 };
 #define AT(member) offsetof(struct options, member)
@@ -21,6 +24,10 @@ static const struct conf_option table[] = {
      .help = "the folder to make; it becomes a model directory"},
     {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32|q8|q4|stored",
      .help = "the format to hold them in, as --weights of `cadre serve`"},
+    {"calibrate", CONF_STRING, AT(calibrate), .arg = "FILE",
+     .help = "a text like what will be asked: q8 and q4 are fitted to what it sends through the model"},
+    {"calibrate-tokens", CONF_INT, AT(calibrate_tokens), .def = "16384", .min = 2, .max = 1 << 24, .arg = "N",
+     .help = "of that text, at most"},
     {"verify", CONF_FLAG, AT(verify), .def = "no", .help = "check every blob of the pack MODEL instead of making one"},
     {"quiet", CONF_FLAG, AT(quiet), .def = "no", .letter = 'q', .help = "no progress"},
     {NULL}};
@@ -71,9 +78,32 @@ static int verify(const char *dir, struct progress *p, struct why *why) {
     return rc;
 }
 
+static void say_read(void *ctx, int done, int all) {
+    struct progress *p = ctx;
+    if (p->quiet || (clk_now_us() < p->next_us && done < all)) return;
+    p->next_us = clk_now_us() + SAY_US;
+    fprintf(stderr, "%scalibrating %3.0f%%%s", p->terminal ? "\r" : "", 100.0 * done / all, p->terminal && done < all ? "" : "\n");
+}
+
+static int calibrate(const char *model, const struct options *o, struct progress *p, struct calibration **out, struct why *why) {
+    const struct calibrate_options co = {.threads = cli_cores(), .window = WINDOW};
+    struct windows text = {0};
+    int rc = fmt_quant((enum fmt)fmt_parse(o->weights))
+                 ? windows_read(&text, "pack", model, o->calibrate, o->calibrate_tokens, why)
+                 : fail(why, ERR_INVALID, "--calibrate is for --weights q8 and q4; %s has nothing to fit", o->weights);
+    if (rc >= 0) rc = calibration_new(model, &co, text.ids.ids, text.ids.len, text.begin, say_read, p, out, why);
+    windows_clear(&text);
+    return rc;
+}
+
 static int make(const char *model, const struct options *o, struct progress *p, struct why *why) {
     const struct pack_progress progress = {say, p};
-    int rc = pack_write(model, o->output, (enum fmt)fmt_parse(o->weights), &progress, why);
+    struct calibration *fitted = NULL;
+    int rc = o->calibrate ? calibrate(model, o, p, &fitted, why) : 0;
+    if (rc >= 0)
+        rc = pack_write(model, o->output, (enum fmt)fmt_parse(o->weights), fitted ? calibration_rounding(fitted) : NULL, &progress,
+                        why);
+    calibration_free(fitted);
     if (rc < 0) return rc;
     if (rc) {
         printf("%s: the pack of %s weights was there already; nothing was written, and --verify checks it\n", o->output,

@@ -8,15 +8,19 @@
 enum { P = QUANT_PANEL, G = QUANT_GROUP };
 
 /* The widest vectors this processor has: three builds of one text, none of which changes a bit. */
-static quant_make_fn *make_fn(void) {
+static const struct quant_maker *maker(void) {
 #ifdef KERNELS_X86
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")) return quant_make_avx512;
-    if (__builtin_cpu_supports("avx2")) return quant_make_avx2;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")) return &quant_maker_avx512;
+    if (__builtin_cpu_supports("avx2")) return &quant_maker_avx2;
 #endif
-    return quant_make_plain;
+    return &quant_maker_plain;
 }
 
-static void store_group(const struct quant_making *g, enum fmt f, uint8_t *data, uint8_t *scales) {
+/* Group j of the panel that begins with row `first`. */
+static void store_group(const struct quant_making *g, enum fmt f, void *piece, int rows, int cols, int first, int j) {
+    const size_t group = (size_t)(first / P) * (size_t)quant_groups(cols) + (size_t)j;
+    uint8_t *data = (uint8_t *)piece + group * ((size_t)P * G / (f == FMT_Q4 ? 2 : 1));
+    uint8_t *scales = (uint8_t *)piece + mat_scales_at(f, rows, cols) + group * quant_scale_bytes(f);
     uint16_t s[P];
     for (int r = 0; r < P; r++) s[r] = bf16_from_f32(g->scale[r]);
     memcpy(scales, s, sizeof s);
@@ -33,22 +37,31 @@ static void store_group(const struct quant_making *g, enum fmt f, uint8_t *data,
 
 void quant_pack(void *piece, enum fmt f, int rows, int cols, int first, int n, const float *x) {
     const int groups = quant_groups(cols);
-    const size_t data_bytes = (size_t)P * G / (f == FMT_Q4 ? 2 : 1), scale_bytes = quant_scale_bytes(f);
-    uint8_t *data = piece, *scales = data + mat_scales_at(f, rows, cols);
+    const struct quant_maker *m = maker();
     struct quant_making g;
-    quant_make_fn *make = make_fn();
+    for (int k = 0; k < G; k++) g.weight[k] = 1;
     for (int row = 0; row < n; row += P) {
         const int have = n - row < P ? n - row : P;
         for (int j = 0; j < groups; j++) {
-            const size_t at = (size_t)((first + row) / P) * (size_t)groups + (size_t)j;
             g.n = cols - j * G < G ? cols - j * G : G;
             for (int r = 0; r < P; r++) {
                 const float *from = x + (int64_t)(row + r) * cols + j * G;
                 for (int k = 0; k < g.n; k++) g.x[k][r] = r < have ? from[k] : 0;
             }
-            make(&g, f);
-            store_group(&g, f, data + at * data_bytes, scales + at * scale_bytes);
+            m->make(&g, f);
+            store_group(&g, f, piece, rows, cols, first + row, j);
         }
+    }
+}
+
+void quant_pack_toward(void *piece, enum fmt f, int rows, int cols, int first, float (*x)[QUANT_PANEL], const float *u) {
+    const struct quant_maker *m = maker();
+    struct quant_making g;
+    for (int j = 0; j < quant_groups(cols); j++) {
+        const int from = j * G, left = cols - from;
+        g.n = left < G ? left : G;
+        m->toward(&g, f, x + from, left, u + (size_t)from * (size_t)cols + (size_t)from, cols);
+        store_group(&g, f, piece, rows, cols, first, j);
     }
 }
 

@@ -8,6 +8,7 @@
 #include <string.h>
 
 enum { P = QUANT_PANEL, G = QUANT_GROUP };
+#define LEAST 1e-4f /* sums of levels smaller than this are of columns that weigh nothing */
 
 /* The compiler's own vectors: it makes four, two or one register of them. */
 typedef float lanes __attribute__((vector_size(64)));
@@ -53,26 +54,29 @@ struct line { /* x ~ step * level - low */
     lanes step, low, error;
 };
 
-/* Gives every x the nearest level of (x + low) * density, then finds the line that fits these best, by least squares. In units
+/* Gives every x the nearest level of (x + low) * density, then finds the line that fits these best, by least squares, as columns
+ * weigh. In units
  * of a fifteenth of the range, and the range holds 0; `low` can be 15.9 steps at most (z is a byte) and at least 0. sum: of all
  * x. The error lacks the sum of x squared, the same for all lines. */
 static void fit(const struct quant_making *g, const lanes *low, float density, const lanes *sum, struct line *f) {
-    const float n = (float)g->n;
     const lanes sx = *sum, from = *low * density + 0.5f;
     lanes sl = {0}, sll = {0}, sxl = {0};
+    float n = 0;
     for (int k = 0; k < g->n; k++) {
         const lanes x = X(g, k);
+        const float w = g->weight[k];
         lanes l = x * density + from;
         l = MAX(l, ALL(0));
         l = MIN(l, ALL(15));
         l = TRUNCATED(l);
-        sl += l;
-        sll += l * l;
-        sxl += x * l;
+        n += w;
+        sl += w * l;
+        sll += w * (l * l);
+        sxl += w * (x * l);
     }
-    const lanes d = n * sll - sl * sl, some = MAX(d, ALL(1)), most = MAX(sll, ALL(1));
-    lanes step = PICK(d > 0, (n * sxl - sx * sl) / some, ALL(0)), at = (sx - step * sl) / n;
-    step = PICK(at > 0, PICK(sll > 0, sxl / most, ALL(1)), step);
+    const lanes d = n * sll - sl * sl, some = PICK(d > LEAST, d, ALL(1)), most = PICK(sll > LEAST, sll, ALL(1));
+    lanes step = PICK(d > LEAST, (n * sxl - sx * sl) / some, ALL(0)), at = (sx - step * sl) / n;
+    step = PICK(at > 0, PICK(sll > LEAST, sxl / most, ALL(1)), step);
     at = MIN(at, ALL(0));
     const masks beyond = -at > 15.9f * step;
     lanes other = MIN((sx - sl) / n, ALL(0));
@@ -89,7 +93,7 @@ static void fit(const struct quant_making *g, const lanes *low, float density, c
 static void search(const struct quant_making *g, const lanes *low, struct line *best) {
     static const float densities[] = {1, 0.965f, 1.02f, 1.045f, 1.075f, 1.105f, 1.145f, 1.19f};
     lanes sum = {0};
-    for (int k = 0; k < g->n; k++) sum += X(g, k);
+    for (int k = 0; k < g->n; k++) sum += g->weight[k] * X(g, k);
     for (unsigned i = 0; i < sizeof densities / sizeof *densities; i++) {
         const lanes from = *low - 7.5f * (1 - 1 / densities[i]); /* both ends move in alike */
         struct line f;
@@ -132,7 +136,54 @@ static void make_q4(struct quant_making *g) {
     for (int k = g->n; k < G; k++) memset(g->code[k], 0, P);
 }
 
-void QUANT_MAKE(struct quant_making *g, enum fmt f) {
+static void make(struct quant_making *g, enum fmt f) {
     if (f == FMT_Q8) make_q8(g);
     else make_q4(g);
 }
+
+struct rounded { /* how a group's numbers become codes, and codes numbers */
+    lanes scale, inverse, zero, low;
+    float least, most, step; /* codes; numbers between them, in scales */
+};
+
+static struct rounded rounded_of(const struct quant_making *g, enum fmt f) {
+    struct rounded r = {.least = f == FMT_Q8 ? 1 : 0, .most = f == FMT_Q8 ? 255 : 15, .step = f == FMT_Q8 ? 1 : 16};
+    for (int i = 0; i < P; i++) {
+        r.scale[i] = g->scale[i];
+        r.zero[i] = f == FMT_Q8 ? 128 : g->zero[i];
+        r.inverse[i] = g->scale[i] > 0 ? 1 / (r.step * g->scale[i]) : 0;
+        r.low[i] = r.zero[i] / r.step + 0.5f;
+    }
+    return r;
+}
+
+/* Column by column, its error out of those after it: of the group at once, of the others when the group is done. */
+static void toward(struct quant_making *g, enum fmt f, float (*x)[P], int left, const float *u, int stride) {
+    lanes error[G], *at = (lanes *)x;
+    float sum = 0;
+    for (int k = 0; k < g->n; k++) {
+        const float d = u[(size_t)k * (size_t)stride + (size_t)k];
+        sum += g->weight[k] = 1 / (d * d);
+        X(g, k) = at[k];
+    }
+    for (int k = 0; k < g->n; k++) g->weight[k] *= (float)g->n / sum;
+    make(g, f);
+    const struct rounded r = rounded_of(g, f);
+    for (int k = 0; k < g->n; k++) {
+        const float *row = u + (size_t)k * (size_t)stride;
+        lanes l = at[k] * r.inverse + r.low;
+        l = MAX(l, ALL(r.least));
+        l = MIN(l, ALL(r.most));
+        l = TRUNCATED(l);
+        put_codes(g, k, &l);
+        error[k] = (at[k] - (r.step * l - r.zero) * r.scale) / row[k];
+        for (int j = k + 1; j < g->n; j++) at[j] -= error[k] * row[j];
+    }
+    for (int j = g->n; j < left; j++) {
+        lanes rest = at[j];
+        for (int k = 0; k < g->n; k++) rest -= error[k] * u[(size_t)k * (size_t)stride + (size_t)j];
+        at[j] = rest;
+    }
+}
+
+const struct quant_maker QUANT_MAKER = {make, toward};

@@ -35,8 +35,15 @@ void checkpoint_read(const struct checkpoint *c, enum tensor_role role, int laye
 /* The tensor's own bytes if they already are `fmt` and 2- or 4-byte aligned for it, else NULL: then checkpoint_read. Valid
  * until close. */
 const void *checkpoint_map(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt);
-/* A whole blob into out, from h as blob.h describes it: every part, the sum, the header. Not of a pack. */
-void checkpoint_compose(const struct checkpoint *c, struct blob_header *h, void *out);
+/* What is known of the inputs of a model's matrices when it is quantised (worker/calibrate.h). */
+struct rounding {
+    /* As quant_pack_toward wants it, valid until the next call; NULL: round each weight for itself. */
+    const float *(*factor)(void *ctx, enum tensor_role role, int layer, int expert);
+    void *ctx;
+    uint64_t identity; /* not 0; another one, other weights */
+};
+/* A whole blob into out, from h as blob.h describes it: every part, the sum, the header. Not of a pack. r may be NULL. */
+void checkpoint_compose(const struct checkpoint *c, struct blob_header *h, void *out, const struct rounding *r);
 /* A whole blob as a pack has it, mapped and page-aligned; NULL: this is no pack, or it has none such. Its sum has not been
  * checked (pack_check). */
 const struct blob_header *checkpoint_blob(const struct checkpoint *c, enum blob_kind kind, int layer, int expert);

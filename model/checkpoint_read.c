@@ -180,7 +180,8 @@ static void copy_blocks(const struct checkpoint *c, const struct tensor_want *w,
     }
 }
 
-void checkpoint_read(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt, void *dst) {
+static void read_toward(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt, void *dst,
+                        const float *u) {
     if (c->headers_only) return;
     if (c->pack) {
         const struct blob_header *blob;
@@ -191,21 +192,28 @@ void checkpoint_read(const struct checkpoint *c, enum tensor_role role, int laye
     }
     struct tensor_source s = open_source(c, role, layer, expert);
     const enum fmt held = on_disk(&s.want, s.tensor);
-    if (fmt_quant(fmt)) tensor_quantise(&s, fmt, dst);
+    if (fmt_quant(fmt)) tensor_quantise(&s, fmt, dst, u);
     else if (fmt_plain(fmt)) tensor_read_rows(&s, fmt, dst, 0, s.want.rows);
     else if (fmt != held) BUG("checkpoint: %s as %s, which it is not", s.want.name, fmt_name(fmt));
     else copy_blocks(c, &s.want, s.tensor, fmt, dst);
     free(s.scales);
 }
 
-void checkpoint_compose(const struct checkpoint *c, struct blob_header *h, void *out) {
+void checkpoint_read(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt, void *dst) {
+    read_toward(c, role, layer, expert, fmt, dst, NULL);
+}
+
+void checkpoint_compose(const struct checkpoint *c, struct blob_header *h, void *out, const struct rounding *r) {
     memset(out, 0, sizeof *h + h->payload_bytes);
     for (uint32_t i = 0; i < h->n_parts; i++) {
         const struct blob_part *p = &h->part[i];
         bool alone = h->kind == BLOB_TENSOR;
         enum tensor_role role =
             alone ? (enum tensor_role)h->expert : blob_role((enum blob_kind)h->kind, (enum blob_tensor)p->tensor);
-        checkpoint_read(c, role, (int)h->layer, alone ? 0 : (int)h->expert, (enum fmt)p->format, (char *)out + p->at);
+        const int layer = (int)h->layer, expert = alone ? 0 : (int)h->expert;
+        const enum fmt fmt = (enum fmt)p->format;
+        const float *u = r && fmt_quant(fmt) ? r->factor(r->ctx, role, layer, expert) : NULL;
+        read_toward(c, role, layer, expert, fmt, (char *)out + p->at, u);
     }
     h->checksum = XXH3_64bits((char *)out + sizeof *h, h->payload_bytes);
     memcpy(out, h, sizeof *h);

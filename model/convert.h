@@ -24,5 +24,6 @@ struct tensor_source {
 };
 /* Rows [first, first + rows) to a plain format. Any thread. */
 void tensor_read_rows(const struct tensor_source *s, enum fmt fmt, void *dst, int first, int rows);
-/* The whole matrix to q8 or q4, into a piece of mat_held_bytes, by all processors that this process may use. */
-void tensor_quantise(const struct tensor_source *s, enum fmt fmt, void *piece);
+/* The whole matrix to q8 or q4, into a piece of mat_held_bytes, by all processors that this process may use. u: as for
+ * quant_pack_toward, or NULL. */
+void tensor_quantise(const struct tensor_source *s, enum fmt fmt, void *piece, const float *u);

@@ -18,7 +18,7 @@ struct pack_header { /* little endian; 64 bytes, the rest of the page is zero */
     uint32_t stored, roles;    /* config.stored; T_ROLE_COUNT: a release that counts roles differently cannot read it */
     uint64_t source;           /* fingerprint of what it was made of */
     uint64_t bytes, blobs;     /* of the whole file */
-    uint64_t reserved;
+    uint64_t rounding;         /* struct rounding's identity; 0: each weight was rounded for itself */
     uint64_t checksum; /* XXH3-64 of what is above */
 };
 
@@ -55,5 +55,7 @@ struct pack_progress {
 };
 /* Makes or finishes `dir` of the model in `from`. What an interrupted run has written whole is kept. ERR_EXISTS: a pack of
  * another model or format is there, or files that would be overwritten: another model's. ERR_INVALID: `dir` is `from`, or
- * `from` is a pack. ERR_IO with the system's reason: a full disk, for one. 0: it was made; 1: it was there, whole. */
-int pack_write(const char *from, const char *dir, enum fmt weights, const struct pack_progress *progress, struct why *why);
+ * `from` is a pack. rounding: NULL, or for q8 and q4. ERR_IO with the system's reason: a full disk, for one. 0: it was made;
+ * 1: it was there, whole. */
+int pack_write(const char *from, const char *dir, enum fmt weights, const struct rounding *rounding,
+               const struct pack_progress *progress, struct why *why);

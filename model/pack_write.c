@@ -20,6 +20,7 @@ static const off_t MOST_BESIDE = (off_t)256 << 20; /* a larger file beside the w
 struct writing {
     const struct checkpoint *c;
     enum fmt weights;
+    const struct rounding *rounding;
     const struct pack_progress *progress;
     char path[PATH_BYTES];
     int fd;
@@ -99,7 +100,7 @@ static int write_blob(void *ctx, const struct pack_entry *e) {
         w->kept += bytes;
     } else {
         w->fresh = true;
-        checkpoint_compose(w->c, &h, w->staging);
+        checkpoint_compose(w->c, &h, w->staging, w->rounding);
         rc = put(w, w->staging, bytes, w->at);
     }
     w->at += round_page(bytes);
@@ -237,6 +238,7 @@ static void make_header(struct writing *w) {
                                      .stored = (uint32_t)w->c->config.stored,
                                      .roles = T_ROLE_COUNT,
                                      .source = w->c->fingerprint,
+                                     .rounding = w->rounding ? w->rounding->identity : 0,
                                      .bytes = PACK_PAGE};
     memcpy(w->header.magic, "CADREPAK", sizeof w->header.magic);
     pack_walk(&w->c->config, lay_out, w);
@@ -262,11 +264,13 @@ static int write_into(struct writing *w, const char *from, const char *dir) {
     return rc;
 }
 
-int pack_write(const char *from, const char *dir, enum fmt weights, const struct pack_progress *progress, struct why *why) {
+int pack_write(const char *from, const char *dir, enum fmt weights, const struct rounding *rounding,
+               const struct pack_progress *progress, struct why *why) {
     struct checkpoint c;
     int rc = checkpoint_open(from, &c, why);
     if (rc < 0) return rc;
-    struct writing w = {.c = &c, .weights = weights, .progress = progress, .fd = -1, .why = why};
+    struct writing w = {
+        .c = &c, .weights = weights, .rounding = rounding, .progress = progress, .fd = -1, .why = why};
     snprintf(w.path, sizeof w.path, "%s/%s", dir, PACK_PART_FILE);
     rc =
         c.pack ? fail(why, ERR_INVALID, "%s is a pack itself; give the model it was made of", from) : write_into(&w, from, dir);

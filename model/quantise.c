@@ -18,20 +18,34 @@ struct quantising {
     const struct tensor_source *source;
     enum fmt fmt;
     void *piece;
+    const float *u;  /* NULL: each weight for itself */
     atomic_int next; /* panel */
 };
+
+/* n rows of a matrix, as quant_pack_toward takes them. */
+static void turn(const float *rows, int n, int cols, float (*x)[QUANT_PANEL]) {
+    for (int k = 0; k < cols; k++)
+        for (int r = 0; r < QUANT_PANEL; r++) x[k][r] = r < n ? rows[(size_t)r * (size_t)cols + (size_t)k] : 0;
+}
 
 static void *pack_panels(void *arg) {
     struct quantising *q = arg;
     const struct tensor_want *w = &q->source->want;
-    float *wide = malloc(sizeof *wide * QUANT_PANEL * (size_t)w->cols);
-    if (!wide) die("out of memory for %d rows of %s", QUANT_PANEL, w->name);
+    const size_t bytes = sizeof(float[QUANT_PANEL]) * (size_t)w->cols;
+    float *wide = malloc(bytes), (*turned)[QUANT_PANEL] = q->u ? aligned_alloc(64, bytes) : NULL;
+    if (!wide || (q->u && !turned)) die("out of memory for %d rows of %s", QUANT_PANEL, w->name);
     for (int first; (first = atomic_fetch_add(&q->next, 1) * QUANT_PANEL) < w->rows;) {
         const int n = w->rows - first < QUANT_PANEL ? w->rows - first : QUANT_PANEL;
         tensor_read_rows(q->source, FMT_F32, wide, first, n);
-        quant_pack(q->piece, q->fmt, w->rows, w->cols, first, n, wide);
+        if (turned) {
+            turn(wide, n, w->cols, turned);
+            quant_pack_toward(q->piece, q->fmt, w->rows, w->cols, first, turned, q->u);
+        } else {
+            quant_pack(q->piece, q->fmt, w->rows, w->cols, first, n, wide);
+        }
     }
     free(wide);
+    free(turned);
     return NULL;
 }
 
@@ -43,8 +57,8 @@ static int threads_for(const struct tensor_want *w) {
     return worth < cores ? (int)worth : cores;
 }
 
-void tensor_quantise(const struct tensor_source *s, enum fmt fmt, void *piece) {
-    struct quantising q = {.source = s, .fmt = fmt, .piece = piece};
+void tensor_quantise(const struct tensor_source *s, enum fmt fmt, void *piece, const float *u) {
+    struct quantising q = {.source = s, .fmt = fmt, .piece = piece, .u = u};
     const int threads = threads_for(&s->want);
     pthread_t ids[MOST_THREADS];
     sigset_t all, old;

@@ -74,10 +74,10 @@ END_TEST
 
 /* The builds of quant_make.c for different processors. */
 START_TEST(same_numbers) {
-    quant_make_fn *builds[] = {quant_make_plain, quant_make_plain};
+    const struct quant_maker *builds[] = {&quant_maker_plain, &quant_maker_plain};
 #ifdef __x86_64__
-    if (__builtin_cpu_supports("avx2")) builds[0] = quant_make_avx2;
-    if (__builtin_cpu_supports("avx512vl")) builds[1] = quant_make_avx512;
+    if (__builtin_cpu_supports("avx2")) builds[0] = &quant_maker_avx2;
+    if (__builtin_cpu_supports("avx512vl")) builds[1] = &quant_maker_avx512;
 #endif
     for (int i = 0; i < 4000; i++) {
         struct quant_making in = {.n = 1 + i % QUANT_GROUP}, want, got;
@@ -85,11 +85,12 @@ START_TEST(same_numbers) {
         for (int k = 0; k < QUANT_GROUP * QUANT_PANEL; k++)
             in.x[k / QUANT_PANEL][k % QUANT_PANEL] = i % 7 || k % 3 ? kit_uniform(low, high) * unit : 0;
         if (i % 50 == 0) in.x[0][i % 16] = i % 100 ? NAN : INFINITY;
+        for (int k = 0; k < QUANT_GROUP; k++) in.weight[k] = i % 5 ? 1 : kit_uniform(0, 2);
         want = in;
-        quant_make_plain(&want, i % 2 ? FMT_Q8 : FMT_Q4);
+        quant_maker_plain.make(&want, i % 2 ? FMT_Q8 : FMT_Q4);
         for (int b = 0; b < 2; b++) {
             got = in;
-            builds[b](&got, i % 2 ? FMT_Q8 : FMT_Q4);
+            builds[b]->make(&got, i % 2 ? FMT_Q8 : FMT_Q4);
             for (int r = 0; r < QUANT_PANEL; r++) {
                 if (bf16_from_f32(got.scale[r]) != bf16_from_f32(want.scale[r]) || (i % 2 == 0 && got.zero[r] != want.zero[r]))
                     ck_abort_msg("group %d: row %d has scale %.9g, %.9g in plain C", i, r, got.scale[r], want.scale[r]);

@@ -1,0 +1,302 @@
+/* calibrate.c - a solo worker whose operations are listened to, and moments of what they were given. */
+#include "worker/calibrate.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "worker/moments.h"
+#include "worker/solo.h"
+
+enum {
+    CHUNK = 128,
+    LEAST_ROWS = 64,    /* of an expert that fewer came to, each weight is rounded for itself */
+    MOST_COLS = 1 << 13 /* of a matrix: the moments of more would not fit anywhere */
+};
+
+/* Where rows enter; FROM_HIDDEN is computed from FROM_FFN. */
+enum from { FROM_NONE, FROM_ATTENTION, FROM_HEADS, FROM_LATENT, FROM_FFN, FROM_HIDDEN, FROMS };
+
+struct rows { /* bf16 [n, width] */
+    uint16_t *x;
+    int width, n;
+};
+struct layer_rows {
+    struct rows of[FROMS];
+    int16_t *chosen; /* [tokens, k] experts of the n of FROM_FFN; NULL: not known, or dense */
+    int n_chosen;
+};
+
+struct calibration {
+    struct solo solo;
+    const struct ops *real;
+    struct ops ops; /* ours: they note and pass on. The backend points here, which is how they find the rest */
+    struct rounding rounding;
+    struct layer_rows *layer; /* [L] */
+    int tokens;               /* there will be */
+    int routing;              /* layer whose router was computed last */
+    bool no_memory;
+    /* the factor made last: neighbours ask for the same */
+    float *u;
+    enum from u_from;
+    int u_layer, u_expert;
+    bool u_good;
+};
+
+static struct calibration *of(struct backend *b) {
+    return (struct calibration *)((char *)(uintptr_t)b->ops - offsetof(struct calibration, ops));
+}
+
+/* ---- listening ---- */
+
+static void note_rows(struct calibration *c, struct rows *r, const float *x, int T, int width) {
+    if (!r->x) {
+        r->x = malloc(sizeof *r->x * (size_t)c->tokens * (size_t)width);
+        r->width = width;
+    }
+    if (!r->x || r->n + T > c->tokens) {
+        c->no_memory |= !r->x;
+        return;
+    }
+    uint16_t *to = r->x + (size_t)r->n * (size_t)width;
+    for (size_t i = 0; i < (size_t)T * (size_t)width; i++) to[i] = bf16_from_f32(x[i]);
+    r->n += T;
+}
+
+static void listen_linear(struct backend *b, float *y, const float *x, struct mat w, const float *bias, bool add, int T) {
+    struct calibration *c = of(b);
+    for (int i = 0; i < c->solo.checkpoint.config.layers; i++) {
+        const struct layer_weights *l = &c->solo.weights.layer[i];
+        const void *first = l->q_a.data ? l->q_a.data : l->q.data; /* of those that are given the same */
+        const enum from from = w.data == first            ? FROM_ATTENTION
+                               : w.data == l->o.data      ? FROM_HEADS
+                               : w.data == l->q_b.data    ? FROM_LATENT
+                               : w.data == l->router.data ? FROM_FFN
+                                                          : FROM_NONE;
+        if (!w.data || from == FROM_NONE) continue;
+        if (from == FROM_FFN) c->routing = i;
+        note_rows(c, &c->layer[i].of[from], x, T, w.cols);
+    }
+    c->real->linear(b, y, x, w, bias, add, T);
+}
+
+static void listen_ffn(struct backend *b, float *y, const float *x, const struct ffn_group *groups, int n_groups, int H) {
+    struct calibration *c = of(b);
+    for (int i = 0; n_groups == 1 && i < c->solo.checkpoint.config.layers; i++)
+        if (groups->weights == &c->solo.weights.layer[i].dense)
+            note_rows(c, &c->layer[i].of[FROM_FFN], x + (size_t)groups->first * (size_t)H, groups->count, H);
+    c->real->ffn(b, y, x, groups, n_groups, H);
+}
+
+static void listen_gate(struct backend *b, int32_t *ids, float *weights, const float *logits, const float *bias,
+                        const struct gate_rule *rule, int T) {
+    struct calibration *c = of(b);
+    struct layer_rows *l = &c->layer[c->routing];
+    c->real->gate_select(b, ids, weights, logits, bias, rule, T);
+    if (rule != &c->solo.checkpoint.config.gate || l->n_chosen + T > c->tokens) return; /* of several stages: not followed */
+    if (!l->chosen) l->chosen = malloc(sizeof *l->chosen * (size_t)c->tokens * (size_t)rule->k);
+    c->no_memory |= !l->chosen;
+    for (int i = 0; l->chosen && i < T * rule->k; i++)
+        l->chosen[(size_t)l->n_chosen * (size_t)rule->k + (size_t)i] = (int16_t)ids[i];
+    l->n_chosen += T;
+}
+
+/* ---- moments ---- */
+
+static enum from from_of(enum tensor_role role) {
+    switch (role) {
+    case T_Q:
+    case T_K:
+    case T_V:
+    case T_Q_A:
+    case T_KV_A: return FROM_ATTENTION;
+    case T_O: return FROM_HEADS;
+    case T_Q_B: return FROM_LATENT;
+    case T_DENSE_GATE:
+    case T_DENSE_UP:
+    case T_SHARED_GATE:
+    case T_SHARED_UP:
+    case T_EXPERT_GATE:
+    case T_EXPERT_UP: return FROM_FFN;
+    case T_DENSE_DOWN:
+    case T_SHARED_DOWN:
+    case T_EXPERT_DOWN: return FROM_HIDDEN;
+    default: return FROM_NONE;
+    }
+}
+
+static bool goes_to(const struct calibration *c, const struct layer_rows *l, int row, int expert) {
+    const int k = c->solo.checkpoint.config.gate.k;
+    if (expert < 0 || l->n_chosen != l->of[FROM_FFN].n) return true;
+    for (int i = 0; i < k; i++)
+        if (l->chosen[(size_t)row * (size_t)k + (size_t)i] == expert) return true;
+    return false;
+}
+
+/* Rows of a layer, or those of one expert's tokens, as f32 [n, width]; NULL: too few, or no memory. */
+static float *pick(const struct calibration *c, int layer, enum from from, int expert, int *n) {
+    const struct layer_rows *l = &c->layer[layer];
+    const struct rows *r = &l->of[from];
+    const size_t width = (size_t)r->width;
+    float *x = r->n ? malloc(sizeof *x * (size_t)r->n * width) : NULL;
+    *n = 0;
+    for (int i = 0; x && i < r->n; i++) {
+        if (!goes_to(c, l, i, expert)) continue;
+        for (size_t k = 0; k < width; k++) x[(size_t)*n * width + k] = bf16_to_f32(r->x[(size_t)i * width + k]);
+        ++*n;
+    }
+    if (*n >= LEAST_ROWS) return x;
+    free(x);
+    return NULL;
+}
+
+static float *read_matrix(const struct calibration *c, enum tensor_role role, int layer, int expert, struct mat *m) {
+    const struct checkpoint *from = &c->solo.checkpoint;
+    struct tensor_want w;
+    if (!model_tensor(&from->config, role, layer, expert, &w)) return NULL;
+    const int cols = w.cols ? w.cols : 1;
+    float *x = malloc(sizeof *x * (size_t)w.rows * (size_t)cols);
+    if (!x) return NULL;
+    checkpoint_read(from, role, layer, expert, FMT_F32, x);
+    *m = (struct mat){.data = x, .fmt = FMT_F32, .rows = w.rows, .cols = cols};
+    return x;
+}
+
+/* What the last matrix of an FFN is given for x [n, H]: the FFN with rows of the identity for its last matrix, H at a time. */
+static float *hidden_of(struct calibration *c, enum tensor_role down, int layer, int expert, const float *x, int n, int H,
+                        int *width) {
+    const enum tensor_role gate = down - 2, up = down - 1;
+    struct backend *b = c->solo.backend;
+    struct ffn f = {.act = c->solo.checkpoint.config.act};
+    struct mat bias;
+    float *g = read_matrix(c, gate, layer, expert, &f.gate), *u = read_matrix(c, up, layer, expert, &f.up);
+    float *gb = down == T_EXPERT_DOWN ? read_matrix(c, T_EXPERT_GATE_BIAS, layer, expert, &bias) : NULL;
+    float *ub = down == T_EXPERT_DOWN ? read_matrix(c, T_EXPERT_UP_BIAS, layer, expert, &bias) : NULL;
+    const int F = *width = g ? f.gate.rows : 0;
+    float *unit = calloc((size_t)H * (size_t)F + 1, sizeof *unit), *y = malloc(sizeof *y * (size_t)n * (size_t)H);
+    float *out = g && unit && y ? malloc(sizeof *out * (size_t)n * (size_t)F) : NULL;
+    f.gate_bias = gb, f.up_bias = ub;
+    f.down = (struct mat){.data = unit, .fmt = FMT_F32, .rows = H, .cols = F};
+    for (int at = 0; out && at < F; at += H) {
+        const int some = F - at < H ? F - at : H;
+        for (int i = 0; i < some; i++) unit[(size_t)i * (size_t)F + (size_t)(at + i)] = 1;
+        c->real->ffn(b, y, x, &(struct ffn_group){.weights = &f, .count = n}, 1, H);
+        for (int i = 0; i < n; i++)
+            memcpy(out + (size_t)i * (size_t)F + at, y + (size_t)i * (size_t)H, sizeof *out * (size_t)some);
+        for (int i = 0; i < some; i++) unit[(size_t)i * (size_t)F + (size_t)(at + i)] = 0;
+    }
+    free(g), free(u), free(gb), free(ub), free(unit), free(y);
+    return out;
+}
+
+/* Sum of x x^T over x [n, width]: a product of x turned with itself. */
+static bool sum_moments(struct calibration *c, const float *x, int n, int width, float *h) {
+    float *turned = malloc(sizeof *turned * (size_t)n * (size_t)width);
+    if (!turned) return false;
+    for (int i = 0; i < n; i++)
+        for (int k = 0; k < width; k++) turned[(size_t)k * (size_t)n + (size_t)i] = x[(size_t)i * (size_t)width + (size_t)k];
+    const struct mat m = {.data = turned, .fmt = FMT_F32, .rows = width, .cols = n};
+    c->real->linear(c->solo.backend, h, turned, m, NULL, false, width);
+    free(turned);
+    return true;
+}
+
+static bool make_factor(struct calibration *c, enum tensor_role role, enum from from, int layer, int expert) {
+    const bool hidden = from == FROM_HIDDEN;
+    int n, width = c->layer[layer].of[hidden ? FROM_FFN : from].width;
+    float *x = pick(c, layer, hidden ? FROM_FFN : from, expert, &n);
+    if (x && hidden) {
+        float *given = x;
+        x = hidden_of(c, role, layer, expert < 0 ? 0 : expert, given, n, width, &width);
+        free(given);
+    }
+    free(c->u);
+    c->u = x && width <= MOST_COLS ? malloc(sizeof *c->u * (size_t)width * (size_t)width) : NULL;
+    bool ok = c->u && sum_moments(c, x, n, width, c->u) && moments_factor(c->u, width);
+    free(x);
+    return ok;
+}
+
+static const float *factor(void *ctx, enum tensor_role role, int layer, int expert) {
+    struct calibration *c = ctx;
+    const enum from from = from_of(role);
+    if (role < T_EXPERT_GATE || role > T_EXPERT_DOWN) expert = -1;
+    if (from == FROM_NONE || layer >= c->solo.checkpoint.config.layers) return NULL;
+    const bool same = c->u_from == from && c->u_layer == layer && c->u_expert == expert && from != FROM_HIDDEN;
+    if (!same) c->u_good = make_factor(c, role, from, layer, expert);
+    c->u_from = from, c->u_layer = layer, c->u_expert = expert;
+    return c->u_good ? c->u : NULL;
+}
+
+/* ---- the whole ---- */
+
+static int read_all(struct calibration *c, const struct calibrate_options *o, const int32_t *ids, int n, int32_t begin,
+                    void (*progress)(void *ctx, int done, int all), void *ctx, struct why *why) {
+    const int before = begin >= 0, room = o->window - before;
+    int32_t *window = malloc(sizeof *window * (size_t)o->window);
+    int rc = window ? 0 : fail(why, ERR_NOMEM, "out of memory");
+    for (int at = 0, some; rc >= 0 && at < n; at += some) {
+        some = n - at < room ? n - at : room;
+        if (before) window[0] = begin;
+        memcpy(window + before, ids + at, sizeof *window * (size_t)some);
+        for (int first = 0, rows; rc >= 0 && first < some + before; first += rows) {
+            rows = some + before - first < CHUNK ? some + before - first : CHUNK;
+            rc = solo_chunk(&c->solo, window, first, rows);
+            if (rc < 0) fail(why, rc, "the forward pass: %s", status_text(rc));
+        }
+        if (progress) progress(ctx, at + some, n);
+    }
+    free(window);
+    return rc < 0 ? rc : c->no_memory ? fail(why, ERR_NOMEM, "out of memory for the rows of %d tokens", n) : 0;
+}
+
+static uint64_t identity(const struct calibration *c, const struct calibrate_options *o, const int32_t *ids, int n,
+                         int32_t begin) {
+    const uint64_t of_what[] = {c->solo.checkpoint.fingerprint, (uint64_t)o->window, (uint64_t)(begin + 1)};
+    const uint64_t sum = XXH3_64bits(ids, sizeof *ids * (size_t)n) ^ XXH3_64bits(of_what, sizeof of_what);
+    return sum ? sum : 1;
+}
+
+int calibration_new(const char *dir, const struct calibrate_options *o, const int32_t *ids, int n, int32_t begin,
+                    void (*progress)(void *ctx, int done, int all), void *ctx, struct calibration **out, struct why *why) {
+    const struct solo_options so = {
+        .isa = "auto", .threads = o->threads, .weights = FMT_BF16, .max_rows = CHUNK, .context = o->window};
+    struct calibration *c = *out = calloc(1, sizeof *c);
+    if (!c) return fail(why, ERR_NOMEM, "out of memory");
+    int rc = solo_open(&c->solo, dir, &so, why);
+    for (int i = 0; rc >= 0 && i < n; i++)
+        if (ids[i] < 0 || ids[i] >= c->solo.checkpoint.config.vocab)
+            rc = fail(why, ERR_INVALID, "the text has token %d, the model has %d", ids[i], c->solo.checkpoint.config.vocab);
+    if (rc >= 0) rc = solo_load(&c->solo, why);
+    if (rc >= 0) rc = solo_ready(&c->solo, FMT_BF16, why);
+    if (rc >= 0 && !(c->layer = calloc((size_t)c->solo.checkpoint.config.layers, sizeof *c->layer)))
+        rc = fail(why, ERR_NOMEM, "out of memory");
+    if (rc >= 0) {
+        c->tokens = n + n / (o->window - 1) + 1; /* with what begins each window */
+        c->real = c->solo.backend->ops;
+        c->ops = *c->real;
+        c->ops.linear = listen_linear, c->ops.ffn = listen_ffn, c->ops.gate_select = listen_gate;
+        c->solo.backend->ops = &c->ops;
+        rc = read_all(c, o, ids, n, begin, progress, ctx, why);
+        c->solo.backend->ops = c->real;
+        c->rounding = (struct rounding){.factor = factor, .ctx = c, .identity = identity(c, o, ids, n, begin)};
+    }
+    if (rc >= 0) return 0;
+    calibration_free(c);
+    *out = NULL;
+    return rc;
+}
+
+void calibration_free(struct calibration *c) {
+    if (!c) return;
+    for (int i = 0; c->layer && i < c->solo.checkpoint.config.layers; i++) {
+        for (int f = 0; f < FROMS; f++) free(c->layer[i].of[f].x);
+        free(c->layer[i].chosen);
+    }
+    free(c->layer);
+    free(c->u);
+    solo_close(&c->solo);
+    free(c);
+}
+
+const struct rounding *calibration_rounding(const struct calibration *c) { return &c->rounding; }

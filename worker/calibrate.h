@@ -1,0 +1,21 @@
+/* calibrate.h - what a text sends through a model's matrices, so that they are quantised for that rather than for all inputs
+ * alike (quant_pack_toward).
+ *
+ * The model reads the text once, as bf16; kept are, for every layer, the rows that entered attention, its output's matrix and
+ * the FFN (as bf16: 2 bytes times three to four times the hidden size for a token), and which experts they went to. What an expert's
+ * last matrix was given is computed again when it is asked for. One thread owns it. */
+#pragma once
+#include <stdint.h>
+
+#include "model/checkpoint.h"
+
+struct calibrate_options {
+    int threads, window; /* window: as of eval_options */
+};
+struct calibration;
+/* ids [n]: the text; `begin` before each window's, -1: nothing. progress may be NULL. */
+int calibration_new(const char *dir, const struct calibrate_options *o, const int32_t *ids, int n, int32_t begin,
+                    void (*progress)(void *ctx, int done, int all), void *ctx, struct calibration **out, struct why *why);
+void calibration_free(struct calibration *c); /* NULL: nothing */
+/* For checkpoint_compose; valid as long as the calibration. */
+const struct rounding *calibration_rounding(const struct calibration *c);
