@@ -82,10 +82,12 @@ static void say_read(void *ctx, int done, int all) {
     struct progress *p = ctx;
     if (p->quiet || (clk_now_us() < p->next_us && done < all)) return;
     p->next_us = clk_now_us() + SAY_US;
-    fprintf(stderr, "%scalibrating %3.0f%%%s", p->terminal ? "\r" : "", 100.0 * done / all, p->terminal && done < all ? "" : "\n");
+    fprintf(stderr, "%scalibrating %3.0f%%%s", p->terminal ? "\r" : "", 100.0 * done / all,
+            p->terminal && done < all ? "" : "\n");
 }
 
-static int calibrate(const char *model, const struct options *o, struct progress *p, struct calibration **out, struct why *why) {
+static int calibrate(const char *model, const struct options *o, struct progress *p, struct calibration **out,
+                     struct why *why) {
     const struct calibrate_options co = {.threads = cli_cores(), .window = WINDOW};
     struct windows text = {0};
     int rc = fmt_quant((enum fmt)fmt_parse(o->weights))
@@ -101,8 +103,8 @@ static int make(const char *model, const struct options *o, struct progress *p, 
     struct calibration *fitted = NULL;
     int rc = o->calibrate ? calibrate(model, o, p, &fitted, why) : 0;
     if (rc >= 0)
-        rc = pack_write(model, o->output, (enum fmt)fmt_parse(o->weights), fitted ? calibration_rounding(fitted) : NULL, &progress,
-                        why);
+        rc = pack_write(model, o->output, (enum fmt)fmt_parse(o->weights), fitted ? calibration_rounding(fitted) : NULL,
+                        &progress, why);
     calibration_free(fitted);
     if (rc < 0) return rc;
     if (rc) {

@@ -15,12 +15,12 @@ typedef float lanes __attribute__((vector_size(64)));
 typedef int32_t masks __attribute__((vector_size(64)));
 _Static_assert(sizeof(lanes) == P * sizeof(float), "a lane per row");
 
-#define ALL(f) ((lanes){0} + (f))
+#define ALL(f)              ((lanes){0} + (f))
 #define PICK(mask, yes, no) ((lanes)(((masks)(yes) & (mask)) | ((masks)(no) & ~(mask))))
-#define MAX(a, b) PICK((a) > (b), a, b) /* b where a is NaN */
-#define MIN(a, b) PICK((a) < (b), a, b)
-#define TRUNCATED(a) __builtin_convertvector(__builtin_convertvector(a, masks), lanes)
-#define X(g, k) (*(lanes *)(g)->x[k])
+#define MAX(a, b)           PICK((a) > (b), a, b) /* b where a is NaN */
+#define MIN(a, b)           PICK((a) < (b), a, b)
+#define TRUNCATED(a)        __builtin_convertvector(__builtin_convertvector(a, masks), lanes)
+#define X(g, k)             (*(lanes *)(g)->x[k])
 
 static float rounded_scale(float s) { return bf16_to_f32(bf16_from_f32(s)); }
 

@@ -3,6 +3,7 @@
 sparse one must make sense."""
 
 import json
+import tempfile
 from pathlib import Path
 
 from cases import case, main, note, skip
@@ -47,6 +48,31 @@ def the_sparse_model_answers(p):
         e = c.experts()
         note(f"imb over workers {e['imb']:.3f}, rows {e['worker_rows']}")
         same(c.stop().status, 0, "serve")
+
+
+@case
+def a_text_is_scored(p):
+    model = p.golden("mixtral")
+    with tempfile.TemporaryDirectory() as folder:
+        text, pack = Path(folder, "text"), Path(folder, "pack")
+        text.write_text("The sea is wide, and what the wind says there nobody has written down.\n" * 20)
+        fitted = ["pack", model, "-o", pack, "--weights", "q4", "--calibrate", text, "--calibrate-tokens", "600"]
+        run([p.cadre, *fitted], 60 * p.slow).good("pack")
+        check("nothing was written" in run([p.cadre, *fitted], 60 * p.slow).good("pack").out, "the same again")
+        words = ["eval", model, pack, "--text", text, "--weights", "auto", "--window", "64", "--max-tokens", "500", "--json", "-q"]
+        first, other = json.loads(run([p.cadre, *words], 60 * p.slow).good("eval").out)["models"]
+        same((first["weights"], other["weights"], first["ratio"], first["kl"]), ("bf16", "q4", 1, 0), "what was compared")
+        check(other["kl"] > 0 and other["bits_per_weight"] < first["bits_per_weight"], f"figures: {other}")
+        for refused, status, told in [
+            (["eval", model], 2, "--text"),
+            (["eval", model, "--text", f"{text}.not"], 1, "cannot read"),
+            (["eval", model, "--text", text, "--weights", "q5"], 1, "q5"),
+            (["eval", model, "--text", text, "--window", "100000"], 1, "a window of 100000 tokens"),
+            (["pack", model, "-o", f"{pack}2", "--weights", "bf16", "--calibrate", text], 1, "for --weights q8 and q4"),
+        ]:
+            r = run([p.cadre, *refused], 60 * p.slow)
+            same(r.status, status, f"{refused}: {r.err!r}")
+            check(told in r.err, f"{refused}: {r.err!r}")
 
 
 @case

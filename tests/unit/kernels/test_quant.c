@@ -72,6 +72,28 @@ START_TEST(packs) {
 }
 END_TEST
 
+/* A group and some columns behind it, which take what it leaves. */
+static void check_same_toward(const struct quant_maker *const *builds, const struct quant_making *in, enum fmt f) {
+    enum { BEHIND = 5, COLS = QUANT_GROUP + BEHIND };
+    static _Alignas(64) float want_x[COLS][QUANT_PANEL], got_x[COLS][QUANT_PANEL];
+    static float u[COLS][COLS];
+    const int left = in->n + BEHIND;
+    struct quant_making want = *in, got;
+    memcpy(want_x, in->x, sizeof in->x);
+    for (int k = 0; k < left; k++)
+        for (int j = 0; j < left; j++) u[k][j] = j < k ? 0 : j == k ? 1 + kit_uniform(0, 1) : kit_uniform(-1, 1) / 4;
+    memcpy(got_x, want_x, sizeof want_x);
+    quant_maker_plain.toward(&want, f, want_x, left, &u[0][0], COLS);
+    for (int b = 0; b < 2; b++) {
+        static _Alignas(64) float x[COLS][QUANT_PANEL];
+        memcpy(x, got_x, sizeof x);
+        got = *in;
+        builds[b]->toward(&got, f, x, left, &u[0][0], COLS);
+        ck_assert(!memcmp(got.code, want.code, sizeof got.code));
+        ck_assert(!memcmp(x, want_x, (size_t)left * sizeof *x));
+    }
+}
+
 /* The builds of quant_make.c for different processors. */
 START_TEST(same_numbers) {
     const struct quant_maker *builds[] = {&quant_maker_plain, &quant_maker_plain};
@@ -97,6 +119,7 @@ START_TEST(same_numbers) {
             }
             ck_assert(!memcmp(got.code, want.code, sizeof got.code));
         }
+        if (i % 50) check_same_toward(builds, &in, i % 2 ? FMT_Q8 : FMT_Q4);
     }
 }
 END_TEST
