@@ -40,6 +40,6 @@ float quant_weight(struct mat w, int row, int col);
 void quant_pack(void *piece, enum fmt f, int rows, int cols, int first, int n, const float *x);
 /* The same of one panel, n at most QUANT_PANEL, for what its products shall be rather than for what its weights are (GPTQ,
  * arXiv 2210.17323): columns are rounded in ascending order, and the error of each is made good by those after it, as far as
- * inputs of the past allow. u [cols, cols], upper triangular, positive diagonal: (u^T u) is the inverse of the second moments of
- * the inputs, sum of x x^T. x [cols][QUANT_PANEL], 64-byte aligned, rows beyond n zero; it is used up. */
+ * inputs allow. u [cols, cols], upper triangular, positive diagonal: (u^T u) is the inverse of the second moments of the
+ * inputs, sum of x x^T. x [cols][QUANT_PANEL], 64-byte aligned, rows beyond n zero; it is used up. */
 void quant_pack_toward(void *piece, enum fmt f, int rows, int cols, int first, float (*x)[QUANT_PANEL], const float *u);

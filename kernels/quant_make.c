@@ -54,10 +54,9 @@ struct line { /* x ~ step * level - low */
     lanes step, low, error;
 };
 
-/* Gives every x the nearest level of (x + low) * density, then finds the line that fits these best, by least squares, as columns
- * weigh. In units
- * of a fifteenth of the range, and the range holds 0; `low` can be 15.9 steps at most (z is a byte) and at least 0. sum: of all
- * x. The error lacks the sum of x squared, the same for all lines. */
+/* Gives every x the nearest level of (x + low) * density, then finds the line that fits these best, by least squares, as
+ * columns weigh. In units of a fifteenth of the range, and the range holds 0; `low` can be 15.9 steps at most (z is a byte) and
+ * at least 0. sum: of all weighed x. The error lacks the sum of x squared, the same for all lines. */
 static void fit(const struct quant_making *g, const lanes *low, float density, const lanes *sum, struct line *f) {
     const lanes sx = *sum, from = *low * density + 0.5f;
     lanes sl = {0}, sll = {0}, sxl = {0};

@@ -12,9 +12,10 @@ struct quant_making {
     int n; /* >= 1 */
 };
 
-/* One processor's build. make fills scale, zero (q4) and code. toward does so for the first g->n of the `left` columns at x, which
- * are those of the panel from there on, [left][16]: each column's error is taken out of those after it as u says
- * (quant_pack_toward), x is what remains. u points at the factor's row and column of the first, `stride` floats from row to row. */
+/* One processor's build. make fills scale, zero (q4) and code. toward does so for the first g->n of the `left` columns at x,
+ * which are those of the panel from there on, [left][16]: each column's error is taken out of those after it as u says
+ * (quant_pack_toward), x is what remains. u points at the factor's row and column of the first, `stride` floats from row to
+ * row. */
 struct quant_maker {
     void (*make)(struct quant_making *g, enum fmt f);
     void (*toward)(struct quant_making *g, enum fmt f, float (*x)[QUANT_PANEL], int left, const float *u, int stride);
