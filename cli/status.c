@@ -28,9 +28,10 @@ static const struct conf_command command = {
     .usage = "[options]",
     .about = "Shows the workers, the queue and the memory of a running cluster.",
     .options = table,
-    .footer = "Columns: weights = routed experts, resident = attention, embeddings and shared experts; pages = KV pages used\n"
-              "of all; rows = expert rows executed; busy = time inside steps, wait = for peers, summed over them;\n"
-              "beat = age of the last sign of life.\n"
+    .footer = "Columns: pack/peers/disk = blobs of experts that it has mapped from a pack, fetched from other workers, read\n"
+              "from the checkpoint, since it began; weights = routed experts, resident = attention, embeddings and shared\n"
+              "experts; pages = KV pages used of all; rows = expert rows executed; busy = time inside steps, wait = for\n"
+              "peers, summed over them; beat = age of the last sign of life.\n"
               "With --links, for each worker and each that it sends to: bytes and frames sent; how long the receiver stood\n"
               "waiting for it; of the messages that it needed, half came within p50 and 99 in 100 within p99, and\n"
               "so many within 1 us, 32 us, 1 ms, 32 ms, or later (--json: waits, a count for each power of two);\n"
@@ -53,17 +54,19 @@ static const char *duration(uint64_t us, char *buf, size_t cap) {
 }
 
 static void print_workers(const struct cadre_cluster *c) {
-    printf("\n%4s  %-14s %8s  %-9s %-12s %11s %11s %11s  %-13s %4s %12s %8s %8s %7s\n", "rank", "host", "pid", "state",
-           "experts", "weights", "resident", "KV", "pages", "seqs", "rows", "busy", "wait", "beat");
+    printf("\n%4s  %-14s %8s  %-9s %-12s %-15s %11s %11s %11s  %-13s %4s %12s %8s %8s %7s\n", "rank", "host", "pid", "state",
+           "experts", "pack/peers/disk", "weights", "resident", "KV", "pages", "seqs", "rows", "busy", "wait", "beat");
     for (size_t i = 0; i < c->n_workers; i++) {
         const struct cadre_worker *w = &c->workers[i];
-        char state[32], pages[32], busy[32], wait[32], beat[32];
+        char state[32], from[80], pages[32], busy[32], wait[32], beat[32];
         bool loading = !strcmp(w->state, "loading");
         if (loading) snprintf(state, sizeof state, "load %u%%", w->load_percent);
         else snprintf(state, sizeof state, "%s", w->state);
+        snprintf(from, sizeof from, "%llu/%llu/%llu", (unsigned long long)w->pack_blobs, (unsigned long long)w->peer_blobs,
+                 (unsigned long long)w->disk_blobs);
         snprintf(pages, sizeof pages, "%u/%u", w->kv_pages_used, w->kv_pages);
-        printf("%4u  %-14.14s %8llu  %-9.9s %-12.12s %11s %11s %11s  %-13s %4u %12llu %8s %8s %7s\n", w->rank, w->host,
-               (unsigned long long)w->pid, state, w->placement, cli_bytes((double)w->weight_bytes),
+        printf("%4u  %-14.14s %8llu  %-9.9s %-12.12s %-15s %11s %11s %11s  %-13s %4u %12llu %8s %8s %7s\n", w->rank, w->host,
+               (unsigned long long)w->pid, state, w->placement, from, cli_bytes((double)w->weight_bytes),
                cli_bytes((double)w->resident_bytes), cli_bytes((double)w->kv_bytes), pages, w->sequences,
                (unsigned long long)w->rows, duration(w->busy_us, busy, sizeof busy), duration(w->wait_us, wait, sizeof wait),
                duration(w->beat_age_us, beat, sizeof beat));
@@ -346,6 +349,10 @@ static void print_json(const struct cadre_cluster *c, const struct cadre_links *
         json_number("mapped_bytes", w->mapped_bytes);
         json_number("buffer_bytes", w->buffer_bytes);
         json_number("exchange_bytes", w->exchange_bytes);
+        json_number("pack_blobs", w->pack_blobs);
+        json_number("peer_blobs", w->peer_blobs);
+        json_number("disk_blobs", w->disk_blobs);
+        json_number("source_failures", w->source_failures);
         json_number("kv_pages", w->kv_pages);
         json_number("kv_pages_used", w->kv_pages_used);
         json_number("sequences", w->sequences);

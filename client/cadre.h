@@ -178,6 +178,9 @@ struct cadre_worker {
     uint64_t mapped_bytes;   /* of these two: pages of the checkpoint's files, one copy for all workers of a host */
     uint64_t buffer_bytes;   /* activations and logits of the largest step */
     uint64_t exchange_bytes; /* rows for the experts of the largest step; address space until rows come */
+    uint64_t pack_blobs, peer_blobs, disk_blobs; /* of its experts, since its process began: mapped from a pack, fetched from
+                                                  * other workers, read from the checkpoint */
+    uint64_t source_failures; /* that a pack or a worker should have given, and did not */
     const char *placement;   /* "0-3": experts held, the same in every layer; else how many */
 };
 struct cadre_journal {       /* what the coordinator writes down of requests; counts since its start */

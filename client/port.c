@@ -261,6 +261,10 @@ static void fill_worker(struct cadre_worker *out, const Cadre__V1__WorkerStatus 
     out->mapped_bytes = w->mapped_bytes;
     out->buffer_bytes = w->buffer_bytes;
     out->exchange_bytes = w->exchange_bytes;
+    out->pack_blobs = w->pack_blobs;
+    out->peer_blobs = w->peer_blobs;
+    out->disk_blobs = w->disk_blobs;
+    out->source_failures = w->source_failures;
     out->kv_pages = w->kv_pages;
     out->kv_pages_used = w->kv_pages_used;
     out->sequences = w->sequences;

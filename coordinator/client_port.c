@@ -269,6 +269,10 @@ static bool pack_worker(struct client_port *p, const struct worker_report *r, Ca
     m->mapped_bytes = r->mapped_bytes;
     m->buffer_bytes = r->buffer_bytes;
     m->exchange_bytes = r->exchange_bytes;
+    m->pack_blobs = r->blobs[BLOBS_OF_PACK].blobs;
+    m->peer_blobs = r->blobs[BLOBS_OF_PEERS].blobs;
+    m->disk_blobs = r->blobs[BLOBS_OF_DISK].blobs;
+    m->source_failures = r->blobs[BLOBS_OF_PACK].failed + r->blobs[BLOBS_OF_PEERS].failed;
     m->kv_pages = r->kv_pages;
     m->kv_pages_used = r->kv_pages_used;
     m->sequences = r->sequences;

@@ -85,7 +85,7 @@ struct worker_ready {
     struct hops_link inside, between; /* as it measured them; bytes_per_us 0: not */
     const struct held_seq *held;      /* valid as long as the message */
     int n_held;
-    struct blob_count blobs[BLOB_PLACES];
+    struct blob_count blobs[BLOB_PLACES]; /* since its process began */
 };
 struct worker_step_done {
     uint32_t epoch;
@@ -242,6 +242,7 @@ struct worker_report {
     uint64_t weight_bytes, resident_bytes, kv_bytes, mapped_bytes, buffer_bytes, exchange_bytes;
     uint32_t kv_pages, kv_pages_used, sequences, experts;
     uint64_t rows, beat_age_us, wait_us, busy_us;
+    const struct blob_count *blobs; /* [BLOB_PLACES] */
     char placement[256];
 };
 struct journal_report {

@@ -364,6 +364,7 @@ void recover_prepared(struct coordinator *c, int rank, const struct worker_msg *
     member_seen(&c->members, rank, c->now_us);
     m->ready.weight_bytes = said->prepared.weight_bytes;
     m->ready.mapped_bytes = said->prepared.mapped_bytes;
+    add_blobs(m->ready.blobs, said->prepared.blobs);
     if (c->state != CORE_RECOVERING || c->recovery.due) return;
     if (said->prepared.number == c->recovery.epochs.next.number) add_blobs(c->recovery.blobs, said->prepared.blobs);
     if (epoch_ack(&c->recovery.epochs, rank, m->incarnation, said->prepared.number) == 1) begin_epoch(c);

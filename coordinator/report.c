@@ -34,6 +34,7 @@ static void report_worker(struct coordinator *c, int w, struct worker_report *r)
                                 .kv_pages = (uint32_t)c->scheduler.limits.pages,
                                 .kv_pages_used = (uint32_t)pages_used(&c->scheduler.pages, w),
                                 .sequences = (uint32_t)c->scheduler.home[w].n_running,
+                                .blobs = m->ready.blobs,
                                 .rows = c->telemetry.worker_rows[w],
                                 .wait_us = c->telemetry.wait_us[w],
                                 .busy_us = c->telemetry.busy_us[w]};

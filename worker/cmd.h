@@ -94,7 +94,7 @@ struct ready_report {
     uint64_t fingerprint;
     char numeric_class[96];
     struct worker_bytes bytes;
-    struct source_count source[SOURCES]; /* of the experts */
+    struct source_count source[SOURCES]; /* of the experts, since the process began */
     struct probe links; /* all zero where nothing was measured */
     int slots;
 };

@@ -11,6 +11,13 @@ void blob_sources_count(struct blob_sources *s, enum source_kind k, const struct
     c->bytes += sizeof *h + h->payload_bytes;
 }
 
+void source_count_add(struct source_count *sum, const struct source_count *one) {
+    sum->blobs += one->blobs;
+    sum->bytes += one->bytes;
+    sum->us += one->us;
+    sum->failed += one->failed;
+}
+
 bool blob_sources_fetch(struct blob_sources *s, const struct blob_header *want, unsigned char *out) {
     for (int k = 0; k < SOURCE_DISK; k++) {
         const struct blob_source *from = &s->before_disk[k];

@@ -20,6 +20,7 @@ struct blob_sources {
     struct blob_source before_disk[SOURCE_DISK]; /* by kind, which is also their order */
     struct source_count count[SOURCES];
 };
+void source_count_add(struct source_count *sum, const struct source_count *one);
 /* False: none of those before the disk has it. */
 bool blob_sources_fetch(struct blob_sources *s, const struct blob_header *want, unsigned char *out);
 /* It was there since start_us, whole. */

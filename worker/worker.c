@@ -272,6 +272,7 @@ static void send_trace(struct worker *w, struct trace_block *b) {
 
 static int on_prepared(struct worker *w, const struct prepared_report *r, struct why *why) {
     w->preparing = false;
+    for (int k = 0; k < SOURCES; k++) source_count_add(&w->ready.source[k], &r->source[k]);
     if (w->state == SERVING) return sent(port_send_prepared(w->port, r), "that an epoch is prepared", why);
     if (w->state != REJOINING || r->epoch != w->epoch) return 0; /* of a coordinator that is gone */
     w->state = SERVING;

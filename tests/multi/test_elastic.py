@@ -13,6 +13,8 @@ from cluster import Cluster, Front, Process, check, run, same, until
 
 COUNT = 400
 
+FROM = "pack_blobs peer_blobs disk_blobs source_failures".split()
+
 
 class Growing:
     """A coordinator for up to six workers that begins with two, which it gives their ranks."""
@@ -196,12 +198,16 @@ def from_a_pack(p):
             before = c.status()["workers"]
             for w in before:
                 check(w["mapped_bytes"] > w["weight_bytes"] > 0, f"all experts are mapped, and other weights: {w}")
+                same([w[k] for k in FROM], [w["experts"], 0, 0, 0], "where they came from")
             told = run([p.cadre, "inspect", pack, "--json", "--workers", "3"]).good("inspect").json()["workers"]
             same([w["mapped_bytes"] for w in before], [w["mapped_bytes"] for w in told], "bytes mapped, as told before")
             victim = before[1]["pid"]
             os.kill(victim, signal.SIGKILL)
             after = c.until_status(lambda s: s["state"] == "serving" and s["workers"][1]["pid"] not in (0, victim), "a successor", 30 * p.slow)
-            same([w["mapped_bytes"] for w in after["workers"]], [w["mapped_bytes"] for w in before], "bytes mapped, as before")
+            for w, old in zip(after["workers"], before, strict=True):
+                others = [x["mapped_bytes"] - x["weight_bytes"] for x in (w, old)]
+                same(*others, f"what else is mapped, of worker {w['rank']}")
+                check(w["pack_blobs"] >= w["experts"], f"all that it holds has been mapped: {w}")
             same(c.generate(prompt="once", max_tokens=8), wanted, "the answer after a death")
             for kind in ("worker-ready", "epoch-begun"):
                 told = figures(c, kind)

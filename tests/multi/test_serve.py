@@ -16,7 +16,7 @@ waiting running finished cancelled expired failed preemptions prompt_tokens gene
 missing_experts workers health strangers recovery""".split()
 WORKER_KEYS = (
     """rank host pid state load_percent placement experts weight_bytes resident_bytes kv_bytes kv_pages kv_pages_used sequences
-mapped_bytes buffer_bytes exchange_bytes rows busy_us wait_us beat_age_us""".split()
+mapped_bytes buffer_bytes exchange_bytes pack_blobs peer_blobs disk_blobs source_failures rows busy_us wait_us beat_age_us""".split()
 )
 EXPERTS_KEYS = """activation_ratio balancedness cv domains experts hottest_15_percent imb layers rows std tokens utilisation
 worker_rows""".split()
