@@ -11,25 +11,16 @@
  *   sim_scheduler [--seeds N] [--seed S] */
 #include "base/hash.h"
 #include "base/log.h"
-#include "coordinator/scheduler.h"
+#include "tests/sim/runner.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_REQUESTS = 96, VOCAB = 1000, STOP_TOKEN = 7, MAX_EVENTS = 4096, QUEUE = 8 };
+enum { MAX_REQUESTS = 96, MAX_EVENTS = 4096 };
 
-static uint64_t seed_now;
-#define CHECK(cond, ...)                                                                                                       \
-    do {                                                                                                                       \
-        if (!(cond)) {                                                                                                         \
-            fprintf(stderr, "seed %" PRIu64 ", line %d: ", seed_now, __LINE__);                                                \
-            fprintf(stderr, __VA_ARGS__);                                                                                      \
-            fprintf(stderr, "\n");                                                                                             \
-            abort();                                                                                                           \
-        }                                                                                                                      \
-    } while (0)
+uint64_t seed_now;
 
 /* ---- random numbers ---- */
 struct rng {
@@ -38,9 +29,10 @@ struct rng {
 static uint64_t draw(struct rng *r) { return hash_u64(r->state += 0x9e3779b97f4a7c15u); }
 static int range(struct rng *r, int lo, int hi) { return lo + (int)(draw(r) % (uint64_t)(hi - lo + 1)); }
 
-/* ---- the model: what request i says at a position ---- */
+/* ---- clients ---- */
 struct request {
-    int prompt, max_tokens, priority, stop_percent;
+    int prompt, max_tokens, priority;
+    struct voice voice;
     int32_t *ids;
     struct seq *seq; /* while it lives */
     int got;         /* tokens delivered */
@@ -48,49 +40,8 @@ struct request {
     bool ended, submitted;
     uint64_t number, free_by; /* after this step has committed its pages must be back; 0 = no claim */
 };
-static int32_t token_at(uint64_t salt, int request, int position, int stop_percent) {
-    uint64_t h = hash_u64(salt ^ hash_u64((uint64_t)request * 1000003u + (uint64_t)position));
-    if ((int)(h % 100) < stop_percent) return STOP_TOKEN;
-    int32_t t = (int32_t)(h / 100 % VOCAB);
-    return t == STOP_TOKEN ? t + 1 : t;
-}
-
-/* ---- a worker: copies of plans in flight, and its own idea of every sequence ---- */
-struct held {
-    uint64_t number; /* 0 = free entry */
-    int request, prompt, max_tokens, count, computed, n_pages;
-    bool done;
-    int32_t pages[512];
-};
-struct run_copy {
-    uint64_t seq;
-    int first, count;
-    bool sample;
-    int n_pages;
-    int32_t pages[512];
-};
-struct start_copy {
-    uint64_t seq;
-    int request, given, prompt, max_tokens;
-};
-struct plan_copy {
-    uint64_t step;
-    int n_run, n_start, n_drop;
-    struct run_copy run[64];
-    struct start_copy start[64];
-    uint64_t drop[128];
-};
-struct written { /* rows in one page */
-    uint64_t number;
-    int page, rows; /* the manieth page of its sequence */
-};
 struct worker {
-    struct held held[64];
-    int n_held;
-    uint64_t *page_holder;
-    struct written *written; /* [pages] */
-    struct plan_copy queue[QUEUE];
-    int q_head, q_len;
+    struct runner runner;
     int64_t busy_until;
     int era; /* voids so far: steps begun before are none of this worker's any more */
     bool dead;
@@ -106,7 +57,6 @@ struct event {
 
 struct sim {
     struct rng rng;
-    uint64_t salt;
     struct scheduler s;
     struct worker worker[8];
     struct request request[MAX_REQUESTS];
@@ -150,79 +100,6 @@ static struct event next_event(struct sim *m) {
     return top;
 }
 
-/* ---- worker side ---- */
-static struct held *held_find(struct worker *w, uint64_t number) {
-    for (int i = 0; i < 64; i++)
-        if (w->held[i].number == number) return &w->held[i];
-    return NULL;
-}
-
-static void worker_drop(struct worker *w, uint64_t number) {
-    struct held *h = held_find(w, number);
-    CHECK(h, "drop of sequence %" PRIu64 " that the worker does not hold", number);
-    for (int i = 0; i < h->n_pages; i++) w->page_holder[h->pages[i]] = 0;
-    h->number = 0;
-    w->n_held--;
-}
-
-static void worker_start(struct sim *m, struct worker *w, const struct start_copy *c) {
-    CHECK(!held_find(w, c->seq), "sequence %" PRIu64 " started twice", c->seq);
-    struct held *h = held_find(w, 0);
-    CHECK(h, "no entry for a sequence");
-    CHECK(++w->n_held <= m->s.limits.max_seqs, "worker holds %d sequences", w->n_held);
-    *h = (struct held){
-        .number = c->seq, .request = c->request, .prompt = c->prompt, .max_tokens = c->max_tokens, .count = c->given};
-}
-
-/* A sequence that goes on where its rows were kept: they must be there. */
-static void check_kept(struct sim *m, const struct worker *w, const struct held *h, int rows) {
-    int size = m->s.limits.page_tokens;
-    for (int i = 0; i * size < rows; i++) {
-        CHECK(i < h->n_pages, "rows up to %d with %d pages", rows, h->n_pages);
-        const struct written *p = &w->written[h->pages[i]];
-        int want = rows - i * size < size ? rows - i * size : size;
-        CHECK(p->number == h->number && p->page == i && p->rows >= want,
-              "page %d of sequence %" PRIu64 " has %d rows of page %d of %" PRIu64 ", wanted %d", i, h->number, p->rows,
-              p->page, p->number, want);
-    }
-}
-
-static void write_row(struct sim *m, struct worker *w, const struct held *h, int position) {
-    int page = position / m->s.limits.page_tokens, row = position % m->s.limits.page_tokens;
-    struct written *p = &w->written[h->pages[page]];
-    if (p->number != h->number || p->page != page) *p = (struct written){.number = h->number, .page = page};
-    if (p->rows == row) p->rows++;
-}
-
-static void worker_run(struct sim *m, struct worker *w, const struct run_copy *c, struct step_out *out, int *n_out) {
-    struct held *h = held_find(w, c->seq);
-    CHECK(h, "rows for sequence %" PRIu64 " that the worker does not hold", c->seq);
-    for (int i = 0; i < c->n_pages; i++) {
-        uint64_t *holder = &w->page_holder[c->pages[i]];
-        CHECK(!*holder, "page %d of %" PRIu64 " given to %" PRIu64, c->pages[i], *holder, c->seq);
-        *holder = c->seq;
-        h->pages[h->n_pages++] = c->pages[i];
-    }
-    CHECK(h->n_pages * m->s.limits.page_tokens >= c->first + c->count, "pages for %d rows, %d asked",
-          h->n_pages * m->s.limits.page_tokens, c->first + c->count);
-    if (!h->computed && c->first) check_kept(m, w, h, h->computed = c->first);
-    CHECK(c->first == h->computed, "rows from %d, computed %d", c->first, h->computed);
-    for (int i = 0; i < c->count; i++) write_row(m, w, h, c->first + i);
-    h->computed += c->count;
-    if (h->done) return; /* granted beyond the end: a no-op */
-    CHECK(h->computed <= h->count, "row beyond the known tokens");
-    if (!c->sample) return;
-    CHECK(h->computed == h->count, "samples at %d with %d tokens known", h->computed, h->count);
-    const struct request *r = &m->request[h->request];
-    int32_t token = token_at(m->salt, h->request, h->count, r->stop_percent);
-    struct step_out *o = &out[(*n_out)++];
-    *o = (struct step_out){.seq = h->number, .position = (uint32_t)h->count, .token = token};
-    h->count++;
-    if (token == STOP_TOKEN) o->finish = STEP_STOP_ID;
-    else if (h->count == h->prompt + h->max_tokens) o->finish = STEP_LENGTH;
-    h->done = o->finish != STEP_GOES_ON;
-}
-
 static void begin_step(struct sim *m, int index) {
     struct worker *w = &m->worker[index];
     int64_t start = w->busy_until > m->now ? w->busy_until : m->now;
@@ -231,30 +108,15 @@ static void begin_step(struct sim *m, int index) {
     post(m, w->busy_until, EV_STEP, w->era * 8 + index);
 }
 
+static struct voice voice_of(const struct seq *q) { return ((const struct request *)q->owner)->voice; }
+
 static void deliver(struct sim *m, const struct plan *p) {
     for (int i = 0; i < p->workers; i++) {
         struct worker *w = &m->worker[i];
         const struct plan_worker *from = &p->worker[i];
         CHECK(!w->dead || !(from->n_run + from->n_start + from->n_drop), "a plan for a dead worker");
         if (w->dead) continue;
-        CHECK(w->q_len < QUEUE, "plan queue full");
-        struct plan_copy *c = &w->queue[(w->q_head + w->q_len) % QUEUE];
-        *c = (struct plan_copy){.step = p->step, .n_run = from->n_run, .n_start = from->n_start, .n_drop = from->n_drop};
-        for (int j = 0; j < from->n_start; j++) {
-            const struct seq *q = from->start[j];
-            const struct request *r = q->owner;
-            int request = (int)(r - m->request);
-            c->start[j] = (struct start_copy){q->number, request, q->given, q->prompt, q->limit - q->prompt};
-            for (int k = q->prompt; k < q->given; k++)
-                CHECK(q->ids[k] == token_at(m->salt, request, k, r->stop_percent), "resumed with a wrong token");
-        }
-        for (int j = 0; j < from->n_run; j++) {
-            const struct plan_run *r = &from->run[j];
-            c->run[j] = (struct run_copy){r->seq->number, r->first, r->count, r->sample, r->n_new_pages, {0}};
-            memcpy(c->run[j].pages, r->new_pages, sizeof(int32_t) * (size_t)r->n_new_pages);
-        }
-        memcpy(c->drop, from->drop, sizeof *c->drop * (size_t)from->n_drop);
-        w->q_len++;
+        runner_push(&w->runner, p->step, from, voice_of);
         begin_step(m, i);
     }
 }
@@ -321,12 +183,11 @@ static void take_commit(struct sim *m, const struct commit *c) {
     for (int i = 0; i < c->n; i++) {
         const struct commit_token *t = &c->token[i];
         struct request *r = t->seq->owner;
-        int index = (int)(r - m->request);
         CHECK(r->seq == t->seq && !r->ended, "a token for a request that is over");
         if (t->out) {
             int position = r->prompt + r->got;
             CHECK((int)t->out->position == position, "token at %u, wanted %d", t->out->position, position);
-            CHECK(t->out->token == token_at(m->salt, index, position, r->stop_percent), "wrong token");
+            CHECK(t->out->token == voice_token(&r->voice, position), "wrong token");
             r->got++;
         }
         CHECK(r->got <= r->max_tokens, "too many tokens");
@@ -369,17 +230,11 @@ static void cancel(struct sim *m, int index) {
 }
 
 static void step_done(struct sim *m, int index) {
-    struct worker *w = &m->worker[index];
-    struct plan_copy *p = &w->queue[w->q_head];
-    struct step_out out[64];
+    struct step_out out[RUNNER_SEQS];
     struct why why = {""};
-    int n_out = 0;
-    for (int i = 0; i < p->n_drop; i++) worker_drop(w, p->drop[i]);
-    for (int i = 0; i < p->n_start; i++) worker_start(m, w, &p->start[i]);
-    for (int i = 0; i < p->n_run; i++) worker_run(m, w, &p->run[i], out, &n_out);
-    w->q_head = (w->q_head + 1) % QUEUE;
-    w->q_len--;
-    struct worker_step_done d = {.step = p->step, .out = out, .n_out = n_out};
+    int n_out;
+    uint64_t step = runner_step(&m->worker[index].runner, out, &n_out);
+    struct worker_step_done d = {.step = step, .out = out, .n_out = n_out};
     CHECK(scheduler_done(&m->s, index, &d, &why) == 0, "report refused: %s", why.text);
     const struct commit *c;
     int rc;
@@ -402,10 +257,7 @@ static void change(struct sim *m) {
         else if (!range(&m->rng, 0, n - 1)) w->dead = !w->dead;
         if (i == n - 1 && !members) w->dead = false;
         members |= (uint64_t)!w->dead << i;
-        memset(w->held, 0, sizeof w->held);
-        memset(w->page_holder, 0, sizeof(uint64_t) * (size_t)m->s.limits.pages);
-        if (w->dead || was) memset(w->written, 0, sizeof *w->written * (size_t)m->s.limits.pages);
-        w->n_held = w->q_len = 0;
+        runner_forget(&w->runner, w->dead || was);
         w->era++;
         w->busy_until = m->now;
         m->stall[i] = 0;
@@ -440,13 +292,10 @@ static void draw_cluster(struct sim *m) {
     l.ahead = range(r, 1, 2);
     struct why why;
     CHECK(scheduler_init(&m->s, &l, &why) == 0, "%s", why.text);
-    for (int w = 0; w < l.workers; w++) {
-        m->worker[w].page_holder = calloc((size_t)l.pages, sizeof(uint64_t));
-        m->worker[w].written = calloc((size_t)l.pages, sizeof(struct written));
-    }
+    for (int w = 0; w < l.workers; w++) runner_init(&m->worker[w].runner, &l);
 }
 
-static void draw_requests(struct sim *m) {
+static void draw_requests(struct sim *m, uint64_t salt) {
     struct rng *r = &m->rng;
     int64_t at = 0;
     int gap = range(r, 0, 100), ctx = m->s.limits.max_context;
@@ -457,7 +306,7 @@ static void draw_requests(struct sim *m) {
         q->prompt = range(r, 1, shape == 0 ? ctx + 4 : shape == 1 ? ctx / 2 + 1 : ctx / 8 + 1);
         q->max_tokens = range(r, 0, 9) ? range(r, 0, shape == 2 ? ctx * 3 / 4 : ctx / 2 + 1) : 0;
         q->priority = range(r, 0, 3) ? 0 : range(r, -1, 1);
-        q->stop_percent = range(r, 0, 2) ? 0 : range(r, 1, 20);
+        q->voice = (struct voice){hash_u64(salt + (uint64_t)i), range(r, 0, 2) ? 0 : range(r, 1, 20)};
         q->owner_stop = range(r, 0, 5) ? 0 : range(r, 1, 20);
         q->ids = malloc(sizeof *q->ids * (size_t)q->prompt);
         for (int j = 0; j < q->prompt; j++) q->ids[j] = j % VOCAB;
@@ -472,9 +321,9 @@ static void run_seed(uint64_t seed, struct totals *sum) {
     struct sim *m = calloc(1, sizeof *m);
     seed_now = seed;
     m->rng.state = hash_u64(seed + 1);
-    m->salt = draw(&m->rng);
+    uint64_t salt = draw(&m->rng);
     draw_cluster(m);
-    draw_requests(m);
+    draw_requests(m, salt);
     while (m->n_events) {
         struct event e = next_event(m);
         m->now = e.at;
@@ -494,8 +343,7 @@ static void run_seed(uint64_t seed, struct totals *sum) {
     CHECK(m->ended == m->n_requests, "%d of %d requests ended", m->ended, m->n_requests);
     for (int w = 0; w < m->s.limits.workers; w++) {
         CHECK(!pages_used(&m->s.pages, w), "%d pages of worker %d never came back", pages_used(&m->s.pages, w), w);
-        free(m->worker[w].page_holder);
-        free(m->worker[w].written);
+        runner_clear(&m->worker[w].runner);
     }
     total->submitted += m->s.counts.submitted;
     total->preemptions += m->s.counts.preemptions;
