@@ -29,6 +29,7 @@
 #include "base/clk.h"
 #include "base/log.h"
 #include "fabric/fabric.h"
+#include "fabric/round_queue.h"
 #include "fabric/world_mpi.h"
 
 enum {
@@ -37,7 +38,6 @@ enum {
 };
 #define BYE UINT64_MAX /* in place of a round's number: the last that a rank sends another */
 
-enum room { ROOM_FREE, ROOM_FULL, ROOM_AWAY }; /* to send: committed, in the open round; to get: arrived, taken */
 enum stage { IDLE, COUNTING, MOVING };
 enum { OFFERS = 1, ACCEPTS = 2, MORE = 4, RESTS = 8 }; /* flags of a word; all but ACCEPTS are the same to everyone */
 
@@ -46,16 +46,8 @@ struct word { /* of one rank to another, in a round's counts */
     uint64_t flags;
 };
 
-struct queue { /* one direction of a pair */
-    enum room room[FABRIC_DEPTH];
-    uint64_t number[FABRIC_DEPTH];
-    size_t bytes[FABRIC_DEPTH];
-    uint64_t in, out; /* numbers of the frame that came in last, that left last */
-    int now;          /* buffer of the open round; -1: none */
-};
-
 struct lane { /* both streams between this rank and one peer */
-    struct queue send, get;
+    struct round_queue send, get;
     int next;        /* send buffer of the open reservation */
     size_t reserved; /* bytes of that + 1; 0 = none */
     bool refused;    /* it had no room for what we offered in the last round */
@@ -120,38 +112,20 @@ static void breaks(struct rounds_rank *m, const char *doing, int code) {
     m->broken = true;
 }
 
-/* ---- queues ---- */
-
-static int find_free(const struct queue *q) {
-    for (int i = 0; i < FABRIC_DEPTH; i++)
-        if (q->room[i] == ROOM_FREE) return i;
-    return -1;
-}
-
-static int find_next(const struct queue *q) {
-    for (int i = 0; i < FABRIC_DEPTH; i++)
-        if (q->room[i] == ROOM_FULL && q->number[i] == q->out + 1) return i;
-    return -1;
-}
-
-static void fill(struct queue *q, int i, size_t bytes) {
-    q->room[i] = ROOM_FULL;
-    q->number[i] = ++q->in;
-    q->bytes[i] = bytes;
-}
+/* ---- what is wanted ---- */
 
 /* A frame that nobody holds up is queued. */
 static bool has_frames(const struct rounds_rank *m, bool refused) {
     for (int p = 0; p < m->base.size; p++) {
         const struct lane *l = &m->lanes[p];
-        if (!l->gone && (refused || !l->refused) && find_next(&l->send) >= 0) return true;
+        if (!l->gone && (refused || !l->refused) && round_queue_next(&l->send) >= 0) return true;
     }
     return false;
 }
 
 static bool has_debts(const struct rounds_rank *m) {
     for (int p = 0; p < m->base.size; p++)
-        if (m->lanes[p].owed && !m->lanes[p].gone && find_free(&m->lanes[p].get) >= 0) return true;
+        if (m->lanes[p].owed && !m->lanes[p].gone && round_queue_free(&m->lanes[p].get) >= 0) return true;
     return false;
 }
 
@@ -177,8 +151,8 @@ static void open_round(struct rounds_rank *m, bool uninvited) {
     uint64_t flags = 0;
     for (int p = 0; p < m->base.size; p++) {
         struct lane *l = &m->lanes[p];
-        l->send.now = l->gone ? -1 : find_next(&l->send);
-        l->get.now = l->gone || p == m->base.rank ? -1 : find_free(&l->get);
+        l->send.now = l->gone ? -1 : round_queue_next(&l->send);
+        l->get.now = l->gone || p == m->base.rank ? -1 : round_queue_free(&l->get);
         if (l->send.now >= 0) flags |= OFFERS;
         if (l->send.now >= 0 && l->send.in > l->send.out + 1 && !l->refused) flags |= MORE;
     }
@@ -229,7 +203,7 @@ static void close_round(struct rounds_rank *m) {
             m->news |= m->starved;
         }
         if (l->get.now >= 0) {
-            fill(&l->get, l->get.now, l->get.bytes[l->get.now]);
+            round_queue_fill(&l->get, l->get.now, l->get.bytes[l->get.now]);
             m->news = true;
         }
     }
@@ -307,10 +281,10 @@ static void *rounds_reserve(struct fabric *f, int peer, size_t bytes) {
     if (bytes > f->frame_bytes)
         BUG("fabric mpi-alltoallv: a frame of %zu bytes, the largest is %zu", bytes, f->frame_bytes);
     if (l->reserved) BUG("fabric mpi-alltoallv: second reservation to peer %d", peer);
-    l->next = find_free(&l->send);
+    l->next = round_queue_free(&l->send);
     if (l->next < 0) {
         progress(m);
-        l->next = find_free(&l->send);
+        l->next = round_queue_free(&l->send);
     }
     if (l->next < 0 || l->gone || m->broken) {
         m->starved = true;
@@ -329,12 +303,12 @@ static void rounds_commit(struct fabric *f, int peer, size_t bytes) {
         BUG("fabric mpi-alltoallv: commit of %zu bytes to peer %d without room reserved", bytes, peer);
     l->reserved = 0;
     m->rested = false;
-    fill(&l->send, l->next, bytes);
+    round_queue_fill(&l->send, l->next, bytes);
 }
 
 static const void *next_arrived(struct rounds_rank *m, int peer, size_t *bytes) {
-    struct queue *q = &m->lanes[peer].get;
-    int i = m->lanes[peer].gone ? -1 : find_next(q);
+    struct round_queue *q = &m->lanes[peer].get;
+    int i = m->lanes[peer].gone ? -1 : round_queue_next(q);
     if (i < 0) return NULL;
     q->room[i] = ROOM_AWAY;
     q->out++;
