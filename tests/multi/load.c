@@ -1,8 +1,8 @@
 /* load.c - many requests at once from one client, told in lines that can be compared.
  *
- * Request i is made from its number alone: a prompt of token ids, greedy or sampled with a seed, with logprobs. Its line holds
- * the status, the counts and a hash over every token id and every bit of every logprob, so two runs of the same numbers must
- * print the same lines: at once or one after the other, on any cluster. The order of events is checked on the way.
+ * Request i is made from its number alone: a prompt of token ids, greedy or sampled with a seed, with logprobs; some with
+ * priorities, stops, tags, or a deadline that is far away. Its line holds the status, the counts and a hash over every token id,
+ * every bit of every logprob and the text, so two runs of the same numbers must print the same lines: at once or one after the other, on any cluster. The order of events is checked on the way.
  *
  *     load --connect ENDPOINT --first 0 --count 16 [--at-once 1]
  *     load --connect ENDPOINT --ids 1,2,3 --tokens 20          one greedy request; prints the answer's ids
@@ -45,7 +45,7 @@ static const struct conf_command command = {
 
 struct answer {
     int64_t number;
-    uint64_t hash, preemptions;
+    uint64_t hash, text_hash, preemptions;
     uint32_t tokens, prompt_tokens, said_tokens; /* said: by FINISHED */
     char reason[16], fault[80];
     bool started, finished, ended;
@@ -56,8 +56,21 @@ static int failures; /* requests that ended otherwise than OK */
 
 static uint64_t next(uint64_t *state) { return hash_u64(*state += 0x9e3779b97f4a7c15); }
 
-static void mix(struct answer *a, const void *data, size_t len) { /* FNV-1a */
-    for (size_t i = 0; i < len; i++) a->hash = (a->hash ^ ((const unsigned char *)data)[i]) * 0x100000001b3;
+static const uint64_t FNV_OFFSET = 0xcbf29ce484222325; /* FNV-1a */
+
+static void mix(uint64_t *hash, const void *data, size_t len) {
+    for (size_t i = 0; i < len; i++) *hash = (*hash ^ ((const unsigned char *)data)[i]) * 0x100000001b3;
+}
+
+/* What changes when an answer comes, or where it ends. */
+static void add_wishes(struct cadre_request *r, int64_t number) {
+    static const char *const stop[] = {"ab", "qu", "\n\n"};
+    static const int32_t stop_ids[] = {FIRST_ID + 17, FIRST_ID + 99};
+    r->priority = (int32_t)(number % 4) - 1;
+    if (number % 6 == 4) r->stop = stop, r->n_stop = sizeof stop / sizeof *stop;
+    if (number % 10 == 7) r->stop_ids = stop_ids, r->n_stop_ids = sizeof stop_ids / sizeof *stop_ids;
+    if (number % 8 == 6) r->timeout_ms = 3600 * 1000;
+    if (number % 9 == 2) r->tag = "letters";
 }
 
 static int submit(struct cadre_client *client, const struct options *o, int64_t number, struct cadre_stream **out) {
@@ -78,6 +91,7 @@ static int submit(struct cadre_client *client, const struct options *o, int64_t 
     if (number % 4 == 1) r.top_p = 0.9f;
     if (number % 5 == 2) r.top_k = 20;
     if (number % 7 == 3) r.min_p = 0.02f;
+    if (!o->whole) add_wishes(&r, number);
     return cadre_generate(client, &r, out);
 }
 
@@ -90,14 +104,15 @@ static void take_tokens(struct answer *a, const struct cadre_event *e) {
     if (e->first != a->tokens) find_fault(a, "a token is missing or came twice");
     for (size_t i = 0; i < e->n_tokens; i++) {
         const struct cadre_token *t = &e->tokens[i];
-        mix(a, &t->id, sizeof t->id);
-        mix(a, &t->logprob, sizeof t->logprob);
+        mix(&a->hash, &t->id, sizeof t->id);
+        mix(&a->hash, &t->logprob, sizeof t->logprob);
         if (t->n_top != 3) find_fault(a, "not three alternatives");
         for (size_t k = 0; k < t->n_top; k++) {
-            mix(a, &t->top[k].id, sizeof t->top[k].id);
-            mix(a, &t->top[k].logprob, sizeof t->top[k].logprob);
+            mix(&a->hash, &t->top[k].id, sizeof t->top[k].id);
+            mix(&a->hash, &t->top[k].logprob, sizeof t->top[k].logprob);
         }
     }
+    mix(&a->text_hash, e->text, e->text_len);
     a->tokens += (uint32_t)e->n_tokens;
 }
 
@@ -147,7 +162,7 @@ static int ask(struct cadre_client *client, const struct options *o, struct answ
         while (sent < most && sent - ended < o->at_once) {
             struct cadre_stream *stream;
             struct answer *a = &answers[sent];
-            *a = (struct answer){.number = o->first + sent, .hash = 0xcbf29ce484222325};
+            *a = (struct answer){.number = o->first + sent, .hash = FNV_OFFSET, .text_hash = FNV_OFFSET};
             if (submit(client, o, a->number, &stream)) return fprintf(stderr, "load: %s\n", cadre_error(client)), 1;
             cadre_stream_set_user(stream, a);
             sent++;
@@ -167,7 +182,7 @@ static int tell(const struct answer *answers, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         const struct answer *a = &answers[i];
         printf("%" PRId64 " %s %s prompt %u tokens %u %016" PRIx64 "\n", a->number, cadre_code_name(a->status), a->reason,
-               a->prompt_tokens, a->tokens, a->hash);
+               a->prompt_tokens, a->tokens, a->hash ^ a->text_hash);
         if (a->fault[0]) fprintf(stderr, "load: request %" PRId64 ": %s\n", a->number, a->fault);
         bad += a->status || a->fault[0];
         preemptions += a->preemptions;

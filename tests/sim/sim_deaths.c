@@ -35,6 +35,8 @@ static void make_requests(void) {
                                              .ignore_eos = 1,
                                              .has_seed = 1,
                                              .seed = (uint64_t)i * 77};
+        requests[i].priority = i % 4 - 1;
+        if (i % 5 == 3) requests[i].stop_ids = prompts[i], requests[i].n_stop_ids = length < 16 ? (size_t)length : 16;
         if (i % 3 == 1) requests[i].temperature = 0.9f, requests[i].top_p = 0.95f;
         if (i % 3 == 2) requests[i].temperature = 1.3f, requests[i].top_k = 20;
     }
