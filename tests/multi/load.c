@@ -1,8 +1,9 @@
 /* load.c - many requests at once from one client, told in lines that can be compared.
  *
  * Request i is made from its number alone: a prompt of token ids, greedy or sampled with a seed, with logprobs; some with
- * priorities, stops, tags, or a deadline that is far away. Its line holds the status, the counts and a hash over every token id,
- * every bit of every logprob and the text, so two runs of the same numbers must print the same lines: at once or one after the other, on any cluster. The order of events is checked on the way.
+ * priorities, stops, tags, or a deadline that is far away. Its line holds the status, the counts and a hash over every token
+ * id, every bit of every logprob and the text, so two runs of the same numbers must print the same lines: at once or one after
+ * the other, on any cluster. The order of events is checked on the way.
  *
  *     load --connect ENDPOINT --first 0 --count 16 [--at-once 1]
  *     load --connect ENDPOINT --ids 1,2,3 --tokens 20          one greedy request; prints the answer's ids
