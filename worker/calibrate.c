@@ -133,6 +133,14 @@ static bool goes_to(const struct calibration *c, const struct layer_rows *l, int
     return false;
 }
 
+/* Whether all of a layer's rows are that expert's, as where every expert is always active. */
+static bool all_go_to(const struct calibration *c, int layer, int expert) {
+    const struct layer_rows *l = &c->layer[layer];
+    for (int i = 0; i < l->of[FROM_FFN].n; i++)
+        if (!goes_to(c, l, i, expert)) return false;
+    return true;
+}
+
 /* Rows of a layer, or those of one expert's tokens, as f32 [n, width]; NULL: too few, or no memory. */
 static float *pick(const struct calibration *c, int layer, enum from from, int expert, int *n) {
     const struct layer_rows *l = &c->layer[layer];
@@ -222,6 +230,7 @@ static const float *factor(void *ctx, enum tensor_role role, int layer, int expe
     const enum from from = from_of(role);
     if (role < T_EXPERT_GATE || role > T_EXPERT_DOWN) expert = -1;
     if (from == FROM_NONE || layer >= c->solo.checkpoint.config.layers) return NULL;
+    if (from == FROM_FFN && all_go_to(c, layer, expert)) expert = -1;
     const bool same = c->u_from == from && c->u_layer == layer && c->u_expert == expert && from != FROM_HIDDEN;
     if (!same) c->u_good = make_factor(c, role, from, layer, expert);
     c->u_from = from, c->u_layer = layer, c->u_expert = expert;
@@ -230,10 +239,10 @@ static const float *factor(void *ctx, enum tensor_role role, int layer, int expe
 
 /* ---- the whole ---- */
 
-static int read_all(struct calibration *c, const struct calibrate_options *o, const int32_t *ids, int n, int32_t begin,
+static int read_all(struct calibration *c, const int32_t *ids, int n, int32_t begin,
                     void (*progress)(void *ctx, int done, int all), void *ctx, struct why *why) {
-    const int before = begin >= 0, room = o->window - before;
-    int32_t *window = malloc(sizeof *window * (size_t)o->window);
+    const int size = c->solo.options.context, before = begin >= 0, room = size - before;
+    int32_t *window = malloc(sizeof *window * (size_t)size);
     int rc = window ? 0 : fail(why, ERR_NOMEM, "out of memory");
     for (int at = 0, some; rc >= 0 && at < n; at += some) {
         some = n - at < room ? n - at : room;
@@ -250,9 +259,8 @@ static int read_all(struct calibration *c, const struct calibrate_options *o, co
     return rc < 0 ? rc : c->no_memory ? fail(why, ERR_NOMEM, "out of memory for the rows of %d tokens", n) : 0;
 }
 
-static uint64_t identity(const struct calibration *c, const struct calibrate_options *o, const int32_t *ids, int n,
-                         int32_t begin) {
-    const uint64_t of_what[] = {c->solo.checkpoint.fingerprint, (uint64_t)o->window, (uint64_t)(begin + 1)};
+static uint64_t identity(const struct calibration *c, const int32_t *ids, int n, int32_t begin) {
+    const uint64_t of_what[] = {c->solo.checkpoint.fingerprint, (uint64_t)c->solo.options.context, (uint64_t)(begin + 1)};
     const uint64_t sum = XXH3_64bits(ids, sizeof *ids * (size_t)n) ^ XXH3_64bits(of_what, sizeof of_what);
     return sum ? sum : 1;
 }
@@ -264,6 +272,8 @@ int calibration_new(const char *dir, const struct calibrate_options *o, const in
     struct calibration *c = *out = calloc(1, sizeof *c);
     if (!c) return fail(why, ERR_NOMEM, "out of memory");
     int rc = solo_open(&c->solo, dir, &so, why);
+    if (rc >= 0 && o->window > c->solo.checkpoint.config.max_positions)
+        c->solo.options.context = c->solo.checkpoint.config.max_positions;
     for (int i = 0; rc >= 0 && i < n; i++)
         if (ids[i] < 0 || ids[i] >= c->solo.checkpoint.config.vocab)
             rc = fail(why, ERR_INVALID, "the text has token %d, the model has %d", ids[i], c->solo.checkpoint.config.vocab);
@@ -272,14 +282,14 @@ int calibration_new(const char *dir, const struct calibrate_options *o, const in
     if (rc >= 0 && !(c->layer = calloc((size_t)c->solo.checkpoint.config.layers, sizeof *c->layer)))
         rc = fail(why, ERR_NOMEM, "out of memory");
     if (rc >= 0) {
-        c->tokens = n + n / (o->window - 1) + 1; /* with what begins each window */
+        c->tokens = n + n / (c->solo.options.context - 1) + 1; /* with what begins each window */
         c->real = c->solo.backend->ops;
         c->ops = *c->real;
         c->ops.linear = listen_linear, c->ops.ffn = listen_ffn, c->ops.gate_select = listen_gate;
         c->solo.backend->ops = &c->ops;
-        rc = read_all(c, o, ids, n, begin, progress, ctx, why);
+        rc = read_all(c, ids, n, begin, progress, ctx, why);
         c->solo.backend->ops = c->real;
-        c->rounding = (struct rounding){.factor = factor, .ctx = c, .identity = identity(c, o, ids, n, begin)};
+        c->rounding = (struct rounding){.factor = factor, .ctx = c, .identity = identity(c, ids, n, begin)};
     }
     if (rc >= 0) return 0;
     calibration_free(c);

@@ -10,7 +10,7 @@
 #include "model/checkpoint.h"
 
 struct calibrate_options {
-    int threads, window; /* window: as of eval_options */
+    int threads, window; /* window: as of eval_options; no more than the model's context are taken */
 };
 struct calibration;
 /* ids [n]: the text; `begin` before each window's, -1: nothing. progress may be NULL. */
