@@ -182,6 +182,7 @@ static int round_rows_at_most(const struct ffn_group *groups, int n, int H) {
 
 void cpu_quant_ffn(struct cpu *c, float *y, const float *x, const struct ffn_group *groups, int n_groups, int H) {
     const int most = round_rows_at_most(groups, n_groups, H);
+    if (!most) return; /* no group has rows, and a round takes at least one */
     for (int g = 0, done = 0; g < n_groups;) { /* done: rows of group g that earlier rounds took */
         struct quant_ffn j = {.vec = c->vec, .H = H, .threads = c->base.threads};
         struct room room = open_round(c, &j, most);

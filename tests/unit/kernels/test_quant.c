@@ -264,6 +264,7 @@ START_TEST(ffn) {
             float *want = kit_floats((int64_t)ROWS * H);
             for (int64_t i = 0; i < (int64_t)102 * H; i++) got[i] = want[i] = x[i] / 2; /* rows that are added to */
             b->ops->ffn(b, got, x, groups, GROUPS, H);
+            b->ops->ffn(b, got, x, &groups[2], 1, H); /* no rows at all */
             ref->ops->ffn(ref, want, x, groups, GROUPS, H);
             check_near(got, want, H, 102);
             check_near(got + (int64_t)110 * H, want + (int64_t)110 * H, H, 38);
