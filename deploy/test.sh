@@ -26,7 +26,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 export TSAN_OPTIONS=ignore_noninstrumented_modules=1 # libzmq and libmpi are not built with it
-fuzz_seconds=3 soak_option=false
+fuzz_seconds=2 soak_option=false
 if [ -n "$soak" ]; then
   fuzz_seconds=15
   soak_option=true

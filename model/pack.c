@@ -106,14 +106,14 @@ static int open_blob(void *ctx, const struct pack_entry *e) {
             o->why, ERR_CORRUPT,
             "%s: at byte %zu is not the header of layer %d, %s %d, as config.json and this release have it; make it again",
             p->path, o->at, e->layer, kind_name(e->kind), e->expert);
+    bytes = (bytes + PACK_PAGE - 1) / PACK_PAGE * PACK_PAGE;
     if (p->bytes - o->at < bytes)
         return fail(o->why, ERR_CORRUPT, "%s ends at byte %zu, in layer %d, %s %d: it was cut off; make it again", p->path,
                     p->bytes, e->layer, kind_name(e->kind), e->expert);
     const struct blob_header *here = (const struct blob_header *)(p->data + o->at);
     *place_of(p, e->kind, e->layer, e->expert) = here;
     p->all[p->n++] = here;
-    o->at += (bytes + PACK_PAGE - 1) / PACK_PAGE * PACK_PAGE;
-    if (o->at > p->bytes) o->at = p->bytes;
+    o->at += bytes;
     return 0;
 }
 
@@ -161,8 +161,9 @@ static int read_all(struct pack *p, struct model_config *c, struct why *why) {
     c->stored = (enum fmt)p->header.stored;
     struct opening o = {.p = p, .config = c, .at = PACK_PAGE, .why = why};
     rc = pack_walk(c, open_blob, &o);
-    if (rc >= 0 && p->header.bytes != p->bytes)
-        rc = fail(why, ERR_CORRUPT, "%s: %zu bytes long, wanted %llu", p->path, p->bytes, (unsigned long long)p->header.bytes);
+    if (rc >= 0 && (p->header.bytes != p->bytes || o.at != p->bytes))
+        rc = fail(why, ERR_CORRUPT, "%s: %zu bytes long; its header says %llu, its blobs take %zu", p->path, p->bytes,
+                  (unsigned long long)p->header.bytes, o.at);
     return rc;
 }
 
