@@ -248,6 +248,14 @@ static void finish(struct scheduler *s, struct seq *q, const struct step_out *o,
     if (end != SEQ_NOT_ENDED) scheduler_end(s, q);
 }
 
+/* Nobody else may answer in this step: a token that was not asked for would have no place to go. */
+static void note_asked(struct scheduler *s, const struct step_slot *slot) {
+    for (int i = 0; i < slot->n_run; i++) {
+        struct seq *q = slot->run[i].sample ? find(s, slot->run[i].seq) : NULL;
+        if (q) q->asked_step = slot->step;
+    }
+}
+
 /* Changes nothing but what it notes: a step is taken whole or not at all, so that no token is counted and never told. */
 static int check_token(struct scheduler *s, int worker, const struct step_out *o, struct why *why) {
     struct seq *q = find(s, o->seq);
@@ -256,6 +264,10 @@ static int check_token(struct scheduler *s, int worker, const struct step_out *o
         return fail(why, ERR_PROTOCOL,
                     "answers for sequence %" PRIu64 " at position %u; wanted its home (worker %d) at position %d", o->seq,
                     o->position, q->home, q->count);
+    if (q->asked_step != s->commit.step)
+        return fail(why, ERR_PROTOCOL,
+                    "answers for sequence %" PRIu64 " at position %u, but was to sample nothing there in step %" PRIu64, o->seq,
+                    o->position, s->commit.step);
     if (o->token < 0 || o->token >= s->limits.vocab)
         return fail(why, ERR_PROTOCOL, "sampled token %d of a vocabulary of %d", o->token, s->limits.vocab);
     bool full = q->count + 1 >= q->limit;
@@ -328,6 +340,7 @@ int scheduler_commit(struct scheduler *s, int64_t now_us, const struct commit **
     if (slot->reported != s->members) return 0;
     s->commit.step = step;
     s->commit.n = 0;
+    note_asked(s, slot);
     int rc = check_tokens(s, slot, why);
     if (rc >= 0) rc = check_answers(s, slot, why);
     if (rc < 0) return rc;

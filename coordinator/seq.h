@@ -59,6 +59,7 @@ struct seq {
     int n_pages, n_told;      /* n_told: those its home has been told of */
     bool anew;                /* its plans were void: its home wants SeqStart again, with what it keeps */
     uint64_t last_step;     /* last plan that names it */
+    uint64_t asked_step;    /* the last step, of those that came to be committed, in which it was to sample */
     uint64_t reported_step; /* last step whose token arrived */
 
     int64_t submitted_us, first_row_us, first_token_us, last_token_us; /* 0 = not yet */

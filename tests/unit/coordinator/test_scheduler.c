@@ -402,6 +402,20 @@ START_TEST(same_token_twice) {
     bad_commit(two, 2, "for sequence 1 twice in step 1");
 }
 END_TEST
+START_TEST(still_reads_its_prompt) {
+    limits.prefill_chunk = 2;
+    struct step_out o = token(one_step(), 3);
+    bad_commit(&o, 1, "for sequence 1 at position 3, but was to sample nothing there in step 1");
+}
+END_TEST
+START_TEST(wants_no_token) { /* and has no room for one */
+    open_scheduler();
+    struct step_out o = token(submit(3, 0, 0), 3);
+    o.finish = STEP_LENGTH;
+    ck_assert_ptr_nonnull(plan());
+    bad_commit(&o, 1, "for sequence 1 at position 3, but was to sample nothing there in step 1");
+}
+END_TEST
 START_TEST(unknown_sequence_is_overshoot) {
     struct step_out out[2] = {token(one_step(), 3), {.seq = 99, .position = 1}};
     const struct commit *c;
@@ -465,4 +479,5 @@ END_TEST
 RUN("scheduler", begin, end, admission, chunks_then_decode_ahead, no_tokens_wanted, cancel_frees_by_the_second_step,
     order_and_priority, missing_experts_fill_no_queue, missing_experts, homes_are_spread, eviction_and_return,
     commits_wait_for_all, void_keeps_what_committed, void_while_ahead_of_what_is_known, owed_token, wrong_position, wrong_id,
-    ends_early, same_token_twice, unknown_sequence_is_overshoot, bad_reports, takes_up_what_is_held, bad_limits)
+    ends_early, same_token_twice, still_reads_its_prompt, wants_no_token, unknown_sequence_is_overshoot, bad_reports,
+    takes_up_what_is_held, bad_limits)
