@@ -203,6 +203,7 @@ static int read_message(const pb_control *m, struct port_message *out, struct pl
         snprintf(out->reason, sizeof out->reason, "%s", m->refuse->reason);
         return 0;
     case CADRE__CONTROL__V1__CONTROL__KIND_PLAN:
+        if (!take) return fail(why, ERR_PROTOCOL, "a plan came for a worker without a rank");
         out->kind = PORT_PLAN;
         *plan = take(ctx);
         return read_plan(m->plan, *plan, why);

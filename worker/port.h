@@ -20,7 +20,7 @@ int port_new(struct bus *bus, struct port **out); /* bus borrowed */
 void port_free(struct port *p);
 
 /* The next message, 0, or ERR_AGAIN when there is none. A plan is unpacked into the plan that `take` gives (its ctx first);
- * NULL from it is ERR_PROTOCOL. */
+ * NULL from it is ERR_PROTOCOL, and so is a plan where nobody takes any: `take` NULL. */
 int port_recv(struct port *p, struct port_message *out, struct plan *(*take)(void *ctx), void *ctx, struct plan **plan,
               struct why *why);
 

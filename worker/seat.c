@@ -17,6 +17,7 @@ static int listen_once(struct port *p, int *rank, int *size, struct why *why) {
     if (rc == ERR_AGAIN) return 0;
     if (rc < 0) return rc;
     if (m.kind == PORT_REFUSE) return fail(why, ERR_DENIED, "the coordinator has no place for this worker: %s", m.reason);
+    worker_setup_clear(&m.setup); /* of a message that is not for one that waits for a rank */
     if (m.kind != PORT_SEATED) return fail(why, ERR_PROTOCOL, "the coordinator answers a worker without a rank otherwise");
     *rank = m.rank;
     *size = m.size;

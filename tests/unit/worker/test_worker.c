@@ -2,6 +2,7 @@
  * cannot be sent are no failure.
  *
  * usage: test_worker MODEL_DIR (of 2 layers with 8 experts) */
+#include "worker/seat.h"
 #include "worker/worker.h"
 
 #include "proto/control.pb-c.h"
@@ -136,6 +137,15 @@ START_TEST(bus_breaks) {
 }
 END_TEST
 
+/* Whoever asks for a rank knows what to do with nothing else. */
+START_TEST(no_rank_but_a_plan) {
+    int rank, size;
+    put_plan(&bus);
+    ck_assert_int_eq(seat_ask(&bus.base, 50000, &rank, &size, &why), ERR_PROTOCOL);
+    ck_assert_msg(strstr(why.text, "a plan came for a worker without a rank"), "%s", why.text);
+}
+END_TEST
+
 START_TEST(noise) {
     memset(bus.message, 0xff, bus.len = 20);
     ck_assert_int_eq(worker_run(worker, &why), ERR_PROTOCOL);
@@ -195,6 +205,7 @@ int main(int argc, char **argv) {
     tcase_add_checked_fixture(t, open_worker, close_worker);
     tcase_add_test(t, nobody_answers);
     tcase_add_test(t, bus_breaks);
+    tcase_add_test(t, no_rank_but_a_plan);
     tcase_add_test(t, noise);
     tcase_add_test(t, impossible_limits);
     tcase_add_test(t, records_that_cannot_be_sent);
