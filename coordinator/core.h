@@ -147,6 +147,7 @@ struct coordinator {
     struct journal *journal;              /* NULL: none */
     struct why journal_fault;             /* as told by the last Status */
     char recalled_class[MSG_CLASS_BYTES]; /* of the tokens that were found in it */
+    uint32_t set_aside;                   /* the last incarnation that the next life will not give */
     int64_t recalled_us;                  /* when their clients may be expected back */
     int n_held;                           /* requests that wait for the journal */
 

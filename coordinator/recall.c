@@ -8,7 +8,8 @@
 #include "base/clk.h"
 #include "base/log.h"
 
-enum { INCARNATIONS = 1 << 10 }; /* set aside by each life: more workers never join in one */
+/* Of workers, set aside at once: the journal has it long before the first of them is given. */
+enum { INCARNATIONS = 1 << 10 };
 
 static struct request *find(struct coordinator *c, const uint8_t *id) {
     struct list *at, *next;
@@ -160,7 +161,7 @@ int recall_open(struct coordinator *c, struct why *why) {
     c->epoch = ++n->epoch;
     c->placement.version = ++n->placement_version;
     c->members.incarnations = c->members.earlier = n->incarnation;
-    n->incarnation += INCARNATIONS;
+    c->set_aside = n->incarnation += INCARNATIONS;
     memcpy(c->recalled_class, s->numeric_class, sizeof c->recalled_class);
     take_up(c, s);
     return journal_start(c->journal, why);
@@ -191,6 +192,15 @@ int recall_class(struct coordinator *c, struct why *why) {
 }
 
 /* ---- while serving ---- */
+void recall_joined(struct coordinator *c) {
+    if (!c->journal || c->members.incarnations + INCARNATIONS / 2 < c->set_aside) return;
+    struct journal_start start = {.counters.incarnation = c->set_aside + INCARNATIONS,
+                                  .at_us = clk_unix_us(),
+                                  .model = {c->model_name, strlen(c->model_name)}};
+    struct journal_record r = {.kind = JOURNAL_START, .start = start};
+    if (journal_append(c->journal, &r, c->now_us)) c->set_aside = start.counters.incarnation;
+}
+
 int recall_admits(struct coordinator *c, struct why *why) {
     return c->journal ? journal_admits(c->journal, c->now_us, why) : 0;
 }

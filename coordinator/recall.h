@@ -22,6 +22,8 @@ void recall_tick(struct coordinator *c);    /* forgets those nobody came back fo
 /* When all workers are ready: ERR_INVALID when they would compute other bits than the tokens that are there. */
 int recall_class(struct coordinator *c, struct why *why);
 
+void recall_joined(struct coordinator *c); /* a worker did: the next life is not to give its incarnation again */
+
 /* May one more come in? 0 or why not. */
 int recall_admits(struct coordinator *c, struct why *why);
 /* r has a sequence that is held. ERR_NOMEM. */

@@ -150,6 +150,7 @@ void welcome_hello(struct coordinator *c, const struct bus_id *id, const struct 
     }
     c->worker_id[h->rank] = *id;
     held_came(c, h);
+    recall_joined(c);
     log_info("worker %u is here (%s pid %" PRIu64 ")", h->rank, h->host, h->pid);
     event_figure(core_event(c, EVENT_WORKER_HERE, (int)h->rank, "%s", h->host), "pid", (int64_t)h->pid);
     bool begins = c->state == CORE_LOADING || c->options.world;

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "coordinator/journal_segment.h"
+#include "coordinator/recall.h"
 #include "proto/call.h"
 #include "tests/unit/coordinator/fake.h"
 #include "tests/unit/run.h"
@@ -195,6 +196,29 @@ START_TEST(a_successor_outlives_the_coordinator) {
         struct fake_call *c = fake_generate(f, &(struct fake_ask){.prompt = 3, .max_tokens = 9});
         fake_run(f, c->ended);
         right_tokens(c, 9);
+    }
+}
+END_TEST
+
+/* However many workers came in one life, the next one gives none of their incarnations again. */
+START_TEST(incarnations) {
+    enum { MANY = 5000 };
+    for (int life = 1; life <= 2; life++) {
+        struct coordinator *c = calloc(1, sizeof *c);
+        struct why why = {""};
+        c->options.journal_dir = dirs[0];
+        c->model_name = "model";
+        list_init(&c->requests);
+        ck_assert_msg(recall_open(c, &why) >= 0, "%s", why.text);
+        ck_assert_uint_ge(c->members.earlier, (life - 1) * MANY);
+        for (int i = 0; i < MANY; i++) {
+            c->members.incarnations++;
+            recall_joined(c);
+            recall_poll(c);
+            recall_flush(c);
+        }
+        journal_close(c->journal);
+        free(c);
     }
 }
 END_TEST
@@ -387,9 +411,16 @@ START_TEST(other_numbers) {
 END_TEST
 
 int main(int argc, char **argv) {
-    const TTest *const tests[] = {
-        dies_at_any_moment, requests_wait_for_the_workers_of_a_new_life, a_successor_outlives_the_coordinator,
-        connection_breaks, another_call_goes_on, nobody_comes_back, full_disk, ends, other_numbers};
+    const TTest *const tests[] = {dies_at_any_moment,
+                                  requests_wait_for_the_workers_of_a_new_life,
+                                  a_successor_outlives_the_coordinator,
+                                  incarnations,
+                                  connection_breaks,
+                                  another_call_goes_on,
+                                  nobody_comes_back,
+                                  full_disk,
+                                  ends,
+                                  other_numbers};
     if (argc < 2) return 2;
     model = argv[1];
     return run_tests("recall", tests, (int)(sizeof tests / sizeof *tests), make_root, end);
