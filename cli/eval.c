@@ -42,7 +42,7 @@ static const struct conf_command command = {
     .footer = "All of them are in memory at once, and must have the same tokenizer. A model whose tokenizer begins a text\n"
               "with a token sees that at the start of each window.\n\n"
               "Examples:\n  cadre eval ~/models/olmoe --text held-out.txt --weights f32,bf16,q8,q4\n"
-              "  cadre eval ~/models/olmoe ~/models/olmoe-pruned --text held-out.txt\n\n"
+              "  cadre eval ~/models/olmoe ~/models/olmoe-q4 --text held-out.txt\n\n"
               "Exit status: 0 scored, 1 failed, 2 wrong usage.",
     .min_args = 1,
     .max_args = MOST};
