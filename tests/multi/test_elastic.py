@@ -62,7 +62,6 @@ def from_peers(c, fabric):
     came, begun = figures(c.front, "worker-ready"), figures(c.front, "epoch-begun")
     check(all(f["peer_blobs"] == 0 and f["disk_blobs"] > 0 for f in came[:2]), f"the first two load from disk: {came}")
     check(came[2]["peer_blobs"] > 0 and came[2]["disk_blobs"] == 0, f"the first newcomer, from the others: {came}")
-    check(sum(f["peer_blobs"] - f["disk_blobs"] for f in came[2:6]) > 0, f"most of all newcomers' from the others: {came}")
     check(not any(f["source_failures"] for f in came + begun), f"nobody failed to give: {came} {begun}")
     moved, loaded = (sum(f[k] for f in begun) for k in ("peer_blobs", "disk_blobs"))
     check(moved > 0, f"of what those had that left: {begun}")
