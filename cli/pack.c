@@ -15,6 +15,7 @@ enum { SAY_US = 500000, WINDOW = 512 };
 struct options {
     char *output, *weights, *calibrate;
     int64_t calibrate_tokens;
+    double prune;
     bool verify, quiet;
 };
 #define AT(member) offsetof(struct options, member)
@@ -28,6 +29,8 @@ static const struct conf_option table[] = {
      .help = "a text like what will be asked: q8 and q4 are fitted to what it sends through the model"},
     {"calibrate-tokens", CONF_INT, AT(calibrate_tokens), .def = "16384", .min = 2, .max = 1 << 24, .arg = "N",
      .help = "of that text, at most"},
+    {"prune", CONF_REAL, AT(prune), .def = "0", .min = 0, .max = 0.9, .arg = "PART",
+     .help = "with --calibrate: leave out that part of each layer's experts, those that gave least on the text"},
     {"verify", CONF_FLAG, AT(verify), .def = "no", .help = "check every blob of the pack MODEL instead of making one"},
     {"quiet", CONF_FLAG, AT(quiet), .def = "no", .letter = 'q', .help = "no progress"},
     {NULL}};
@@ -90,9 +93,10 @@ static int calibrate(const char *model, const struct options *o, struct progress
                      struct why *why) {
     const struct calibrate_options co = {.threads = cli_cores(), .window = WINDOW};
     struct windows text = {0};
-    int rc = fmt_quant((enum fmt)fmt_parse(o->weights))
+    int rc = fmt_quant((enum fmt)fmt_parse(o->weights)) || o->prune > 0
                  ? windows_read(&text, "pack", model, o->calibrate, o->calibrate_tokens, why)
-                 : fail(why, ERR_INVALID, "--calibrate is for --weights q8 and q4; %s has nothing to fit", o->weights);
+                 : fail(why, ERR_INVALID, "--calibrate is for --weights q8 and q4 and for --prune; %s has nothing to fit",
+                        o->weights);
     if (rc >= 0) rc = calibration_new(model, &co, text.ids.ids, text.ids.len, text.begin, say_read, p, out, why);
     windows_clear(&text);
     return rc;
@@ -100,12 +104,16 @@ static int calibrate(const char *model, const struct options *o, struct progress
 
 static int make(const char *model, const struct options *o, struct progress *p, struct why *why) {
     const struct pack_progress progress = {say, p};
-    struct calibration *fitted = NULL;
-    int rc = o->calibrate ? calibrate(model, o, p, &fitted, why) : 0;
-    if (rc >= 0)
-        rc = pack_write(model, o->output, (enum fmt)fmt_parse(o->weights), fitted ? calibration_rounding(fitted) : NULL,
-                        &progress, why);
-    calibration_free(fitted);
+    struct pack_wish wish = {.weights = (enum fmt)fmt_parse(o->weights)};
+    struct calibration *known = NULL;
+    int rc = o->prune > 0 && !o->calibrate
+                 ? fail(why, ERR_INVALID, "--prune needs --calibrate: a text that says who gives least")
+             : o->calibrate ? calibrate(model, o, p, &known, why)
+                            : 0;
+    if (rc >= 0 && known && fmt_quant(wish.weights)) wish.rounding = calibration_rounding(known);
+    if (rc >= 0 && o->prune > 0) rc = calibration_prune(known, o->prune, &wish.pruning, why);
+    if (rc >= 0) rc = pack_write(model, o->output, &wish, &progress, why);
+    calibration_free(known);
     if (rc < 0) return rc;
     if (rc) {
         printf("%s: the pack of %s weights was there already; nothing was written, and --verify checks it\n", o->output,

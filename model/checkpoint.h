@@ -42,8 +42,15 @@ struct rounding {
     void *ctx;
     uint64_t identity; /* not 0; another one, other weights */
 };
-/* A whole blob into out, from h as blob.h describes it: every part, the sum, the header. Not of a pack. r may be NULL. */
-void checkpoint_compose(const struct checkpoint *c, struct blob_header *h, void *out, const struct rounding *r);
+/* Experts that stay, where others are left out. */
+struct pruning {
+    const int16_t *kept; /* [MoE layers, experts] their numbers in the checkpoint, ascending */
+    int experts;         /* of a layer, less than the checkpoint has */
+};
+/* A whole blob into out, from h as blob.h describes it: every part, the sum, the header. Not of a pack. r and p may be NULL;
+ * with p the experts in h count from 0 among those that stay, and routers have their rows alone. */
+void checkpoint_compose(const struct checkpoint *c, struct blob_header *h, void *out, const struct rounding *r,
+                        const struct pruning *p);
 /* A whole blob as a pack has it, mapped and page-aligned; NULL: this is no pack, or it has none such. Its sum has not been
  * checked (pack_check). */
 const struct blob_header *checkpoint_blob(const struct checkpoint *c, enum blob_kind kind, int layer, int expert);

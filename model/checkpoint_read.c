@@ -203,17 +203,43 @@ void checkpoint_read(const struct checkpoint *c, enum tensor_role role, int laye
     read_toward(c, role, layer, expert, fmt, dst, NULL);
 }
 
-void checkpoint_compose(const struct checkpoint *c, struct blob_header *h, void *out, const struct rounding *r) {
+/* One number per expert or one row: of those that stay. f32, as all that routes. */
+static void read_routers(const struct checkpoint *c, enum tensor_role role, int layer, const struct pruning *p, float *dst) {
+    struct tensor_want w;
+    find(c, role, layer, 0, &w);
+    const size_t cols = (size_t)(w.cols ? w.cols : 1);
+    float *all = malloc(sizeof *all * (size_t)w.rows * cols);
+    if (!all) die("out of memory for %s", w.name);
+    checkpoint_read(c, role, layer, 0, FMT_F32, all);
+    for (int i = 0; i < p->experts; i++) {
+        const int from = p->kept[c->config.moe_index[layer] * p->experts + i];
+        memcpy(dst + (size_t)i * cols, all + (size_t)from * cols, sizeof *all * cols);
+    }
+    free(all);
+}
+
+static bool row_per_expert(enum tensor_role r) {
+    return r == T_ROUTER || r == T_ROUTER_BIAS || r == T_ROUTER_SEL_BIAS;
+}
+
+void checkpoint_compose(const struct checkpoint *c, struct blob_header *h, void *out, const struct rounding *r,
+                        const struct pruning *p) {
     memset(out, 0, sizeof *h + h->payload_bytes);
     for (uint32_t i = 0; i < h->n_parts; i++) {
-        const struct blob_part *p = &h->part[i];
-        bool alone = h->kind == BLOB_TENSOR;
-        enum tensor_role role =
-            alone ? (enum tensor_role)h->expert : blob_role((enum blob_kind)h->kind, (enum blob_tensor)p->tensor);
-        const int layer = (int)h->layer, expert = alone ? 0 : (int)h->expert;
-        const enum fmt fmt = (enum fmt)p->format;
+        const struct blob_part *part = &h->part[i];
+        const bool alone = h->kind == BLOB_TENSOR;
+        const enum tensor_role role =
+            alone ? (enum tensor_role)h->expert : blob_role((enum blob_kind)h->kind, (enum blob_tensor)part->tensor);
+        const int layer = (int)h->layer;
+        const enum fmt fmt = (enum fmt)part->format;
+        int expert = alone ? 0 : (int)h->expert;
+        if (p && row_per_expert(role)) {
+            read_routers(c, role, layer, p, (float *)(void *)((char *)out + part->at));
+            continue;
+        }
+        if (p && h->kind == BLOB_EXPERT) expert = p->kept[c->config.moe_index[layer] * p->experts + expert];
         const float *u = r && fmt_quant(fmt) ? r->factor(r->ctx, role, layer, expert) : NULL;
-        read_toward(c, role, layer, expert, fmt, (char *)out + p->at, u);
+        read_toward(c, role, layer, expert, fmt, (char *)out + part->at, u);
     }
     h->checksum = XXH3_64bits((char *)out + sizeof *h, h->payload_bytes);
     memcpy(out, h, sizeof *h);

@@ -18,7 +18,7 @@ struct pack_header { /* little endian; 64 bytes, the rest of the page is zero */
     uint32_t stored, roles;    /* config.stored; T_ROLE_COUNT: a release that counts roles differently cannot read it */
     uint64_t source;           /* fingerprint of what it was made of */
     uint64_t bytes, blobs;     /* of the whole file */
-    uint64_t rounding;         /* struct rounding's identity; 0: each weight was rounded for itself */
+    uint64_t wish;             /* of struct rounding and struct pruning; 0: neither was given */
     uint64_t checksum; /* XXH3-64 of what is above */
 };
 
@@ -49,13 +49,18 @@ struct pack_entry {
 int pack_walk(const struct model_config *c, int (*fn)(void *ctx, const struct pack_entry *e), void *ctx);
 
 /* ---- writing: pack_write.c ---- */
+struct pack_wish {
+    enum fmt weights;
+    const struct rounding *rounding; /* NULL, or for q8 and q4 */
+    const struct pruning *pruning;   /* NULL: all experts stay */
+};
 struct pack_progress {
     void (*say)(void *ctx, uint64_t done, uint64_t all, uint64_t kept); /* bytes; kept: of an interrupted run */
     void *ctx;
 };
 /* Makes or finishes `dir` of the model in `from`. What an interrupted run has written whole is kept. ERR_EXISTS: a pack of
  * another model or format is there, or files that would be overwritten: another model's. ERR_INVALID: `dir` is `from`, or
- * `from` is a pack. rounding: NULL, or for q8 and q4. ERR_IO with the system's reason: a full disk, for one. 0: it was made;
+ * `from` is a pack, or its experts cannot be left out. ERR_IO with the system's reason: a full disk, for one. 0: it was made;
  * 1: it was there, whole. */
-int pack_write(const char *from, const char *dir, enum fmt weights, const struct rounding *rounding,
-               const struct pack_progress *progress, struct why *why);
+int pack_write(const char *from, const char *dir, const struct pack_wish *wish, const struct pack_progress *progress,
+               struct why *why);

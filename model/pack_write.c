@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,8 +20,8 @@ static const off_t MOST_BESIDE = (off_t)256 << 20; /* a larger file beside the w
 
 struct writing {
     const struct checkpoint *c;
-    enum fmt weights;
-    const struct rounding *rounding;
+    const struct pack_wish *wish;
+    struct model_config made; /* what the pack's own config.json says */
     const struct pack_progress *progress;
     char path[PATH_BYTES];
     int fd;
@@ -63,12 +64,13 @@ static bool get(struct writing *w, void *data, size_t n, uint64_t at) {
 }
 
 static size_t describe(const struct writing *w, const struct pack_entry *e, struct blob_header *h) {
-    const struct model_config *c = &w->c->config;
+    const struct model_config *c = &w->made;
+    const enum fmt weights = w->wish->weights;
     struct tensor_want want;
     enum tensor_role role = (enum tensor_role)e->expert;
-    if (e->kind != BLOB_TENSOR) return blob_describe(h, c, w->weights, e->kind, e->layer, e->expert);
+    if (e->kind != BLOB_TENSOR) return blob_describe(h, c, weights, e->kind, e->layer, e->expert);
     model_tensor(c, role, e->layer, 0, &want);
-    return blob_describe_tensor(h, c, want.cols ? checkpoint_held(w->c, role, e->layer, w->weights) : FMT_F32, role, e->layer);
+    return blob_describe_tensor(h, c, want.cols ? checkpoint_held(w->c, role, e->layer, weights) : FMT_F32, role, e->layer);
 }
 
 static int lay_out(void *ctx, const struct pack_entry *e) {
@@ -100,7 +102,7 @@ static int write_blob(void *ctx, const struct pack_entry *e) {
         w->kept += bytes;
     } else {
         w->fresh = true;
-        checkpoint_compose(w->c, &h, w->staging, w->rounding);
+        checkpoint_compose(w->c, &h, w->staging, w->wish->rounding, w->wish->pruning);
         rc = put(w, w->staging, bytes, w->at);
     }
     w->at += round_page(bytes);
@@ -146,14 +148,38 @@ static int copy_file(int from_dir, int to_dir, const char *name, struct why *why
     return rc;
 }
 
-static int copy_beside(const char *from, int to_dir, struct why *why) {
+/* config.json with another number of experts, under whichever names it has. */
+static int copy_config(const char *from, int to_dir, const struct pruning *p, struct why *why) {
+    static const char *const keys[] = {"num_experts", "num_local_experts", "n_routed_experts"};
+    char path[PATH_BYTES];
+    json_error_t error;
+    snprintf(path, sizeof path, "%s/config.json", from);
+    json_t *root = json_load_file(path, 0, &error), *inner = json_object_get(root, "text_config");
+    for (int i = 0; i < 3; i++) {
+        if (json_is_integer(json_object_get(root, keys[i]))) json_object_set_new(root, keys[i], json_integer(p->experts));
+        if (json_is_integer(json_object_get(inner, keys[i]))) json_object_set_new(inner, keys[i], json_integer(p->experts));
+    }
+    char *text = json_dumps(root, JSON_INDENT(2));
+    json_decref(root);
+    struct writing to = {.why = why};
+    snprintf(to.path, sizeof to.path, "config.json");
+    to.fd = text ? openat(to_dir, to.path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644) : -1;
+    int rc = to.fd < 0 ? io_failed(&to, "write") : put(&to, text, strlen(text), 0);
+    if (rc >= 0 && fsync(to.fd) < 0) rc = io_failed(&to, "sync");
+    if (to.fd >= 0) close(to.fd);
+    free(text);
+    return rc;
+}
+
+static int copy_beside(const char *from, int to_dir, const struct pruning *p, struct why *why) {
     DIR *d = opendir(from);
     if (!d) return fail(why, ERR_IO, "cannot read %s: %s", from, strerror(errno));
     int rc = 0;
     for (struct dirent *e; rc >= 0 && (e = readdir(d));) {
         struct stat st;
         if (fstatat(dirfd(d), e->d_name, &st, 0) < 0 || !is_beside(e->d_name, &st)) continue;
-        rc = copy_file(dirfd(d), to_dir, e->d_name, why);
+        rc = p && !strcmp(e->d_name, "config.json") ? copy_config(from, to_dir, p, why)
+                                                    : copy_file(dirfd(d), to_dir, e->d_name, why);
     }
     closedir(d);
     return rc;
@@ -169,8 +195,7 @@ static int check_begin(const char *from, const char *dir, int dir_fd, struct why
         struct stat st;
         if (fstatat(dirfd(d), e->d_name, &st, 0) < 0 || !is_beside(e->d_name, &st)) continue;
         if (!fstatat(dir_fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW))
-            rc = fail(why, ERR_EXISTS, "%s/%s would be overwritten: the folder is not empty; take another", dir,
-                      e->d_name);
+            rc = fail(why, ERR_EXISTS, "%s/%s would be overwritten: the folder is not empty; take another", dir, e->d_name);
     }
     closedir(d);
     return rc;
@@ -221,7 +246,7 @@ static int write_all(struct writing *w) {
     memcpy(page, &w->header, sizeof w->header);
     w->at = PACK_PAGE;
     int rc = put(w, page, sizeof page, 0);
-    if (rc >= 0) rc = pack_walk(&w->c->config, write_blob, w);
+    if (rc >= 0) rc = pack_walk(&w->made, write_blob, w);
     if (rc >= 0 && ftruncate(w->fd, (off_t)w->header.bytes) < 0) rc = io_failed(w, "write");
     if (rc >= 0 && fsync(w->fd) < 0) rc = io_failed(w, "sync");
     return rc;
@@ -232,16 +257,23 @@ static int give_name(struct writing *w, int dir_fd) {
     return fsync(dir_fd) < 0 ? io_failed(w, "sync the folder of") : 0;
 }
 
+static uint64_t identity(const struct writing *w) {
+    const struct pruning *p = w->wish->pruning;
+    const uint64_t sum = w->wish->rounding ? w->wish->rounding->identity : 0;
+    if (!p) return sum;
+    return sum ^ XXH3_64bits(p->kept, sizeof *p->kept * (size_t)w->made.moe_layers * (size_t)p->experts);
+}
+
 static void make_header(struct writing *w) {
     w->header = (struct pack_header){.version = PACK_VERSION,
-                                     .weights = (uint32_t)w->weights,
+                                     .weights = (uint32_t)w->wish->weights,
                                      .stored = (uint32_t)w->c->config.stored,
                                      .roles = T_ROLE_COUNT,
                                      .source = w->c->fingerprint,
-                                     .rounding = w->rounding ? w->rounding->identity : 0,
+                                     .wish = identity(w),
                                      .bytes = PACK_PAGE};
     memcpy(w->header.magic, "CADREPAK", sizeof w->header.magic);
-    pack_walk(&w->c->config, lay_out, w);
+    pack_walk(&w->made, lay_out, w);
     w->header.checksum = XXH3_64bits(&w->header, offsetof(struct pack_header, checksum));
 }
 
@@ -256,7 +288,7 @@ static int write_into(struct writing *w, const char *from, const char *dir) {
         rc = w->staging ? look(w, from, dir, dir_fd)
                         : fail(w->why, ERR_NOMEM, "out of memory for a blob of %zu bytes", w->largest);
     if (rc == 0) rc = write_all(w);
-    if (rc == 0) rc = copy_beside(from, dir_fd, w->why);
+    if (rc == 0) rc = copy_beside(from, dir_fd, w->wish->pruning, w->why);
     if (rc == 0) rc = give_name(w, dir_fd);
     if (w->fd >= 0) close(w->fd);
     free(w->staging);
@@ -264,16 +296,33 @@ static int write_into(struct writing *w, const char *from, const char *dir) {
     return rc;
 }
 
-int pack_write(const char *from, const char *dir, enum fmt weights, const struct rounding *rounding,
-               const struct pack_progress *progress, struct why *why) {
+/* The model that is left. Routers of several stages or with a history, groups and experts without weights tie numbers to
+ * places. */
+static int leave_out(struct writing *w) {
+    const struct pruning *p = w->wish->pruning;
+    const struct model_config *c = &w->c->config;
+    w->made = *c;
+    if (!p) return 0;
+    if (c->router.kind != ROUTER_FLAT || c->router.history.mode != HISTORY_NONE || c->gate.group != GATE_GROUP_NONE ||
+        c->gate.zero)
+        return fail(w->why, ERR_UNSUPPORTED,
+                    "experts can be left out of flat routers alone, without groups, history and identity experts");
+    if (p->experts < c->gate.k || p->experts >= c->gate.experts)
+        return fail(w->why, ERR_INVALID, "%d of %d experts are to stay; a token takes %d", p->experts, c->gate.experts,
+                    c->gate.k);
+    w->made.gate.experts = p->experts;
+    return 0;
+}
+
+int pack_write(const char *from, const char *dir, const struct pack_wish *wish, const struct pack_progress *progress,
+               struct why *why) {
     struct checkpoint c;
     int rc = checkpoint_open(from, &c, why);
     if (rc < 0) return rc;
-    struct writing w = {
-        .c = &c, .weights = weights, .rounding = rounding, .progress = progress, .fd = -1, .why = why};
+    struct writing w = {.c = &c, .wish = wish, .progress = progress, .fd = -1, .why = why};
     snprintf(w.path, sizeof w.path, "%s/%s", dir, PACK_PART_FILE);
-    rc =
-        c.pack ? fail(why, ERR_INVALID, "%s is a pack itself; give the model it was made of", from) : write_into(&w, from, dir);
+    rc = c.pack ? fail(why, ERR_INVALID, "%s is a pack itself; give the model it was made of", from) : leave_out(&w);
+    if (rc >= 0) rc = write_into(&w, from, dir);
     checkpoint_close(&c);
     return rc;
 }

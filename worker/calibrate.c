@@ -1,6 +1,7 @@
 /* calibrate.c - a solo worker whose operations are listened to, and moments of what they were given. */
 #include "worker/calibrate.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -25,6 +26,10 @@ struct layer_rows {
     struct rows of[FROMS];
     int16_t *chosen; /* [tokens, k] experts of the n of FROM_FFN; NULL: not known, or dense */
     int n_chosen;
+    struct share {
+        double weight, length; /* sums over the tokens that chose it: of weights, of lengths of what it gave */
+        uint64_t rows;
+    } * share; /* [E]; NULL where chosen is */
 };
 
 struct calibration {
@@ -32,6 +37,8 @@ struct calibration {
     const struct ops *real;
     struct ops ops; /* ours: they note and pass on. The backend points here, which is how they find the rest */
     struct rounding rounding;
+    struct pruning pruning;
+    int16_t *kept;
     struct layer_rows *layer; /* [L] */
     int tokens;               /* there will be */
     int routing;              /* layer whose router was computed last */
@@ -80,12 +87,33 @@ static void listen_linear(struct backend *b, float *y, const float *x, struct ma
     c->real->linear(b, y, x, w, bias, add, T);
 }
 
+/* What an expert of the layer at hand gave; with what it shares with others, where it does. */
+static void note_lengths(struct calibration *c, const struct ffn_group *g, const float *y, int H) {
+    const struct expert_store *s = &c->solo.store;
+    const struct layer_rows *l = &c->layer[c->routing];
+    const int layer = c->solo.checkpoint.config.moe_index[c->routing];
+    if (!l->share || layer < 0) return;
+    for (int slot = s->first[layer]; slot < s->first[layer + 1]; slot++) {
+        if (g->weights != &s->slots[slot].ffn) continue;
+        struct share *to = &l->share[s->slots[slot].blob.header.expert];
+        for (int i = g->first; i < g->first + g->count; i++) {
+            double sum = 0;
+            for (int k = 0; k < H; k++)
+                sum += (double)y[(size_t)i * (size_t)H + (size_t)k] * (double)y[(size_t)i * (size_t)H + (size_t)k];
+            to->length += sqrt(sum);
+        }
+        to->rows += (uint64_t)g->count;
+        return;
+    }
+}
+
 static void listen_ffn(struct backend *b, float *y, const float *x, const struct ffn_group *groups, int n_groups, int H) {
     struct calibration *c = of(b);
     for (int i = 0; n_groups == 1 && i < c->solo.checkpoint.config.layers; i++)
         if (groups->weights == &c->solo.weights.layer[i].dense)
             note_rows(c, &c->layer[i].of[FROM_FFN], x + (size_t)groups->first * (size_t)H, groups->count, H);
     c->real->ffn(b, y, x, groups, n_groups, H);
+    for (int g = 0; g < n_groups; g++) note_lengths(c, &groups[g], y, H);
 }
 
 static void listen_gate(struct backend *b, int32_t *ids, float *weights, const float *logits, const float *bias,
@@ -96,8 +124,12 @@ static void listen_gate(struct backend *b, int32_t *ids, float *weights, const f
     if (rule != &c->solo.checkpoint.config.gate || l->n_chosen + T > c->tokens) return; /* of several stages: not followed */
     if (!l->chosen) l->chosen = malloc(sizeof *l->chosen * (size_t)c->tokens * (size_t)rule->k);
     c->no_memory |= !l->chosen;
-    for (int i = 0; l->chosen && i < T * rule->k; i++)
+    if (!l->share) l->share = calloc((size_t)rule->experts, sizeof *l->share);
+    c->no_memory |= !l->share;
+    for (int i = 0; l->chosen && l->share && i < T * rule->k; i++) {
         l->chosen[(size_t)l->n_chosen * (size_t)rule->k + (size_t)i] = (int16_t)ids[i];
+        if (ids[i] >= 0 && ids[i] < rule->experts) l->share[ids[i]].weight += (double)weights[i];
+    }
     l->n_chosen += T;
 }
 
@@ -302,11 +334,47 @@ void calibration_free(struct calibration *c) {
     for (int i = 0; c->layer && i < c->solo.checkpoint.config.layers; i++) {
         for (int f = 0; f < FROMS; f++) free(c->layer[i].of[f].x);
         free(c->layer[i].chosen);
+        free(c->layer[i].share);
     }
     free(c->layer);
+    free(c->kept);
     free(c->u);
     solo_close(&c->solo);
     free(c);
 }
 
 const struct rounding *calibration_rounding(const struct calibration *c) { return &c->rounding; }
+
+/* ---- who stays ---- */
+
+static double worth(const struct share *s) { return s->rows ? s->weight * s->length / (double)s->rows : 0; }
+
+/* The n experts of a layer that gave most, in ascending order; of equal ones those that come first. */
+static void keep_best(const struct share *share, int experts, int n, int16_t *kept) {
+    for (int e = 0, at = 0; e < experts && at < n; e++) {
+        int better = 0;
+        for (int o = 0; o < experts; o++)
+            better += worth(&share[o]) > worth(&share[e]) || (o < e && worth(&share[o]) == worth(&share[e]));
+        if (better < n) kept[at++] = (int16_t)e;
+    }
+}
+
+int calibration_prune(struct calibration *c, double part, const struct pruning **out, struct why *why) {
+    const struct model_config *m = &c->solo.checkpoint.config;
+    const int experts = m->gate.experts, n = experts - (int)lround(part * experts);
+    if (!m->moe_layers || n < m->gate.k || n >= experts)
+        return fail(why, ERR_INVALID, "%g of %d experts left out: %d stay, and a token takes %d", part, experts, n, m->gate.k);
+    free(c->kept);
+    c->kept = malloc(sizeof *c->kept * (size_t)m->moe_layers * (size_t)n);
+    if (!c->kept) return fail(why, ERR_NOMEM, "out of memory");
+    for (int i = 0; i < m->layers; i++) {
+        if (m->moe_index[i] < 0) continue;
+        if (!c->layer[i].share)
+            return fail(why, ERR_UNSUPPORTED, "what the experts of layer %d gave is not known: its router has several stages",
+                        i);
+        keep_best(c->layer[i].share, experts, n, c->kept + (size_t)m->moe_index[i] * (size_t)n);
+    }
+    c->pruning = (struct pruning){c->kept, n};
+    *out = &c->pruning;
+    return 0;
+}

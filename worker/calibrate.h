@@ -19,3 +19,7 @@ int calibration_new(const char *dir, const struct calibrate_options *o, const in
 void calibration_free(struct calibration *c); /* NULL: nothing */
 /* For checkpoint_compose; valid as long as the calibration. */
 const struct rounding *calibration_rounding(const struct calibration *c);
+/* All but that part of each layer's experts: those stay that gave most, which is the lengths of what an expert gave back, times
+ * the weights its tokens had for it, summed over the text. Valid as long as the calibration. ERR_UNSUPPORTED: the experts'
+ * shares are not known, as routers have several stages; ERR_INVALID: fewer would stay than a token takes, or all. */
+int calibration_prune(struct calibration *c, double part, const struct pruning **out, struct why *why);

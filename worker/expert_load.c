@@ -34,7 +34,7 @@ static struct ffn ffn_of(const struct model_config *c, const struct blob *b) {
 /* From the checkpoint, whatever form it has there. */
 static void compose(const struct expert_loader *ld, struct blob_header *h) {
     int64_t start_us = clk_now_us();
-    checkpoint_compose(ld->c, h, ld->staging, NULL);
+    checkpoint_compose(ld->c, h, ld->staging, NULL, NULL);
     if (ld->from) blob_sources_count(ld->from, SOURCE_DISK, h, start_us);
 }
 

@@ -9,13 +9,14 @@
 #include "model/pack.h"
 #include "tests/golden/names.h"
 #include "tests/golden/reference.h"
+#include "tests/golden/runner.h"
 #include "worker/calibrate.h"
 #include "worker/eval.h"
 
 enum { WINDOW = 128, MODELS = 3 };
 static const double CLOSE = 2e-3; /* nats for a token: test_golden says how near logits are */
 
-static int passed, failed;
+static int passed, failed, pruned;
 static void report(bool ok, const char *name, const char *what, double figure) {
     *(ok ? &passed : &failed) += 1;
     printf("%s %d - %s: %s (%.3g)\n", ok ? "ok" : "not ok", passed + failed, name, what, figure);
@@ -77,8 +78,69 @@ static void remove_folder(const char *dir) {
 
 static void make_pack(const char *from, const char *to, const struct calibration *c) {
     struct why why;
-    int rc = pack_write(from, to, FMT_Q4, c ? calibration_rounding(c) : NULL, &(struct pack_progress){0}, &why);
-    if (rc < 0) die("%s", why.text);
+    const struct pack_wish wish = {.weights = FMT_Q4, .rounding = c ? calibration_rounding(c) : NULL};
+    if (pack_write(from, to, &wish, &(struct pack_progress){0}, &why) < 0) die("%s", why.text);
+}
+
+/* The first prompt's logits, with some experts on no worker. */
+static float *logits_of(const char *dir, const struct reference *r, const int32_t *missing, int n) {
+    const struct runner_options o = {.isa = "ref", .threads = 1, .missing = missing, .n_missing = n};
+    float *out = malloc(sizeof *out * (size_t)r->T[0] * (size_t)r->V);
+    struct runner run;
+    struct why why;
+    if (!out || runner_open(&run, dir, &o, &why) < 0 || runner_logits(&run, r->ids[0], r->T[0], 0, out) < 0) die("%s", dir);
+    runner_close(&run);
+    return out;
+}
+
+/* Where a weight depends on the chosen alone, an expert that was left out is as one that is nowhere. */
+static void test_same_as_missing(const char *name, const char *dir, const char *folder, const struct checkpoint *was,
+                                 const struct pruning *p, const struct reference *r) {
+    static int32_t missing[1024][2];
+    double worst = 0;
+    int n = 0;
+    for (int l = 0; l < was->config.layers; l++) {
+        const int16_t *kept = p->kept + was->config.moe_index[l] * p->experts;
+        for (int e = 0, k = 0; was->config.moe_index[l] >= 0 && e < was->config.gate.experts; e++) {
+            if (k < p->experts && kept[k] == e) k++;
+            else missing[n][0] = l, missing[n++][1] = e;
+        }
+    }
+    float *want = logits_of(dir, r, &missing[0][0], n), *got = logits_of(folder, r, NULL, 0);
+    for (int i = 0; i < r->T[0] * r->V; i++) worst = fmax(worst, fabs((double)want[i] - (double)got[i]));
+    report(n && worst < 1e-4 * r->std[0], name, "the rest is as it was", worst);
+    free(want);
+    free(got);
+}
+
+/* A quarter of the experts of flat routers go, and the model that is left is whole; others say that they cannot be. */
+static void test_pruned(const char *name, const char *dir, struct calibration *c, const struct reference *r) {
+    struct pack_wish wish = {.weights = FMT_F32};
+    char folder[] = "/tmp/test_eval.XXXXXX";
+    struct checkpoint was, is;
+    struct why why;
+    if (checkpoint_open(dir, &was, &why) < 0 || !mkdtemp(folder)) die("%s", dir);
+    int rc = calibration_prune(c, 0.25, &wish.pruning, &why);
+    if (rc >= 0) rc = pack_write(dir, folder, &wish, &(struct pack_progress){0}, &why);
+    if (rc >= 0) {
+        if (checkpoint_open(folder, &is, &why) < 0) die("%s", why.text);
+        struct eval *e[] = {open_as(dir, "f32"), open_as(folder, "auto")};
+        score(e, 2, r);
+        const double cost = eval_score(e[1])->divergence / (double)eval_score(e[1])->tokens;
+        report(is.config.gate.experts == wish.pruning->experts && isfinite(cost), name, "fewer experts, nats for it", cost);
+        for (int m = 0; m < 2; m++) eval_close(e[m]);
+        checkpoint_close(&is);
+        pruned++;
+        if (!strcmp(name, "mixtral") || !strcmp(name, "cadre_moe_raw"))
+            test_same_as_missing(name, dir, folder, &was, wish.pruning, r);
+    } else {
+        const bool may = was.config.router.history.mode == HISTORY_NONE && was.config.moe_layers &&
+                         was.config.router.kind == ROUTER_FLAT && was.config.gate.group == GATE_GROUP_NONE &&
+                         !was.config.gate.zero && was.config.gate.experts * 3 / 4 > was.config.gate.k;
+        report(!may, name, why.text, rc);
+    }
+    checkpoint_close(&was);
+    remove_folder(folder);
 }
 
 /* Returns by how much fitting brought the model nearer to itself, in nats over the text. */
@@ -96,8 +158,9 @@ static double test_fitted(const char *name, const char *dir, const struct refere
         if (!mkdtemp(folder[i])) die("no folder for a pack");
         make_pack(dir, folder[i], i ? c : NULL);
     }
-    int again = pack_write(dir, folder[1], FMT_Q4, NULL, &(struct pack_progress){0}, &why);
+    int again = pack_write(dir, folder[1], &(struct pack_wish){.weights = FMT_Q4}, &(struct pack_progress){0}, &why);
     report(again == ERR_EXISTS, name, "a fitted pack is another than a plain one", again);
+    test_pruned(name, dir, c, r);
     calibration_free(c);
     struct eval *e[MODELS] = {open_as(dir, "f32"), open_as(folder[0], "auto"), open_as(folder[1], "auto")};
     score(e, MODELS, r);
@@ -128,6 +191,7 @@ int main(int argc, char **argv) {
         free_reference(&ref, file);
     }
     report(nearer > 0, "all", "fitted weights are nearer to f32 on their text", nearer);
+    report(pruned > all.count / 4, "all", "those of which experts were left out", pruned);
     report(worse < all.count / 2, "all", "those that fitting made worse", worse);
     printf("1..%d\n", passed + failed);
     return failed > 0;

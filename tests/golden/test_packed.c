@@ -25,6 +25,8 @@ static void logits(const char *dir, const struct reference *ref, enum fmt fmt, f
     }
 }
 
+static const struct pack_progress quiet = {0};
+
 static void remove_pack(const char *dir, const char *from) {
     struct dirent **entries;
     char path[1200];
@@ -47,7 +49,7 @@ static void test_format(const char *name, const char *dir, const struct referenc
     char folder[] = "/tmp/test_packed.XXXXXX";
     bool same = true;
     if (!mkdtemp(folder)) die("no folder for a pack");
-    if (pack_write(dir, folder, fmt, NULL, &(struct pack_progress){0}, &why) < 0) die("%s", why.text);
+    if (pack_write(dir, folder, &(struct pack_wish){.weights = fmt}, &quiet, &why) < 0) die("%s", why.text);
     logits(dir, ref, fmt, plain, &r);
     runner_close(&r);
     logits(folder, ref, fmt, packed, &r);
@@ -72,7 +74,7 @@ static void test_damaged(const char *name, const char *dir) {
     struct why why;
     char folder[] = "/tmp/test_packed.XXXXXX", path[64], wanted[64];
     if (!mkdtemp(folder)) die("no folder for a pack");
-    if (pack_write(dir, folder, FMT_BF16, NULL, &(struct pack_progress){0}, &why) < 0) die("%s", why.text);
+    if (pack_write(dir, folder, &(struct pack_wish){.weights = FMT_BF16}, &quiet, &why) < 0) die("%s", why.text);
     snprintf(path, sizeof path, "%s/%s", folder, PACK_FILE);
     for (int i = 0; i < 3; i++) {
         if (checkpoint_open(folder, &c, &why) < 0) die("%s", why.text);

@@ -63,11 +63,18 @@ def a_text_is_scored(p):
         first, other = json.loads(run([p.cadre, *words], 60 * p.slow).good("eval").out)["models"]
         same((first["weights"], other["weights"], first["ratio"], first["kl"]), ("bf16", "q4", 1, 0), "what was compared")
         check(other["kl"] > 0 and other["bits_per_weight"] < first["bits_per_weight"], f"figures: {other}")
+        fewer = ["pack", model, "-o", f"{pack}3", "--weights", "bf16", "--calibrate", text, "--prune", "0.25", "-q"]
+        run([p.cadre, *fewer], 60 * p.slow).good("pack")
+        with Cluster(p, f"{pack}3", workers=3, fabric="shm") as c:
+            same(sum(w["experts"] for w in c.status()["workers"]), 2 * 6, "experts that are left of 8, in 2 layers")
+            c.generate(prompt="the sea", max_tokens=8)
         for refused, status, told in [
             (["eval", model], 2, "--text"),
             (["eval", model, "--text", f"{text}.not"], 1, "cannot read"),
             (["eval", model, "--text", text, "--weights", "q5"], 1, "q5"),
             (["eval", model, "--text", text, "--window", "100000"], 1, "a window of 100000 tokens"),
+            (["pack", model, "-o", f"{pack}2", "--prune", "0.1"], 1, "--prune needs --calibrate"),
+            (["pack", model, "-o", f"{pack}2", "--calibrate", text, "--prune", "0.9"], 1, "a token takes 2"),
             (["pack", model, "-o", f"{pack}2", "--weights", "bf16", "--calibrate", text], 1, "for --weights q8 and q4"),
         ]:
             r = run([p.cadre, *refused], 60 * p.slow)

@@ -16,6 +16,8 @@
 
 #include "tests/unit/run.h"
 
+#define AS(fmt) (&(struct pack_wish){.weights = (fmt)})
+
 static const char *const models[] = {"mixtral", "gpt_oss_mxfp4", "cadre_moe_rows"};
 static const struct pack_progress quiet;
 static struct scratch dir;
@@ -49,7 +51,7 @@ static void write_file(const char *path, const void *data, size_t n) {
 
 static void make(const char *from, enum fmt weights) {
     struct why why = {""};
-    ck_assert_msg(pack_write(from, out, weights, NULL, &quiet, &why) == 0, "%s", why.text);
+    ck_assert_msg(pack_write(from, out, AS(weights), &quiet, &why) == 0, "%s", why.text);
 }
 
 static void setup(void) {
@@ -111,17 +113,17 @@ END_TEST
 START_TEST(not_over_another) {
     struct why why = {""};
     make(model(0), FMT_BF16);
-    ck_assert_int_eq(pack_write(model(0), out, FMT_BF16, NULL, &quiet, &why), 1); /* it is there: done */
-    ck_assert_int_eq(pack_write(model(0), out, FMT_Q8, NULL, &quiet, &why), ERR_EXISTS);
-    ck_assert_int_eq(pack_write(model(2), out, FMT_BF16, NULL, &quiet, &why), ERR_EXISTS);
-    ck_assert_int_eq(pack_write(out, dir.dir, FMT_BF16, NULL, &quiet, &why), ERR_INVALID); /* of a pack */
+    ck_assert_int_eq(pack_write(model(0), out, AS(FMT_BF16), &quiet, &why), 1); /* it is there: done */
+    ck_assert_int_eq(pack_write(model(0), out, AS(FMT_Q8), &quiet, &why), ERR_EXISTS);
+    ck_assert_int_eq(pack_write(model(2), out, AS(FMT_BF16), &quiet, &why), ERR_EXISTS);
+    ck_assert_int_eq(pack_write(out, dir.dir, AS(FMT_BF16), &quiet, &why), ERR_INVALID); /* of a pack */
     ck_assert_int_eq(rename(pack, part), 0);
-    ck_assert_int_eq(pack_write(model(0), out, FMT_Q8, NULL, &quiet, &why), ERR_EXISTS);
+    ck_assert_int_eq(pack_write(model(0), out, AS(FMT_Q8), &quiet, &why), ERR_EXISTS);
     ck_assert_ptr_nonnull(strstr(why.text, "remove it"));
     make(model(0), FMT_BF16);
     whole = read_file(pack, &bytes);
     write_file(pack, whole, bytes - 1); /* its name says that it is whole */
-    ck_assert_int_eq(pack_write(model(0), out, FMT_BF16, NULL, &quiet, &why), ERR_EXISTS);
+    ck_assert_int_eq(pack_write(model(0), out, AS(FMT_BF16), &quiet, &why), ERR_EXISTS);
     ck_assert_ptr_nonnull(strstr(why.text, "damaged"));
 }
 END_TEST
@@ -171,7 +173,7 @@ START_TEST(not_into_a_model) {
     whole = read_file(config, &bytes);
     for (int i = 0; i < 3; i++) {
         if (i == 2) write_file(part, "", 0);
-        ck_assert_int_eq(pack_write(i ? out : model(2), out, FMT_BF16, NULL, &quiet, &why), i ? ERR_INVALID : ERR_EXISTS);
+        ck_assert_int_eq(pack_write(i ? out : model(2), out, AS(FMT_BF16), &quiet, &why), i ? ERR_INVALID : ERR_EXISTS);
         ck_assert_msg(strstr(why.text, out), "%s", why.text);
         ck_assert_int_eq(stat(pack, &st), -1);
         ck_assert_int_eq(stat(part, &st), i == 2 ? 0 : -1);
@@ -191,7 +193,7 @@ START_TEST(no_room) {
     limit.rlim_cur = 50000;
     signal(SIGXFSZ, SIG_IGN);
     ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
-    int rc = pack_write(model(0), out, FMT_F32, NULL, &quiet, &why);
+    int rc = pack_write(model(0), out, AS(FMT_F32), &quiet, &why);
     ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &was), 0);
     ck_assert_int_eq(rc, ERR_IO);
     ck_assert_msg(strstr(why.text, part) && strstr(why.text, strerror(EFBIG)), "%s", why.text);
