@@ -378,6 +378,7 @@ static void attach(struct coordinator *c, struct request *r, struct call *call, 
     r->call = call;
     call->handler = r;
     call->deadline_us = r->deadline_us;
+    if (r->seq && scheduler_holds(&c->scheduler, r->seq)) call->waits_for = c->missing;
     r->started = started;
     stream_rewind(r->stream, tokens, text);
     c->moved = true;

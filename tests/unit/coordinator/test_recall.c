@@ -270,6 +270,26 @@ static void resume_fails(const uint8_t id[16], const struct fake_call *had, int 
     ck_assert_msg(strstr(c->message, part) != NULL, "%s", c->message);
 }
 
+/* Who comes back to a request that waits for an expert is told so at its end, as its first call would have been. */
+START_TEST(waits_on_in_another_call) {
+    struct coordinator_options o = options(0);
+    char file[120];
+    snprintf(file, sizeof file, "%s/placement", dirs[1]);
+    FILE *out = fopen(file, "w");
+    ck_assert_int_gt(fprintf(out, "* * 0\n* 0 -\n"), 0);
+    ck_assert_int_eq(fclose(out), 0);
+    o.placement_file = file;
+    serve_with(&o);
+    struct fake_call *c =
+        fake_generate(f, &(struct fake_ask){.prompt = 3, .max_tokens = 9, .resumable = true, .timeout_ms = 300});
+    fake_run(f, c->started);
+    struct fake_call had = *c, *d = fake_resume(f, had.id, &had);
+    fake_run(f, d->ended);
+    ck_assert_int_eq(d->status, CALL_DEADLINE_EXCEEDED);
+    ck_assert_msg(strstr(d->message, "is on no worker"), "%s", d->message);
+}
+END_TEST
+
 START_TEST(nobody_comes_back) {
     struct coordinator_options o = options(0);
     o.attach_us = 20000;
@@ -417,6 +437,7 @@ int main(int argc, char **argv) {
                                   incarnations,
                                   connection_breaks,
                                   another_call_goes_on,
+                                  waits_on_in_another_call,
                                   nobody_comes_back,
                                   full_disk,
                                   ends,
