@@ -136,12 +136,13 @@ static int answer(struct fake *f, struct bus_msg *out, const struct record *r, c
     return rc;
 }
 
-/* The other worker's answers; when all has been said, that it does not have it, which ends every question. */
+/* The other worker's answers; when all has been said, that it does not have it, which ends every question. All pieces of a
+ * blob are asked for at once. */
 static int answers(struct fake *f, struct bus_msg *out) {
     struct record r = {.says = AS_ASKED};
-    if (!f->n_asked) return ERR_AGAIN;
+    if (!f->ticket || (f->role == HONEST && !f->n_asked)) return ERR_AGAIN;
     const struct piece p = f->asked[0];
-    if (f->role == LIAR && !next_record(f->script, &r)) {
+    if (f->role == LIAR && (!f->n_asked || !next_record(f->script, &r))) {
         if (f->ended) return ERR_AGAIN;
         f->ended = true;
         return say_piece(f, out, &(struct piece){.kind = PIECE_NONE, .ticket = f->ticket, .n = 1}, NULL, 0);
