@@ -10,7 +10,7 @@ int roster_prepare(struct roster *r, struct fabric *f, uint32_t epoch, const str
     if (epoch <= r->prepared) return 0;
     bool in = members[f->rank].incarnation != 0;
     r->current = 0;
-    r->members = r->newcomers = 0;
+    r->members = 0;
     for (int p = 0; p < f->size; p++) {
         uint32_t incarnation = in ? members[p].incarnation : 0;
         if (!incarnation || incarnation != r->incarnation[p]) let_go(r, f, p);
@@ -24,11 +24,10 @@ int roster_prepare(struct roster *r, struct fabric *f, uint32_t epoch, const str
         if (r->incarnation[p] || p == f->rank) continue;
         int rc = fabric_attach(f, p, m->incarnation, m->address, m->bytes, why);
         if (rc < 0) {
-            r->members = r->newcomers = 0; /* nobody may switch to it */
+            r->members = 0; /* nobody may switch to it */
             return fail_in(why, rc, "epoch %u, rank %d", epoch, p);
         }
         r->incarnation[p] = m->incarnation;
-        r->newcomers |= UINT64_C(1) << p;
     }
     return 1;
 }

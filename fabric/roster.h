@@ -16,7 +16,6 @@ struct roster {
     uint32_t prepared;                      /* the last epoch that was prepared; 0: none */
     uint32_t current;                       /* the one to work in; 0: none now */
     uint64_t members;                       /* of prepared: mask of ranks, this one's among them */
-    uint64_t newcomers;                     /* of these, who came with it, this one itself not counted */
     uint32_t incarnation[FABRIC_MAX_RANKS]; /* whom each rank is attached to; 0: to nobody */
 };
 

@@ -16,8 +16,3 @@ static inline float log_probability(float x, double lse, int n) {
     if (!(lse > -INFINITY)) return -logf((float)n);
     return isnan(x) ? -INFINITY : (float)(x - lse);
 }
-
-static inline void softmax_host(float *p, const float *x, int n) {
-    double lse = log_sum_exp(x, n);
-    for (int i = 0; i < n; i++) p[i] = expf(log_probability(x[i], lse, n));
-}
