@@ -106,12 +106,12 @@ static int check_exchange(struct coordinator *c, struct why *why) {
     int payload = o->payload ? ep_format_parse(o->payload) : EP_F32;
     if (payload < 0) return fail(why, ERR_INVALID, "--payload %s: wanted f32, bf16, int8 or fp8", o->payload);
     c->steps.hops = (struct hops){.forced = o->first < o->workers ? 1 : o->hops,
-                            .workers = o->workers,
-                            .experts = m->moe_layers ? m->gate.experts : 0,
-                            .topk = m->gate.k,
-                            .row_bytes = ep_row_bytes((enum ep_format)payload, m->hidden),
-                            .inside = o->inside,
-                            .between = o->between};
+                                  .workers = o->workers,
+                                  .experts = m->moe_layers ? m->gate.experts : 0,
+                                  .topk = m->gate.k,
+                                  .row_bytes = ep_row_bytes((enum ep_format)payload, m->hidden),
+                                  .inside = o->inside,
+                                  .between = o->between};
     return 0;
 }
 

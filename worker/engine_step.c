@@ -149,6 +149,26 @@ static int give_up(struct engine *e, struct step_report *report) {
     return 0;
 }
 
+/* Of a step that went through all layers. waited: by peer, before it began. */
+static void fill_report(struct engine *e, const struct plan *p, uint64_t waited[FABRIC_MAX_RANKS], struct step_report *r) {
+    note_rows(e, p);
+    sample(e, r);
+    count_rows(e, r);
+    if (e->tally.rows) tally_step_end(&e->tally, &e->forward.rows);
+    r->tokens = (uint32_t)e->forward.rows.T;
+    r->trace_lost = e->trace.lost;
+    r->epoch = p->epoch;
+    r->step = p->step;
+    r->workers = e->options.workers;
+    if (p->uncounted) forget_counts(e, waited);
+    for (int w = 0; w < r->workers && e->ep; w++) {
+        r->wait_us[w] = ep_counters(e->ep)->wait_us[w] - waited[w];
+        r->link[w] = ep_counters(e->ep)->link[w];
+    }
+    if (e->ep) r->far = ep_counters(e->ep)->far;
+    r->tasks = e->backend->tasks;
+}
+
 int engine_run(struct engine *e, const struct plan *p, struct why *why) {
     if (p->epoch < atomic_load(&e->told)) return 0;
     struct step_report *report = take_report(e);
@@ -172,22 +192,7 @@ int engine_run(struct engine *e, const struct plan *p, struct why *why) {
     if (traced) engine_emit(e, &(struct event){.kind = EVENT_TRACE, .trace = traced});
     if (rc == ERR_EPOCH) return give_up(e, report);
     if (rc < 0) return rc == ERR_CANCELLED ? rc : fail(why, rc, "step %llu: %s", (unsigned long long)p->step, status_text(rc));
-    note_rows(e, p);
-    sample(e, report);
-    count_rows(e, report);
-    if (e->tally.rows) tally_step_end(&e->tally, &e->forward.rows);
-    report->tokens = (uint32_t)e->forward.rows.T;
-    report->trace_lost = e->trace.lost;
-    report->epoch = p->epoch;
-    report->step = p->step;
-    report->workers = e->options.workers;
-    if (p->uncounted) forget_counts(e, waited);
-    for (int w = 0; w < report->workers && e->ep; w++) {
-        report->wait_us[w] = ep_counters(e->ep)->wait_us[w] - waited[w];
-        report->link[w] = ep_counters(e->ep)->link[w];
-    }
-    if (e->ep) report->far = ep_counters(e->ep)->far;
-    report->tasks = e->backend->tasks;
+    fill_report(e, p, waited, report);
     report->step_us = clk_now_us() - start_us;
     engine_emit(e, &(struct event){.kind = EVENT_STEP, .step = report});
     return 0;
