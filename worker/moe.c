@@ -140,10 +140,12 @@ static int await_combine(const struct request *r, int64_t deadline_us, uint64_t 
 }
 
 /* Calls again and again: in slices, so that a stop is noticed. A peer that outlasts the patience is reported, and waited for
- * still, because only the coordinator may declare it dead. */
+ * still, because only the coordinator may declare it dead. So is one whose frame is refused, which is as good as none: at once,
+ * and from then on as often as one that is late, however many it sends. */
 static int insist(const struct request *r, int (*call)(const struct request *r, int64_t deadline_us, uint64_t *late)) {
     struct moe *m = r->m;
     m->calls++;
+    bool refused = false;
     for (int64_t reported_us = clk_now_us();;) {
         uint64_t late = 0;
         int rc = call(r, clk_now_us() + WAIT_SLICE_US, &late);
@@ -151,8 +153,10 @@ static int insist(const struct request *r, int (*call)(const struct request *r, 
         if (atomic_load_explicit(m->stop, memory_order_relaxed)) return ERR_CANCELLED;
         if (rc != ERR_LATE && rc != ERR_PROTOCOL) return rc;
         int64_t now_us = clk_now_us();
-        if (rc == ERR_LATE && now_us - reported_us < m->patience_us) continue;
-        reported_us = now_us; /* a refused frame is as good as none */
+        const bool at_once = rc == ERR_PROTOCOL && !refused;
+        refused |= at_once;
+        if (!at_once && now_us - reported_us < m->patience_us) continue;
+        reported_us = now_us;
         m->on_late(m->ctx, late, r->layer);
     }
 }

@@ -13,7 +13,8 @@ struct stage {
     struct ep *ep;
     struct moe moe;
     atomic_bool stop;
-    int reports, layer;
+    bool goes_on; /* after a report */
+    int reports, layer, nonsense;
     uint32_t call;
     uint64_t late;
 };
@@ -37,7 +38,7 @@ static void on_late(void *ctx, uint64_t late, int layer) {
     s->late = late;
     s->layer = layer;
     s->call = s->moe.calls;
-    atomic_store(&s->stop, true);
+    if (!s->goes_on) atomic_store(&s->stop, true);
 }
 
 static void stage_open(struct stage *s) {
@@ -101,6 +102,43 @@ START_TEST(an_own_death) {
 }
 END_TEST
 
+/* The peer sends what is no frame, one for each look. */
+static const void *nonsense(struct fabric *f, int peer, size_t *bytes) {
+    static const char words[64] = "nonsense";
+    struct stage *s = (struct stage *)((char *)(uintptr_t)f->ops - offsetof(struct stage, ops));
+    (void)peer;
+    *bytes = sizeof words;
+    if (++s->nonsense == 1000) atomic_store(&s->stop, true);
+    return s->nonsense % 2 ? words : NULL;
+}
+static int always_news(struct fabric *f) {
+    (void)f;
+    return 1;
+}
+static void nothing_given(struct fabric *f, int peer, const void *frame) { (void)f, (void)peer, (void)frame; }
+
+START_TEST(nonsense_without_end_is_told_once) {
+    struct stage s;
+    int first[] = {0, 1};
+    struct expert_store store = {.layers = 1, .first = first};
+    struct model_config config = {.hidden = 8, .moe_index = {-1, 0}};
+    struct step_rows none = {0};
+    stage_open(&s);
+    s.moe.config = &config;
+    s.moe.store = &store;
+    ck_assert_int_eq(moe_post(&s.moe, 0, 1, NULL, NULL, &none, 0), 0);
+    s.ops.take = nonsense;
+    s.ops.give = nothing_given;
+    s.ops.poll = always_news;
+    s.goes_on = true;
+    ck_assert_int_eq(moe_serve(&s.moe, 0, 1, NULL), ERR_CANCELLED);
+    ck_assert_int_ge(s.nonsense, 1000);
+    ck_assert_int_eq(s.reports, 1);
+    ck_assert_uint_eq(s.late, 2);
+    stage_close(&s);
+}
+END_TEST
+
 /* Its own dispatch is the first call of a step; then nobody's comes, to the second one. */
 START_TEST(the_place_of_a_wait) {
     struct stage s;
@@ -131,6 +169,7 @@ int main(void) {
     tcase_add_test(t, an_epoch_that_ended);
     tcase_add_test(t, a_stop);
     tcase_add_test(t, an_own_death);
+    tcase_add_test(t, nonsense_without_end_is_told_once);
     tcase_add_test(t, the_place_of_a_wait);
     suite_add_tcase(s, t);
     return run_suite(s);
