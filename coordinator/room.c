@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "coordinator/cgroup.h"
 #include "coordinator/core.h"
 #include "coordinator/fit.h"
 
@@ -23,7 +24,8 @@ uint64_t room_available(const struct coordinator *c) {
     while (fgets(line, sizeof line, f))
         if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
     fclose(f);
-    return kib * 1024;
+    const uint64_t left = cgroup_room("/proc/self/cgroup", "/sys/fs/cgroup"); /* serve's workers are in the same */
+    return left >= kib * 1024 ? kib * 1024 : left ? left : 1; /* 0 would say that it is not known */
 }
 
 static struct measure measure_for(const struct coordinator *c, const struct scheduler_limits *l) {
