@@ -50,7 +50,8 @@ bool prove_token(struct coordinator *c, const struct commit_token *t) {
 static void forget(struct coordinator *c) {
     struct scheduler *s = &c->scheduler;
     scheduler_settle(s); /* before a number means another sequence */
-    if (s->numbers == c->proof.last) s->numbers -= (uint64_t)c->proof.sequences; /* nobody came meanwhile */
+    /* Nobody came meanwhile, and no later life can take what workers hold under these numbers for a request's. */
+    if (s->numbers == c->proof.last && !c->journal) s->numbers -= (uint64_t)c->proof.sequences;
     s->counts.submitted -= (uint64_t)c->proof.sequences;
     s->counts.ended -= (uint64_t)c->proof.sequences;
     s->counts.prompt_tokens -= (uint64_t)c->proof.prompts;

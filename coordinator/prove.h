@@ -1,6 +1,7 @@
 /* prove.h - before it serves, a cluster shows that it can: one sequence at every worker, a token of prompt and two of answer,
  * go through attention, gate, exchange, experts and sampling of all of them. Whatever is wrong there ends the start by name,
- * instead of the first request. They are no requests: nobody counts them, and their numbers are given out again.
+ * instead of the first request. They are no requests: nobody counts them, and where there is no journal their numbers are
+ * given out again.
  * Owner: the coordinator's loop. */
 #pragma once
 #include <stdbool.h>

@@ -158,6 +158,7 @@ int recall_open(struct coordinator *c, struct why *why) {
     struct journal_state *s = journal_replayed(c->journal);
     struct journal_counters *n = &s->counters;
     c->scheduler.numbers = n->request;
+    n->request += MSG_MAX_WORKERS; /* for proofs (prove.h), which nobody writes down: workers may outlive us that hold them */
     c->epoch = ++n->epoch;
     c->placement.version = ++n->placement_version;
     c->members.incarnations = c->members.earlier = n->incarnation;

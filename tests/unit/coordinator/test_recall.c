@@ -223,6 +223,24 @@ START_TEST(incarnations) {
 }
 END_TEST
 
+/* Workers that outlive a coordinator may still hold what proved them: no request of a later life has such a number. */
+START_TEST(numbers_of_proofs_are_never_used_again) {
+    struct coordinator_options o = options(0);
+    o.prove = true;
+    uint64_t last = 2; /* a proof for each worker */
+    for (int life = 0; life < 3; life++) {
+        serve_with(&o);
+        if (life) {
+            struct fake_call *c = fake_generate(f, &(struct fake_ask){.prompt = 3, .max_tokens = 3});
+            fake_run(f, c->ended);
+            ck_assert_uint_gt(c->request, last);
+            last = c->request + 2;
+        }
+        stop();
+    }
+}
+END_TEST
+
 START_TEST(connection_breaks) {
     serve(0);
     struct fake_ask a = {.text = "hello", .max_tokens = 60, .resumable = true};
@@ -435,6 +453,7 @@ int main(int argc, char **argv) {
                                   requests_wait_for_the_workers_of_a_new_life,
                                   a_successor_outlives_the_coordinator,
                                   incarnations,
+                                  numbers_of_proofs_are_never_used_again,
                                   connection_breaks,
                                   another_call_goes_on,
                                   waits_on_in_another_call,
