@@ -12,6 +12,8 @@
 #include "proto/gate_zmq.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -358,10 +360,22 @@ static int open_bus(struct bus_context *c, bool server, enum bus_door door, cons
     return 0;
 }
 
+/* A signal is for the program that uses the bus: it shall not make this fail, and the threads that a context starts with its
+ * first socket inherit the mask. */
+static int open_quietly(struct bus_context *c, bool server, enum bus_door door, const char *endpoint, struct bus **out,
+                        struct why *why) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = open_bus(c, server, door, endpoint, out, why);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return rc;
+}
+
 int bus_zmq_bind(struct bus_context *c, enum bus_door door, const char *endpoint, struct bus **out, struct why *why) {
-    return open_bus(c, true, door, endpoint, out, why);
+    return open_quietly(c, true, door, endpoint, out, why);
 }
 
 int bus_zmq_connect(struct bus_context *c, enum bus_door door, const char *endpoint, struct bus **out, struct why *why) {
-    return open_bus(c, false, door, endpoint, out, why);
+    return open_quietly(c, false, door, endpoint, out, why);
 }

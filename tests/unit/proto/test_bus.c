@@ -5,9 +5,13 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
+#include <unistd.h>
 #include <zmq.h>
 
 #include "tests/unit/run.h"
@@ -231,6 +235,33 @@ static void *chatter(void *arg) {
     return arg;
 }
 
+static atomic_int strays;
+static void on_alarm(int number) {
+    (void)number;
+    if (gettid() != getpid()) atomic_fetch_add(&strays, 1);
+}
+
+/* While a thread is made its maker takes no signals, so one that comes then goes to a new thread if that would take it. */
+START_TEST(signals_are_the_programs) {
+    const struct sigaction a = {.sa_handler = on_alarm, .sa_flags = SA_RESTART};
+    const struct itimerval often = {{0, 20}, {0, 20}}, never = {0};
+    open_server(ZMQ);
+    ck_assert_int_eq(sigaction(SIGALRM, &a, NULL), 0);
+    ck_assert_int_eq(setitimer(ITIMER_REAL, &often, NULL), 0);
+    for (int i = 0; i < 200; i++) {
+        struct bus_context *c;
+        struct bus *b;
+        ck_assert_int_eq(bus_context_open(&c, NULL, &why), 0);
+        ck_assert_int_eq(bus_zmq_connect(c, BUS_CLIENTS, bus_endpoint(server), &b, &why), 0);
+        bus_close(b);
+        bus_context_close(c);
+    }
+    setitimer(ITIMER_REAL, &never, NULL);
+    ck_assert_int_eq(atomic_load(&strays), 0);
+    bus_close(server);
+}
+END_TEST
+
 START_TEST(threads) {
     struct bus *clients[THREADS];
     pthread_t thread[THREADS];
@@ -262,6 +293,7 @@ int main(void) {
     tcase_add_loop_test(c, full_queue_answers_again, MEM, ZMQ + 1);
     tcase_add_loop_test(c, threads, MEM, ZMQ + 1);
     tcase_add_test(c, connect_before_bind);
+    tcase_add_test(c, signals_are_the_programs);
     tcase_add_test(c, port_taken);
     tcase_add_test(c, connection_lost);
     tcase_add_test(c, noise);
