@@ -13,7 +13,7 @@
 enum { MOST = 16, SAY_US = 500000 };
 
 struct options {
-    char *text, *weights, *isa;
+    char *text, *weights, *kv, *isa;
     int64_t window, max_tokens, threads;
     bool json, quiet;
 };
@@ -23,6 +23,8 @@ static const struct conf_option table[] = {
     {"text", CONF_STRING, AT(text), .arg = "FILE", .help = "the text, UTF-8; '-' is standard input"},
     {"weights", CONF_STRING, AT(weights), .def = "auto", .arg = "LIST",
      .help = "formats to hold each MODEL in, as --weights of `cadre serve`: f32,bf16,q8,q4"},
+    {"kv", CONF_STRING, AT(kv), .def = "auto", .arg = "LIST",
+     .help = "formats of keys and values for each of them, as --kv of `cadre serve`: f32,bf16,f16,int8"},
     {"window", CONF_INT, AT(window), .def = "512", .min = 2, .max = 1 << 20, .arg = "N",
      .help = "tokens that attend to each other"},
     {"max-tokens", CONF_INT, AT(max_tokens), .def = "0", .min = 0, .max = INT32_MAX, .arg = "N",
@@ -55,9 +57,13 @@ struct scoring {
     int64_t windows;
 };
 
-static int open_one(struct scoring *s, const struct options *o, const char *dir, const char *weights, struct why *why) {
-    const struct eval_options eo = {
-        .isa = o->isa, .weights = weights, .threads = o->threads ? (int)o->threads : cli_cores(), .window = (int)o->window};
+static int open_one(struct scoring *s, const struct options *o, const char *dir, const char *weights, const char *kv,
+                    struct why *why) {
+    const struct eval_options eo = {.isa = o->isa,
+                                    .weights = weights,
+                                    .kv = kv,
+                                    .threads = o->threads ? (int)o->threads : cli_cores(),
+                                    .window = (int)o->window};
     if (s->n == MOST) return fail(why, ERR_INVALID, "more than %d models and formats", MOST);
     int rc = eval_open(dir, &eo, &s->e[s->n], why);
     if (rc < 0) return rc;
@@ -67,12 +73,21 @@ static int open_one(struct scoring *s, const struct options *o, const char *dir,
                 s->dir[0], eval_vocab(s->e[0]));
 }
 
-/* Every model in every format of the list. */
+/* One model with weights in one format, and keys and values in every one of the list. */
+static int open_kvs(struct scoring *s, const struct options *o, const char *dir, const char *weights, struct why *why) {
+    char *list = strdup(o->kv), *rest = list;
+    int rc = list ? 0 : fail(why, ERR_NOMEM, "out of memory");
+    for (char *kv; rc >= 0 && (kv = strsep(&rest, ",")) != NULL;) rc = open_one(s, o, dir, weights, kv, why);
+    free(list);
+    return rc;
+}
+
+/* Every model in every format of the lists. */
 static int open_all(struct scoring *s, const struct options *o, const struct conf_args *args, struct why *why) {
     for (int i = 0; i < args->n; i++) {
         char *list = strdup(o->weights), *rest = list;
         int rc = list ? 0 : fail(why, ERR_NOMEM, "out of memory");
-        for (char *one; rc >= 0 && (one = strsep(&rest, ",")) != NULL;) rc = open_one(s, o, args->items[i], one, why);
+        for (char *one; rc >= 0 && (one = strsep(&rest, ",")) != NULL;) rc = open_kvs(s, o, args->items[i], one, why);
         free(list);
         if (rc < 0) return rc;
     }
@@ -146,13 +161,13 @@ static struct figures figures_of(const struct eval *e) {
 static void print_table(const struct scoring *s) {
     const struct eval_score *first = eval_score(s->e[0]);
     printf("%llu tokens scored in %lld windows\n\n", (unsigned long long)first->tokens, (long long)s->windows);
-    printf("%-7s %8s %9s %19s %21s %8s %11s %10s %8s\n", "weights", "MiB", "bits each", "perplexity", "to the first", "right",
-           "same guess", "KL, nats", "tokens/s");
+    printf("%-7s %-5s %8s %9s %19s %21s %8s %11s %10s %8s\n", "weights", "kv", "MiB", "bits each", "perplexity", "to the first",
+           "right", "same guess", "KL, nats", "tokens/s");
     for (int i = 0; i < s->n; i++) {
         const struct figures f = figures_of(s->e[i]);
         if (!i || s->dir[i] != s->dir[i - 1]) printf("%s\n", s->dir[i]);
-        printf("%-7s %8.1f %9.2f %10.4f +- %-6.3f %11.5f +- %-7.5f", eval_weights(s->e[i]), f.mib, f.bits, f.perplexity,
-               f.error, f.ratio, f.ratio_error);
+        printf("%-7s %-5s %8.1f %9.2f %10.4f +- %-6.3f %11.5f +- %-7.5f", eval_weights(s->e[i]), eval_kv(s->e[i]), f.mib,
+               f.bits, f.perplexity, f.error, f.ratio, f.ratio_error);
         printf(" %7.2f%% %10.2f%% %10.5f %8.0f\n", 100 * f.right, 100 * f.agreed, f.divergence, f.rate);
     }
     printf(
@@ -166,7 +181,7 @@ static void print_json(const struct scoring *s) {
         const struct figures f = figures_of(s->e[i]);
         printf("%s{\"model\":", i ? "," : "");
         cli_json_string(stdout, s->dir[i], strlen(s->dir[i]));
-        printf(",\"weights\":\"%s\",\"tokens\":%llu,\"bytes\":%.0f,", eval_weights(s->e[i]),
+        printf(",\"weights\":\"%s\",\"kv\":\"%s\",\"tokens\":%llu,\"bytes\":%.0f,", eval_weights(s->e[i]), eval_kv(s->e[i]),
                (unsigned long long)eval_score(s->e[i])->tokens, f.mib * (1 << 20));
         printf("\"bits_per_weight\":%.4f,\"expert_bits_per_weight\":%.4f,", f.bits, f.expert_bits);
         printf("\"perplexity\":%.6f,\"perplexity_error\":%.6f,\"ratio\":%.7f,\"ratio_error\":%.7f,", f.perplexity, f.error,

@@ -28,6 +28,7 @@ static int start(struct head *h, const struct head_options *ho, int endpoint_fd,
     argv_add_text(&a, "--fabric", o->fabric);
     argv_add_text(&a, "--on-death", ho->recover ? "recover" : "end");
     argv_add_text(&a, "--weights", o->weights);
+    argv_add_text(&a, "--kv", o->kv);
     argv_add_text(&a, "--isa", o->isa);
     argv_add_text(&a, "--mla", o->mla);
     argv_add_text(&a, "--payload", o->payload);

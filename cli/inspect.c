@@ -9,7 +9,7 @@
 #include "router/rule.h"
 
 struct options {
-    char *weights;
+    char *weights, *kv;
     int64_t workers, memory, context, batch, step_tokens, kv_tokens;
     bool json;
 };
@@ -25,7 +25,9 @@ static const struct conf_option table[] = {
     {"batch", CONF_INT, AT(batch), .def = "32", .min = 1, .max = 65536, .arg = "N",
      .help = "sequences at once, in the whole cluster"},
     {"weights", CONF_CHOICE, AT(weights), .def = "auto", .choices = "auto|bf16|f32|q8|q4|stored",
-     .help = "format of weights and KV in memory; stored: as on disk; auto: bf16, or the pack's"},
+     .help = "format of the weights in memory; stored: as on disk; auto: bf16, or the pack's"},
+    {"kv", CONF_CHOICE, AT(kv), .def = "auto", .choices = "auto|f32|bf16|f16|int8",
+     .help = "format of keys and values; auto: as the weights, bf16 beside quantised ones"},
     {"step-tokens", CONF_INT, AT(step_tokens), .min = 1, .max = 1 << 20, .arg = "N",
      .help = "rows one worker brings to a step; default as `cadre serve`"},
     {"kv-tokens", CONF_INT, AT(kv_tokens), .min = 1, .max = 1e11, .arg = "N",
@@ -63,6 +65,7 @@ static int weigh(struct inspection *i, enum fmt fmt, uint64_t *weights, struct w
     struct worker_bytes one, two;
     struct measure m = {.checkpoint = &i->checkpoint,
                         .weights = fmt,
+                        .kv = i->plan.kv,
                         .workers = 1,
                         .step_tokens = 1,
                         .max_seqs = 1,
@@ -151,6 +154,7 @@ static bool alike(const struct model_config *c, int workers, int w) {
 static int measure_all(const struct options *o, struct inspection *i, struct why *why) {
     i->plan = (struct measure){.checkpoint = &i->checkpoint};
     int rc = checkpoint_weights(&i->checkpoint, o->weights, &i->plan.weights, why);
+    i->plan.kv = model_kv_format(&i->checkpoint.config, (enum fmt)fmt_parse_kv(o->kv), i->plan.weights);
     if (rc < 0) return rc;
     i->max_batch = (int)o->batch;
     model_sizes(&i->checkpoint.config, &i->sizes);

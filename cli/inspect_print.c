@@ -69,7 +69,7 @@ static void print_weights(const struct inspection *i) {
         print_size("", i->weight_bytes[f]);
         comma = ", ";
     }
-    printf("\nKV          %llu bytes per token\n", (unsigned long long)i->kv_token_bytes);
+    printf("\nKV          %llu bytes per token as %s\n", (unsigned long long)i->kv_token_bytes, fmt_name(i->plan.kv));
 }
 
 static void print_workers(const struct inspection *i) {
@@ -179,8 +179,8 @@ void inspect_print_json(const struct inspection *i) {
     printf(",\"files\":%d,", st_file_count(i->checkpoint.tensors));
     json_formats(i);
     json_bytes("kv_bytes_per_token", i->kv_token_bytes);
-    printf("\"weights\":\"%s\",\"max_batch\":%d,\"max_context\":%d,\"step_tokens\":%d,\"kv_tokens\":%lld,",
-           fmt_name(i->plan.weights), i->max_batch, i->plan.max_context, i->plan.step_tokens,
+    printf("\"weights\":\"%s\",\"kv\":\"%s\",\"max_batch\":%d,\"max_context\":%d,\"step_tokens\":%d,\"kv_tokens\":%lld,",
+           fmt_name(i->plan.weights), fmt_name(i->plan.kv), i->max_batch, i->plan.max_context, i->plan.step_tokens,
            (long long)i->plan.kv_pages * i->plan.page_tokens);
     if (i->memory) {
         json_bytes("memory_bytes", i->memory);

@@ -3,7 +3,7 @@
 #include "base/conf.h"
 
 struct serve_options {
-    char *listen, *control, *key, *fabric, *launcher, *hosts, *net_devices, *weights, *config, *placement, *isa, *mla;
+    char *listen, *control, *key, *fabric, *launcher, *hosts, *net_devices, *weights, *kv, *config, *placement, *isa, *mla;
     char *lease, *on_death, *coordinator_node, *endpoint_file;
     char *journal, *journal_sync, *attach;
     bool journal_repair;

@@ -131,6 +131,9 @@ static int open_model(struct coordinator *c, struct why *why) {
     c->model_name = strndup(name, (size_t)(dir + end - name));
     if (!c->model_name) return fail(why, ERR_NOMEM, "out of memory");
     rc = checkpoint_weights(&c->checkpoint, c->options.weights, &c->weights, why);
+    int kv = fmt_parse_kv(c->options.kv);
+    if (rc >= 0 && kv < 0) rc = fail(why, ERR_INVALID, "--kv %s: wanted auto, f32, bf16, f16 or int8", c->options.kv);
+    if (rc >= 0) c->kv = model_kv_format(&c->checkpoint.config, (enum fmt)kv, c->weights);
     return rc < 0 ? rc : open_tokenizer(c, why);
 }
 
@@ -215,6 +218,7 @@ static void default_options(struct coordinator_options *o) {
     if (!o->fabric) o->fabric = "";
     if (!o->first) o->first = o->workers;
     if (!o->weights) o->weights = "auto";
+    if (!o->kv) o->kv = "auto";
     if (!o->isa) o->isa = "auto";
     if (!o->start_timeout_us) o->start_timeout_us = 120 * 1000000;
     if (!o->patience_us) o->patience_us = 2 * 1000000;

@@ -20,7 +20,7 @@ struct coordinator_options {
     int workers;                /* ranks there may be, 1 .. 64 */
     int first;                  /* it begins with ranks 0 .. first - 1, the others may come later; 0 = all */
     const char *fabric;         /* what workers must say at Hello; "" = anything */
-    const char *weights, *isa;  /* as --weights and --isa say them; NULL: auto */
+    const char *weights, *kv, *isa; /* as --weights, --kv and --isa say them; NULL: auto */
     const char *payload, *combine_payload; /* how rows travel to experts and back, ep_payload.h; NULL = f32 */
     bool fused;                 /* sums come back instead of rows; ERR_INVALID for models that need the rows */
     int hops;                   /* 1: tokens go straight to every worker; 2: to another host once, and are passed on there;

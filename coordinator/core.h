@@ -106,7 +106,7 @@ struct coordinator {
     uint64_t *hosts;
     struct placement placement;
     char missing[200]; /* what requests wait for when experts are missing; "" when none is */
-    enum fmt weights;
+    enum fmt weights, kv;
 
     /* workers */
     struct bus *worker_bus;

@@ -17,7 +17,7 @@ static int does_not_fit(const char *who, const struct worker_bytes *b, uint64_t 
                         struct why *why) {
     uint64_t step = b->buffers + b->exchange;
     const char *advice = b->kv > b->experts && b->kv > b->resident && b->kv > step
-                             ? "a smaller --kv-tokens or --max-context"
+                             ? "--kv int8, a smaller --kv-tokens or --max-context"
                          : step > b->experts && step > b->resident ? "smaller --step-tokens"
                          : weights == FMT_F32                      ? "--weights bf16 or more workers"
                                                                    : "more workers or hosts with more memory";

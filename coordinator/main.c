@@ -11,7 +11,8 @@
 #include "coordinator/coordinator.h"
 
 struct options {
-    char *listen, *control, *key, *endpoint_file, *fabric, *on_death, *weights, *isa, *mla, *placement, *config, *log_level;
+    char *listen, *control, *key, *endpoint_file, *fabric, *on_death, *weights, *kv, *isa, *mla, *placement, *config,
+        *log_level;
     int64_t endpoint_fd, workers, max_workers, max_batch, max_context, step_tokens, prefill_chunk, kv_tokens, memory, max_queue,
         start_timeout;
     char *payload, *combine, *combine_payload, *microbatches, *dispatch;
@@ -45,7 +46,9 @@ static const struct conf_option table[] = {
      .help = "give up when the workers are not ready by then"},
     {"", CONF_FLAG, 0, .help = "Numbers (must suit all workers)"},
     {"weights", CONF_CHOICE, AT(weights), .def = "auto", .choices = "auto|bf16|f32|q8|q4|stored",
-     .help = "format of weights and KV in memory; stored: as on disk; auto: bf16, or the pack's"},
+     .help = "format of the weights in memory; stored: as on disk; auto: bf16, or the pack's"},
+    {"kv", CONF_CHOICE, AT(kv), .def = "auto", .choices = "auto|f32|bf16|f16|int8",
+     .help = "format of keys and values; auto: as the weights, bf16 beside quantised ones"},
     {"isa", CONF_CHOICE, AT(isa), .def = "auto", .choices = "auto|ref|avx2|avx512", .help = "kernels to use"},
     {"mla", CONF_CHOICE, AT(mla), .def = "absorbed", .choices = "absorbed|naive-prefill",
      .help = "latent attention of prompts; naive-prefill: fewer operations, other last bits"},
@@ -177,6 +180,7 @@ static struct coordinator_options describe(const struct options *o, const char *
                                         .first = (int)o->workers,
                                         .fabric = o->fabric,
                                         .weights = o->weights,
+                                        .kv = o->kv,
                                         .isa = o->isa,
                                         .payload = o->payload,
                                         .combine_payload = o->combine_payload,

@@ -166,7 +166,7 @@ struct worker_placement {
 };
 struct worker_welcome {
     uint32_t epoch, incarnation;
-    const char *model_dir, *weights, *isa, *payload, *combine_payload;
+    const char *model_dir, *weights, *kv, *isa, *payload, *combine_payload;
     bool naive_prefill, fused;
     uint32_t step_tokens, max_seqs, max_context, page_tokens, kv_pages;
     struct worker_placement placement;

@@ -31,6 +31,7 @@ uint64_t room_available(const struct coordinator *c) {
 static struct measure measure_for(const struct coordinator *c, const struct scheduler_limits *l) {
     return (struct measure){.checkpoint = &c->checkpoint,
                             .weights = c->weights,
+                            .kv = c->kv,
                             .workers = c->options.workers,
                             .step_tokens = l->step_tokens,
                             .max_seqs = l->max_seqs,

@@ -24,6 +24,7 @@ static void welcome_one(struct coordinator *c, int rank, const struct worker_pee
                                .incarnation = peers[rank].incarnation,
                                .model_dir = c->options.model_dir,
                                .weights = fmt_name(c->weights),
+                               .kv = fmt_name(c->kv),
                                .isa = c->options.isa,
                                .naive_prefill = c->options.naive_prefill,
                                .payload = c->options.payload,

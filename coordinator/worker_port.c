@@ -266,6 +266,7 @@ int worker_port_welcome(struct worker_port *p, const struct bus_id *to, const st
     welcome.epoch = w->epoch;
     welcome.model_dir = (char *)w->model_dir;
     welcome.weights = (char *)w->weights;
+    welcome.kv = (char *)w->kv;
     welcome.isa = (char *)w->isa;
     welcome.naive_prefill = w->naive_prefill;
     welcome.payload = (char *)w->payload;

@@ -7,8 +7,8 @@
 #include "kernels/quant.h"
 
 static const char *const names[FMT_COUNT + 1] = {
-    [FMT_F32] = "f32", [FMT_BF16] = "bf16", [FMT_FP8] = "fp8", [FMT_MXFP4] = "mxfp4",
-    [FMT_Q8] = "q8",   [FMT_Q4] = "q4",     [FMT_STORED] = "stored"};
+    [FMT_F32] = "f32", [FMT_BF16] = "bf16", [FMT_FP8] = "fp8",   [FMT_MXFP4] = "mxfp4",  [FMT_Q8] = "q8",
+    [FMT_Q4] = "q4",   [FMT_F16] = "f16",   [FMT_INT8] = "int8", [FMT_STORED] = "stored"};
 
 size_t fmt_bytes(enum fmt f) {
     if (!fmt_plain(f)) BUG("bytes per element of format %d, which has none", (int)f);
@@ -22,6 +22,13 @@ int fmt_parse(const char *name) {
         if (fmt_wish((enum fmt)f) && !strcmp(name, names[f])) return f;
     }
     return ERR_INVALID;
+}
+
+int fmt_parse_kv(const char *name) {
+    for (int f = 0; f < FMT_COUNT; f++) {
+        if (fmt_kv((enum fmt)f) && !strcmp(name, names[f])) return f;
+    }
+    return strcmp(name, "auto") ? ERR_INVALID : FMT_STORED;
 }
 
 static size_t blocks(int n, int block) { return ((size_t)n + (size_t)block - 1) / (size_t)block; }
@@ -54,6 +61,24 @@ struct mat mat_held(const void *piece, enum fmt f, int rows, int cols, int block
     return (struct mat){piece, f, rows, cols, scales, block};
 }
 
+size_t kv_row_bytes(const struct kv_layer *kv) {
+    const size_t one = kv->fmt == FMT_F32 ? 4 : kv->fmt == FMT_INT8 ? 1 : 2;
+    return (size_t)kv->head_dim * one;
+}
+
+static size_t kv_elements_bytes(const struct kv_layer *kv) {
+    return kv_row_bytes(kv) * (size_t)kv->heads * (size_t)kv->page_tokens * (kv->latent ? 1 : 2);
+}
+
+enum { LINE = 64 };
+size_t kv_scales_at(const struct kv_layer *kv) { return (kv_elements_bytes(kv) + LINE - 1) / LINE * LINE; }
+
+size_t kv_page_bytes(const struct kv_layer *kv) {
+    if (kv->fmt != FMT_INT8) return kv_elements_bytes(kv);
+    const size_t scales = 2 * sizeof(float) * (size_t)kv->heads * (size_t)kv->page_tokens;
+    return kv_scales_at(kv) + (scales + LINE - 1) / LINE * LINE;
+}
+
 static float from_bits(uint32_t bits) {
     float f;
     memcpy(&f, &bits, sizeof f);
@@ -68,6 +93,25 @@ uint16_t bf16_from_f32(float f) {
     bool nan = (bits & 0x7fffffff) > 0x7f800000;
     if (nan) return (uint16_t)(bits >> 16 | 0x40); /* made quiet: rounding could turn it into infinity */
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+float f16_to_f32(uint16_t h) {
+    const int exponent = h >> 10 & 31, mantissa = h & 1023;
+    float magnitude = exponent == 31 ? (mantissa ? NAN : INFINITY)
+                      : exponent     ? ldexpf((float)(1024 + mantissa), exponent - 25)
+                                     : ldexpf((float)mantissa, -24);
+    return h & 0x8000 ? -magnitude : magnitude;
+}
+
+uint16_t f16_from_f32(float f) {
+    const uint16_t sign = signbit(f) ? 0x8000 : 0;
+    const float size = fabsf(f), most = 65504;
+    if (isnan(f)) return sign | 0x7e00;
+    if (size >= most) return sign | 0x7bff;
+    if (size < 0x1p-14f) return sign | (uint16_t)lrintf(size * 0x1p24f); /* 1024 of these make the least normal number */
+    int exponent;
+    const long digits = lrintf(frexpf(size, &exponent) * 2048); /* 1024..2048: one more carries into the exponent */
+    return sign | (uint16_t)(((exponent + 13) << 10) + digits);
 }
 
 float e4m3_to_f32(uint8_t b) {

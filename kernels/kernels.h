@@ -20,25 +20,33 @@
 
 #include "base/status.h"
 
-/* Number formats. f32 and bf16 ("plain") hold anything. The others hold weight matrices alone.
+/* Number formats. f32 and bf16 ("plain") hold anything; f16 and int8 hold keys and values alone, the others weight matrices
+ * alone.
  * Block formats, as checkpoints have them: a weight is a small number times the scale of its block, the product rounded to f32,
  * whoever computes it; so they give the bits that their expansion to f32 gives.
  *   fp8    e4m3 (1-4-3, bias 7, NaN but no infinity); one f32 per block x block square, those at the edges cut off
  *   mxfp4  e2m1, two to a byte, low nibble first; one e8m0 byte s, 2^(s-127), per 32 of a row (OCP Microscaling 1.0)
  * Quantised formats, q8 and q4, made from others as a model is loaded (kernels/quant.h): products are taken in integers, with
- * the activations rounded to int8 too. */
-enum fmt { FMT_F32, FMT_BF16, FMT_FP8, FMT_MXFP4, FMT_Q8, FMT_Q4, FMT_COUNT,
-           FMT_PLAIN = FMT_FP8, FMT_QUANT = FMT_Q8, FMT_STORED = FMT_COUNT };
+ * the activations rounded to int8 too.
+ *   f16    what is larger than 65504 becomes that
+ *   int8   -127..127, with an f32 scale that struct kv_layer says where to find */
+enum fmt { FMT_F32, FMT_BF16, FMT_FP8, FMT_MXFP4, FMT_Q8, FMT_Q4, FMT_F16, FMT_INT8, FMT_COUNT,
+           FMT_PLAIN = FMT_FP8, FMT_QUANT = FMT_Q8, FMT_QUANT_END = FMT_F16, FMT_STORED = FMT_COUNT };
 enum { MXFP4_BLOCK = 32 };
-/* FMT_STORED is a wish, not a format: each tensor as the checkpoint has it (model_format). */
+/* FMT_STORED is a wish, not a format. Of weights: each tensor as the checkpoint has it (model_format); of keys and values:
+ * what goes with the weights (model_kv_format). */
 static inline bool fmt_plain(enum fmt f) { return f < FMT_PLAIN; }
 static inline bool fmt_quant(enum fmt f) { return f == FMT_Q8 || f == FMT_Q4; }
 static inline bool fmt_wish(enum fmt f) { return fmt_plain(f) || fmt_quant(f) || f == FMT_STORED; } /* what --weights may say */
+static inline bool fmt_kv(enum fmt f) { return fmt_plain(f) || f == FMT_F16 || f == FMT_INT8; }
 size_t      fmt_bytes(enum fmt f);           /* per element of a plain format; BUG else */
 const char *fmt_name(enum fmt f);            /* "f32" */
 int         fmt_parse(const char *name);     /* what fmt_wish takes, or ERR_INVALID */
+int         fmt_parse_kv(const char *name);  /* what fmt_kv takes; "auto": FMT_STORED; or ERR_INVALID */
 float       bf16_to_f32(uint16_t b);
 uint16_t    bf16_from_f32(float f);          /* round to nearest even; NaN stays NaN */
+float       f16_to_f32(uint16_t h);
+uint16_t    f16_from_f32(float f);           /* the same; beyond +-65504, infinity too, those */
 
 float       e4m3_to_f32(uint8_t b);          /* one number of fp8 */
 float       e2m1_to_f32(unsigned nibble);    /* one number of mxfp4, of the low four bits */
@@ -108,14 +116,17 @@ struct ffn_group {        /* rows [first, first + count) of x and y go through *
     bool add;             /* y += instead of y = */
 };
 
-/* KV pages of one layer: page p holds page_tokens keys then page_tokens values, each [G, D] per token:
- *   key(p, i)   = base + ((p * 2    ) * page_tokens + i) * G * D elements of fmt
- *   value(p, i) = base + ((p * 2 + 1) * page_tokens + i) * G * D
- * Latent pages (MLA) hold keys alone, and the first `latent` elements of a key are its value: key(p, i) = base + (p *
- * page_tokens + i) * D; G = 1. */
+/* KV pages of one layer, kv_page_bytes from one to the next. A page holds page_tokens keys then page_tokens values, each
+ * [G, D] per token:
+ *   key(p, i)   = page p + i * G * D elements of fmt
+ *   value(p, i) = page p + (page_tokens + i) * G * D
+ * Latent pages (MLA) hold keys alone, and the first `latent` elements of a key are its value; G = 1.
+ * After its elements an int8 page has scales, f32 [2, G, page_tokens] from kv_scales_at on: those of keys, then those of
+ * values; in latent pages of the first `latent` elements of a key, then of the rest, whose sizes have nothing to do with each
+ * other. A number is code * scale; the scale is 1/127 of the largest magnitude that shares it, NaN where that is no number. */
 struct kv_layer {
     void *base;
-    enum fmt fmt;
+    enum fmt fmt;                     /* that fmt_kv takes */
     int page_tokens, heads, head_dim; /* page_tokens, G, D */
     int latent;                       /* 0: values of their own; else 1..D */
 };
@@ -123,6 +134,9 @@ static inline int kv_value_dim(const struct kv_layer *kv) { return kv->latent ? 
 static inline int64_t kv_page_elements(const struct kv_layer *kv) {
     return (int64_t)(kv->latent ? 1 : 2) * kv->page_tokens * kv->heads * kv->head_dim;
 }
+size_t kv_row_bytes(const struct kv_layer *kv);  /* of one head's key */
+size_t kv_scales_at(const struct kv_layer *kv);  /* int8: of a page's bytes */
+size_t kv_page_bytes(const struct kv_layer *kv);
 
 /* The heads of multi-head latent attention (arXiv 2405.04434, 2.1). Per head h, kv_b [heads * (nope + value), rank] has `nope`
  * rows W_UK, which make a key of a latent, then `value` rows W_UV, which make a value. kv_b is f32 or bf16. */

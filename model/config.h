@@ -127,3 +127,6 @@ bool model_keeps_f32(enum tensor_role role); /* outside of blobs: what routes or
 bool model_may_be_fp8(enum tensor_role role); /* matrices that published fp8 checkpoints have in that format */
 int model_levels(const struct model_config *c);                 /* of experts; 0 for a dense model */
 int model_expert_level(const struct model_config *c, int expert);
+/* That of keys and values beside weights held as `weights`. wish: what fmt_parse_kv gave; for "auto" the same, for FMT_STORED
+ * that of the checkpoint's unquantised tensors, beside quantised weights bf16. */
+enum fmt model_kv_format(const struct model_config *c, enum fmt wish, enum fmt weights);

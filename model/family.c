@@ -371,6 +371,12 @@ enum fmt model_format(const struct model_config *c, enum tensor_role role, enum 
     return c->quant != FMT_COUNT && tensor_in_blob(role) && role != T_EXPERT_CONF ? c->quant : c->stored;
 }
 
+enum fmt model_kv_format(const struct model_config *c, enum fmt wish, enum fmt weights) {
+    if (wish != FMT_STORED) return wish;
+    if (fmt_quant(weights)) return FMT_BF16;
+    return weights == FMT_STORED ? c->stored : weights;
+}
+
 int model_levels(const struct model_config *c) {
     if (!c->moe_layers || c->router.kind != ROUTER_TWO_STAGE) return c->moe_layers > 0;
     return c->router.two_stage.locals ? LEVEL_LOCAL + 1 : LEVEL_DOMAIN + 1;

@@ -20,7 +20,7 @@ static void payload_name(const struct worker_setup *s, char *buf, size_t cap) {
 }
 
 static void numeric_class(const struct engine *e, char *buf, size_t cap) {
-    const enum fmt w = e->setup.weights, kv = kv_format(&e->checkpoint.config, w);
+    const enum fmt w = e->setup.weights, kv = e->setup.kv;
     char payload[32];
     payload_name(&e->setup, payload, sizeof payload);
     snprintf(buf, cap, "cpu/%s weights=%s activations=f32 payload=%s kv=%s kernels=1%s", e->backend->ops->name, fmt_name(w),
@@ -145,7 +145,7 @@ int engine_load(struct engine *e, struct why *why) {
     if (rc >= 0 && !e->counted) mover_show(e->options.mover, &e->store);
     e->bytes.mapped_experts = e->store.mapped;
     e->bytes.experts = taken(e, &before) + e->store.mapped;
-    if (rc >= 0) rc = kv_open(&e->kv, e->backend, c, s->weights, s->kv_pages, s->page_tokens, why);
+    if (rc >= 0) rc = kv_open(&e->kv, e->backend, c, s->kv, s->kv_pages, s->page_tokens, why);
     e->bytes.kv = taken(e, &before);
     if (rc >= 0) rc = seq_table_init(&e->seqs, s, why);
     if (rc >= 0 && sampler_init(&e->sampler, c->vocab) < 0) rc = fail(why, ERR_NOMEM, "out of memory for the sampler");

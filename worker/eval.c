@@ -21,11 +21,13 @@ int eval_open(const char *dir, const struct eval_options *o, struct eval **out, 
     struct solo *s = &(*out)->solo;
     int rc = solo_open(s, dir, &so, why);
     if (rc >= 0) rc = checkpoint_weights(&s->checkpoint, o->weights, &s->options.weights, why);
+    const int kv = fmt_parse_kv(o->kv);
+    if (rc >= 0 && kv < 0) rc = fail(why, ERR_INVALID, "kv %s: wanted auto, f32, bf16, f16 or int8", o->kv);
     if (rc >= 0 && (o->window < 2 || o->window > s->checkpoint.config.max_positions))
         rc = fail(why, ERR_INVALID, "a window of %d tokens: %s takes 2 to %d", o->window, dir,
                   s->checkpoint.config.max_positions);
     if (rc >= 0) rc = solo_load(s, why);
-    if (rc >= 0) rc = solo_ready(s, s->options.weights, why);
+    if (rc >= 0) rc = solo_ready(s, model_kv_format(&s->checkpoint.config, (enum fmt)kv, s->options.weights), why);
     if (rc >= 0) return 0;
     eval_close(*out);
     *out = NULL;
@@ -40,6 +42,7 @@ void eval_close(struct eval *e) {
 
 int eval_vocab(const struct eval *e) { return e->solo.checkpoint.config.vocab; }
 const char *eval_weights(const struct eval *e) { return fmt_name(e->solo.options.weights); }
+const char *eval_kv(const struct eval *e) { return fmt_name(e->solo.kv.layer[0].fmt); }
 const struct eval_score *eval_score(const struct eval *e) { return &e->score; }
 
 void eval_size(const struct eval *e, struct eval_size *out) {

@@ -2,16 +2,16 @@
  *
  * Several are walked through the same windows side by side, a chunk at a time, so that their distributions can be compared
  * without anybody keeping a text's worth of logits. What is measured is what a cluster would serve: the worker's own forward
- * pass in that format, KV in the format that goes with it. One thread owns all. */
+ * pass in those formats. One thread owns all. */
 #pragma once
 #include <stdint.h>
 
 #include "base/status.h"
 
 struct eval_options {
-    const char *isa;     /* as --isa */
-    const char *weights; /* as --weights, auto included */
-    int threads, window; /* window: tokens that attend to each other, at least 2 */
+    const char *isa;          /* as --isa */
+    const char *weights, *kv; /* as --weights and --kv, auto included */
+    int threads, window;      /* window: tokens that attend to each other, at least 2 */
 };
 
 struct eval_score {
@@ -30,11 +30,12 @@ struct eval_size {
 };
 
 struct eval;
-/* Loads a model. ERR_INVALID: a format that it cannot have, a window longer than its context. */
+/* Loads a model. ERR_INVALID: a format that it cannot have or nobody knows, a window longer than its context. */
 int eval_open(const char *dir, const struct eval_options *o, struct eval **out, struct why *why);
 void eval_close(struct eval *e); /* NULL: nothing */
 int eval_vocab(const struct eval *e);
 const char *eval_weights(const struct eval *e); /* the format's name */
+const char *eval_kv(const struct eval *e);      /* the same of keys and values */
 const struct eval_score *eval_score(const struct eval *e);
 void eval_size(const struct eval *e, struct eval_size *out);
 /* Scores ids[1] .. ids[n - 1], each after those before it. All of e[0 .. models) have one vocabulary, which holds the ids;

@@ -3,13 +3,8 @@
 
 #include <stdlib.h>
 
-enum fmt kv_format(const struct model_config *c, enum fmt weights) {
-    return fmt_quant(weights) ? FMT_BF16 : weights == FMT_STORED ? c->stored : weights;
-}
-
 int kv_open(struct kv *kv, struct backend *b, const struct model_config *c, enum fmt fmt, int pages, int page_tokens,
             struct why *why) {
-    fmt = kv_format(c, fmt);
     *kv = (struct kv){.backend = b, .layers = c->layers, .pages = pages};
     kv->layer = calloc((size_t)c->layers, sizeof *kv->layer);
     const struct kv_layer shape = {.fmt = fmt,
@@ -17,7 +12,7 @@ int kv_open(struct kv *kv, struct backend *b, const struct model_config *c, enum
                                    .heads = c->kv_heads,
                                    .head_dim = c->mla.kv_rank ? c->mla.kv_rank + c->mla.rope : c->head_dim,
                                    .latent = c->mla.kv_rank};
-    size_t per_layer = (size_t)pages * (size_t)kv_page_elements(&shape) * fmt_bytes(fmt);
+    size_t per_layer = (size_t)pages * kv_page_bytes(&shape);
     for (int l = 0; kv->layer && l < c->layers; l++) {
         kv->layer[l] = shape;
         kv->layer[l].base = b->ops->alloc(b, per_layer, MEM_DEVICE);
@@ -32,8 +27,8 @@ int kv_open(struct kv *kv, struct backend *b, const struct model_config *c, enum
     }
     kv_close(kv);
     return fail(why, ERR_NOMEM,
-                "out of memory: %d KV pages of %d tokens need %zu MiB; use a smaller --kv-tokens or --max-batch", pages,
-                page_tokens, per_layer * (size_t)c->layers >> 20);
+                "out of memory: %d KV pages of %d tokens need %zu MiB; use a smaller --kv-tokens or --max-batch%s", pages,
+                page_tokens, per_layer * (size_t)c->layers >> 20, fmt == FMT_INT8 ? "" : ", or --kv int8");
 }
 
 void kv_close(struct kv *kv) {

@@ -13,10 +13,7 @@ struct kv {
     size_t bytes;             /* of both */
 };
 
-/* The format of KV where weights are held as `weights`: the same, for FMT_STORED that of the
- * checkpoint's unquantised tensors, beside quantised weights bf16. */
-enum fmt kv_format(const struct model_config *c, enum fmt weights);
-/* fmt: of the weights. */
+/* fmt: what fmt_kv takes. */
 int kv_open(struct kv *kv, struct backend *b, const struct model_config *c, enum fmt fmt, int pages, int page_tokens,
             struct why *why);
 void kv_close(struct kv *kv);

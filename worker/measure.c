@@ -42,6 +42,7 @@ int measure_worker(const struct measure *m, int rank, struct worker_bytes *out, 
     struct engine_options o = {.rank = rank, .workers = m->workers, .threads = 1};
     struct worker_setup s = {.epoch = 1,
                              .weights = m->weights,
+                             .kv = m->kv,
                              .step_tokens = m->step_tokens,
                              .max_seqs = m->max_seqs,
                              .max_context = m->max_context,

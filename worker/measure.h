@@ -22,7 +22,7 @@ uint64_t measure_scratch(int threads);
 
 struct measure {
     const struct checkpoint *checkpoint; /* opened */
-    enum fmt weights;
+    enum fmt weights, kv;                /* kv: what fmt_kv takes */
     int workers, step_tokens, max_seqs, max_context, page_tokens, kv_pages;
     const uint64_t *hosts; /* [MoE layers * experts] masks as in router/placement.h; NULL: even and in order */
 };

@@ -106,6 +106,10 @@ static int read_welcome(const pb_welcome *m, struct worker_setup *s, struct why 
     if (fmt < 0)
         return fail(why, ERR_PROTOCOL, "the coordinator wants weights '%s', which this worker does not know", m->weights);
     s->weights = (enum fmt)fmt;
+    fmt = fmt_parse_kv(m->kv);
+    if (fmt < 0 || fmt == FMT_STORED)
+        return fail(why, ERR_PROTOCOL, "the coordinator wants keys and values in '%s', which this worker does not know", m->kv);
+    s->kv = (enum fmt)fmt;
     snprintf(s->model_dir, sizeof s->model_dir, "%s", m->model_dir);
     snprintf(s->isa, sizeof s->isa, "%s", m->isa[0] ? m->isa : "auto");
     if (m->step_tokens < 1 || m->step_tokens > 1 << 20 || m->max_seqs < 1 || m->max_seqs > 1 << 16 || m->max_context < 1 ||

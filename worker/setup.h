@@ -19,7 +19,7 @@ struct peer { /* one worker, as the fabric must know it */
 struct worker_setup {
     uint32_t epoch, incarnation;
     char model_dir[1024];
-    enum fmt weights;
+    enum fmt weights, kv; /* kv: what fmt_kv takes */
     char isa[16];
     bool naive_prefill; /* see mla.h */
     enum ep_format payload, combine_payload;

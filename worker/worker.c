@@ -140,6 +140,7 @@ static int hold(struct worker *w, struct why *why) {
 static const char *difference(const struct worker_setup *was, const struct worker_setup *is) {
     if (strcmp(was->model_dir, is->model_dir)) return "another model";
     if (was->weights != is->weights) return "other weights";
+    if (was->kv != is->kv) return "another format of keys and values";
     if (strcmp(was->isa, is->isa) || was->naive_prefill != is->naive_prefill) return "other kernels";
     if (was->payload != is->payload || was->combine_payload != is->combine_payload || was->fused != is->fused)
         return "rows to travel otherwise";

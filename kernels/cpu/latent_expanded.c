@@ -46,16 +46,25 @@ static int tile_of(const struct latent_heads *m) {
     return m->kv_b.cols <= NARROW_RANK && fixed_floats(m, WIDE_TILE) <= half ? WIDE_TILE : NARROW_TILE;
 }
 
-/* Keys and values of `n` latents, the first at `at`. */
-static void expand_tile(const struct expanded *e, const char *at, int n) {
+static void scale(float *x, int n, float by) {
+    for (int i = 0; i < n; i++) x[i] *= by;
+}
+
+/* Keys and values of `n` latents, the first at `at`; int8: their scales, those of the rest a page's tokens further. */
+static void expand_tile(const struct expanded *e, const char *at, const float *scales, int n) {
     const struct latent_heads *m = e->j->m;
     const struct kv_layer *kv = e->j->kv;
-    const int rank = m->kv_b.cols, D = m->nope + m->rope, size = (int)fmt_bytes(kv->fmt);
+    const int rank = m->kv_b.cols, D = m->nope + m->rope;
+    const size_t step = kv_row_bytes(kv), size = step / (size_t)kv->head_dim;
     const size_t row = (size_t)rank * fmt_bytes(m->kv_b.fmt);
     const char *w = (const char *)m->kv_b.data + (size_t)e->head * (size_t)(m->nope + m->value) * row;
-    for (int i = 0; i < n; i++, at += (size_t)kv->head_dim * (size_t)size) {
-        e->j->vec->widen(e->latents + (size_t)i * (size_t)rank, at, kv->fmt, rank);
-        e->j->vec->widen(e->keys + (size_t)i * (size_t)D + m->nope, at + (size_t)rank * (size_t)size, kv->fmt, m->rope);
+    for (int i = 0; i < n; i++, at += step) {
+        float *latent = e->latents + (size_t)i * (size_t)rank, *key = e->keys + (size_t)i * (size_t)D + m->nope;
+        e->j->vec->widen(latent, at, kv->fmt, rank);
+        e->j->vec->widen(key, at + (size_t)rank * size, kv->fmt, m->rope);
+        if (kv->fmt != FMT_INT8) continue;
+        scale(latent, rank, scales[i]);
+        scale(key, m->rope, scales[i + kv->page_tokens]);
     }
     struct products p = {.out = e->keys, .x = e->latents, .w = w, .out_stride = D, .x_stride = rank, .w_stride = rank,
                          .fmt = m->kv_b.fmt, .rows = n, .cols = m->nope, .K = rank};
@@ -87,11 +96,11 @@ static void soften_row(const struct expanded *e, int r, int visible) {
         for (int i = 0; i < e->j->m->value; i++) acc[i] *= before;
 }
 
-static void visit_tile(const struct expanded *e, const char *at, int start, int n) {
+static void visit_tile(const struct expanded *e, const char *at, const float *scales, int start, int n) {
     const struct latent_heads *m = e->j->m;
     const struct attention *a = e->j->a;
     const int D = m->nope + m->rope, tile = e->j->tile;
-    expand_tile(e, at, n);
+    expand_tile(e, at, scales, n);
     team_between(e->j->team, e->thread);
     struct products p = {.out = e->scores, .x = a->q + ((int64_t)e->first * m->heads + e->head) * D, .w = e->keys,
                          .out_stride = tile, .x_stride = (int64_t)m->heads * D, .w_stride = D, .fmt = FMT_F32, .rows = e->rows,
@@ -134,11 +143,11 @@ static void expanded_task(void *arg, int task, int thread) {
     }
     memset(e.acc, 0, (size_t)e.rows * (size_t)V * sizeof *e.acc);
     const int32_t *pages = j->a->pages + (int64_t)j->a->seq[e.first] * j->a->max_pages;
-    size_t row_bytes = (size_t)kv->head_dim * fmt_bytes(kv->fmt);
     for (int start = 0; start <= last;) {
         int slot = start % P, n = imin(j->tile, P - slot);
-        const char *at = (const char *)kv->base + ((size_t)pages[start / P] * (size_t)P + (size_t)slot) * row_bytes;
-        visit_tile(&e, at, start, imin(n, last + 1 - start));
+        const char *page = (const char *)kv->base + (size_t)pages[start / P] * kv_page_bytes(kv);
+        const float *scales = (const float *)(const void *)(page + kv_scales_at(kv)) + slot;
+        visit_tile(&e, page + (size_t)slot * kv_row_bytes(kv), scales, start, imin(n, last + 1 - start));
         start += n;
     }
     for (int r = 0; r < e.rows; r++) {

@@ -100,15 +100,34 @@ struct store_job {
     const int32_t *at;
 };
 
+/* One row into slot `slot` of the int8 page at base. */
+static void store_scaled(const struct store_job *j, int64_t t, char *base, int64_t slot) {
+    const struct kv_layer *kv = j->kv;
+    const int G = kv->heads, D = kv->head_dim, P = kv->page_tokens, first = kv->latent ? kv->latent : D;
+    int8_t *key = (int8_t *)base + slot * G * D;
+    float *scales = (float *)(void *)(base + kv_scales_at(kv)) + slot, *others = scales + (int64_t)G * P;
+    for (int g = 0; g < G; g++) {
+        const float *k = j->k + (t * G + g) * D;
+        scales[g * P] = j->vec->narrow_int8(key + g * D, k, first);
+        if (kv->latent) others[g * P] = j->vec->narrow_int8(key + g * D + first, k + first, D - first);
+        else others[g * P] = j->vec->narrow_int8(key + (P * G + g) * D, j->v + (t * G + g) * D, D);
+    }
+}
+
 static void store_rows(void *arg, int first, int count) {
     const struct store_job *j = arg;
     const struct kv_layer *kv = j->kv;
     int64_t n = (int64_t)kv->heads * kv->head_dim, P = kv->page_tokens;
+    const size_t token = (size_t)kv->heads * kv_row_bytes(kv);
     for (int t = first; t < first + count; t++) {
         int64_t page = j->at[t] / P, slot = j->at[t] % P;
-        char *key = (char *)kv->base + (size_t)(page * kv_page_elements(kv) + slot * n) * fmt_bytes(kv->fmt);
+        char *base = (char *)kv->base + (size_t)page * kv_page_bytes(kv), *key = base + (size_t)slot * token;
+        if (kv->fmt == FMT_INT8) {
+            store_scaled(j, t, base, slot);
+            continue;
+        }
         j->vec->narrow(key, kv->fmt, j->k + t * n, n);
-        if (!kv->latent) j->vec->narrow(key + (size_t)(P * n) * fmt_bytes(kv->fmt), kv->fmt, j->v + t * n, n);
+        if (!kv->latent) j->vec->narrow(key + (size_t)P * token, kv->fmt, j->v + t * n, n);
     }
 }
 

@@ -74,8 +74,8 @@ INLINE struct v16 v16_pow2(struct v16 n) { /* 2^n of a whole n in -126..127 */
 INLINE struct v16 v16_from_bf16(__m256i h) {
     return (struct v16){_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16))};
 }
-INLINE __m256i bf16_load_first(const uint16_t *p, int n) { return _mm256_maskz_loadu_epi16(m16_first(n).v, p); }
-INLINE void bf16_store_first(uint16_t *p, int n, __m256i h) { _mm256_mask_storeu_epi16(p, m16_first(n).v, h); }
+INLINE __m256i u16_load_first(const uint16_t *p, int n) { return _mm256_maskz_loadu_epi16(m16_first(n).v, p); }
+INLINE void u16_store_first(uint16_t *p, int n, __m256i h) { _mm256_mask_storeu_epi16(p, m16_first(n).v, h); }
 INLINE __m256i v16_to_bf16(struct v16 a) { /* nearest even; NaN made quiet */
     __m512i u = _mm512_castps_si512(a.v), odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
     __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
@@ -84,6 +84,8 @@ INLINE __m256i v16_to_bf16(struct v16 a) { /* nearest even; NaN made quiet */
     return _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(nan, rounded, quiet));
 }
 INLINE struct v16 v16_from_f16(__m256i h) { return (struct v16){_mm512_cvtph_ps(h)}; }
+INLINE __m256i f16_bits(struct v16 a) { return _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+INLINE struct v16 v16_from_i8(__m128i b) { return (struct v16){_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(b))}; }
 INLINE __m128i u8_load_first(const uint8_t *p, int n) { return _mm_maskz_loadu_epi8(m16_first(n).v, p); }
 INLINE struct v16 v16_from_e2m1(const uint8_t *p) {
     const __m512i shift = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
@@ -201,12 +203,12 @@ INLINE struct v16 v16_from_bf16(__m256i h) {
     __m256i lo = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(h)), hi = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(h, 1));
     return (struct v16){_mm256_castsi256_ps(_mm256_slli_epi32(lo, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16))};
 }
-INLINE __m256i bf16_load_first(const uint16_t *p, int n) {
+INLINE __m256i u16_load_first(const uint16_t *p, int n) {
     uint16_t h[16] = {0};
     memcpy(h, p, (size_t)n * sizeof *p);
     return _mm256_loadu_si256((const __m256i *)h);
 }
-INLINE void bf16_store_first(uint16_t *p, int n, __m256i v) {
+INLINE void u16_store_first(uint16_t *p, int n, __m256i v) {
     uint16_t h[16];
     _mm256_storeu_si256((__m256i *)h, v);
     memcpy(p, h, (size_t)n * sizeof *p);
@@ -243,6 +245,14 @@ INLINE void v16_store_pairs(float *p, struct v16 e, struct v16 o) {
 INLINE struct v16 v16_from_f16(__m256i h) {
     return (struct v16){_mm256_cvtph_ps(_mm256_castsi256_si128(h)), _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1))};
 }
+INLINE __m256i f16_bits(struct v16 a) {
+    return _mm256_set_m128i(_mm256_cvtps_ph(a.hi, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+                            _mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+INLINE struct v16 v16_from_i8(__m128i b) {
+    __m256i lo = _mm256_cvtepi8_epi32(b), hi = _mm256_cvtepi8_epi32(_mm_srli_si128(b, 8));
+    return (struct v16){_mm256_cvtepi32_ps(lo), _mm256_cvtepi32_ps(hi)};
+}
 INLINE __m128i u8_load_first(const uint8_t *p, int n) {
     uint8_t b[16] = {0};
     memcpy(b, p, (size_t)n);
@@ -252,9 +262,7 @@ INLINE struct v16 v16_from_e2m1(const uint8_t *p) {
     const __m128i twice = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
     __m128i b = _mm_loadl_epi64((const __m128i *)p), low = _mm_set1_epi8(15);
     __m128i nibbles = _mm_unpacklo_epi8(_mm_and_si128(b, low), _mm_and_si128(_mm_srli_epi16(b, 4), low));
-    b = _mm_shuffle_epi8(twice, nibbles);
-    __m256i lo = _mm256_cvtepi8_epi32(b), hi = _mm256_cvtepi8_epi32(_mm_srli_si128(b, 8));
-    return (struct v16){_mm256_cvtepi32_ps(lo), _mm256_cvtepi32_ps(hi)};
+    return v16_from_i8(_mm_shuffle_epi8(twice, nibbles));
 }
 #endif
 
@@ -278,13 +286,23 @@ INLINE float e8m0_of(unsigned s) { /* 2^(s-127) * E2M1_UNIT */
     return f;
 }
 
-/* The 16 elements at p, or the first n of them (the rest zero, not read). */
+/* Plain formats and those of keys and values: the bytes of n elements; the 16 at p, or the first n of them (the rest zero, not
+ * read). Of int8 the codes. */
+INLINE int64_t bytes_of_kv(enum fmt f, int64_t n) { return f == FMT_F32 ? n * 4 : f == FMT_INT8 ? n : n * 2; }
 INLINE struct v16 v16_load_fmt(enum fmt f, const void *p) {
-    return f == FMT_F32 ? v16_load((const float *)p) : v16_from_bf16(_mm256_loadu_si256((const __m256i *)p));
+    if (f == FMT_F32) return v16_load((const float *)p);
+    if (f == FMT_INT8) return v16_from_i8(_mm_loadu_si128((const __m128i *)p));
+    const __m256i h = _mm256_loadu_si256((const __m256i *)p);
+    return f == FMT_F16 ? v16_from_f16(h) : v16_from_bf16(h);
 }
 INLINE struct v16 v16_load_fmt_first(enum fmt f, const void *p, int n) {
-    return f == FMT_F32 ? v16_load_masked((const float *)p, m16_first(n))
-                        : v16_from_bf16(bf16_load_first((const uint16_t *)p, n));
+    if (f == FMT_F32) return v16_load_masked((const float *)p, m16_first(n));
+    if (f == FMT_INT8) return v16_from_i8(u8_load_first((const uint8_t *)p, n));
+    const __m256i h = u16_load_first((const uint16_t *)p, n);
+    return f == FMT_F16 ? v16_from_f16(h) : v16_from_bf16(h);
+}
+INLINE __m256i v16_to_f16(struct v16 a) { /* nearest even, at most 65504; NaN made quiet */
+    return f16_bits(v16_min(v16_set(65504), v16_max(v16_set(-65504), a)));
 }
 INLINE struct v16 v16_load_first(const float *p, int n) { return n >= 16 ? v16_load(p) : v16_load_masked(p, m16_first(n)); }
 INLINE void v16_store_first(float *p, int n, struct v16 a) {

@@ -15,6 +15,7 @@ const struct vec INT8(vec) = {
     .rope_pairs = ISA(rope_pairs),
     .widen = ISA(widen),
     .narrow = ISA(narrow),
+    .narrow_int8 = ISA(narrow_int8),
     .clamp = ISA(clamp),
     .axpy = ISA(axpy),
     .combine = ISA(combine),

@@ -12,7 +12,7 @@
 struct products {
     float *out;
     const float *x;     /* [rows, K] */
-    const void *w;      /* [cols, K] of fmt */
+    const void *w;      /* [cols, K] of fmt, quantised ones apart; int8: the codes */
     const float *bias;  /* [cols] or NULL */
     int64_t out_stride, x_stride, w_stride; /* elements from row to row */
     enum fmt fmt;
@@ -66,8 +66,8 @@ struct attend {
     void (*between)(void *ctx); /* called every ATTEND_MACS or so: there may be very many keys */
     void *ctx;
 };
-static inline size_t attend_scratch(int D) { /* queries and sums padded to whole vectors, scores */
-    return (size_t)ATTEND_QUERIES * (size_t)(2 * ((D + 15) / 16 * 16) + ATTEND_TILE);
+static inline size_t attend_scratch(int D) { /* queries and sums padded to whole vectors, scores in up to two parts */
+    return (size_t)ATTEND_QUERIES * (size_t)(2 * ((D + 15) / 16 * 16) + 2 * ATTEND_TILE);
 }
 
 /* out[i, j] = sum over k of x[i, k] * w[k, j], i < rows, j < cols: one fused step per k, in ascending k, from zero. */
@@ -91,8 +91,9 @@ struct vec {
     void (*rmsnorm)(float *out, const float *x, const float *weight, float eps, int N);
     void (*rope)(float *head, const float *cos_sin, int half);                 /* one head of one row: i and i + half */
     void (*rope_pairs)(float *head, const float *cos_sin, int half);           /* 2i and 2i + 1 */
-    void (*widen)(float *out, const void *in, enum fmt fmt, int64_t n);
-    void (*narrow)(void *out, enum fmt fmt, const float *in, int64_t n);       /* bf16: nearest even */
+    void (*widen)(float *out, const void *in, enum fmt fmt, int64_t n);        /* of int8 the codes */
+    void (*narrow)(void *out, enum fmt fmt, const float *in, int64_t n);       /* nearest even; not int8 */
+    float (*narrow_int8)(int8_t *out, const float *in, int n);                 /* returns the scale, as struct kv_layer says */
     void (*clamp)(float *x, float limit, int64_t n);
     void (*axpy)(float *y, float factor, const float *x, int64_t n);           /* y += factor * x, fused */
     void (*combine)(float *y, const float *const *rows, const float *weights, int k, int H);

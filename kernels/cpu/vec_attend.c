@@ -4,7 +4,8 @@
  * multiples of ATTEND_TILE inside it). A query keeps a running maximum, sum and weighted value sum ("online softmax",
  * arXiv 1805.02867): per tile, the scores of the keys it sees, one rescale, and one fused step per key and element in key
  * order. What a query does in a tile depends on its own position and window alone; the block only shares the loads. Keys
- * past a query's own position are never in its sums, and keys past the block's last position are never read. The next page
+ * past a query's own position are never in its sums, and keys past the block's last position are never read. Codes of int8
+ * pages are multiplied as they are, and the sums by their scales: a score's, or the weight of a value. The next page
  * is prefetched line by line while this one is worked on: pages lie anywhere, and a burst would fill the miss buffers. */
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/vec_list.h"
@@ -19,16 +20,18 @@ struct query { /* running state of one query head of one row */
 
 struct block {
     const struct attend *task;
-    int n, D, stride;        /* queries, elements of a key, D in whole vectors */
-    int V, wide;             /* elements of a value, V in whole vectors */
-    float *q, *acc, *scores; /* [n, stride], [n, wide], [n, ATTEND_TILE] */
+    int n, D, stride;      /* queries, elements of a key, D in whole vectors */
+    int V, wide;           /* elements of a value, V in whole vectors */
+    float *q, *acc;        /* [n, stride], [n, wide] */
+    float *scores, *rests; /* [n, ATTEND_TILE]; rests: of int8 latents, what elements after the first V add */
     struct query query[ATTEND_QUERIES];
 };
 
-struct tile_keys { /* some keys of one page */
-    const char *keys, *values; /* of its first key, head g */
-    int64_t ahead;             /* bytes from here to the same place of the next page; 0: none */
-    int start, count;          /* absolute position of the first key; keys to the end of the tile */
+struct tile_keys {                /* some keys of one page */
+    const char *keys, *values;    /* of its first key, head g */
+    const float *scales, *others; /* int8: of its first key, as struct kv_layer has them; else NULL */
+    int64_t ahead;                /* bytes from here to the same place of the next page; 0: none */
+    int start, count;             /* absolute position of the first key; keys to the end of the tile */
 };
 
 static void load_queries(struct block *b) {
@@ -59,12 +62,18 @@ static void store_outputs(const struct block *b) {
 }
 
 /* Scales one query's scores in the tile, makes those it does not see -inf, and returns the largest so far. */
-INLINE float scale_scores(const struct block *b, int i) {
+INLINE float scale_scores(const struct block *b, const struct tile_keys *t, int i) {
     const struct query *q = &b->query[i];
-    float *s = b->scores + i * ATTEND_TILE;
+    const bool rest = b->task->kv->latent && b->D > b->V;
+    float *s = b->scores + i * ATTEND_TILE, *r = b->rests + i * ATTEND_TILE;
     struct v16 scale = v16_set(b->task->a->scale), top = v16_set(q->max);
     for (int k = 0; k < q->hi; k += 16) {
-        struct v16 v = v16_mul(v16_load(s + k), scale);
+        struct v16 v = v16_load(s + k);
+        if (t->scales) {
+            v = v16_mul(v, v16_load_first(t->scales + k, t->count - k));
+            if (rest) v = v16_fma(v16_load(r + k), v16_load_first(t->others + k, t->count - k), v);
+        }
+        v = v16_mul(v, scale);
         if (q->lo > k || q->hi < k + 16) {
             int lo = q->lo - k < 0 ? 0 : q->lo - k > 16 ? 16 : q->lo - k, hi = q->hi - k > 16 ? 16 : q->hi - k;
             v = v16_pick(m16_range(lo, hi), v, v16_set(-INFINITY));
@@ -75,14 +84,16 @@ INLINE float scale_scores(const struct block *b, int i) {
     return v16_largest(top);
 }
 
-/* Scores -> weights relative to the new maximum, in place, summed; what was summed before is rescaled by factor. */
-INLINE void weigh_scores(struct block *b, int i, float factor) {
+/* Scores -> weights relative to the new maximum, in place, summed; what was summed before is rescaled by factor. Of int8 pages
+ * the weights are those of codes. */
+INLINE void weigh_scores(struct block *b, const struct tile_keys *t, int i, float factor) {
     struct query *q = &b->query[i];
     float *s = b->scores + i * ATTEND_TILE, *acc = b->acc + i * b->wide;
+    const float *value_scales = b->task->kv->latent ? t->scales : t->others;
     struct v16 max = v16_set(q->max), sum = v16_zero();
     for (int k = 0; k < q->hi; k += 16) {
         struct v16 p = v16_exp(v16_sub(v16_load(s + k), max));
-        v16_store(s + k, p);
+        v16_store(s + k, value_scales ? v16_mul(p, v16_load_first(value_scales + k, t->count - k)) : p);
         sum = v16_add(sum, p);
     }
     q->sum = fmaf(q->sum, factor, v16_sum(sum));
@@ -90,24 +101,24 @@ INLINE void weigh_scores(struct block *b, int i, float factor) {
     for (int d = 0; d < b->wide; d += 16) v16_store(acc + d, v16_mul(v16_load(acc + d), v16_set(factor)));
 }
 
-static void soften(struct block *b) {
+static void soften(struct block *b, const struct tile_keys *t) {
     float factor[(ATTEND_QUERIES + 15) / 16 * 16] = {0}; /* e^(old maximum - new maximum) */
     for (int i = 0; i < b->n; i++) {
         if (!b->query[i].hi) continue;
-        float max = scale_scores(b, i);
+        float max = scale_scores(b, t, i);
         factor[i] = b->query[i].max - max;
         b->query[i].max = max;
     }
     for (int i = 0; i < b->n; i += 16) v16_store(factor + i, v16_exp(v16_load(factor + i)));
     for (int i = 0; i < b->n; i++) {
-        if (b->query[i].hi) weigh_scores(b, i, factor[i]);
+        if (b->query[i].hi) weigh_scores(b, t, i, factor[i]);
     }
 }
 
 /* acc[i] += weight * value, keys [from, to) in order, for R queries at once and C vectors of the head from element d. */
 INLINE void add_values(const struct block *b, const struct tile_keys *t, int i, int from, int to, int d, const enum fmt f,
                        const int R, const int C) {
-    const int64_t size = f == FMT_F32 ? 4 : 2, step = (int64_t)b->task->kv->heads * b->D * size;
+    const int64_t size = bytes_of_kv(f, 1), step = (int64_t)b->task->kv->heads * b->D * size;
     const char *value = t->values + from * step + d * size;
     const float *p = b->scores + i * ATTEND_TILE;
     float *at = b->acc + i * b->wide + d;
@@ -152,15 +163,23 @@ INLINE void add_values_chunks(const struct block *b, const struct tile_keys *t, 
     }
 }
 
+INLINE void add_values_fmt(const struct block *b, const struct tile_keys *t, int i, int from, int to, int n, const enum fmt f) {
+    switch (n) {
+    case 4: add_values_chunks(b, t, i, from, to, f, 4); break;
+    case 3: add_values_chunks(b, t, i, from, to, f, 3); break;
+    case 2: add_values_chunks(b, t, i, from, to, f, 2); break;
+    case 1: add_values_chunks(b, t, i, from, to, f, 1); break;
+    }
+}
+
 /* Queries [i, i + n), n <= GROUP. */
 static void add_values_rows(const struct block *b, const struct tile_keys *t, int i, int from, int to, int n) {
-    const bool f32 = b->task->kv->fmt == FMT_F32;
     if (from >= to) return;
-    switch (n) {
-    case 4: f32 ? add_values_chunks(b, t, i, from, to, FMT_F32, 4) : add_values_chunks(b, t, i, from, to, FMT_BF16, 4); break;
-    case 3: f32 ? add_values_chunks(b, t, i, from, to, FMT_F32, 3) : add_values_chunks(b, t, i, from, to, FMT_BF16, 3); break;
-    case 2: f32 ? add_values_chunks(b, t, i, from, to, FMT_F32, 2) : add_values_chunks(b, t, i, from, to, FMT_BF16, 2); break;
-    case 1: f32 ? add_values_chunks(b, t, i, from, to, FMT_F32, 1) : add_values_chunks(b, t, i, from, to, FMT_BF16, 1); break;
+    switch (b->task->kv->fmt) {
+    case FMT_BF16: add_values_fmt(b, t, i, from, to, n, FMT_BF16); break;
+    case FMT_F16: add_values_fmt(b, t, i, from, to, n, FMT_F16); break;
+    case FMT_INT8: add_values_fmt(b, t, i, from, to, n, FMT_INT8); break;
+    default: add_values_fmt(b, t, i, from, to, n, FMT_F32);
     }
 }
 
@@ -185,8 +204,32 @@ static void weigh_values(const struct block *b, const struct tile_keys *t) {
     }
 }
 
-static void visit_tile(struct block *b, const struct tile_keys *t) {
+/* Products of all queries with keys [lo, hi) of the tile. */
+static void score(const struct block *b, const struct tile_keys *t, int lo, int hi) {
     const struct kv_layer *kv = b->task->kv;
+    const int64_t step = (int64_t)kv->heads * kv->head_dim;
+    const bool parts = t->scales && kv->latent && b->D > b->V; /* of latents and of the rest, whose scales differ */
+    struct products p = {.out = b->scores + lo,
+                         .out_stride = ATTEND_TILE,
+                         .x = b->q,
+                         .x_stride = b->stride,
+                         .w = t->keys + bytes_of_kv(kv->fmt, lo * step),
+                         .fmt = kv->fmt,
+                         .w_stride = step,
+                         .rows = b->n,
+                         .cols = hi - lo,
+                         .K = parts ? b->V : b->D,
+                         .ahead = t->ahead};
+    ISA(products)(&p);
+    if (!parts) return;
+    p.out = b->rests + lo;
+    p.x += b->V;
+    p.w = (const char *)p.w + bytes_of_kv(kv->fmt, b->V);
+    p.K = b->D - b->V;
+    ISA(products)(&p);
+}
+
+static void visit_tile(struct block *b, const struct tile_keys *t) {
     int lo = t->count, hi = 0; /* keys of the tile that any query sees */
     for (int i = 0; i < b->n; i++) {
         struct query *q = &b->query[i];
@@ -199,23 +242,24 @@ static void visit_tile(struct block *b, const struct tile_keys *t) {
         }
     }
     if (lo >= hi) return;
-    int64_t step = (int64_t)kv->heads * kv->head_dim;
-    struct products scores = {.out = b->scores + lo, .out_stride = ATTEND_TILE, .x = b->q, .x_stride = b->stride,
-                              .w = t->keys + (size_t)(lo * step) * fmt_bytes(kv->fmt), .fmt = kv->fmt, .w_stride = step,
-                              .rows = b->n, .cols = hi - lo, .K = b->D, .ahead = t->ahead};
-    ISA(products)(&scores);
-    soften(b);
+    score(b, t, lo, hi);
+    soften(b, t);
     weigh_values(b, t);
 }
 
 void ISA(attend)(const struct attend *task) {
     const struct kv_layer *kv = task->kv;
     const struct attention *a = task->a;
-    struct block b = {.task = task, .n = task->rows * task->heads, .D = kv->head_dim, .stride = (kv->head_dim + 15) / 16 * 16,
-                      .V = kv_value_dim(kv), .wide = (kv_value_dim(kv) + 15) / 16 * 16};
+    struct block b = {.task = task,
+                      .n = task->rows * task->heads,
+                      .D = kv->head_dim,
+                      .stride = (kv->head_dim + 15) / 16 * 16,
+                      .V = kv_value_dim(kv),
+                      .wide = (kv_value_dim(kv) + 15) / 16 * 16};
     b.q = task->scratch;
     b.acc = b.q + ATTEND_QUERIES * b.stride;
     b.scores = b.acc + ATTEND_QUERIES * b.wide;
+    b.rests = b.scores + ATTEND_QUERIES * ATTEND_TILE;
     load_queries(&b);
 
     int first = b.query[0].first, last = b.query[0].last, P = kv->page_tokens;
@@ -224,16 +268,21 @@ void ISA(attend)(const struct attend *task) {
         if (b.query[i].last > last) last = b.query[i].last;
     }
     const int32_t *pages = a->pages + (int64_t)a->seq[task->first_row] * a->max_pages;
-    size_t row = (size_t)kv->head_dim * fmt_bytes(kv->fmt), token = (size_t)kv->heads * row, head = (size_t)task->g * row;
-    size_t page_bytes = (size_t)kv_page_elements(kv) * fmt_bytes(kv->fmt);
+    const size_t row = kv_row_bytes(kv), token = (size_t)kv->heads * row, page_bytes = kv_page_bytes(kv);
+    const size_t scales_at = kv_scales_at(kv);
     int64_t macs = 0;
     for (int page = first / P; page <= last / P; page++) {
         int64_t ahead = page < last / P ? ((int64_t)pages[page + 1] - pages[page]) * (int64_t)page_bytes : 0;
-        const char *keys = (const char *)kv->base + (size_t)pages[page] * page_bytes + head;
+        const char *base = (const char *)kv->base + (size_t)pages[page] * page_bytes, *keys = base + (size_t)task->g * row;
+        const float *scales = (const float *)(const void *)(base + scales_at) + (size_t)task->g * (size_t)P;
         for (int at = 0; at < P; at += ATTEND_TILE) {
             struct tile_keys t = {.keys = keys + (size_t)at * token,
                                   .values = keys + (size_t)(kv->latent ? at : P + at) * token,
-                                  .ahead = ahead, .start = page * P + at, .count = P - at < ATTEND_TILE ? P - at : ATTEND_TILE};
+                                  .scales = kv->fmt == FMT_INT8 ? scales + at : NULL,
+                                  .others = kv->fmt == FMT_INT8 ? scales + (size_t)kv->heads * (size_t)P + at : NULL,
+                                  .ahead = ahead,
+                                  .start = page * P + at,
+                                  .count = P - at < ATTEND_TILE ? P - at : ATTEND_TILE};
             visit_tile(&b, &t);
             macs += (int64_t)t.count * b.n * (b.D + b.V);
             if (macs < ATTEND_MACS) continue;

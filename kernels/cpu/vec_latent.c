@@ -13,7 +13,7 @@ enum { TILE_ROWS = 3, TILE_VECTORS = 2, ONE_ROW_VECTORS = 4 }; /* 12 of 16 half-
 
 /* `last`: elements in the last vector. R, C and f are constants at every call. */
 INLINE void tile(const struct transposed *p, int row, int col, int last, const enum fmt f, const int R, const int C) {
-    const int64_t size = f == FMT_F32 ? 4 : 2, step = p->w_stride * size;
+    const int64_t size = bytes_of_kv(f, 1), step = p->w_stride * size;
     const char *w = (const char *)p->w + col * size;
     const float *x = p->x + row * p->x_stride;
     float *out = p->out + row * p->out_stride + col;

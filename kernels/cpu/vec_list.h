@@ -14,6 +14,7 @@ void  ISA(rope)(float *head, const float *cos_sin, int half);
 void  ISA(rope_pairs)(float *head, const float *cos_sin, int half);
 void  ISA(widen)(float *out, const void *in, enum fmt fmt, int64_t n);
 void  ISA(narrow)(void *out, enum fmt fmt, const float *in, int64_t n);
+float ISA(narrow_int8)(int8_t *out, const float *in, int n);
 void  ISA(clamp)(float *x, float limit, int64_t n);
 void  ISA(axpy)(float *y, float factor, const float *x, int64_t n);
 void  ISA(combine)(float *y, const float *const *rows, const float *weights, int k, int H);

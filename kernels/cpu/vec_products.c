@@ -18,7 +18,7 @@ enum { TILE_ROWS = 3, TILE_COLS = 2, ONE_ROW_COLS = 4 }; /* 12 + 4 of 16 half-si
 enum { STRIP_BYTES = 128 * 1024, EXPANDED = 32 * 1024 /* floats, on the stack */ };
 
 INLINE int64_t bytes_of(const enum fmt f, int64_t elements) {
-    return f == FMT_F32 ? elements * 4 : f == FMT_BF16 ? elements * 2 : f == FMT_FP8 ? elements : elements / 2;
+    return f == FMT_FP8 ? elements : f == FMT_MXFP4 ? elements / 2 : bytes_of_kv(f, elements);
 }
 
 INLINE const char *weight_row(const struct products *p, int col, const enum fmt f) {
@@ -63,7 +63,7 @@ INLINE void finish1(const struct products *p, int row, int col, float sum) {
 
 /* R and C are constants at every call; so is f. ahead: bytes from a weight to the one to prefetch. */
 INLINE void tile(const struct products *p, int row, int col, int64_t ahead, const enum fmt f, const int R, const int C) {
-    const bool scaled = f >= FMT_PLAIN;
+    const bool scaled = f == FMT_FP8 || f == FMT_MXFP4;
     struct v16 acc[TILE_ROWS][ONE_ROW_COLS], w[ONE_ROW_COLS], scale[ONE_ROW_COLS];
     const char *wp = weight_row(p, col, f), *scales[ONE_ROW_COLS];
     const int64_t step = bytes_of(f, p->w_stride);
@@ -188,6 +188,8 @@ INLINE void block_format(const struct products *p, const enum fmt f) {
 void ISA(products)(const struct products *p) {
     switch (p->fmt) {
     case FMT_BF16: strips(p, FMT_BF16); break;
+    case FMT_F16: strips(p, FMT_F16); break;
+    case FMT_INT8: strips(p, FMT_INT8); break;
     case FMT_FP8: block_format(p, FMT_FP8); break;
     case FMT_MXFP4: block_format(p, FMT_MXFP4); break;
     default: strips(p, FMT_F32);

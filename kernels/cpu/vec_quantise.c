@@ -1,4 +1,4 @@
-/* vec_quantise.c - activations rounded to int8 in groups, as kernels/quant.h has it. */
+/* vec_quantise.c - numbers rounded to int8: activations in groups, as kernels/quant.h has it, and keys and values. */
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/vec_list.h"
 
@@ -40,6 +40,19 @@ INLINE void one_group(int8_t *q, struct quant_group *group, const float *x, int 
     }
     const int32_t sum = round_to(q, x, 127 / most, n);
     *group = (struct quant_group){most / 127, -sum, -128 * sum};
+}
+
+float ISA(narrow_int8)(int8_t *out, const float *in, int n) {
+    const uint32_t bits = most_bits(in, n);
+    float most;
+    memcpy(&most, &bits, sizeof most);
+    const bool finite = bits < 0x7f800000;
+    if (!finite || most < QUANT_LEAST) {
+        memset(out, 0, (size_t)n);
+        return finite ? 0 : NAN;
+    }
+    round_to(out, in, 127 / most, n);
+    return most / 127;
 }
 
 void ISA(quantise)(int8_t *q, struct quant_group *groups, const float *x, int n) {

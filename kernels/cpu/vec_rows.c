@@ -68,15 +68,30 @@ void ISA(rope_pairs)(float *head, const float *cos_sin, int half) {
     }
 }
 
+INLINE void widen_from(float *out, const char *in, const enum fmt f, int64_t n) {
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) v16_store(out + i, v16_load_fmt(f, in + bytes_of_kv(f, i)));
+    if (i < n) v16_store_first(out + i, (int)(n - i), v16_load_fmt_first(f, in + bytes_of_kv(f, i), (int)(n - i)));
+}
+
 void ISA(widen)(float *out, const void *in, enum fmt fmt, int64_t n) {
     if (fmt == FMT_F32) {
         memcpy(out, in, (size_t)n * sizeof *out);
         return;
     }
-    const uint16_t *h = in;
+    switch (fmt) {
+    case FMT_F16: widen_from(out, in, FMT_F16, n); break;
+    case FMT_INT8: widen_from(out, in, FMT_INT8, n); break;
+    default: widen_from(out, in, FMT_BF16, n);
+    }
+}
+
+INLINE __m256i halves(struct v16 a, const enum fmt f) { return f == FMT_F16 ? v16_to_f16(a) : v16_to_bf16(a); }
+
+INLINE void narrow_to(uint16_t *out, const enum fmt f, const float *in, int64_t n) {
     int64_t i = 0;
-    for (; i + 16 <= n; i += 16) v16_store(out + i, v16_load_fmt(FMT_BF16, h + i));
-    if (i < n) v16_store_first(out + i, (int)(n - i), v16_load_fmt_first(FMT_BF16, h + i, (int)(n - i)));
+    for (; i + 16 <= n; i += 16) _mm256_storeu_si256((__m256i *)(out + i), halves(v16_load(in + i), f));
+    if (i < n) u16_store_first(out + i, (int)(n - i), halves(v16_load_first(in + i, (int)(n - i)), f));
 }
 
 void ISA(narrow)(void *out, enum fmt fmt, const float *in, int64_t n) {
@@ -84,10 +99,8 @@ void ISA(narrow)(void *out, enum fmt fmt, const float *in, int64_t n) {
         memcpy(out, in, (size_t)n * sizeof *in);
         return;
     }
-    uint16_t *h = out;
-    int64_t i = 0;
-    for (; i + 16 <= n; i += 16) _mm256_storeu_si256((__m256i *)(h + i), v16_to_bf16(v16_load(in + i)));
-    if (i < n) bf16_store_first(h + i, (int)(n - i), v16_to_bf16(v16_load_first(in + i, (int)(n - i))));
+    if (fmt == FMT_F16) narrow_to(out, FMT_F16, in, n);
+    else narrow_to(out, FMT_BF16, in, n);
 }
 
 void ISA(clamp)(float *x, float limit, int64_t n) {

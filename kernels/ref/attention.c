@@ -4,28 +4,67 @@
  * each pass, so that nothing has to be stored whatever the context is. */
 #include <math.h>
 
+#include "kernels/quant.h"
 #include "kernels/ref/ref.h"
 
-/* Element offset of token `slot` of page `page` in the keys (which = 0) or values (which = 1). */
-static int64_t at_page(const struct kv_layer *kv, int64_t page, int64_t slot, int which) {
-    if (kv->latent) return (page * kv->page_tokens + slot) * kv->head_dim;
-    return ((page * 2 + which) * kv->page_tokens + slot) * kv->heads * kv->head_dim;
+/* One head's key (which = 0) or value (1), or a part of it that has one scale: element e of it is at i + e of the page. */
+struct cell {
+    char *page;
+    int64_t i;
+    float *scale; /* int8 */
+};
+
+static struct cell cell_of(const struct kv_layer *kv, int64_t page, int slot, int g, int which) {
+    struct cell c = {.page = (char *)kv->base + (size_t)page * kv_page_bytes(kv)};
+    const int64_t token = (int64_t)kv->heads * kv->head_dim, row = kv->latent ? slot : which * kv->page_tokens + slot;
+    c.i = row * token + g * kv->head_dim;
+    c.scale = (float *)(void *)(c.page + kv_scales_at(kv)) + (which * kv->heads + g) * kv->page_tokens + slot;
+    return c;
 }
 
-static void put(const struct kv_layer *kv, int64_t i, float value) {
-    if (kv->fmt == FMT_F32) ((float *)kv->base)[i] = value;
-    else ((uint16_t *)kv->base)[i] = bf16_from_f32(value);
+/* The numbers of an int8 cell have one scale: that of the largest. */
+static void put_scaled(const struct cell *c, int first, const float *x, int n) {
+    float most = 0;
+    for (int e = 0; e < n; e++) most = isnan(x[e]) || most < fabsf(x[e]) ? fabsf(x[e]) : most;
+    *c->scale = !isfinite(most) ? NAN : most < QUANT_LEAST ? 0 : most / 127;
+    for (int e = 0; e < n; e++) {
+        const float code = *c->scale > 0 ? rintf(x[e] * (127 / most)) : 0;
+        ((int8_t *)c->page)[c->i + first + e] = (int8_t)code;
+    }
+}
+
+static void put(const struct kv_layer *kv, const struct cell *c, const float *x) {
+    for (int e = 0; e < kv->head_dim; e++) {
+        if (kv->fmt == FMT_F32) ((float *)(void *)c->page)[c->i + e] = x[e];
+        else ((uint16_t *)(void *)c->page)[c->i + e] = kv->fmt == FMT_F16 ? f16_from_f32(x[e]) : bf16_from_f32(x[e]);
+    }
 }
 
 void ref_kv_store(struct backend *b, const struct kv_layer *kv, const float *k, const float *v, const int32_t *at, int T) {
     (void)b;
-    int n = kv->heads * kv->head_dim;
-    for (int t = 0; t < T; t++, k += n, v += kv->latent ? 0 : n) {
-        int64_t page = at[t] / kv->page_tokens, slot = at[t] % kv->page_tokens;
-        for (int i = 0; i < n; i++) {
-            put(kv, at_page(kv, page, slot, 0) + i, k[i]);
-            if (!kv->latent) put(kv, at_page(kv, page, slot, 1) + i, v[i]);
+    const int D = kv->head_dim, first = kv->latent ? kv->latent : D;
+    for (int i = 0; i < T * kv->heads; i++) {
+        const int t = i / kv->heads, g = i % kv->heads, page = at[t] / kv->page_tokens, slot = at[t] % kv->page_tokens;
+        const struct cell key = cell_of(kv, page, slot, g, 0), other = cell_of(kv, page, slot, g, 1);
+        if (kv->fmt != FMT_INT8) {
+            put(kv, &key, k + (int64_t)i * D);
+            if (!kv->latent) put(kv, &other, v + (int64_t)i * D);
+            continue;
         }
+        put_scaled(&key, 0, k + (int64_t)i * D, first);
+        if (kv->latent) put_scaled(&other, first, k + (int64_t)i * D + first, D - first);
+        else put_scaled(&other, 0, v + (int64_t)i * D, D);
+    }
+}
+
+double ref_kv(const struct kv_layer *kv, int64_t page, int slot, int g, int which, int e) {
+    const struct cell c = cell_of(kv, page, slot, g, which), rest = cell_of(kv, page, slot, g, 1);
+    const int64_t i = c.i + e;
+    switch (kv->fmt) {
+    case FMT_F32: return (double)((const float *)(const void *)c.page)[i];
+    case FMT_BF16: return (double)bf16_to_f32(((const uint16_t *)(const void *)c.page)[i]);
+    case FMT_F16: return (double)f16_to_f32(((const uint16_t *)(const void *)c.page)[i]);
+    default: return ((const int8_t *)c.page)[i] * (double)*(kv->latent && e >= kv->latent ? rest.scale : c.scale);
     }
 }
 
@@ -38,15 +77,15 @@ struct head { /* what one (row, query head) reads */
     double sink;          /* a logit without a value; -inf: none */
 };
 
-static int64_t locate(const struct head *h, int key, int which) {
+/* Element e of a key, or of its value. Latents are both. */
+static double element(const struct head *h, int key, int which, int e) {
     const struct kv_layer *kv = h->kv;
-    return at_page(kv, h->pages[key / kv->page_tokens], key % kv->page_tokens, which) + (int64_t)h->g * kv->head_dim;
+    return ref_kv(kv, h->pages[key / kv->page_tokens], key % kv->page_tokens, h->g, kv->latent ? 0 : which, e);
 }
 
 static double score(const struct head *h, int key) {
-    int64_t at = locate(h, key, 0);
     double sum = 0;
-    for (int d = 0; d < h->kv->head_dim; d++) sum += (double)h->q[d] * ref_get(h->kv->base, h->kv->fmt, at + d);
+    for (int d = 0; d < h->kv->head_dim; d++) sum += (double)h->q[d] * element(h, key, 0, d);
     return sum * h->scale;
 }
 
@@ -59,8 +98,7 @@ static void attend(const struct head *h, int first, int last, float *out) {
     for (int d = 0; d < kv_value_dim(kv); d++) out[d] = 0;
     for (int key = first; key <= last; key++) {
         double p = exp(score(h, key) - max) / sum;
-        int64_t at = locate(h, key, 1);
-        for (int d = 0; d < kv_value_dim(kv); d++) out[d] += (float)(p * ref_get(kv->base, kv->fmt, at + d));
+        for (int d = 0; d < kv_value_dim(kv); d++) out[d] += (float)(p * element(h, key, 1, d));
     }
 }
 

@@ -41,27 +41,24 @@ struct expanded { /* what one (row, head) reads */
     double scale;
 };
 
-static int64_t latent_at(const struct expanded *e, int key) {
+static double latent(const struct expanded *e, int key, int i) {
     const struct kv_layer *kv = e->kv;
-    return ((int64_t)e->pages[key / kv->page_tokens] * kv->page_tokens + key % kv->page_tokens) * kv->head_dim;
+    return ref_kv(kv, e->pages[key / kv->page_tokens], key % kv->page_tokens, 0, 0, i);
 }
 
 /* Element `row` of the head's part of kv_b times the latent. */
-static double expand(const struct expanded *e, int row, int64_t at) {
+static double expand(const struct expanded *e, int row, int key) {
     double sum = 0;
     for (int c = 0; c < e->m->kv_b.cols; c++) {
-        sum += weight(e->m, e->head * (e->m->nope + e->m->value) + row, c) * (double)ref_get(e->kv->base, e->kv->fmt, at + c);
+        sum += weight(e->m, e->head * (e->m->nope + e->m->value) + row, c) * latent(e, key, c);
     }
     return sum;
 }
 
 static double expanded_score(const struct expanded *e, int key) {
-    int64_t at = latent_at(e, key);
     double sum = 0;
-    for (int n = 0; n < e->m->nope; n++) sum += (double)e->q[n] * expand(e, n, at);
-    for (int r = 0; r < e->m->rope; r++) {
-        sum += (double)e->q[e->m->nope + r] * (double)ref_get(e->kv->base, e->kv->fmt, at + e->m->kv_b.cols + r);
-    }
+    for (int n = 0; n < e->m->nope; n++) sum += (double)e->q[n] * expand(e, n, key);
+    for (int r = 0; r < e->m->rope; r++) sum += (double)e->q[e->m->nope + r] * latent(e, key, e->m->kv_b.cols + r);
     return sum * e->scale;
 }
 
@@ -72,7 +69,7 @@ static void expanded_head(const struct expanded *e, int last, float *out) {
     for (int v = 0; v < e->m->value; v++) out[v] = 0;
     for (int key = 0; key <= last; key++) {
         double p = exp(expanded_score(e, key) - max) / sum;
-        for (int v = 0; v < e->m->value; v++) out[v] += (float)(p * expand(e, e->m->nope + v, latent_at(e, key)));
+        for (int v = 0; v < e->m->value; v++) out[v] += (float)(p * expand(e, e->m->nope + v, key));
     }
 }
 

@@ -12,6 +12,8 @@ int ref_open(struct backend **out, struct why *why);
 float ref_get(const void *data, enum fmt fmt, int64_t i); /* plain formats */
 float ref_weight(struct mat w, int row, int col);         /* every format */
 double ref_swiglu(struct swiglu act, double g, double u); /* what joins gate and up */
+/* Element e of what head g keeps for slot `slot` of a page: its key (which = 0) or value (1); latents are all in 0. */
+double ref_kv(const struct kv_layer *kv, int64_t page, int slot, int g, int which, int e);
 /* Of quantised matrices: in f32 and in the order that kernels/quant.h prescribes. One row through an FFN. */
 void ref_quant_linear(float *y, const float *x, struct mat w, const float *bias, bool add, int T);
 void ref_quant_ffn(const struct ffn *f, float *y, const float *x, int H, bool add);

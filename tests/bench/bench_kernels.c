@@ -166,7 +166,7 @@ static void call_attention(struct backend *b, struct data *d, const struct test 
     struct kv_layer kv = {d->pool, f, PAGE, t->c, t->d, 0};
     if (t->op == LATENT) kv.heads = 1, kv.head_dim = t->d + t->c, kv.latent = t->d;
     int sequences = t->op == PREFILL ? 1 : T, pages = (t->a + PAGE - 1) / PAGE;
-    size_t most = POOL_BYTES / ((size_t)kv_page_elements(&kv) * fmt_bytes(f));
+    size_t most = POOL_BYTES / kv_page_bytes(&kv);
     for (int i = 0; i < sequences * pages; i++) d->pages[i] = (int32_t)(d->at++ % most);
     for (int i = 0; i < T; i++) {
         d->seq[i] = t->op == PREFILL ? 0 : i;

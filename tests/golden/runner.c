@@ -22,7 +22,7 @@ int runner_open(struct runner *r, const char *dir, const struct runner_options *
     s->backend->ops = &r->ops;
     if ((rc = solo_load(s, why)) < 0) return rc;
     if (o->mutate_weights) o->mutate_weights(&s->weights, &s->store);
-    rc = solo_ready(s, fmt_plain(o->weights) ? o->weights : FMT_F32, why);
+    rc = solo_ready(s, o->kv == FMT_F32 && fmt_plain(o->weights) ? o->weights : o->kv, why);
     s->forward.mla.naive = o->naive_prefill;
     return rc;
 }

@@ -8,6 +8,7 @@ struct runner_options {
     const char *isa;
     int threads;
     enum fmt weights;
+    enum fmt kv; /* of keys and values; FMT_F32: the weights' where that is plain */
     bool naive_prefill; /* latents: the prompt in the expanded form */
     const int32_t *missing; /* [n_missing, 2] model layer and expert of those that are on no worker */
     int n_missing;

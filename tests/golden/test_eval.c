@@ -35,7 +35,7 @@ static double nll_of(const struct reference *r, int p) {
 }
 
 static struct eval *open_as(const char *dir, const char *weights) {
-    const struct eval_options o = {.isa = "auto", .weights = weights, .threads = 2, .window = WINDOW};
+    const struct eval_options o = {.isa = "auto", .weights = weights, .kv = "auto", .threads = 2, .window = WINDOW};
     struct eval *e;
     struct why why;
     if (eval_open(dir, &o, &e, &why) < 0) die("%s as %s: %s", dir, weights, why.text);

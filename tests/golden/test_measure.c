@@ -54,6 +54,7 @@ static struct worker_setup setup_of(const char *dir, const struct measure *m, co
     struct worker_setup s = {.epoch = 1,
                              .incarnation = (uint32_t)rank + 1,
                              .weights = m->weights,
+                             .kv = m->kv,
                              .isa = "ref",
                              .step_tokens = m->step_tokens,
                              .max_seqs = m->max_seqs,
@@ -112,16 +113,18 @@ static void compare(const char *name, const char *dir, const struct measure *m) 
                 (unsigned long long)want.kv, (unsigned long long)want.buffers, (unsigned long long)want.exchange);
     }
     close_ranks(&ranks, rank, m->workers);
-    report(same, "%s: %d workers, %s, context %d, steps of %d%s", name, m->workers, fmt_name(m->weights), m->max_context,
-           m->step_tokens, text);
+    report(same, "%s: %d workers, %s, KV %s, context %d, steps of %d%s", name, m->workers, fmt_name(m->weights),
+           fmt_name(m->kv), m->max_context, m->step_tokens, text);
 }
 
 static void walk(const char *name, const char *dir, const struct checkpoint *c) {
+    static const enum fmt kv[] = {FMT_INT8, FMT_BF16, FMT_F16, FMT_F32};
     for (int workers = 1; workers <= MAX_WORKERS; workers++)
         for (int f = 0; f <= FMT_STORED; f++)
             for (int large = 0; large < 2 && fmt_wish((enum fmt)f) && f != FMT_Q8 /* part of q4 */; large++) {
                 struct measure m = {.checkpoint = c,
                                     .weights = (enum fmt)f,
+                                    .kv = kv[(workers + f + large) % 4],
                                     .workers = workers,
                                     .step_tokens = large ? 40 : 5,
                                     .max_seqs = large ? 9 : 1,

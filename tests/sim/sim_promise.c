@@ -86,7 +86,7 @@ static void write_placement(const char *path, int workers, int experts) {
 
 /* How a cluster is started, whatever the variation. */
 struct setting {
-    const char *dir, *weights;
+    const char *dir, *weights, *kv;
     bool naive; /* prompts of a model with latents in the expanded form: other bits, which depend on no more than those of the
                  * absorbed one while no page is shared */
     const char *payload, *combine_payload; /* and so do these, each its own numeric class */
@@ -102,6 +102,7 @@ static struct cluster *start(const struct setting *s, const struct variation *v,
                                 .coordinator = {.model_dir = s->dir,
                                                 .workers = v->workers,
                                                 .weights = s->weights,
+                                                .kv = s->kv,
                                                 .naive_prefill = s->naive,
                                                 .payload = s->payload,
                                                 .combine_payload = s->combine_payload,
@@ -187,8 +188,9 @@ static void test_setting(const char *data, const char *name, struct setting sett
     char dir[1024], label[96];
     int experts = 0;
     snprintf(dir, sizeof dir, "%s/%s", data, name);
-    snprintf(label, sizeof label, "%s %s%s%s%s%s", name, setting.weights, setting.naive ? ", naive prefill" : "",
-             setting.payload ? ", payload " : "", setting.payload ? setting.payload : "", setting.fused ? ", fused" : "");
+    snprintf(label, sizeof label, "%s %s%s%s%s%s%s%s", name, setting.weights, setting.kv ? ", kv " : "",
+             setting.kv ? setting.kv : "", setting.naive ? ", naive prefill" : "", setting.payload ? ", payload " : "",
+             setting.payload ? setting.payload : "", setting.fused ? ", fused" : "");
     make_requests(requests);
     setting.dir = dir;
     struct cluster *c = start(&setting, &alone, 0);
@@ -235,7 +237,12 @@ int main(int argc, char **argv) {
             test_setting(argv[1], name, (struct setting){.weights = "f32", .payload = "int8", .combine_payload = "bf16"}, all);
             test_setting(argv[1], name, (struct setting){.weights = "f32", .payload = "fp8"}, all);
         }
-        if (!strcmp(name, "deepseek_v3")) test_checkpoint(argv[1], name, "f32", true, true);
+        if (full || full_bf16) test_setting(argv[1], name, (struct setting){.weights = "q8", .kv = full ? "int8" : "f16"}, all);
+        if (!strcmp(name, "deepseek_v3")) {
+            test_checkpoint(argv[1], name, "f32", true, true);
+            test_setting(argv[1], name, (struct setting){.weights = "bf16", .kv = "int8"}, all);
+            test_setting(argv[1], name, (struct setting){.weights = "f32", .kv = "int8", .naive = true}, all);
+        }
     }
     if (!passed) die("no checkpoint of that name in %s", argv[1]);
     printf("1..%d\n# %d passed, %d failed\n", passed + failed, passed, failed);

@@ -27,13 +27,13 @@ typedef void case_fn(struct backend *b, const int *order, int n, float *out); /*
 
 /* The data of all cases, the same for every backend. */
 enum { H = 96, N = 45, I = 37, EXPERTS = 5, V = 5000, E = 60, K = 7 };
-static struct mat weights[FMT_COUNT];
+static struct mat weights[FMT_QUANT_END];
 static struct ffn experts[EXPERTS], quantised[EXPERTS];
 static float *x, *bias, *norm, *logits, *gate_logits, *table;
 
 static void make_data(void) {
     kit_seed = 99;
-    for (int f = 0; f < FMT_COUNT; f++) weights[f] = kit_matrix((enum fmt)f, N, H, 1);
+    for (int f = 0; f < FMT_QUANT_END; f++) weights[f] = kit_matrix((enum fmt)f, N, H, 1);
     for (int e = 0; e < EXPERTS; e++) {
         enum fmt f = e % 2 ? FMT_F32 : FMT_BF16;
         experts[e] = (struct ffn){kit_matrix(f, I, H, 1), kit_matrix(f, I, H, 1), kit_matrix(f, H, I, 1)};
@@ -158,7 +158,7 @@ static void attention_of(struct backend *b, const int *order, int n, float *out,
     static const int pos_of[ROWS] = {30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 2, 3, 4, 5, 0, 100, 159};
     struct kv_layer kv = {.fmt = f, .page_tokens = P, .heads = latent ? 1 : G, .head_dim = D, .latent = latent ? LATENT : 0};
     const int value = kv_value_dim(&kv);
-    kv.base = kit_bytes((size_t)(SEQUENCES * MAX_PAGES * kv_page_elements(&kv)) * fmt_bytes(f));
+    kv.base = kit_bytes((size_t)(SEQUENCES * MAX_PAGES) * kv_page_bytes(&kv));
     int32_t pages[SEQUENCES * MAX_PAGES], pos[ROWS], seq[ROWS];
     for (int i = 0; i < SEQUENCES * MAX_PAGES; i++) pages[i] = (i * 13 + 5) % (SEQUENCES * MAX_PAGES);
     kit_seed = 7;
@@ -182,6 +182,15 @@ static void attention_f32(struct backend *b, const int *order, int n, float *out
 }
 static void attention_bf16(struct backend *b, const int *order, int n, float *out) {
     attention_of(b, order, n, out, FMT_BF16, 0, NULL, false);
+}
+static void attention_f16(struct backend *b, const int *order, int n, float *out) {
+    attention_of(b, order, n, out, FMT_F16, 11, NULL, false);
+}
+static void attention_int8(struct backend *b, const int *order, int n, float *out) {
+    attention_of(b, order, n, out, FMT_INT8, 0, NULL, false);
+}
+static void attention_int8_latent(struct backend *b, const int *order, int n, float *out) {
+    attention_of(b, order, n, out, FMT_INT8, 0, NULL, true);
 }
 static void attention_window(struct backend *b, const int *order, int n, float *out) {
     attention_of(b, order, n, out, FMT_BF16, 11, NULL, false);
@@ -232,6 +241,9 @@ static const struct {
     {"logit_stats", logit_stats, 3},
     {"attention f32", attention_f32, Q * D},
     {"attention bf16", attention_bf16, Q * D},
+    {"attention f16", attention_f16, Q * D},
+    {"attention int8", attention_int8, Q * D},
+    {"attention latent, int8", attention_int8_latent, Q * LATENT},
     {"attention window", attention_window, Q * D},
     {"attention sinks", attention_sinks, Q * D},
     {"attention latent", attention_latent, Q * LATENT},

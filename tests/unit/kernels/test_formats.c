@@ -103,10 +103,34 @@ START_TEST(same_as_expanded) {
 }
 END_TEST
 
+/* Every number of the format, and what lies between two of them: the nearer one, halves to the even one. */
+START_TEST(f16) {
+    for (unsigned h = 0; h < 0x8000; h++) {
+        const float f = f16_to_f32((uint16_t)h);
+        if (h >= 0x7c00) {
+            ck_assert(h == 0x7c00 ? isinf(f) : isnan(f));
+            continue;
+        }
+        const float next = h == 0x7bff ? 65536 : f16_to_f32((uint16_t)(h + 1)), half = f + (next - f) / 2;
+        const unsigned above = h == 0x7bff ? h : h + 1; /* nothing is larger than the largest */
+        ck_assert(f < next);
+        ck_assert_uint_eq(f16_from_f32(f), h);
+        ck_assert_uint_eq(f16_from_f32(-f), h | 0x8000);
+        ck_assert_uint_eq(f16_from_f32(nextafterf(half, 0)), h);
+        ck_assert_uint_eq(f16_from_f32(nextafterf(half, INFINITY)), above);
+        ck_assert_uint_eq(f16_from_f32(half), h % 2 ? above : h);
+    }
+    ck_assert_uint_eq(f16_from_f32(INFINITY), 0x7bff);
+    ck_assert_uint_eq(f16_from_f32(-1e30f), 0xfbff);
+    ck_assert(isnan(f16_to_f32(f16_from_f32(NAN))));
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("formats");
     TCase *c = tcase_create("formats");
     tcase_set_timeout(c, 60);
+    tcase_add_test(c, f16);
     tcase_add_test(c, single_numbers);
     tcase_add_test(c, sizes);
     tcase_add_loop_test(c, every_code, 0, KIT_ISAS + 1);

@@ -57,7 +57,7 @@ static void check_packed(enum fmt f, int rows, int cols, float low, float high) 
 START_TEST(packs) {
     static const int shapes[][2] = {{1, 1}, {16, 32}, {17, 33}, {40, 96}, {5, 31}};
     open_all();
-    for (int f = FMT_QUANT; f < FMT_COUNT; f++) {
+    for (int f = FMT_QUANT; f < FMT_QUANT_END; f++) {
         for (unsigned s = 0; s < sizeof shapes / sizeof *shapes; s++) {
             check_packed((enum fmt)f, shapes[s][0], shapes[s][1], -1, 1);
             check_packed((enum fmt)f, shapes[s][0], shapes[s][1], 0, 0);
@@ -176,7 +176,7 @@ START_TEST(linear) {
     open_all();
     for (int threads = 1; threads <= 3; threads += 2) {
         struct backend *b = kit_open(kit_isas[_i], threads);
-        for (int f = FMT_QUANT; b && f < FMT_COUNT; f++) {
+        for (int f = FMT_QUANT; b && f < FMT_QUANT_END; f++) {
             for (unsigned t = 0; threads == 1 && t < sizeof Ts / sizeof *Ts; t++) {
                 for (unsigned n = 0; n < sizeof Ns / sizeof *Ns; n++) {
                     for (unsigned k = 0; k < sizeof Ks / sizeof *Ks; k++)
@@ -199,7 +199,7 @@ START_TEST(not_finite) {
     static const float bad[] = {NAN, INFINITY, -INFINITY};
     open_all();
     struct backend *b = kit_open(kit_isas[_i], 1);
-    for (int f = FMT_QUANT; b && f < FMT_COUNT; f++) {
+    for (int f = FMT_QUANT; b && f < FMT_QUANT_END; f++) {
         for (int i = 0; i < 3; i++) {
             enum { T = 3, N = 20, K = 70 };
             int keep = kit_n_rooms;
@@ -241,7 +241,7 @@ START_TEST(ffn) {
     open_all();
     struct backend *b = kit_open(kit_isas[_i], 2);
     for (unsigned s = 0; b && s < sizeof shapes / sizeof *shapes; s++) {
-        for (int f = FMT_QUANT; f < FMT_COUNT; f++) {
+        for (int f = FMT_QUANT; f < FMT_QUANT_END; f++) {
             int keep = kit_n_rooms, H = shapes[s][0], I = shapes[s][1];
             struct ffn experts[GROUPS];
             struct ffn_group groups[GROUPS] = {{&experts[0], 110, 5},
@@ -283,7 +283,7 @@ START_TEST(embed) {
     static const int32_t ids[T] = {36, 0, 16, 15, 16};
     open_all();
     struct backend *b = kit_open(kit_isas[_i], 2);
-    for (int f = FMT_QUANT; b && f < FMT_COUNT; f++) {
+    for (int f = FMT_QUANT; b && f < FMT_QUANT_END; f++) {
         struct mat table = kit_matrix((enum fmt)f, V, H, 1);
         float *got = kit_floats(T * H), *want = kit_floats(T * H);
         b->ops->embed(b, got, table, ids, T);

@@ -162,7 +162,8 @@ START_TEST(impossible_limits) { /* a KV position must fit the plans' 32 bits */
     placement.experts = 2, placement.hosts = hosts, placement.n_hosts = 2;
     welcome.epoch = 1, welcome.step_tokens = 64, welcome.max_seqs = 8, welcome.max_context = 256;
     welcome.page_tokens = 1024, welcome.kv_pages = 1 << 28;
-    welcome.model_dir = "/nowhere", welcome.weights = "f32", welcome.isa = "ref", welcome.placement = &placement;
+    welcome.model_dir = "/nowhere", welcome.weights = "f32", welcome.kv = "f32", welcome.isa = "ref",
+    welcome.placement = &placement;
     m.kind_case = CADRE__CONTROL__V1__CONTROL__KIND_WELCOME;
     m.welcome = &welcome;
     ck_assert_uint_le(cadre__control__v1__control__get_packed_size(&m), sizeof bus.message);
@@ -184,7 +185,8 @@ START_TEST(records_that_cannot_be_sent) { /* are lost and counted; the worker se
     placement.experts = EXPERTS, placement.hosts = hosts, placement.n_hosts = LAYERS * EXPERTS;
     welcome.epoch = 1, welcome.step_tokens = 8, welcome.max_seqs = 1, welcome.max_context = 32;
     welcome.page_tokens = 16, welcome.kv_pages = 2;
-    welcome.model_dir = (char *)model_dir, welcome.weights = "f32", welcome.isa = "ref", welcome.placement = &placement;
+    welcome.model_dir = (char *)model_dir, welcome.weights = "f32", welcome.kv = "f32", welcome.isa = "ref",
+    welcome.placement = &placement;
     peer.incarnation = 1;
     welcome.peers = peers, welcome.n_peers = 1;
     m.kind_case = CADRE__CONTROL__V1__CONTROL__KIND_WELCOME;
