@@ -66,12 +66,13 @@ static int open_exchange(struct solo *s, struct why *why) {
 int solo_ready(struct solo *s, enum fmt kv, struct why *why) {
     const struct model_config *c = &s->checkpoint.config;
     const int rows = s->options.max_rows;
-    int rc = kv_open(&s->kv, s->backend, c, kv, 2 * pages_of(s) + 1, SOLO_PAGE_TOKENS, why);
+    const int many = s->options.sequences, pages = many ? many * pages_of(s) : 2 * pages_of(s) + 1;
+    int rc = kv_open(&s->kv, s->backend, c, kv, pages, SOLO_PAGE_TOKENS, why);
     if (rc >= 0) rc = open_exchange(s, why);
     if (rc < 0) return rc;
     s->forward = (struct forward){
         .backend = s->backend, .config = c, .weights = &s->weights, .kv = &s->kv, .moe = &s->moe, .progress = &s->progress};
-    return forward_init(&s->forward, &(struct forward_limits){rows, rows, pages_of(s)}, why);
+    return forward_init(&s->forward, &(struct forward_limits){rows, many ? many : rows, pages_of(s)}, why);
 }
 
 void solo_close(struct solo *s) {

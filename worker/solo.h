@@ -1,5 +1,5 @@
 /* solo.h - a model in one worker that belongs to no cluster, and one sequence in it: what scores texts, and what the golden
- * tests drive. The worker's own parts, wired as its engine wires them.
+ * tests and bench_solo drive. The worker's own parts, wired as its engine wires them.
  *
  * Opened in three pieces, so that a test can plant its mistakes between them. One thread owns it; it stays where it is. */
 #pragma once
@@ -12,6 +12,8 @@ struct solo_options {
     int threads;
     enum fmt weights;
     int max_rows;           /* of a chunk: memory for their logits is held */
+    int sequences;          /* 0: one, and any row's logits; else memory for so many, and for as many rows' logits. Rows of more
+                             * than one are the caller's to fill in (forward.rows); pages are numbered from 0 */
     int context;            /* positions */
     const int32_t *missing; /* [n_missing, 2] model layer and expert of those that are nowhere; borrowed */
     int n_missing;

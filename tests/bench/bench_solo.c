@@ -1,0 +1,324 @@
+/* bench_solo.c - one model in one process: reading a prompt, answering 1, 8 and 32 sequences, and how near that is to the machine.
+ *
+ * The worker's own forward pass (worker/solo.h), without coordinator, exchange or sampling, as compare_llamacpp.py wants it.
+ * Tokens are random and differ between sequences and steps, so that experts are hit as traffic hits them. Every product tells
+ * which weights it read: a step of decoding is held against the time that the machine needs to read them once, the reading of
+ * a prompt against its multiply-adds at the peak of the arithmetic that the format takes; of steps that is the middle one. What
+ * is printed are medians over rounds.
+ *
+ * usage: bench_solo MODEL [--weights F] [--kv F] [--threads N] [--isa I] [--rounds N] [--check]
+ * Prints a table; the last line is JSON. --check: exit 1 below the floors of q8 and q4, which are for two threads and a model
+ * that no cache holds. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "base/clk.h"
+#include "base/conf.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "tests/bench/ceilings.h"
+#include "worker/solo.h"
+
+enum { PROMPT = 512, SHORT = 16, STEPS = 24, CONTEXT = PROMPT + 16, MOST = 32, CASES = 5, MOST_ROUNDS = 99 };
+
+struct settings {
+    char *weights, *kv, *isa;
+    int64_t threads, rounds;
+    bool check;
+};
+
+/* ---- what the operations do ---- */
+
+enum part { ATTENTION, PROJECTIONS, GATE, EXPERTS, COMBINE, OUTPUT, SMALL, PARTS };
+static const char *const part_names[PARTS] = {"attention", "projections", "gate", "experts", "combine", "output", "small"};
+
+struct counts {
+    int64_t us[PARTS];
+    double bytes, macs; /* of weights; output's macs apart, which a prompt needs once */
+    double output_macs;
+};
+static struct counts counts;
+static const struct ops *real;
+static int vocab;
+
+static int64_t begun_us;
+static void begin(void) { begun_us = clk_now_us(); }
+static void end(enum part p) { counts.us[p] += clk_now_us() - begun_us; }
+
+static void count_mat(struct mat m, int rows) {
+    if (!m.data || !rows) return;
+    counts.bytes += (double)(mat_bytes(m.fmt, m.rows, m.cols) + mat_scale_bytes(m.fmt, m.rows, m.cols, m.block));
+    *(m.rows == vocab ? &counts.output_macs : &counts.macs) += (double)m.rows * m.cols * rows;
+}
+
+static void timed_linear(struct backend *b, float *y, const float *x, struct mat w, const float *bias, bool add, int T) {
+    begin();
+    real->linear(b, y, x, w, bias, add, T);
+    end(w.rows == vocab ? OUTPUT : w.fmt == FMT_F32 ? GATE : PROJECTIONS);
+    count_mat(w, T);
+}
+
+static void timed_ffn(struct backend *b, float *y, const float *x, const struct ffn_group *groups, int n, int H) {
+    begin();
+    real->ffn(b, y, x, groups, n, H);
+    end(EXPERTS);
+    for (int i = 0; i < n; i++) {
+        count_mat(groups[i].weights->gate, groups[i].count);
+        count_mat(groups[i].weights->up, groups[i].count);
+        count_mat(groups[i].weights->down, groups[i].count);
+    }
+}
+
+static void timed_attention(struct backend *b, const struct kv_layer *kv, const struct attention *a) {
+    begin();
+    real->attention(b, kv, a);
+    end(ATTENTION);
+}
+
+static void timed_gate(struct backend *b, int32_t *ids, float *weights, const float *logits, const float *bias,
+                       const struct gate_rule *rule, int T) {
+    begin();
+    real->gate_select(b, ids, weights, logits, bias, rule, T);
+    end(GATE);
+}
+
+static void timed_combine(struct backend *b, float *y, const float *const *rows, const float *weights, int T, int k, int H) {
+    begin();
+    real->combine(b, y, rows, weights, T, k, H);
+    end(COMBINE);
+}
+
+static void timed_norm(struct backend *b, float *out, int64_t out_stride, const float *x, int64_t x_stride, const float *weight,
+                       float eps, int T, int N) {
+    begin();
+    real->rmsnorm(b, out, out_stride, x, x_stride, weight, eps, T, N);
+    end(SMALL);
+}
+
+static void timed_rope(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, bool pairs, int T,
+                       int heads, int D) {
+    begin();
+    real->rope(b, x, pos, table, rot, pairs, T, heads, D);
+    end(SMALL);
+}
+
+static void timed_store(struct backend *b, const struct kv_layer *kv, const float *k, const float *v, const int32_t *at,
+                        int T) {
+    begin();
+    real->kv_store(b, kv, k, v, at, T);
+    end(SMALL);
+}
+
+static void timed_add(struct backend *b, float *y, const float *x, const float *gate, int T, int H) {
+    begin();
+    real->add(b, y, x, gate, T, H);
+    end(SMALL);
+}
+
+static void timed_stats(struct backend *b, struct logit_stats *out, const float *logits, int T, int V) {
+    begin();
+    real->logit_stats(b, out, logits, T, V);
+    end(OUTPUT);
+}
+
+static struct ops timed_ops(const struct ops *ops) {
+    struct ops t = *ops;
+    t.linear = timed_linear;
+    t.ffn = timed_ffn;
+    t.attention = timed_attention;
+    t.gate_select = timed_gate;
+    t.combine = timed_combine;
+    t.rmsnorm = timed_norm;
+    t.rope = timed_rope;
+    t.kv_store = timed_store;
+    t.add = timed_add;
+    t.logit_stats = timed_stats;
+    return t;
+}
+
+/* ---- steps ---- */
+
+/* The next `count` positions of each of `n` sequences from `first` on; logits of the last of each. */
+static int64_t step(struct solo *s, int n, int first, int count) {
+    static uint64_t drawn;
+    struct step_rows *r = &s->forward.rows;
+    const int per = s->forward.limits.max_pages;
+    r->T = r->n_sampled = 0;
+    r->n_seqs = n;
+    for (int q = 0; q < n; q++) {
+        for (int i = 0; i < per; i++) r->pages[q * per + i] = i * n + q; /* side by side, as sequences that grow together */
+        for (int pos = first; pos < first + count; pos++) {
+            const int t = r->T++;
+            r->ids[t] = (int32_t)(hash_u64(++drawn) % (uint64_t)vocab);
+            r->pos[t] = pos;
+            r->seq[t] = q;
+            r->seq_id[t] = (uint64_t)q + 1;
+            r->prompt[t] = count > 1;
+            r->kv_at[t] = r->pages[q * per + pos / SOLO_PAGE_TOKENS] * SOLO_PAGE_TOKENS + pos % SOLO_PAGE_TOKENS;
+        }
+        r->sampled[r->n_sampled++] = r->T - 1;
+    }
+    static uint64_t number;
+    const int64_t from_us = clk_now_us();
+    if (s->ep) ep_step_begin(s->ep, 1, ++number, &(int32_t){r->T}, 1);
+    const int rc = forward_step(&s->forward);
+    if (rc < 0) die("the forward pass: %s", status_text(rc));
+    return clk_now_us() - from_us;
+}
+
+struct figure {
+    const char *name;
+    int sequences, tokens;                       /* tokens 0: decoding */
+    int floor[2];                                /* percent of the ceiling, of q8 and q4; 0: none */
+    double rate[MOST_ROUNDS], part[MOST_ROUNDS]; /* tokens per second; of the ceiling */
+    struct counts counts;                        /* of the last round */
+    int64_t us;                                  /* the same */
+};
+
+struct machine {
+    double gbs, gflops, gops;
+};
+
+static int by_size(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+static double median(double *x, int n) {
+    qsort(x, (size_t)n, sizeof *x, by_size);
+    return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
+}
+
+/* The ceiling of a case is looked for right before it: the machine's other guests change it from one second to the next. */
+static void measure(struct solo *s, struct figure *f, int round, struct machine *best) {
+    const int threads = s->options.threads, steps = f->tokens ? 1 : STEPS;
+    const char *isa = strcmp(s->backend->ops->name, "avx2") ? "avx512" : "avx2";
+    const bool integers = fmt_quant(s->options.weights);
+    double us[STEPS], all = 0;
+    if (!f->tokens) {
+        step(s, f->sequences, 0, SHORT);
+        step(s, f->sequences, SHORT, 1);
+    }
+    const double ceiling = !f->tokens ? ceiling_read_gbs(threads)
+                           : integers ? ceiling_gops(isa, threads)
+                                      : ceiling_gflops(isa, threads);
+    double *most = !f->tokens ? &best->gbs : integers ? &best->gops : &best->gflops;
+    *most = fmax(*most, ceiling);
+    counts = (struct counts){0};
+    for (int i = 0; i < steps; i++) {
+        us[i] = (double)(f->tokens ? step(s, 1, 0, f->tokens) : step(s, f->sequences, SHORT + 1 + i, 1));
+        all += us[i];
+    }
+    f->counts = counts;
+    f->us = (int64_t)all;
+    f->rate[round] = (f->tokens ? f->tokens : f->sequences * STEPS) * 1e6 / all;
+    f->part[round] = (f->tokens ? 2 * counts.macs : counts.bytes) / steps / median(us, steps) / (ceiling * 1e3);
+}
+
+/* ---- what is printed ---- */
+
+/* true: nothing is below its floor. */
+static bool print(struct figure *figures, int rounds, const struct machine *m, const struct solo *s) {
+    const enum fmt fmt = s->options.weights;
+    struct rusage use;
+    bool good = true;
+    getrusage(RUSAGE_SELF, &use);
+    printf("at best reads %.1f GB/s, %.0f GFLOP/s in f32, %.0f GOP/s in int8\n\n", m->gbs, m->gflops, m->gops);
+    printf("%-12s %10s %9s %18s", "", "tokens/s", "ms", "of the ceiling");
+    for (int p = 0; p < PARTS; p++) printf(" %11s", part_names[p]);
+    printf(" %9s\n", "the rest");
+    char json[4096] = "";
+    for (int i = 0; i < CASES; i++) {
+        struct figure *f = &figures[i];
+        const double rate = median(f->rate, rounds), part = median(f->part, rounds);
+        const double ms = (f->tokens ? f->tokens : f->sequences) * 1e3 / rate;
+        const int floor = fmt_quant(fmt) ? f->floor[fmt == FMT_Q4] : 0;
+        int64_t rest = f->us;
+        good = good && 100 * part >= floor;
+        printf("%-12s %10.1f %9.1f %6.1f %% of %-8s", f->name, rate, ms, 100 * part, f->tokens ? "products" : "reading");
+        size_t used = strlen(json);
+        snprintf(json + used, sizeof json - used, "%s\"%s\":{\"tokens_per_s\":%.2f,\"ms\":%.2f,\"of_ceiling\":%.4f,\"split\":{",
+                 i ? "," : "", f->name, rate, ms, part);
+        for (int p = 0; p < PARTS; p++) {
+            const double share = (double)f->counts.us[p] / (double)f->us;
+            printf(" %9.1f %%", 100 * share);
+            rest -= f->counts.us[p];
+            used = strlen(json);
+            snprintf(json + used, sizeof json - used, "\"%s\":%.4f,", part_names[p], share);
+        }
+        printf(" %7.1f %%%s\n", 100.0 * (double)rest / (double)f->us, 100 * part < floor ? "  BELOW FLOOR" : "");
+        used = strlen(json);
+        snprintf(json + used, sizeof json - used, "\"rest\":%.4f}}", (double)rest / (double)f->us);
+    }
+    printf("\npeak memory %.0f MiB, of it weights %.0f MiB (mapped %.0f)\n", (double)use.ru_maxrss / 1024,
+           (double)(s->weights.bytes + s->store.bytes) / (1 << 20),
+           (double)(s->weights.mapped_bytes + s->store.mapped) / (1 << 20));
+    printf("{\"weights\":\"%s\",\"kv\":\"%s\",\"kernels\":\"%s\",\"threads\":%d,\"peak_mib\":%.1f,\"read_gbs\":%.2f,"
+           "\"gflops\":%.1f,\"gops\":%.1f,%s}\n",
+           fmt_name(s->options.weights), fmt_name(s->kv.layer[0].fmt), s->backend->ops->name, s->options.threads,
+           (double)use.ru_maxrss / 1024, m->gbs, m->gflops, m->gops, json);
+    return good;
+}
+
+static const struct conf_option options[] = {
+    {"weights", CONF_STRING, offsetof(struct settings, weights), .def = "auto", .arg = "F", .help = "as of `cadre serve`"},
+    {"kv", CONF_STRING, offsetof(struct settings, kv), .def = "auto", .arg = "F", .help = "as of `cadre serve`"},
+    {"isa", CONF_CHOICE, offsetof(struct settings, isa), .def = "auto", .choices = "auto|avx2|avx512", .help = "kernels"},
+    {"threads", CONF_INT, offsetof(struct settings, threads), .def = "2", .min = 1, .max = 64, .arg = "N",
+     .help = "compute threads"},
+    {"rounds", CONF_INT, offsetof(struct settings, rounds), .def = "3", .min = 1, .max = MOST_ROUNDS, .arg = "N",
+     .help = "of all cases; medians are printed"},
+    {"check", CONF_FLAG, offsetof(struct settings, check), .def = "no", .help = "exit 1 below the floors"},
+    {NULL}};
+static const struct conf_command command = {.name = "bench_solo",
+                                            .usage = "MODEL [options]",
+                                            .about = "Times a model in one process, against what the machine can do.",
+                                            .options = options,
+                                            .min_args = 1,
+                                            .max_args = 1};
+
+static void load(struct solo *s, const char *dir, const struct settings *set) {
+    struct solo_options o = {
+        .isa = set->isa, .threads = (int)set->threads, .max_rows = PROMPT, .context = CONTEXT, .sequences = MOST};
+    struct why why;
+    int rc = solo_open(s, dir, &o, &why), kv = fmt_parse_kv(set->kv);
+    if (rc >= 0) rc = checkpoint_weights(&s->checkpoint, set->weights, &s->options.weights, &why);
+    if (rc >= 0 && kv < 0) die("--kv %s: unknown", set->kv);
+    if (rc >= 0) rc = solo_load(s, &why);
+    if (rc >= 0) rc = solo_ready(s, model_kv_format(&s->checkpoint.config, (enum fmt)kv, s->options.weights), &why);
+    if (rc < 0) die("%s", why.text);
+}
+
+int main(int argc, char **argv) {
+    static struct solo s;
+    static struct figure figures[CASES] = {{"prefill_512", 1, PROMPT, {25, 25}},
+                                           {"first_16", 1, SHORT, {0, 0}},
+                                           {"decode_1", 1, 0, {75, 65}},
+                                           {"decode_8", 8, 0, {70, 0}},
+                                           {"decode_32", MOST, 0, {60, 55}}};
+    struct settings set = {0};
+    struct conf_args args;
+    struct why why;
+    int rc = conf_parse(&command, &set, argc, argv, &args, &why);
+    if (rc < 0) die("%s", why.text);
+    if (rc) return 0;
+    log_set_level(LOG_WARN);
+    load(&s, args.items[0], &set);
+    struct machine best = {0};
+    real = s.backend->ops;
+    const struct ops timed = timed_ops(real);
+    s.backend->ops = &timed;
+    vocab = s.checkpoint.config.vocab;
+    step(&s, 1, 0, PROMPT); /* pages of weights and buffers are touched once */
+    for (int round = 0; round < set.rounds; round++) {
+        for (int i = 0; i < CASES; i++) measure(&s, &figures[i], round, &best);
+    }
+    const bool good = print(figures, (int)set.rounds, &best, &s);
+    s.backend->ops = real;
+    solo_close(&s);
+    const bool failed = set.check && !good;
+    conf_clear(&command, &set, &args);
+    return failed;
+}
