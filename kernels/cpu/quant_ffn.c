@@ -46,12 +46,8 @@ static void round_rows(void *arg, int first, int count) {
     }
 }
 
-static const uint8_t *weights_at(struct mat w, int row) {
-    return (const uint8_t *)w.data + (size_t)row * mat_row_bytes(w.fmt, w.cols);
-}
-
 static void times(const struct vec *vec, float *out, int64_t stride, struct rounded x, int row, int rows, struct mat w, int col,
-                  int cols, const float *bias, bool add, const uint8_t *then) {
+                  int cols, const float *bias, bool add, struct quant_next then) {
     struct quant_products p = quant_products_of(w, col, cols);
     const struct rounded from = rounded_row(x, row, p.groups);
     p.x = from.q;
@@ -66,14 +62,14 @@ static void times(const struct vec *vec, float *out, int64_t stride, struct roun
 }
 
 /* One group of neurons, or what is left of it, for some rows. then: the gate's weights that are wanted next. */
-static void activate(const struct vec *vec, const struct part *p, int row, int rows, int neuron, const uint8_t *then) {
+static void activate(const struct vec *vec, const struct part *p, int row, int rows, int neuron, struct quant_next then) {
     enum { ROWS = 48 };
     float gate[ROWS * QUANT_GROUP], up[ROWS * QUANT_GROUP];
     const int I = p->f->gate.rows, n = imin(QUANT_GROUP, I - neuron), groups = quant_groups(I);
     for (int end = row + rows; row < end; row += ROWS) {
         const int some = imin(ROWS, end - row);
         times(vec, gate, n, p->x, row, some, p->f->gate, neuron, n, p->f->gate_bias, false,
-              p->f->up.data ? weights_at(p->f->up, neuron) : then);
+              p->f->up.data ? quant_next_of(p->f->up, neuron) : then);
         if (p->f->up.data) {
             times(vec, up, n, p->x, row, some, p->f->up, neuron, n, p->f->up_bias, false, then);
             if (p->f->act.limit > 0) vec->swiglu(gate, up, p->f->act, (int64_t)some * n);
@@ -96,12 +92,12 @@ static const struct part *part_of_task(const struct quant_ffn *j, int task) {
     return &j->parts[lo];
 }
 
-/* Where the weights of a task begin; NULL if there is none of that number. */
-static const uint8_t *weights_of_task(const struct quant_ffn *j, int task) {
-    if (task >= j->tasks[j->phase]) return NULL;
+/* Where the weights of a task begin; nowhere if there is none of that number. */
+static struct quant_next weights_of_task(const struct quant_ffn *j, int task) {
+    if (task >= j->tasks[j->phase]) return (struct quant_next){0};
     const struct part *p = part_of_task(j, task);
     const int col = (task - p->first_task[j->phase]) / blocks(p->rows, p->row_block) * p->col_block[j->phase];
-    return weights_at(j->phase ? p->f->down : p->f->gate, col);
+    return quant_next_of(j->phase ? p->f->down : p->f->gate, col);
 }
 
 static void ffn_task(void *arg, int task, int thread) {
@@ -110,11 +106,11 @@ static void ffn_task(void *arg, int task, int thread) {
     (void)thread;
     const int at = task - p->first_task[j->phase], row_blocks = blocks(p->rows, p->row_block), width = p->col_block[j->phase];
     const int row = at % row_blocks * p->row_block, rows = imin(p->row_block, p->rows - row), col = at / row_blocks * width;
-    const uint8_t *then = weights_of_task(j, task + j->threads); /* likely this thread's next */
+    const struct quant_next then = weights_of_task(j, task + j->threads); /* likely this thread's next */
     if (j->phase == 0) {
         const int end = imin(col + width, p->f->gate.rows);
         for (int i = col; i < end; i += QUANT_GROUP)
-            activate(j->vec, p, row, rows, i, i + QUANT_GROUP < end ? weights_at(p->f->gate, i + QUANT_GROUP) : then);
+            activate(j->vec, p, row, rows, i, i + QUANT_GROUP < end ? quant_next_of(p->f->gate, i + QUANT_GROUP) : then);
         return;
     }
     times(j->vec, p->y + (int64_t)row * j->H + col, j->H, p->act, row, rows, p->f->down, col, imin(width, j->H - col),

@@ -31,6 +31,16 @@ static inline struct products products_of(struct mat w, int first, int cols, con
                              .scales = w.scales, .first = first, .block = w.block};
 }
 
+/* Where weights that will be wanted begin, and their scales: to have them on the way. */
+struct quant_next {
+    const uint8_t *w, *scales;
+};
+static inline struct quant_next quant_next_of(struct mat w, int row) { /* row % QUANT_PANEL == 0 */
+    const size_t panel = (size_t)row / QUANT_PANEL * (size_t)quant_groups(w.cols);
+    return (struct quant_next){(const uint8_t *)w.data + (size_t)row * mat_row_bytes(w.fmt, w.cols),
+                               (const uint8_t *)w.scales + panel * quant_scale_bytes(w.fmt)};
+}
+
 /* The same with quantised weights, as kernels/quant.h has it: weight rows [0, cols) of panels that begin at w and scales. */
 struct quant_products {
     float *out;         /* rows out_stride elements apart */
@@ -38,7 +48,7 @@ struct quant_products {
     const struct quant_group *x_groups; /* [rows, groups] */
     const uint8_t *w, *scales;
     const float *bias;  /* [cols] or NULL */
-    const uint8_t *then; /* weights that will be wanted next; NULL: those that follow */
+    struct quant_next then; /* what will be wanted next; w NULL: what follows */
     int64_t out_stride;
     enum fmt fmt;
     int rows, cols, groups;
@@ -46,11 +56,8 @@ struct quant_products {
 };
 /* Weight rows [first, first + cols); first % QUANT_PANEL == 0. */
 static inline struct quant_products quant_products_of(struct mat w, int first, int cols) {
-    const int groups = quant_groups(w.cols);
-    const size_t panel = (size_t)first / QUANT_PANEL * (size_t)groups;
-    return (struct quant_products){.w = (const uint8_t *)w.data + (size_t)first * mat_row_bytes(w.fmt, w.cols),
-                                   .scales = (const uint8_t *)w.scales + panel * quant_scale_bytes(w.fmt),
-                                   .fmt = w.fmt, .cols = cols, .groups = groups};
+    const struct quant_next at = quant_next_of(w, first);
+    return (struct quant_products){.w = at.w, .scales = at.scales, .fmt = w.fmt, .cols = cols, .groups = quant_groups(w.cols)};
 }
 
 /* Softmax(q k) v for some query heads that read one key/value head. Queries of one row are adjacent. */

@@ -127,7 +127,7 @@ INLINE struct i16 q4_end(struct i16 sum, const uint8_t *scales, const struct qua
 }
 #endif
 
-enum { AHEAD = 4096, SCALES_AHEAD = 512, VECTORS = QUANT_GROUP / 4 };
+enum { AHEAD = 16 /* groups */, VECTORS = QUANT_GROUP / 4 };
 
 INLINE int group_bytes(const enum fmt f) { return QUANT_PANEL * QUANT_GROUP / (f == FMT_Q4 ? 2 : 1); }
 
@@ -145,7 +145,7 @@ struct at {
     const int8_t *x;
     const struct quant_group *group;
     int64_t panel, scales_panel, x_row, group_row;
-    int64_t ahead; /* bytes from weights to those to prefetch */
+    int64_t ahead, scales_ahead; /* bytes from weights to those to prefetch, and so of scales */
 };
 
 /* The integer sums of one group. f, R, C and first are constants at every call, here and below. */
@@ -155,7 +155,7 @@ INLINE void sum_group(const struct at *at, struct i16 sum[TILE_PANELS][TILE_ROWS
 #pragma GCC unroll 8
     for (int c = 0; c < C; c++) {
         const uint8_t *scales = at->scales + c * at->scales_panel;
-        if (first) __builtin_prefetch(scales + SCALES_AHEAD, 0, 2);
+        if (first) __builtin_prefetch(scales + at->scales_ahead, 0, 2);
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
             const struct quant_group *group = at->group + r * at->group_row;
@@ -190,7 +190,7 @@ INLINE void sum_group(const struct at *at, struct i16 sum[TILE_PANELS][TILE_ROWS
 
 /* The first pass over weights prefetches, and when these end at `then`. */
 INLINE void tile(const struct quant_products *p, int row, int col, const enum fmt f, const int R, const int C, const bool first,
-                 const uint8_t *then) {
+                 struct quant_next then) {
     struct v16 acc[TILE_PANELS][TILE_ROWS];
     struct i16 sum[TILE_PANELS][TILE_ROWS];
     struct at at = {.panel = (int64_t)p->groups * group_bytes(f),
@@ -201,15 +201,19 @@ INLINE void tile(const struct quant_products *p, int row, int col, const enum fm
     at.scales = p->scales + col / QUANT_PANEL * at.scales_panel;
     at.x = p->x + row * at.x_row;
     at.group = p->x_groups + row * at.group_row;
-    const int64_t jump =
-        first ? (int64_t)((uintptr_t)then - (uintptr_t)(at.w + at.panel)) : 0; /* from a panel to the next one's */
+    /* From the end of a panel to where the next begins. */
+    const int64_t jump = first ? (int64_t)((uintptr_t)then.w - (uintptr_t)(at.w + at.panel)) : 0;
+    const int64_t scales_jump = first ? (int64_t)((uintptr_t)then.scales - (uintptr_t)(at.scales + at.scales_panel)) : 0;
+    const int64_t ahead = AHEAD * group_bytes(f), scales_ahead = AHEAD * (int)quant_scale_bytes(f);
 #pragma GCC unroll 8
     for (int c = 0; c < C; c++) {
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) acc[c][r] = v16_zero();
     }
     for (int g = 0; g < p->groups; g++) {
-        at.ahead = AHEAD + (g + AHEAD / group_bytes(f) < p->groups ? 0 : jump);
+        const bool inside = g + AHEAD < p->groups;
+        at.ahead = ahead + (inside ? 0 : jump);
+        at.scales_ahead = scales_ahead + (inside ? 0 : scales_jump);
         sum_group(&at, sum, f, R, C, first);
 #pragma GCC unroll 8
         for (int c = 0; c < C; c++) {
@@ -233,9 +237,11 @@ INLINE void tile(const struct quant_products *p, int row, int col, const enum fm
 }
 
 INLINE void rows_tile(const struct quant_products *p, int row, int col, const enum fmt f, const int R, const int C) {
-    const int64_t next = (int64_t)(col / QUANT_PANEL + C) * p->groups * group_bytes(f);
-    if (row > 0) tile(p, row, col, f, R, C, false, NULL);
-    else tile(p, row, col, f, R, C, true, p->then && col + C * QUANT_PANEL >= p->cols ? p->then : p->w + next);
+    const int64_t groups = (int64_t)(col / QUANT_PANEL + C) * p->groups;
+    struct quant_next then = {p->w + groups * group_bytes(f), p->scales + groups * (int)quant_scale_bytes(f)};
+    if (p->then.w && col + C * QUANT_PANEL >= p->cols) then = p->then;
+    if (row > 0) tile(p, row, col, f, R, C, false, then);
+    else tile(p, row, col, f, R, C, true, then);
 }
 
 INLINE void panels(const struct quant_products *p, int col, const enum fmt f, const int C) {

@@ -1,4 +1,5 @@
-/* bench_solo.c - one model in one process: reading a prompt, answering 1, 8 and 32 sequences, and how near that is to the machine.
+/* bench_solo.c - one model in one process: a prompt is read, 1, 8 and 32 sequences are answered, and how near that is to what
+ * the machine can do.
  *
  * The worker's own forward pass (worker/solo.h), without coordinator, exchange or sampling, as compare_llamacpp.py wants it.
  * Tokens are random and differ between sequences and steps, so that experts are hit as traffic hits them. Every product tells
