@@ -5,7 +5,10 @@
  * reads memory, measured in the same run, over the bytes that a token must read. The baseline is one worker
  * with all the threads; the ratio tells what spreading the experts costs on this machine.
  *
- * usage: bench_engine CADRE_BINARY MODEL_DIR [--check] [--fabric NAME] [--workers N] [--concurrent N] [--tokens N]
+ * With --prefill both also read prompts of 512 tokens, as many at once as the cluster has workers, in steps of as many rows;
+ * then the model's context must be longer than that.
+ *
+ * usage: bench_engine CADRE_BINARY MODEL_DIR [--check] [--prefill] [--fabric NAME] [--workers N] [--concurrent N] [--tokens N]
  * The last line is JSON. --check exits 1 below 25 tok/s for one request and 140 for sixteen. */
 #include "base/clk.h"
 #include "base/log.h"
@@ -24,17 +27,18 @@
 #include <unistd.h>
 
 static const double FLOOR_ONE = 25, FLOOR_MANY = 140;
-enum { PROMPT_TOKENS = 32, MOST_CONCURRENT = 256, START_SECONDS = 120 };
+enum { PROMPT_TOKENS = 32, LONG_PROMPT = 512, MOST_CONCURRENT = 256, START_SECONDS = 120 };
 
 struct settings {
     const char *cadre, *model, *fabric;
-    int workers, concurrent, tokens;
-    bool check;
+    int workers, concurrent, tokens, vocab;
+    bool check, prefill;
 };
 struct form { /* of a cluster, and what was measured with it */
     const char *name, *fabric;
     int workers, threads;
-    double one, many, first_token_ms;
+    double one, many, first_token_ms, prefill;
+    double busy, waiting; /* of the time of the many: inside steps, and of that waiting for another; mean over workers */
 };
 
 /* --- the ceiling: all CPUs reading, four streams each --- */
@@ -86,14 +90,18 @@ static double read_gbs(int threads) {
 }
 
 /* Bytes that one token alone must read: every active weight once. */
-static double bytes_per_token(const char *model) {
+static double bytes_per_token(const char *model, int *vocab) {
+    enum { SIDE = 256 };
     struct checkpoint c;
     struct model_sizes sizes;
+    enum fmt fmt;
     struct why why;
-    if (checkpoint_open(model, &c, &why) < 0) die("%s", why.text);
+    if (checkpoint_open(model, &c, &why) < 0 || checkpoint_weights(&c, "auto", &fmt, &why) < 0) die("%s", why.text);
     model_sizes(&c.config, &sizes);
+    *vocab = c.config.vocab;
     checkpoint_close(&c);
-    return (double)sizes.params_active * 2;
+    const size_t square = mat_bytes(fmt, SIDE, SIDE) + mat_scale_bytes(fmt, SIDE, SIDE, 128);
+    return (double)sizes.params_active * (double)square / (SIDE * SIDE);
 }
 
 /* --- a cluster --- */
@@ -108,7 +116,7 @@ static pid_t start(const struct settings *s, const struct form *f, const char *l
     if (pid) return pid;
     if (!freopen("/dev/null", "w", stdout)) _exit(127);
     execl(s->cadre, s->cadre, "serve", s->model, "--workers", workers, "--threads", threads, "--fabric", f->fabric, "--listen",
-          listen, "--log-level", "warn", (char *)NULL);
+          listen, "--log-level", "warn", s->prefill ? "--step-tokens" : NULL, "512", (char *)NULL);
     fprintf(stderr, "cannot run %s: %s\n", s->cadre, strerror(errno));
     _exit(127);
 }
@@ -127,23 +135,30 @@ static void wait_until_serving(struct cadre_client *client, pid_t pid) {
     die("not serving after %d s", START_SECONDS);
 }
 
-static struct cadre_stream *begin(struct cadre_client *client, int tokens, uint32_t seed) {
-    int32_t ids[PROMPT_TOKENS];
-    for (int i = 0; i < PROMPT_TOKENS; i++) ids[i] = (int32_t)(1000 + (seed = seed * 1664525u + 1013904223u) % 40000u);
+struct load { /* requests of one kind */
+    int prompt, tokens, vocab;
+};
+
+static struct cadre_stream *begin(struct cadre_client *client, const struct load *l, uint32_t seed) {
+    int32_t ids[LONG_PROMPT];
+    const uint32_t from = 1000, ordinary = (uint32_t)l->vocab - from; /* the first ones may be special */
+    for (int i = 0; i < l->prompt; i++) ids[i] = (int32_t)(from + ((seed = seed * 1664525u + 1013904223u) >> 8) % ordinary);
     struct cadre_request r = {
-        .ids = ids, .n_ids = PROMPT_TOKENS, .max_tokens = (uint32_t)tokens, .has_max_tokens = 1, .ignore_eos = 1};
+        .ids = ids, .n_ids = (size_t)l->prompt, .max_tokens = (uint32_t)l->tokens, .has_max_tokens = 1, .ignore_eos = 1};
     struct cadre_stream *stream;
     if (cadre_generate(client, &r, &stream)) die("%s", cadre_error(client));
     return stream;
 }
 
-/* n requests at once; decode speed counts from the moment the last stream has its first token. */
-static double measure(struct cadre_client *client, int n, int tokens, uint32_t seed, double *ttft_ms) {
+/* n requests at once; decode speed counts from the moment the last stream has its first token, which is *first_ms after they
+ * were sent; *ttft_ms: the mean. */
+static double measure(struct cadre_client *client, int n, const struct load *l, uint32_t seed, double *ttft_ms,
+                      double *first_ms) {
     struct cadre_stream *streams[MOST_CONCURRENT], *ready;
     int64_t sent_us = clk_now_us(), all_started_us = 0, end_us = 0;
     int started = 0, ended = 0, counted = 0;
     *ttft_ms = 0;
-    for (int i = 0; i < n; i++) streams[i] = begin(client, tokens, seed + (uint32_t)i * 7919u);
+    for (int i = 0; i < n; i++) streams[i] = begin(client, l, seed + (uint32_t)i * 7919u);
     while (ended < n) {
         struct cadre_event e;
         if (cadre_wait(client, 60000, &ready) || cadre_next(ready, 0, &e)) die("nothing came for a minute");
@@ -158,20 +173,49 @@ static double measure(struct cadre_client *client, int n, int tokens, uint32_t s
         }
     }
     for (int i = 0; i < n; i++) cadre_stream_close(streams[i]);
+    *first_ms = (double)(all_started_us - sent_us) / 1e3;
     return counted / ((double)(end_us - all_started_us) / 1e6);
 }
 
+/* Sums over workers. */
+static void work_so_far(struct cadre_client *client, int64_t *busy_us, int64_t *wait_us) {
+    struct cadre_cluster *c;
+    *busy_us = *wait_us = 0;
+    if (cadre_status(client, 5000, &c)) die("%s", cadre_error(client));
+    for (size_t w = 0; w < c->n_workers; w++) {
+        *busy_us += (int64_t)c->workers[w].busy_us;
+        *wait_us += (int64_t)c->workers[w].wait_us;
+    }
+    cadre_cluster_free(c);
+}
+
+static void measure_many(const struct settings *s, struct cadre_client *client, struct form *f, const struct load *l) {
+    int64_t busy_us[2], wait_us[2], from_us = clk_now_us();
+    double ignored;
+    work_so_far(client, &busy_us[0], &wait_us[0]);
+    f->many = measure(client, s->concurrent, l, 3, &ignored, &ignored);
+    work_so_far(client, &busy_us[1], &wait_us[1]);
+    f->busy = (double)(busy_us[1] - busy_us[0]) / f->workers / (double)(clk_now_us() - from_us);
+    f->waiting = (double)(wait_us[1] - wait_us[0]) / (double)(busy_us[1] - busy_us[0] + 1);
+}
+
 static void run_form(const struct settings *s, struct form *f) {
+    const struct load brief = {PROMPT_TOKENS, 8, s->vocab}, usual = {PROMPT_TOKENS, s->tokens, s->vocab},
+                      prompts = {LONG_PROMPT, 1, s->vocab};
     char listen[64];
     snprintf(listen, sizeof listen, "tcp://127.0.0.1:%d", 20000 + (int)(getpid() % 20000));
     pid_t pid = start(s, f, listen);
     struct cadre_client *client;
-    double ignored;
+    double ignored, first_ms;
     if (cadre_open(listen, NULL, &client)) die("%s", cadre_error(client));
     wait_until_serving(client, pid);
-    measure(client, 2, 8, 1, &ignored); /* first touch of pages and caches */
-    f->one = measure(client, 1, s->tokens, 2, &f->first_token_ms);
-    f->many = measure(client, s->concurrent, s->tokens, 3, &ignored);
+    measure(client, 2, &brief, 1, &ignored, &ignored); /* first touch of pages and caches */
+    f->one = measure(client, 1, &usual, 2, &f->first_token_ms, &ignored);
+    measure_many(s, client, f, &usual);
+    for (int i = 0; s->prefill && i < 2; i++) { /* the first of that size touches what it needs */
+        measure(client, s->workers, &prompts, 4 + (uint32_t)i, &ignored, &first_ms);
+        f->prefill = s->workers * LONG_PROMPT * 1e3 / first_ms;
+    }
     cadre_close(client);
     kill(pid, SIGTERM);
     waitpid(pid, NULL, 0);
@@ -183,6 +227,7 @@ static int parse(int argc, char **argv, struct settings *s) {
     for (int i = 3; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (!strcmp(argv[i], "--check")) s->check = true;
+        else if (!strcmp(argv[i], "--prefill")) s->prefill = true;
         else if (!value) return -1;
         else if (!strcmp(argv[i], "--fabric")) s->fabric = argv[++i];
         else if (!strcmp(argv[i], "--workers")) s->workers = (int)strtol(argv[++i], NULL, 10);
@@ -196,15 +241,15 @@ static int parse(int argc, char **argv, struct settings *s) {
 int main(int argc, char **argv) {
     struct settings s;
     if (parse(argc, argv, &s) < 0) {
-        fprintf(stderr, "usage: bench_engine CADRE_BINARY MODEL_DIR [--check] [--fabric NAME] [--workers N] [--concurrent "
-                        "N] [--tokens N]\n");
+        fprintf(stderr, "usage: bench_engine CADRE_BINARY MODEL_DIR [--check] [--prefill] [--fabric NAME] [--workers N] "
+                        "[--concurrent N] [--tokens N]\n");
         return 2;
     }
     int cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
     struct form forms[] = {
         {.name = "baseline", .fabric = "mem", .workers = 1, .threads = cpus},
         {.name = "cluster", .fabric = s.fabric, .workers = s.workers, .threads = cpus > s.workers ? cpus / s.workers : 1}};
-    double gbs = read_gbs(cpus), bytes = bytes_per_token(s.model), limit = gbs * 1e9 / bytes;
+    double gbs = read_gbs(cpus), bytes = bytes_per_token(s.model, &s.vocab), limit = gbs * 1e9 / bytes;
     printf(
         "%s: %.0f MB read per token alone; this machine reads %.1f GB/s on %d threads: at most %.0f tok/s for one request\n\n",
         s.model, bytes / 1e6, gbs, cpus, limit);
@@ -221,10 +266,12 @@ int main(int argc, char **argv) {
            forms[1].one / forms[0].one, forms[1].many / forms[0].many, FLOOR_ONE, FLOOR_MANY, ok ? "met" : "missed");
     printf("{\"bench\": \"engine\", \"workers\": %d, \"fabric\": \"%s\", \"concurrent\": %d, \"read_gbs\": %.2f, "
            "\"limit_one\": %.1f, \"one\": %.2f, "
-           "\"many\": %.2f, \"ttft_ms\": %.2f, \"baseline_one\": %.2f, \"baseline_many\": %.2f, \"ratio_one\": %.3f, "
+           "\"many\": %.2f, \"busy\": %.3f, \"waiting\": %.3f, \"prefill\": %.1f, \"ratio_prefill\": %.3f, \"ttft_ms\": %.2f, "
+           "\"baseline_one\": %.2f, \"baseline_many\": %.2f, \"ratio_one\": %.3f, "
            "\"ratio_many\": %.3f, "
            "\"fraction_of_limit\": %.3f, \"baseline_fraction_of_limit\": %.3f}\n",
-           s.workers, s.fabric, s.concurrent, gbs, limit, forms[1].one, forms[1].many, forms[1].first_token_ms, forms[0].one,
+           s.workers, s.fabric, s.concurrent, gbs, limit, forms[1].one, forms[1].many, forms[1].busy, forms[1].waiting,
+           forms[1].prefill, s.prefill ? forms[1].prefill / forms[0].prefill : 0, forms[1].first_token_ms, forms[0].one,
            forms[0].many, forms[1].one / forms[0].one, forms[1].many / forms[0].many, forms[1].one / limit,
            forms[0].one / limit);
     return s.check && !ok;
