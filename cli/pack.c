@@ -13,7 +13,7 @@
 enum { SAY_US = 500000, WINDOW = 512 };
 
 struct options {
-    char *output, *weights, *calibrate;
+    char *output, *weights, *calibrate, *prune_what;
     int64_t calibrate_tokens;
     double prune;
     bool verify, quiet;
@@ -31,6 +31,8 @@ static const struct conf_option table[] = {
      .help = "of that text, at most"},
     {"prune", CONF_REAL, AT(prune), .def = "0", .min = 0, .max = 0.9, .arg = "PART",
      .help = "with --calibrate: leave out that part of each layer's experts, those that gave least on the text"},
+    {"prune-what", CONF_CHOICE, AT(prune_what), .def = "experts", .choices = "experts|neurons",
+     .help = "whole experts, or of each expert those neurons that gave least; of q8 and q4 in groups of 32"},
     {"verify", CONF_FLAG, AT(verify), .def = "no", .help = "check every blob of the pack MODEL instead of making one"},
     {"quiet", CONF_FLAG, AT(quiet), .def = "no", .letter = 'q', .help = "no progress"},
     {NULL}};
@@ -102,6 +104,16 @@ static int calibrate(const char *model, const struct options *o, struct progress
     return rc;
 }
 
+/* Groups of 32 are what q8 and q4 are packed in and mxfp4 checkpoints are cut in: less than one saves nothing there. */
+static int prune(struct calibration *known, const char *model, const struct options *o, struct pack_wish *wish,
+                 struct why *why) {
+    struct model_config c = {0};
+    if (strcmp(o->prune_what, "neurons") != 0) return calibration_prune(known, o->prune, &wish->pruning, why);
+    int rc = model_config_read(model, &c, why);
+    const int multiple = fmt_quant(wish->weights) || c.quant == FMT_MXFP4 ? 32 : 1;
+    return rc < 0 ? rc : calibration_prune_neurons(known, o->prune, multiple, &wish->pruning, why);
+}
+
 static int make(const char *model, const struct options *o, struct progress *p, struct why *why) {
     const struct pack_progress progress = {say, p};
     struct pack_wish wish = {.weights = (enum fmt)fmt_parse(o->weights)};
@@ -111,7 +123,7 @@ static int make(const char *model, const struct options *o, struct progress *p, 
              : o->calibrate ? calibrate(model, o, p, &known, why)
                             : 0;
     if (rc >= 0 && known && fmt_quant(wish.weights)) wish.rounding = calibration_rounding(known);
-    if (rc >= 0 && o->prune > 0) rc = calibration_prune(known, o->prune, &wish.pruning, why);
+    if (rc >= 0 && o->prune > 0) rc = prune(known, model, o, &wish, why);
     if (rc >= 0) rc = pack_write(model, o->output, &wish, &progress, why);
     calibration_free(known);
     if (rc < 0) return rc;

@@ -42,10 +42,12 @@ struct rounding {
     void *ctx;
     uint64_t identity; /* not 0; another one, other weights */
 };
-/* Experts that stay, where others are left out. */
+/* Experts that stay, where others are left out, and neurons of experts. */
 struct pruning {
-    const int16_t *kept; /* [MoE layers, experts] their numbers in the checkpoint, ascending */
+    const int16_t *kept; /* [MoE layers, experts] their numbers in the checkpoint, ascending; NULL: all stay */
     int experts;         /* of a layer, less than the checkpoint has */
+    int neurons;         /* of an expert, less than the checkpoint has */
+    const int32_t *kept_neurons; /* [MoE layers, the checkpoint's experts, neurons] ascending; NULL: all stay */
 };
 /* A whole blob into out, from h as blob.h describes it: every part, the sum, the header. Not of a pack. r and p may be NULL;
  * with p the experts in h count from 0 among those that stay, and routers have their rows alone. */

@@ -151,7 +151,29 @@ static struct tensor_source open_source(const struct checkpoint *c, enum tensor_
     return s;
 }
 
+static void read_kept(const struct tensor_source *s, enum fmt fmt, char *dst, int first, int rows) {
+    const size_t bytes = fmt_bytes(fmt), cols = (size_t)(s->want.cols ? s->want.cols : 1);
+    struct tensor_source whole = *s;
+    *(s->across ? &whole.want.cols : &whole.want.rows) = s->of;
+    whole.kept = NULL;
+    char *line = s->across ? malloc(bytes * (size_t)s->of) : NULL;
+    if (s->across && !line) die("out of memory for a row of %s", s->want.name);
+    for (int r = 0; r < rows; r++, dst += bytes * cols) {
+        if (!s->across) {
+            tensor_read_rows(&whole, fmt, dst, s->kept[first + r], 1);
+            continue;
+        }
+        tensor_read_rows(&whole, fmt, line, first + r, 1);
+        for (size_t i = 0; i < cols; i++) memcpy(dst + i * bytes, line + (size_t)s->kept[i] * bytes, bytes);
+    }
+    free(line);
+}
+
 void tensor_read_rows(const struct tensor_source *s, enum fmt fmt, void *dst, int first, int rows) {
+    if (s->kept) {
+        read_kept(s, fmt, dst, first, rows);
+        return;
+    }
     const struct tensor_want *w = &s->want;
     const struct st_tensor *t = s->tensor;
     const enum fmt held = on_disk(w, t);
@@ -180,18 +202,32 @@ static void copy_blocks(const struct checkpoint *c, const struct tensor_want *w,
     }
 }
 
+static bool has_neurons(enum tensor_role r) { return r >= T_EXPERT_GATE && r <= T_EXPERT_UP_BIAS; }
+
+/* Of a tensor of an expert, what belongs to the neurons that stay. */
+static void narrow(struct tensor_source *s, const struct pruning *p, enum tensor_role role, int layer, int expert) {
+    const struct model_config *c = &s->checkpoint->config;
+    const size_t at = (size_t)c->moe_index[layer] * (size_t)c->gate.experts + (size_t)expert;
+    s->kept = p->kept_neurons + at * (size_t)p->neurons;
+    s->across = role == T_EXPERT_DOWN;
+    int *size = s->across ? &s->want.cols : &s->want.rows;
+    s->of = *size;
+    *size = p->neurons;
+}
+
 static void read_toward(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt, void *dst,
-                        const float *u) {
+                        const float *u, const struct pruning *p) {
     if (c->headers_only) return;
     if (c->pack) {
         const struct blob_header *blob;
-        const struct blob_part *p = packed(c, role, layer, expert, &blob);
-        if (p->format != (uint32_t)fmt) BUG("pack: role %d as %s, which it is not", (int)role, fmt_name(fmt));
-        memcpy(dst, (const char *)blob + p->at, p->bytes);
+        const struct blob_part *part = packed(c, role, layer, expert, &blob);
+        if (part->format != (uint32_t)fmt) BUG("pack: role %d as %s, which it is not", (int)role, fmt_name(fmt));
+        memcpy(dst, (const char *)blob + part->at, part->bytes);
         return;
     }
     struct tensor_source s = open_source(c, role, layer, expert);
     const enum fmt held = on_disk(&s.want, s.tensor);
+    if (p && p->kept_neurons && has_neurons(role)) narrow(&s, p, role, layer, expert);
     if (fmt_quant(fmt)) tensor_quantise(&s, fmt, dst, u);
     else if (fmt_plain(fmt)) tensor_read_rows(&s, fmt, dst, 0, s.want.rows);
     else if (fmt != held) BUG("checkpoint: %s as %s, which it is not", s.want.name, fmt_name(fmt));
@@ -200,7 +236,7 @@ static void read_toward(const struct checkpoint *c, enum tensor_role role, int l
 }
 
 void checkpoint_read(const struct checkpoint *c, enum tensor_role role, int layer, int expert, enum fmt fmt, void *dst) {
-    read_toward(c, role, layer, expert, fmt, dst, NULL);
+    read_toward(c, role, layer, expert, fmt, dst, NULL, NULL);
 }
 
 /* One number per expert or one row: of those that stay. f32, as all that routes. */
@@ -218,9 +254,7 @@ static void read_routers(const struct checkpoint *c, enum tensor_role role, int 
     free(all);
 }
 
-static bool row_per_expert(enum tensor_role r) {
-    return r == T_ROUTER || r == T_ROUTER_BIAS || r == T_ROUTER_SEL_BIAS;
-}
+static bool row_per_expert(enum tensor_role r) { return r == T_ROUTER || r == T_ROUTER_BIAS || r == T_ROUTER_SEL_BIAS; }
 
 void checkpoint_compose(const struct checkpoint *c, struct blob_header *h, void *out, const struct rounding *r,
                         const struct pruning *p) {
@@ -233,13 +267,13 @@ void checkpoint_compose(const struct checkpoint *c, struct blob_header *h, void 
         const int layer = (int)h->layer;
         const enum fmt fmt = (enum fmt)part->format;
         int expert = alone ? 0 : (int)h->expert;
-        if (p && row_per_expert(role)) {
+        if (p && p->kept && row_per_expert(role)) {
             read_routers(c, role, layer, p, (float *)(void *)((char *)out + part->at));
             continue;
         }
-        if (p && h->kind == BLOB_EXPERT) expert = p->kept[c->config.moe_index[layer] * p->experts + expert];
+        if (p && p->kept && h->kind == BLOB_EXPERT) expert = p->kept[c->config.moe_index[layer] * p->experts + expert];
         const float *u = r && fmt_quant(fmt) ? r->factor(r->ctx, role, layer, expert) : NULL;
-        read_toward(c, role, layer, expert, fmt, (char *)out + part->at, u);
+        read_toward(c, role, layer, expert, fmt, (char *)out + part->at, u, p);
     }
     h->checksum = XXH3_64bits((char *)out + sizeof *h, h->payload_bytes);
     memcpy(out, h, sizeof *h);

@@ -76,6 +76,9 @@ struct model_config {
     int quant_block;               /* of fp8 */
 };
 
+/* What a pack's config.json calls expert_ffn where the model it was made of had more. */
+#define CONFIG_KEPT_NEURONS "expert_neurons_kept"
+
 int model_config_read(const char *dir, struct model_config *out, struct why *why);
 /* From text, for fuzzing: config.json and generation_config.json (may be NULL). */
 int model_config_parse(const char *json, size_t len, const char *generation_json, size_t generation_len,

@@ -163,6 +163,14 @@ static int read_layer_kinds(const json_t *root, const struct family *f, struct m
     return 0;
 }
 
+/* Of a pack whose experts have lost neurons; whatever else the model's own width says still holds. */
+static int read_kept_neurons(const json_t *root, struct model_config *out, struct why *why) {
+    int64_t kept = out->expert_ffn;
+    int rc = json_get_int(root, CONFIG_KEPT_NEURONS, 1, out->expert_ffn, &kept, why);
+    if (rc >= 0) out->expert_ffn = (int)kept;
+    return rc;
+}
+
 static int read_widths(const json_t *root, const struct family *f, struct model_config *out, struct why *why) {
     const char *dense_key = f->llama4 ? "intermediate_size_mlp" : "intermediate_size";
     int64_t shared = 0;
@@ -189,7 +197,7 @@ static int read_widths(const json_t *root, const struct family *f, struct model_
     if (rc < 0) return rc;
     out->shared_ffn = (int)shared;
     out->shared = shared ? f->shared : SHARED_NONE;
-    return 0;
+    return read_kept_neurons(root, out, why);
 }
 
 /* The limit alone makes the rule: without it the reference implementation's other constants would mean nothing. */

@@ -39,6 +39,7 @@ static const char *const read_elsewhere[] = {
     "qkv_bias", "clip_qkv", "use_sliding_window", "sliding_window", "layer_types", "quantization_config", "swiglu_limit",
     "swiglu_alpha", "intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size", "num_experts",
     "num_local_experts", "num_experts_per_tok", "norm_topk_prob", "decoder_sparse_step", "mlp_only_layers", "moe_router",
+    CONFIG_KEPT_NEURONS,
     "scoring_func", "use_qk_norm", "position_embedding_type", "pe_type", "hidden_activation", "activation_function",
 };
 

@@ -21,6 +21,10 @@ struct tensor_source {
     struct tensor_want want;
     const struct st_tensor *tensor;
     float *scales; /* of one in fp8, else NULL */
+    /* Where neurons are left out, those that stay: rows of the tensor, or `across` it columns. want counts them alone. */
+    const int32_t *kept; /* NULL: all */
+    int of;              /* as many it has on disk */
+    bool across;
 };
 /* Rows [first, first + rows) to a plain format. Any thread. */
 void tensor_read_rows(const struct tensor_source *s, enum fmt fmt, void *dst, int first, int rows);

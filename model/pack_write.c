@@ -148,17 +148,23 @@ static int copy_file(int from_dir, int to_dir, const char *name, struct why *why
     return rc;
 }
 
-/* config.json with another number of experts, under whichever names it has. */
-static int copy_config(const char *from, int to_dir, const struct pruning *p, struct why *why) {
+/* The number of experts under whichever names it has, that of neurons beside what every model with experts must say. */
+static void put_sizes(json_t *config, const struct pruning *p) {
     static const char *const keys[] = {"num_experts", "num_local_experts", "n_routed_experts"};
+    for (int i = 0; p->kept && i < 3; i++)
+        if (json_is_integer(json_object_get(config, keys[i]))) json_object_set_new(config, keys[i], json_integer(p->experts));
+    if (p->kept_neurons && json_object_get(config, "num_experts_per_tok"))
+        json_object_set_new(config, CONFIG_KEPT_NEURONS, json_integer(p->neurons));
+}
+
+/* config.json with other sizes. */
+static int copy_config(const char *from, int to_dir, const struct pruning *p, struct why *why) {
     char path[PATH_BYTES];
     json_error_t error;
     snprintf(path, sizeof path, "%s/config.json", from);
-    json_t *root = json_load_file(path, 0, &error), *inner = json_object_get(root, "text_config");
-    for (int i = 0; i < 3; i++) {
-        if (json_is_integer(json_object_get(root, keys[i]))) json_object_set_new(root, keys[i], json_integer(p->experts));
-        if (json_is_integer(json_object_get(inner, keys[i]))) json_object_set_new(inner, keys[i], json_integer(p->experts));
-    }
+    json_t *root = json_load_file(path, 0, &error);
+    put_sizes(root, p);
+    put_sizes(json_object_get(root, "text_config"), p);
     char *text = json_dumps(root, JSON_INDENT(2));
     json_decref(root);
     struct writing to = {.why = why};
@@ -259,9 +265,13 @@ static int give_name(struct writing *w, int dir_fd) {
 
 static uint64_t identity(const struct writing *w) {
     const struct pruning *p = w->wish->pruning;
-    const uint64_t sum = w->wish->rounding ? w->wish->rounding->identity : 0;
-    if (!p) return sum;
-    return sum ^ XXH3_64bits(p->kept, sizeof *p->kept * (size_t)w->made.moe_layers * (size_t)p->experts);
+    const size_t layers = (size_t)w->made.moe_layers;
+    uint64_t sum = w->wish->rounding ? w->wish->rounding->identity : 0;
+    if (p && p->kept) sum ^= XXH3_64bits(p->kept, sizeof *p->kept * layers * (size_t)p->experts);
+    if (p && p->kept_neurons)
+        sum ^= XXH3_64bits_withSeed(
+            p->kept_neurons, sizeof *p->kept_neurons * layers * (size_t)w->c->config.gate.experts * (size_t)p->neurons, 1);
+    return sum;
 }
 
 static void make_header(struct writing *w) {
@@ -296,13 +306,33 @@ static int write_into(struct writing *w, const char *from, const char *dir) {
     return rc;
 }
 
+/* Neurons that experts share are no expert's own, those of several levels are not alike, and blocks with a scale are kept as
+ * they are or not at all. */
+static int leave_out_neurons(struct writing *w) {
+    const struct pruning *p = w->wish->pruning;
+    const struct model_config *c = &w->c->config;
+    if (c->router.kind == ROUTER_TWO_STAGE || c->experts.shared_rows)
+        return fail(w->why, ERR_UNSUPPORTED, "neurons can be left out of experts of one shape that share none");
+    if (w->wish->weights == FMT_STORED && c->quant != FMT_COUNT)
+        return fail(w->why, ERR_UNSUPPORTED, "neurons cannot be left out of %s blocks; take --weights bf16, q8 or q4",
+                    fmt_name(c->quant));
+    if (p->neurons < 1 || p->neurons >= c->expert_ffn)
+        return fail(w->why, ERR_INVALID, "%d of an expert's %d neurons are to stay", p->neurons, c->expert_ffn);
+    w->made.expert_ffn = p->neurons;
+    return 0;
+}
+
 /* The model that is left. Routers of several stages or with a history, groups and experts without weights tie numbers to
  * places. */
 static int leave_out(struct writing *w) {
     const struct pruning *p = w->wish->pruning;
     const struct model_config *c = &w->c->config;
     w->made = *c;
-    if (!p) return 0;
+    if (p && p->kept_neurons) {
+        int rc = leave_out_neurons(w);
+        if (rc < 0) return rc;
+    }
+    if (!p || !p->kept) return 0;
     if (c->router.kind != ROUTER_FLAT || c->router.history.mode != HISTORY_NONE || c->gate.group != GATE_GROUP_NONE ||
         c->gate.zero)
         return fail(w->why, ERR_UNSUPPORTED,

@@ -39,6 +39,7 @@ struct calibration {
     struct rounding rounding;
     struct pruning pruning;
     int16_t *kept;
+    int32_t *kept_neurons;
     struct layer_rows *layer; /* [L] */
     int tokens;               /* there will be */
     int routing;              /* layer whose router was computed last */
@@ -173,8 +174,8 @@ static bool all_go_to(const struct calibration *c, int layer, int expert) {
     return true;
 }
 
-/* Rows of a layer, or those of one expert's tokens, as f32 [n, width]; NULL: too few, or no memory. */
-static float *pick(const struct calibration *c, int layer, enum from from, int expert, int *n) {
+/* Rows of a layer, or those of one expert's tokens, as f32 [n, width]; NULL: fewer than `least`, or no memory. */
+static float *pick(const struct calibration *c, int layer, enum from from, int expert, int least, int *n) {
     const struct layer_rows *l = &c->layer[layer];
     const struct rows *r = &l->of[from];
     const size_t width = (size_t)r->width;
@@ -185,7 +186,7 @@ static float *pick(const struct calibration *c, int layer, enum from from, int e
         for (size_t k = 0; k < width; k++) x[(size_t)*n * width + k] = bf16_to_f32(r->x[(size_t)i * width + k]);
         ++*n;
     }
-    if (*n >= LEAST_ROWS) return x;
+    if (*n >= least) return x;
     free(x);
     return NULL;
 }
@@ -241,14 +242,27 @@ static bool sum_moments(struct calibration *c, const float *x, int n, int width,
     return true;
 }
 
+/* Of hidden rows those neurons alone that stay, where some are left out. */
+static void narrow(const struct calibration *c, int layer, int expert, float *x, int n, int *width) {
+    const struct model_config *m = &c->solo.checkpoint.config;
+    const int stay = c->pruning.neurons;
+    const size_t at = (size_t)m->moe_index[layer] * (size_t)m->gate.experts + (size_t)expert;
+    const int32_t *kept = c->pruning.kept_neurons + at * (size_t)stay;
+    for (int t = 0; t < n; t++) /* what is read lies at or behind what is written */
+        for (int i = 0; i < stay; i++)
+            x[(size_t)t * (size_t)stay + (size_t)i] = x[(size_t)t * (size_t)*width + (size_t)kept[i]];
+    *width = stay;
+}
+
 static bool make_factor(struct calibration *c, enum tensor_role role, enum from from, int layer, int expert) {
     const bool hidden = from == FROM_HIDDEN;
     int n, width = c->layer[layer].of[hidden ? FROM_FFN : from].width;
-    float *x = pick(c, layer, hidden ? FROM_FFN : from, expert, &n);
+    float *x = pick(c, layer, hidden ? FROM_FFN : from, expert, LEAST_ROWS, &n);
     if (x && hidden) {
         float *given = x;
         x = hidden_of(c, role, layer, expert < 0 ? 0 : expert, given, n, width, &width);
         free(given);
+        if (x && role == T_EXPERT_DOWN && c->pruning.kept_neurons) narrow(c, layer, expert, x, n, &width);
     }
     free(c->u);
     c->u = x && width <= MOST_COLS ? malloc(sizeof *c->u * (size_t)width * (size_t)width) : NULL;
@@ -338,6 +352,7 @@ void calibration_free(struct calibration *c) {
     }
     free(c->layer);
     free(c->kept);
+    free(c->kept_neurons);
     free(c->u);
     solo_close(&c->solo);
     free(c);
@@ -374,7 +389,65 @@ int calibration_prune(struct calibration *c, double part, const struct pruning *
                         i);
         keep_best(c->layer[i].share, experts, n, c->kept + (size_t)m->moe_index[i] * (size_t)n);
     }
-    c->pruning = (struct pruning){c->kept, n};
+    c->pruning = (struct pruning){.kept = c->kept, .experts = n};
+    *out = &c->pruning;
+    return 0;
+}
+
+/* What each neuron of an expert gave, [F] into gave; false: no memory, or no tokens. */
+static bool weigh_neurons(struct calibration *c, int layer, int expert, double *gave) {
+    struct mat m = {0};
+    int n, F = 0;
+    float *x = pick(c, layer, FROM_FFN, expert, LEAST_ROWS, &n);
+    if (!x) x = pick(c, layer, FROM_FFN, -1, 1, &n);
+    float *h = x ? hidden_of(c, T_EXPERT_DOWN, layer, expert, x, n, c->layer[layer].of[FROM_FFN].width, &F) : NULL;
+    float *down = h ? read_matrix(c, T_EXPERT_DOWN, layer, expert, &m) : NULL;
+    for (int i = 0; down && i < F; i++) {
+        double sum = 0, square = 0;
+        for (int t = 0; t < n; t++) sum += fabs((double)h[(size_t)t * (size_t)F + (size_t)i]);
+        for (int r = 0; r < m.rows; r++) {
+            const double w = (double)down[(size_t)r * (size_t)F + (size_t)i];
+            square += w * w;
+        }
+        gave[i] = sum / n * sqrt(square);
+    }
+    free(x), free(h);
+    free(down);
+    return down != NULL;
+}
+
+/* The n that gave most, in ascending order; of equal ones those that come first. */
+static void keep_neurons(const double *gave, int F, int n, int32_t *kept) {
+    for (int i = 0, at = 0; i < F && at < n; i++) {
+        int better = 0;
+        for (int o = 0; o < F; o++) better += gave[o] > gave[i] || (o < i && gave[o] == gave[i]);
+        if (better < n) kept[at++] = (int32_t)i;
+    }
+}
+
+int calibration_prune_neurons(struct calibration *c, double part, int multiple, const struct pruning **out, struct why *why) {
+    const struct model_config *m = &c->solo.checkpoint.config;
+    const int F = m->expert_ffn, n = (int)lround((1 - part) * F / multiple) * multiple, E = m->gate.experts;
+    if (m->router.kind == ROUTER_TWO_STAGE || m->experts.shared_rows)
+        return fail(why, ERR_UNSUPPORTED, "neurons can be left out of experts of one shape that share none");
+    if (!m->moe_layers || n < 1 || n >= F)
+        return fail(why, ERR_INVALID, "%g of an expert's %d neurons left out, to a multiple of %d: %d stay", part, F, multiple,
+                    n);
+    double *gave = malloc(sizeof *gave * (size_t)F);
+    free(c->kept_neurons);
+    c->pruning = (struct pruning){0};
+    c->u_from = FROM_NONE;
+    int32_t *to = c->kept_neurons = malloc(sizeof *to * (size_t)m->moe_layers * (size_t)E * (size_t)n);
+    bool ok = gave && to;
+    for (int i = 0; ok && i < m->layers; i++) {
+        for (int e = 0; ok && m->moe_index[i] >= 0 && e < E; e++, to += n) {
+            ok = weigh_neurons(c, i, e, gave);
+            if (ok) keep_neurons(gave, F, n, to);
+        }
+    }
+    free(gave);
+    if (!ok) return fail(why, ERR_NOMEM, "out of memory for what %d neurons gave", F);
+    c->pruning = (struct pruning){.neurons = n, .kept_neurons = c->kept_neurons};
     *out = &c->pruning;
     return 0;
 }

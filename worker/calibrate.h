@@ -23,3 +23,8 @@ const struct rounding *calibration_rounding(const struct calibration *c);
  * the weights its tokens had for it, summed over the text. Valid as long as the calibration. ERR_UNSUPPORTED: the experts'
  * shares are not known, as routers have several stages; ERR_INVALID: fewer would stay than a token takes, or all. */
 int calibration_prune(struct calibration *c, double part, const struct pruning **out, struct why *why);
+/* The same of neurons: all but that part of each expert's, to the nearest multiple of `multiple`. Those stay that give most:
+ * the mean of |act(gate x) * up x| over its tokens, times the length of down's column; of an expert that fewer than 64 came
+ * to, over all tokens. From then on the rounding is that of the model that is left. ERR_UNSUPPORTED: its experts are not of
+ * one shape, or share neurons; ERR_INVALID: all would stay, or none. */
+int calibration_prune_neurons(struct calibration *c, double part, int multiple, const struct pruning **out, struct why *why);

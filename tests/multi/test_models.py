@@ -68,6 +68,14 @@ def a_text_is_scored(p):
         with Cluster(p, f"{pack}3", workers=3, fabric="shm") as c:
             same(sum(w["experts"] for w in c.status()["workers"]), 2 * 6, "experts that are left of 8, in 2 layers")
             c.generate(prompt="the sea", max_tokens=8)
+        narrow = ["pack", model, "-o", f"{pack}4", "--weights", "bf16", "--calibrate", text, "--prune", "0.25", "-q"]
+        run([p.cadre, *narrow, "--prune-what", "neurons"], 60 * p.slow).good("pack")
+        with open(f"{model}/config.json") as was, open(f"{pack}4/config.json") as now:
+            was, now = json.load(was), json.load(now)
+        width = next(was[k] for k in ("moe_intermediate_size", "intermediate_size") if k in was)
+        same(now, {**was, "expert_neurons_kept": round(width * 0.75)}, "config.json of the pack")
+        with Cluster(p, f"{pack}4", workers=2, fabric="shm") as c:
+            c.generate(prompt="the sea", max_tokens=8)
         for refused, status, told in [
             (["eval", model], 2, "--text"),
             (["eval", model, "--text", f"{text}.not"], 1, "cannot read"),
@@ -75,6 +83,8 @@ def a_text_is_scored(p):
             (["eval", model, "--text", text, "--window", "100000"], 1, "a window of 100000 tokens"),
             (["pack", model, "-o", f"{pack}2", "--prune", "0.1"], 1, "--prune needs --calibrate"),
             (["pack", model, "-o", f"{pack}2", "--calibrate", text, "--prune", "0.9"], 1, "a token takes 2"),
+            (["pack", model, "-o", f"{pack}2", "--weights", "q4", "--calibrate", text, "--prune", "0.1", "--prune-what", "neurons"],
+             1, "to a multiple of 32"),
             (["pack", model, "-o", f"{pack}2", "--weights", "bf16", "--calibrate", text], 1, "for --weights q8 and q4"),
         ]:
             r = run([p.cadre, *refused], 60 * p.slow)

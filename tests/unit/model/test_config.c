@@ -171,6 +171,11 @@ START_TEST(mixtral) {
     ck_assert_str_eq(name_of(&c, T_EXPERT_DOWN, 1, 8), "");
     check_shape(&c, T_ROUTER, 0, 8, 64);
     check_shape(&c, T_EXPERT_DOWN, 0, 64, 96);
+    c = good(MIXTRAL "\"expert_neurons_kept\":40,");
+    check_shape(&c, T_EXPERT_UP, 0, 40, 64);
+    check_shape(&c, T_EXPERT_DOWN, 0, 64, 40);
+    c = good(QWEN2_MOE "\"expert_neurons_kept\":24,");
+    ck_assert(c.expert_ffn == 24 && c.shared_ffn == 48);
 }
 END_TEST
 
@@ -464,6 +469,7 @@ static const struct {
     {MIXTRAL "\"scoring_func\":\"sigmoid\",", ERR_UNSUPPORTED, "scoring_func", "sigmoid"},
     {MIXTRAL "\"routed_scaling_factor\":2.5,", ERR_UNSUPPORTED, "routed_scaling_factor", "2.5"},
     {MIXTRAL "\"moe_router\":{\"kind\":\"flat\"},", ERR_UNSUPPORTED, "moe_router", "model_type mixtral"},
+    {MIXTRAL "\"expert_neurons_kept\":97,", ERR_INVALID, "expert_neurons_kept", "wanted a whole number from 1 to 96"},
     {"\"model_type\":\"mixtral\"," SIZES "\"intermediate_size\":8,", ERR_INVALID, "num_local_experts", "missing"},
     {"\"model_type\":\"mixtral\"," SIZES "\"num_local_experts\":4097,", ERR_INVALID, "num_local_experts", "4096"},
     {"\"model_type\":\"mixtral\"," SIZES "\"num_local_experts\":4,", ERR_INVALID, "num_experts_per_tok", "missing"},
