@@ -202,7 +202,8 @@ def from_a_pack(p):
             same([w["mapped_bytes"] for w in before], [w["mapped_bytes"] for w in told], "bytes mapped, as told before")
             victim = before[1]["pid"]
             os.kill(victim, signal.SIGKILL)
-            after = c.until_status(lambda s: s["state"] == "serving" and s["workers"][1]["pid"] not in (0, victim), "a successor", 30 * p.slow)
+            there = lambda ws: ws[1]["pid"] != victim and all(w["state"] == "ready" and w["experts"] > 0 for w in ws)
+            after = c.until_status(lambda s: s["state"] == "serving" and there(s["workers"]), "a successor", 30 * p.slow)
             for w, old in zip(after["workers"], before, strict=True):
                 others = [x["mapped_bytes"] - x["weight_bytes"] for x in (w, old)]
                 same(*others, f"what else is mapped, of worker {w['rank']}")
