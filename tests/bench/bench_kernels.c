@@ -11,7 +11,10 @@
  * least of the rounds, for the same reason.
  *
  * usage: bench_kernels [--isa avx2|avx512bw|avx512|all] [--threads N] [--only NAME] [--fmt NAME] [--quick] [--check]
- * The last line is JSON. --check exits 1 if a case stays below its floor; with several threads it wants a machine to itself. */
+ *                      [--floors FILE] [--write-floors FILE]
+ * The last line is JSON. --check exits 1 if a case stays below its floor (tests/bench/bench_kernels.floors) or is slower than
+ * the reference implementation; with several threads it wants a machine to itself. */
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,73 +36,102 @@ struct test {
     int a, b, c, d; /* LINEAR N K; FFN groups H I; DECODE, PREFILL keys Q G D; LATENT keys Q rope rank; LATENT_QUERY Q nope rope
                        rank; LATENT_VALUE Q value rope rank; NORM N; GATE E k; STATS V; COMBINE k H; KV_STORE G D; ROPE heads D;
                        EMBED H */
-    int floor;      /* percent of the roofline that --check wants, on any machine */
-    int quant;      /* the same of q8; of q4 three quarters; 0: `floor` */
 };
 static const struct test tests[] = {
-    {"smol qkv, 1 row", LINEAR, 1, 960, 576, 0, 0, 25},
-    {"smol gate, 1 row", LINEAR, 1, 32, 576, 0, 0, 15},
-    {"smol head, 1 row", LINEAR, 1, 49152, 576, 0, 0, 35},
-    {"smol head, 4 rows", LINEAR, 4, 49152, 576, 0, 0, 20},
-    {"smol head, 16 rows", LINEAR, 16, 49152, 576, 0, 0, 20},
-    {"smol qkv, 128 rows", LINEAR, 128, 960, 576, 0, 0, 30},
-    {"mid qkv, 1 row", LINEAR, 1, 1536, 1024, 0, 0, 30},
-    {"mid qkv, 8 rows", LINEAR, 8, 1536, 1024, 0, 0, 20},
-    {"mid qkv, 512 rows", LINEAR, 512, 1536, 1024, 0, 0, 30},
-    {"big out, 1 row", LINEAR, 1, 2048, 2048, 0, 0, 35},
-    {"big out, 32 rows", LINEAR, 32, 2048, 2048, 0, 0, 20},
-    {"big out, 512 rows", LINEAR, 512, 2048, 2048, 0, 0, 30},
-    {"smol 5 experts of 32, 1 row", FFN, 1, 5, 576, 32, 0, 20},
-    {"smol 20 experts of 32, 1 row", FFN, 1, 20, 576, 32, 0, 20},
-    {"smol 32 experts of 32, 10 rows", FFN, 10, 32, 576, 32, 0, 15},
-    {"smol 16 experts of 72, 1 row", FFN, 1, 16, 576, 72, 0, 25},
-    {"smol 16 experts of 72, 16 rows", FFN, 16, 16, 576, 72, 0, 20},
-    {"smol shared of 512, 1 row", FFN, 1, 1, 576, 512, 0, 25},
-    {"smol shared of 512, 4 rows", FFN, 4, 1, 576, 512, 0, 25},
-    {"smol dense of 1536, 1 row", FFN, 1, 1, 576, 1536, 0, 30},
-    {"smol dense of 1536, 128 rows", FFN, 128, 1, 576, 1536, 0, 30},
-    {"mid 8 experts, 1 row", FFN, 1, 8, 1024, 256, 0, 30},
-    {"mid 42 experts, 2 rows", FFN, 2, 42, 1024, 256, 0, 20},
-    {"mid 64 experts, 4 rows", FFN, 4, 64, 1024, 256, 0, 20},
-    {"mid 64 experts, 64 rows", FFN, 64, 64, 1024, 256, 0, 30},
-    {"big 8 experts, 1 row", FFN, 1, 8, 2048, 1024, 0, 35, 75},
-    {"big 42 experts, 2 rows", FFN, 2, 42, 2048, 1024, 0, 30, 70},
-    {"big 64 experts, 4 rows", FFN, 4, 64, 2048, 1024, 0, 20, 60},
-    {"big 64 experts, 64 rows", FFN, 64, 64, 2048, 1024, 0, 30, 25},
-    {"V3 expert, 1 row", FFN, 1, 1, 7168, 2048, 0, 30},
-    {"V3 expert, 16 rows", FFN, 16, 1, 7168, 2048, 0, 20},
-    {"GPT-OSS expert, 1 row", FFN, 1, 1, 2880, 2880, 0, 30},
-    {"GPT-OSS expert, 16 rows", FFN, 16, 1, 2880, 2880, 0, 20},
-    {"V3 latent decode, 1 x 1000 keys", LATENT, 1, 1000, 128, 64, 512, 10},
-    {"V3 latent decode, 1 x 8000 keys", LATENT, 1, 8000, 128, 64, 512, 10},
-    {"V3 latent decode, 8 x 1000 keys", LATENT, 8, 1000, 128, 64, 512, 10},
-    {"V3 latent query, 1 row", LATENT_QUERY, 1, 128, 128, 64, 512, 10},
-    {"V3 latent value, 1 row", LATENT_VALUE, 1, 128, 128, 64, 512, 10},
-    {"V3 latent query, 16 rows", LATENT_QUERY, 16, 128, 128, 64, 512, 10},
-    {"V3 latent value, 16 rows", LATENT_VALUE, 16, 128, 128, 64, 512, 10},
-    {"smol decode, 1 x 500 keys", DECODE, 1, 500, 9, 3, 64, 10},
-    {"smol decode, 16 x 500 keys", DECODE, 16, 500, 9, 3, 64, 10},
-    {"mid decode, 8 x 4000 keys", DECODE, 8, 4000, 16, 4, 64, 10},
-    {"big decode, 8 x 2000 keys", DECODE, 8, 2000, 16, 4, 128, 10},
-    {"smol prefill, 128 rows of 500", PREFILL, 128, 500, 9, 3, 64, 10},
-    {"big prefill, 512 rows of 2048", PREFILL, 512, 2048, 16, 4, 128, 10},
-    {"norm of 576, 1 row", NORM, 1, 576, 0, 0, 0, 0},
-    {"norm of 2048, 128 rows", NORM, 128, 2048, 0, 0, 0, 0},
-    {"gate 8 of 64, 16 rows", GATE, 16, 64, 8, 0, 0, 0},
-    {"gate 8 of 256, 16 rows", GATE, 16, 256, 8, 0, 0, 0},
-    {"stats of 49152, 1 row", STATS, 1, 49152, 0, 0, 0, 0},
-    {"combine 16 of 576, 16 rows", COMBINE, 16, 16, 576, 0, 0, 0},
-    {"kv store, 16 rows", KV_STORE, 16, 3, 64, 0, 0, 0},
-    {"rope 12 heads of 64, 16 rows", ROPE, 16, 12, 64, 0, 0, 0},
-    {"embed 576, 16 rows", EMBED, 16, 576, 0, 0, 0, 0},
+    {"smol qkv, 1 row", LINEAR, 1, 960, 576},
+    {"smol gate, 1 row", LINEAR, 1, 32, 576},
+    {"smol head, 1 row", LINEAR, 1, 49152, 576},
+    {"smol head, 4 rows", LINEAR, 4, 49152, 576},
+    {"smol head, 16 rows", LINEAR, 16, 49152, 576},
+    {"smol qkv, 128 rows", LINEAR, 128, 960, 576},
+    {"mid qkv, 1 row", LINEAR, 1, 1536, 1024},
+    {"mid qkv, 8 rows", LINEAR, 8, 1536, 1024},
+    {"mid qkv, 512 rows", LINEAR, 512, 1536, 1024},
+    {"big out, 1 row", LINEAR, 1, 2048, 2048},
+    {"big out, 32 rows", LINEAR, 32, 2048, 2048},
+    {"big out, 512 rows", LINEAR, 512, 2048, 2048},
+    {"smol 5 experts of 32, 1 row", FFN, 1, 5, 576, 32},
+    {"smol 20 experts of 32, 1 row", FFN, 1, 20, 576, 32},
+    {"smol 32 experts of 32, 10 rows", FFN, 10, 32, 576, 32},
+    {"smol 16 experts of 72, 1 row", FFN, 1, 16, 576, 72},
+    {"smol 16 experts of 72, 16 rows", FFN, 16, 16, 576, 72},
+    {"smol shared of 512, 1 row", FFN, 1, 1, 576, 512},
+    {"smol shared of 512, 4 rows", FFN, 4, 1, 576, 512},
+    {"smol dense of 1536, 1 row", FFN, 1, 1, 576, 1536},
+    {"smol dense of 1536, 128 rows", FFN, 128, 1, 576, 1536},
+    {"mid 8 experts, 1 row", FFN, 1, 8, 1024, 256},
+    {"mid 42 experts, 2 rows", FFN, 2, 42, 1024, 256},
+    {"mid 64 experts, 4 rows", FFN, 4, 64, 1024, 256},
+    {"mid 64 experts, 64 rows", FFN, 64, 64, 1024, 256},
+    {"big 8 experts, 1 row", FFN, 1, 8, 2048, 1024},
+    {"big 42 experts, 2 rows", FFN, 2, 42, 2048, 1024},
+    {"big 64 experts, 4 rows", FFN, 4, 64, 2048, 1024},
+    {"big 64 experts, 64 rows", FFN, 64, 64, 2048, 1024},
+    {"V3 expert, 1 row", FFN, 1, 1, 7168, 2048},
+    {"V3 expert, 16 rows", FFN, 16, 1, 7168, 2048},
+    {"GPT-OSS expert, 1 row", FFN, 1, 1, 2880, 2880},
+    {"GPT-OSS expert, 16 rows", FFN, 16, 1, 2880, 2880},
+    {"V3 latent decode, 1 x 1000 keys", LATENT, 1, 1000, 128, 64, 512},
+    {"V3 latent decode, 1 x 8000 keys", LATENT, 1, 8000, 128, 64, 512},
+    {"V3 latent decode, 8 x 1000 keys", LATENT, 8, 1000, 128, 64, 512},
+    {"V3 latent query, 1 row", LATENT_QUERY, 1, 128, 128, 64, 512},
+    {"V3 latent value, 1 row", LATENT_VALUE, 1, 128, 128, 64, 512},
+    {"V3 latent query, 16 rows", LATENT_QUERY, 16, 128, 128, 64, 512},
+    {"V3 latent value, 16 rows", LATENT_VALUE, 16, 128, 128, 64, 512},
+    {"smol decode, 1 x 500 keys", DECODE, 1, 500, 9, 3, 64},
+    {"smol decode, 16 x 500 keys", DECODE, 16, 500, 9, 3, 64},
+    {"mid decode, 8 x 4000 keys", DECODE, 8, 4000, 16, 4, 64},
+    {"big decode, 8 x 2000 keys", DECODE, 8, 2000, 16, 4, 128},
+    {"smol prefill, 128 rows of 500", PREFILL, 128, 500, 9, 3, 64},
+    {"big prefill, 512 rows of 2048", PREFILL, 512, 2048, 16, 4, 128},
+    {"norm of 576, 1 row", NORM, 1, 576},
+    {"norm of 2048, 128 rows", NORM, 128, 2048},
+    {"gate 8 of 64, 16 rows", GATE, 16, 64, 8},
+    {"gate 8 of 256, 16 rows", GATE, 16, 256, 8},
+    {"stats of 49152, 1 row", STATS, 1, 49152},
+    {"combine 16 of 576, 16 rows", COMBINE, 16, 16, 576},
+    {"kv store, 16 rows", KV_STORE, 16, 3, 64},
+    {"rope 12 heads of 64, 16 rows", ROPE, 16, 12, 64},
+    {"embed 576, 16 rows", EMBED, 16, 576},
 };
 enum { TESTS = sizeof tests / sizeof *tests };
 
 struct settings {
-    char *isa, *only, *fmt;
+    char *isa, *only, *fmt, *floors, *write;
     int64_t threads;
     bool quick, check;
 };
+
+/* A line of the floor file: "PERCENT ISA FMT CASE". '#' begins a comment. */
+struct floor {
+    char name[40], isa[16], fmt[8];
+    int percent; /* of the roofline */
+};
+static struct floor floors[2048];
+static int n_floors;
+
+static void read_floors(const char *path) {
+    FILE *f = fopen(path, "re");
+    char line[128];
+    if (!f) die("%s: %s; run from the top of the repository, or say --floors FILE", path, strerror(errno));
+    for (int number = 1; fgets(line, sizeof line, f); number++) {
+        struct floor *to = &floors[n_floors];
+        if (line[0] == '#' || line[0] == '\n') continue;
+        if (n_floors == sizeof floors / sizeof *floors) die("%s: more than %d lines", path, n_floors);
+        if (sscanf(line, "%d %15s %7s %39[^\n]", &to->percent, to->isa, to->fmt, to->name) != 4)
+            die("%s:%d: wanted PERCENT ISA FMT CASE", path, number);
+        n_floors++;
+    }
+    fclose(f);
+}
+
+/* 0: there is none. */
+static int floor_of(const char *name, const char *isa, const char *fmt) {
+    for (int i = 0; i < n_floors; i++)
+        if (!strcmp(floors[i].name, name) && !strcmp(floors[i].isa, isa) && !strcmp(floors[i].fmt, fmt))
+            return floors[i].percent;
+    return 0;
+}
 
 /* Everything any case reads or writes; filled once, shared by all. */
 struct data {
@@ -210,8 +242,18 @@ struct cost {
     double bytes, flops;
 };
 
+/* Bytes of a weight, or of a number of keys and values, scales included. */
+static double size_of(const struct test *t, enum fmt f) {
+    const struct kv_layer kv = {
+        NULL, f, PAGE, t->op == LATENT ? 1 : t->c, t->op == LATENT ? t->c + t->d : t->d, t->op == LATENT ? t->d : 0};
+    if (t->op == DECODE || t->op == PREFILL || t->op == LATENT)
+        return (double)kv_page_bytes(&kv) / (double)kv_page_elements(&kv);
+    if (!fmt_wish(f) && fmt_kv(f)) return f == FMT_F16 ? 2 : 1; /* kv_store */
+    return (double)(mat_bytes(f, 256, 256) + mat_scale_bytes(f, 256, 256, 128)) / (256 * 256);
+}
+
 static struct cost cost_of(const struct test *t, enum fmt f, int T) {
-    double size = (double)(mat_bytes(f, 256, 256) + mat_scale_bytes(f, 256, 256, 128)) / (256 * 256); /* of a weight */
+    double size = size_of(t, f);
     double n = T, a = t->a, b = t->b, c = t->c, d = t->d;
     double seen = t->op == PREFILL ? n * a - n * (n - 1) / 2 : n * a; /* (row, key) pairs */
     switch (t->op) {
@@ -268,16 +310,26 @@ struct machine {
     double gbs, gflops, gops; /* read; f32; int8 */
 };
 
+static double memory_time(const struct cost *c, const struct machine *m) { return c->bytes / m->gbs * 1e-3; }
+static double arithmetic_time(const struct cost *c, enum fmt f, const struct machine *m) {
+    return c->flops / (fmt_quant(f) ? m->gops : m->gflops) * 1e-3;
+}
+static double roof_of(const struct test *t, enum fmt f, const struct machine *m, double us) {
+    const struct cost c = cost_of(t, f, t->T);
+    return 100 * fmax(memory_time(&c, m), arithmetic_time(&c, f, m)) / us;
+}
+
+/* Three fifths of what was measured: a machine with other guests is at times no better. */
+static void write_floor(FILE *out, const struct test *t, enum fmt f, const char *isa, double roof) {
+    fprintf(out, "%3d %-8s %-5s %s\n", (int)(roof * 3 / 5), isa, fmt_name(f), t->name);
+}
+
 /* One line of the table and one entry of the JSON array; false if below the floor. */
 static bool report(const struct test *t, enum fmt f, const char *isa, const struct machine *m, double us, double ref_us,
                    uint64_t task_us, char *json, size_t cap) {
     struct cost c = cost_of(t, f, t->T);
-    double memory_us = c.bytes / m->gbs * 1e-3, arithmetic_us = c.flops / (fmt_quant(f) ? m->gops : m->gflops) * 1e-3;
-    double roof = 100 * fmax(memory_us, arithmetic_us) / us;
-    /* Block formats: what decoding takes is not in the roofline, and weighs the more the fewer bytes there are to read. */
-    int floor = f == FMT_FP8 ? t->floor / 2 : f == FMT_MXFP4 ? t->floor / 4 : t->floor;
-    if (fmt_quant(f)) floor = strcmp(isa, "avx512") ? 0 : (t->quant ? t->quant : t->floor) * (f == FMT_Q4 ? 3 : 4) / 4;
-    bool good = roof >= floor && us <= ref_us;
+    double memory_us = memory_time(&c, m), arithmetic_us = arithmetic_time(&c, f, m), roof = roof_of(t, f, m, us);
+    bool good = roof >= floor_of(t->name, isa, fmt_name(f)) && us <= ref_us;
     printf("%-32s %-5s %-6s %10.1f %7.1f %8.1f  %5.0f %% of %-10s %7.1f %6llu%s\n", t->name, fmt_name(f), isa, us,
            c.bytes / us * 1e-3, c.flops / us * 1e-3, roof, memory_us > arithmetic_us ? "memory" : "arithmetic", ref_us / us,
            (unsigned long long)task_us, good ? "" : "  BELOW FLOOR");
@@ -289,7 +341,8 @@ static bool report(const struct test *t, enum fmt f, const char *isa, const stru
     return good;
 }
 
-static int bench_isa(const char *isa, const struct settings *s, struct data *d, double *gbs, char *json, size_t cap) {
+static int bench_isa(const char *isa, const struct settings *s, struct data *d, double *gbs, FILE *out, char *json,
+                     size_t cap) {
     struct backend *b, *ref;
     struct why why;
     struct backend_options o = {isa, (int)s->threads}, plain = {"ref", 1};
@@ -309,11 +362,16 @@ static int bench_isa(const char *isa, const struct settings *s, struct data *d, 
         if (s->only && !strstr(tests[i].name, s->only)) continue;
         bool weights = tests[i].op <= FFN, both = tests[i].op <= PREFILL || tests[i].op == EMBED || tests[i].op == KV_STORE;
         bool odd = tests[i].c % MXFP4_BLOCK && tests[i].op == FFN;
-        for (int f = weights ? FMT_Q4 : both ? FMT_BF16 : FMT_F32; f >= 0; f--) {
-            if ((f == FMT_MXFP4 && odd) || (s->fmt && strcmp(s->fmt, fmt_name((enum fmt)f)))) continue;
+        const bool kv = tests[i].op == DECODE || tests[i].op == LATENT || tests[i].op == PREFILL || tests[i].op == KV_STORE;
+        for (int f = 0; f < FMT_COUNT; f++) {
+            const bool taken =
+                f == FMT_F32 || (f == FMT_BF16 && both) || (kv ? fmt_kv((enum fmt)f) : weights && f < FMT_QUANT_END);
+            if (!taken || (f == FMT_MXFP4 && odd) || (s->fmt && strcmp(s->fmt, fmt_name((enum fmt)f)))) continue;
             uint64_t task_us;
             double us = time_of(b, d, &tests[i], (enum fmt)f, tests[i].T, s->quick ? 3 : 9, s->quick ? 4000 : 12000, &task_us);
-            below += !report(&tests[i], (enum fmt)f, isa, &m, us, ref_time(ref, d, &tests[i], (enum fmt)f), task_us, json, cap);
+            const double ref_us = ref_time(ref, d, &tests[i], (enum fmt)f);
+            below += !report(&tests[i], (enum fmt)f, isa, &m, us, ref_us, task_us, json, cap);
+            if (out) write_floor(out, &tests[i], (enum fmt)f, isa, roof_of(&tests[i], (enum fmt)f, &m, us));
         }
     }
     backend_close(b);
@@ -328,6 +386,10 @@ static const struct conf_option options[] = {
     {"only", CONF_STRING, offsetof(struct settings, only), NULL, 0, 0, NULL, "TEXT", "only cases whose name contains TEXT"},
     {"quick", CONF_FLAG, offsetof(struct settings, quick), NULL, 0, 0, NULL, NULL, "shorter rounds"},
     {"check", CONF_FLAG, offsetof(struct settings, check), NULL, 0, 0, NULL, NULL, "exit 1 if a case is below its floor"},
+    {"floors", CONF_STRING, offsetof(struct settings, floors), "tests/bench/bench_kernels.floors", 0, 0, NULL, "FILE",
+     "the floors"},
+    {"write-floors", CONF_STRING, offsetof(struct settings, write), NULL, 0, 0, NULL, "FILE",
+     "write three fifths of what is measured instead"},
     {0},
 };
 
@@ -342,15 +404,21 @@ int main(int argc, char **argv) {
     int rc = conf_parse(&command, &s, argc, argv, &args, &why);
     if (rc < 0) die("%s", why.text);
     if (rc > 0) return 0;
+    if (!s.write) read_floors(s.floors);
+    FILE *out = s.write ? fopen(s.write, "we") : NULL;
+    if (s.write && !out) die("%s: %s", s.write, strerror(errno));
+    if (out)
+        fprintf(out, "# bench_kernels --check: percent of the roofline, instruction set, format, case. See --write-floors.\n");
     fill(&d);
     double gbs = 0;
     int below = 0;
     const char *isas[] = {"avx2", "avx512bw", "avx512"};
     for (int i = 0; i < 3; i++) {
-        if (!strcmp(s.isa, "all") || !strcmp(s.isa, isas[i])) below += bench_isa(isas[i], &s, &d, &gbs, json, sizeof json);
+        if (!strcmp(s.isa, "all") || !strcmp(s.isa, isas[i])) below += bench_isa(isas[i], &s, &d, &gbs, out, json, sizeof json);
     }
     printf("{\"bench\":\"kernels\",\"threads\":%d,\"read_gbs\":%.2f,\"below_floor\":%d,\"cases\":[%s]}\n", (int)s.threads, gbs,
            below, json);
+    if (out && fclose(out)) die("%s: %s", s.write, strerror(errno));
     conf_clear(&command, &s, &args);
     free(d.pool), free(d.x), free(d.y), free(d.table), free(d.ints), free(d.pages), free(d.pos), free(d.seq);
     return s.check && below ? 1 : 0;

@@ -5,15 +5,18 @@
  * Tokens are random and differ between sequences and steps, so that experts are hit as traffic hits them. Every product tells
  * which weights it read: a step of decoding is held against the time that the machine needs to read them once, the reading of
  * a prompt against its multiply-adds at the peak of the arithmetic that the format takes; of steps that is the middle one. What
- * is printed are medians over rounds.
+ * is printed are medians over rounds. Two cases are measured once more beside a process that never sleeps: a third runnable
+ * thread for two cores may cost half of them, one core.
  *
  * usage: bench_solo MODEL [--weights F] [--kv F] [--threads N] [--isa I] [--rounds N] [--check]
  * Prints a table; the last line is JSON. --check: exit 1 below the floors of q8 and q4, which are for two threads and a model
  * that no cache holds. */
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -177,6 +180,7 @@ struct figure {
     int sequences, tokens;                       /* tokens 0: decoding */
     int floor[2];                                /* percent of the ceiling, of q8 and q4; 0: none */
     double rate[MOST_ROUNDS], part[MOST_ROUNDS]; /* tokens per second; of the ceiling */
+    double beside;                               /* the rate beside a busy process; 0: not measured */
     struct counts counts;                        /* of the last round */
     int64_t us;                                  /* the same */
 };
@@ -241,9 +245,27 @@ static void measure(struct solo *s, struct figure *f, int round, struct machine 
     f->part[round] = (f->tokens ? 2 * counts.macs : counts.bytes) / steps / median(us, steps) / (ceiling * 1e3);
 }
 
+static pid_t start_busy(void) {
+    const pid_t child = fork();
+    if (child < 0) die("cannot fork");
+    if (child) return child;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (volatile uint64_t i = 0;; i++) continue;
+}
+
+/* Keeps what was measured before but for `beside`. */
+static void measure_beside(struct solo *s, struct figure *f, int rounds) {
+    static struct figure again;
+    struct machine ignored = {0};
+    again = *f;
+    for (int i = 0; i < rounds; i++) measure(s, &again, i, &ignored);
+    f->beside = median(again.rate, rounds);
+}
+
 /* ---- what is printed ---- */
 
 /* true: nothing is below its floor. */
+static const double BESIDE = 0.5; /* of the rate without a busy process */
 static bool print(struct figure *figures, int rounds, const struct machine *m, const struct solo *s) {
     const enum fmt fmt = s->options.weights;
     struct rusage use;
@@ -275,6 +297,16 @@ static bool print(struct figure *figures, int rounds, const struct machine *m, c
         printf(" %7.1f %%%s\n", 100.0 * (double)rest / (double)f->us, 100 * part < floor ? "  BELOW FLOOR" : "");
         used = strlen(json);
         snprintf(json + used, sizeof json - used, "\"rest\":%.4f}}", (double)rest / (double)f->us);
+    }
+    for (int i = 0; i < CASES; i++) {
+        struct figure *f = &figures[i];
+        const double kept = f->beside / median(f->rate, rounds);
+        if (!f->beside) continue;
+        good = good && kept >= BESIDE;
+        printf("%s%s beside a busy process: %.1f tokens/s, %.0f %%%s", i ? "\n" : "\n\n", f->name, f->beside, 100 * kept,
+               kept < BESIDE ? "  BELOW FLOOR" : "");
+        const size_t used = strlen(json);
+        snprintf(json + used, sizeof json - used, ",\"%s_beside\":%.4f", f->name, kept);
     }
     printf("\npeak memory %.0f MiB, of it weights %.0f MiB (mapped %.0f)\n", (double)use.ru_maxrss / 1024,
            (double)(s->weights.bytes + s->store.bytes) / (1 << 20),
@@ -339,6 +371,11 @@ int main(int argc, char **argv) {
     for (int round = 0; round < set.rounds; round++) {
         for (int i = 0; i < CASES; i++) measure(&s, &figures[i], round, &best);
     }
+    const pid_t busy = start_busy();
+    measure_beside(&s, &figures[0], (int)set.rounds);
+    measure_beside(&s, &figures[3], (int)set.rounds);
+    kill(busy, SIGKILL);
+    waitpid(busy, NULL, 0);
     const bool good = print(figures, (int)set.rounds, &best, &s);
     s.backend->ops = real;
     solo_close(&s);
