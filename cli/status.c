@@ -7,7 +7,7 @@
 
 struct options {
     char *connect, *key, *output;
-    bool json, quiet, links;
+    bool json, quiet, links, time;
     int64_t wait;
 };
 #define AT(member) offsetof(struct options, member)
@@ -17,6 +17,7 @@ static const struct conf_option table[] = {
      .help = "where the cluster listens"},
     {"key", CONF_STRING, AT(key), .arg = "FILE", .help = "the key of a cluster that has one"},
     {"links", CONF_FLAG, AT(links), .def = "no", .help = "what passes between workers, and which one holds the others up"},
+    {"time", CONF_FLAG, AT(time), .def = "no", .help = "where each worker's time went"},
     {"json", CONF_FLAG, AT(json), .def = "no", .help = "print one JSON object (also: -o json)"},
     {"output", CONF_CHOICE, AT(output), .def = "table", .choices = "table|json", .help = "how to print", .letter = 'o'},
     {"quiet", CONF_FLAG, AT(quiet), .def = "no", .help = "print nothing, only exit", .letter = 'q'},
@@ -32,6 +33,9 @@ static const struct conf_command command = {
               "from the checkpoint, since it began; weights = routed experts, resident = attention, embeddings and shared\n"
               "experts; pages = KV pages used of all; rows = expert rows executed; busy = time inside steps, wait = for\n"
               "peers, summed over them; beat = age of the last sign of life.\n"
+              "With --time, of each worker: shares of attention, shared experts and dense layers, gate, dispatch (packing,\n"
+              "sending, sorting by expert), experts, combine (the same on the way back, and the sum), waiting for peers,\n"
+              "output (embedding, logits, sampling), and scheduler: between a step and one that goes on with its sequences.\n"
               "With --links, for each worker and each that it sends to: bytes and frames sent; how long the receiver stood\n"
               "waiting for it; of the messages that it needed, half came within p50 and 99 in 100 within p99, and\n"
               "so many within 1 us, 32 us, 1 ms, 32 ms, or later (--json: waits, a count for each power of two);\n"
@@ -70,6 +74,22 @@ static void print_workers(const struct cadre_cluster *c) {
                cli_bytes((double)w->resident_bytes), cli_bytes((double)w->kv_bytes), pages, w->sequences,
                (unsigned long long)w->rows, duration(w->busy_us, busy, sizeof busy), duration(w->wait_us, wait, sizeof wait),
                duration(w->beat_age_us, beat, sizeof beat));
+    }
+}
+
+static void print_time(const struct cadre_cluster *c) {
+    printf("\n%4s %9s %9s %9s %9s %9s %9s %9s %9s %9s %9s   of its time\n", "rank", "attention", "dense", "gate", "dispatch",
+           "experts", "combine", "wait", "output", "scheduler", "in all");
+    for (size_t i = 0; i < c->n_workers; i++) {
+        const struct cadre_time *t = &c->workers[i].time;
+        const uint64_t us[] = {t->attention, t->dense,   t->gate, t->dispatch, t->experts,
+                               t->combine,   t->wait, t->output, t->scheduler};
+        uint64_t all = 0;
+        char buf[32];
+        for (size_t p = 0; p < sizeof us / sizeof *us; p++) all += us[p];
+        printf("%4u", c->workers[i].rank);
+        for (size_t p = 0; p < sizeof us / sizeof *us; p++) printf(" %8.1f%%", all ? 100.0 * (double)us[p] / (double)all : 0.0);
+        printf(" %9s\n", duration(all, buf, sizeof buf));
     }
 }
 
@@ -203,6 +223,19 @@ static void json_pair(const char *comma, const char *key, const char *value) {
     cli_json_string(stdout, value, strlen(value));
 }
 static void json_number(const char *key, uint64_t value) { printf(",\"%s\":%llu", key, (unsigned long long)value); }
+
+static void json_time(const struct cadre_time *t) {
+    printf(",\"time\":{\"attention_us\":%llu", (unsigned long long)t->attention);
+    json_number("dense_us", t->dense);
+    json_number("gate_us", t->gate);
+    json_number("dispatch_us", t->dispatch);
+    json_number("experts_us", t->experts);
+    json_number("combine_us", t->combine);
+    json_number("wait_us", t->wait);
+    json_number("output_us", t->output);
+    json_number("scheduler_us", t->scheduler);
+    putchar('}');
+}
 
 static void json_recovery(const struct cadre_recovery *r) {
     printf(",\"recovery\":{");
@@ -360,6 +393,7 @@ static void print_json(const struct cadre_cluster *c, const struct cadre_links *
         json_number("busy_us", w->busy_us);
         json_number("wait_us", w->wait_us);
         json_number("beat_age_us", w->beat_age_us);
+        json_time(&w->time);
         putchar('}');
     }
     putchar(']');
@@ -396,7 +430,9 @@ static int run(const struct options *o) {
             status = cluster->health.level ? EXIT_AMBER : EXIT_DONE;
         if (!o->quiet && (o->json || !strcmp(o->output, "json"))) print_json(cluster, links);
         else if (!o->quiet) print_table(cluster);
-        if (links && !o->quiet && !o->json && strcmp(o->output, "json")) print_links(links);
+        const bool tables = !o->quiet && !o->json && strcmp(o->output, "json");
+        if (tables && o->time) print_time(cluster);
+        if (tables && links) print_links(links);
         cadre_links_free(links);
         cadre_cluster_free(cluster);
     }

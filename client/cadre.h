@@ -162,6 +162,17 @@ CADRE_API void  cadre_stream_set_user(struct cadre_stream *stream, void *user);
 CADRE_API void *cadre_stream_user(const struct cadre_stream *stream);
 
 /* ---- the cluster; each waits for the answer. timeout_ms 0 = as the client's options say ---- */
+struct cadre_time {          /* where a worker's time went, in microseconds; all but the last within steps */
+    uint64_t attention;      /* with its norms and projections */
+    uint64_t dense;          /* shared experts, layers without experts */
+    uint64_t gate;
+    uint64_t dispatch;       /* packing, sending, sorting by expert */
+    uint64_t experts;
+    uint64_t combine;        /* the same on the way back, and the sum */
+    uint64_t wait;           /* for peers, with nothing else to do; wait_us counts it for each of them */
+    uint64_t output;         /* embedding, logits, sampling, the report */
+    uint64_t scheduler;      /* between a step and the one that goes on with its sequences */
+};
 struct cadre_worker {
     uint32_t rank;
     const char *host;
@@ -182,6 +193,7 @@ struct cadre_worker {
                                                   * other workers, read from the checkpoint */
     uint64_t source_failures; /* that a pack or a worker should have given, and did not */
     const char *placement;   /* "0-3": experts held, the same in every layer; else how many */
+    struct cadre_time time;
 };
 struct cadre_journal {       /* what the coordinator writes down of requests; counts since its start */
     const char *dir;

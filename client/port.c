@@ -274,6 +274,16 @@ static void fill_worker(struct cadre_worker *out, const Cadre__V1__WorkerStatus 
     out->wait_us = w->wait_us;
     out->busy_us = w->busy_us;
     out->placement = w->placement;
+    if (!w->time) return;
+    out->time = (struct cadre_time){.attention = w->time->attention,
+                                    .dense = w->time->dense,
+                                    .gate = w->time->gate,
+                                    .dispatch = w->time->dispatch,
+                                    .experts = w->time->experts,
+                                    .combine = w->time->combine,
+                                    .wait = w->time->wait,
+                                    .output = w->time->output,
+                                    .scheduler = w->time->scheduler};
 }
 
 static const struct cadre_journal *fill_journal(struct cadre_journal *out, const Cadre__V1__JournalStatus *m) {

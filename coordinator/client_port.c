@@ -256,6 +256,22 @@ const uint8_t *client_port_finished(struct client_port *p, const struct generate
     return pb_arena_pack(&p->pb, &e.base, len);
 }
 
+static bool pack_time(struct client_port *p, const uint64_t us[PARTS], Cadre__V1__Time **out) {
+    Cadre__V1__Time *m = *out = arena_array(&p->pb.out, Cadre__V1__Time, 1);
+    if (!m) return false;
+    cadre__v1__time__init(m);
+    m->attention = us[PART_ATTENTION];
+    m->dense = us[PART_DENSE];
+    m->gate = us[PART_GATE];
+    m->dispatch = us[PART_DISPATCH];
+    m->experts = us[PART_EXPERTS];
+    m->combine = us[PART_COMBINE];
+    m->wait = us[PART_WAIT];
+    m->output = us[PART_OUTPUT];
+    m->scheduler = us[PART_SCHEDULER];
+    return true;
+}
+
 static bool pack_worker(struct client_port *p, const struct worker_report *r, Cadre__V1__WorkerStatus *m) {
     cadre__v1__worker_status__init(m);
     m->rank = r->rank;
@@ -282,7 +298,7 @@ static bool pack_worker(struct client_port *p, const struct worker_report *r, Ca
     m->wait_us = r->wait_us;
     m->busy_us = r->busy_us;
     m->placement = (char *)r->placement;
-    return m->host != NULL;
+    return pack_time(p, r->part_us, &m->time) && m->host;
 }
 
 static bool pack_journal(struct client_port *p, const struct journal_report *r, Cadre__V1__JournalStatus *m) {

@@ -83,7 +83,7 @@ struct steps { /* steps.c */
     struct hops hops;
     uint64_t sent[2]; /* plans that count, of one and of two hops */
     struct step_given {
-        int rows; /* of the fullest worker */
+        struct telemetry_of_step step;
         int microbatches;
         int64_t patience_us;
     } given[SCHEDULER_MAX_AHEAD]; /* by step, modulo: of plans that may be out */

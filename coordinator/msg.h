@@ -8,6 +8,7 @@
 
 #include "coordinator/health.h"
 #include "coordinator/hops.h"
+#include "proto/parts.h"
 
 enum {
     MSG_MAX_WORKERS = 64, /* workers are named in 64-bit masks */
@@ -96,6 +97,7 @@ struct worker_step_done {
     int n_rows;
     const uint64_t *wait_us; /* [workers] */
     int n_wait;
+    uint64_t part_us[PARTS]; /* the last is the time before the step */
     uint32_t tokens, trace_lost; /* rows it ran of its own sequences; rows no record was made of */
 };
 struct link_count { /* one worker's exchange with one peer since it started */
@@ -242,6 +244,7 @@ struct worker_report {
     uint64_t weight_bytes, resident_bytes, kv_bytes, mapped_bytes, buffer_bytes, exchange_bytes;
     uint32_t kv_pages, kv_pages_used, sequences, experts;
     uint64_t rows, beat_age_us, wait_us, busy_us;
+    const uint64_t *part_us;        /* [PARTS] */
     const struct blob_count *blobs; /* [BLOB_PLACES] */
     char placement[256];
 };

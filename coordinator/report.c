@@ -37,7 +37,8 @@ static void report_worker(struct coordinator *c, int w, struct worker_report *r)
                                 .blobs = m->ready.blobs,
                                 .rows = c->telemetry.worker_rows[w],
                                 .wait_us = c->telemetry.wait_us[w],
-                                .busy_us = c->telemetry.busy_us[w]};
+                                .busy_us = c->telemetry.busy_us[w],
+                                .part_us = c->telemetry.part_us[w]};
     if (member_alive(&c->members, w) && c->now_us > m->seen_us) r->beat_age_us = (uint64_t)(c->now_us - m->seen_us);
     r->experts = (uint32_t)planner_describe(&c->shape, c->hosts, w, r->placement, sizeof r->placement);
 }

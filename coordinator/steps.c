@@ -34,7 +34,7 @@ static void learn_overlap(struct coordinator *c, const struct worker_step_done *
     uint64_t longest = 0;
     for (int w = 0; w < d->n_wait; w++)
         if (d->wait_us[w] > longest) longest = d->wait_us[w];
-    overlap_learn(&c->steps.overlap, g->rows, g->microbatches, (int64_t)d->step_us, (int64_t)longest);
+    overlap_learn(&c->steps.overlap, g->step.rows, g->microbatches, (int64_t)d->step_us, (int64_t)longest);
 }
 
 void steps_done(struct coordinator *c, int rank, const struct worker_step_done *d) {
@@ -43,9 +43,9 @@ void steps_done(struct coordinator *c, int rank, const struct worker_step_done *
     member_done(&c->members, rank, c->now_us);
     if (c->state == CORE_FAILED || c->state == CORE_LEAVING) return;
     int rc = scheduler_done(&c->scheduler, rank, d, &why);
-    int rows = given(c, d->step)->rows;
-    if (rc >= 0 && c->state == CORE_PROVING) telemetry_pace(&c->telemetry, d->step_us, rows);
-    else if (rc >= 0) rc = telemetry_step(&c->telemetry, rank, d, rows, &why);
+    const struct telemetry_of_step *step = &given(c, d->step)->step;
+    if (rc >= 0 && c->state == CORE_PROVING) telemetry_pace(&c->telemetry, d->step_us, step->rows);
+    else if (rc >= 0) rc = telemetry_step(&c->telemetry, rank, d, step, &why);
     if (rc < 0) return cluster_condemn(c, rank, rc, &why);
     links_step(&c->links, rank, d, c->now_us);
     learn_overlap(c, d);
@@ -60,6 +60,13 @@ static int fullest(const struct plan *p) {
     return rows;
 }
 
+/* With sequences that were run before. */
+static bool goes_on(const struct plan *p) {
+    for (int w = 0; w < p->workers; w++)
+        if (p->worker[w].n_run > p->worker[w].n_start) return true;
+    return false;
+}
+
 /* How the workers shall run it; what is chosen is kept until the step has committed. */
 static struct plan_around choose_around(struct coordinator *c, const struct plan *p) {
     int rows = fullest(p), microbatches = overlap_choose(&c->steps.overlap, rows, p->workers);
@@ -67,7 +74,8 @@ static struct plan_around choose_around(struct coordinator *c, const struct plan
     int64_t patience_us = telemetry_patience(&c->telemetry, rows, c->options.patience_us);
     bool uncounted = c->state == CORE_PROVING;
     c->steps.sent[hops - 1] += !uncounted;
-    *given(c, p->step) = (struct step_given){.rows = rows, .microbatches = microbatches, .patience_us = patience_us};
+    *given(c, p->step) = (struct step_given){
+        .step = {rows, goes_on(p)}, .microbatches = microbatches, .patience_us = patience_us};
     return (struct plan_around){.epoch = c->epoch,
                                 .placement_version = c->placement.version,
                                 .patience_us = patience_us,

@@ -18,7 +18,8 @@ void telemetry_clear(struct telemetry *t) {
     *t = (struct telemetry){0};
 }
 
-int telemetry_step(struct telemetry *t, int worker, const struct worker_step_done *d, int step_rows, struct why *why) {
+int telemetry_step(struct telemetry *t, int worker, const struct worker_step_done *d, const struct telemetry_of_step *step,
+                   struct why *why) {
     const struct placement *p = t->placement;
     const int32_t *first = p->slot_first + (size_t)worker * (size_t)p->layers; /* [layers + 1]: this worker's slots by layer */
     int slots = p->layers ? first[p->layers] - first[0] : 0;
@@ -34,7 +35,9 @@ int telemetry_step(struct telemetry *t, int worker, const struct worker_step_don
     for (int i = 0; i < d->n_wait; i++) t->wait_us[worker] += d->wait_us[i];
     t->busy_us[worker] += d->step_us;
     t->tokens += d->tokens;
-    telemetry_pace(t, d->step_us, step_rows);
+    for (int i = 0; i < PARTS; i++)
+        if (i != PART_SCHEDULER || step->goes_on) t->part_us[worker][i] += d->part_us[i];
+    telemetry_pace(t, d->step_us, step->rows);
     return 0;
 }
 

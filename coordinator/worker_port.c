@@ -51,6 +51,8 @@ static int read_outs(struct worker_port *p, const Cadre__Control__V1__StepDone *
 
 static int read_done(struct worker_port *p, const Cadre__Control__V1__StepDone *m, struct worker_step_done *d,
                      struct why *why) {
+    if (m->n_part_us != PARTS)
+        return fail(why, ERR_PROTOCOL, "a report of time in %zu parts, expected %d", m->n_part_us, PARTS);
     if (m->n_out > 1 << 20 || m->n_rows > 1 << 24 || m->n_wait_us > MSG_MAX_WORKERS)
         return fail(why, ERR_PROTOCOL, "a report of %zu tokens, %zu slots and %zu waits", m->n_out, m->n_rows, m->n_wait_us);
     *d = (struct worker_step_done){.epoch = m->epoch,
@@ -62,6 +64,7 @@ static int read_done(struct worker_port *p, const Cadre__Control__V1__StepDone *
                                    .n_wait = (int)m->n_wait_us,
                                    .tokens = m->tokens,
                                    .trace_lost = m->trace_lost};
+    memcpy(d->part_us, m->part_us, sizeof d->part_us);
     return read_outs(p, m, d, why);
 }
 

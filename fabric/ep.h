@@ -75,6 +75,7 @@ struct ep_counters {                        /* since ep_new; read by the owner *
     struct ep_far far;
     uint64_t wait_us[FABRIC_MAX_RANKS];     /* time this worker stood waiting for each peer's messages, or for those that it
                                              * is to pass on, or for room to post to it; both halves */
+    uint64_t idle_us;                       /* time this worker stood waiting, for however many */
     struct ep_link link[FABRIC_MAX_RANKS];
 };
 

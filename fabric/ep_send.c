@@ -17,10 +17,11 @@ static bool is_told(const struct ep *ep, const struct ep_lane *l) {
 
 int ep_wait_news(struct ep *ep, const struct ep_lane *l, int64_t deadline_us) {
     if (is_told(ep, l)) return ERR_EPOCH;
-    int64_t slice_us = clk_now_us() + TOLD_SLICE_US;
-    if (slice_us >= deadline_us) return fabric_wait(ep->fabric, deadline_us);
-    int rc = fabric_wait(ep->fabric, slice_us);
-    return rc == ERR_DEADLINE ? 0 : rc;
+    const int64_t since_us = clk_now_us(), slice_us = since_us + TOLD_SLICE_US;
+    const bool last = slice_us >= deadline_us;
+    int rc = fabric_wait(ep->fabric, last ? deadline_us : slice_us);
+    ep->count.idle_us += (uint64_t)(clk_now_us() - since_us);
+    return rc == ERR_DEADLINE && !last ? 0 : rc;
 }
 
 static void count_sent(struct ep *ep, int to, size_t bytes, int part) {

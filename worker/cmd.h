@@ -11,6 +11,7 @@
 #include "fabric/ep.h"
 #include "fabric/probe.h"
 #include "kernels/kernels.h"
+#include "proto/parts.h"
 #include "worker/measure.h"
 #include "worker/setup.h"
 #include "worker/source.h"
@@ -81,6 +82,7 @@ struct step_report {
     uint32_t *rows; /* [slots of this worker, all layers] allocated once */
     int n_rows;
     int64_t step_us;
+    uint64_t part_us[PARTS];               /* of it, and of the time before it */
     uint64_t wait_us[FABRIC_MAX_RANKS];    /* for each peer, in this step */
     struct ep_link link[FABRIC_MAX_RANKS]; /* with each peer, since the start */
     struct ep_far far;                     /* the same */

@@ -77,5 +77,6 @@ int engine_switch_epoch(struct engine *e, uint32_t epoch, struct why *why) {
     if (epoch < atomic_load(&e->told)) return 0;
     if (epoch != e->setup.epoch) return fail(why, ERR_PROTOCOL, "epoch %u begins, but %u was prepared", epoch, e->setup.epoch);
     e->epoch = epoch;
+    split_begin(&e->forward.split, PART_SCHEDULER);
     return 0;
 }

@@ -173,7 +173,9 @@ int engine_run(struct engine *e, const struct plan *p, struct why *why) {
     if (p->epoch < atomic_load(&e->told)) return 0;
     struct step_report *report = take_report(e);
     if (!report) return ERR_CANCELLED;
-    int64_t start_us = clk_now_us();
+    memset(e->forward.split.us, 0, sizeof e->forward.split.us);
+    split_to(&e->forward.split, PART_OUTPUT);
+    const int64_t start_us = e->forward.split.since_us;
     int rc = prepare(e, p, why);
     if (rc < 0) return rc;
     e->moe.patience_us = p->patience_us;
@@ -193,7 +195,9 @@ int engine_run(struct engine *e, const struct plan *p, struct why *why) {
     if (rc == ERR_EPOCH) return give_up(e, report);
     if (rc < 0) return rc == ERR_CANCELLED ? rc : fail(why, rc, "step %llu: %s", (unsigned long long)p->step, status_text(rc));
     fill_report(e, p, waited, report);
-    report->step_us = clk_now_us() - start_us;
+    split_to(&e->forward.split, PART_SCHEDULER);
+    memcpy(report->part_us, e->forward.split.us, sizeof report->part_us);
+    report->step_us = e->forward.split.since_us - start_us;
     engine_emit(e, &(struct event){.kind = EVENT_STEP, .step = report});
     return 0;
 }

@@ -17,6 +17,8 @@ int forward_init(struct forward *f, const struct forward_limits *limits, struct 
     size_t T = (size_t)limits->max_tokens, S = (size_t)limits->max_seqs, H = (size_t)c->hidden;
     size_t Q = (size_t)(c->q_heads * c->head_dim), G = (size_t)(c->kv_heads * c->head_dim);
     f->limits = *limits;
+    if (f->moe) f->moe->split = &f->split;
+    split_begin(&f->split, PART_SCHEDULER);
     f->rows = (struct step_rows){.ids = visible(f, T * 4),
                                  .pos = visible(f, T * 4),
                                  .seq = visible(f, T * 4),
@@ -77,7 +79,7 @@ void forward_clear(struct forward *f) {
     *f = (struct forward){0};
 }
 
-struct part { /* one microbatch */
+struct half { /* one microbatch: of two, or all there is */
     struct step_rows rows;
     int number, first; /* first: its first row in the step */
     float *x, *norm;   /* [T,H] what lives from one layer to the next, and from the norm to the experts' answers */
@@ -115,7 +117,7 @@ static const float *temper(struct forward *f, int layer, const struct step_rows 
     return f->attended;
 }
 
-static void attention(struct forward *f, int layer, const struct part *p) {
+static void attention(struct forward *f, int layer, const struct half *p) {
     const struct model_config *c = f->config;
     const struct layer_weights *w = &f->weights->layer[layer];
     const struct step_rows *r = &p->rows;
@@ -159,20 +161,22 @@ static void attention(struct forward *f, int layer, const struct part *p) {
     ops->linear(b, p->x, attended, w->o, w->o_bias, true, T);
 }
 
-static void dense_layer(struct forward *f, int layer, const struct part *p) {
+static void dense_layer(struct forward *f, int layer, const struct half *p) {
     struct backend *b = f->backend;
     int T = p->rows.T, H = f->config->hidden;
     struct ffn_group all = {&f->weights->layer[layer].dense, 0, T};
     if (!T) return;
+    split_to(&f->split, PART_DENSE);
     b->ops->ffn(b, f->mlp, p->norm, &all, 1, H);
     b->ops->add(b, p->x, f->mlp, NULL, T, H);
 }
 
 /* Attention and the norm behind it, then the rows go to their experts, or through the FFN. */
-static int begin_layer(struct forward *f, int layer, const struct part *p) {
+static int begin_layer(struct forward *f, int layer, const struct half *p) {
     const struct model_config *c = f->config;
     const struct layer_weights *w = &f->weights->layer[layer];
     int T = p->rows.T, H = c->hidden;
+    split_to(&f->split, PART_ATTENTION);
     if (T) attention(f, layer, p);
     if (T) f->backend->ops->rmsnorm(f->backend, p->norm, H, p->x, H, w->ffn_norm, c->norm_eps, T, H);
     if (c->moe_index[layer] >= 0) return moe_post(f->moe, p->number, layer, w, p->norm, &p->rows, p->first);
@@ -181,7 +185,7 @@ static int begin_layer(struct forward *f, int layer, const struct part *p) {
 }
 
 /* What is still under way of a layer: nothing of a dense one. */
-static int finish_layer(struct forward *f, int layer, const struct part *p) {
+static int finish_layer(struct forward *f, int layer, const struct half *p) {
     if (layer < 0 || f->config->moe_index[layer] < 0) return 0;
     return moe_finish(f->moe, p->number, layer, p->x, &p->rows, p->first);
 }
@@ -198,10 +202,10 @@ static void sampled_logits(struct forward *f) {
     b->ops->sync(b);
 }
 
-static struct part part_of(const struct forward *f, int number, int first, int T) {
+static struct half half_of(const struct forward *f, int number, int first, int T) {
     const struct step_rows *r = &f->rows;
     size_t at = (size_t)first * (size_t)f->config->hidden;
-    struct part p = {.rows = *r, .number = number, .first = first, .x = f->x + at, .norm = f->norm + at};
+    struct half p = {.rows = *r, .number = number, .first = first, .x = f->x + at, .norm = f->norm + at};
     p.rows.T = T;
     p.rows.ids = r->ids + first;
     p.rows.pos = r->pos + first;
@@ -213,11 +217,11 @@ static struct part part_of(const struct forward *f, int number, int first, int T
     return p;
 }
 
-static int run_layer(struct forward *f, int layer, const struct part *parts, int n) {
+static int run_layer(struct forward *f, int layer, const struct half *halves, int n) {
     int rc = 0;
     for (int i = 0; i < n && rc >= 0; i++) {
-        rc = finish_layer(f, layer - 1, &parts[i]);
-        if (rc >= 0 && layer < f->config->layers) rc = begin_layer(f, layer, &parts[i]);
+        rc = finish_layer(f, layer - 1, &halves[i]);
+        if (rc >= 0 && layer < f->config->layers) rc = begin_layer(f, layer, &halves[i]);
     }
     if (layer == f->config->layers || f->config->moe_index[layer] < 0) return rc;
     for (int i = 0; i < n && rc >= 0; i++) rc = moe_serve(f->moe, i, layer, &f->weights->layer[layer]);
@@ -226,16 +230,18 @@ static int run_layer(struct forward *f, int layer, const struct part *parts, int
 
 int forward_step(struct forward *f) {
     struct backend *b = f->backend;
-    const int n = f->microbatches > 1 ? 2 : 1, T = f->rows.T, half = moe_first_rows(T, n);
-    const struct part parts[2] = {part_of(f, 0, 0, half), part_of(f, 1, half, T - half)};
+    const int n = f->microbatches > 1 ? 2 : 1, T = f->rows.T, first = moe_first_rows(T, n);
+    const struct half halves[2] = {half_of(f, 0, 0, first), half_of(f, 1, first, T - first)};
+    split_to(&f->split, PART_OUTPUT);
     if (T) b->ops->embed(b, f->x, f->weights->embed, f->rows.ids, T);
     for (int layer = 0; layer <= f->config->layers; layer++) { /* one more: what the last one left under way */
-        int rc = run_layer(f, layer, parts, n);
+        int rc = run_layer(f, layer, halves, n);
         if (rc < 0) return rc;
         atomic_fetch_add_explicit(f->progress, 1, memory_order_relaxed);
     }
     int rc = f->config->moe_layers ? moe_step_end(f->moe) : 0;
     if (rc < 0) return rc;
+    split_to(&f->split, PART_OUTPUT);
     sampled_logits(f);
     return 0;
 }

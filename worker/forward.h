@@ -6,6 +6,7 @@
 #include "worker/kv.h"
 #include "worker/mla.h"
 #include "worker/moe.h"
+#include "worker/split.h"
 #include "worker/step_rows.h"
 
 struct forward_limits {
@@ -22,6 +23,7 @@ struct forward {
     atomic_ullong *progress; /* bumped per layer: health means progress */
 
     struct step_rows rows;
+    struct split split; /* moe's too */
     int microbatches; /* of the step: its rows in one piece, or in two that take turns. 0 is 1 */
     struct mla mla;                               /* instead of q, k, v and attended where the model has latents */
     float *x, *norm, *q, *k, *v, *attended, *mlp; /* [T, ...] */

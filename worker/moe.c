@@ -147,8 +147,10 @@ static int insist(const struct request *r, int (*call)(const struct request *r, 
     m->calls++;
     bool refused = false;
     for (int64_t reported_us = clk_now_us();;) {
+        const uint64_t idle_us = ep_counters(m->ep)->idle_us;
         uint64_t late = 0;
         int rc = call(r, clk_now_us() + WAIT_SLICE_US, &late);
+        split_move(m->split, ep_counters(m->ep)->idle_us - idle_us, PART_WAIT);
         if (rc >= 0) return 0;
         if (atomic_load_explicit(m->stop, memory_order_relaxed)) return ERR_CANCELLED;
         if (rc != ERR_LATE && rc != ERR_PROTOCOL) return rc;
@@ -193,6 +195,7 @@ int moe_post(struct moe *m, int mb, int layer, const struct layer_weights *w, co
              int first) {
     struct moe_lane *l = &m->lane[mb];
     int index = m->config->moe_index[layer], T = rows->T;
+    split_to(m->split, PART_GATE);
     if (T) {
         gating_run(&l->gating, index, w, x, rows);
         route(m, l, index, rows);
@@ -200,12 +203,14 @@ int moe_post(struct moe *m, int mb, int layer, const struct layer_weights *w, co
     l->sent = T ? weigh_input(m, l, x, T) : NULL;
     struct ep_send send = {T, l->sent, l->worker, l->slot, m->config->gate.apply == GATE_INPUT ? m->ones : l->gating.weights};
     int slots = m->store->first[index + 1] - m->store->first[index];
+    split_to(m->split, PART_DISPATCH);
     int rc = insist(&(struct request){.m = m, .mb = mb, .layer = layer, .send = &send, .slots = slots}, post_dispatch);
     if (rc < 0) return rc;
     /* experts say how sure they are: there is more to record when they have answered */
     const bool told = m->run.extras.conf >= 0;
     if (T && m->trace && !told) trace_layer(m->trace, index, &l->gating, first, T); /* while the rows travel */
     if (T && m->tally) tally_layer(m->tally, index, &l->gating, rows);
+    split_to(m->split, PART_DENSE);
     shared_expert(m, l, w, x, T);
     return 0;
 }
@@ -213,16 +218,21 @@ int moe_post(struct moe *m, int mb, int layer, const struct layer_weights *w, co
 int moe_serve(struct moe *m, int mb, int layer, const struct layer_weights *w) {
     struct ep_work work;
     struct request r = {.m = m, .mb = mb, .layer = layer, .work = &work};
+    split_to(m->split, PART_DISPATCH);
     int rc = insist(&r, await_dispatch);
     if (rc < 0) return rc;
+    split_to(m->split, PART_EXPERTS);
     expert_run(&m->run, expert_slots(m->store, m->config->moe_index[layer]), w, &work);
+    split_to(m->split, PART_COMBINE);
     return insist(&r, post_combine);
 }
 
 int moe_finish(struct moe *m, int mb, int layer, float *out, const struct step_rows *rows, int first) {
     struct backend *b = m->backend;
     struct moe_lane *l = &m->lane[mb];
-    int H = m->config->hidden, T = rows->T, rc = insist(&(struct request){.m = m, .mb = mb, .layer = layer}, await_combine);
+    int H = m->config->hidden, T = rows->T;
+    split_to(m->split, PART_COMBINE);
+    int rc = insist(&(struct request){.m = m, .mb = mb, .layer = layer}, await_combine);
     if (rc < 0 || !T) return rc;
     if (m->sums) {
         b->ops->combine(b, l->routed, l->rows, m->ones, T, 1, H);
@@ -239,6 +249,7 @@ int moe_finish(struct moe *m, int mb, int layer, float *out, const struct step_r
 
 int moe_step_end(struct moe *m) {
     const int64_t until_us = clk_now_us() + m->patience_us;
+    split_to(m->split, PART_WAIT);
     for (int64_t now_us; (now_us = clk_now_us()) < until_us;) {
         int rc = ep_flush(m->ep, now_us + WAIT_SLICE_US < until_us ? now_us + WAIT_SLICE_US : until_us);
         if (rc != ERR_LATE) return rc;

@@ -11,6 +11,7 @@
 #include "worker/expert_run.h"
 #include "worker/expert_store.h"
 #include "worker/gating.h"
+#include "worker/split.h"
 #include "worker/tally.h"
 #include "worker/trace.h"
 #include "worker/weights.h"
@@ -42,6 +43,7 @@ struct moe {
                           * same order, so of two workers the one with more is further and has sent what the other waits for */
     struct trace *trace; /* records of routing; NULL: none are kept */
     struct tally *tally; /* counts per domain; NULL: none are kept */
+    struct split *split; /* the step's time */
 
     bool sums; /* ep brings back sums instead of rows */
     struct expert_run run;

@@ -389,6 +389,8 @@ int port_send_step(struct port *p, const struct step_report *r) {
     done.n_rows = (size_t)r->n_rows;
     done.wait_us = (uint64_t *)r->wait_us;
     done.n_wait_us = (size_t)r->workers;
+    done.part_us = (uint64_t *)r->part_us;
+    done.n_part_us = PARTS;
     done.tokens = r->tokens;
     done.trace_lost = r->trace_lost;
     done.out = arena_array(&p->control.pb.out, Cadre__Control__V1__SeqOut *, r->n_out);

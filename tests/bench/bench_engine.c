@@ -34,11 +34,15 @@ struct settings {
     int workers, concurrent, tokens, vocab;
     bool check, prefill;
 };
+static const char *const share_names[] = {"attention", "dense",  "gate",      "dispatch", "experts",
+                                          "combine",   "wait",   "output", "scheduler"};
+enum { SHARES = sizeof share_names / sizeof *share_names };
+
 struct form { /* of a cluster, and what was measured with it */
     const char *name, *fabric;
     int workers, threads;
     double one, many, first_token_ms, prefill;
-    double busy, waiting; /* of the time of the many: inside steps, and of that waiting for another; mean over workers */
+    double part[SHARES]; /* of the time of the many, as share_names say; mean over workers */
 };
 
 /* --- the ceiling: all CPUs reading, four streams each --- */
@@ -178,25 +182,26 @@ static double measure(struct cadre_client *client, int n, const struct load *l, 
 }
 
 /* Sums over workers. */
-static void work_so_far(struct cadre_client *client, int64_t *busy_us, int64_t *wait_us) {
+static void work_so_far(struct cadre_client *client, double us[SHARES]) {
     struct cadre_cluster *c;
-    *busy_us = *wait_us = 0;
     if (cadre_status(client, 5000, &c)) die("%s", cadre_error(client));
+    memset(us, 0, sizeof *us * SHARES);
     for (size_t w = 0; w < c->n_workers; w++) {
-        *busy_us += (int64_t)c->workers[w].busy_us;
-        *wait_us += (int64_t)c->workers[w].wait_us;
+        const struct cadre_time *t = &c->workers[w].time;
+        const uint64_t of[SHARES] = {t->attention, t->dense, t->gate,   t->dispatch, t->experts,
+                                     t->combine,   t->wait,  t->output, t->scheduler};
+        for (int p = 0; p < SHARES; p++) us[p] += (double)of[p];
     }
     cadre_cluster_free(c);
 }
 
 static void measure_many(const struct settings *s, struct cadre_client *client, struct form *f, const struct load *l) {
-    int64_t busy_us[2], wait_us[2], from_us = clk_now_us();
-    double ignored;
-    work_so_far(client, &busy_us[0], &wait_us[0]);
+    double before[SHARES], after[SHARES], all = 0, ignored;
+    work_so_far(client, before);
     f->many = measure(client, s->concurrent, l, 3, &ignored, &ignored);
-    work_so_far(client, &busy_us[1], &wait_us[1]);
-    f->busy = (double)(busy_us[1] - busy_us[0]) / f->workers / (double)(clk_now_us() - from_us);
-    f->waiting = (double)(wait_us[1] - wait_us[0]) / (double)(busy_us[1] - busy_us[0] + 1);
+    work_so_far(client, after);
+    for (int p = 0; p < SHARES; p++) all += after[p] - before[p];
+    for (int p = 0; p < SHARES; p++) f->part[p] = (after[p] - before[p]) / all;
 }
 
 static void run_form(const struct settings *s, struct form *f) {
@@ -261,18 +266,31 @@ int main(int argc, char **argv) {
                forms[i].threads, forms[i].one, 100 * forms[i].one / limit, forms[i].first_token_ms, forms[i].many);
         fflush(stdout);
     }
+    printf("\n%-10s", "time");
+    for (int p = 0; p < SHARES; p++) printf(" %9s", share_names[p]);
+    for (int i = 0; i < 2; i++) {
+        printf("\n%-10s", forms[i].name);
+        for (int p = 0; p < SHARES; p++) printf(" %7.1f %%", 100 * forms[i].part[p]);
+    }
+    printf("\n");
     bool ok = forms[1].one >= FLOOR_ONE && forms[1].many >= FLOOR_MANY;
     printf("\n%d at once. cluster / baseline: one %.2f, many %.2f. Floors: one %.0f, many %.0f: %s\n", s.concurrent,
            forms[1].one / forms[0].one, forms[1].many / forms[0].many, FLOOR_ONE, FLOOR_MANY, ok ? "met" : "missed");
     printf("{\"bench\": \"engine\", \"workers\": %d, \"fabric\": \"%s\", \"concurrent\": %d, \"read_gbs\": %.2f, "
            "\"limit_one\": %.1f, \"one\": %.2f, "
-           "\"many\": %.2f, \"busy\": %.3f, \"waiting\": %.3f, \"prefill\": %.1f, \"ratio_prefill\": %.3f, \"ttft_ms\": %.2f, "
+           "\"many\": %.2f, \"prefill\": %.1f, \"ratio_prefill\": %.3f, \"ttft_ms\": %.2f, "
            "\"baseline_one\": %.2f, \"baseline_many\": %.2f, \"ratio_one\": %.3f, "
            "\"ratio_many\": %.3f, "
-           "\"fraction_of_limit\": %.3f, \"baseline_fraction_of_limit\": %.3f}\n",
-           s.workers, s.fabric, s.concurrent, gbs, limit, forms[1].one, forms[1].many, forms[1].busy, forms[1].waiting,
+           "\"fraction_of_limit\": %.3f, \"baseline_fraction_of_limit\": %.3f",
+           s.workers, s.fabric, s.concurrent, gbs, limit, forms[1].one, forms[1].many,
            forms[1].prefill, s.prefill ? forms[1].prefill / forms[0].prefill : 0, forms[1].first_token_ms, forms[0].one,
            forms[0].many, forms[1].one / forms[0].one, forms[1].many / forms[0].many, forms[1].one / limit,
            forms[0].one / limit);
+    for (int i = 0; i < 2; i++) {
+        printf(", \"%stime\": {", i ? "" : "baseline_");
+        for (int p = 0; p < SHARES; p++) printf("%s\"%s\": %.4f", p ? ", " : "", share_names[p], forms[i].part[p]);
+        printf("}");
+    }
+    printf("}\n");
     return s.check && !ok;
 }

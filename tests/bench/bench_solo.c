@@ -36,13 +36,9 @@ struct settings {
     bool check;
 };
 
-/* ---- what the operations do ---- */
-
-enum part { ATTENTION, PROJECTIONS, GATE, EXPERTS, COMBINE, OUTPUT, SMALL, PARTS };
-static const char *const part_names[PARTS] = {"attention", "projections", "gate", "experts", "combine", "output", "small"};
+/* ---- what the products read ---- */
 
 struct counts {
-    int64_t us[PARTS];
     double bytes, macs; /* of weights; output's macs apart, which a prompt needs once */
     double output_macs;
 };
@@ -50,27 +46,19 @@ static struct counts counts;
 static const struct ops *real;
 static int vocab;
 
-static int64_t begun_us;
-static void begin(void) { begun_us = clk_now_us(); }
-static void end(enum part p) { counts.us[p] += clk_now_us() - begun_us; }
-
 static void count_mat(struct mat m, int rows) {
     if (!m.data || !rows) return;
     counts.bytes += (double)(mat_bytes(m.fmt, m.rows, m.cols) + mat_scale_bytes(m.fmt, m.rows, m.cols, m.block));
     *(m.rows == vocab ? &counts.output_macs : &counts.macs) += (double)m.rows * m.cols * rows;
 }
 
-static void timed_linear(struct backend *b, float *y, const float *x, struct mat w, const float *bias, bool add, int T) {
-    begin();
+static void counted_linear(struct backend *b, float *y, const float *x, struct mat w, const float *bias, bool add, int T) {
     real->linear(b, y, x, w, bias, add, T);
-    end(w.rows == vocab ? OUTPUT : w.fmt == FMT_F32 ? GATE : PROJECTIONS);
     count_mat(w, T);
 }
 
-static void timed_ffn(struct backend *b, float *y, const float *x, const struct ffn_group *groups, int n, int H) {
-    begin();
+static void counted_ffn(struct backend *b, float *y, const float *x, const struct ffn_group *groups, int n, int H) {
     real->ffn(b, y, x, groups, n, H);
-    end(EXPERTS);
     for (int i = 0; i < n; i++) {
         count_mat(groups[i].weights->gate, groups[i].count);
         count_mat(groups[i].weights->up, groups[i].count);
@@ -78,70 +66,10 @@ static void timed_ffn(struct backend *b, float *y, const float *x, const struct 
     }
 }
 
-static void timed_attention(struct backend *b, const struct kv_layer *kv, const struct attention *a) {
-    begin();
-    real->attention(b, kv, a);
-    end(ATTENTION);
-}
-
-static void timed_gate(struct backend *b, int32_t *ids, float *weights, const float *logits, const float *bias,
-                       const struct gate_rule *rule, int T) {
-    begin();
-    real->gate_select(b, ids, weights, logits, bias, rule, T);
-    end(GATE);
-}
-
-static void timed_combine(struct backend *b, float *y, const float *const *rows, const float *weights, int T, int k, int H) {
-    begin();
-    real->combine(b, y, rows, weights, T, k, H);
-    end(COMBINE);
-}
-
-static void timed_norm(struct backend *b, float *out, int64_t out_stride, const float *x, int64_t x_stride, const float *weight,
-                       float eps, int T, int N) {
-    begin();
-    real->rmsnorm(b, out, out_stride, x, x_stride, weight, eps, T, N);
-    end(SMALL);
-}
-
-static void timed_rope(struct backend *b, float *x, const int32_t *pos, const float *table, int rot, bool pairs, int T,
-                       int heads, int D) {
-    begin();
-    real->rope(b, x, pos, table, rot, pairs, T, heads, D);
-    end(SMALL);
-}
-
-static void timed_store(struct backend *b, const struct kv_layer *kv, const float *k, const float *v, const int32_t *at,
-                        int T) {
-    begin();
-    real->kv_store(b, kv, k, v, at, T);
-    end(SMALL);
-}
-
-static void timed_add(struct backend *b, float *y, const float *x, const float *gate, int T, int H) {
-    begin();
-    real->add(b, y, x, gate, T, H);
-    end(SMALL);
-}
-
-static void timed_stats(struct backend *b, struct logit_stats *out, const float *logits, int T, int V) {
-    begin();
-    real->logit_stats(b, out, logits, T, V);
-    end(OUTPUT);
-}
-
-static struct ops timed_ops(const struct ops *ops) {
+static struct ops counted_ops(const struct ops *ops) {
     struct ops t = *ops;
-    t.linear = timed_linear;
-    t.ffn = timed_ffn;
-    t.attention = timed_attention;
-    t.gate_select = timed_gate;
-    t.combine = timed_combine;
-    t.rmsnorm = timed_norm;
-    t.rope = timed_rope;
-    t.kv_store = timed_store;
-    t.add = timed_add;
-    t.logit_stats = timed_stats;
+    t.linear = counted_linear;
+    t.ffn = counted_ffn;
     return t;
 }
 
@@ -170,9 +98,11 @@ static int64_t step(struct solo *s, int n, int first, int count) {
     static uint64_t number;
     const int64_t from_us = clk_now_us();
     if (s->ep) ep_step_begin(s->ep, 1, ++number, &(int32_t){r->T}, 1);
+    split_begin(&s->forward.split, PART_SCHEDULER);
     const int rc = forward_step(&s->forward);
     if (rc < 0) die("the forward pass: %s", status_text(rc));
-    return clk_now_us() - from_us;
+    split_to(&s->forward.split, PART_SCHEDULER);
+    return s->forward.split.since_us - from_us;
 }
 
 struct figure {
@@ -181,8 +111,7 @@ struct figure {
     int floor[2];                                /* percent of the ceiling, of q8 and q4; 0: none */
     double rate[MOST_ROUNDS], part[MOST_ROUNDS]; /* tokens per second; of the ceiling */
     double beside;                               /* the rate beside a busy process; 0: not measured */
-    struct counts counts;                        /* of the last round */
-    int64_t us;                                  /* the same */
+    uint64_t us[PARTS];                          /* of the last round */
 };
 
 struct machine {
@@ -235,12 +164,12 @@ static void measure(struct solo *s, struct figure *f, int round, struct machine 
     double *most = !f->tokens ? &best->gbs : integers ? &best->gops : &best->gflops;
     *most = fmax(*most, ceiling);
     counts = (struct counts){0};
+    memset(s->forward.split.us, 0, sizeof s->forward.split.us);
     for (int i = 0; i < steps; i++) {
         us[i] = (double)(f->tokens ? step(s, 1, 0, f->tokens) : step(s, f->sequences, SHORT + 1 + i, 1));
         all += us[i];
     }
-    f->counts = counts;
-    f->us = (int64_t)all;
+    memcpy(f->us, s->forward.split.us, sizeof f->us);
     f->rate[round] = (f->tokens ? f->tokens : f->sequences * STEPS) * 1e6 / all;
     f->part[round] = (f->tokens ? 2 * counts.macs : counts.bytes) / steps / median(us, steps) / (ceiling * 1e3);
 }
@@ -264,6 +193,13 @@ static void measure_beside(struct solo *s, struct figure *f, int rounds) {
 
 /* ---- what is printed ---- */
 
+static const struct {
+    enum part part;
+    const char *name;
+} alone[] = {/* where one worker's time goes */
+             {PART_ATTENTION, "attention"}, {PART_DENSE, "dense"},     {PART_GATE, "gate"},    {PART_DISPATCH, "dispatch"},
+             {PART_EXPERTS, "experts"},     {PART_COMBINE, "combine"}, {PART_OUTPUT, "output"}};
+enum { ALONE = sizeof alone / sizeof *alone };
 /* true: nothing is below its floor. */
 static const double BESIDE = 0.5; /* of the rate without a busy process */
 static bool print(struct figure *figures, int rounds, const struct machine *m, const struct solo *s) {
@@ -273,30 +209,30 @@ static bool print(struct figure *figures, int rounds, const struct machine *m, c
     getrusage(RUSAGE_SELF, &use);
     printf("at best reads %.1f GB/s, %.0f GFLOP/s in f32, %.0f GOP/s in int8\n\n", m->gbs, m->gflops, m->gops);
     printf("%-12s %10s %9s %18s", "", "tokens/s", "ms", "of the ceiling");
-    for (int p = 0; p < PARTS; p++) printf(" %11s", part_names[p]);
-    printf(" %9s\n", "the rest");
+    for (int p = 0; p < ALONE; p++) printf(" %11s", alone[p].name);
+    printf("\n");
     char json[4096] = "";
     for (int i = 0; i < CASES; i++) {
         struct figure *f = &figures[i];
         const double rate = median(f->rate, rounds), part = median(f->part, rounds);
         const double ms = (f->tokens ? f->tokens : f->sequences) * 1e3 / rate;
         const int floor = fmt_quant(fmt) ? f->floor[fmt == FMT_Q4] : 0;
-        int64_t rest = f->us;
+        uint64_t all = 0;
+        for (int p = 0; p < PARTS; p++) all += f->us[p];
         good = good && 100 * part >= floor;
         printf("%-12s %10.1f %9.1f %6.1f %% of %-8s", f->name, rate, ms, 100 * part, f->tokens ? "products" : "reading");
         size_t used = strlen(json);
         snprintf(json + used, sizeof json - used, "%s\"%s\":{\"tokens_per_s\":%.2f,\"ms\":%.2f,\"of_ceiling\":%.4f,\"split\":{",
                  i ? "," : "", f->name, rate, ms, part);
-        for (int p = 0; p < PARTS; p++) {
-            const double share = (double)f->counts.us[p] / (double)f->us;
+        for (int p = 0; p < ALONE; p++) {
+            const double share = (double)f->us[alone[p].part] / (double)all;
             printf(" %9.1f %%", 100 * share);
-            rest -= f->counts.us[p];
             used = strlen(json);
-            snprintf(json + used, sizeof json - used, "\"%s\":%.4f,", part_names[p], share);
+            snprintf(json + used, sizeof json - used, "%s\"%s\":%.4f", p ? "," : "", alone[p].name, share);
         }
-        printf(" %7.1f %%%s\n", 100.0 * (double)rest / (double)f->us, 100 * part < floor ? "  BELOW FLOOR" : "");
+        printf("%s\n", 100 * part < floor ? "  BELOW FLOOR" : "");
         used = strlen(json);
-        snprintf(json + used, sizeof json - used, "\"rest\":%.4f}}", (double)rest / (double)f->us);
+        snprintf(json + used, sizeof json - used, "}}");
     }
     for (int i = 0; i < CASES; i++) {
         struct figure *f = &figures[i];
@@ -364,8 +300,8 @@ int main(int argc, char **argv) {
     load(&s, args.items[0], &set);
     struct machine best = {0};
     real = s.backend->ops;
-    const struct ops timed = timed_ops(real);
-    s.backend->ops = &timed;
+    const struct ops counted = counted_ops(real);
+    s.backend->ops = &counted;
     vocab = s.checkpoint.config.vocab;
     step(&s, 1, 0, PROMPT); /* pages of weights and buffers are touched once */
     for (int round = 0; round < set.rounds; round++) {

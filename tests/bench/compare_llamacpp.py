@@ -163,13 +163,14 @@ class Bench:
     def compare_ep(self):
         pack, _ = self.big("q8")
         out = {}
-        print(f"{'':10} {'decode, 32':>11} {'to baseline':>12} {'prefill':>9} {'to baseline':>12}   a worker's time: waiting, in steps")
+        print(f"{'':10} {'decode, 32':>11} {'to baseline':>12} {'prefill':>9} {'to baseline':>12}   a worker's time")
         for workers, floor in ((2, 0.90), (4, 0.78)):
             rounds = [last_json(run(self.build / "tests/bench/bench_engine", self.cadre, pack, "--fabric", "shm", "--workers", workers,
                                     "--concurrent", 32, "--tokens", 48, "--prefill")) for _ in range(self.rounds)]  # fmt: skip
-            f = {k: statistics.median(r[k] for r in rounds) for k in ("many", "ratio_many", "prefill", "ratio_prefill", "waiting", "busy")}
+            f = {k: statistics.median(r[k] for r in rounds) for k in ("many", "ratio_many", "prefill", "ratio_prefill")}
+            f["time"] = {part: statistics.median(r["time"][part] for r in rounds) for part in rounds[0]["time"]}
             print(f"{workers} workers  {f['many']:11.1f} {f['ratio_many']:11.2f}x {f['prefill']:9.1f} {f['ratio_prefill']:11.2f}x"
-                  f"   {100 * f['waiting']:.0f} %, {100 * f['busy']:.0f} %")  # fmt: skip
+                  f"   {', '.join(f'{part} {100 * share:.0f}' for part, share in f['time'].items() if share > 0.005)} %")  # fmt: skip
             out[workers] = f
             self.floor(f"{workers} workers, decode", f["ratio_many"], floor)
             self.floor(f"{workers} workers, prefill", f["ratio_prefill"], floor)

@@ -235,7 +235,8 @@ def a_slow_network_is_crossed_once(p):
         with six(p, hosts, "auto", model="olmoe") as c:
             h = hops(c)
             known = h["between_rate"] and h["inside_rate"]
-            if known and h["inside_rate"] > 10 * h["between_rate"] and h["inside_latency_ns"] < 2e6:
+            slow = h["between_rate"] < 4e6  # of a megabyte a second; else the bucket held what was sent
+            if known and slow and h["inside_rate"] > 10 * h["between_rate"] and h["inside_latency_ns"] < 2e6:
                 check(h["two_from"], f"two hops on such links: {h}")
             if not known:
                 same(h["two_from"], 0, "two hops while links are not known")

@@ -16,8 +16,9 @@ waiting running finished cancelled expired failed preemptions prompt_tokens gene
 missing_experts workers health strangers recovery""".split()
 WORKER_KEYS = (
     """rank host pid state load_percent placement experts weight_bytes resident_bytes kv_bytes kv_pages kv_pages_used sequences
-mapped_bytes buffer_bytes exchange_bytes pack_blobs peer_blobs disk_blobs source_failures rows busy_us wait_us beat_age_us""".split()
+mapped_bytes buffer_bytes exchange_bytes pack_blobs peer_blobs disk_blobs source_failures rows busy_us wait_us beat_age_us time""".split()
 )
+TIME_PARTS = "attention dense gate dispatch experts combine wait output scheduler".split()
 EXPERTS_KEYS = """activation_ratio balancedness cv domains experts hottest_15_percent imb layers rows std tokens utilisation
 worker_rows""".split()
 LAYER_KEYS = "activation_ratio balancedness cv hottest_15_percent imb layer rows std utilisation workers".split()
@@ -59,6 +60,13 @@ def check_verbs(c, workers, fabric):
     s = c.status()
     same(sorted(s), sorted(STATUS_KEYS), "keys of status --json")
     same(sorted(s["workers"][0]), sorted(WORKER_KEYS), "keys of a worker in status --json")
+    for w in s["workers"]:
+        time = {part.removesuffix("_us"): us for part, us in w["time"].items()}
+        same(sorted(time), sorted(TIME_PARTS), "keys of a worker's time in status --json")
+        same(sum(us for part, us in time.items() if part != "scheduler"), w["busy_us"], "time by part against time in steps")
+        check(time["experts"] and time["attention"] + time["output"] and time["scheduler"], f"where time went: {time}")
+    line = r"^ *rank +attention .* scheduler +in all .*\n" + r"( +\d+( +[\d.]+%){9} +\S+\n)" * workers
+    check(re.search(line, c.cadre("status", "--time").good().out, re.M), "status --time as a table")
     same((s["state"], s["fabric"], len(s["workers"])), ("serving", fabric, workers), "status")
     table = c.cadre("status", "--wait", "30").good().out
     check("is serving" in table and len(table.splitlines()) >= 8 + workers, f"status as a table: {table!r}")
