@@ -1,21 +1,26 @@
 /* sampler.c - greedy, or inverse transform sampling over the surviving tokens in descending order of weight.
  *
- * Sorting a whole vocabulary per token would cost milliseconds. Weights are first counted into buckets of falling
- * log-weight; only the buckets that top-k and top-p can reach are sorted. Sums are f64 in a fixed order. */
+ * Sorting a whole vocabulary per token would cost milliseconds. Weights are counted into buckets of falling log-weight, and of
+ * these only one is put in order wherever a cut or the draw falls: what is before it survives as a whole. Sums are f64 in a
+ * fixed order, and the exponential is our own, so that no library decides which token comes. */
 #include "worker/sampler.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { BUCKETS = 512 };
+enum { BUCKETS = 512, LANES = 4 };
 static const float BUCKETS_PER_NAT = 16; /* so the last bucket begins 32 nats below the best */
 static const float COLDEST = 1e-5f;      /* below this a temperature means greedy */
+static const float NOTHING = 87;         /* nats below the best: there f32 has no normal number any more */
 
 int sampler_init(struct sampler *s, int vocab) {
-    *s = (struct sampler){
-        .vocab = vocab, .weight = malloc(sizeof(float) * (size_t)vocab), .order = malloc(sizeof(int32_t) * (size_t)vocab)};
-    if (s->weight && s->order) return 0;
+    const size_t V = ((size_t)vocab + LANES - 1) / LANES * LANES; /* whole lanes are written */
+    *s = (struct sampler){.vocab = vocab,
+                          .weight = malloc(sizeof *s->weight * V),
+                          .order = malloc(sizeof *s->order * V),
+                          .bucket = malloc(sizeof *s->bucket * V)};
+    if (s->weight && s->order && s->bucket) return 0;
     sampler_clear(s);
     return ERR_NOMEM;
 }
@@ -23,6 +28,7 @@ int sampler_init(struct sampler *s, int vocab) {
 void sampler_clear(struct sampler *s) {
     free(s->weight);
     free(s->order);
+    free(s->bucket);
     *s = (struct sampler){0};
 }
 
@@ -82,78 +88,166 @@ static void sort_ids(int32_t *ids, int n, const float *weight) {
     }
 }
 
-static int bucket_of(float nats_below) { /* NaN goes to the last */
-    float b = nats_below * BUCKETS_PER_NAT;
-    return b < BUCKETS - 1 ? (int)b : BUCKETS - 1;
+typedef float lanes __attribute__((vector_size(16)));
+typedef int32_t masks __attribute__((vector_size(16)));
+typedef uint16_t halves __attribute__((vector_size(8)));
+#define ALL(f)              ((lanes){0} + (f))
+#define PICK(mask, yes, no) ((lanes)(((masks)(yes) & (mask)) | ((masks)(no) & ~(mask))))
+
+/* e^x for x in [-NOTHING, 0], to an ulp or two. n is rounded by adding a number whose last digits are ones. */
+static inline lanes exp_of(lanes x) {
+    const lanes shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
+    const lanes r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    lanes p = ((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r +
+               1.6666665459e-1f) * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1;
+    return (lanes)((masks)p + ((masks)shifted << 23));
 }
 
-static bool has_top_k(const struct sampler *s, const struct sampling *how) { return how->top_k > 0 && how->top_k < s->vocab; }
-static bool has_top_p(const struct sampling *how) { return how->top_p > 0 && how->top_p < 1; }
+struct census { /* of the weights of a row, by bucket */
+    double mass[BUCKETS];
+    int count[BUCKETS];
+};
 
-/* Collects into s->order the ids that can survive top-k and top-p, by falling weight, and returns their number; without either
- * all ids survive and stay in id order. *total = weight of the whole vocabulary. */
-static int candidates(struct sampler *s, const float *logits, float max, const struct sampling *how, double *total) {
-    double mass[BUCKETS] = {0};
-    int count[BUCKETS] = {0}, limit = BUCKETS - 1, n = 0, top_k = has_top_k(s, how) ? how->top_k : s->vocab;
-    float inverse = 1.0f / how->temperature;
-    *total = 0;
-    for (int32_t id = 0; id < s->vocab; id++) {
-        float below = (max - logits[id]) * inverse;
-        int b = bucket_of(below);
-        s->weight[id] = expf(-below);
-        mass[b] += (double)s->weight[id];
-        count[b]++;
+/* Where the survivors end: those of all buckets before `bucket`, and the `keep` heaviest of it. */
+struct cut {
+    int bucket, keep;
+};
+
+/* What is no number goes to the last bucket and weighs nothing. */
+static inline void weigh_lanes(const float *logits, float max, float inverse, float *weight, uint16_t *bucket) {
+    lanes l, w;
+    memcpy(&l, logits, sizeof l);
+    const lanes below = (max - l) * inverse;
+    const masks near = below < NOTHING;
+    w = PICK(near, exp_of(PICK(near, -below, ALL(0))), ALL(0));
+    lanes b = below * BUCKETS_PER_NAT;
+    b = PICK(b < BUCKETS - 1, b, ALL(BUCKETS - 1));
+    b = PICK(b > 0, b, ALL(0));
+    const halves numbers = __builtin_convertvector(__builtin_convertvector(b, masks), halves);
+    memcpy(weight, &w, sizeof w);
+    memcpy(bucket, &numbers, sizeof numbers);
+}
+
+static void weigh(struct sampler *s, const float *logits, float max, float inverse) {
+    const int whole = s->vocab / LANES * LANES;
+    for (int id = 0; id < whole; id += LANES) weigh_lanes(logits + id, max, inverse, s->weight + id, s->bucket + id);
+    if (whole < s->vocab) {
+        float rest[LANES] = {0};
+        memcpy(rest, logits + whole, sizeof *rest * (size_t)(s->vocab - whole));
+        weigh_lanes(rest, max, inverse, s->weight + whole, s->bucket + whole);
     }
-    for (int b = 0; b < BUCKETS; b++) *total += mass[b];
-    bool sorted = has_top_k(s, how) || has_top_p(how);
-    double need = has_top_p(how) ? (double)how->top_p * *total : INFINITY, reached = 0;
-    for (int b = 0, ids = 0; sorted && b < BUCKETS; b++) {
-        reached += mass[b];
-        ids += count[b];
-        if (ids >= top_k || reached > need) {
-            limit = b;
-            break;
+}
+
+/* Neighbours are counted apart, because an addition to a sum that was just written waits for it. */
+static void count_all(const struct sampler *s, struct census *all) {
+    struct census part[LANES];
+    memset(part, 0, sizeof part);
+    for (int id = 0; id < s->vocab; id++) {
+        struct census *to = &part[id % LANES];
+        to->mass[s->bucket[id]] += (double)s->weight[id];
+        to->count[s->bucket[id]]++;
+    }
+    *all = part[0];
+    for (int i = 1; i < LANES; i++) {
+        for (int b = 0; b < BUCKETS; b++) {
+            all->mass[b] += part[i].mass[b];
+            all->count[b] += part[i].count[b];
         }
     }
-    for (int32_t id = 0; id < s->vocab; id++)
-        if (bucket_of((max - logits[id]) * inverse) <= limit) s->order[n++] = id;
-    if (sorted) sort_ids(s->order, n, s->weight);
-    return n < top_k ? n : top_k;
 }
 
-static int cut_top_p(const struct sampler *s, int n, double need) {
-    double mass = 0;
-    int keep = 0;
-    while (keep < n && mass < need) mass += (double)s->weight[s->order[keep++]];
-    return keep ? keep : 1;
+/* The ids of a bucket into s->order, by falling weight. Returns how many. */
+static int order_bucket(struct sampler *s, int bucket) {
+    const uint64_t ones = 0x0001000100010001, tops = 0x8000800080008000;
+    int n = 0;
+    for (int32_t at = 0; at < s->vocab; at += LANES) {
+        uint64_t four;
+        memcpy(&four, s->bucket + at, sizeof four);
+        four ^= ones * (uint64_t)bucket;
+        if (!((four - ones) & ~four & tops)) continue; /* none of them is 0 */
+        for (int32_t id = at; id < at + LANES && id < s->vocab; id++)
+            if (s->bucket[id] == bucket) s->order[n++] = id;
+    }
+    sort_ids(s->order, n, s->weight);
+    return n;
 }
 
-/* The best token's weight is 1; it stays too when a broken model's logits leave nothing to compare. */
-static int cut_min_p(struct sampler *s, int n, float floor) {
-    int keep = 0;
-    for (int i = 0; i < n; i++)
-        if (s->weight[s->order[i]] >= floor) s->order[keep++] = s->order[i];
-    return keep ? keep : 1;
-}
-
-static double sum_weights(const struct sampler *s, int n) {
+static double sum_first(const struct sampler *s, int n) {
     double sum = 0;
     for (int i = 0; i < n; i++) sum += (double)s->weight[s->order[i]];
     return sum;
 }
 
-static int32_t draw(struct sampler *s, const float *logits, float max, const struct sampling *how, int position) {
-    double total, mass = 0;
-    int n = candidates(s, logits, max, how, &total);
-    if (has_top_k(s, how)) total = sum_weights(s, n); /* the mass top-p speaks of is what top-k left */
-    if (has_top_p(how)) n = cut_top_p(s, n, (double)how->top_p * total);
-    if (how->min_p > 0) n = cut_min_p(s, n, how->min_p);
-    double target = sampler_uniform(how->seed, (uint64_t)position) * sum_weights(s, n);
-    for (int i = 0; i < n; i++) {
+static double mass_before(const struct census *all, int bucket) {
+    double sum = 0;
+    for (int b = 0; b < bucket; b++) sum += all->mass[b];
+    return sum;
+}
+
+static double mass_of(struct sampler *s, const struct census *all, struct cut c) {
+    if (c.keep == all->count[c.bucket]) return mass_before(all, c.bucket + 1);
+    order_bucket(s, c.bucket);
+    return mass_before(all, c.bucket) + sum_first(s, c.keep);
+}
+
+/* Ends at a token: the last survivor, or the heaviest of all where nothing would stay. */
+static struct cut at_a_token(const struct census *all, struct cut c) {
+    while (!c.keep && c.bucket > 0) c = (struct cut){c.bucket - 1, all->count[c.bucket - 1]};
+    while (!c.keep) c = (struct cut){c.bucket + 1, all->count[c.bucket + 1] > 0};
+    return c;
+}
+
+static struct cut cut_top_k(const struct census *all, int k) {
+    int b = 0;
+    for (; b < BUCKETS - 1 && all->count[b] < k; b++) k -= all->count[b];
+    return (struct cut){b, k < all->count[b] ? k : all->count[b]};
+}
+
+/* As many as it takes to reach the mass, of those before c. */
+static struct cut cut_top_p(struct sampler *s, const struct census *all, struct cut c, double need) {
+    double mass = 0;
+    int b = 0, keep = 0;
+    for (; b < c.bucket && mass + all->mass[b] < need; b++) mass += all->mass[b];
+    int n = order_bucket(s, b);
+    if (b == c.bucket) n = c.keep;
+    while (keep < n && mass < need) mass += (double)s->weight[s->order[keep++]];
+    return (struct cut){b, keep};
+}
+
+static struct cut cut_min_p(struct sampler *s, struct cut c, float floor) {
+    const float bucket = floor < 1 ? -logf(floor) * BUCKETS_PER_NAT : 0;
+    int b = bucket < (float)c.bucket ? (int)bucket : c.bucket, n = order_bucket(s, b), keep = 0;
+    if (b == c.bucket) n = c.keep;
+    while (keep < n && s->weight[s->order[keep]] >= floor) keep++;
+    return (struct cut){b, keep};
+}
+
+/* The one whose share of the survivors' mass `target` falls into. */
+static int32_t at_mass(struct sampler *s, const struct census *all, struct cut c, double target) {
+    double mass = 0;
+    int b = 0;
+    for (; b < c.bucket && !(mass + all->mass[b] > target); b++) mass += all->mass[b];
+    int n = order_bucket(s, b);
+    if (b == c.bucket) n = c.keep;
+    for (int i = 0; i < n - 1; i++) {
         mass += (double)s->weight[s->order[i]];
         if (mass > target) return s->order[i];
     }
     return s->order[n - 1];
+}
+
+static int32_t draw(struct sampler *s, const float *logits, float max, const struct sampling *how, int position) {
+    struct census all;
+    weigh(s, logits, max, 1.0f / how->temperature);
+    count_all(s, &all);
+    struct cut c = {BUCKETS - 1, all.count[BUCKETS - 1]};
+    if (how->top_k > 0 && how->top_k < s->vocab) c = cut_top_k(&all, how->top_k);
+    /* the mass top-p speaks of is what top-k left */
+    if (how->top_p > 0 && how->top_p < 1) c = cut_top_p(s, &all, c, (double)how->top_p * mass_of(s, &all, c));
+    if (how->min_p > 0) c = cut_min_p(s, c, how->min_p);
+    c = at_a_token(&all, c);
+    return at_mass(s, &all, c, sampler_uniform(how->seed, (uint64_t)position) * mass_of(s, &all, c));
 }
 
 void sampler_pick(struct sampler *s, const float *logits, const struct logit_stats *stats, const struct sampling *how,

@@ -8,8 +8,9 @@
 
 struct sampler {
     int vocab;
-    float *weight;  /* [V] scratch */
-    int32_t *order; /* [V] scratch */
+    float *weight;    /* [V] scratch */
+    int32_t *order;   /* [V] scratch */
+    uint16_t *bucket; /* [V] scratch */
 };
 
 int sampler_init(struct sampler *s, int vocab); /* 0 or ERR_NOMEM */

@@ -8,7 +8,7 @@
  * is printed are medians over rounds. Two cases are measured once more beside a process that never sleeps: a third runnable
  * thread for two cores may cost half of them, one core.
  *
- * usage: bench_solo MODEL [--weights F] [--kv F] [--threads N] [--isa I] [--rounds N] [--check]
+ * usage: bench_solo MODEL [--weights F] [--kv F] [--threads N] [--isa I] [--rounds N] [--only TEXT] [--check]
  * Prints a table; the last line is JSON. --check: exit 1 below the floors of q8 and q4, which are for two threads and a model
  * that no cache holds. */
 #include <math.h>
@@ -28,10 +28,10 @@
 #include "tests/bench/ceilings.h"
 #include "worker/solo.h"
 
-enum { PROMPT = 512, SHORT = 16, STEPS = 24, CONTEXT = PROMPT + 16, MOST = 32, CASES = 5, MOST_ROUNDS = 99 };
+enum { PROMPT = 512, SHORT = 16, STEPS = 24, CONTEXT = PROMPT + 16, MOST = 32, MOST_ROUNDS = 99 };
 
 struct settings {
-    char *weights, *kv, *isa;
+    char *weights, *kv, *isa, *only;
     int64_t threads, rounds;
     bool check;
 };
@@ -110,7 +110,8 @@ struct figure {
     int sequences, tokens;                       /* tokens 0: decoding */
     int floor[2];                                /* percent of the ceiling, of q8 and q4; 0: none */
     double rate[MOST_ROUNDS], part[MOST_ROUNDS]; /* tokens per second; of the ceiling */
-    double beside;                               /* the rate beside a busy process; 0: not measured */
+    bool disturbed;                              /* measured beside a busy process too: */
+    double beside;                               /* the rate then; 0: not measured */
     uint64_t us[PARTS];                          /* of the last round */
 };
 
@@ -202,7 +203,7 @@ static const struct {
 enum { ALONE = sizeof alone / sizeof *alone };
 /* true: nothing is below its floor. */
 static const double BESIDE = 0.5; /* of the rate without a busy process */
-static bool print(struct figure *figures, int rounds, const struct machine *m, const struct solo *s) {
+static bool print(struct figure *figures, int cases, int rounds, const struct machine *m, const struct solo *s) {
     const enum fmt fmt = s->options.weights;
     struct rusage use;
     bool good = true;
@@ -212,7 +213,7 @@ static bool print(struct figure *figures, int rounds, const struct machine *m, c
     for (int p = 0; p < ALONE; p++) printf(" %11s", alone[p].name);
     printf("\n");
     char json[4096] = "";
-    for (int i = 0; i < CASES; i++) {
+    for (int i = 0; i < cases; i++) {
         struct figure *f = &figures[i];
         const double rate = median(f->rate, rounds), part = median(f->part, rounds);
         const double ms = (f->tokens ? f->tokens : f->sequences) * 1e3 / rate;
@@ -234,7 +235,7 @@ static bool print(struct figure *figures, int rounds, const struct machine *m, c
         used = strlen(json);
         snprintf(json + used, sizeof json - used, "}}");
     }
-    for (int i = 0; i < CASES; i++) {
+    for (int i = 0; i < cases; i++) {
         struct figure *f = &figures[i];
         const double kept = f->beside / median(f->rate, rounds);
         if (!f->beside) continue;
@@ -262,6 +263,7 @@ static const struct conf_option options[] = {
      .help = "compute threads"},
     {"rounds", CONF_INT, offsetof(struct settings, rounds), .def = "3", .min = 1, .max = MOST_ROUNDS, .arg = "N",
      .help = "of all cases; medians are printed"},
+    {"only", CONF_STRING, offsetof(struct settings, only), .arg = "TEXT", .help = "only cases whose name contains TEXT"},
     {"check", CONF_FLAG, offsetof(struct settings, check), .def = "no", .help = "exit 1 below the floors"},
     {NULL}};
 static const struct conf_command command = {.name = "bench_solo",
@@ -285,18 +287,22 @@ static void load(struct solo *s, const char *dir, const struct settings *set) {
 
 int main(int argc, char **argv) {
     static struct solo s;
-    static struct figure figures[CASES] = {{"prefill_512", 1, PROMPT, {25, 25}},
-                                           {"first_16", 1, SHORT, {0, 0}},
-                                           {"decode_1", 1, 0, {75, 65}},
-                                           {"decode_8", 8, 0, {70, 0}},
-                                           {"decode_32", MOST, 0, {60, 55}}};
+    static struct figure figures[] = {{"prefill_512", 1, PROMPT, {25, 25}, .disturbed = true},
+                                      {"first_16", 1, SHORT, {0, 0}},
+                                      {"decode_1", 1, 0, {75, 65}},
+                                      {"decode_8", 8, 0, {70, 0}, .disturbed = true},
+                                      {"decode_32", MOST, 0, {60, 55}}};
     struct settings set = {0};
+    int n = 0;
     struct conf_args args;
     struct why why;
     int rc = conf_parse(&command, &set, argc, argv, &args, &why);
     if (rc < 0) die("%s", why.text);
     if (rc) return 0;
     log_set_level(LOG_WARN);
+    for (size_t i = 0; i < sizeof figures / sizeof *figures; i++)
+        if (!set.only || strstr(figures[i].name, set.only)) figures[n++] = figures[i];
+    if (!n) die("no case has '%s' in its name", set.only);
     load(&s, args.items[0], &set);
     struct machine best = {0};
     real = s.backend->ops;
@@ -305,14 +311,14 @@ int main(int argc, char **argv) {
     vocab = s.checkpoint.config.vocab;
     step(&s, 1, 0, PROMPT); /* pages of weights and buffers are touched once */
     for (int round = 0; round < set.rounds; round++) {
-        for (int i = 0; i < CASES; i++) measure(&s, &figures[i], round, &best);
+        for (int i = 0; i < n; i++) measure(&s, &figures[i], round, &best);
     }
     const pid_t busy = start_busy();
-    measure_beside(&s, &figures[0], (int)set.rounds);
-    measure_beside(&s, &figures[3], (int)set.rounds);
+    for (int i = 0; i < n; i++)
+        if (figures[i].disturbed) measure_beside(&s, &figures[i], (int)set.rounds);
     kill(busy, SIGKILL);
     waitpid(busy, NULL, 0);
-    const bool good = print(figures, (int)set.rounds, &best, &s);
+    const bool good = print(figures, n, (int)set.rounds, &best, &s);
     s.backend->ops = real;
     solo_close(&s);
     const bool failed = set.check && !good;

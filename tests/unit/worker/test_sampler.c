@@ -135,6 +135,76 @@ START_TEST(frequencies_follow_the_weights) {
 }
 END_TEST
 
+struct token {
+    int32_t id;
+    double weight;
+};
+static int by_weight(const void *a, const void *b) {
+    const struct token *x = a, *y = b;
+    return x->weight != y->weight ? (x->weight < y->weight) - (x->weight > y->weight) : x->id - y->id;
+}
+
+/* The survivors by the definition: everything sorted, then cut. `doubt`: some cut is decided by less than f32 can tell. */
+static int survivors(const float *logits, int n, const struct sampling *how, struct token *out, double *total, bool *doubt) {
+    const double hair = 1e-5;
+    double top = logits[0], mass = 0, all = 0;
+    int keep = 0;
+    *doubt = false;
+    for (int i = 1; i < n; i++) top = fmax(top, (double)logits[i]);
+    for (int i = 0; i < n; i++) out[i] = (struct token){i, exp(((double)logits[i] - top) / (double)how->temperature)};
+    qsort(out, (size_t)n, sizeof *out, by_weight);
+    if (how->top_k > 0 && how->top_k < n) n = how->top_k;
+    for (int i = 0; i < n; i++) all += out[i].weight;
+    if (how->top_p > 0 && how->top_p < 1) {
+        while (keep < n && mass < (double)how->top_p * all) mass += out[keep++].weight;
+        *doubt |= fabs(mass - (double)how->top_p * all) < hair * all ||
+                  fabs(mass - out[keep - 1].weight - (double)how->top_p * all) < hair * all;
+        n = keep;
+    }
+    if (how->min_p > 0) {
+        for (keep = 0; keep < n && out[keep].weight >= (double)how->min_p; keep++) continue;
+        for (int i = 0; i < n; i++) *doubt |= fabs(out[i].weight - (double)how->min_p) < hair;
+        n = keep ? keep : 1;
+    }
+    *total = 0;
+    for (int i = 0; i < n; i++) *total += out[i].weight;
+    return n;
+}
+
+/* Any cuts, vocabularies that end within a lane, rows from all but flat to one that towers above the others. */
+START_TEST(as_the_definition_has_it) {
+    static float logits[5003];
+    static struct token sorted[5003];
+    const int vocab[] = {1, 2, 3, 5, 64, 997, 5003};
+    uint32_t state = 7;
+    int held = 0;
+    for (int round = 0; round < 1500; round++) {
+        const int n = vocab[round % 7];
+        const float spread[] = {0.01f, 1, 4, 40};
+        for (int i = 0; i < n; i++) {
+            float sum = 0;
+            for (int j = 0; j < 4; j++) sum += (float)((state = state * 1664525u + 1013904223u) >> 8) * 0x1p-24f;
+            logits[i] = (sum - 2) * spread[round / 7 % 4];
+            if (round % 5 == 0) logits[i] = rintf(logits[i]); /* ties */
+        }
+        struct sampling how = {.temperature = round % 3 ? 1 : 0.3f, .seed = (uint64_t)round};
+        if (round & 1) how.top_k = 1 + round * 7 % 60;
+        if (round & 2) how.top_p = 0.05f + 0.9f * (float)(round % 101) / 100;
+        if (round & 4) how.min_p = 0.3f * (float)(round % 53) / 53;
+        double total, mass = 0, u = sampler_uniform(how.seed, (uint64_t)round);
+        bool doubt;
+        int left = survivors(logits, n, &how, sorted, &total, &doubt), at = 0;
+        while (at < left - 1 && mass + sorted[at].weight <= u * total) mass += sorted[at++].weight;
+        doubt |= fabs(mass - u * total) < 1e-5 * total || fabs(mass + sorted[at].weight - u * total) < 1e-5 * total;
+        const int32_t got = pick(logits, n, how, round, NULL);
+        if (doubt) continue;
+        held++;
+        ck_assert_msg(got == sorted[at].id, "round %d, %d tokens: %d came, wanted %d", round, n, got, sorted[at].id);
+    }
+    ck_assert_int_gt(held, 1000);
+}
+END_TEST
+
 START_TEST(pure_function_of_seed_and_position) {
     float logits[V];
     for (int i = 0; i < V; i++) logits[i] = sinf((float)i) * 2;
@@ -157,6 +227,7 @@ int main(void) {
     tcase_add_test(t, logprobs);
     tcase_add_test(t, cuts);
     tcase_add_test(t, frequencies_follow_the_weights);
+    tcase_add_test(t, as_the_definition_has_it);
     tcase_add_test(t, pure_function_of_seed_and_position);
     suite_add_tcase(s, t);
     return run_suite_here(s);
