@@ -13,7 +13,7 @@
 enum { SAY_US = 500000, WINDOW = 512 };
 
 struct options {
-    char *output, *weights, *calibrate, *prune_what;
+    char *output, *weights, *output_matrix, *calibrate, *prune_what;
     int64_t calibrate_tokens;
     double prune;
     bool verify, quiet;
@@ -25,6 +25,8 @@ static const struct conf_option table[] = {
      .help = "the folder to make; it becomes a model directory"},
     {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32|q8|q4|stored",
      .help = "the format to hold them in, as --weights of `cadre serve`"},
+    {"output-matrix", CONF_CHOICE, AT(output_matrix), .def = "auto", .choices = "auto|q8|q4",
+     .help = "with q4: the matrix that makes logits, the most sensitive one; auto: q4 if it is fitted to a text, else q8"},
     {"calibrate", CONF_STRING, AT(calibrate), .arg = "FILE",
      .help = "a text like what will be asked: q8 and q4 are fitted to what it sends through the model"},
     {"calibrate-tokens", CONF_INT, AT(calibrate_tokens), .def = "16384", .min = 2, .max = 1 << 24, .arg = "N",
@@ -122,6 +124,10 @@ static int make(const char *model, const struct options *o, struct progress *p, 
                  ? fail(why, ERR_INVALID, "--prune needs --calibrate: a text that says who gives least")
              : o->calibrate ? calibrate(model, o, p, &known, why)
                             : 0;
+    const bool is_auto = !strcmp(o->output_matrix, "auto");
+    wish.output_too = wish.weights == FMT_Q4 && (is_auto ? known != NULL : !strcmp(o->output_matrix, "q4"));
+    if (rc >= 0 && !is_auto && wish.weights != FMT_Q4)
+        rc = fail(why, ERR_INVALID, "--output-matrix is for --weights q4; of %s all is said already", o->weights);
     if (rc >= 0 && known && fmt_quant(wish.weights)) wish.rounding = calibration_rounding(known);
     if (rc >= 0 && o->prune > 0) rc = prune(known, model, o, &wish, why);
     if (rc >= 0) rc = pack_write(model, o->output, &wish, &progress, why);

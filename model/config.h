@@ -122,9 +122,12 @@ int model_tensor_count(const struct model_config *c, enum tensor_role role);
 static inline bool tensor_in_blob(enum tensor_role r) {
     return r >= T_EXPERT_GATE && r <= T_COMMON_DOWN;
 }
+/* The matrix that makes logits, which may be the embedding. */
+bool model_is_output(const struct model_config *c, enum tensor_role role);
 /* The format in which a tensor is held where `wish` is asked for. q8 and q4: the matrices of attention and of all FFNs in
- * it; the embedding and the output's matrix q8, kv_b bf16, all else f32. FMT_STORED: for an expert's matrix what
- * quantization_config says, else config.stored; matrices outside of blobs need the checkpoint (checkpoint_format). */
+ * it; the embedding and the output's matrix q8 (a pack may have the latter in it, too: pack.h), kv_b bf16,
+ * all else f32. FMT_STORED: for an expert's matrix what quantization_config says, else config.stored; matrices outside of
+ * blobs need the checkpoint (checkpoint_format). */
 enum fmt model_format(const struct model_config *c, enum tensor_role role, enum fmt wish);
 bool model_keeps_f32(enum tensor_role role); /* outside of blobs: what routes or weighs, whatever format is asked for */
 bool model_may_be_fp8(enum tensor_role role); /* matrices that published fp8 checkpoints have in that format */

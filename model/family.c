@@ -352,6 +352,10 @@ bool model_may_be_fp8(enum tensor_role r) {
            (r >= T_SHARED_GATE && r <= T_SHARED_DOWN);
 }
 
+bool model_is_output(const struct model_config *c, enum tensor_role r) {
+    return r == T_LM_HEAD || (r == T_EMBED && c->tied_embeddings);
+}
+
 /* Routing, norms and what weighs outputs decide too much for what they weigh; kv_b is read by head, from plain formats; the
  * embedding and the output's matrix are the most sensitive of the large ones. */
 static enum fmt quantised_as(enum tensor_role r, enum fmt wish) {

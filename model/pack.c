@@ -70,6 +70,7 @@ static bool may_be(const struct opening *o, enum tensor_role role, int layer, ui
     struct tensor_want w;
     if (!model_tensor(c, role, layer, 0, &w)) return false;
     if (!w.cols || model_keeps_f32(role)) return fmt == FMT_F32;
+    if (fmt_quant(weights) && model_is_output(c, role) && fmt == (uint32_t)weights) return true;
     if (weights != FMT_STORED) return fmt == (uint32_t)model_format(c, role, weights);
     return fmt < FMT_COUNT && (fmt_plain((enum fmt)fmt) || (fmt == FMT_FP8 && c->quant == FMT_FP8));
 }

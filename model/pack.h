@@ -51,6 +51,7 @@ int pack_walk(const struct model_config *c, int (*fn)(void *ctx, const struct pa
 /* ---- writing: pack_write.c ---- */
 struct pack_wish {
     enum fmt weights;
+    bool output_too; /* q4 holds the output's matrix as well, which is q8 otherwise */
     const struct rounding *rounding; /* NULL, or for q8 and q4 */
     const struct pruning *pruning;   /* NULL: all experts stay */
 };

@@ -70,7 +70,9 @@ static size_t describe(const struct writing *w, const struct pack_entry *e, stru
     enum tensor_role role = (enum tensor_role)e->expert;
     if (e->kind != BLOB_TENSOR) return blob_describe(h, c, weights, e->kind, e->layer, e->expert);
     model_tensor(c, role, e->layer, 0, &want);
-    return blob_describe_tensor(h, c, want.cols ? checkpoint_held(w->c, role, e->layer, weights) : FMT_F32, role, e->layer);
+    enum fmt f = want.cols ? checkpoint_held(w->c, role, e->layer, weights) : FMT_F32;
+    if (w->wish->output_too && model_is_output(c, role)) f = weights;
+    return blob_describe_tensor(h, c, f, role, e->layer);
 }
 
 static int lay_out(void *ctx, const struct pack_entry *e) {

@@ -15,8 +15,10 @@ enum {
     MOST_COLS = 1 << 13 /* of a matrix: the moments of more would not fit anywhere */
 };
 
+static const float DAMPING = 0.01f, DAMPING_EMBED = 0.1f; /* its rows are looked up too, where every error counts alike */
+
 /* Where rows enter; FROM_HIDDEN is computed from FROM_FFN. */
-enum from { FROM_NONE, FROM_ATTENTION, FROM_HEADS, FROM_LATENT, FROM_FFN, FROM_HIDDEN, FROMS };
+enum from { FROM_NONE, FROM_ATTENTION, FROM_HEADS, FROM_LATENT, FROM_FFN, FROM_OUTPUT, FROM_HIDDEN, FROMS };
 
 struct rows { /* bf16 [n, width] */
     uint16_t *x;
@@ -40,7 +42,7 @@ struct calibration {
     struct pruning pruning;
     int16_t *kept;
     int32_t *kept_neurons;
-    struct layer_rows *layer; /* [L] */
+    struct layer_rows *layer; /* [L + 1]: the last one's is what enters the output's matrix */
     int tokens;               /* there will be */
     int routing;              /* layer whose router was computed last */
     bool no_memory;
@@ -85,6 +87,8 @@ static void listen_linear(struct backend *b, float *y, const float *x, struct ma
         if (from == FROM_FFN) c->routing = i;
         note_rows(c, &c->layer[i].of[from], x, T, w.cols);
     }
+    const int layers = c->solo.checkpoint.config.layers;
+    if (w.data == c->solo.weights.lm_head.data) note_rows(c, &c->layer[layers].of[FROM_OUTPUT], x, T, w.cols);
     c->real->linear(b, y, x, w, bias, add, T);
 }
 
@@ -154,6 +158,8 @@ static enum from from_of(enum tensor_role role) {
     case T_DENSE_DOWN:
     case T_SHARED_DOWN:
     case T_EXPERT_DOWN: return FROM_HIDDEN;
+    case T_EMBED: /* where it is the output's matrix too */
+    case T_LM_HEAD: return FROM_OUTPUT;
     default: return FROM_NONE;
     }
 }
@@ -266,7 +272,8 @@ static bool make_factor(struct calibration *c, enum tensor_role role, enum from 
     }
     free(c->u);
     c->u = x && width <= MOST_COLS ? malloc(sizeof *c->u * (size_t)width * (size_t)width) : NULL;
-    bool ok = c->u && sum_moments(c, x, n, width, c->u) && moments_factor(c->u, width);
+    const float damping = role == T_EMBED ? DAMPING_EMBED : DAMPING;
+    bool ok = c->u && sum_moments(c, x, n, width, c->u) && moments_factor(c->u, width, damping);
     free(x);
     return ok;
 }
@@ -275,7 +282,9 @@ static const float *factor(void *ctx, enum tensor_role role, int layer, int expe
     struct calibration *c = ctx;
     const enum from from = from_of(role);
     if (role < T_EXPERT_GATE || role > T_EXPERT_DOWN) expert = -1;
-    if (from == FROM_NONE || layer >= c->solo.checkpoint.config.layers) return NULL;
+    const struct model_config *m = &c->solo.checkpoint.config;
+    if (from == FROM_NONE || layer >= m->layers || (role == T_EMBED && !m->tied_embeddings)) return NULL;
+    if (from == FROM_OUTPUT) layer = m->layers;
     if (from == FROM_FFN && all_go_to(c, layer, expert)) expert = -1;
     const bool same = c->u_from == from && c->u_layer == layer && c->u_expert == expert && from != FROM_HIDDEN;
     if (!same) c->u_good = make_factor(c, role, from, layer, expert);
@@ -325,7 +334,7 @@ int calibration_new(const char *dir, const struct calibrate_options *o, const in
             rc = fail(why, ERR_INVALID, "the text has token %d, the model has %d", ids[i], c->solo.checkpoint.config.vocab);
     if (rc >= 0) rc = solo_load(&c->solo, why);
     if (rc >= 0) rc = solo_ready(&c->solo, FMT_BF16, why);
-    if (rc >= 0 && !(c->layer = calloc((size_t)c->solo.checkpoint.config.layers, sizeof *c->layer)))
+    if (rc >= 0 && !(c->layer = calloc((size_t)c->solo.checkpoint.config.layers + 1, sizeof *c->layer)))
         rc = fail(why, ERR_NOMEM, "out of memory");
     if (rc >= 0) {
         c->tokens = n + n / (c->solo.options.context - 1) + 1; /* with what begins each window */
@@ -345,7 +354,7 @@ int calibration_new(const char *dir, const struct calibrate_options *o, const in
 
 void calibration_free(struct calibration *c) {
     if (!c) return;
-    for (int i = 0; c->layer && i < c->solo.checkpoint.config.layers; i++) {
+    for (int i = 0; c->layer && i <= c->solo.checkpoint.config.layers; i++) {
         for (int f = 0; f < FROMS; f++) free(c->layer[i].of[f].x);
         free(c->layer[i].chosen);
         free(c->layer[i].share);

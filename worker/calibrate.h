@@ -2,8 +2,9 @@
  * alike (quant_pack_toward).
  *
  * The model reads the text once, as bf16; kept are, for every layer, the rows that entered attention, its output's matrix and
- * the FFN (as bf16: 2 bytes times three to four times the hidden size for a token), and which experts they went to. What an
- * expert's last matrix was given is computed again when it is asked for. One thread owns it. */
+ * the FFN (as bf16: 2 bytes times three to four times the hidden size for a token), and which experts they went to; and the
+ * rows that logits were made of. What an expert's last matrix was given is computed again when it is asked for. One thread
+ * owns it. */
 #pragma once
 #include <stdint.h>
 

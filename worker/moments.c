@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const float DAMPING = 0.01f; /* of the mean: what an unseen input may be like */
-
 enum { LANES = 16 };
 typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
 
@@ -54,11 +52,11 @@ static void invert(float *h, int n, float *row) {
     }
 }
 
-bool moments_factor(float *h, int n) {
+bool moments_factor(float *h, int n, float damping) {
     double trace = 0;
     float *row = malloc(sizeof *row * (size_t)n);
     for (int i = 0; i < n; i++) trace += (double)h[(size_t)i * (size_t)n + (size_t)i];
-    for (int i = 0; i < n; i++) h[(size_t)i * (size_t)n + (size_t)i] += DAMPING * (float)(trace / n);
+    for (int i = 0; i < n; i++) h[(size_t)i * (size_t)n + (size_t)i] += damping * (float)(trace / n);
     bool ok = row && isfinite(trace) && decompose(h, n);
     if (ok) invert(h, n, row);
     for (int i = 0; ok && i < n; i++) ok = isfinite(h[(size_t)i * (size_t)n + (size_t)i]);

@@ -1,5 +1,6 @@
 /* test_eval.c - what eval.h says of every tiny checkpoint is what an independent implementation's logits say; and weights that
- * were fitted to a text (calibrate.h) predict it more as f32 does than those rounded for themselves, over all checkpoints.
+ * were fitted to a text (calibrate.h) predict it more as f32 does than those rounded for themselves, over all checkpoints; and
+ * so for the output's matrix as q4.
  *
  * usage: test_eval DATA_DIR */
 #include <dirent.h>
@@ -76,9 +77,9 @@ static void remove_folder(const char *dir) {
     rmdir(dir);
 }
 
-static void make_pack(const char *from, const char *to, const struct calibration *c) {
+static void make_pack(const char *from, const char *to, bool output_too, const struct calibration *c) {
     struct why why;
-    const struct pack_wish wish = {.weights = FMT_Q4, .rounding = c ? calibration_rounding(c) : NULL};
+    const struct pack_wish wish = {.weights = FMT_Q4, .output_too = output_too, .rounding = c ? calibration_rounding(c) : NULL};
     if (pack_write(from, to, &wish, &(struct pack_progress){0}, &why) < 0) die("%s", why.text);
 }
 
@@ -143,10 +144,11 @@ static void test_pruned(const char *name, const char *dir, struct calibration *c
     remove_folder(folder);
 }
 
-/* Returns by how much fitting brought the model nearer to itself, in nats over the text. */
-static double test_fitted(const char *name, const char *dir, const struct reference *r) {
+/* By how much fitting brought the model nearer to itself, in nats over the text: with the output's matrix as q8 and as q4. */
+static void test_fitted(const char *name, const char *dir, const struct reference *r, double nearer[2]) {
+    enum { PACKS = 4 }; /* by twos: rounded for itself, fitted */
     const struct calibrate_options o = {.threads = 2, .window = WINDOW};
-    char folder[2][40] = {"/tmp/test_eval.XXXXXX", "/tmp/test_eval.XXXXXX"};
+    char folder[PACKS][40];
     static int32_t text[PROMPTS * WINDOW];
     struct calibration *c;
     struct why why;
@@ -154,27 +156,35 @@ static double test_fitted(const char *name, const char *dir, const struct refere
     for (int p = 0; p < PROMPTS; p++)
         for (int t = 0; t < r->T[p]; t++) text[n++] = r->ids[p][t];
     if (calibration_new(dir, &o, text, n, -1, NULL, NULL, &c, &why) < 0) die("%s: %s", dir, why.text);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < PACKS; i++) {
+        strcpy(folder[i], "/tmp/test_eval.XXXXXX");
         if (!mkdtemp(folder[i])) die("no folder for a pack");
-        make_pack(dir, folder[i], i ? c : NULL);
+        make_pack(dir, folder[i], i / 2, i % 2 ? c : NULL);
     }
     int again = pack_write(dir, folder[1], &(struct pack_wish){.weights = FMT_Q4}, &(struct pack_progress){0}, &why);
     report(again == ERR_EXISTS, name, "a fitted pack is another than a plain one", again);
     test_pruned(name, dir, c, r);
     calibration_free(c);
-    struct eval *e[MODELS] = {open_as(dir, "f32"), open_as(folder[0], "auto"), open_as(folder[1], "auto")};
-    score(e, MODELS, r);
-    const double plain = eval_score(e[1])->divergence, fitted = eval_score(e[2])->divergence;
-    report(isfinite(fitted), name, "fitted", (plain - fitted) / plain);
-    for (int m = 0; m < MODELS; m++) eval_close(e[m]);
-    for (int i = 0; i < 2; i++) remove_folder(folder[i]);
-    return plain - fitted;
+    struct eval *e[1 + PACKS] = {open_as(dir, "f32")};
+    for (int i = 0; i < PACKS; i++) e[1 + i] = open_as(folder[i], "auto");
+    score(e, 1 + PACKS, r);
+    for (int i = 0; i < 2; i++) {
+        const double plain = eval_score(e[1 + 2 * i])->divergence, fitted = eval_score(e[2 + 2 * i])->divergence;
+        report(isfinite(fitted), name, i ? "fitted, output and all" : "fitted", (plain - fitted) / plain);
+        nearer[i] = plain - fitted;
+    }
+    struct eval_size with, without;
+    eval_size(e[1], &without);
+    eval_size(e[3], &with);
+    report(with.bytes < without.bytes, name, "and smaller", (double)with.bytes / (double)without.bytes);
+    for (int m = 0; m < 1 + PACKS; m++) eval_close(e[m]);
+    for (int i = 0; i < PACKS; i++) remove_folder(folder[i]);
 }
 
 int main(int argc, char **argv) {
     static struct names all;
-    double nearer = 0;
-    int worse = 0;
+    double nearer[2] = {0};
+    int worse[2] = {0};
     if (argc != 2) die("usage: test_eval DATA_DIR");
     log_set_level(LOG_ERROR);
     names_read(argv[1], &all);
@@ -185,14 +195,19 @@ int main(int argc, char **argv) {
         snprintf(dir, sizeof dir, "%s/%s", argv[1], all.name[i]);
         read_reference(dir, &ref, &file);
         test_scores(all.name[i], dir, &ref);
-        const double by = test_fitted(all.name[i], dir, &ref);
-        nearer += by;
-        worse += by < 0;
+        double by[2];
+        test_fitted(all.name[i], dir, &ref, by);
+        for (int o = 0; o < 2; o++) {
+            nearer[o] += by[o];
+            worse[o] += by[o] < 0;
+        }
         free_reference(&ref, file);
     }
-    report(nearer > 0, "all", "fitted weights are nearer to f32 on their text", nearer);
+    for (int o = 0; o < 2; o++) {
+        report(nearer[o] > 0, "all", "fitted weights are nearer to f32 on their text", nearer[o]);
+        report(worse[o] < all.count / 2, "all", "those that fitting made worse", worse[o]);
+    }
     report(pruned > all.count / 4, "all", "those of which experts were left out", pruned);
-    report(worse < all.count / 2, "all", "those that fitting made worse", worse);
     printf("1..%d\n", passed + failed);
     return failed > 0;
 }

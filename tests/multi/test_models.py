@@ -63,6 +63,10 @@ def a_text_is_scored(p):
         first, other = json.loads(run([p.cadre, *words], 60 * p.slow).good("eval").out)["models"]
         same((first["weights"], other["weights"], first["ratio"], first["kl"]), ("bf16", "q4", 1, 0), "what was compared")
         check(other["kl"] > 0 and other["bits_per_weight"] < first["bits_per_weight"], f"figures: {other}")
+        run([p.cadre, *fitted, "-o", f"{pack}5", "--output-matrix", "q8"], 60 * p.slow).good("pack")
+        words[2] = f"{pack}5"
+        larger = json.loads(run([p.cadre, *words], 60 * p.slow).good("eval").out)["models"][1]
+        check(larger["bits_per_weight"] > other["bits_per_weight"], f"with the output's matrix as q8: {larger}, as q4: {other}")
         fewer = ["pack", model, "-o", f"{pack}3", "--weights", "bf16", "--calibrate", text, "--prune", "0.25", "-q"]
         run([p.cadre, *fewer], 60 * p.slow).good("pack")
         with Cluster(p, f"{pack}3", workers=3, fabric="shm") as c:
@@ -86,6 +90,7 @@ def a_text_is_scored(p):
             (["pack", model, "-o", f"{pack}2", "--weights", "q4", "--calibrate", text, "--prune", "0.1", "--prune-what", "neurons"],
              1, "to a multiple of 32"),
             (["pack", model, "-o", f"{pack}2", "--weights", "bf16", "--calibrate", text], 1, "for --weights q8 and q4"),
+            (["pack", model, "-o", f"{pack}2", "--weights", "q8", "--output-matrix", "q4"], 1, "for --weights q4"),
         ]:
             r = run([p.cadre, *refused], 60 * p.slow)
             same(r.status, status, f"{refused}: {r.err!r}")

@@ -31,7 +31,7 @@ START_TEST(factor_of_the_inverse) {
     make_inputs(x, h);
     for (int i = 0; i < N; i++) trace += (double)h[i][i];
     memcpy(u, h, sizeof u);
-    ck_assert(moments_factor(&u[0][0], N));
+    ck_assert(moments_factor(&u[0][0], N, 0.01f));
     for (int i = 0; i < N; i++) h[i][i] += (float)(0.01 * trace / N);
     double worst = 0;
     for (int a = 0; a < N; a++) {
@@ -49,8 +49,8 @@ END_TEST
 
 START_TEST(nothing_to_factor) {
     float zero[9] = {0}, not_a_number[4] = {NAN, 0, 0, 1};
-    ck_assert(!moments_factor(zero, 3));
-    ck_assert(!moments_factor(not_a_number, 2));
+    ck_assert(!moments_factor(zero, 3, 0.01f));
+    ck_assert(!moments_factor(not_a_number, 2, 0.01f));
 }
 END_TEST
 
@@ -74,7 +74,7 @@ START_TEST(products_come_nearer) {
     static float x[INPUTS][N], u[N][N], w[ROWS][N], (*turned)[QUANT_PANEL];
     const enum fmt f = _i ? FMT_Q8 : FMT_Q4;
     make_inputs(x, u);
-    ck_assert(moments_factor(&u[0][0], N));
+    ck_assert(moments_factor(&u[0][0], N, 0.01f));
     void *plain = aligned_alloc(64, 1 << 16), *fitted = aligned_alloc(64, 1 << 16);
     turned = aligned_alloc(64, sizeof *turned * N);
     for (int r = 0; r < ROWS; r++)
