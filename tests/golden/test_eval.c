@@ -157,7 +157,7 @@ static void test_fitted(const char *name, const char *dir, const struct referenc
         for (int t = 0; t < r->T[p]; t++) text[n++] = r->ids[p][t];
     if (calibration_new(dir, &o, text, n, -1, NULL, NULL, &c, &why) < 0) die("%s: %s", dir, why.text);
     for (int i = 0; i < PACKS; i++) {
-        strcpy(folder[i], "/tmp/test_eval.XXXXXX");
+        snprintf(folder[i], sizeof folder[i], "/tmp/test_eval.XXXXXX");
         if (!mkdtemp(folder[i])) die("no folder for a pack");
         make_pack(dir, folder[i], i / 2, i % 2 ? c : NULL);
     }
