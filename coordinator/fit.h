@@ -6,8 +6,11 @@
 #include "kernels/kernels.h"
 #include "worker/measure.h"
 
+struct fit_formats {
+    enum fmt weights, kv;
+};
 /* b[workers]. memory[workers]: bytes each may use, 0 = not given. available: what this host has, 0 = unknown or the workers are
- * elsewhere; pages of the checkpoint's files are one copy for all workers of a host. weights: for the advice alone.
+ * elsewhere; pages of the checkpoint's files are one copy for all workers of a host. is: for the advice alone.
  * ERR_EXHAUSTED with the numbers and what would help. */
-int fit_check(const struct worker_bytes *b, int workers, enum fmt weights, const uint64_t *memory, uint64_t available,
+int fit_check(const struct worker_bytes *b, int workers, struct fit_formats is, const uint64_t *memory, uint64_t available,
               struct why *why);

@@ -56,7 +56,7 @@ int room_check(const struct coordinator *c, const struct scheduler_limits *l, co
     }
     uint64_t memory[MSG_MAX_WORKERS];
     for (int w = 0; w < c->options.workers; w++) memory[w] = memory_of(c, w);
-    return fit_check(bytes, c->options.workers, c->weights, memory, available, why);
+    return fit_check(bytes, c->options.workers, (struct fit_formats){c->weights, c->kv}, memory, available, why);
 }
 
 int room_find(struct coordinator *c, struct why *why) {
