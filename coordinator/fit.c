@@ -17,7 +17,8 @@ static struct size_text size_of(uint64_t bytes) {
 static const char *advice_for(const struct worker_bytes *b, struct fit_formats is) {
     const uint64_t step = b->buffers + b->exchange;
     if (b->kv > b->experts && b->kv > b->resident && b->kv > step)
-        return is.kv == FMT_INT8 ? "a smaller --kv-tokens or --max-context" : "--kv int8, a smaller --kv-tokens or --max-context";
+        return is.kv == FMT_INT8 ? "a smaller --kv-tokens or --max-context"
+                                 : "--kv int8, a smaller --kv-tokens or --max-context";
     if (step > b->experts && step > b->resident) return "smaller --step-tokens";
     if (is.weights == FMT_F32) return "--weights bf16, q8 or q4, or more workers";
     if (is.weights == FMT_BF16) return "--weights q8 or q4, more workers or hosts with more memory";
