@@ -1,15 +1,16 @@
 /* sampler.c - greedy, or inverse transform sampling over the surviving tokens in descending order of weight.
  *
  * Sorting a whole vocabulary per token would cost milliseconds. Weights are counted into buckets of falling log-weight, and of
- * these only one is put in order wherever a cut or the draw falls: what is before it survives as a whole. Sums are f64 in a
- * fixed order, and the exponential is our own, so that no library decides which token comes. */
+ * these only one is put in order wherever a cut or the draw falls: what is before it survives as a whole. Where top-k keeps
+ * few, most of the row is passed over by the maxima of its blocks, without changing a bit. Sums are f64 in a fixed order, and
+ * the exponential is our own, so that no library decides which token comes. */
 #include "worker/sampler.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { BUCKETS = 512, LANES = 4 };
+enum { BUCKETS = 512, LANES = 4, BLOCK = 16 };
 static const float BUCKETS_PER_NAT = 16; /* so the last bucket begins 32 nats below the best */
 static const float COLDEST = 1e-5f;      /* below this a temperature means greedy */
 static const float NOTHING = 87;         /* nats below the best: there f32 has no normal number any more */
@@ -17,15 +18,19 @@ static const float NOTHING = 87;         /* nats below the best: there f32 has n
 int sampler_init(struct sampler *s, int vocab) {
     const size_t V = ((size_t)vocab + LANES - 1) / LANES * LANES; /* whole lanes are written */
     *s = (struct sampler){.vocab = vocab,
+                          .near = malloc(sizeof *s->near * V),
+                          .block = malloc(sizeof *s->block * (V / BLOCK + 1)),
                           .weight = malloc(sizeof *s->weight * V),
                           .order = malloc(sizeof *s->order * V),
                           .bucket = malloc(sizeof *s->bucket * V)};
-    if (s->weight && s->order && s->bucket) return 0;
+    if (s->near && s->block && s->weight && s->order && s->bucket) return 0;
     sampler_clear(s);
     return ERR_NOMEM;
 }
 
 void sampler_clear(struct sampler *s) {
+    free(s->near);
+    free(s->block);
     free(s->weight);
     free(s->order);
     free(s->bucket);
@@ -114,36 +119,74 @@ struct cut {
     int bucket, keep;
 };
 
-/* What is no number goes to the last bucket and weighs nothing. */
+/* What is no number goes to the last bucket. */
+static inline lanes buckets_of(lanes below) {
+    const lanes b = below * BUCKETS_PER_NAT, low = PICK(b < BUCKETS - 1, b, ALL(BUCKETS - 1));
+    return PICK(low > 0, low, ALL(0));
+}
+
+/* What is no number weighs nothing. */
 static inline void weigh_lanes(const float *logits, float max, float inverse, float *weight, uint16_t *bucket) {
     lanes l, w;
     memcpy(&l, logits, sizeof l);
     const lanes below = (max - l) * inverse;
     const masks near = below < NOTHING;
     w = PICK(near, exp_of(PICK(near, -below, ALL(0))), ALL(0));
-    lanes b = below * BUCKETS_PER_NAT;
-    b = PICK(b < BUCKETS - 1, b, ALL(BUCKETS - 1));
-    b = PICK(b > 0, b, ALL(0));
-    const halves numbers = __builtin_convertvector(__builtin_convertvector(b, masks), halves);
+    const halves numbers = __builtin_convertvector(__builtin_convertvector(buckets_of(below), masks), halves);
     memcpy(weight, &w, sizeof w);
     memcpy(bucket, &numbers, sizeof numbers);
 }
 
 static void weigh(struct sampler *s, const float *logits, float max, float inverse) {
-    const int whole = s->vocab / LANES * LANES;
+    const int whole = s->n / LANES * LANES;
     for (int id = 0; id < whole; id += LANES) weigh_lanes(logits + id, max, inverse, s->weight + id, s->bucket + id);
-    if (whole < s->vocab) {
+    if (whole < s->n) {
         float rest[LANES] = {0};
-        memcpy(rest, logits + whole, sizeof *rest * (size_t)(s->vocab - whole));
+        memcpy(rest, logits + whole, sizeof *rest * (size_t)(s->n - whole));
         weigh_lanes(rest, max, inverse, s->weight + whole, s->bucket + whole);
     }
+}
+
+static float largest(const float *x) { /* of a block; -inf if none is a number */
+    lanes most = ALL(-INFINITY), l;
+    for (int i = 0; i < BLOCK; i += LANES) {
+        memcpy(&l, x + i, sizeof l);
+        most = PICK(l > most, l, most);
+    }
+    for (int i = 1; i < LANES; i++)
+        if (most[i] > most[0]) most[0] = most[i];
+    return most[0];
+}
+
+/* Into s->near the blocks that have a token no bucket further than the k heaviest. k blocks with a token in the buckets up to
+ * `far` are k such tokens, so all that top-k leaves is there, with all that shares a bucket with it. Whole blocks keep their
+ * tokens' places among the lanes, and so the order of every sum. False: that would be most of the row. */
+static bool take_near(struct sampler *s, const float *logits, float max, float inverse, int k) {
+    const int blocks = s->vocab / BLOCK, rest = s->vocab % BLOCK;
+    int count[BUCKETS] = {0}, far = 0, reached = 0, n = 0;
+    if (k > blocks / 2) return false;
+    for (int i = 0; i < blocks; i++) {
+        s->bucket[i] = (uint16_t)buckets_of((max - ALL(largest(logits + (int64_t)i * BLOCK))) * inverse)[0];
+        count[s->bucket[i]]++;
+    }
+    while ((reached += count[far]) < k) far++;
+    if (far == BUCKETS - 1 || reached > blocks / 2) return false;
+    for (int i = 0; i < blocks; i++) {
+        if (s->bucket[i] > far) continue;
+        memcpy(s->near + (int64_t)n * BLOCK, logits + (int64_t)i * BLOCK, sizeof *logits * BLOCK);
+        s->block[n++] = i;
+    }
+    memcpy(s->near + (int64_t)n * BLOCK, logits + (int64_t)blocks * BLOCK, sizeof *logits * (size_t)rest);
+    s->block[n] = blocks;
+    s->n = n * BLOCK + rest;
+    return true;
 }
 
 /* Neighbours are counted apart, because an addition to a sum that was just written waits for it. */
 static void count_all(const struct sampler *s, struct census *all) {
     struct census part[LANES];
     memset(part, 0, sizeof part);
-    for (int id = 0; id < s->vocab; id++) {
+    for (int id = 0; id < s->n; id++) {
         struct census *to = &part[id % LANES];
         to->mass[s->bucket[id]] += (double)s->weight[id];
         to->count[s->bucket[id]]++;
@@ -161,12 +204,12 @@ static void count_all(const struct sampler *s, struct census *all) {
 static int order_bucket(struct sampler *s, int bucket) {
     const uint64_t ones = 0x0001000100010001, tops = 0x8000800080008000;
     int n = 0;
-    for (int32_t at = 0; at < s->vocab; at += LANES) {
+    for (int32_t at = 0; at < s->n; at += LANES) {
         uint64_t four;
         memcpy(&four, s->bucket + at, sizeof four);
         four ^= ones * (uint64_t)bucket;
         if (!((four - ones) & ~four & tops)) continue; /* none of them is 0 */
-        for (int32_t id = at; id < at + LANES && id < s->vocab; id++)
+        for (int32_t id = at; id < at + LANES && id < s->n; id++)
             if (s->bucket[id] == bucket) s->order[n++] = id;
     }
     sort_ids(s->order, n, s->weight);
@@ -194,6 +237,7 @@ static double mass_of(struct sampler *s, const struct census *all, struct cut c)
 /* Ends at a token: the last survivor, or the heaviest of all where nothing would stay. */
 static struct cut at_a_token(const struct census *all, struct cut c) {
     while (!c.keep && c.bucket > 0) c = (struct cut){c.bucket - 1, all->count[c.bucket - 1]};
+    if (!c.keep) c.keep = all->count[0] > 0;
     while (!c.keep) c = (struct cut){c.bucket + 1, all->count[c.bucket + 1] > 0};
     return c;
 }
@@ -239,15 +283,20 @@ static int32_t at_mass(struct sampler *s, const struct census *all, struct cut c
 
 static int32_t draw(struct sampler *s, const float *logits, float max, const struct sampling *how, int position) {
     struct census all;
-    weigh(s, logits, max, 1.0f / how->temperature);
+    const bool top_k = how->top_k > 0 && how->top_k < s->vocab;
+    const float inverse = 1.0f / how->temperature;
+    const bool near = top_k && take_near(s, logits, max, inverse, how->top_k);
+    if (!near) s->n = s->vocab;
+    weigh(s, near ? s->near : logits, max, inverse);
     count_all(s, &all);
     struct cut c = {BUCKETS - 1, all.count[BUCKETS - 1]};
-    if (how->top_k > 0 && how->top_k < s->vocab) c = cut_top_k(&all, how->top_k);
+    if (top_k) c = cut_top_k(&all, how->top_k);
     /* the mass top-p speaks of is what top-k left */
     if (how->top_p > 0 && how->top_p < 1) c = cut_top_p(s, &all, c, (double)how->top_p * mass_of(s, &all, c));
     if (how->min_p > 0) c = cut_min_p(s, c, how->min_p);
     c = at_a_token(&all, c);
-    return at_mass(s, &all, c, sampler_uniform(how->seed, (uint64_t)position) * mass_of(s, &all, c));
+    const int32_t at = at_mass(s, &all, c, sampler_uniform(how->seed, (uint64_t)position) * mass_of(s, &all, c));
+    return near ? s->block[at / BLOCK] * BLOCK + at % BLOCK : at;
 }
 
 void sampler_pick(struct sampler *s, const float *logits, const struct logit_stats *stats, const struct sampling *how,

@@ -8,7 +8,10 @@
 
 struct sampler {
     int vocab;
-    float *weight;    /* [V] scratch */
+    int n;            /* tokens that are weighed: the whole row, or the blocks of it that top-k can reach */
+    float *near;      /* [V] scratch: the logits of these blocks */
+    int32_t *block;   /* [V / block] scratch: which they are */
+    float *weight;    /* [V] scratch, as all below of the n */
     int32_t *order;   /* [V] scratch */
     uint16_t *bucket; /* [V] scratch */
 };

@@ -114,6 +114,8 @@ START_TEST(cuts) {
     ck_assert_int_eq(distinct(logits, 8, (struct sampling){.temperature = 1, .top_p = 0.5f, .seed = 1}, seen), 2);
     ck_assert_int_eq(distinct(logits, 8, (struct sampling){.temperature = 1, .top_p = 0.01f, .seed = 1}, seen), 1);
     ck_assert_int_eq(distinct(logits, 8, (struct sampling){.temperature = 1, .min_p = 0.3f, .seed = 1}, seen), 4);
+    ck_assert_int_eq(distinct(logits, 8, (struct sampling){.temperature = 1, .min_p = 2, .seed = 1}, seen), 1);
+    ck_assert(seen[3]); /* the heaviest, where nothing would stay */
     ck_assert_int_eq(distinct(logits, 8, (struct sampling){.temperature = 1, .min_p = 0.3f, .top_k = 3, .seed = 1}, seen), 3);
     /* top-p speaks of the mass that top-k left: of {3, 4, 2} the first two have 1 - e^2 / (2 e^3 + e^2) = 0.845 */
     ck_assert_int_eq(distinct(logits, 8, (struct sampling){.temperature = 1, .top_k = 3, .top_p = 0.84f, .seed = 1}, seen), 2);
@@ -151,7 +153,8 @@ static int survivors(const float *logits, int n, const struct sampling *how, str
     int keep = 0;
     *doubt = false;
     for (int i = 1; i < n; i++) top = fmax(top, (double)logits[i]);
-    for (int i = 0; i < n; i++) out[i] = (struct token){i, exp(((double)logits[i] - top) / (double)how->temperature)};
+    for (int i = 0; i < n; i++)
+        out[i] = (struct token){i, isnan(logits[i]) ? 0 : exp(((double)logits[i] - top) / (double)how->temperature)};
     qsort(out, (size_t)n, sizeof *out, by_weight);
     if (how->top_k > 0 && how->top_k < n) n = how->top_k;
     for (int i = 0; i < n; i++) all += out[i].weight;
@@ -171,37 +174,73 @@ static int survivors(const float *logits, int n, const struct sampling *how, str
     return n;
 }
 
-/* Any cuts, vocabularies that end within a lane, rows from all but flat to one that towers above the others. */
+/* Two neighbours that f32 may have in another order. */
+static bool alike(const struct token *t) {
+    return t[0].weight > t[1].weight && t[0].weight - t[1].weight < 4e-7 * t[0].weight;
+}
+
+enum { BIG = 200001 };
+
+static void make_row(float *logits, int n, int round) {
+    static uint32_t state = 7;
+    const float spread[] = {0.01f, 1, 4, 40};
+    for (int i = 0; i < n; i++) {
+        float sum = 0;
+        for (int j = 0; j < 4; j++) sum += (float)((state = state * 1664525u + 1013904223u) >> 8) * 0x1p-24f;
+        logits[i] = (sum - 2) * spread[round / 7 % 4];
+        if (round % 5 == 0) logits[i] = rintf(logits[i]); /* ties */
+        if (round % 9 == 3 && i && state >> 30 == 0) logits[i] = state >> 29 & 1 ? NAN : -INFINITY;
+    }
+}
+
+static struct sampling any_cuts(int round) {
+    struct sampling how = {.temperature = round % 3 ? 1 : 0.3f, .seed = (uint64_t)round};
+    if (round & 1) how.top_k = 1 + round * 7 % 60;
+    if (round & 2) how.top_p = 0.05f + 0.9f * (float)(round % 101) / 100;
+    if (round & 4) how.min_p = 0.3f * (float)(round % 53) / 53;
+    return how;
+}
+
+/* Any cuts, vocabularies that end within a lane, rows from all but flat to one that towers above the others, with numbers
+ * missing; large ones of the last kind alone, since of flat ones f32 can tell little. */
 START_TEST(as_the_definition_has_it) {
-    static float logits[5003];
-    static struct token sorted[5003];
+    static float logits[BIG];
+    static struct token sorted[BIG];
     const int vocab[] = {1, 2, 3, 5, 64, 997, 5003};
-    uint32_t state = 7;
     int held = 0;
     for (int round = 0; round < 1500; round++) {
-        const int n = vocab[round % 7];
-        const float spread[] = {0.01f, 1, 4, 40};
-        for (int i = 0; i < n; i++) {
-            float sum = 0;
-            for (int j = 0; j < 4; j++) sum += (float)((state = state * 1664525u + 1013904223u) >> 8) * 0x1p-24f;
-            logits[i] = (sum - 2) * spread[round / 7 % 4];
-            if (round % 5 == 0) logits[i] = rintf(logits[i]); /* ties */
-        }
-        struct sampling how = {.temperature = round % 3 ? 1 : 0.3f, .seed = (uint64_t)round};
-        if (round & 1) how.top_k = 1 + round * 7 % 60;
-        if (round & 2) how.top_p = 0.05f + 0.9f * (float)(round % 101) / 100;
-        if (round & 4) how.min_p = 0.3f * (float)(round % 53) / 53;
+        const int n = round < 140 && round / 7 % 4 == 3 ? BIG : vocab[round % 7];
+        make_row(logits, n, round);
+        const struct sampling how = any_cuts(round);
         double total, mass = 0, u = sampler_uniform(how.seed, (uint64_t)round);
         bool doubt;
         int left = survivors(logits, n, &how, sorted, &total, &doubt), at = 0;
         while (at < left - 1 && mass + sorted[at].weight <= u * total) mass += sorted[at++].weight;
         doubt |= fabs(mass - u * total) < 1e-5 * total || fabs(mass + sorted[at].weight - u * total) < 1e-5 * total;
         const int32_t got = pick(logits, n, how, round, NULL);
-        if (doubt) continue;
+        if (doubt || (at > 0 && alike(&sorted[at - 1])) || (at < n - 1 && alike(&sorted[at]))) continue;
         held++;
         ck_assert_msg(got == sorted[at].id, "round %d, %d tokens: %d came, wanted %d", round, n, got, sorted[at].id);
     }
     ck_assert_int_gt(held, 1000);
+}
+END_TEST
+
+/* Of a row that goes on with nothing top-k passes blocks over; of its beginning alone, none. Not a token may change by that,
+ * however near to another the draw falls. */
+START_TEST(what_is_passed_over_changes_nothing) {
+    enum { FRONT = 997, ALL = 16003 };
+    static float logits[ALL];
+    for (int i = 0; i < ALL; i++) logits[i] = i % 2 ? -INFINITY : -1000;
+    for (int round = 0; round < 400; round++) {
+        struct sampling how = any_cuts(round);
+        how.top_k = 32 + round % 30; /* of 62 blocks: more than half */
+        make_row(logits, FRONT, round);
+        for (int p = 0; p < 10; p++) {
+            const int32_t got = pick(logits, ALL, how, p, NULL), want = pick(logits, FRONT, how, p, NULL);
+            ck_assert_msg(got == want, "round %d, position %d: %d came, wanted %d", round, p, got, want);
+        }
+    }
 }
 END_TEST
 
@@ -228,6 +267,7 @@ int main(void) {
     tcase_add_test(t, cuts);
     tcase_add_test(t, frequencies_follow_the_weights);
     tcase_add_test(t, as_the_definition_has_it);
+    tcase_add_test(t, what_is_passed_over_changes_nothing);
     tcase_add_test(t, pure_function_of_seed_and_position);
     suite_add_tcase(s, t);
     return run_suite_here(s);
