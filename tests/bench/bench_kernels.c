@@ -24,13 +24,14 @@
 #include "base/log.h"
 #include "kernels/kernels.h"
 #include "tests/bench/ceilings.h"
+#include "worker/sampler.h"
 
-enum { POOL_BYTES = 192 << 20, MAX_GROUPS = 512, PAGE = 16, MAX_T = 512 };
+enum { POOL_BYTES = 192 << 20, MAX_GROUPS = 512, PAGE = 16, MAX_T = 512, MAX_VOCAB = 128256 };
 static const double REF_MACS = 2e7; /* about a tenth of a second of ref */
 
 enum op {
     LINEAR, FFN, DECODE, LATENT, LATENT_QUERY, LATENT_VALUE, EXPANDED, BLOCKS, PREFILL, NORM, GATE, STATS, COMBINE, CLAMP, ADD,
-    DOTS, FUSE, KV_STORE, ROPE, EMBED, GATHER
+    DOTS, FUSE, KV_STORE, ROPE, EMBED, GATHER, SAMPLE
 };
 struct test {
     const char *name;
@@ -39,7 +40,7 @@ struct test {
     int a, b, c, d; /* LINEAR N K; FFN groups H I; DECODE, PREFILL keys Q G D; LATENT keys Q rope rank; LATENT_QUERY Q nope rope
                        rank; LATENT_VALUE Q value rope rank; EXPANDED keys Q rope rank, nope and value 128; BLOCKS n K, four of
                        64 for each row; NORM N; GATE E k; STATS V; COMBINE k H; CLAMP, ADD, DOTS, GATHER, EMBED H; FUSE k;
-                       KV_STORE G D; ROPE heads D */
+                       KV_STORE G D; ROPE heads D; SAMPLE V, top-k, top-p in percent */
 };
 static const struct test tests[] = {
     {"smol qkv, 1 row", LINEAR, 1, 960, 576},
@@ -104,6 +105,12 @@ static const struct test tests[] = {
     {"rope 12 heads of 64, 16 rows", ROPE, 16, 12, 64},
     {"embed 576, 16 rows", EMBED, 16, 576},
     {"gather 2048, 16 rows", GATHER, 16, 2048},
+    {"sample of 32000", SAMPLE, 1, 32000},
+    {"sample top-k 40 of 32000", SAMPLE, 1, 32000, 40},
+    {"sample top-p 0.9 of 32000", SAMPLE, 1, 32000, 0, 90},
+    {"sample of 128256", SAMPLE, 1, 128256},
+    {"sample top-k 40 of 128256", SAMPLE, 1, 128256, 40},
+    {"sample top-p 0.9 of 128256", SAMPLE, 1, 128256, 0, 90},
 };
 enum { TESTS = sizeof tests / sizeof *tests };
 
@@ -154,6 +161,7 @@ struct data {
     const float *rows[MAX_T * 16];
     struct ffn ffns[MAX_GROUPS];
     struct ffn_group groups[MAX_GROUPS];
+    struct sampler sampler;
 };
 
 static void *must(size_t bytes) {
@@ -173,6 +181,7 @@ static void fill(struct data *d) {
     d->pages = must(sizeof(int32_t) * 65536);
     d->pos = must(sizeof(int32_t) * MAX_T);
     d->seq = must(sizeof(int32_t) * MAX_T);
+    if (sampler_init(&d->sampler, MAX_VOCAB) < 0) die("out of memory for the sampler");
     for (size_t i = 0; i < POOL_BYTES / 2; i++) {
         r = r * 1664525 + 1013904223;
         ((uint16_t *)d->pool)[i] = (uint16_t)(0x3c00 + (r >> 25) + (r >> 31 << 15)); /* +-0.008 to 0.03, as bf16 and as f32 */
@@ -244,6 +253,18 @@ static void call_latent(struct backend *b, struct data *d, const struct test *t,
     else b->ops->latent_value(b, d->y, d->x, &h, T);
 }
 
+/* No backend has a part in it: ref's time is ours. At this temperature the rows are 8 nats wide, and a third of a row survives
+ * top-p. They come from where ROPE does not write. */
+static void call_sampler(struct data *d, const struct test *t, int T) {
+    static int position;
+    const struct sampling how = {.temperature = 0.25f, .top_k = t->b, .top_p = (float)t->c / 100, .seed = 1};
+    struct seq_out out;
+    d->sampler.vocab = t->a; /* what is held is enough for MAX_VOCAB */
+    const float *logits = d->x + d->x_floats / 2;
+    for (int i = 0; i < T; i++, logits += t->a)
+        sampler_pick(&d->sampler, logits, &(struct logit_stats){.max = 1}, &how, position++, &out);
+}
+
 static void call(struct backend *b, struct data *d, const struct test *t, enum fmt f, int T) {
     const struct ops *ops = b->ops;
     struct gate_rule rule = {GATE_SOFTMAX, GATE_WEIGHT_SCORE, GATE_NORM_SUM, 0, 1, t->a, t->b};
@@ -271,6 +292,7 @@ static void call(struct backend *b, struct data *d, const struct test *t, enum f
     case ROPE: ops->rope(b, d->x, d->ints, d->table, t->b, false, T, t->a, t->b); break;
     case EMBED: ops->embed(b, d->y, next_matrix(d, f, 3 * MAX_T, t->a), d->ints, T); break;
     case GATHER: ops->gather(b, d->y, d->x, d->ints, T, t->a); break;
+    case SAMPLE: call_sampler(d, t, T); break;
     }
 }
 
@@ -305,7 +327,8 @@ static struct cost cost_of(const struct test *t, enum fmt f, int T) {
     case PREFILL: return (struct cost){2 * a * c * d * size, 4 * seen * b * d};
     case NORM: return (struct cost){0, 4 * n * a};
     case GATE: return (struct cost){0, n * a * (20 + b)};
-    case STATS: return (struct cost){0, 20 * n * a};
+    case STATS:
+    case SAMPLE: return (struct cost){0, 20 * n * a};
     case COMBINE: return (struct cost){0, 2 * n * a * b};
     case CLAMP:
     case ADD:
@@ -466,5 +489,6 @@ int main(int argc, char **argv) {
     if (out && fclose(out)) die("%s: %s", s.write, strerror(errno));
     conf_clear(&command, &s, &args);
     free(d.pool), free(d.x), free(d.y), free(d.table), free(d.ints), free(d.pages), free(d.pos), free(d.seq);
+    sampler_clear(&d.sampler);
     return s.check && below ? 1 : 0;
 }
