@@ -12,6 +12,7 @@ struct stage {
     struct fabric_ops ops; /* those of mem, with a flush of our own */
     struct ep *ep;
     struct moe moe;
+    struct split split;
     atomic_bool stop;
     bool goes_on; /* after a report */
     int reports, layer, nonsense;
@@ -52,7 +53,9 @@ static void stage_open(struct stage *s) {
     s->ops = *s->fabric->ops;
     s->ops.flush = never_flushed;
     s->fabric->ops = &s->ops;
-    s->moe = (struct moe){.ep = s->ep, .stop = &s->stop, .on_late = on_late, .ctx = s, .patience_us = LONG_US};
+    s->moe = (struct moe){
+        .ep = s->ep, .stop = &s->stop, .on_late = on_late, .ctx = s, .patience_us = LONG_US, .split = &s->split};
+    split_begin(&s->split, PART_OUTPUT);
     ep_step_begin(s->ep, 5, 1, tokens, 1);
 }
 
@@ -70,6 +73,8 @@ START_TEST(patience_ends) {
     ck_assert_int_eq(moe_step_end(&s.moe), 0);
     ck_assert_int_eq(s.reports, 0);
     ck_assert(moe_idle(&s.moe));
+    split_to(&s.split, PART_OUTPUT);
+    ck_assert_uint_ge(s.split.us[PART_WAIT], 2000);
     stage_close(&s);
 }
 END_TEST
@@ -157,6 +162,9 @@ START_TEST(the_place_of_a_wait) {
     ck_assert_int_eq(s.layer, 1);
     ck_assert_uint_eq(s.call, 2);
     ck_assert_uint_eq(s.late, 2);
+    split_to(&s.split, PART_OUTPUT);
+    ck_assert_uint_ge(s.split.us[PART_WAIT], 2000); /* it is no dispatch */
+    ck_assert_uint_lt(s.split.us[PART_DISPATCH], s.split.us[PART_WAIT]);
     stage_close(&s);
 }
 END_TEST
