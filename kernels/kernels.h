@@ -170,6 +170,7 @@ struct logit_stats { /* of one row of logits */
     float max, lse;  /* largest logit; log of the sum of exp(logit) over the row */
     int32_t argmax;  /* lowest index among equals */
 };
+enum { WEIGH_BUCKETS = 512, WEIGH_PER_NAT = 16 }; /* so the last bucket begins 32 nats below the best */
 
 enum mem_kind { MEM_DEVICE, MEM_HOST_VISIBLE }; /* device-only, or readable and writable by host code after sync */
 
@@ -241,6 +242,11 @@ struct ops {
     /* y += x, or y[t] += sigmoid(gate[t]) * x[t] when gate [T] is given. */
     void (*add)(struct backend *b, float *y, const float *x, const float *gate, int T, int H);
     void (*logit_stats)(struct backend *b, struct logit_stats *out, const float *logits, int T, int V); /* out host-visible */
+    /* What the tokens of a row weigh when one is drawn, in host memory. Of below = (max - logit) * inverse, >= 0 or no number:
+     * weights e^-below, to an ulp or two; 0 from 87 on, where f32 has no normal number, and for what is no number; buckets
+     * below * WEIGH_PER_NAT, rounded down; the last one for what is further or no number. No step is fused, and every
+     * implementation takes those of ref: so they give the same bits, and no library decides which token comes. */
+    void (*weigh)(struct backend *b, float *weights, uint16_t *buckets, const float *logits, float max, float inverse, int V);
 
     void (*close)(struct backend *b); /* for backend_close alone */
 };

@@ -148,7 +148,8 @@ int engine_load(struct engine *e, struct why *why) {
     if (rc >= 0) rc = kv_open(&e->kv, e->backend, c, s->kv, s->kv_pages, s->page_tokens, why);
     e->bytes.kv = taken(e, &before);
     if (rc >= 0) rc = seq_table_init(&e->seqs, s, why);
-    if (rc >= 0 && sampler_init(&e->sampler, c->vocab) < 0) rc = fail(why, ERR_NOMEM, "out of memory for the sampler");
+    if (rc >= 0 && sampler_init(&e->sampler, e->backend, c->vocab) < 0)
+        rc = fail(why, ERR_NOMEM, "out of memory for the sampler");
     if (rc >= 0) rc = alloc_reports(e, why);
     if (rc >= 0 && !e->counted) rc = trace_init(&e->trace, c, s->step_tokens, why);
     if (rc >= 0 && !e->counted) rc = tally_init(&e->tally, c, why);

@@ -2,27 +2,25 @@
  *
  * Sorting a whole vocabulary per token would cost milliseconds. Weights are counted into buckets of falling log-weight, and of
  * these only one is put in order wherever a cut or the draw falls: what is before it survives as a whole. Where top-k keeps
- * few, most of the row is passed over by the maxima of its blocks, without changing a bit. Sums are f64 in a fixed order, and
- * the exponential is our own, so that no library decides which token comes. */
+ * few, most of the row is passed over by the maxima of its blocks, without changing a bit. Sums are f64 in a fixed order. */
 #include "worker/sampler.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { BUCKETS = 512, LANES = 4, BLOCK = 16 };
-static const float BUCKETS_PER_NAT = 16; /* so the last bucket begins 32 nats below the best */
-static const float COLDEST = 1e-5f;      /* below this a temperature means greedy */
-static const float NOTHING = 87;         /* nats below the best: there f32 has no normal number any more */
+enum { BUCKETS = WEIGH_BUCKETS, LANES = 4, BLOCK = 16 };
+static const float COLDEST = 1e-5f; /* below this a temperature means greedy */
 
-int sampler_init(struct sampler *s, int vocab) {
-    const size_t V = ((size_t)vocab + LANES - 1) / LANES * LANES; /* whole lanes are written */
-    *s = (struct sampler){.vocab = vocab,
+int sampler_init(struct sampler *s, struct backend *b, int vocab) {
+    const size_t V = ((size_t)vocab + LANES - 1) / LANES * LANES; /* whole lanes are read */
+    *s = (struct sampler){.backend = b,
+                          .vocab = vocab,
                           .near = malloc(sizeof *s->near * V),
                           .block = malloc(sizeof *s->block * (V / BLOCK + 1)),
                           .weight = malloc(sizeof *s->weight * V),
                           .order = malloc(sizeof *s->order * V),
-                          .bucket = malloc(sizeof *s->bucket * V)};
+                          .bucket = calloc(V, sizeof *s->bucket)};
     if (s->near && s->block && s->weight && s->order && s->bucket) return 0;
     sampler_clear(s);
     return ERR_NOMEM;
@@ -93,22 +91,6 @@ static void sort_ids(int32_t *ids, int n, const float *weight) {
     }
 }
 
-typedef float lanes __attribute__((vector_size(16)));
-typedef int32_t masks __attribute__((vector_size(16)));
-typedef uint16_t halves __attribute__((vector_size(8)));
-#define ALL(f)              ((lanes){0} + (f))
-#define PICK(mask, yes, no) ((lanes)(((masks)(yes) & (mask)) | ((masks)(no) & ~(mask))))
-
-/* e^x for x in [-NOTHING, 0], to an ulp or two. n is rounded by adding a number whose last digits are ones. */
-static inline lanes exp_of(lanes x) {
-    const lanes shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
-    const lanes r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    lanes p = ((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r +
-               1.6666665459e-1f) * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1;
-    return (lanes)((masks)p + ((masks)shifted << 23));
-}
-
 struct census { /* of the weights of a row, by bucket */
     double mass[BUCKETS];
     int count[BUCKETS];
@@ -119,56 +101,32 @@ struct cut {
     int bucket, keep;
 };
 
-/* What is no number goes to the last bucket. */
-static inline lanes buckets_of(lanes below) {
-    const lanes b = below * BUCKETS_PER_NAT, low = PICK(b < BUCKETS - 1, b, ALL(BUCKETS - 1));
-    return PICK(low > 0, low, ALL(0));
+static void weigh(struct sampler *s, const float *logits, int n, float max, float inverse) {
+    s->n = n;
+    s->backend->ops->weigh(s->backend, s->weight, s->bucket, logits, max, inverse, n);
 }
 
-/* What is no number weighs nothing. */
-static inline void weigh_lanes(const float *logits, float max, float inverse, float *weight, uint16_t *bucket) {
-    lanes l, w;
-    memcpy(&l, logits, sizeof l);
-    const lanes below = (max - l) * inverse;
-    const masks near = below < NOTHING;
-    w = PICK(near, exp_of(PICK(near, -below, ALL(0))), ALL(0));
-    const halves numbers = __builtin_convertvector(__builtin_convertvector(buckets_of(below), masks), halves);
-    memcpy(weight, &w, sizeof w);
-    memcpy(bucket, &numbers, sizeof numbers);
-}
-
-static void weigh(struct sampler *s, const float *logits, float max, float inverse) {
-    const int whole = s->n / LANES * LANES;
-    for (int id = 0; id < whole; id += LANES) weigh_lanes(logits + id, max, inverse, s->weight + id, s->bucket + id);
-    if (whole < s->n) {
-        float rest[LANES] = {0};
-        memcpy(rest, logits + whole, sizeof *rest * (size_t)(s->n - whole));
-        weigh_lanes(rest, max, inverse, s->weight + whole, s->bucket + whole);
+/* -inf of a block without a number. */
+static void largest_of_blocks(float *out, const float *logits, int blocks) {
+    for (int i = 0; i < blocks; i++, logits += BLOCK) {
+        float most[LANES] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+        for (int j = 0; j < BLOCK; j += LANES)
+            for (int l = 0; l < LANES; l++) most[l] = logits[j + l] > most[l] ? logits[j + l] : most[l];
+        for (int l = 1; l < LANES; l++) most[0] = most[l] > most[0] ? most[l] : most[0];
+        out[i] = most[0];
     }
 }
 
-static float largest(const float *x) { /* of a block; -inf if none is a number */
-    lanes most = ALL(-INFINITY), l;
-    for (int i = 0; i < BLOCK; i += LANES) {
-        memcpy(&l, x + i, sizeof l);
-        most = PICK(l > most, l, most);
-    }
-    for (int i = 1; i < LANES; i++)
-        if (most[i] > most[0]) most[0] = most[i];
-    return most[0];
-}
-
-/* Into s->near the blocks that have a token no bucket further than the k heaviest. k blocks with a token in the buckets up to
+/* Weighs the blocks that have a token no bucket further than the k heaviest. k blocks with a token in the buckets up to
  * `far` are k such tokens, so all that top-k leaves is there, with all that shares a bucket with it. Whole blocks keep their
  * tokens' places among the lanes, and so the order of every sum. False: that would be most of the row. */
-static bool take_near(struct sampler *s, const float *logits, float max, float inverse, int k) {
+static bool weigh_near(struct sampler *s, const float *logits, float max, float inverse, int k) {
     const int blocks = s->vocab / BLOCK, rest = s->vocab % BLOCK;
     int count[BUCKETS] = {0}, far = 0, reached = 0, n = 0;
     if (k > blocks / 2) return false;
-    for (int i = 0; i < blocks; i++) {
-        s->bucket[i] = (uint16_t)buckets_of((max - ALL(largest(logits + (int64_t)i * BLOCK))) * inverse)[0];
-        count[s->bucket[i]]++;
-    }
+    largest_of_blocks(s->near, logits, blocks);
+    weigh(s, s->near, blocks, max, inverse);
+    for (int i = 0; i < blocks; i++) count[s->bucket[i]]++;
     while ((reached += count[far]) < k) far++;
     if (far == BUCKETS - 1 || reached > blocks / 2) return false;
     for (int i = 0; i < blocks; i++) {
@@ -178,7 +136,7 @@ static bool take_near(struct sampler *s, const float *logits, float max, float i
     }
     memcpy(s->near + (int64_t)n * BLOCK, logits + (int64_t)blocks * BLOCK, sizeof *logits * (size_t)rest);
     s->block[n] = blocks;
-    s->n = n * BLOCK + rest;
+    weigh(s, s->near, n * BLOCK + rest, max, inverse);
     return true;
 }
 
@@ -260,7 +218,7 @@ static struct cut cut_top_p(struct sampler *s, const struct census *all, struct 
 }
 
 static struct cut cut_min_p(struct sampler *s, struct cut c, float floor) {
-    const float bucket = floor < 1 ? -logf(floor) * BUCKETS_PER_NAT : 0;
+    const float bucket = floor < 1 ? -logf(floor) * WEIGH_PER_NAT : 0;
     int b = bucket < (float)c.bucket ? (int)bucket : c.bucket, n = order_bucket(s, b), keep = 0;
     if (b == c.bucket) n = c.keep;
     while (keep < n && s->weight[s->order[keep]] >= floor) keep++;
@@ -285,9 +243,8 @@ static int32_t draw(struct sampler *s, const float *logits, float max, const str
     struct census all;
     const bool top_k = how->top_k > 0 && how->top_k < s->vocab;
     const float inverse = 1.0f / how->temperature;
-    const bool near = top_k && take_near(s, logits, max, inverse, how->top_k);
-    if (!near) s->n = s->vocab;
-    weigh(s, near ? s->near : logits, max, inverse);
+    const bool near = top_k && weigh_near(s, logits, max, inverse, how->top_k);
+    if (!near) weigh(s, logits, s->vocab, max, inverse);
     count_all(s, &all);
     struct cut c = {BUCKETS - 1, all.count[BUCKETS - 1]};
     if (top_k) c = cut_top_k(&all, how->top_k);

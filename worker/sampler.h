@@ -7,6 +7,7 @@
 #include "worker/cmd.h"
 
 struct sampler {
+    struct backend *backend;
     int vocab;
     int n;            /* tokens that are weighed: the whole row, or the blocks of it that top-k can reach */
     float *near;      /* [V] scratch: the logits of these blocks */
@@ -16,7 +17,7 @@ struct sampler {
     uint16_t *bucket; /* [V] scratch */
 };
 
-int sampler_init(struct sampler *s, int vocab); /* 0 or ERR_NOMEM */
+int sampler_init(struct sampler *s, struct backend *b, int vocab); /* 0 or ERR_NOMEM */
 void sampler_clear(struct sampler *s);
 /* Fills token, logprob and top of *out. stats are of this row. */
 void sampler_pick(struct sampler *s, const float *logits, const struct logit_stats *stats, const struct sampling *how,

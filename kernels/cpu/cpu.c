@@ -40,7 +40,7 @@ static void cpu_close(struct backend *b) {
         .latent_query = cpu_latent_query, .latent_value = cpu_latent_value, .latent_expanded = cpu_latent_expanded,            \
         .gate_select = cpu_gate_select,                                                                                        \
         .gather = cpu_gather, .combine = cpu_combine, .dots = cpu_dots, .fuse = cpu_fuse, .add = cpu_add,                      \
-        .logit_stats = cpu_logit_stats, .close = cpu_close,                                                                    \
+        .logit_stats = cpu_logit_stats, .weigh = cpu_weigh, .close = cpu_close,                                                \
     }
 static const struct ops avx2_ops = CPU_OPS("avx2"), avx512_ops = CPU_OPS("avx512");
 

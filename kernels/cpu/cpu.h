@@ -65,3 +65,4 @@ void cpu_dots(struct backend *b, float *out, int64_t stride, const float *x, con
 void cpu_fuse(struct backend *b, float *weights, const float *extra, const struct fuse_rule *rule, int T, int k);
 void cpu_add(struct backend *b, float *y, const float *x, const float *gate, int T, int H);
 void cpu_logit_stats(struct backend *b, struct logit_stats *out, const float *logits, int T, int V);
+void cpu_weigh(struct backend *b, float *weights, uint16_t *buckets, const float *logits, float max, float inverse, int V);

@@ -83,6 +83,7 @@ INLINE __m256i v16_to_bf16(struct v16 a) { /* nearest even; NaN made quiet */
     __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
     return _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(nan, rounded, quiet));
 }
+INLINE __m256i v16_to_u16(struct v16 a) { return _mm512_cvtepi32_epi16(_mm512_cvttps_epi32(a.v)); } /* of 0..32767 */
 INLINE struct v16 v16_from_f16(__m256i h) { return (struct v16){_mm512_cvtph_ps(h)}; }
 INLINE __m256i f16_bits(struct v16 a) { return _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 INLINE struct v16 v16_from_i8(__m128i b) { return (struct v16){_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(b))}; }
@@ -222,6 +223,9 @@ INLINE __m256i to_bf16_half(__m256 a) { /* in the low 16 bits of each lane */
 INLINE __m256i v16_to_bf16(struct v16 a) {
     __m256i mixed = _mm256_packus_epi32(to_bf16_half(a.lo), to_bf16_half(a.hi)); /* quarters 0 2 1 3 */
     return _mm256_permute4x64_epi64(mixed, 0xd8);
+}
+INLINE __m256i v16_to_u16(struct v16 a) { /* of 0..32767 */
+    return _mm256_permute4x64_epi64(_mm256_packus_epi32(_mm256_cvttps_epi32(a.lo), _mm256_cvttps_epi32(a.hi)), 0xd8);
 }
 INLINE void pairs_half(const float *p, __m256 *e, __m256 *o) {
     __m256 a = _mm256_loadu_ps(p), b = _mm256_loadu_ps(p + 8);

@@ -1,4 +1,4 @@
-/* stats.c - maximum, its index and log-sum-exp of rows of logits, by blocks of the vocabulary at fixed places.
+/* stats.c - maximum, its index and log-sum-exp of rows of logits, by blocks of the vocabulary at fixed places; and weights.
  *
  * A block keeps its own maximum and its sum relative to that; the blocks of a row are then put together in order. So one
  * dispatch reads the logits once from memory, and the result depends on no split. */
@@ -56,4 +56,24 @@ void cpu_logit_stats(struct backend *b, struct logit_stats *out, const float *lo
         cpu_rows(c, stats_rows, &j, rows * j.blocks, BLOCK);
         for (int i = 0; i < rows; i++) out[t + i] = put_together(j.parts + i * j.blocks, j.blocks, j.logits[(int64_t)i * V]);
     }
+}
+
+struct weigh_job {
+    const struct vec *vec;
+    float *weights;
+    uint16_t *buckets;
+    const float *logits;
+    float max, inverse;
+    int V;
+};
+
+static void weigh_blocks(void *arg, int first, int count) {
+    const struct weigh_job *j = arg;
+    const int at = first * BLOCK, n = imin(count * BLOCK, j->V - at);
+    j->vec->weigh(j->weights + at, j->buckets + at, j->logits + at, j->max, j->inverse, n);
+}
+
+void cpu_weigh(struct backend *b, float *weights, uint16_t *buckets, const float *logits, float max, float inverse, int V) {
+    struct weigh_job j = {cpu_of(b)->vec, weights, buckets, logits, max, inverse, V};
+    cpu_rows(cpu_of(b), weigh_blocks, &j, (V + BLOCK - 1) / BLOCK, BLOCK);
 }

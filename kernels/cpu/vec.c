@@ -23,4 +23,5 @@ const struct vec INT8(vec) = {
     .sigmoid = ISA(sigmoid),
     .argmax = ISA(argmax),
     .sum_exp = ISA(sum_exp),
+    .weigh = ISA(weigh),
 };

@@ -108,6 +108,7 @@ struct vec {
     void (*sigmoid)(float *out, const float *x, int n);
     int  (*argmax)(const float *x, int n);                     /* lowest index of the largest; NaN never wins; -1 if all NaN */
     float (*sum_exp)(const float *x, float max, int n);                        /* of exp(x - max) */
+    void (*weigh)(float *weights, uint16_t *buckets, const float *logits, float max, float inverse, int n);
 };
 
 extern const struct vec vec_avx2, vec_avx512, vec_avx512vnni;

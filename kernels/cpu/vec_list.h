@@ -22,3 +22,4 @@ void  ISA(softmax)(float *out, const float *x, int n);
 void  ISA(sigmoid)(float *out, const float *x, int n);
 int   ISA(argmax)(const float *x, int n);
 float ISA(sum_exp)(const float *x, float max, int n);
+void  ISA(weigh)(float *weights, uint16_t *buckets, const float *logits, float max, float inverse, int n);

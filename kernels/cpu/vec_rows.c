@@ -159,6 +159,28 @@ float ISA(sum_exp)(const float *x, float max, int n) {
     return v16_sum(sum);
 }
 
+/* The steps of ref_weigh: its exponential has other constants than v16_exp, and fuses nothing. */
+void ISA(weigh)(float *weights, uint16_t *buckets, const float *logits, float max, float inverse, int n) {
+    const float coefficient[] = {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f,
+                                 1.6666665459e-1f, 5.0000001201e-1f};
+    const struct v16 shift = v16_set(12582912.0f), last = v16_set(WEIGH_BUCKETS - 1);
+    for (int i = 0; i < n; i += 16) {
+        const int left = n - i;
+        const struct v16 below = v16_mul(v16_sub(v16_set(max), v16_load_first(logits + i, left)), v16_set(inverse));
+        const struct m16 near = v16_less(below, v16_set(87));
+        const struct v16 x = v16_pick(near, v16_sub(v16_zero(), below), v16_zero());
+        const struct v16 power = v16_sub(v16_add(v16_mul(x, v16_set(1.44269504f)), shift), shift);
+        struct v16 r = v16_sub(x, v16_mul(power, v16_set(0.693359375f))), p = v16_set(coefficient[0]);
+        r = v16_add(r, v16_mul(power, v16_set(2.12194440e-4f)));
+        for (int c = 1; c < 6; c++) p = v16_add(v16_mul(p, r), v16_set(coefficient[c]));
+        p = v16_add(v16_add(v16_mul(v16_mul(p, r), r), r), v16_set(1));
+        v16_store_first(weights + i, left, v16_pick(near, v16_mul(p, v16_pow2(power)), v16_zero()));
+        const struct v16 bucket = v16_min(v16_mul(below, v16_set(WEIGH_PER_NAT)), last);
+        if (left >= 16) _mm256_storeu_si256((__m256i *)(buckets + i), v16_to_u16(bucket));
+        else u16_store_first(buckets + i, left, v16_to_u16(bucket));
+    }
+}
+
 void ISA(softmax)(float *out, const float *x, int n) {
     int top = ISA(argmax)(x, n);
     struct v16 m = v16_set(top < 0 ? NAN : x[top]), sum = v16_zero();

@@ -37,6 +37,7 @@ static const struct ops ref_ops = {
     .fuse = ref_fuse,
     .add = ref_add,
     .logit_stats = ref_logit_stats,
+    .weigh = ref_weigh,
     .close = ref_close,
 };
 

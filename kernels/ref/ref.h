@@ -43,3 +43,4 @@ void ref_dots(struct backend *b, float *out, int64_t stride, const float *x, con
 void ref_fuse(struct backend *b, float *weights, const float *extra, const struct fuse_rule *rule, int T, int k);
 void ref_add(struct backend *b, float *y, const float *x, const float *gate, int T, int H);
 void ref_logit_stats(struct backend *b, struct logit_stats *out, const float *logits, int T, int V);
+void ref_weigh(struct backend *b, float *weights, uint16_t *buckets, const float *logits, float max, float inverse, int V);

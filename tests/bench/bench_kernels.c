@@ -181,7 +181,7 @@ static void fill(struct data *d) {
     d->pages = must(sizeof(int32_t) * 65536);
     d->pos = must(sizeof(int32_t) * MAX_T);
     d->seq = must(sizeof(int32_t) * MAX_T);
-    if (sampler_init(&d->sampler, MAX_VOCAB) < 0) die("out of memory for the sampler");
+    if (sampler_init(&d->sampler, NULL, MAX_VOCAB) < 0) die("out of memory for the sampler");
     for (size_t i = 0; i < POOL_BYTES / 2; i++) {
         r = r * 1664525 + 1013904223;
         ((uint16_t *)d->pool)[i] = (uint16_t)(0x3c00 + (r >> 25) + (r >> 31 << 15)); /* +-0.008 to 0.03, as bf16 and as f32 */
@@ -253,12 +253,13 @@ static void call_latent(struct backend *b, struct data *d, const struct test *t,
     else b->ops->latent_value(b, d->y, d->x, &h, T);
 }
 
-/* No backend has a part in it: ref's time is ours. At this temperature the rows are 8 nats wide, and a third of a row survives
- * top-p. They come from where ROPE does not write. */
-static void call_sampler(struct data *d, const struct test *t, int T) {
+/* What it does besides weighing is the same with every backend, ref too. At this temperature the rows are 8 nats wide, and a
+ * third of a row survives top-p. They come from where ROPE does not write. */
+static void call_sampler(struct backend *b, struct data *d, const struct test *t, int T) {
     static int position;
     const struct sampling how = {.temperature = 0.25f, .top_k = t->b, .top_p = (float)t->c / 100, .seed = 1};
     struct seq_out out;
+    d->sampler.backend = b;
     d->sampler.vocab = t->a; /* what is held is enough for MAX_VOCAB */
     const float *logits = d->x + d->x_floats / 2;
     for (int i = 0; i < T; i++, logits += t->a)
@@ -292,7 +293,7 @@ static void call(struct backend *b, struct data *d, const struct test *t, enum f
     case ROPE: ops->rope(b, d->x, d->ints, d->table, t->b, false, T, t->a, t->b); break;
     case EMBED: ops->embed(b, d->y, next_matrix(d, f, 3 * MAX_T, t->a), d->ints, T); break;
     case GATHER: ops->gather(b, d->y, d->x, d->ints, T, t->a); break;
-    case SAMPLE: call_sampler(d, t, T); break;
+    case SAMPLE: call_sampler(b, d, t, T); break;
     }
 }
 

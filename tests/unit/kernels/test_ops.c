@@ -381,6 +381,30 @@ START_TEST(sums_and_copies) {
 }
 END_TEST
 
+/* To the bit, unlike the others. */
+START_TEST(weigh) {
+    open_isa(_i);
+    static const int sizes[] = {0, 1, 7, 15, 16, 17, 100, 4095, 4096, 4097, 49152, 200001};
+    const float inverse[] = {1, 1 / 0.3f, 1e5f, 1e-4f};
+    for (unsigned i = 0; fast && i < 4 * sizeof sizes / sizeof *sizes; i++) {
+        const int keep = kit_n_rooms, V = sizes[i / 4];
+        float *logits = kit_random_floats(V, 40), *got = kit_floats(V), *want = kit_floats(V), max = -INFINITY;
+        uint16_t *in = kit_bytes((size_t)V * sizeof *in), *wanted = kit_bytes((size_t)V * sizeof *in);
+        for (int j = 5; j < V; j += 13) logits[j] = j % 3 ? -INFINITY : NAN;
+        for (int j = 0; j < V; j++) max = logits[j] > max ? logits[j] : max;
+        if (V % 7 == 0) max = i % 2 ? INFINITY : NAN; /* a broken model's */
+        fast->ops->weigh(fast, got, in, logits, max, inverse[i % 4], V);
+        ref->ops->weigh(ref, want, wanted, logits, max, inverse[i % 4], V);
+        for (int j = 0; j < V; j++) {
+            ck_assert_msg(!memcmp(got + j, want + j, sizeof *got), "%d of %d: %a, wanted %a", j, V, got[j], want[j]);
+            ck_assert_msg(in[j] == wanted[j], "%d of %d: bucket %d, wanted %d", j, V, in[j], wanted[j]);
+        }
+        kit_clear(keep);
+    }
+    close_isa();
+}
+END_TEST
+
 START_TEST(logit_stats) {
     open_isa(_i);
     static const int sizes[] = {1, 2, 15, 16, 17, 100, 4095, 4096, 4097, 49152, 262144};
@@ -476,6 +500,7 @@ int main(void) {
     tcase_add_loop_test(c, gate_biased_and_broken, 0, KIT_ISAS);
     tcase_add_loop_test(c, sums_and_copies, 0, KIT_ISAS);
     tcase_add_loop_test(c, logit_stats, 0, KIT_ISAS);
+    tcase_add_loop_test(c, weigh, 0, KIT_ISAS);
     tcase_add_loop_test(c, memory, 0, KIT_ISAS);
     suite_add_tcase(s, c);
     SRunner *r = srunner_create(s);

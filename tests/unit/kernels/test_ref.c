@@ -283,6 +283,24 @@ START_TEST(stats_by_hand) {
 }
 END_TEST
 
+START_TEST(weights_by_hand) {
+    const float logits[] = {3, 2.99f, 2, -29, -83.99f, -84, -INFINITY, NAN};
+    const int buckets[] = {0, 0, 8, 256, 511, 511, 511, 511};
+    float w[8];
+    uint16_t in[8];
+    b->ops->weigh(b, w, in, logits, 3, 0.5f, 8);
+    for (int i = 0; i < 8; i++) {
+        ck_assert_int_eq(in[i], buckets[i]);
+        if (i < 6) ck_assert_float_eq_tol(w[i], exp((double)(3 - logits[i]) * -0.5), 2e-7 * (double)w[i]);
+        else ck_assert(w[i] == 0);
+    }
+    ck_assert(w[0] == 1);
+    b->ops->weigh(b, w, in, logits, 3, 1, 8);
+    ck_assert(w[4] > 1e-38f && w[5] == 0); /* 87 nats */
+    ck_assert(in[3] == 511 && in[2] == 16);
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("ref");
     TCase *plain = tcase_create("plain"), *ops = tcase_create("ops");
@@ -301,6 +319,7 @@ int main(void) {
     tcase_add_test(ops, gate_scores_by_hand);
     tcase_add_test(ops, rows_by_hand);
     tcase_add_test(ops, stats_by_hand);
+    tcase_add_test(ops, weights_by_hand);
     suite_add_tcase(s, plain);
     suite_add_tcase(s, ops);
     SRunner *r = srunner_create(s);

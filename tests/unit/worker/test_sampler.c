@@ -4,9 +4,11 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "base/log.h"
 #include "tests/unit/run.h"
 
 enum { V = 1000 };
+static struct backend *backend;
 
 static struct logit_stats stats_of(const float *logits, int n) {
     struct logit_stats s = {.max = logits[0]};
@@ -22,7 +24,7 @@ static int32_t pick(const float *logits, int n, struct sampling how, int positio
     struct sampler s;
     struct seq_out mine;
     struct logit_stats stats = stats_of(logits, n);
-    ck_assert_int_eq(sampler_init(&s, n), 0);
+    ck_assert_int_eq(sampler_init(&s, backend, n), 0);
     sampler_pick(&s, logits, &stats, &how, position, out ? out : &mine);
     sampler_clear(&s);
     return (out ? out : &mine)->token;
@@ -58,7 +60,7 @@ START_TEST(no_number_is_left) { /* whatever a broken model or plan brings, an id
     int32_t order[V + 1] = {-1}; /* what lies before the list is no id */
     struct sampler s;
     struct seq_out out;
-    ck_assert_int_eq(sampler_init(&s, V), 0);
+    ck_assert_int_eq(sampler_init(&s, backend, V), 0);
     int32_t *own = s.order;
     s.order = order + 1;
     for (int i = 0; i < 3; i++) {
@@ -258,7 +260,9 @@ START_TEST(pure_function_of_seed_and_position) {
 END_TEST
 
 int main(void) {
+    struct why why;
     Suite *s = suite_create("sampler");
+    if (backend_open(&(struct backend_options){"auto", 1}, &backend, &why) < 0) die("%s", why.text);
     TCase *t = tcase_create("sampler");
     tcase_add_test(t, generator_known_answer);
     tcase_add_test(t, greedy_and_ties);
@@ -270,5 +274,7 @@ int main(void) {
     tcase_add_test(t, what_is_passed_over_changes_nothing);
     tcase_add_test(t, pure_function_of_seed_and_position);
     suite_add_tcase(s, t);
-    return run_suite_here(s);
+    const int failed = run_suite_here(s);
+    backend_close(backend);
+    return failed;
 }
