@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BUCKETS = WEIGH_BUCKETS, LANES = 4, BLOCK = 16 };
+enum { BUCKETS = WEIGH_BUCKETS, LANES = 4, BLOCK = 16, MANY = 256 };
 static const float COLDEST = 1e-5f; /* below this a temperature means greedy */
 
 int sampler_init(struct sampler *s, struct backend *b, int vocab) {
@@ -20,8 +20,9 @@ int sampler_init(struct sampler *s, struct backend *b, int vocab) {
                           .block = malloc(sizeof *s->block * (V / BLOCK + 1)),
                           .weight = malloc(sizeof *s->weight * V),
                           .order = malloc(sizeof *s->order * V),
+                          .spare = malloc(sizeof *s->spare * V),
                           .bucket = calloc(V, sizeof *s->bucket)};
-    if (s->near && s->block && s->weight && s->order && s->bucket) return 0;
+    if (s->near && s->block && s->weight && s->order && s->spare && s->bucket) return 0;
     sampler_clear(s);
     return ERR_NOMEM;
 }
@@ -31,6 +32,7 @@ void sampler_clear(struct sampler *s) {
     free(s->block);
     free(s->weight);
     free(s->order);
+    free(s->spare);
     free(s->bucket);
     *s = (struct sampler){0};
 }
@@ -103,6 +105,7 @@ struct cut {
 
 static void weigh(struct sampler *s, const float *logits, int n, float max, float inverse) {
     s->n = n;
+    s->ordered = -1;
     s->backend->ops->weigh(s->backend, s->weight, s->bucket, logits, max, inverse, n);
 }
 
@@ -158,10 +161,40 @@ static void count_all(const struct sampler *s, struct census *all) {
     }
 }
 
+static uint32_t bits_of(float weight) { /* of numbers >= 0 these have the numbers' order */
+    uint32_t bits;
+    memcpy(&bits, &weight, sizeof bits);
+    return bits;
+}
+
+/* The same of many ids that come in rising order: by digits of the weight, the last first, each pass keeping the order of the
+ * one before. The weights of most buckets differ in two digits. */
+static void sort_many(struct sampler *s, int n) {
+    enum { BITS = 11, DIGITS = 1 << BITS };
+    uint32_t most = 0, least = UINT32_MAX;
+    int32_t *from = s->order, *to = s->spare;
+    for (int i = 0; i < n; i++) {
+        const uint32_t bits = bits_of(s->weight[s->order[i]]);
+        if (bits > most) most = bits;
+        if (bits < least) least = bits;
+    }
+    for (int shift = 0; shift < 32 && (most - least) >> shift; shift += BITS) {
+        int at[DIGITS + 1] = {0};
+        for (int i = 0; i < n; i++) at[((most - bits_of(s->weight[from[i]])) >> shift & (DIGITS - 1)) + 1]++;
+        for (int d = 1; d < DIGITS; d++) at[d] += at[d - 1];
+        for (int i = 0; i < n; i++) to[at[(most - bits_of(s->weight[from[i]])) >> shift & (DIGITS - 1)]++] = from[i];
+        int32_t *sorted = to;
+        to = from;
+        from = sorted;
+    }
+    if (from != s->order) memcpy(s->order, from, sizeof *from * (size_t)n);
+}
+
 /* The ids of a bucket into s->order, by falling weight. Returns how many. */
 static int order_bucket(struct sampler *s, int bucket) {
     const uint64_t ones = 0x0001000100010001, tops = 0x8000800080008000;
     int n = 0;
+    if (s->ordered == bucket) return s->n_ordered;
     for (int32_t at = 0; at < s->n; at += LANES) {
         uint64_t four;
         memcpy(&four, s->bucket + at, sizeof four);
@@ -170,7 +203,10 @@ static int order_bucket(struct sampler *s, int bucket) {
         for (int32_t id = at; id < at + LANES && id < s->n; id++)
             if (s->bucket[id] == bucket) s->order[n++] = id;
     }
-    sort_ids(s->order, n, s->weight);
+    if (n < MANY) sort_ids(s->order, n, s->weight);
+    else sort_many(s, n);
+    s->ordered = bucket;
+    s->n_ordered = n;
     return n;
 }
 

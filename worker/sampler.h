@@ -13,7 +13,9 @@ struct sampler {
     float *near;      /* [V] scratch: the logits of these blocks */
     int32_t *block;   /* [V / block] scratch: which they are */
     float *weight;    /* [V] scratch, as all below of the n */
-    int32_t *order;   /* [V] scratch */
+    int32_t *order;   /* [V] scratch: the ids of one bucket */
+    int32_t *spare;   /* [V] scratch: the same while they are sorted */
+    int ordered, n_ordered; /* which bucket that is, -1 none, and how many ids */
     uint16_t *bucket; /* [V] scratch */
 };
 

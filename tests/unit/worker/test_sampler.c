@@ -191,6 +191,7 @@ static void make_row(float *logits, int n, int round) {
         for (int j = 0; j < 4; j++) sum += (float)((state = state * 1664525u + 1013904223u) >> 8) * 0x1p-24f;
         logits[i] = (sum - 2) * spread[round / 7 % 4];
         if (round % 5 == 0) logits[i] = rintf(logits[i]); /* ties */
+        if (round % 11 == 4 && n < BIG) logits[i] = floorf(sum) * 2e-5f; /* weights whose last digits alone differ */
         if (round % 9 == 3 && i && state >> 30 == 0) logits[i] = state >> 29 & 1 ? NAN : -INFINITY;
     }
 }
