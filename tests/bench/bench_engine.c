@@ -1,28 +1,33 @@
 /* bench_engine.c - tokens per second of a whole cluster through its front door: coordinator, workers, ZeroMQ client.
  *
  * For each form of the cluster it starts `cadre serve`, decodes with one request and with several at once (random prompts that
- * differ, so that different experts fire), and prints what that is of the machine's ceiling: the rate at which this machine
- * reads memory, measured in the same run, over the bytes that a token must read. The baseline is one worker
- * with all the threads; the ratio tells what spreading the experts costs on this machine.
+ * differ, so that different experts fire), and prints what that is of the machine's ceiling: the rate at which as many threads
+ * read this machine's memory, measured in the same run, over the bytes that a token must read. The baseline is one worker with
+ * the threads of all the cluster's workers, or with the cores where those are fewer, since more would slow it down; the ratio
+ * tells what spreading the experts costs on this machine.
  *
  * With --prefill both also read prompts of 512 tokens, as many at once as the cluster has workers, in steps of as many rows;
  * then the model's context must be longer than that.
  *
- * usage: bench_engine CADRE_BINARY MODEL_DIR [--check] [--prefill] [--fabric NAME] [--workers N] [--concurrent N] [--tokens N]
+ * usage: bench_engine CADRE_BINARY MODEL_DIR [--check] [--prefill] [--fabric NAME] [--workers N] [--threads N]
+ *                     [--concurrent N] [--tokens N]
+ * --threads is per worker, as of `cadre serve`, and by default what that takes: the cores divided by the workers.
  * The last line is JSON. --check exits 1 below 25 tok/s for one request and 140 for sixteen. */
 #include "base/clk.h"
 #include "base/log.h"
 #include "client/cadre.h"
 #include "model/checkpoint.h"
+#include "tests/bench/ceilings.h"
+#include "worker/weights.h"
 
 #include <errno.h>
-#include <math.h>
-#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -31,7 +36,7 @@ enum { PROMPT_TOKENS = 32, LONG_PROMPT = 512, MOST_CONCURRENT = 256, START_SECON
 
 struct settings {
     const char *cadre, *model, *fabric;
-    int workers, concurrent, tokens, vocab;
+    int workers, threads, concurrent, tokens, cpus, vocab; /* threads: of one worker */
     bool check, prefill;
 };
 static const char *const share_names[] = {"attention", "dense",  "gate",      "dispatch", "experts",
@@ -45,67 +50,37 @@ struct form { /* of a cluster, and what was measured with it */
     double part[SHARES]; /* of the time of the many, as share_names say; mean over workers */
 };
 
-/* --- the ceiling: all CPUs reading, four streams each --- */
+/* --- the ceiling --- */
 
-struct reader {
-    const uint64_t *data;
-    size_t words;
-    uint64_t sum;
-};
-
-static void *read_all(void *arg) {
-    struct reader *r = arg;
-    size_t quarter = r->words / 4;
-    const uint64_t *a = r->data, *b = a + quarter, *c = b + quarter, *d = c + quarter;
-    uint64_t s[4] = {0};
-    for (size_t i = 0; i < quarter; i += 8) {
-        __builtin_prefetch(a + i + 160);
-        __builtin_prefetch(b + i + 160);
-        __builtin_prefetch(c + i + 160);
-        __builtin_prefetch(d + i + 160);
-        for (size_t j = i; j < i + 8; j++) s[0] += a[j], s[1] += b[j], s[2] += c[j], s[3] += d[j];
-    }
-    r->sum = s[0] + s[1] + s[2] + s[3];
-    return NULL;
+/* Bytes of each weight of an expert, its scales among them: the matrices of all experts are held alike. */
+static double expert_weight_bytes(const struct checkpoint *c, enum fmt wish) {
+    struct tensor_want w;
+    int layer = 0;
+    while (layer < c->config.layers && c->config.moe_index[layer] < 0) layer++;
+    if (layer == c->config.layers || !model_tensor(&c->config, T_EXPERT_DOWN, layer, 0, &w)) return 0; /* a dense model */
+    const enum fmt fmt = checkpoint_format(c, T_EXPERT_DOWN, layer, 0, wish);
+    return (double)mat_held_bytes(fmt, w.rows, w.cols, c->config.quant_block) / ((double)w.rows * w.cols);
 }
 
-static double read_gbs(int threads) {
-    size_t bytes = (size_t)256 << 20;
-    uint64_t *data = aligned_alloc(64, bytes);
-    struct reader readers[64];
-    pthread_t ids[64];
-    double best = 0;
-    if (!data) die("out of memory");
-    memset(data, 1, bytes);
-    if (threads > 64) threads = 64;
-    for (int round = 0; round < 5; round++) {
-        int64_t start_us = clk_now_us();
-        for (int t = 0; t < threads; t++) {
-            size_t share = bytes / 8 / (size_t)threads / 32 * 32;
-            readers[t] = (struct reader){data + share * (size_t)t, share, 0};
-            if (pthread_create(&ids[t], NULL, read_all, &readers[t])) die("cannot start a thread");
-        }
-        for (int t = 0; t < threads; t++) pthread_join(ids[t], NULL);
-        double gbs = (double)bytes / (double)(clk_now_us() - start_us) / 1e3;
-        if (gbs > best) best = gbs;
-    }
-    free(data);
-    return best;
-}
-
-/* Bytes that one token alone must read: every active weight once. */
+/* Bytes that one token alone must read: every active weight once, as it is held. Of an embedding that does not make the logits
+ * too it reads a row. */
 static double bytes_per_token(const char *model, int *vocab) {
-    enum { SIDE = 256 };
     struct checkpoint c;
     struct model_sizes sizes;
+    struct tensor_want embed;
     enum fmt fmt;
     struct why why;
     if (checkpoint_open(model, &c, &why) < 0 || checkpoint_weights(&c, "auto", &fmt, &why) < 0) die("%s", why.text);
     model_sizes(&c.config, &sizes);
+    double resident = (double)sizes.resident_params, bytes = (double)weights_bytes(&c, fmt);
+    if (!c.config.tied_embeddings && model_tensor(&c.config, T_EMBED, 0, 0, &embed)) {
+        resident -= (double)embed.rows * embed.cols;
+        bytes -= (double)mat_held_bytes(checkpoint_held(&c, T_EMBED, 0, fmt), embed.rows, embed.cols, c.config.quant_block);
+    }
+    bytes += ((double)sizes.params_active - resident) * expert_weight_bytes(&c, fmt);
     *vocab = c.config.vocab;
     checkpoint_close(&c);
-    const size_t square = mat_bytes(fmt, SIDE, SIDE) + mat_scale_bytes(fmt, SIDE, SIDE, 128);
-    return (double)sizes.params_active * (double)square / (SIDE * SIDE);
+    return bytes;
 }
 
 /* --- a cluster --- */
@@ -118,6 +93,7 @@ static pid_t start(const struct settings *s, const struct form *f, const char *l
     pid_t pid = fork();
     if (pid < 0) die("cannot fork: %s", strerror(errno));
     if (pid) return pid;
+    prctl(PR_SET_PDEATHSIG, SIGTERM); /* no cluster outlives a benchmark that dies */
     if (!freopen("/dev/null", "w", stdout)) _exit(127);
     execl(s->cadre, s->cadre, "serve", s->model, "--workers", workers, "--threads", threads, "--fabric", f->fabric, "--listen",
           listen, "--log-level", "warn", s->prefill ? "--step-tokens" : NULL, "512", (char *)NULL);
@@ -139,11 +115,11 @@ static void wait_until_serving(struct cadre_client *client, pid_t pid) {
     die("not serving after %d s", START_SECONDS);
 }
 
-struct load { /* requests of one kind */
+struct asked { /* requests of one kind */
     int prompt, tokens, vocab;
 };
 
-static struct cadre_stream *begin(struct cadre_client *client, const struct load *l, uint32_t seed) {
+static struct cadre_stream *begin(struct cadre_client *client, const struct asked *l, uint32_t seed) {
     int32_t ids[LONG_PROMPT];
     const uint32_t from = 1000, ordinary = (uint32_t)l->vocab - from; /* the first ones may be special */
     for (int i = 0; i < l->prompt; i++) ids[i] = (int32_t)(from + ((seed = seed * 1664525u + 1013904223u) >> 8) % ordinary);
@@ -156,7 +132,7 @@ static struct cadre_stream *begin(struct cadre_client *client, const struct load
 
 /* n requests at once; decode speed counts from the moment the last stream has its first token, which is *first_ms after they
  * were sent; *ttft_ms: the mean. */
-static double measure(struct cadre_client *client, int n, const struct load *l, uint32_t seed, double *ttft_ms,
+static double measure(struct cadre_client *client, int n, const struct asked *l, uint32_t seed, double *ttft_ms,
                       double *first_ms) {
     struct cadre_stream *streams[MOST_CONCURRENT], *ready;
     int64_t sent_us = clk_now_us(), all_started_us = 0, end_us = 0;
@@ -195,7 +171,7 @@ static void work_so_far(struct cadre_client *client, double us[SHARES]) {
     cadre_cluster_free(c);
 }
 
-static void measure_many(const struct settings *s, struct cadre_client *client, struct form *f, const struct load *l) {
+static void measure_many(const struct settings *s, struct cadre_client *client, struct form *f, const struct asked *l) {
     double before[SHARES], after[SHARES], all = 0, ignored;
     work_so_far(client, before);
     f->many = measure(client, s->concurrent, l, 3, &ignored, &ignored);
@@ -205,7 +181,7 @@ static void measure_many(const struct settings *s, struct cadre_client *client, 
 }
 
 static void run_form(const struct settings *s, struct form *f) {
-    const struct load brief = {PROMPT_TOKENS, 8, s->vocab}, usual = {PROMPT_TOKENS, s->tokens, s->vocab},
+    const struct asked brief = {PROMPT_TOKENS, 8, s->vocab}, usual = {PROMPT_TOKENS, s->tokens, s->vocab},
                       prompts = {LONG_PROMPT, 1, s->vocab};
     char listen[64];
     snprintf(listen, sizeof listen, "tcp://127.0.0.1:%d", 20000 + (int)(getpid() % 20000));
@@ -228,6 +204,7 @@ static void run_form(const struct settings *s, struct form *f) {
 
 static int parse(int argc, char **argv, struct settings *s) {
     if (argc < 3) return -1;
+    const char *threads = NULL;
     *s = (struct settings){.cadre = argv[1], .model = argv[2], .fabric = "mpi", .workers = 4, .concurrent = 16, .tokens = 64};
     for (int i = 3; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
@@ -236,28 +213,32 @@ static int parse(int argc, char **argv, struct settings *s) {
         else if (!value) return -1;
         else if (!strcmp(argv[i], "--fabric")) s->fabric = argv[++i];
         else if (!strcmp(argv[i], "--workers")) s->workers = (int)strtol(argv[++i], NULL, 10);
+        else if (!strcmp(argv[i], "--threads")) threads = argv[++i];
         else if (!strcmp(argv[i], "--concurrent")) s->concurrent = (int)strtol(argv[++i], NULL, 10);
         else if (!strcmp(argv[i], "--tokens")) s->tokens = (int)strtol(argv[++i], NULL, 10);
         else return -1;
     }
-    return s->workers < 1 || s->concurrent < 1 || s->concurrent > MOST_CONCURRENT || s->tokens < 2 ? -1 : 0;
+    cpu_set_t set; /* what `cadre serve` counts */
+    s->cpus = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    s->threads = threads ? (int)strtol(threads, NULL, 10) : s->workers > 0 && s->cpus > s->workers ? s->cpus / s->workers : 1;
+    return s->workers < 1 || s->threads < 1 || s->concurrent < 1 || s->concurrent > MOST_CONCURRENT || s->tokens < 2 ? -1 : 0;
 }
 
 int main(int argc, char **argv) {
     struct settings s;
     if (parse(argc, argv, &s) < 0) {
         fprintf(stderr, "usage: bench_engine CADRE_BINARY MODEL_DIR [--check] [--prefill] [--fabric NAME] [--workers N] "
-                        "[--concurrent N] [--tokens N]\n");
+                        "[--threads N] [--concurrent N] [--tokens N]\n");
         return 2;
     }
-    int cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    const int all = s.workers * s.threads < s.cpus ? s.workers * s.threads : s.cpus;
     struct form forms[] = {
-        {.name = "baseline", .fabric = "mem", .workers = 1, .threads = cpus},
-        {.name = "cluster", .fabric = s.fabric, .workers = s.workers, .threads = cpus > s.workers ? cpus / s.workers : 1}};
-    double gbs = read_gbs(cpus), bytes = bytes_per_token(s.model, &s.vocab), limit = gbs * 1e9 / bytes;
+        {.name = "baseline", .fabric = "mem", .workers = 1, .threads = all},
+        {.name = "cluster", .fabric = s.fabric, .workers = s.workers, .threads = s.threads}};
+    double gbs = ceiling_read_gbs(all), bytes = bytes_per_token(s.model, &s.vocab), limit = gbs * 1e9 / bytes;
     printf(
         "%s: %.0f MB read per token alone; this machine reads %.1f GB/s on %d threads: at most %.0f tok/s for one request\n\n",
-        s.model, bytes / 1e6, gbs, cpus, limit);
+        s.model, bytes / 1e6, gbs, all, limit);
     printf("%-10s %-7s %7s %7s | %10s %9s %9s | %10s\n", "form", "fabric", "workers", "threads", "1: tok/s", "of limit",
            "TTFT ms", "many tok/s");
     for (int i = 0; i < 2; i++) {
@@ -276,13 +257,14 @@ int main(int argc, char **argv) {
     bool ok = forms[1].one >= FLOOR_ONE && forms[1].many >= FLOOR_MANY;
     printf("\n%d at once. cluster / baseline: one %.2f, many %.2f. Floors: one %.0f, many %.0f: %s\n", s.concurrent,
            forms[1].one / forms[0].one, forms[1].many / forms[0].many, FLOOR_ONE, FLOOR_MANY, ok ? "met" : "missed");
-    printf("{\"bench\": \"engine\", \"workers\": %d, \"fabric\": \"%s\", \"concurrent\": %d, \"read_gbs\": %.2f, "
+    printf("{\"bench\": \"engine\", \"workers\": %d, \"threads\": %d, \"baseline_threads\": %d, \"fabric\": \"%s\", "
+           "\"concurrent\": %d, \"read_gbs\": %.2f, "
            "\"limit_one\": %.1f, \"one\": %.2f, "
            "\"many\": %.2f, \"prefill\": %.1f, \"ratio_prefill\": %.3f, \"ttft_ms\": %.2f, "
            "\"baseline_one\": %.2f, \"baseline_many\": %.2f, \"ratio_one\": %.3f, "
            "\"ratio_many\": %.3f, "
            "\"fraction_of_limit\": %.3f, \"baseline_fraction_of_limit\": %.3f",
-           s.workers, s.fabric, s.concurrent, gbs, limit, forms[1].one, forms[1].many,
+           s.workers, s.threads, all, s.fabric, s.concurrent, gbs, limit, forms[1].one, forms[1].many,
            forms[1].prefill, s.prefill ? forms[1].prefill / forms[0].prefill : 0, forms[1].first_token_ms, forms[0].one,
            forms[0].many, forms[1].one / forms[0].one, forms[1].many / forms[0].many, forms[1].one / limit,
            forms[0].one / limit);
