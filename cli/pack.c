@@ -80,7 +80,7 @@ static int verify(const char *dir, struct progress *p, struct why *why) {
     else rc = pack_check_all(c.pack, say_checked, p, why);
     if (rc >= 0)
         printf("%s: %llu blobs of %s weights, all match their checksums\n", dir, (unsigned long long)pack_header(c.pack)->blobs,
-               fmt_name((enum fmt)pack_header(c.pack)->weights));
+               fmt_name(pack_weights(c.pack)));
     checkpoint_close(&c);
     return rc;
 }

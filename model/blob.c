@@ -4,6 +4,8 @@
 #include "base/log.h"
 
 _Static_assert(sizeof(struct blob_part) == 32 && sizeof(struct blob_header) == 320, "blob header is a file format");
+_Static_assert(FMT_F32 == 0 && FMT_BF16 == 1 && FMT_FP8 == 2 && FMT_MXFP4 == 3 && FMT_Q8 == 4 && FMT_Q4 == 5,
+               "the numbers of a blob's formats are in files");
 
 static size_t round64(size_t n) { return (n + 63) / 64 * 64; }
 

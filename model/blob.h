@@ -22,7 +22,7 @@ enum blob_tensor { BLOB_GATE = 1, BLOB_UP = 2, BLOB_DOWN = 3, BLOB_CONF = 4,
 
 struct blob_part {
     uint16_t tensor, block;  /* enum blob_tensor, 0 in a tensor's blob; of fp8 (struct mat) */
-    uint32_t format;         /* enum fmt */
+    uint32_t format;         /* enum fmt: the numbers are the file format's */
     uint32_t rows, cols;     /* cols 0: a vector */
     uint64_t at, bytes;      /* from the blob's start; of fp8 and mxfp4 with the scales (mat_held) */
 };

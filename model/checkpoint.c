@@ -249,7 +249,7 @@ void checkpoint_close(struct checkpoint *c) {
 }
 
 int checkpoint_weights(const struct checkpoint *c, const char *said, enum fmt *out, struct why *why) {
-    const enum fmt own = c->pack ? (enum fmt)pack_header(c->pack)->weights : FMT_BF16;
+    const enum fmt own = c->pack ? pack_weights(c->pack) : FMT_BF16;
     const int fmt = strcmp(said, "auto") ? fmt_parse(said) : (int)own;
     if (fmt < 0) return fail(why, ERR_INVALID, "weights '%s': wanted auto, bf16, f32, q8, q4 or stored", said);
     if (c->pack && fmt != (int)own)

@@ -20,6 +20,7 @@ struct pack {
     size_t bytes;
     bool mapped;
     struct pack_header header;
+    enum fmt weights;
     int layers, experts, levels;
     const struct blob_header **tensor, **common, **expert; /* [layers, T_ROLE_COUNT] [layers, levels] [layers, experts] */
     const struct blob_header **all;                        /* [blobs] in the file's order */
@@ -66,20 +67,21 @@ struct opening {
 
 static bool may_be(const struct opening *o, enum tensor_role role, int layer, uint32_t fmt) {
     const struct model_config *c = o->config;
-    const enum fmt weights = (enum fmt)o->p->header.weights;
+    const enum fmt weights = o->p->weights;
     struct tensor_want w;
     if (!model_tensor(c, role, layer, 0, &w)) return false;
     if (!w.cols || model_keeps_f32(role)) return fmt == FMT_F32;
     if (fmt_quant(weights) && model_is_output(c, role) && fmt == (uint32_t)weights) return true;
     if (weights != FMT_STORED) return fmt == (uint32_t)model_format(c, role, weights);
-    return fmt < FMT_COUNT && (fmt_plain((enum fmt)fmt) || (fmt == FMT_FP8 && c->quant == FMT_FP8));
+    const bool blocks = c->quant == FMT_FP8 && model_may_be_fp8(role) && role != T_KV_B;
+    return fmt < FMT_COUNT && (fmt_plain((enum fmt)fmt) || (blocks && fmt == FMT_FP8));
 }
 
 /* What a tensor is held as follows from the checkpoint it was made of, so that alone is taken from its header. */
 static size_t describe(const struct opening *o, const struct pack_entry *e, const struct blob_header *found,
                        struct blob_header *want) {
     if (e->kind != BLOB_TENSOR)
-        return blob_describe(want, o->config, (enum fmt)o->p->header.weights, e->kind, e->layer, e->expert);
+        return blob_describe(want, o->config, o->p->weights, e->kind, e->layer, e->expert);
     const enum tensor_role role = (enum tensor_role)e->expert;
     const uint32_t fmt = found->part[0].format;
     return may_be(o, role, e->layer, fmt) ? blob_describe_tensor(want, o->config, (enum fmt)fmt, role, e->layer) : 0;
@@ -135,15 +137,13 @@ static int read_header(struct pack *p, const struct model_config *c, struct why 
                     h->version, h->roles, PACK_VERSION, T_ROLE_COUNT);
     if (h->checksum != XXH3_64bits(h, offsetof(struct pack_header, checksum)))
         return fail(why, ERR_CORRUPT, "%s: the file's header does not match its checksum", p->path);
-    if (!fmt_wish((enum fmt)h->weights) || !fmt_plain((enum fmt)h->stored))
+    p->weights = h->weights == PACK_STORED ? FMT_STORED : (enum fmt)h->weights;
+    if (h->weights > PACK_STORED || !fmt_wish(p->weights) || h->stored > PACK_STORED || !fmt_plain((enum fmt)h->stored))
         return fail(why, ERR_CORRUPT, "%s: no such format", p->path);
     pack_walk(c, count_blob, &blobs);
     if (h->blobs != blobs)
         return fail(why, ERR_INVALID, "%s has %llu blobs; config.json asks for %llu: they do not belong together", p->path,
                     (unsigned long long)h->blobs, (unsigned long long)blobs);
-    if (h->bytes > p->bytes)
-        return fail(why, ERR_CORRUPT, "%s: %zu bytes long, wanted %llu: it was cut off; make it again", p->path, p->bytes,
-                    (unsigned long long)h->bytes);
     return 0;
 }
 
@@ -231,6 +231,8 @@ void pack_close(struct pack *p) {
 }
 
 const struct pack_header *pack_header(const struct pack *p) { return &p->header; }
+
+enum fmt pack_weights(const struct pack *p) { return p->weights; }
 
 const struct blob_header *pack_blob(const struct pack *p, enum blob_kind kind, int layer, int expert) {
     const struct blob_header **place = place_of(p, kind, layer, expert);

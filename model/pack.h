@@ -11,10 +11,13 @@
 
 #define PACK_FILE "weights.pack"
 #define PACK_PART_FILE PACK_FILE ".part" /* while it is written */
-enum { PACK_VERSION = 1, PACK_PAGE = 4096 };
+enum { PACK_VERSION = 1, PACK_PAGE = 4096, PACK_STORED = 6 };
+/* The number that a format has in the file, whatever becomes of the enum: those of weights are blob.h's. */
+static inline uint32_t pack_number(enum fmt f) { return f == FMT_STORED ? PACK_STORED : (uint32_t)f; }
+
 struct pack_header { /* little endian; 64 bytes, the rest of the page is zero */
     char magic[8];   /* "CADREPAK" */
-    uint32_t version, weights; /* enum fmt: what was asked for */
+    uint32_t version, weights; /* pack_number: what was asked for */
     uint32_t stored, roles;    /* config.stored; T_ROLE_COUNT: a release that counts roles differently cannot read it */
     uint64_t source;           /* fingerprint of what it was made of */
     uint64_t bytes, blobs;     /* of the whole file */
@@ -31,6 +34,7 @@ void pack_close(struct pack *p);
 /* A pack was begun here and has not been finished. */
 bool pack_unfinished(const char *dir);
 const struct pack_header *pack_header(const struct pack *p);
+enum fmt pack_weights(const struct pack *p); /* what was asked for */
 /* layer of the model; `expert` as in the blob's header. NULL: there is none such. */
 const struct blob_header *pack_blob(const struct pack *p, enum blob_kind kind, int layer, int expert);
 /* What tells this pack from others: its headers, checksums included. */

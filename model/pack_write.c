@@ -278,8 +278,8 @@ static uint64_t identity(const struct writing *w) {
 
 static void make_header(struct writing *w) {
     w->header = (struct pack_header){.version = PACK_VERSION,
-                                     .weights = (uint32_t)w->wish->weights,
-                                     .stored = (uint32_t)w->c->config.stored,
+                                     .weights = pack_number(w->wish->weights),
+                                     .stored = pack_number(w->c->config.stored),
                                      .roles = T_ROLE_COUNT,
                                      .source = w->c->fingerprint,
                                      .wish = identity(w),

@@ -42,9 +42,9 @@ static int check_setup(const struct engine *e, struct why *why) {
             "the placement is for %d layers of %d experts on %d workers; this model has %d of %d, this cluster %d workers",
             s->placement.layers, s->placement.experts, s->placement.workers, c->moe_layers, c->gate.experts,
             e->options.workers);
-    if (e->checkpoint.pack && pack_header(e->checkpoint.pack)->weights != (uint32_t)s->weights)
+    if (e->checkpoint.pack && pack_weights(e->checkpoint.pack) != s->weights)
         return fail(why, ERR_INVALID, "the cluster holds %s weights; the pack here holds %s", fmt_name(s->weights),
-                    fmt_name((enum fmt)pack_header(e->checkpoint.pack)->weights));
+                    fmt_name(pack_weights(e->checkpoint.pack)));
     if (e->options.fabric && s->n_peers != e->options.workers)
         return fail(why, ERR_PROTOCOL, "the coordinator names %d peers of a cluster of %d workers", s->n_peers,
                     e->options.workers);

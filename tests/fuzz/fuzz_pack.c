@@ -93,7 +93,7 @@ static const struct whole *whole_of(int model, int format) {
     FUZZ_CHECK(w->data && pack_walk(&w->config, make_blob, &m) >= 0);
     w->bytes = m.at;
     struct pack_header h = {.version = PACK_VERSION,
-                            .weights = (uint32_t)formats[format],
+                            .weights = pack_number(formats[format]),
                             .stored = FMT_BF16,
                             .roles = T_ROLE_COUNT,
                             .source = 77,
@@ -175,7 +175,7 @@ static void check_opened(const struct whole *w, const struct pack *p, const uint
     uint64_t sum = 0;
     struct why why = {""};
     pack_identify(p, add, &sum);
-    if (pack_header(p)->weights != FMT_STORED) {
+    if (pack_weights(p) != FMT_STORED) {
         struct seen s = {p, w, data, size, 0};
         FUZZ_CHECK(pack_walk(&w->config, check_blob, &s) >= 0 && s.n == w->blobs && size == w->bytes);
     }
@@ -183,7 +183,7 @@ static void check_opened(const struct whole *w, const struct pack *p, const uint
     FUZZ_CHECK(!pack_blob(p, BLOB_TENSOR, 0, T_ROLE_COUNT) && !pack_blob(p, BLOB_COMMON, -1, 0));
     int rc = pack_check_all(p, NULL, NULL, &why);
     FUZZ_CHECK(rc >= 0 || (rc == ERR_CORRUPT && strstr(why.text, "does not match its checksum")));
-    if (rc >= 0 && !(mended & MEND_BLOBS) && pack_header(p)->weights != FMT_STORED)
+    if (rc >= 0 && !(mended & MEND_BLOBS) && pack_weights(p) != FMT_STORED)
         FUZZ_CHECK(!memcmp(data + PACK_PAGE, w->data + PACK_PAGE, size - PACK_PAGE));
 }
 

@@ -210,7 +210,7 @@ START_TEST(cut_off) {
         ck_assert_int_eq(truncate(pack, (off_t)n), 0);
         int rc = open_and_check(&why);
         ck_assert_msg(rc == ERR_CORRUPT || (!n && rc == ERR_IO), "cut at %zu: %s", n, why.text);
-        ck_assert_msg(strstr(why.text, PACK_FILE), "%s", why.text);
+        ck_assert_msg(strstr(why.text, n < PACK_PAGE ? PACK_FILE : "layer "), "cut at %zu: %s", n, why.text);
         write_file(pack, whole, bytes);
     }
     write_file(pack, whole, bytes);
@@ -255,6 +255,88 @@ START_TEST(changed) {
     }
     ck_assert_int_gt(found, 1500);
     ck_assert_int_gt(gaps, 0);
+}
+END_TEST
+
+/* docs/PACK.md: the numbers are the file's, and stay whatever the enum becomes. */
+START_TEST(numbers_of_formats) {
+    static const struct { enum fmt fmt; uint32_t number; } in_file[] = {
+        {FMT_F32, 0}, {FMT_BF16, 1}, {FMT_Q8, 4}, {FMT_Q4, 5}, {FMT_STORED, 6}};
+    struct checkpoint c;
+    struct why why = {""};
+    uint32_t number;
+    make(model(0), in_file[_i].fmt);
+    whole = read_file(pack, &bytes);
+    memcpy(&number, whole + 12, sizeof number);
+    ck_assert_uint_eq(number, in_file[_i].number);
+    ck_assert_int_eq(checkpoint_open(out, &c, &why), 0);
+    ck_assert_int_eq(pack_weights(c.pack), in_file[_i].fmt);
+    checkpoint_close(&c);
+    struct pack_header *h = (struct pack_header *)whole;
+    for (uint32_t no = 2; no < 12; no += no == 3 ? 4 : 1) { /* but 4, 5 and 6 */
+        struct model_config config;
+        struct pack *p;
+        h->weights = no;
+        h->checksum = XXH3_64bits(h, offsetof(struct pack_header, checksum));
+        ck_assert_int_eq(model_config_read(out, &config, &why), 0);
+        ck_assert_int_eq(pack_open_memory(whole, bytes, &config, &p, &why), ERR_CORRUPT);
+    }
+}
+END_TEST
+
+struct relaying {
+    const struct pack *from;
+    const struct model_config *config;
+    enum tensor_role role; /* this one of layer 0 as fp8 */
+    unsigned char *to;
+    size_t at;
+};
+
+static int lay_again(void *ctx, const struct pack_entry *e) {
+    struct relaying *r = ctx;
+    const struct blob_header *was = pack_blob(r->from, e->kind, e->layer, e->expert);
+    size_t n = sizeof *was + was->payload_bytes;
+    struct blob_header h;
+    if (e->kind == BLOB_TENSOR && e->layer == 0 && e->expert == (int)r->role) {
+        n = blob_describe_tensor(&h, r->config, FMT_FP8, r->role, 0);
+        ck_assert_uint_gt(n, sizeof h);
+        memset(r->to + r->at + sizeof h, 0, n - sizeof h);
+        h.checksum = XXH3_64bits(r->to + r->at + sizeof h, n - sizeof h);
+        memcpy(r->to + r->at, &h, sizeof h);
+    } else {
+        memcpy(r->to + r->at, was, n);
+    }
+    r->at += (n + PACK_PAGE - 1) / PACK_PAGE * PACK_PAGE;
+    return 0;
+}
+
+/* Operations read embeddings by row and kv_b by head, from plain formats: a file that says otherwise is not believed. */
+START_TEST(fp8_where_it_may_be) {
+    static const struct { enum tensor_role role; int rc; } is[] = {
+        {T_O, 0}, {T_EMBED, ERR_CORRUPT}, {T_LM_HEAD, ERR_CORRUPT}, {T_KV_B, ERR_CORRUPT}};
+    struct checkpoint c;
+    struct pack *p;
+    struct why why = {""};
+    struct model_config config;
+    char path[1024];
+    snprintf(path, sizeof path, "%s/deepseek_v3_fp8", GOLDEN_DATA);
+    make(path, FMT_STORED);
+    ck_assert_int_eq(checkpoint_open(out, &c, &why), 0);
+    whole = calloc(1, 2 * pack_header(c.pack)->bytes);
+    struct relaying r = {c.pack, &c.config, is[_i].role, whole, PACK_PAGE};
+    pack_walk(&c.config, lay_again, &r);
+    struct pack_header h = *pack_header(c.pack);
+    h.bytes = r.at;
+    h.checksum = XXH3_64bits(&h, offsetof(struct pack_header, checksum));
+    memcpy(whole, &h, sizeof h);
+    checkpoint_close(&c);
+    unsigned char *data = aligned_alloc(PACK_PAGE, r.at);
+    memcpy(data, whole, r.at);
+    ck_assert_int_eq(model_config_read(out, &config, &why), 0);
+    int rc = pack_open_memory(data, r.at, &config, &p, &why);
+    ck_assert_msg(rc == is[_i].rc, "%d: %s", rc, why.text);
+    if (rc >= 0) pack_close(p);
+    free(data);
 }
 END_TEST
 
@@ -309,6 +391,8 @@ int main(void) {
     tcase_add_test(t, no_room);
     tcase_add_loop_test(t, cut_off, 0, 3);
     tcase_add_loop_test(t, changed, 0, 3);
+    tcase_add_loop_test(t, numbers_of_formats, 0, 5);
+    tcase_add_loop_test(t, fp8_where_it_may_be, 0, 4);
     tcase_add_test(t, named);
     tcase_add_test(t, weights_that_are_meant);
     suite_add_tcase(s, t);
