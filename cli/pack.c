@@ -10,9 +10,9 @@
 #include "model/pack.h"
 #include "worker/calibrate.h"
 
-enum { SAY_US = 500000, WINDOW = 512 };
+enum { SAY_US = 500000, WINDOW = 512, CALIBRATE_TOKENS = 16384 };
 
-struct options {
+struct options { /* NULL and 0: not given */
     char *output, *weights, *output_matrix, *calibrate, *prune_what;
     int64_t calibrate_tokens;
     double prune;
@@ -23,18 +23,18 @@ static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Options"},
     {"output", CONF_STRING, AT(output), .arg = "DIR", .letter = 'o',
      .help = "the folder to make; it becomes a model directory"},
-    {"weights", CONF_CHOICE, AT(weights), .def = "bf16", .choices = "bf16|f32|q8|q4|stored",
-     .help = "the format to hold them in, as --weights of `cadre serve`"},
-    {"output-matrix", CONF_CHOICE, AT(output_matrix), .def = "auto", .choices = "auto|q8|q4",
+    {"weights", CONF_CHOICE, AT(weights), .choices = "bf16|f32|q8|q4|stored",
+     .help = "the format to hold them in, as --weights of `cadre serve` (default bf16)"},
+    {"output-matrix", CONF_CHOICE, AT(output_matrix), .choices = "auto|q8|q4",
      .help = "with q4: the matrix that makes logits, the most sensitive one; auto: q4 if it is fitted to a text, else q8"},
     {"calibrate", CONF_STRING, AT(calibrate), .arg = "FILE",
      .help = "a text like what will be asked: q8 and q4 are fitted to what it sends through the model"},
-    {"calibrate-tokens", CONF_INT, AT(calibrate_tokens), .def = "16384", .min = 2, .max = 1 << 24, .arg = "N",
-     .help = "of that text, at most"},
-    {"prune", CONF_REAL, AT(prune), .def = "0", .min = 0, .max = 0.9, .arg = "PART",
+    {"calibrate-tokens", CONF_INT, AT(calibrate_tokens), .min = 2, .max = 1 << 24, .arg = "N",
+     .help = "of that text, at most (default 16384)"},
+    {"prune", CONF_REAL, AT(prune), .min = 0, .max = 0.9, .arg = "PART",
      .help = "with --calibrate: leave out that part of each layer's experts, those that gave least on the text"},
-    {"prune-what", CONF_CHOICE, AT(prune_what), .def = "experts", .choices = "experts|neurons",
-     .help = "whole experts, or of each expert those neurons that gave least; of q8 and q4 in groups of 32"},
+    {"prune-what", CONF_CHOICE, AT(prune_what), .choices = "experts|neurons",
+     .help = "whole experts (default), or of each expert those neurons that gave least; by groups where the format has groups"},
     {"verify", CONF_FLAG, AT(verify), .def = "no", .help = "check every blob of the pack MODEL instead of making one"},
     {"quiet", CONF_FLAG, AT(quiet), .def = "no", .letter = 'q', .help = "no progress"},
     {NULL}};
@@ -46,8 +46,10 @@ static const struct conf_command command = {
     .options = table,
     .footer = "Interrupted, it goes on where it was when it is started again. The answers have the bits of MODEL served with "
               "the same\n"
-              "--weights. Numbers that are q8 or q4 are rounded once, here.\n\n"
-              "Examples:\n  cadre pack ~/models/olmoe -o ~/models/olmoe-q4 --weights q4\n"
+              "--weights, unless --calibrate or --prune made other weights of it; `cadre eval` says what that costs.\n\n"
+              "Examples:\n  cadre pack ~/models/olmoe -o ~/models/olmoe-q8 --weights q8\n"
+              "  cadre pack ~/models/olmoe -o ~/models/olmoe-q4 --weights q4 --calibrate text.txt\n"
+              "  cadre pack ~/models/olmoe -o ~/models/olmoe-less --weights q4 --calibrate text.txt --prune 0.1\n"
               "  cadre serve ~/models/olmoe-q4 --workers 4 --fabric shm\n"
               "  cadre pack --verify ~/models/olmoe-q4\n\n"
               "Exit status: 0 made or whole, 1 failed or corrupt, 2 wrong usage.",
@@ -93,52 +95,67 @@ static void say_read(void *ctx, int done, int all) {
             p->terminal && done < all ? "" : "\n");
 }
 
-static int calibrate(const char *model, const struct options *o, struct progress *p, struct calibration **out,
-                     struct why *why) {
+/* What options ask for together that makes no sense, or NULL. */
+static const char *wrong(const struct options *o, enum fmt weights) {
+    const bool fits = o->calibrate || o->calibrate_tokens || o->prune > 0 || o->prune_what;
+    if (!o->verify == !o->output) return "wanted either -o DIR or --verify; see --help";
+    if (o->verify && (fits || o->weights || o->output_matrix)) return "--verify makes no pack: it takes --quiet alone";
+    if (o->prune > 0 && !o->calibrate) return "--prune needs --calibrate: a text that says who gives least";
+    if (o->prune_what && !(o->prune > 0)) return "--prune-what needs --prune: how much of it is left out";
+    if (o->calibrate_tokens && !o->calibrate) return "--calibrate-tokens needs --calibrate: the text they are of";
+    if (o->calibrate && !fmt_quant(weights) && !(o->prune > 0))
+        return "--calibrate is for --weights q8 and q4 and for --prune; of others nothing is fitted";
+    if (o->output_matrix && strcmp(o->output_matrix, "auto") != 0 && weights != FMT_Q4)
+        return "--output-matrix is for --weights q4; of others all is said already";
+    return NULL;
+}
+
+/* Before a text is read for it, which takes long: the errors of making it that are known by then. `stay`: as pruning_stay. */
+static int check_first(const char *model, const struct options *o, enum fmt weights, enum prune what, int *stay,
+                       struct why *why) {
+    struct checkpoint c;
+    int rc = checkpoint_open(model, &c, why);
+    if (rc < 0) return rc;
+    rc = pack_may_begin(&c, model, o->output, weights, why);
+    if (rc >= 0 && o->prune > 0) rc = *stay = pruning_stay(&c.config, weights, what, o->prune, why);
+    checkpoint_close(&c);
+    return rc < 0 ? rc : 0;
+}
+
+/* Reads the text, and wishes for what it said. */
+static int calibrate(const char *model, const struct options *o, enum prune what, int stay, struct progress *p,
+                     struct calibration **out, struct pack_wish *wish, struct why *why) {
     const struct calibrate_options co = {.threads = cli_cores(), .window = WINDOW};
     struct windows text = {0};
-    int rc = fmt_quant((enum fmt)fmt_parse(o->weights)) || o->prune > 0
-                 ? windows_read(&text, "pack", model, o->calibrate, o->calibrate_tokens, why)
-                 : fail(why, ERR_INVALID, "--calibrate is for --weights q8 and q4 and for --prune; %s has nothing to fit",
-                        o->weights);
+    const int64_t most = o->calibrate_tokens ? o->calibrate_tokens : CALIBRATE_TOKENS;
+    int rc = windows_read(&text, "pack", model, o->calibrate, most, why);
     if (rc >= 0) rc = calibration_new(model, &co, text.ids.ids, text.ids.len, text.begin, say_read, p, out, why);
     windows_clear(&text);
-    return rc;
+    if (rc < 0) return rc;
+    if (fmt_quant(wish->weights)) wish->rounding = calibration_rounding(*out);
+    if (!(o->prune > 0)) return 0;
+    return (what == PRUNE_NEURONS ? calibration_prune_neurons : calibration_prune)(*out, stay, &wish->pruning, why);
 }
 
-/* Groups of 32 are what q8 and q4 are packed in and mxfp4 checkpoints are cut in: less than one saves nothing there. */
-static int prune(struct calibration *known, const char *model, const struct options *o, struct pack_wish *wish,
-                 struct why *why) {
-    struct model_config c = {0};
-    if (strcmp(o->prune_what, "neurons") != 0) return calibration_prune(known, o->prune, &wish->pruning, why);
-    int rc = model_config_read(model, &c, why);
-    const int multiple = fmt_quant(wish->weights) || c.quant == FMT_MXFP4 ? 32 : 1;
-    return rc < 0 ? rc : calibration_prune_neurons(known, o->prune, multiple, &wish->pruning, why);
-}
-
-static int make(const char *model, const struct options *o, struct progress *p, struct why *why) {
+static int make(const char *model, const struct options *o, enum fmt weights, struct progress *p, struct why *why) {
     const struct pack_progress progress = {say, p};
-    struct pack_wish wish = {.weights = (enum fmt)fmt_parse(o->weights)};
+    const enum prune what = o->prune_what && !strcmp(o->prune_what, "neurons") ? PRUNE_NEURONS : PRUNE_EXPERTS;
+    const bool is_auto = !o->output_matrix || !strcmp(o->output_matrix, "auto");
+    struct pack_wish wish = {.weights = weights};
     struct calibration *known = NULL;
-    int rc = o->prune > 0 && !o->calibrate
-                 ? fail(why, ERR_INVALID, "--prune needs --calibrate: a text that says who gives least")
-             : o->calibrate ? calibrate(model, o, p, &known, why)
-                            : 0;
-    const bool is_auto = !strcmp(o->output_matrix, "auto");
-    wish.output_too = wish.weights == FMT_Q4 && (is_auto ? known != NULL : !strcmp(o->output_matrix, "q4"));
-    if (rc >= 0 && !is_auto && wish.weights != FMT_Q4)
-        rc = fail(why, ERR_INVALID, "--output-matrix is for --weights q4; of %s all is said already", o->weights);
-    if (rc >= 0 && known && fmt_quant(wish.weights)) wish.rounding = calibration_rounding(known);
-    if (rc >= 0 && o->prune > 0) rc = prune(known, model, o, &wish, why);
+    int stay = 0, rc = check_first(model, o, weights, what, &stay, why);
+    wish.output_too = weights == FMT_Q4 && (is_auto ? o->calibrate != NULL : !strcmp(o->output_matrix, "q4"));
+    if (rc >= 0 && o->calibrate) rc = calibrate(model, o, what, stay, p, &known, &wish, why);
     if (rc >= 0) rc = pack_write(model, o->output, &wish, &progress, why);
     calibration_free(known);
     if (rc < 0) return rc;
     if (rc) {
         printf("%s: the pack of %s weights was there already; nothing was written, and --verify checks it\n", o->output,
-               o->weights);
+               fmt_name(weights));
         return 0;
     }
-    printf("%s: a pack of %s weights, made in %.1f s", o->output, o->weights, (double)(clk_now_us() - p->started_us) / 1e6);
+    printf("%s: a pack of %s weights, made in %.1f s", o->output, fmt_name(weights),
+           (double)(clk_now_us() - p->started_us) / 1e6);
     if (p->kept) printf("; %.1f MiB were there already", (double)p->kept / (1 << 20));
     putchar('\n');
     return 0;
@@ -151,14 +168,13 @@ int pack_main(int argc, char **argv) {
     int status;
     if (cli_parse(&command, &o, argc, argv, &args, &status)) {
         struct progress p = {.started_us = clk_now_us(), .quiet = o.quiet, .terminal = isatty(STDERR_FILENO)};
-        if (!o.verify == !o.output) {
-            fprintf(stderr, "cadre pack: wanted either -o DIR or --verify; see --help\n");
-            status = EXIT_USAGE;
-        } else {
-            int rc = o.verify ? verify(args.items[0], &p, &why) : make(args.items[0], &o, &p, &why);
-            if (rc < 0) fprintf(stderr, "cadre pack: %s\n", why.text);
-            status = rc < 0 ? EXIT_FAILED : EXIT_DONE;
-        }
+        const enum fmt weights = o.weights ? (enum fmt)fmt_parse(o.weights) : FMT_BF16;
+        const char *usage = wrong(&o, weights);
+        int rc = usage ? fail(&why, ERR_INVALID, "%s", usage)
+                 : o.verify ? verify(args.items[0], &p, &why)
+                            : make(args.items[0], &o, weights, &p, &why);
+        if (rc < 0) fprintf(stderr, "cadre pack: %s\n", why.text);
+        status = usage ? EXIT_USAGE : rc < 0 ? EXIT_FAILED : EXIT_DONE;
     }
     conf_clear(&command, &o, &args);
     return status;

@@ -7,6 +7,7 @@
 #pragma once
 #include "model/blob.h"
 #include "model/config.h"
+#include "model/pruning.h"
 #include "model/safetensors.h"
 
 struct pack;
@@ -41,13 +42,6 @@ struct rounding {
     const float *(*factor)(void *ctx, enum tensor_role role, int layer, int expert);
     void *ctx;
     uint64_t identity; /* not 0; another one, other weights */
-};
-/* Experts that stay, where others are left out, and neurons of experts. */
-struct pruning {
-    const int16_t *kept; /* [MoE layers, experts] their numbers in the checkpoint, ascending; NULL: all stay */
-    int experts;         /* of a layer, less than the checkpoint has */
-    int neurons;         /* of an expert, less than the checkpoint has */
-    const int32_t *kept_neurons; /* [MoE layers, the checkpoint's experts, neurons] ascending; NULL: all stay */
 };
 /* A whole blob into out, from h as blob.h describes it: every part, the sum, the header. Not of a pack. r and p may be NULL;
  * with p the experts in h count from 0 among those that stay, and routers have their rows alone. */

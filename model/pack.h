@@ -21,7 +21,7 @@ struct pack_header { /* little endian; 64 bytes, the rest of the page is zero */
     uint32_t stored, roles;    /* config.stored; T_ROLE_COUNT: a release that counts roles differently cannot read it */
     uint64_t source;           /* fingerprint of what it was made of */
     uint64_t bytes, blobs;     /* of the whole file */
-    uint64_t wish;             /* of struct rounding and struct pruning; 0: neither was given */
+    uint64_t wish;             /* of struct pack_wish beyond the format; 0: nothing */
     uint64_t checksum; /* XXH3-64 of what is above */
 };
 
@@ -57,12 +57,15 @@ struct pack_wish {
     enum fmt weights;
     bool output_too; /* q4 holds the output's matrix as well, which is q8 otherwise */
     const struct rounding *rounding; /* NULL, or for q8 and q4 */
-    const struct pruning *pruning;   /* NULL: all experts stay */
+    const struct pruning *pruning;   /* NULL: all stay */
 };
 struct pack_progress {
     void (*say)(void *ctx, uint64_t done, uint64_t all, uint64_t kept); /* bytes; kept: of an interrupted run */
     void *ctx;
 };
+/* What pack_write would refuse that can be said before anything is fitted to a text: `from`, which is c's folder, is a pack or
+ * is `dir`; `dir` has other files, or a pack of another model or format. */
+int pack_may_begin(const struct checkpoint *c, const char *from, const char *dir, enum fmt weights, struct why *why);
 /* Makes or finishes `dir` of the model in `from`. What an interrupted run has written whole is kept. ERR_EXISTS: a pack of
  * another model or format is there, or files that would be overwritten: another model's. ERR_INVALID: `dir` is `from`, or
  * `from` is a pack, or its experts cannot be left out. ERR_IO with the system's reason: a full disk, for one. 0: it was made;

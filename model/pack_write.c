@@ -217,27 +217,60 @@ static int check_not_itself(const char *from, const char *dir, int dir_fd, struc
     return fail(why, ERR_INVALID, "%s is the model itself; a pack is a folder of its own: take another", dir);
 }
 
+/* ---- whether it may be begun ---- */
+
+static int not_ours(const char *dir, const char *name, struct why *why) {
+    return fail(why, ERR_EXISTS, "%s/%s is there, %s another model or in another format; %stake another folder", dir, name,
+                strcmp(name, PACK_PART_FILE) ? "of" : "begun of", strcmp(name, PACK_PART_FILE) ? "" : "remove it, or ");
+}
+
+/* 1: there is such a file; found: its header, zero where it ends before that. */
+static int header_of(int dir_fd, const char *name, struct pack_header *found) {
+    *found = (struct pack_header){0};
+    const int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return 0;
+    if (pread(fd, found, sizeof *found, 0) != (ssize_t)sizeof *found) *found = (struct pack_header){0};
+    close(fd);
+    return 1;
+}
+
+/* A pack that is there, or begun there, is of this model in this format, as far as that is known before anything is fitted. */
+static int check_folder(const struct checkpoint *c, const char *from, const char *dir, int dir_fd, enum fmt weights,
+                        struct why *why) {
+    static const char *const names[] = {PACK_FILE, PACK_PART_FILE};
+    struct pack_header found;
+    for (int i = 0; i < 2; i++) {
+        if (!header_of(dir_fd, names[i], &found)) continue;
+        if (!found.version && i) return 0; /* not even the header is whole */
+        const bool ours = found.version == PACK_VERSION && found.roles == T_ROLE_COUNT && found.source == c->fingerprint &&
+                          found.weights == pack_number(weights);
+        return ours ? 0 : not_ours(dir, names[i], why);
+    }
+    return check_begin(from, dir, dir_fd, why);
+}
+
+int pack_may_begin(const struct checkpoint *c, const char *from, const char *dir, enum fmt weights, struct why *why) {
+    if (c->pack) return fail(why, ERR_INVALID, "%s is a pack itself; give the model it was made of", from);
+    const int dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir_fd < 0 && errno == ENOENT) return 0;
+    if (dir_fd < 0) return fail(why, ERR_IO, "cannot open %s: %s", dir, strerror(errno));
+    int rc = check_not_itself(from, dir, dir_fd, why);
+    if (rc >= 0) rc = check_folder(c, from, dir, dir_fd, weights, why);
+    close(dir_fd);
+    return rc;
+}
+
 /* ---- the whole ---- */
 
 /* What is there already: nothing, a part of ours, or what is not ours to touch. 1: all is done. */
-static int look(struct writing *w, const char *from, const char *dir, int dir_fd) {
+static int look(struct writing *w, const char *dir, int dir_fd) {
     struct pack_header found;
     struct stat st;
-    int fd = openat(dir_fd, PACK_FILE, O_RDONLY | O_CLOEXEC);
-    if (fd >= 0) {
-        bool same = read(fd, &found, sizeof found) == (ssize_t)sizeof found && !memcmp(&found, &w->header, sizeof found);
-        bool whole = !fstat(fd, &st) && (uint64_t)st.st_size == w->header.bytes;
-        close(fd);
-        if (same && whole) return 1;
-        if (same)
-            return fail(w->why, ERR_EXISTS, "%s/%s is damaged: not %llu bytes long; remove it, or take another folder", dir,
-                        PACK_FILE, (unsigned long long)w->header.bytes);
-        return fail(w->why, ERR_EXISTS, "%s/%s is there, of another model or in another format; take another folder", dir,
-                    PACK_FILE);
-    }
-    if (fstatat(dir_fd, PACK_PART_FILE, &st, 0) < 0) {
-        int rc = check_begin(from, dir, dir_fd, w->why);
-        if (rc < 0) return rc;
+    if (header_of(dir_fd, PACK_FILE, &found)) {
+        if (memcmp(&found, &w->header, sizeof found)) return not_ours(dir, PACK_FILE, w->why);
+        if (!fstatat(dir_fd, PACK_FILE, &st, 0) && (uint64_t)st.st_size == w->header.bytes) return 1;
+        return fail(w->why, ERR_EXISTS, "%s/%s is damaged: not %llu bytes long; remove it, or take another folder", dir,
+                    PACK_FILE, (unsigned long long)w->header.bytes);
     }
     w->fd = openat(dir_fd, PACK_PART_FILE, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (w->fd < 0 || fstat(w->fd, &st) < 0) return io_failed(w, "open");
@@ -245,8 +278,7 @@ static int look(struct writing *w, const char *from, const char *dir, int dir_fd
     w->size = (uint64_t)st.st_size;
     w->fresh = w->size < PACK_PAGE; /* not even the header is whole */
     if (w->fresh || (get(w, &found, sizeof found, 0) && !memcmp(&found, &w->header, sizeof found))) return 0;
-    return fail(w->why, ERR_EXISTS,
-                "%s is there, begun of another model or in another format; remove it, or take another folder", w->path);
+    return not_ours(dir, PACK_PART_FILE, w->why);
 }
 
 static int write_all(struct writing *w) {
@@ -269,6 +301,7 @@ static uint64_t identity(const struct writing *w) {
     const struct pruning *p = w->wish->pruning;
     const size_t layers = (size_t)w->made.moe_layers;
     uint64_t sum = w->wish->rounding ? w->wish->rounding->identity : 0;
+    if (w->wish->output_too) sum ^= XXH3_64bits("output", 6);
     if (p && p->kept) sum ^= XXH3_64bits(p->kept, sizeof *p->kept * layers * (size_t)p->experts);
     if (p && p->kept_neurons)
         sum ^= XXH3_64bits_withSeed(
@@ -295,10 +328,7 @@ static int write_into(struct writing *w, const char *from, const char *dir) {
     if (dir_fd < 0) return fail(w->why, ERR_IO, "cannot open %s: %s", dir, strerror(errno));
     make_header(w);
     w->staging = malloc(w->largest);
-    int rc = check_not_itself(from, dir, dir_fd, w->why);
-    if (rc == 0)
-        rc = w->staging ? look(w, from, dir, dir_fd)
-                        : fail(w->why, ERR_NOMEM, "out of memory for a blob of %zu bytes", w->largest);
+    int rc = w->staging ? look(w, dir, dir_fd) : fail(w->why, ERR_NOMEM, "out of memory for a blob of %zu bytes", w->largest);
     if (rc == 0) rc = write_all(w);
     if (rc == 0) rc = copy_beside(from, dir_fd, w->wish->pruning, w->why);
     if (rc == 0) rc = give_name(w, dir_fd);
@@ -308,52 +338,15 @@ static int write_into(struct writing *w, const char *from, const char *dir) {
     return rc;
 }
 
-/* Neurons that experts share are no expert's own, those of several levels are not alike, and blocks with a scale are kept as
- * they are or not at all. */
-static int leave_out_neurons(struct writing *w) {
-    const struct pruning *p = w->wish->pruning;
-    const struct model_config *c = &w->c->config;
-    if (c->router.kind == ROUTER_TWO_STAGE || c->experts.shared_rows)
-        return fail(w->why, ERR_UNSUPPORTED, "neurons can be left out of experts of one shape that share none");
-    if (w->wish->weights == FMT_STORED && c->quant != FMT_COUNT)
-        return fail(w->why, ERR_UNSUPPORTED, "neurons cannot be left out of %s blocks; take --weights bf16, q8 or q4",
-                    fmt_name(c->quant));
-    if (p->neurons < 1 || p->neurons >= c->expert_ffn)
-        return fail(w->why, ERR_INVALID, "%d of an expert's %d neurons are to stay", p->neurons, c->expert_ffn);
-    w->made.expert_ffn = p->neurons;
-    return 0;
-}
-
-/* The model that is left. Routers of several stages or with a history, groups and experts without weights tie numbers to
- * places. */
-static int leave_out(struct writing *w) {
-    const struct pruning *p = w->wish->pruning;
-    const struct model_config *c = &w->c->config;
-    w->made = *c;
-    if (p && p->kept_neurons) {
-        int rc = leave_out_neurons(w);
-        if (rc < 0) return rc;
-    }
-    if (!p || !p->kept) return 0;
-    if (c->router.kind != ROUTER_FLAT || c->router.history.mode != HISTORY_NONE || c->gate.group != GATE_GROUP_NONE ||
-        c->gate.zero)
-        return fail(w->why, ERR_UNSUPPORTED,
-                    "experts can be left out of flat routers alone, without groups, history and identity experts");
-    if (p->experts < c->gate.k || p->experts >= c->gate.experts)
-        return fail(w->why, ERR_INVALID, "%d of %d experts are to stay; a token takes %d", p->experts, c->gate.experts,
-                    c->gate.k);
-    w->made.gate.experts = p->experts;
-    return 0;
-}
-
 int pack_write(const char *from, const char *dir, const struct pack_wish *wish, const struct pack_progress *progress,
                struct why *why) {
     struct checkpoint c;
     int rc = checkpoint_open(from, &c, why);
     if (rc < 0) return rc;
-    struct writing w = {.c = &c, .wish = wish, .progress = progress, .fd = -1, .why = why};
+    struct writing w = {.c = &c, .wish = wish, .made = c.config, .progress = progress, .fd = -1, .why = why};
     snprintf(w.path, sizeof w.path, "%s/%s", dir, PACK_PART_FILE);
-    rc = c.pack ? fail(why, ERR_INVALID, "%s is a pack itself; give the model it was made of", from) : leave_out(&w);
+    rc = pack_may_begin(&c, from, dir, wish->weights, why);
+    if (rc >= 0 && wish->pruning) rc = pruning_apply(&c.config, wish->weights, wish->pruning, &w.made, why);
     if (rc >= 0) rc = write_into(&w, from, dir);
     checkpoint_close(&c);
     return rc;

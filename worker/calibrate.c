@@ -6,6 +6,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "base/log.h"
 #include "worker/moments.h"
 #include "worker/solo.h"
 
@@ -327,6 +328,8 @@ int calibration_new(const char *dir, const struct calibrate_options *o, const in
     struct calibration *c = *out = calloc(1, sizeof *c);
     if (!c) return fail(why, ERR_NOMEM, "out of memory");
     int rc = solo_open(&c->solo, dir, &so, why);
+    if (rc >= 0 && c->solo.checkpoint.pack)
+        rc = fail(why, ERR_INVALID, "%s is a pack, whose weights are rounded already; give the model it was made of", dir);
     if (rc >= 0 && o->window > c->solo.checkpoint.config.max_positions)
         c->solo.options.context = c->solo.checkpoint.config.max_positions;
     for (int i = 0; rc >= 0 && i < n; i++)
@@ -383,22 +386,17 @@ static void keep_best(const struct share *share, int experts, int n, int16_t *ke
     }
 }
 
-int calibration_prune(struct calibration *c, double part, const struct pruning **out, struct why *why) {
+int calibration_prune(struct calibration *c, int stay, const struct pruning **out, struct why *why) {
     const struct model_config *m = &c->solo.checkpoint.config;
-    const int experts = m->gate.experts, n = experts - (int)lround(part * experts);
-    if (!m->moe_layers || n < m->gate.k || n >= experts)
-        return fail(why, ERR_INVALID, "%g of %d experts left out: %d stay, and a token takes %d", part, experts, n, m->gate.k);
     free(c->kept);
-    c->kept = malloc(sizeof *c->kept * (size_t)m->moe_layers * (size_t)n);
+    c->kept = malloc(sizeof *c->kept * (size_t)m->moe_layers * (size_t)stay);
     if (!c->kept) return fail(why, ERR_NOMEM, "out of memory");
     for (int i = 0; i < m->layers; i++) {
         if (m->moe_index[i] < 0) continue;
-        if (!c->layer[i].share)
-            return fail(why, ERR_UNSUPPORTED, "what the experts of layer %d gave is not known: its router has several stages",
-                        i);
-        keep_best(c->layer[i].share, experts, n, c->kept + (size_t)m->moe_index[i] * (size_t)n);
+        if (!c->layer[i].share) BUG("experts of layer %d were not followed, and pruning_stay let them be left out", i);
+        keep_best(c->layer[i].share, m->gate.experts, stay, c->kept + (size_t)m->moe_index[i] * (size_t)stay);
     }
-    c->pruning = (struct pruning){.kept = c->kept, .experts = n};
+    c->pruning = (struct pruning){.kept = c->kept, .experts = stay};
     *out = &c->pruning;
     return 0;
 }
@@ -434,29 +432,24 @@ static void keep_neurons(const double *gave, int F, int n, int32_t *kept) {
     }
 }
 
-int calibration_prune_neurons(struct calibration *c, double part, int multiple, const struct pruning **out, struct why *why) {
+int calibration_prune_neurons(struct calibration *c, int stay, const struct pruning **out, struct why *why) {
     const struct model_config *m = &c->solo.checkpoint.config;
-    const int F = m->expert_ffn, n = (int)lround((1 - part) * F / multiple) * multiple, E = m->gate.experts;
-    if (m->router.kind == ROUTER_TWO_STAGE || m->experts.shared_rows)
-        return fail(why, ERR_UNSUPPORTED, "neurons can be left out of experts of one shape that share none");
-    if (!m->moe_layers || n < 1 || n >= F)
-        return fail(why, ERR_INVALID, "%g of an expert's %d neurons left out, to a multiple of %d: %d stay", part, F, multiple,
-                    n);
+    const int F = m->expert_ffn, E = m->gate.experts;
     double *gave = malloc(sizeof *gave * (size_t)F);
     free(c->kept_neurons);
     c->pruning = (struct pruning){0};
     c->u_from = FROM_NONE;
-    int32_t *to = c->kept_neurons = malloc(sizeof *to * (size_t)m->moe_layers * (size_t)E * (size_t)n);
+    int32_t *to = c->kept_neurons = malloc(sizeof *to * (size_t)m->moe_layers * (size_t)E * (size_t)stay);
     bool ok = gave && to;
     for (int i = 0; ok && i < m->layers; i++) {
-        for (int e = 0; ok && m->moe_index[i] >= 0 && e < E; e++, to += n) {
+        for (int e = 0; ok && m->moe_index[i] >= 0 && e < E; e++, to += stay) {
             ok = weigh_neurons(c, i, e, gave);
-            if (ok) keep_neurons(gave, F, n, to);
+            if (ok) keep_neurons(gave, F, stay, to);
         }
     }
     free(gave);
     if (!ok) return fail(why, ERR_NOMEM, "out of memory for what %d neurons gave", F);
-    c->pruning = (struct pruning){.neurons = n, .kept_neurons = c->kept_neurons};
+    c->pruning = (struct pruning){.neurons = stay, .kept_neurons = c->kept_neurons};
     *out = &c->pruning;
     return 0;
 }

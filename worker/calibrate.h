@@ -14,18 +14,17 @@ struct calibrate_options {
     int threads, window; /* window: as of eval_options; no more than the model's context are taken */
 };
 struct calibration;
-/* ids [n]: the text; `begin` before each window's, -1: nothing. progress may be NULL. */
+/* ids [n]: the text; `begin` before each window's, -1: nothing. progress may be NULL. ERR_INVALID: dir is a pack, whose weights
+ * are rounded already, or the text has tokens that the model has not. */
 int calibration_new(const char *dir, const struct calibrate_options *o, const int32_t *ids, int n, int32_t begin,
                     void (*progress)(void *ctx, int done, int all), void *ctx, struct calibration **out, struct why *why);
 void calibration_free(struct calibration *c); /* NULL: nothing */
 /* For checkpoint_compose; valid as long as the calibration. */
 const struct rounding *calibration_rounding(const struct calibration *c);
-/* All but that part of each layer's experts: those stay that gave most, which is the lengths of what an expert gave back, times
- * the weights its tokens had for it, summed over the text. Valid as long as the calibration. ERR_UNSUPPORTED: the experts'
- * shares are not known, as routers have several stages; ERR_INVALID: fewer would stay than a token takes, or all. */
-int calibration_prune(struct calibration *c, double part, const struct pruning **out, struct why *why);
-/* The same of neurons: all but that part of each expert's, to the nearest multiple of `multiple`. Those stay that give most:
- * the mean of |act(gate x) * up x| over its tokens, times the length of down's column; of an expert that fewer than 64 came
- * to, over all tokens. From then on the rounding is that of the model that is left. ERR_UNSUPPORTED: its experts are not of
- * one shape, or share neurons; ERR_INVALID: all would stay, or none. */
-int calibration_prune_neurons(struct calibration *c, double part, int multiple, const struct pruning **out, struct why *why);
+/* Leaves so many of each layer's experts, as pruning_stay has it: those that gave most, which is the lengths of what an expert
+ * gave back, times the weights its tokens had for it, summed over the text. Valid as long as the calibration. */
+int calibration_prune(struct calibration *c, int stay, const struct pruning **out, struct why *why);
+/* The same of each expert's neurons. Those stay that give most: the mean of |act(gate x) * up x| over its tokens, times the
+ * length of down's column; of an expert that fewer than 64 came to, over all tokens. From then on the rounding is that of the
+ * model that is left. */
+int calibration_prune_neurons(struct calibration *c, int stay, const struct pruning **out, struct why *why);

@@ -121,7 +121,8 @@ static void test_pruned(const char *name, const char *dir, struct calibration *c
     struct checkpoint was, is;
     struct why why;
     if (checkpoint_open(dir, &was, &why) < 0 || !mkdtemp(folder)) die("%s", dir);
-    int rc = calibration_prune(c, 0.25, &wish.pruning, &why);
+    int rc = pruning_stay(&was.config, FMT_F32, PRUNE_EXPERTS, 0.25, &why);
+    if (rc >= 0) rc = calibration_prune(c, rc, &wish.pruning, &why);
     if (rc >= 0) rc = pack_write(dir, folder, &wish, &(struct pack_progress){0}, &why);
     if (rc >= 0) {
         if (checkpoint_open(folder, &is, &why) < 0) die("%s", why.text);

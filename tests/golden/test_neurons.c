@@ -165,7 +165,8 @@ static void test_model(const char *name, const char *dir, const struct checkpoin
     if (!mkdtemp(model)) die("no folder for a model");
     make_model(dir, was, model);
     if (calibration_new(model, &o, text, n, -1, NULL, NULL, &c, &why) < 0) die("%s: %s", name, why.text);
-    const int rc = calibration_prune_neurons(c, (double)(F / EVERY) / F, 1, &p, &why);
+    int rc = pruning_stay(&was->config, FMT_F32, PRUNE_NEURONS, (double)(F / EVERY) / F, &why);
+    if (rc >= 0) rc = rc == stay ? calibration_prune_neurons(c, stay, &p, &why) : fail(&why, ERR_INVALID, "%d stay", rc);
     if (rc < 0) {
         const bool may = was->config.router.kind != ROUTER_TWO_STAGE && !was->config.experts.shared_rows;
         report(!may, name, why.text, rc);
@@ -175,7 +176,7 @@ static void test_model(const char *name, const char *dir, const struct checkpoin
         report(apart == 0, name, "without neurons that give nothing, the same bits", apart);
         test_others(name, model, p, experts, r, want);
         test_fitted(name, model, c, p, r);
-        report(calibration_prune_neurons(c, 0.001, 1, &p, &why) == ERR_INVALID, name, why.text, 0);
+        report(pruning_stay(&was->config, FMT_F32, PRUNE_NEURONS, 0.001, &why) == ERR_INVALID, name, why.text, 0);
         pruned++;
         free(want);
     }

@@ -128,6 +128,51 @@ START_TEST(not_over_another) {
 }
 END_TEST
 
+/* What a wish says beyond the format is told apart too: here where the output's matrix is. */
+START_TEST(not_over_another_wish) {
+    struct why why = {""};
+    struct checkpoint c;
+    make(model(0), FMT_Q4);
+    const struct pack_wish other = {.weights = FMT_Q4, .output_too = true};
+    ck_assert_int_eq(checkpoint_open(out, &c, &why), 0);
+    const uint64_t wish = pack_header(c.pack)->wish;
+    checkpoint_close(&c);
+    ck_assert_int_eq(pack_write(model(0), out, &other, &quiet, &why), ERR_EXISTS);
+    teardown();
+    setup();
+    ck_assert_int_eq(pack_write(model(0), out, &other, &quiet, &why), 0);
+    ck_assert_int_eq(checkpoint_open(out, &c, &why), 0);
+    ck_assert_uint_ne(pack_header(c.pack)->wish, wish);
+    checkpoint_close(&c);
+}
+END_TEST
+
+/* Said before hours of fitting, and without a trace. */
+START_TEST(refused_first) {
+    struct why why = {""};
+    struct checkpoint c;
+    struct stat st;
+    char other[1024];
+    memcpy(other, model(2), sizeof other); /* model()'s text lasts until the next call */
+    ck_assert_int_eq(checkpoint_open(model(0), &c, &why), 0);
+    ck_assert_int_eq(pack_may_begin(&c, model(0), out, FMT_Q4, &why), 0);
+    ck_assert_int_eq(stat(out, &st), -1);
+    make(model(0), FMT_Q4);
+    ck_assert_int_eq(pack_may_begin(&c, model(0), out, FMT_Q4, &why), 0); /* it may be the same; pack_write compares */
+    ck_assert_int_eq(pack_may_begin(&c, model(0), out, FMT_Q8, &why), ERR_EXISTS);
+    ck_assert_int_eq(pack_may_begin(&c, model(0), model(0), FMT_Q8, &why), ERR_INVALID);
+    ck_assert_int_eq(pack_may_begin(&c, model(0), other, FMT_Q8, &why), ERR_EXISTS);
+    ck_assert_int_eq(rename(pack, part), 0);
+    ck_assert_int_eq(pack_may_begin(&c, model(0), out, FMT_Q4, &why), 0);
+    ck_assert_int_eq(pack_may_begin(&c, model(0), out, FMT_Q8, &why), ERR_EXISTS);
+    ck_assert_int_eq(pruning_stay(&c.config, FMT_Q8, PRUNE_EXPERTS, 0.25, &why), c.config.gate.experts * 3 / 4);
+    ck_assert_int_eq(pruning_stay(&c.config, FMT_Q8, PRUNE_EXPERTS, 0.9, &why), ERR_INVALID);
+    ck_assert_int_eq(pruning_stay(&c.config, FMT_Q8, PRUNE_EXPERTS, 0, &why), ERR_INVALID);
+    ck_assert_int_eq(pruning_stay(&c.config, FMT_F32, PRUNE_NEURONS, 0.5, &why), c.config.expert_ffn / 2);
+    checkpoint_close(&c);
+}
+END_TEST
+
 /* A folder in which a pack was begun says so, whatever else is or is not there yet. */
 START_TEST(unfinished) {
     struct why why = {""};
@@ -386,6 +431,8 @@ int main(void) {
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_loop_test(t, goes_on, 0, 3);
     tcase_add_test(t, not_over_another);
+    tcase_add_test(t, not_over_another_wish);
+    tcase_add_test(t, refused_first);
     tcase_add_test(t, unfinished);
     tcase_add_test(t, not_into_a_model);
     tcase_add_test(t, no_room);
