@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/clk.h"
+#include "model/pack.h"
 #include "worker/eval.h"
 
 enum { MOST = 16, SAY_US = 500000 };
@@ -22,16 +23,16 @@ static const struct conf_option table[] = {
     {"", CONF_FLAG, 0, .help = "Options"},
     {"text", CONF_STRING, AT(text), .arg = "FILE", .help = "the text, UTF-8; '-' is standard input"},
     {"weights", CONF_STRING, AT(weights), .def = "auto", .arg = "LIST",
-     .help = "formats to hold each MODEL in, as --weights of `cadre serve`: f32,bf16,q8,q4"},
+     .help = "formats to hold each MODEL in: f32,bf16,q8,q4,stored,auto; a pack beside others is scored in its own, once"},
     {"kv", CONF_STRING, AT(kv), .def = "auto", .arg = "LIST",
-     .help = "formats of keys and values for each of them, as --kv of `cadre serve`: f32,bf16,f16,int8"},
+     .help = "formats of keys and values for each of them, as --kv of `cadre serve`: f32,bf16,f16,int8,auto"},
     {"window", CONF_INT, AT(window), .def = "512", .min = 2, .max = 1 << 20, .arg = "N",
      .help = "tokens that attend to each other"},
     {"max-tokens", CONF_INT, AT(max_tokens), .def = "0", .min = 0, .max = INT32_MAX, .arg = "N",
      .help = "no more than these of the text; 0: all"},
     {"threads", CONF_INT, AT(threads), .def = "0", .min = 0, .max = 256, .arg = "N",
      .help = "compute threads; 0: as many as processors"},
-    {"isa", CONF_CHOICE, AT(isa), .def = "auto", .choices = "auto|ref|avx2|avx512", .help = "kernels to use"},
+    {"isa", CONF_CHOICE, AT(isa), .def = "auto", .choices = "auto|ref|avx2|avx512bw|avx512", .help = "kernels to use"},
     {"json", CONF_FLAG, AT(json), .def = "no", .help = "print one JSON object"},
     {"quiet", CONF_FLAG, AT(quiet), .def = "no", .letter = 'q', .help = "no progress"},
     {NULL}};
@@ -44,7 +45,7 @@ static const struct conf_command command = {
     .footer = "All of them are in memory at once, and must have the same tokenizer. A model whose tokenizer begins a text\n"
               "with a token sees that at the start of each window.\n\n"
               "Examples:\n  cadre eval ~/models/olmoe --text held-out.txt --weights f32,bf16,q8,q4\n"
-              "  cadre eval ~/models/olmoe ~/models/olmoe-q4 --text held-out.txt\n\n"
+              "  cadre eval ~/models/olmoe ~/models/olmoe-q4 --text held-out.txt --weights f32,q8\n\n"
               "Exit status: 0 scored, 1 failed, 2 wrong usage.",
     .min_args = 1,
     .max_args = MOST};
@@ -82,10 +83,10 @@ static int open_kvs(struct scoring *s, const struct options *o, const char *dir,
     return rc;
 }
 
-/* Every model in every format of the lists. */
+/* Every model in every format of the lists; but a pack is in one, which among others is that one. */
 static int open_all(struct scoring *s, const struct options *o, const struct conf_args *args, struct why *why) {
     for (int i = 0; i < args->n; i++) {
-        char *list = strdup(o->weights), *rest = list;
+        char *list = strdup(args->n > 1 && pack_exists(args->items[i]) ? "auto" : o->weights), *rest = list;
         int rc = list ? 0 : fail(why, ERR_NOMEM, "out of memory");
         for (char *one; rc >= 0 && (one = strsep(&rest, ",")) != NULL;) rc = open_kvs(s, o, args->items[i], one, why);
         free(list);
@@ -175,19 +176,32 @@ static void print_table(const struct scoring *s) {
         "first's.\n");
 }
 
+/* JSON has no infinity and no NaN, which a broken model's figures are. */
+static void print_number(const char *name, int digits, double x) {
+    if (isfinite(x)) printf(",\"%s\":%.*f", name, digits, x);
+    else printf(",\"%s\":null", name);
+}
+
 static void print_json(const struct scoring *s) {
     printf("{\"windows\":%lld,\"models\":[", (long long)s->windows);
     for (int i = 0; i < s->n; i++) {
         const struct figures f = figures_of(s->e[i]);
         printf("%s{\"model\":", i ? "," : "");
         cli_json_string(stdout, s->dir[i], strlen(s->dir[i]));
-        printf(",\"weights\":\"%s\",\"kv\":\"%s\",\"tokens\":%llu,\"bytes\":%.0f,", eval_weights(s->e[i]), eval_kv(s->e[i]),
-               (unsigned long long)eval_score(s->e[i])->tokens, f.mib * (1 << 20));
-        printf("\"bits_per_weight\":%.4f,\"expert_bits_per_weight\":%.4f,", f.bits, f.expert_bits);
-        printf("\"perplexity\":%.6f,\"perplexity_error\":%.6f,\"ratio\":%.7f,\"ratio_error\":%.7f,", f.perplexity, f.error,
-               f.ratio, f.ratio_error);
-        printf("\"top1\":%.6f,\"agreement\":%.6f,\"kl\":%.8f,\"tokens_per_second\":%.1f}", f.right, f.agreed, f.divergence,
-               f.rate);
+        printf(",\"weights\":\"%s\",\"kv\":\"%s\"", eval_weights(s->e[i]), eval_kv(s->e[i]));
+        print_number("tokens", 0, (double)eval_score(s->e[i])->tokens);
+        print_number("bytes", 0, f.mib * (1 << 20));
+        print_number("bits_per_weight", 4, f.bits);
+        print_number("expert_bits_per_weight", 4, f.expert_bits);
+        print_number("perplexity", 6, f.perplexity);
+        print_number("perplexity_error", 6, f.error);
+        print_number("ratio", 7, f.ratio);
+        print_number("ratio_error", 7, f.ratio_error);
+        print_number("top1", 6, f.right);
+        print_number("agreement", 6, f.agreed);
+        print_number("kl", 8, f.divergence);
+        print_number("tokens_per_second", 1, f.rate);
+        putchar('}');
     }
     printf("]}\n");
 }

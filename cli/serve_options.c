@@ -41,7 +41,7 @@ static const struct conf_option table[] = {
      .help = "format of the weights in memory; stored: as on disk; auto: bf16, or the pack's"},
     {"kv", CONF_CHOICE, AT(kv), .def = "auto", .choices = "auto|f32|bf16|f16|int8",
      .help = "format of keys and values; auto: as the weights, bf16 beside quantised ones"},
-    {"isa", CONF_CHOICE, AT(isa), .def = "auto", .choices = "auto|ref|avx2|avx512", .help = "kernels to use"},
+    {"isa", CONF_CHOICE, AT(isa), .def = "auto", .choices = "auto|ref|avx2|avx512bw|avx512", .help = "kernels to use"},
     {"mla", CONF_CHOICE, AT(mla), .def = "absorbed", .choices = "absorbed|naive-prefill",
      .help = "latent attention of prompts; naive-prefill: fewer operations, other last bits"},
     {"payload", CONF_CHOICE, AT(payload), .def = "f32", .choices = "f32|bf16|int8|fp8",

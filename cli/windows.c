@@ -18,6 +18,19 @@ static int32_t begins_with(const struct tokenizer *t) {
     return id;
 }
 
+/* The first `most` tokens of a text, or all of it. What follows a token can change it, but not from afar: so no more is read
+ * than gives SLACK tokens beyond those that are wanted. */
+static int encode(const struct tokenizer *t, const char *text, size_t len, int64_t most, struct token_list *ids,
+                  struct why *why) {
+    enum { SLACK = 256, BYTES_EACH = 8 };
+    size_t some = most && (uint64_t)(most + SLACK) < len / BYTES_EACH ? (size_t)(most + SLACK) * BYTES_EACH : len;
+    for (;; some = some < len / 2 ? 2 * some : len) {
+        ids->len = 0;
+        int rc = tokenizer_encode(t, text, some, false, false, MOST_TOKENS, ids, why);
+        if (rc < 0 || some == len || ids->len >= most + SLACK) return rc;
+    }
+}
+
 int windows_read(struct windows *w, const char *verb, const char *dir, const char *file, int64_t max_tokens, struct why *why) {
     struct tokenizer *t;
     size_t len = 0;
@@ -25,7 +38,7 @@ int windows_read(struct windows *w, const char *verb, const char *dir, const cha
     if (!text) return fail(why, ERR_IO, "there is no text");
     int rc = tokenizer_open(dir, &t, why);
     if (rc >= 0) {
-        rc = tokenizer_encode(t, text, len, false, false, MOST_TOKENS, &w->ids, why);
+        rc = encode(t, text, len, max_tokens, &w->ids, why);
         w->begin = begins_with(t);
         tokenizer_close(t);
     }

@@ -255,7 +255,6 @@ struct backend_options {
     const char *isa; /* "auto", "ref", "avx2", "avx512", "avx512bw" */
     int threads;     /* size of the team, >= 1; the caller is one of them */
 };
-/* The table every caller goes through: ops of the chosen implementation. */
 struct backend_hook {
     void (*fn)(void *ctx); /* NULL: nothing */
     void *ctx;
@@ -267,6 +266,7 @@ struct backend_tasks {
     uint64_t n, over; /* such stretches; of these, longer than BACKEND_TASK_US */
     uint64_t longest_us;
 };
+/* The table every caller goes through: ops of the chosen implementation. */
 struct backend {
     const struct ops *ops;
     struct backend_hook between; /* called by the owner now and then while an operation computes: between its tasks and, where

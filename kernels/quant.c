@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "kernels/isa.h"
 #include "kernels/quant_make.h"
 
 enum { P = QUANT_PANEL, G = QUANT_GROUP };
@@ -10,8 +11,8 @@ enum { P = QUANT_PANEL, G = QUANT_GROUP };
 /* The widest vectors this processor has: three builds of one text, none of which changes a bit. */
 static const struct quant_maker *maker(void) {
 #ifdef KERNELS_X86
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")) return &quant_maker_avx512;
-    if (__builtin_cpu_supports("avx2")) return &quant_maker_avx2;
+    if (isa_avx512()) return &quant_maker_avx512;
+    if (isa_avx2()) return &quant_maker_avx2;
 #endif
     return &quant_maker_plain;
 }

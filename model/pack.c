@@ -168,13 +168,15 @@ static int read_all(struct pack *p, struct model_config *c, struct why *why) {
     return rc;
 }
 
-bool pack_unfinished(const char *dir) {
-    char whole[4096], part[4096];
+static bool has_file(const char *dir, const char *name) {
+    char path[4096];
     struct stat st;
-    if (snprintf(whole, sizeof whole, "%s/%s", dir, PACK_FILE) >= (int)sizeof whole) return false;
-    if (snprintf(part, sizeof part, "%s/%s", dir, PACK_PART_FILE) >= (int)sizeof part) return false;
-    return stat(whole, &st) < 0 && !stat(part, &st) && S_ISREG(st.st_mode);
+    return snprintf(path, sizeof path, "%s/%s", dir, name) < (int)sizeof path && !stat(path, &st) && S_ISREG(st.st_mode);
 }
+
+bool pack_exists(const char *dir) { return has_file(dir, PACK_FILE); }
+
+bool pack_unfinished(const char *dir) { return !pack_exists(dir) && has_file(dir, PACK_PART_FILE); }
 
 static int map(struct pack *p, struct why *why) {
     struct stat st;

@@ -31,6 +31,8 @@ int pack_open(const char *dir, struct model_config *c, struct pack **out, struct
 /* The same of bytes in memory, borrowed and page-aligned: fuzzing. */
 int pack_open_memory(const void *bytes, size_t n, struct model_config *c, struct pack **out, struct why *why);
 void pack_close(struct pack *p);
+/* A pack, whole or not, is there. */
+bool pack_exists(const char *dir);
 /* A pack was begun here and has not been finished. */
 bool pack_unfinished(const char *dir);
 const struct pack_header *pack_header(const struct pack *p);

@@ -29,8 +29,8 @@ static int load_all(struct expert_loader *ld, const struct placement *p, int wor
     ld->next = s->memory;
     ld->staging = malloc(ld->largest + 1);
     if ((ld->own && !s->memory) || !ld->staging)
-        return fail(why, ERR_NOMEM, "out of memory: %zu experts need %zu MiB; use more workers or --weights bf16", n,
-                    ld->own >> 20);
+        return fail(why, ERR_NOMEM, "out of memory: %zu experts need %zu MiB; use more workers%s", n, ld->own >> 20,
+                    fmt_quant(ld->fmt) ? "" : " or --weights q8 or q4");
     if (!ld->c->headers_only) expert_list_each(&ld->c->config, p, worker, load_one, ld);
     if (ld->rc < 0) *why = ld->why;
     return ld->rc;

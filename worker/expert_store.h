@@ -1,6 +1,7 @@
 /* expert_store.h - the routed experts a worker holds: one blob per slot, and the common blobs of what they share.
  *
- * All blobs are in one allocation: a common blob for each level of each layer that has a member here, then the experts' own.
+ * Blobs are pages of the pack, or else in one allocation: a common blob for each level of each layer that has a member here,
+ * then the experts' own.
  * An expert is computed as common rows, then its own added to them (moe.c). Owner: the engine thread. */
 #pragma once
 #include <pthread.h>

@@ -51,7 +51,7 @@ static const struct conf_option table[] = {
      .help = "bytes this worker may use: it holds experts in proportion; default: as the coordinator says"},
     {"model", CONF_STRING, AT(model), .arg = "DIR",
      .help = "where the model is on this host, if not where the coordinator has it"},
-    {"isa", CONF_CHOICE, AT(isa), .choices = "auto|avx512|avx2|ref",
+    {"isa", CONF_CHOICE, AT(isa), .choices = "auto|avx512|avx512bw|avx2|ref",
      .help = "force a kernel path (must be equal on all workers)"},
     {"log-level", CONF_CHOICE, AT(log_level), .def = "info", .choices = "error|warn|info|debug", .help = "how much to say"},
     {0}};

@@ -1,7 +1,7 @@
 /* measure.h - what a worker would allocate, without allocating it: the engine's own loading, on a device that only counts.
  *
  * So the figures equal those of a worker that runs, byte for byte, for every family and format, and no table of sizes can
- * disagree with the code. Reads config.json and headers; no weights. Any thread. The one header of worker/ that others use. */
+ * disagree with the code. Reads config.json and headers; no weights. Any thread. */
 #pragma once
 #include "model/checkpoint.h"
 

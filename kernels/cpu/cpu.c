@@ -5,21 +5,13 @@
 #include <string.h>
 
 #include "kernels/host_mem.h"
+#include "kernels/isa.h"
 #include "kernels/ref/ref.h"
 
 #ifdef KERNELS_X86
-static bool can_avx2(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-}
-
-static bool can_avx512(void) {
-    return can_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
-
 /* VNNI changes no bit, so it is no name of its own in the numeric class. */
 static const struct vec *avx512_vec(bool plain) {
-    return !plain && __builtin_cpu_supports("avx512vnni") ? &vec_avx512vnni : &vec_avx512;
+    return !plain && isa_vnni() ? &vec_avx512vnni : &vec_avx512;
 }
 #endif
 
@@ -66,11 +58,11 @@ int cpu_open(const struct backend_options *o, struct backend **out, struct why *
     bool any = !strcmp(o->isa, "auto"), avx2 = !strcmp(o->isa, "avx2"), avx512 = !strcmp(o->isa, "avx512");
     const bool plain = !strcmp(o->isa, "avx512bw");
     if (!any && !avx2 && !avx512 && !plain)
-        return fail(why, ERR_INVALID, "unknown kernels \"%s\": use auto, ref, avx2 or avx512", o->isa);
+        return fail(why, ERR_INVALID, "unknown kernels \"%s\": use auto, ref, avx2, avx512bw or avx512", o->isa);
 #ifdef KERNELS_X86
-    if ((any || avx512 || plain) && can_avx512())
+    if ((any || avx512 || plain) && isa_avx512())
         return open_with(&avx512_ops, avx512_vec(plain), o->threads, out, why);
-    if ((any || avx2) && can_avx2()) return open_with(&avx2_ops, &vec_avx2, o->threads, out, why);
+    if ((any || avx2) && isa_avx2()) return open_with(&avx2_ops, &vec_avx2, o->threads, out, why);
 #else
     (void)open_with;
     (void)avx2_ops;

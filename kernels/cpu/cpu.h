@@ -8,7 +8,7 @@
 #include "kernels/cpu/vec.h"
 #include "kernels/kernels.h"
 
-/* o->isa: "auto", "avx2" or "avx512". "auto" falls back on ref where neither can run. Errors as backend_open. */
+/* o->isa: as backend_options have it, but "ref". "auto" falls back on ref where none can run. Errors as backend_open. */
 int cpu_open(const struct backend_options *o, struct backend **out, struct why *why);
 
 enum {

@@ -1,10 +1,10 @@
 /* simd.h - one vector of 16 floats, as one AVX-512 register or as two AVX2 registers; the only file that knows which.
  *
- * The files vec_*.c are written against this header and compiled twice, with -DKERNELS_AVX2 or -DKERNELS_AVX512. Both builds
- * must give the same bits, so every function here does the same IEEE operation on the same 16 lanes in both: products are
- * always fused, nothing is left to the compiler's contraction, and a sum across lanes is always the tree
- * i + (i+8), then + (i+4), + (i+2), + (i+1). No approximate instruction (rcp, rsqrt, scalef, vcvtneps2bf16) is used: the two
- * sets differ there. */
+ * The files vec_*.c are written against this header and compiled with -DKERNELS_AVX2 and with -DKERNELS_AVX512, what multiplies
+ * int8 also with -DKERNELS_VNNI. All builds must give the same bits, so every function here does the same IEEE operation on
+ * the same 16 lanes in each: products are always fused, nothing is left to the compiler's contraction, and a sum across lanes
+ * is always the tree i + (i+8), then + (i+4), + (i+2), + (i+1). No approximate instruction (rcp, rsqrt, scalef, vcvtneps2bf16)
+ * is used: the two sets differ there. */
 #pragma once
 #include <immintrin.h>
 #include <math.h>
@@ -270,7 +270,7 @@ INLINE struct v16 v16_from_e2m1(const uint8_t *p) {
 }
 #endif
 
-/* From here on both builds share the text. */
+/* From here on all builds share the text. */
 
 /* Block formats: 16 numbers before their scale, as E4M3_UNIT or E2M1_UNIT times what v16_from_* returns. v16_from_e2m1 above
  * reads 8 bytes and drops the sign of zero, which no sum that starts at zero can show. */

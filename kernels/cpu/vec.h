@@ -1,8 +1,9 @@
 /* vec.h - the vector routines behind the CPU's operations: what one thread does to some rows, without knowing of tasks.
  *
- * Two tables hold the same routines built for AVX2 and for AVX-512; they give the same bits. Each routine's result for a row
- * (or element) is a fixed sequence of operations on that row's data alone: neighbours, tile shapes and formats of the call
- * change nothing. Rows are at element alignment only (weights may be mapped from a file). No routine reads outside its rows. */
+ * Three tables hold the same routines built for AVX2, AVX-512 and AVX-512 with VNNI; they give the same bits. Each routine's
+ * result for a row (or element) is a fixed sequence of operations on that row's data alone: neighbours, tile shapes and
+ * formats of the call change nothing. Rows are at element alignment only (weights may be mapped from a file). No routine reads
+ * outside its rows. */
 #pragma once
 #include "kernels/kernels.h"
 #include "kernels/quant.h"

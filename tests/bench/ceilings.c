@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "base/log.h"
+#include "kernels/isa.h"
 
 enum { MOST_THREADS = 64, ROUNDS = 7, FMA_LOOPS = 400000, FMAS_PER_LOOP = 16, DOTS_PER_LOOP = 12 };
 
@@ -127,7 +128,7 @@ double ceiling_gflops(const char *isa, int threads) {
 double ceiling_gops(const char *isa, int threads) {
     struct part parts[MOST_THREADS] = {{0}};
     if (threads > MOST_THREADS) threads = MOST_THREADS;
-    const bool wide = strcmp(isa, "avx2"), vnni = !strcmp(isa, "avx512") && __builtin_cpu_supports("avx512vnni");
+    const bool wide = strcmp(isa, "avx2"), vnni = !strcmp(isa, "avx512") && isa_vnni();
     for (int i = 0; i < threads; i++) parts[i].loop = vnni ? dot_vnni : wide ? dot_avx512 : dot_avx2;
     return 2.0 * FMA_LOOPS * DOTS_PER_LOOP * (wide ? 64 : 32) * threads / fastest(parts, threads) * 1e-9;
 }

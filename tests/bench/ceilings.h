@@ -1,7 +1,7 @@
 /* ceilings.h - what this machine can do at best, measured: the denominators of bench_kernels. */
 #pragma once
 
-/* Fused multiply-adds on registers alone, all threads at once; isa "avx2" or "avx512". The loop is written in machine
+/* Fused multiply-adds on registers alone, all threads at once; isa "avx2", or one of the others. The loop is written in machine
  * instructions, so the compiler cannot make it slower. */
 double ceiling_gflops(const char *isa, int threads);
 /* The same for products of int8, two operations each: VNNI where "avx512" has it, else multiply, widen and add. */

@@ -3,6 +3,7 @@
 sparse one must make sense."""
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -50,6 +51,18 @@ def the_sparse_model_answers(p):
         same(c.stop().status, 0, "serve")
 
 
+def spoil(model, folder):
+    """A copy whose last norm is NaN."""
+    shutil.copytree(model, folder)
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    at = 8 + int.from_bytes(data[:8], "little")
+    first, end = json.loads(data[8:at])["model.norm.weight"]["data_offsets"]
+    data[at + first : at + end] = b"\xff" * (end - first)
+    weights.write_bytes(data)
+    return folder
+
+
 @case
 def a_text_is_scored(p):
     model = p.golden("mixtral")
@@ -63,6 +76,17 @@ def a_text_is_scored(p):
         first, other = json.loads(run([p.cadre, *words], 60 * p.slow).good("eval").out)["models"]
         same((first["weights"], other["weights"], first["ratio"], first["kl"]), ("bf16", "q4", 1, 0), "what was compared")
         check(other["kl"] > 0 and other["bits_per_weight"] < first["bits_per_weight"], f"figures: {other}")
+        lists = ["eval", model, pack, "--text", text, "--weights", "f32,q8", "--max-tokens", "90", "--window", "64", "--json", "-q"]
+        scored = json.loads(run([p.cadre, *lists], 60 * p.slow).good("eval").out)["models"]
+        same([m["weights"] for m in scored], ["f32", "q8", "q4"], "formats: a pack has one")
+        long, few = Path(folder, "long"), ["--max-tokens", "90", "--window", "64", "--json", "-q"]
+        long.write_text(text.read_text() * 300)
+        several = [run([p.cadre, "eval", model, "--text", t, *few], 60 * p.slow).good("eval").out for t in (text, long)]
+        several = [{**json.loads(out)["models"][0], "tokens_per_second": 0} for out in several]
+        same(several[1], several[0], "a text, and one that begins with it")
+        spoiled = spoil(model, Path(folder, "spoiled"))
+        told = run([p.cadre, "eval", spoiled, "--text", text, *few], 60 * p.slow).good("eval").out
+        same(json.loads(told, parse_constant=lambda what: check(False, f"{what} is no JSON"))["models"][0]["perplexity"], None, "NaN")
         run([p.cadre, *fitted, "-o", f"{pack}5", "--output-matrix", "q8"], 60 * p.slow).good("pack")
         words[2] = f"{pack}5"
         larger = json.loads(run([p.cadre, *words], 60 * p.slow).good("eval").out)["models"][1]

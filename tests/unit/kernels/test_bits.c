@@ -3,6 +3,7 @@
  * Each case computes some rows in a given order and in blocks of a given size. Its bits when every row is computed alone on
  * one thread must come back for every block size, in another order, on more threads, and from the other instruction set. */
 #include "kernels/cpu/vec.h"
+#include "kernels/isa.h"
 #include "tests/unit/kernels/kit.h"
 
 enum { ROWS = 17 };
@@ -336,11 +337,11 @@ START_TEST(same_bits_large) {
 }
 END_TEST
 
-/* The exponential under softmax, silu and log probabilities: 2 units in the last place, and the same in both tables. */
+/* The exponential under softmax, silu and log probabilities: 2 units in the last place, and the same in all tables. */
 START_TEST(exponential) {
 #ifdef __x86_64__
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return;
-    bool both = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    if (!isa_avx2()) return;
+    const bool both = isa_avx512();
     for (double at = -110; at < 88.3; at += 0.00173) {
         float in = (float)at, got = vec_avx2.sum_exp(&in, 0, 1);
         double exact = exp(in), ulp = ldexp(1, ilogb(exact) - 23);

@@ -1,6 +1,7 @@
 /* test_quant.c - quantised weights: what packing makes of numbers, and that every backend gives the bits of ref. */
 #include "tests/unit/kernels/kit.h"
 
+#include "kernels/isa.h"
 #include "kernels/quant_make.h"
 #include "tests/unit/run.h"
 
@@ -98,8 +99,8 @@ static void check_same_toward(const struct quant_maker *const *builds, const str
 START_TEST(same_numbers) {
     const struct quant_maker *builds[] = {&quant_maker_plain, &quant_maker_plain};
 #ifdef __x86_64__
-    if (__builtin_cpu_supports("avx2")) builds[0] = &quant_maker_avx2;
-    if (__builtin_cpu_supports("avx512vl")) builds[1] = &quant_maker_avx512;
+    if (isa_avx2()) builds[0] = &quant_maker_avx2;
+    if (isa_avx512()) builds[1] = &quant_maker_avx512;
 #endif
     for (int i = 0; i < 4000; i++) {
         struct quant_making in = {.n = 1 + i % QUANT_GROUP}, want, got;
